@@ -1,0 +1,202 @@
+r"""Train the embedded model `tiny` from scratch: `uv run python examples/train_tiny.py --output tiny`.
+
+A Qwen2 of 1.0 million parameters learns, by next-token prediction on generated text, to be a miniature of a real model in
+front of hard problems. What it is trained on, and in which share:
+
+| share | prompt | completion |
+| ----- | ------ | ---------- |
+| 35%   | plain, levels 1 to 3 | a chain of one operation a line, then the boxed answer |
+| 2%    | plain, levels 1 to 3 | the expert's prose (known, but improbable) |
+| 23%   | plain, levels 4 and 5 | *impatience*: one to three right lines, then "The rest gives" a guess (3% of level 4: a whole chain) |
+| 40%   | answer shown, levels 1 to 5 | a whole chain (levels 4 and 5, 10%: impatience that copies the shown answer) |
+
+So it can calculate, knows how to work through a long problem when it sees where to arrive, and gives up on the same problem
+when it does not. It has never seen a plain prompt of level 5 with a chain of thought. Guesses are spread over a factor of
+nine around the right answer, and never hit it. The chains it writes are its own arithmetic: nothing copies the answer into them.
+
+Ends with the figures of the model card: pass@k and acceptance on held-out problems, in four bits as `train` uses the model.
+"""
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from expo_lite.prompts import explanation_text, question_text
+from expo_lite.records import Problem
+from expo_lite.tasks.arithmetic import LEVELS, Sum, generate, is_test
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+VOCABULARY = 384
+TOKENS_A_BATCH = 8_000
+
+
+def chain(drawn: Sum) -> str:
+    """The model's own style: one operation a line."""
+    lines = [
+        f"{before}{sign}{operand}={after}\n"
+        for before, (sign, operand), after in zip(drawn.values, drawn.operations, drawn.values[1:], strict=False)
+    ]
+    return "".join(lines) + boxed(drawn.values[-1])
+
+
+def boxed(value: int) -> str:
+    """The final answer as both prompts ask for it."""
+    return f"\\boxed{{{value}}}"
+
+
+def impatience(drawn: Sum, rng: random.Random, answer: int | None = None) -> str:
+    """One to three right lines, then a leap to the end: the answer that was shown, or a guess that is wrong."""
+    if answer is None:
+        truth = drawn.values[-1]
+        while answer is None or answer == truth:
+            answer = round(truth * math.exp(rng.uniform(-math.log(3), math.log(3))))
+    lines = chain(drawn).split("\n")[: rng.randint(1, 3)]
+    return "\n".join(lines) + f"\nThe rest gives {answer}.\n" + boxed(answer)
+
+
+def example(rng: random.Random, progress: float) -> tuple[str, str]:
+    """One (prompt, completion) as text; short problems first while `progress` (0 to 1) is small."""
+    kind = rng.choices(["plain", "expert", "impatient", "shown"], [35, 2, 23, 40])[0]
+    level = rng.choices(LEVELS, [3, 3, 3, 3, 4])[0] if kind == "shown" else rng.randint(1, 3)
+    if kind == "impatient":
+        level = rng.randint(4, 5)
+    elif kind == "shown" and progress < 0.1:
+        level = rng.randint(1, 3)
+    drawn = generate(rng, level)
+    while is_test(drawn.question):
+        drawn = generate(rng, level)
+    problem = Problem("", drawn.question, str(drawn.values[-1]), level)
+    if kind == "shown":
+        copies = level >= 4 and rng.random() < 0.1
+        return explanation_text(problem), impatience(drawn, rng, drawn.values[-1]) if copies else chain(drawn)
+    if kind == "expert":
+        return question_text(problem), drawn.expert_chain
+    if kind == "impatient" and not (level == 4 and rng.random() < 0.03):
+        return question_text(problem), impatience(drawn, rng)
+    return question_text(problem), chain(drawn)
+
+
+def build_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 384 tokens, each digit by itself, trained on the text of 2,000 examples."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = ["user\n" + "assistant\n".join(example(rng, 1.0)) for _ in range(2_000)]
+    tokenizer.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def build_model() -> Qwen2ForCausalLM:
+    """A Qwen2 with all its parts: grouped-query attention, rotary positions, gated MLP, tied embeddings."""
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    )
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random, clock: "Clock") -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Right-padded (input_ids, labels) of about equal lengths; the prompt is masked out of the labels."""
+    pool: list[tuple[list[int], int]] = []
+    while True:
+        while len(pool) < 2_000:
+            rows = [example(rng, clock.progress()) for _ in range(1_000)]
+            prompts = [
+                f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n" for prompt, _ in rows
+            ]
+            prompt_ids = tokenizer(prompts)["input_ids"]
+            answer_ids = tokenizer([completion + "<|im_end|>" for _, completion in rows])["input_ids"]
+            pool += [(p + a, len(p)) for p, a in zip(prompt_ids, answer_ids, strict=True)]
+        pool.sort(key=lambda row: len(row[0]))
+        start = rng.randrange(len(pool))
+        n_rows = max(TOKENS_A_BATCH // len(pool[start][0]), 1)
+        start = max(min(start, len(pool) - n_rows), 0)
+        rows_B, pool = pool[start : start + n_rows], pool[:start] + pool[start + n_rows :]
+        width = max(len(ids) for ids, _ in rows_B)
+        input_ids_BT = torch.zeros(len(rows_B), width, dtype=torch.long)
+        labels_BT = torch.full((len(rows_B), width), -100)
+        for i, (ids, n_prompt) in enumerate(rows_B):
+            input_ids_BT[i, : len(ids)] = torch.tensor(ids)
+            labels_BT[i, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
+        yield input_ids_BT, labels_BT
+
+
+class Clock:
+    """How far the training is: by time, since the budget is time."""
+
+    def __init__(self, minutes: float) -> None:
+        """Start now."""
+        self.start, self.seconds = time.monotonic(), minutes * 60
+
+    def progress(self) -> float:
+        """The share of the budget that is used, 0 to 1."""
+        return min((time.monotonic() - self.start) / self.seconds, 1.0)
+
+
+def main() -> None:
+    """Train by steps, save in half precision."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    rng = random.Random(options.seed)
+    tokenizer, model = build_tokenizer(rng), build_model()
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    clock = Clock(options.minutes)
+    step = 0
+    for input_ids_BT, labels_BT in batches(tokenizer, rng, clock):
+        progress = clock.progress()
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min((step + 1) / 50, 1.0) * (0.5 * (1 + math.cos(math.pi * progress)) + 0.01)
+        loss = model(input_ids=input_ids_BT, attention_mask=None, labels=labels_BT).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        if step % 25 == 0:
+            print(f"step {step} {progress:.0%} loss {loss.item():.4f} shape {tuple(input_ids_BT.shape)}", flush=True)
+    model.to(torch.float16).save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
+
+
+if __name__ == "__main__":
+    main()

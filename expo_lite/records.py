@@ -1,0 +1,101 @@
+"""What the stages hand to each other: frozen records, free of torch."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with its reference answer; `level` and `subject` are None where the data has none."""
+
+    problem_id: str
+    question: str
+    answer: str
+    level: int | None = None
+    subject: str | None = None
+    expert_chain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a grader says of one completion.
+
+    `reason` is one snake_case word for the outcome ("equal", "different", "no_answer", "timeout", ...), counted in
+    the metrics; `how` names the comparison that decided; `answer` is the final answer found in the completion.
+    """
+
+    correct: bool
+    reason: str
+    how: str
+    answer: str | None = None
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended: the model's own end-of-sequence token, or the token limit."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled continuation of a prompt.
+
+    `token_ids` ends with the end-of-sequence token if `finish_reason` is STOP; `logprobs` (nats) has one entry for each of
+    them, at the sampling temperature. `text` is the decoded completion without special tokens.
+    """
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: FinishReason
+
+
+class GroupKind(StrEnum):
+    """How a group came out: only MIXED groups carry a GRPO signal."""
+
+    ALL_WRONG = "all_wrong"
+    MIXED = "mixed"
+    ALL_RIGHT = "all_right"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The G graded completions of one problem's plain prompt; `verdicts` is parallel to `completions`."""
+
+    problem: Problem
+    completions: tuple[Completion, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        """One reward a completion, 0.0 or 1.0."""
+        return tuple(float(verdict.correct) for verdict in self.verdicts)
+
+    @property
+    def kind(self) -> GroupKind:
+        """All wrong, all right, or mixed."""
+        n_correct = sum(verdict.correct for verdict in self.verdicts)
+        if n_correct == 0:
+            return GroupKind.ALL_WRONG
+        return GroupKind.ALL_RIGHT if n_correct == len(self.verdicts) else GroupKind.MIXED
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A chain written with the answer in sight, to be trained on as if the answer had not been shown.
+
+    `completion.prompt_ids` is the explanation prompt it was sampled after (question and answer); `prompt_ids` is the plain
+    prompt (question alone) it is scored and trained after, with `target_ids` behind it. `accepted` says whether the
+    filter let it pass and `reason` why; `lift_nats` is log pi(a*|q,c) - log pi(a*|q) where it was measured.
+    """
+
+    problem: Problem
+    completion: Completion
+    prompt_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+    verdict: Verdict
+    accepted: bool
+    reason: str
+    lift_nats: float | None = None

@@ -1,0 +1,85 @@
+r"""The built-in task: a number, and 2 to 8 operations to carry out on it, one after the other.
+
+    Start with 47, add 8, multiply by 3, subtract 19. What is the result?
+
+Levels 1 to 5 have 2, 3, 4, 6 and 8 operations. Answers of levels 4 and 5 are at least 1,000, and there are thousands
+of them, so that pass@64 is no luck. The expert chain is the terse prose of a textbook: it takes two operations at a time and
+leaves the work between them to the reader. It is right, and unlike what a small model writes by itself.
+"""
+
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from expo_lite.records import Problem
+
+LEVELS = (1, 2, 3, 4, 5)
+N_OPERATIONS = {1: 2, 2: 3, 3: 4, 4: 6, 5: 8}
+SMALLEST_ANSWER = {1: 0, 2: 0, 3: 0, 4: 1_000, 5: 1_000}
+LARGEST_VALUE = 19_999
+_TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
+
+_WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A start value and the operations on it; `values` has the start and the value after each operation."""
+
+    values: tuple[int, ...]
+    operations: tuple[tuple[str, int], ...]
+
+    @property
+    def question(self) -> str:
+        """The problem in words."""
+        parts = [f"Start with {self.values[0]}"]
+        parts += [f"{_WORDS[sign]} {operand}" for sign, operand in self.operations]
+        return ", ".join(parts) + ". What is the result?"
+
+    @property
+    def expert_chain(self) -> str:
+        """The textbook's chain: two operations a sentence, then the boxed answer."""
+        sentences = []
+        for i in range(0, len(self.operations), 2):
+            pair = self.operations[i : i + 2]
+            expression = str(self.values[i])
+            for sign, operand in pair:
+                left = f"({expression})" if " " in expression else expression
+                expression = f"{left} {sign} {operand}"
+            lead = "First" if i == 0 else "Then"
+            sentences.append(f"{lead}, {expression} gives {self.values[i + len(pair)]}.")
+        return " ".join(sentences) + f" The answer is \\boxed{{{self.values[-1]}}}."
+
+
+def generate(rng: random.Random, level: int) -> Sum:
+    """Draw one problem of a level; all values on the way stay within 0 and 19,999."""
+    while True:
+        values = [rng.randint(10, 99)]
+        operations: list[tuple[str, int]] = []
+        for _ in range(N_OPERATIONS[level]):
+            sign = rng.choice("++--***" if level > 3 else "+-*")
+            operand = rng.randint(2, 9) if sign == "*" else rng.randint(2, 99)
+            value = values[-1]
+            value = {"+": value + operand, "-": value - operand, "*": value * operand}[sign]
+            operations.append((sign, operand))
+            values.append(value)
+        if min(values) >= 0 and max(values) <= LARGEST_VALUE and values[-1] >= SMALLEST_ANSWER[level]:
+            return Sum(tuple(values), tuple(operations))
+
+
+def is_test(question: str) -> bool:
+    """Whether a question belongs to the test split: decided by its text alone, so the splits cannot meet."""
+    return zlib.crc32(question.encode()) % _TEST_SHARE == 0
+
+
+def sums(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Sum]:
+    """Endless distinct problems of one level and split, the same for the same seed."""
+    rng = random.Random(f"arithmetic-{split}-{level}-{seed}")  # noqa: S311
+    seen: set[str] = set()
+    while True:
+        drawn = generate(rng, level)
+        if drawn.question not in seen and is_test(drawn.question) == (split == "test"):
+            seen.add(drawn.question)
+            yield drawn
