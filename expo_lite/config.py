@@ -1,0 +1,366 @@
+"""Every setting of a run: frozen dataclasses, TOML in, JSON out, and the checks that span several fields.
+
+One field is one flag. Groups exist for reading and for TOML tables; on the command line their fields stand side by side.
+"""
+
+import dataclasses
+import json
+import math
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from expo_lite.errors import ConfigError
+from expo_lite.presets import OTHER, PRESETS, suggestion
+
+Method = Literal["grpo", "exp-grpo", "gt-sft-grpo"]
+ExplanationFilter = Literal["verified", "lift", "no-leak", "none"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Where problems come from, beside the task's own source."""
+
+    data: Path | None = None
+    """Local folder or file in the hub's layout, instead of the hub."""
+    test_file: Path | None = None
+    """A file of held-out problems for tasks that read one file; without it a fixed tenth is held out."""
+    question_field: str | None = None
+    """Name of the question's field in a data file; likewise the four below."""
+    answer_field: str | None = None
+    """Name of the reference answer's field."""
+    level_field: str | None = None
+    """Name of the level's field."""
+    subject_field: str | None = None
+    """Name of the subject's field."""
+    chain_field: str | None = None
+    """Name of the expert chain's field."""
+    subjects: tuple[str, ...] = ()
+    """Only these subjects; empty: all."""
+    difficulty: tuple[str, ...] = ()
+    """Settings of a generated task as KEY=VALUE."""
+    train_problems: int | None = None
+    """Use at most this many problems a level for training; default: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """The base model and its adapter."""
+
+    bits: Literal[4, 16] = 4
+    """4: NF4 with double quantisation; 16: no quantisation (bf16 on a GPU, fp32 on a CPU)."""
+    lora_rank: int = 16
+    """Rank of the adapter on all seven projections."""
+    lora_alpha: int = 32
+    """Scale of the adapter: its output is multiplied by lora_alpha / lora_rank."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass instead of keeping them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How completions are sampled for training."""
+
+    temperature: float = 1.0
+    """Of rollouts and explanations; log-probabilities are taken at it everywhere."""
+    top_p: float = 1.0
+    """Nucleus of rollouts and explanations; below 1 the sampler's distribution is no longer the policy's."""
+    max_completion_tokens: int | None = None
+    """Longest completion; default by model (tiny 160, others 512 or 1024)."""
+    sampling_rows: int = 256
+    """Completions decoded at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationConfig:
+    """Self-explanations: the settings that the paper leaves open."""
+
+    exp_sft_coef: float = 0.04
+    """Weight of the supervised term on explanations (expert chains for gt-sft-grpo); the paper's beta."""
+    exp_sft_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How exp_sft_coef falls to 0 over the run."""
+    exp_sft_normalisation: Literal["token", "sequence"] = "token"
+    """token: mean over the tokens of a chain, like the GRPO term; sequence: their sum."""
+    explain: Literal["all", "all-wrong"] = "all"
+    """Which problems get a chain: all of them, or those whose whole group is wrong."""
+    explanation_refresh_steps: int = 1
+    """An explanation is used again until it is this many steps old; 1: always a new one, 0: made once."""
+    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
+    """What an explanation must pass: verified (its own answer is right), lift (raises the answer's probability), no-leak
+    (does not talk about a given answer); none: anything, with the right answer put at its end."""
+    explanations_per_problem: int = 1
+    """Explanations sampled a problem; of those accepted the one with the highest lift is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """The GRPO loss."""
+
+    kl_coef: float = 0.0
+    """Weight of the KL divergence to the base model."""
+    kl_on_dead_groups: bool = True
+    """Whether groups without an advantage still pay the KL penalty."""
+    clip_low: float = 0.2
+    """The probability ratio is clipped at 1 - clip_low."""
+    clip_high: float = 0.2
+    """The probability ratio is clipped at 1 + clip_high."""
+    advantage_scale: Literal["group", "batch", "none"] = "group"
+    """Advantages are divided by the standard deviation of rewards in the group, in the batch, or by nothing."""
+    loss_normalisation: Literal["sequence", "token", "dr_grpo"] = "sequence"
+    """Mean over tokens then completions; mean over all tokens of the batch; or a constant, max_completion_tokens."""
+    updates_per_batch: int = 1
+    """Optimiser steps on one batch of samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """The update."""
+
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """adamw-8bit keeps its state in 8 bits; it needs a GPU."""
+    learning_rate: float | None = None
+    """Peak learning rate; default by model (tiny 2e-3, from 1B on 1e-5)."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls to 0 after the warmup."""
+    warmup_steps: int = 5
+    """Steps over which the learning rate rises to its peak."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the adapter."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    micro_batch_tokens: int = 16_384
+    """Tokens, padding included, in one forward and backward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """Held-out evaluation before and after training."""
+
+    eval_problems: int = 40
+    """Held-out problems a level (in all, where there are no levels); 0: no evaluation."""
+    eval_samples: int = 16
+    """Completions a problem."""
+    k: tuple[int, ...] = (1, 4, 16)
+    """The k of pass@k; none above eval_samples."""
+    eval_temperature: float = 0.7
+    """Sampling temperature of the evaluation, before and after."""
+    eval_top_p: float = 1.0
+    """Nucleus of the evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Train a LoRA adapter with ExPO, and show what changed."""
+
+    model: str | None = None
+    """Alias, OWNER/NAME, folder or GGUF file; default: tiny without a GPU, qwen2.5-3b with one."""
+    task: str = "arithmetic"
+    """What to train on; `expo-lite tasks` lists them."""
+    levels: tuple[int, ...] = ()
+    """Levels to train on; default: the task's hardest."""
+    method: Method = "exp-grpo"
+    """What to do with the samples."""
+    steps: int | None = None
+    """Training steps; default by model (tiny 60, others 300)."""
+    group_size: int = 8
+    """Completions a problem (G)."""
+    problems_per_step: int = 8
+    """Problems drawn a step (P)."""
+    seed: int = 0
+    """Of everything random."""
+    output: Path | None = None
+    """Run folder; default: runs/MODEL-TASK-METHOD-seedN."""
+    resume: bool = False
+    """Continue the newest whole checkpoint of the run folder."""
+    save_every: int = 20
+    """Steps between checkpoints; the last two are kept."""
+    diagnostics_every: int = 10
+    """Steps between measurements of the expert chain's likelihood and the answer lift; 0: never."""
+    data: DataConfig = field(default_factory=DataConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    explanation: ExplanationConfig = field(default_factory=ExplanationConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def model_name(self) -> str:
+        """The model, once `resolve` has filled it in."""
+        assert self.model is not None  # noqa: S101 (resolve ran)
+        return self.model
+
+    @property
+    def total_steps(self) -> int:
+        """The number of steps, once `resolve` has filled it in."""
+        assert self.steps is not None  # noqa: S101
+        return self.steps
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """The longest completion, once `resolve` has filled it in."""
+        assert self.sampling.max_completion_tokens is not None  # noqa: S101
+        return self.sampling.max_completion_tokens
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate, once `resolve` has filled it in."""
+        assert self.optimizer.learning_rate is not None  # noqa: S101
+        return self.optimizer.learning_rate
+
+    @property
+    def run_folder(self) -> Path:
+        """The run folder, once `resolve` has filled it in."""
+        assert self.output is not None  # noqa: S101
+        return self.output
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fill in what depends on the machine and the model, then check the whole.
+
+    Raises:
+        ConfigError: a setting is out of range or contradicts another.
+    """
+    model = config.model or default_model()
+    preset = PRESETS.get(model, OTHER)
+    short_name = model.rstrip("/").rsplit("/", 1)[-1]
+    task_name = config.task.split(":", 1)[0]
+    resolved = dataclasses.replace(
+        config,
+        model=model,
+        steps=config.steps if config.steps is not None else preset.steps,
+        output=config.output or Path("runs") / f"{short_name}-{task_name}-{config.method}-seed{config.seed}",
+        sampling=dataclasses.replace(
+            config.sampling,
+            max_completion_tokens=config.sampling.max_completion_tokens
+            if config.sampling.max_completion_tokens is not None
+            else preset.max_completion_tokens,
+        ),
+        optimizer=dataclasses.replace(
+            config.optimizer,
+            learning_rate=config.optimizer.learning_rate
+            if config.optimizer.learning_rate is not None
+            else preset.learning_rate,
+        ),
+    )
+    check(resolved)
+    return resolved
+
+
+def default_model() -> str:
+    """The model for those who name none; looks for a GPU without importing torch."""
+    return "qwen2.5-3b" if has_gpu() else "tiny"
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU's device file is there."""
+    return Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists()
+
+
+def check(config: TrainConfig) -> None:
+    """Every rule that a type alone does not hold."""
+    expl, loss, sampling, evaluation = config.explanation, config.loss, config.sampling, config.evaluation
+    rules = [
+        (config.total_steps >= 1, f"steps must be at least 1, not {config.steps}."),
+        (config.group_size >= 2, f"group_size must be at least 2, not {config.group_size}: an advantage compares completions of one problem."),
+        (config.problems_per_step >= 1, f"problems_per_step must be at least 1, not {config.problems_per_step}."),
+        (config.seed >= 0, f"seed must not be negative, not {config.seed}."),
+        (config.save_every >= 1, f"save_every must be at least 1, not {config.save_every}."),
+        (config.diagnostics_every >= 0, f"diagnostics_every must not be negative, not {config.diagnostics_every}."),
+        (config.policy.lora_rank >= 1, f"lora_rank must be at least 1, not {config.policy.lora_rank}."),
+        (config.policy.lora_alpha >= 1, f"lora_alpha must be at least 1, not {config.policy.lora_alpha}."),
+        (positive(sampling.temperature), f"temperature must be above 0, not {sampling.temperature}; GRPO needs samples that differ."),
+        (0 < sampling.top_p <= 1, f"top_p must be above 0 and at most 1, not {sampling.top_p}."),
+        (config.max_completion_tokens >= 1, f"max_completion_tokens must be at least 1, not {sampling.max_completion_tokens}."),
+        (sampling.sampling_rows >= 1, f"sampling_rows must be at least 1, not {sampling.sampling_rows}."),
+        (expl.exp_sft_coef >= 0 and math.isfinite(expl.exp_sft_coef), f"exp_sft_coef must not be negative, not {expl.exp_sft_coef}."),
+        (expl.explanation_refresh_steps >= 0, f"explanation_refresh_steps must not be negative, not {expl.explanation_refresh_steps}."),
+        (expl.explanations_per_problem >= 1, f"explanations_per_problem must be at least 1, not {expl.explanations_per_problem}."),
+        (bool(expl.explanation_filter), "explanation_filter must not be empty; 'none' accepts every explanation."),
+        ("none" not in expl.explanation_filter or len(expl.explanation_filter) == 1, "explanation_filter 'none' cannot be combined with another filter."),
+        (loss.kl_coef >= 0 and math.isfinite(loss.kl_coef), f"kl_coef must not be negative, not {loss.kl_coef}."),
+        (0 <= loss.clip_low <= 1, f"clip_low must be between 0 and 1, not {loss.clip_low}."),
+        (loss.clip_high >= 0, f"clip_high must not be negative, not {loss.clip_high}."),
+        (loss.updates_per_batch >= 1, f"updates_per_batch must be at least 1, not {loss.updates_per_batch}."),
+        (positive(config.learning_rate), f"learning_rate must be above 0, not {config.learning_rate}."),
+        (config.optimizer.warmup_steps >= 0, f"warmup_steps must not be negative, not {config.optimizer.warmup_steps}."),
+        (config.optimizer.weight_decay >= 0, f"weight_decay must not be negative, not {config.optimizer.weight_decay}."),
+        (positive(config.optimizer.max_grad_norm), f"max_grad_norm must be above 0, not {config.optimizer.max_grad_norm}."),
+        (config.optimizer.micro_batch_tokens >= 1, f"micro_batch_tokens must be at least 1, not {config.optimizer.micro_batch_tokens}."),
+        (config.optimizer.optimizer != "adamw-8bit" or has_gpu(), "optimizer 'adamw-8bit' needs a GPU; use 'adamw'."),
+        (evaluation.eval_problems >= 0, f"eval_problems must not be negative, not {evaluation.eval_problems}."),
+        (evaluation.eval_samples >= 1, f"eval_samples must be at least 1, not {evaluation.eval_samples}."),
+        (bool(evaluation.k) and all(1 <= k <= evaluation.eval_samples for k in evaluation.k), f"every k must be between 1 and eval_samples ({evaluation.eval_samples}), not {evaluation.k}."),
+        (positive(evaluation.eval_temperature), f"eval_temperature must be above 0, not {evaluation.eval_temperature}."),
+        (0 < evaluation.eval_top_p <= 1, f"eval_top_p must be above 0 and at most 1, not {evaluation.eval_top_p}."),
+    ]  # fmt: skip
+    for holds, message in rules:
+        if not holds:
+            raise ConfigError(message)
+
+
+def positive(value: float) -> bool:
+    """Finite and above 0."""
+    return value > 0 and math.isfinite(value)
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Settings as plain JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return plain
+
+
+def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Build a dataclass from nested tables; what they leave out keeps its default.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is suggested) or a value of the wrong type; `where` names the source.
+    """
+    hints = typing.get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown setting '{key}'.{suggestion(key, hints)}")
+        arguments[key] = _convert(hints[key], value, f"{where}: {key}")
+    return cls(**arguments)
+
+
+def read_toml(cls: type[T], path: Path) -> T:
+    """Settings from a TOML file with the fields of `cls`, groups as tables.
+
+    Raises:
+        ConfigError: the file is missing, is no TOML, or holds an unknown or ill-typed setting.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the settings file '{path}': {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is no valid TOML: {error}.") from error
+    return from_mapping(cls, values, str(path))
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_mapping(typing.cast(type[Any], hint), value, where)
+    if origin is types.UnionType:
+        return None if value is None else _convert(args[0], value, where)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}, not {value!r}.")
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(args[0], item, where) for item in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    expected = getattr(hint, "__name__", str(hint)) if origin is not tuple else "a list"
+    raise ConfigError(f"{where} must be {expected}, not {value!r}.")
