@@ -11,14 +11,20 @@ import random
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
 
-from expo_lite.records import Problem
+from expo_lite.records import Problem, Verdict
+from expo_lite.tasks.splits import check_choice, select
+
+if TYPE_CHECKING:
+    from expo_lite.grading import Grader
 
 LEVELS = (1, 2, 3, 4, 5)
 N_OPERATIONS = {1: 2, 2: 3, 3: 4, 4: 6, 5: 8}
 SMALLEST_ANSWER = {1: 0, 2: 0, 3: 0, 4: 1_000, 5: 1_000}
 LARGEST_VALUE = 19_999
+N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
 _TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
 
 _WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
@@ -83,3 +89,41 @@ def sums(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[
         if drawn.question not in seen and is_test(drawn.question) == (split == "test"):
             seen.add(drawn.question)
             yield drawn
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The built-in task; the same problems for everybody, since `seed` only picks which ones a limit leaves."""
+
+    grader: "Grader"
+    name: str = "arithmetic"
+    license: str = "CC0-1.0 (generated)"
+    source: str = "generated; expert chains in the terse prose of a textbook; one question text in 8 is test, by CRC"
+    levels: tuple[int, ...] = LEVELS
+
+    def problems(
+        self, split: Literal["train", "test"], *, levels: tuple[int, ...] = (), limit: int | None = None, seed: int = 0
+    ) -> list[Problem]:
+        """Problems by ascending level: 2,000 a level to train on and 200 to test on, more only if the limit is higher.
+
+        Raises ConfigError for levels or limits that cannot be.
+        """
+        check_choice(self.name, self.levels, levels, limit)
+        n_a_level = max(limit or 0, N_PROBLEMS[split])
+        pool = [
+            Problem(
+                problem_id=f"arithmetic/{split}/{level}/{i}",
+                question=drawn.question,
+                answer=str(drawn.values[-1]),
+                level=level,
+                expert_chain=drawn.expert_chain,
+            )
+            for level in self.levels
+            if not levels or level in levels
+            for i, drawn in enumerate(islice(sums(split, level, seed=0), n_a_level))
+        ]
+        return select(pool, task=self.name, known_levels=self.levels, levels=levels, limit=limit, seed=seed)
+
+    def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
+        """Judge a completion by its final answer."""
+        return self.grader.grade(problem.answer, completion, truncated=truncated)

@@ -1,0 +1,196 @@
+r"""From a row with any field names to a Problem: question, answer, level, subject and expert chain.
+
+The answer field may hold the bare answer, a solution that ends in `#### answer` (GSM8K) or one with a `\boxed{answer}`
+(MATH); the solution is then the expert chain too. A chain without a box gets one, so that it can be trained on as it is.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from expo_lite.errors import DataError
+from expo_lite.records import Problem
+from expo_lite.tasks.base import TaskOptions
+from expo_lite.tasks.files import Row
+
+_ID_FIELDS = ("problem_id", "unique_id")
+_ANNOTATION = re.compile(r"<<[^<>]*>>")
+_BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
+_LEVEL = re.compile(r"(?:level\s*)?(\d{1,4})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Field names by role, the first that a row has is read; a name given by the user must be there."""
+
+    question: tuple[str, ...]
+    answer: tuple[str, ...]
+    level: tuple[str, ...]
+    subject: tuple[str, ...]
+    chain: tuple[str, ...]
+    required: frozenset[str]
+
+    @classmethod
+    def of(cls, options: TaskOptions) -> "Fields":
+        """The names of the options, else the usual ones; a name given as '' means that the role is not read."""
+        given = {
+            "question": options.question_field,
+            "answer": options.answer_field,
+            "level": options.level_field,
+            "subject": options.subject_field,
+            "chain": options.chain_field,
+        }
+        usual = {
+            "question": ("question", "problem", "prompt"),
+            "answer": ("answer", "gold", "solution"),
+            "level": ("level",),
+            "subject": ("subject", "type"),
+            "chain": ("expert_chain", "chain", "solution"),
+        }
+        names = {role: usual[role] if name is None else (name,) * bool(name) for role, name in given.items()}
+        return cls(**names, required=frozenset(role for role, name in given.items() if name))
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What the last complete `\boxed{}` or `\fbox{}` holds, or the token after a bare `\boxed`; None without one."""
+    for match in reversed(list(_BOX.finditer(text))):
+        rest = text[match.end() :]
+        if not rest.startswith("{"):
+            bare = re.match(r"[^\s$\\{}.,]+", rest)
+            if bare:
+                return bare.group()
+            continue
+        depth = 0
+        for i, character in enumerate(rest):
+            escaped = i > 0 and rest[i - 1] == "\\"
+            depth += 0 if escaped else (character == "{") - (character == "}")
+            if depth == 0:
+                return rest[1:i].strip() or None
+    return None
+
+
+def split_at_hashes(solution: str) -> tuple[str, str] | None:
+    r"""The answer behind the last `####` and the chain before it, ending in `\boxed{answer}`; None without `####`.
+
+    Calculator annotations (`<<48/2=24>>`) are taken out of the chain.
+    """
+    chain, mark, answer = solution.rpartition("####")
+    answer = answer.strip()
+    if not mark or not answer or "\n" in answer:
+        return None
+    return answer, ending_in_box(_ANNOTATION.sub("", chain).strip(), answer)
+
+
+def ending_in_box(chain: str, answer: str) -> str:
+    r"""The chain as it is if it has a box, else with a last sentence that boxes the answer."""
+    return chain if last_boxed(chain) is not None else f"{chain}\nThe answer is \\boxed{{{answer}}}.".lstrip()
+
+
+def problem_from_row(row: Row, problem_id: str, fields: Fields) -> Problem:
+    """Read one row; its own `problem_id` or `unique_id` goes before the one given. Raises DataError."""
+    name, text = _required_text(row, fields.answer, role="answer", given="answer" in fields.required)
+    answer, chain = _reference(row, name, text)
+    written = _optional_text(row, fields, "chain")
+    if written and written != text:
+        chain = ending_in_box(written, answer)
+    return Problem(
+        problem_id=own_id(row) or problem_id,
+        question=question_of(row, fields),
+        answer=answer,
+        level=_level(row, fields),
+        subject=_optional_text(row, fields, "subject"),
+        expert_chain=chain,
+    )
+
+
+def own_id(row: Row) -> str | None:
+    """The row's own identifier, if it is text."""
+    found = [value for name in _ID_FIELDS if isinstance(value := row.fields.get(name), str) and value.strip()]
+    return found[0] if found else None
+
+
+def question_of(row: Row, fields: Fields) -> str:
+    """The row's question; raises DataError where it is missing, empty or no text."""
+    return _required_text(row, fields.question, role="question", given="question" in fields.required)[1]
+
+
+def answer_text_of(row: Row, fields: Fields) -> str:
+    """The row's answer field as it stands; raises DataError where it is missing, empty or neither text nor number."""
+    return _required_text(row, fields.answer, role="answer", given="answer" in fields.required)[1]
+
+
+def _reference(row: Row, name: str, text: str) -> tuple[str, str | None]:
+    at_hashes = split_at_hashes(text)
+    if at_hashes:
+        return at_hashes
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed, None if _BOX.match(text) else text
+    if name == "solution" and "\n" in text:
+        raise DataError(f"{row.where}: no \\boxed{{}} in {name!r} to take the answer from.")
+    return text, None
+
+
+def _required_text(row: Row, names: tuple[str, ...], *, role: str, given: bool) -> tuple[str, str]:
+    present = [name for name in names if not _is_missing(row.fields.get(name))]
+    if not present:
+        wanted = " or ".join(map(repr, names)) or "named"
+        has = ", ".join(map(repr, row.fields)) or "none"
+        hint = "" if given else f"; name the right one with --{role}-field"
+        raise DataError(f"{row.where}: no {role} in field {wanted} (the row's fields: {has}){hint}.")
+    return present[0], _as_text(row, present[0], row.fields[present[0]], numbers=role == "answer")
+
+
+def _optional_text(row: Row, fields: Fields, role: str) -> str | None:
+    name = _optional_name(row, fields, role)
+    if name is None or _is_missing(row.fields[name]):
+        return None
+    return _as_text(row, name, row.fields[name], numbers=False)
+
+
+def _optional_name(row: Row, fields: Fields, role: str) -> str | None:
+    names: Mapping[str, tuple[str, ...]] = {"level": fields.level, "subject": fields.subject, "chain": fields.chain}
+    present = [name for name in names[role] if name in row.fields]
+    if not present and role in fields.required:
+        has = ", ".join(map(repr, row.fields))
+        raise DataError(f"{row.where}: no field {names[role][0]!r} for the {role} (the row's fields: {has}).")
+    filled = [name for name in present if not _is_missing(row.fields[name])]
+    return next(iter(filled or present), None)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _as_text(row: Row, name: str, value: object, *, numbers: bool) -> str:
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(int(value)) if value == int(value) else repr(value)
+    if not isinstance(value, str):
+        expected = "text or a number" if numbers else "text"
+        raise DataError(f"{row.where}: {name!r} must be {expected}, got {type(value).__name__} {str(value)[:40]!r}.")
+    if not value.strip():
+        raise DataError(f"{row.where}: {name!r} is blank.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{row.where}: {name!r} has half of a surrogate pair (character {error.start + 1}).") from error
+    return value.strip()
+
+
+def _level(row: Row, fields: Fields) -> int | None:
+    name = _optional_name(row, fields, "level")
+    value = row.fields[name] if name else None
+    if _is_missing(value) or value == "Level ?":  # two geometry problems of MATH
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _LEVEL.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise DataError(
+            f"{row.where}: {name!r} must be a whole number or like 'Level 5', got {str(value)[:40]!r}; "
+            "--level-field '' reads no levels."
+        )
+    return int(match.group(1))
