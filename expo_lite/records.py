@@ -52,6 +52,24 @@ class Completion:
     finish_reason: FinishReason
 
 
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """A prompt, and how many completions of it to sample."""
+
+    prompt_ids: tuple[int, ...]
+    n_completions: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample: `temperature` 0 is greedy; `rows` is how many completions are decoded at the same time."""
+
+    temperature: float
+    max_completion_tokens: int
+    top_p: float = 1.0
+    rows: int = 256
+
+
 class GroupKind(StrEnum):
     """How a group came out: only MIXED groups carry a GRPO signal."""
 

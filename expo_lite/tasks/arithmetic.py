@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 LEVELS = (1, 2, 3, 4, 5)
 N_OPERATIONS = {1: 2, 2: 3, 3: 4, 4: 6, 5: 8}
 SMALLEST_ANSWER = {1: 0, 2: 0, 3: 0, 4: 1_000, 5: 1_000}
-LARGEST_VALUE = 19_999
+LARGEST_OPERAND = {1: 99, 2: 99, 3: 99, 4: 999, 5: 999}
+LARGEST_FACTOR = 999
+LARGEST_VALUE = 9_999
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
 _TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
 
@@ -60,17 +62,19 @@ class Sum:
 
 
 def generate(rng: random.Random, level: int) -> Sum:
-    """Draw one problem of a level; all values on the way stay within 0 and 19,999."""
+    """Draw one problem of a level; all values on the way stay within 0 and 9,999.
+
+    Sums and differences are with numbers up to 99, at levels 4 and 5 up to 999; products are of numbers up to 999 with 2 to 5.
+    """
     while True:
         values = [rng.randint(10, 99)]
         operations: list[tuple[str, int]] = []
         for _ in range(N_OPERATIONS[level]):
-            sign = rng.choice("++--***" if level > 3 else "+-*")
-            operand = rng.randint(2, 9) if sign == "*" else rng.randint(2, 99)
             value = values[-1]
-            value = {"+": value + operand, "-": value - operand, "*": value * operand}[sign]
+            sign = rng.choice("+-*" if value <= LARGEST_FACTOR else "+-")
+            operand = rng.randint(2, 5) if sign == "*" else rng.randint(2, LARGEST_OPERAND[level])
             operations.append((sign, operand))
-            values.append(value)
+            values.append({"+": value + operand, "-": value - operand, "*": value * operand}[sign])
         if min(values) >= 0 and max(values) <= LARGEST_VALUE and values[-1] >= SMALLEST_ANSWER[level]:
             return Sum(tuple(values), tuple(operations))
 

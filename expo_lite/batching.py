@@ -1,0 +1,109 @@
+"""From weighted completions to tensors: micro-batches by token budget, sorted by length, weights already fixed.
+
+Axes: B completions in the micro-batch, T tokens, N completion tokens of the micro-batch laid end to end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One completion to learn from, with the weight of each of its tokens in each term of the loss.
+
+    `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term; all are
+    final: nothing divides by a batch size afterwards. A term with weight 0 is absent.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    advantage: float = 0.0
+    weight: float = 0.0
+    kl_weight: float = 0.0
+    sft_weight: float = 0.0
+
+    @property
+    def n_tokens(self) -> int:
+        """Prompt and completion tokens."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether any term of the loss depends on this row."""
+        return (self.advantage != 0.0 and self.weight != 0.0) or self.kl_weight != 0.0 or self.sft_weight != 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows as right-padded tensors; `predictors_N` indexes the flattened [B * T] positions that predict `targets_N`.
+
+    Right padding under a causal mask needs no attention mask: no real position sees what comes behind it.
+    """
+
+    rows: tuple[Row, ...]
+    indices: tuple[int, ...]
+    """Where each row stood among those that were given to `micro_batches`."""
+    input_ids_BT: torch.Tensor
+    predictors_N: torch.Tensor
+    targets_N: torch.Tensor
+    advantages_N: torch.Tensor
+    weights_N: torch.Tensor
+    kl_weights_N: torch.Tensor
+    sft_weights_N: torch.Tensor
+
+    @property
+    def lengths(self) -> list[int]:
+        """Completion lengths, to split the N axis back into rows."""
+        return [len(row.completion_ids) for row in self.rows]
+
+
+def micro_batches(
+    rows: Sequence[Row], *, token_budget: int, pad_id: int, device: torch.device | None = None
+) -> list[MicroBatch]:
+    """Split rows into micro-batches of at most `token_budget` tokens with padding, of about equal lengths.
+
+    Every row is in exactly one micro-batch; one that is longer than the budget gets a micro-batch of its own.
+    """
+    batches: list[MicroBatch] = []
+    pending: list[int] = []
+    # the first of a batch is its longest
+    for index in sorted(range(len(rows)), key=lambda index: rows[index].n_tokens, reverse=True):
+        if pending and rows[pending[0]].n_tokens * (len(pending) + 1) > token_budget:
+            batches.append(collate(rows, pending, pad_id=pad_id, device=device))
+            pending = []
+        pending.append(index)
+    if pending:
+        batches.append(collate(rows, pending, pad_id=pad_id, device=device))
+    return batches
+
+
+def collate(
+    all_rows: Sequence[Row], indices: Sequence[int], *, pad_id: int, device: torch.device | None = None
+) -> MicroBatch:
+    """One micro-batch of the rows at these indices, in this order."""
+    rows = [all_rows[index] for index in indices]
+    width = max(row.n_tokens for row in rows)
+    input_ids_BT = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    predictors: list[int] = []
+    for i, row in enumerate(rows):
+        input_ids_BT[i, : row.n_tokens] = torch.tensor(row.prompt_ids + row.completion_ids)
+        start = i * width + len(row.prompt_ids) - 1
+        predictors += range(start, start + len(row.completion_ids))
+    lengths_B = torch.tensor([len(row.completion_ids) for row in rows])
+
+    def spread(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values).repeat_interleave(lengths_B).to(device)
+
+    return MicroBatch(
+        rows=tuple(rows),
+        indices=tuple(indices),
+        input_ids_BT=input_ids_BT.to(device),
+        predictors_N=torch.tensor(predictors, dtype=torch.long).to(device),
+        targets_N=torch.tensor([token for row in rows for token in row.completion_ids], dtype=torch.long).to(device),
+        advantages_N=spread([row.advantage for row in rows]),
+        weights_N=spread([row.weight for row in rows]),
+        kl_weights_N=spread([row.kl_weight for row in rows]),
+        sft_weights_N=spread([row.sft_weight for row in rows]),
+    )

@@ -1,0 +1,161 @@
+"""Checkpoints: written whole or not at all, read back exactly, no pickle.
+
+A checkpoint is written beside its place, flushed to the disk and then renamed; `state.json` holds the size and SHA-256 of every
+other file, so that a damaged one is told from a whole one before anything is loaded. The optimiser's state is kept by parameter
+name, as tensors, and read on the CPU.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from expo_lite.errors import CheckpointError
+
+STATE = "state.json"
+OPTIMIZER = "optimizer.safetensors"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by a new text, or leave it as it was.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"Cannot write '{path}': {error.strerror}. Free some space or choose another --output.") from error
+
+
+def save(folder: Path, step: int, *, write_adapter: Callable[[Path], None], optimizer: dict[str, torch.Tensor], state: dict[str, Any], keep: int) -> Path:
+    """Write checkpoint `step-NNNNNN` in `folder`, then remove all but the newest `keep`.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        step: training steps done.
+        write_adapter: writes the adapter's files into the folder that it is given.
+        optimizer: the optimiser's state by parameter name.
+        state: whatever else resuming needs, as JSON values.
+        keep: how many checkpoints to leave.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; the checkpoints that were there are untouched.
+    """  # fmt: skip
+    final = folder / f"step-{step:06d}"
+    temporary = folder / f".step-{step:06d}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_adapter(temporary)
+        save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER)
+        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+        (temporary / STATE).write_text(json.dumps({"step": step, "files": files, **state}), encoding="utf-8")
+        for path in temporary.iterdir():
+            _flush(path)
+        if final.exists():  # only one that failed the check is written again
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"Cannot save checkpoint '{final}': {error}. Earlier checkpoints are whole; make room on the disk and go on with --resume."
+        ) from error
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoint folders, oldest first, whole or not."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that passes the check, and a line for each newer one that does not."""
+    damaged = []
+    for path in reversed(checkpoints(folder)):
+        problem = damage(path)
+        if problem is None:
+            return path, damaged
+        damaged.append(f"checkpoint '{path}' is damaged: {problem}")
+    return None, damaged
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole."""
+    try:
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        files: Mapping[str, str] = state["files"]
+        for name, fingerprint in files.items():
+            if _fingerprint(checkpoint / name) != fingerprint:
+                return f"{name} is not what was written"
+    except OSError as error:
+        return f"{Path(str(error.filename)).name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError):
+        return f"{STATE} is unreadable"
+    return None
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """The JSON part of a whole checkpoint."""
+    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The optimiser's state as `PARAMETER//KEY` tensors on the CPU."""
+    return {
+        f"{name}//{key}": value.detach().cpu()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter], checkpoint: Path
+) -> None:
+    """Put the state back that `optimizer_tensors` gave, each tensor beside its parameter.
+
+    Raises:
+        CheckpointError: the state belongs to other parameters.
+    """
+    tensors = load_file(checkpoint / OPTIMIZER, device="cpu")
+    for full_name, value in tensors.items():
+        name, _, key = full_name.rpartition("//")
+        if name not in parameters:
+            raise CheckpointError(f"The optimiser state in '{checkpoint}' has '{name}', which this model does not.")
+        parameter = parameters[name]
+        # AdamW keeps its step counter on the CPU
+        device = torch.device("cpu") if value.dim() == 0 else parameter.device
+        optimizer.state[parameter][key] = value.to(device)
+
+
+def _fingerprint(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{path.stat().st_size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

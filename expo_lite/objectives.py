@@ -1,0 +1,171 @@
+r"""All the mathematics of the methods, torch only: tensors and keyword-only numbers in, losses and detached numbers out.
+
+Axes: B completions in the batch, P prompts, G completions a prompt, T tokens, N tokens of the batch laid end to end,
+H hidden, V vocabulary.
+
+ExP-GRPO maximises (arXiv 2507.02834, section on ExP-GRPO)
+
+    1/G sum_i 1/|o_i| sum_t min(rho_t A_i, clip(rho_t, 1-eps_low, 1+eps_high) A_i) - kl_coef KL + exp_sft_coef log pi(c~, a*|q)
+
+averaged over problems q. Each token-level loss here is a weighted sum, sum_t weight_t loss_t, with weights computed once on the
+whole batch (`token_weights`): splitting a batch into micro-batches cannot change the gradient.
+
+Where this leaves the paper: the supervised term is by default the mean over a chain's tokens, as the GRPO term is, and not their
+sum, which is hundreds of times larger; clipping may be asymmetric (DAPO, arXiv 2503.14476); and the KL is the k3 estimator,
+exp(r) - r - 1 with r = log pi_ref - log pi (http://joschu.net/blog/kl-approx.html), as in GRPO (arXiv 2402.03300).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+ADVANTAGE_EPSILON = 1e-4
+"""Added to the standard deviation of rewards, as TRL does."""
+
+
+def group_advantages(rewards_PG: torch.Tensor, *, scale: str) -> torch.Tensor:
+    """Advantages [P, G] of rewards [P, G]: minus the group's mean, then over a standard deviation.
+
+    Args:
+        rewards_PG: one reward a completion, one group a row; G is at least 2.
+        scale: "group" (the group's own standard deviation; GRPO, arXiv 2402.03300), "batch" (that of all rewards), or
+            "none" (Dr. GRPO, arXiv 2503.20783). Standard deviations divide by n - 1, as in TRL.
+
+    Returns:
+        Advantages; exactly 0 in a group whose rewards are all equal.
+    """
+    centred_PG = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
+    dead_P1 = (rewards_PG == rewards_PG[:, :1]).all(dim=1, keepdim=True)
+    centred_PG = centred_PG.masked_fill(dead_P1, 0.0)
+    if scale == "none":
+        return centred_PG
+    deviation = rewards_PG.std(dim=1, keepdim=True) if scale == "group" else rewards_PG.std()
+    return centred_PG / (deviation + ADVANTAGE_EPSILON)
+
+
+def token_weights(lengths_B: torch.Tensor, *, normalisation: str, max_completion_tokens: int) -> torch.Tensor:
+    """The weight [B] of each token of each completion in the loss, from the lengths [B] of the whole batch.
+
+    Args:
+        lengths_B: completion lengths in tokens, dead groups included: they are part of the average.
+        normalisation: "sequence" (mean over a completion's tokens, then over completions; TRL's grpo), "token" (mean over
+            all tokens of the batch; TRL's bnpo and dapo), or "dr_grpo" (over B * max_completion_tokens).
+        max_completion_tokens: the constant of "dr_grpo", in tokens.
+    """
+    n_completions = lengths_B.numel()
+    lengths_B = lengths_B.clamp(min=1).float()
+    if normalisation == "sequence":
+        return 1.0 / (lengths_B * n_completions)
+    divisor = lengths_B.sum() if normalisation == "token" else torch.tensor(float(n_completions * max_completion_tokens))
+    return torch.ones_like(lengths_B) / divisor
+
+
+def kl_divergence(logprobs_N: torch.Tensor, ref_logprobs_N: torch.Tensor) -> torch.Tensor:
+    """The k3 estimate of KL(pi || pi_ref), nats a token [N]; never negative, 0 where the two agree."""
+    log_ratio_N = ref_logprobs_N - logprobs_N
+    return torch.exp(log_ratio_N) - log_ratio_N - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoTerms:
+    """A GRPO loss (a scalar with a gradient) and what it is worth logging, summed over tokens, detached."""
+
+    loss: torch.Tensor
+    kl_nats: torch.Tensor
+    n_clipped: torch.Tensor
+
+
+def grpo_loss(
+    logprobs_N: torch.Tensor,
+    old_logprobs_N: torch.Tensor,
+    ref_logprobs_N: torch.Tensor | None,
+    advantages_N: torch.Tensor,
+    weights_N: torch.Tensor,
+    kl_weights_N: torch.Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    kl_coef: float,
+) -> GrpoTerms:
+    """The clipped policy loss and its KL penalty over N tokens.
+
+    Args:
+        logprobs_N: log pi of each token, nats, with a gradient.
+        old_logprobs_N: the same before the first update of this batch, from the same scorer.
+        ref_logprobs_N: the same of the base model; None if kl_coef is 0.
+        advantages_N: the advantage of the completion that each token belongs to.
+        weights_N: the share of each token in the policy term (`token_weights`).
+        kl_weights_N: the share of each token in the KL term; 0 where a dead group does not pay it.
+        clip_low: the ratio is clipped from below at 1 - clip_low.
+        clip_high: the ratio is clipped from above at 1 + clip_high.
+        kl_coef: weight of the KL term.
+    """
+    ratio_N = torch.exp(logprobs_N - old_logprobs_N)
+    clipped_N = ratio_N.clamp(1.0 - clip_low, 1.0 + clip_high)
+    surrogate_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+    loss = -(weights_N * surrogate_N).sum()
+    kl_N = torch.zeros_like(logprobs_N)
+    if ref_logprobs_N is not None:
+        kl_N = kl_divergence(logprobs_N, ref_logprobs_N)
+        loss = loss + kl_coef * (kl_weights_N * kl_N).sum()
+    is_clipped_N = ((ratio_N < 1.0 - clip_low) & (advantages_N < 0)) | ((ratio_N > 1.0 + clip_high) & (advantages_N > 0))
+    return GrpoTerms(loss, kl_N.detach().sum(), is_clipped_N.sum())
+
+
+def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
+    """The weighted negative log-likelihood of N tokens: the term -exp_sft_coef log pi(c~, a*|q), coefficient in the weights."""
+    return -(weights_N * logprobs_N).sum()
+
+
+def scheduled(value: float, *, schedule: str, progress: float) -> float:
+    """A coefficient after `progress` (0 to 1) of the run: constant, or down to 0 in a line or half a cosine."""
+    if schedule == "constant":
+        return value
+    if schedule == "linear":
+        return value * (1.0 - progress)
+    return value * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def token_logprobs(
+    hidden_NH: torch.Tensor,
+    targets_N: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    temperature: float,
+    chunk_tokens: int = 1024,
+) -> torch.Tensor:
+    """Log-probabilities [N] of target tokens, without ever holding all logits [N, V].
+
+    The logits of `chunk_tokens` positions at a time are made, reduced and thrown away; backward makes them again.
+
+    Args:
+        hidden_NH: last hidden states at the positions that predict the targets.
+        targets_N: token ids.
+        head: the language model head, [n, H] to [n, V].
+        temperature: logits are divided by it.
+        chunk_tokens: positions a chunk.
+    """
+
+    def chunk(hidden_nH: torch.Tensor, targets_n: torch.Tensor) -> torch.Tensor:
+        logits_nV = head(hidden_nH).float() / temperature
+        chosen_n = logits_nV.gather(1, targets_n.unsqueeze(1)).squeeze(1)
+        return chosen_n - logits_nV.logsumexp(dim=1)
+
+    pieces = []
+    for start in range(0, targets_N.numel(), chunk_tokens):
+        piece = hidden_NH[start : start + chunk_tokens], targets_N[start : start + chunk_tokens]
+        if torch.is_grad_enabled() and hidden_NH.requires_grad:
+            pieces.append(checkpoint(chunk, *piece, use_reentrant=False))
+        else:
+            pieces.append(chunk(*piece))
+    return torch.cat(pieces) if pieces else hidden_NH.new_zeros(0, dtype=torch.float32)
+
+
+def pass_at_k(n_samples: int, n_correct: int, k: int) -> float:
+    """The unbiased estimate 1 - C(n-c, k) / C(n, k) of the chance that one of k samples is right (arXiv 2107.03374, eq. 1)."""
+    if n_samples - n_correct < k:
+        return 1.0
+    return 1.0 - math.comb(n_samples - n_correct, k) / math.comb(n_samples, k)

@@ -1,0 +1,1 @@
+"""The policy: a 4-bit base model with a LoRA adapter, its sampler and its scorer."""

@@ -1,0 +1,46 @@
+"""What the loop asks of a policy: sample, score, switch the adapter off, save. Each backend fills this protocol."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from expo_lite.batching import MicroBatch
+from expo_lite.records import Completion, SampleRequest, SamplingParams
+
+
+class Policy(Protocol):
+    """A frozen base model with a trainable LoRA adapter."""
+
+    name: str
+    tokenizer: Any
+    device: torch.device
+    pad_id: int
+    eos_ids: tuple[int, ...]
+    end_id: int
+    """The token of `eos_ids` that the chat template ends a turn with."""
+
+    def sample(
+        self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
+    ) -> list[tuple[Completion, ...]]:
+        """Sample completions, one tuple a request, in order; the same seed gives the same samples."""
+
+    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+        """Log-probabilities [N] (nats, fp32) of the batch's completion tokens, with a gradient to the adapter.
+
+        The one scorer for old, new and reference log-probabilities: callers that need no gradient detach the result.
+        """
+
+    def reference(self) -> AbstractContextManager[None]:
+        """While this is open the adapter is off: the policy is its own reference model."""
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The adapter's trainable parameters by name."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write adapter_model.safetensors and adapter_config.json in peft's own layout."""
+
+    def load_adapter(self, folder: Path) -> None:
+        """Take the adapter's weights from a folder that `save_adapter` wrote."""

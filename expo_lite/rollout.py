@@ -1,0 +1,78 @@
+"""Sampled and graded completions; the one place where seeds are spent."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from expo_lite.policy.base import Policy
+from expo_lite.prompts import encode_explanation, encode_question
+from expo_lite.records import Completion, FinishReason, Group, Problem, SampleRequest, SamplingParams, Verdict
+from expo_lite.tasks import Task
+
+GRADING_THREADS = 4
+"""Enough to keep the grader's two processes busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What one call sampled: a group for each problem, and attempts to explain for each problem to be explained."""
+
+    groups: tuple[Group, ...]
+    attempts: tuple[Group, ...]
+    """Completions of explanation prompts, as groups: same shape, other prompt."""
+
+
+def roll_out(
+    policy: Policy,
+    task: Task,
+    *,
+    problems: Sequence[Problem] = (),
+    to_explain: Sequence[Problem] = (),
+    group_size: int,
+    n_explanations: int = 1,
+    params: SamplingParams,
+    seed: int,
+) -> Rollout:
+    """Sample and grade `group_size` completions of each problem's plain prompt and, decoded in the same batches,
+    `n_explanations` completions of the explanation prompt of each problem to explain.
+    """  # noqa: D205 (one sentence)
+    requests = [SampleRequest(encode_question(policy.tokenizer, p), group_size) for p in problems]
+    requests += [SampleRequest(encode_explanation(policy.tokenizer, p), n_explanations) for p in to_explain]
+    sampled = policy.sample(requests, params, seed=seed)
+    groups = grade_groups(task, [*problems, *to_explain], sampled)
+    return Rollout(tuple(groups[: len(problems)]), tuple(groups[len(problems) :]))
+
+
+def grade_groups(task: Task, problems: Sequence[Problem], sampled: Sequence[tuple[Completion, ...]]) -> list[Group]:
+    """Grade every completion; the grader's own time limit bounds each."""
+    pairs = [(problem, completion) for problem, row in zip(problems, sampled, strict=True) for completion in row]
+
+    def verdict(pair: tuple[Problem, Completion]) -> Verdict:
+        problem, completion = pair
+        return task.grade(problem, completion.text, truncated=completion.finish_reason is FinishReason.LENGTH)
+
+    with ThreadPoolExecutor(GRADING_THREADS) as pool:
+        verdicts = iter(list(pool.map(verdict, pairs)))
+    return [
+        Group(problem, tuple(row), tuple(next(verdicts) for _ in row))
+        for problem, row in zip(problems, sampled, strict=True)
+    ]
+
+
+def stream_seed(seed: int, *purpose: str | int) -> int:
+    """The seed of one purpose's own random stream: the same run seed and purpose always give the same one."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def draw(problems: Sequence[Problem], n: int, *, step: int, seed: int) -> list[Problem]:
+    """The `n` problems of a step (counted from 0): each epoch is one shuffled pass over all; a function of its arguments."""
+    drawn = []
+    for position in range(step * n, (step + 1) * n):
+        epoch, place = divmod(position, len(problems))
+        order = list(range(len(problems)))
+        random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)  # noqa: S311
+        drawn.append(problems[order[place]])
+    return drawn
