@@ -7,7 +7,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from expo_lite.errors import ConfigError
-from expo_lite.tasks import competition_math, gsm8k, jsonl
+from expo_lite.tasks import competition_math, gsm8k, jsonl, reasoning_gym
 from expo_lite.tasks.arithmetic import Arithmetic
 from expo_lite.tasks.base import FixedTask, Split, Task, TaskOptions
 
@@ -21,7 +21,7 @@ TASKS = {
     "gsm8k": "grade-school word problems with expert chains (hub openai/gsm8k, or --data)",
     "math": "competition problems, levels 1 to 5, seven subjects (hub EleutherAI/hendrycks_math, or --data)",
     "math-500": "500 test problems of MATH (hub HuggingFaceH4/MATH-500, or --data); for testing only",
-    "reasoning-gym:NAME[,NAME]": "generated puzzles with a checker, 101 data sets (extra reasoning-gym; --difficulty)",
+    "reasoning-gym:NAME[,NAME]": "generated puzzles with a checker, 100 data sets (extra reasoning-gym; --difficulty)",
     "jsonl:PATH": "your own problems, one JSON object a line; also what `expo-lite hard` writes",
     "csv:PATH": "your own problems, comma-separated with a header line",
     "parquet:PATH": "your own problems, as parquet",
@@ -64,6 +64,8 @@ def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS) ->
         return gsm8k.load(name, grader=grader, options=options)
     if kind in ("math", "math-500"):
         return competition_math.load(name, grader=grader, options=options)
+    if kind == "reasoning-gym":
+        return reasoning_gym.load(name, grader=grader, options=options)
     if kind == "hub":
         return jsonl.load_hub(name, grader=grader, options=options)
     return jsonl.load_file(name, grader=grader, options=options)

@@ -1,0 +1,162 @@
+r"""The process that runs reasoning-gym: makes its items and scores answers to them, one JSON line in, one out.
+
+Why a process of its own: five data sets follow Python's string hashes, so that only a fixed PYTHONHASHSEED makes them the
+same everywhere; some scorers hand the model's reply to `eval` or `sympy.parse_expr`, which may never come back; and the
+import takes seconds. Run as `python -m expo_lite.tasks.reasoning_gym_worker`; it ends with its standard input.
+
+Requests: {"op": "check", "name", "settings"}, {"op": "item", "name", "settings", "seed", "index"} and
+{"op": "score", ..., "answer"}. Replies: {"ok": ...} or {"config_error": TEXT} or {"error": TEXT}.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import json
+import re
+import sys
+import tokenize
+import warnings
+from typing import Any, TextIO
+
+SIZE = 500  # of every data set: some make other items when their size differs
+_MEMORY_BYTES = 6 * 2**30
+_EVALUATING = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
+_PARSING = frozenset(
+    {"countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"}
+)
+_FUNCTIONS = frozenset(
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "exp",
+        "log",
+        "ln",
+        "sqrt",
+    ]
+)
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NameError,
+    RuntimeError,  # RecursionError too
+    SyntaxError,
+    TypeError,
+    ValueError,  # sympy's SympifyError too
+    tokenize.TokenError,
+)
+
+
+def is_safe(name: str, answer: str) -> bool:
+    """Whether a reply may be shown to a data set's own scorer.
+
+    Four scorers `eval` what they do not recognise (and give it at most 0.5, so nothing right is lost); they see words
+    and numbers only. Five parse it as a formula; they see arithmetic and the usual functions only.
+    """
+    if name in _EVALUATING:
+        return re.fullmatch(r"[\w\s.-]*", answer) is not None and len(answer) < 10_000
+    if name in _PARSING:
+        called = re.findall(r"(\w+)\s*\(", answer)
+        return (
+            re.fullmatch(r"[\w\s.,()+*/^-]{0,1000}", answer) is not None
+            and re.search(r"__|\.\s*[^\W\d]", answer) is None
+            and all(word in _FUNCTIONS or word.isdigit() for word in called)
+        )
+    return len(answer) < 100_000
+
+
+@functools.lru_cache(maxsize=64)
+def data_set(name: str, settings: str, seed: int) -> Any:
+    """A reasoning-gym data set; `settings` is a JSON object. Raises ValueError with text for the user."""
+    import reasoning_gym  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from reasoning_gym.factory import DATASETS  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"reasoning-gym has no data set {name!r}.{hint}")
+    known = {field.name for field in dataclasses.fields(DATASETS[name][1])} - {"seed", "size"}
+    given: dict[str, object] = json.loads(settings)
+    for key in given:
+        if key not in known:
+            raise ValueError(f"reasoning-gym's {name} has no setting {key!r}; it has {', '.join(sorted(known))}.")
+    try:
+        return reasoning_gym.create_dataset(name, size=SIZE, seed=seed, **given)
+    except _FAILURES as error:
+        text = f"{error}" or type(error).__name__
+        raise ValueError(f"reasoning-gym's {name} refuses the settings {settings}: {text}.") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def item(name: str, settings: str, seed: int, index: int) -> dict[str, Any]:
+    """One item: question, answer, metadata."""
+    made: dict[str, Any] = data_set(name, settings, seed)[index]
+    return made
+
+
+def score(name: str, settings: str, seed: int, index: int, answer: str) -> float:
+    """The data set's own score of an answer, 0 to 1; 0 where the scorer cannot take it."""
+    if not is_safe(name, answer):
+        return 0.0
+    entry = item(name, settings, seed, index)
+    if name == "puzzle24" and sorted(map(int, re.findall(r"\d+", answer))) != sorted(entry["metadata"]["numbers"]):
+        return 0.0  # its scorer takes any four numbers
+    try:
+        return float(data_set(name, settings, seed).score_answer(answer, entry))
+    except _FAILURES:
+        return 0.0
+
+
+def reply(request: dict[str, Any]) -> dict[str, object]:
+    """Carry out one request."""
+    name, settings = request["name"], request["settings"]
+    if request["op"] == "check":
+        try:
+            data_set(name, settings, 0)
+        except ValueError as error:
+            return {"config_error": str(error)}
+        return {"ok": True}
+    place = (name, settings, request["seed"], request["index"])
+    if request["op"] == "score":
+        return {"ok": score(*place, request["answer"])}
+    try:
+        made = item(*place)
+    except _FAILURES as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"ok": {"question": made["question"], "answer": made["answer"]}}
+
+
+def serve(requests: TextIO, replies: TextIO) -> None:
+    """Say that the import is done, then answer requests until there are no more."""
+    import reasoning_gym  # type: ignore[import-untyped, import-not-found, unused-ignore]  # noqa: F401
+
+    print(json.dumps({"ok": True}), file=replies, flush=True)
+    for line in requests:
+        print(json.dumps(reply(json.loads(line))), file=replies, flush=True)
+
+
+def _cap_memory() -> None:
+    with contextlib.suppress(ImportError, OSError, ValueError):  # no such limit on Windows and some others
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+if __name__ == "__main__":
+    _cap_memory()
+    warnings.simplefilter("ignore")  # of the packages below reasoning-gym
+    with contextlib.redirect_stdout(sys.stderr):  # one of them prints
+        serve(sys.stdin, sys.__stdout__ or sys.stdout)

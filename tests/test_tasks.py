@@ -1,0 +1,361 @@
+"""The built-in task and the known data sets: which problems they give, to whom, and under what licence."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from expo_lite.errors import ConfigError, DataError
+from expo_lite.records import Problem, Verdict
+from expo_lite.tasks import TASKS, TaskOptions, load_task
+from expo_lite.tasks.fields import last_boxed
+from expo_lite.tasks.splits import hold_out, normalised, select, without_test_questions
+
+GSM8K_TRAIN = [
+    {
+        "question": "Ann has 3 bags of 4 nuts. How many nuts has she?",
+        "answer": "She has 3*4 = <<3*4=12>>12 nuts.\n#### 12",
+    },
+    {"question": "A car costs $1,000 and the tax is 20%. What is paid?", "answer": "1000*1.2=1200\n#### 1,200"},
+    {"question": "It is 2 degrees and gets 5 colder. How warm is it?", "answer": "2-5=<<2-5=-3>>-3\n#### -3"},
+]
+GSM8K_TEST = [
+    {"question": "Bob eats 2 of 7 figs. How many are left?", "answer": "7-2=<<7-2=5>>5 are left.\n#### 5"},
+    {"question": "What is half of one?", "answer": "1/2=<<1/2=.5>>0.5\n#### 0.5"},
+]
+MATH_TRAIN = [
+    {"problem": "Solve $x-1=1$.", "level": "Level 1", "type": "Algebra", "solution": "Add: $x=\\boxed{2}$."},
+    {
+        "problem": "Solve $2x=3$.",
+        "level": "Level 5",
+        "type": "Algebra",
+        "solution": "First $x=\\boxed{1.5}$, better $x=\\boxed{\\frac{3}{2}}$.",
+    },
+    {"problem": "What is seven?", "level": "Level ?", "type": "Algebra", "solution": "$\\boxed{7}$"},
+    {
+        "problem": "What is $\\binom{5}{2}$?",
+        "level": "Level 5",
+        "type": "Counting & Probability",
+        "solution": "It is \\fbox{10}.",
+    },
+]
+MATH_TEST = [
+    {"problem": "Solve $x-2=1$.", "level": "Level 3", "type": "Algebra", "solution": "$x=\\boxed 3$"},
+    {
+        "problem": "How many subsets has $\\{1\\}$?",
+        "level": "Level 3",
+        "type": "Counting & Probability",
+        "solution": "$\\boxed{2}$",
+    },
+]
+
+
+def write_jsonl(path: Path, rows: Sequence[object]) -> Path:
+    """One JSON value a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_parquet(path: Path, rows: Sequence[dict[str, object]]) -> Path:
+    """The same as parquet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    return path
+
+
+class BoxGrader:
+    """Right means the same text in the last box: enough to see which answer a task hands to its grader."""
+
+    def grade(self, gold, completion, truncated=False):
+        answer = None if truncated else last_boxed(completion)
+        return Verdict(answer == gold, "equal" if answer == gold else "different", "box", answer)
+
+
+@pytest.fixture
+def grader():
+    return BoxGrader()
+
+
+def test_arithmetic_is_the_same_every_time_and_a_limit_takes_a_part_of_it(grader):
+    task = load_task("arithmetic", grader=grader)
+    everything = task.problems("test")
+    assert Counter(problem.level for problem in everything) == dict.fromkeys((1, 2, 3, 4, 5), 200)
+    assert everything == task.problems("test", seed=7)  # nothing is cut, so the seed has nothing to choose
+    few = task.problems("test", levels=(2, 5), limit=10, seed=1)
+    assert Counter(problem.level for problem in few) == {2: 10, 5: 10}
+    assert few == task.problems("test", levels=(2, 5), limit=10, seed=1)
+    assert few != task.problems("test", levels=(2, 5), limit=10, seed=2)
+    assert set(few) < set(task.problems("test", levels=(2, 5), limit=20, seed=1)) < set(everything)
+    assert few == [problem for problem in everything if problem in set(few)]  # in the same order
+
+
+def test_arithmetic_gives_more_than_its_usual_number_when_asked(grader):
+    task = load_task("arithmetic", grader=grader)
+    usual = task.problems("train", levels=(1,))
+    assert len(usual) == 2_000
+    assert task.problems("train", levels=(1,), limit=2_100)[:2_000] == usual
+
+
+def test_arithmetic_splits_share_no_question_and_no_identifier(grader):
+    task = load_task("arithmetic", grader=grader)
+    train, test = task.problems("train"), task.problems("test")
+    assert len(train) == 10_000
+    assert not {normalised(p.question) for p in train} & {normalised(p.question) for p in test}
+    assert len({p.problem_id for p in (*train, *test)}) == len(train) + len(test)
+
+
+def test_arithmetic_chains_end_in_the_answer(grader):
+    task = load_task("arithmetic", grader=grader)
+    for problem in (*task.problems("train", limit=100), *task.problems("test", limit=100)):
+        assert task.grade(problem, problem.expert_chain or "").correct
+        assert not task.grade(problem, f"\\boxed{{{int(problem.answer) + 1}}}").correct
+        assert not task.grade(problem, problem.expert_chain or "", truncated=True).correct
+
+
+def gsm8k_folder(tmp_path: Path, kind: str) -> Path:
+    if kind == "jsonl":
+        write_jsonl(tmp_path / "train.jsonl", GSM8K_TRAIN)
+        write_jsonl(tmp_path / "test.jsonl", GSM8K_TEST)
+    else:  # as on the hub, beside another configuration
+        write_parquet(tmp_path / "main" / "train-00000-of-00001.parquet", GSM8K_TRAIN)
+        write_parquet(tmp_path / "main" / "test-00000-of-00001.parquet", GSM8K_TEST)
+        write_parquet(tmp_path / "socratic" / "train-00000-of-00001.parquet", GSM8K_TRAIN)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_gsm8k_reads_a_folder_in_the_hubs_layout(tmp_path, grader, kind):
+    task = load_task("gsm8k", grader=grader, options=TaskOptions(data=gsm8k_folder(tmp_path, kind)))
+    train, test = task.problems("train"), task.problems("test")
+    assert task.levels == ()
+    assert train[0] == Problem(
+        problem_id="gsm8k/train/0",
+        question="Ann has 3 bags of 4 nuts. How many nuts has she?",
+        answer="12",
+        expert_chain="She has 3*4 = 12 nuts.\nThe answer is \\boxed{12}.",
+    )
+    assert [problem.answer for problem in train] == ["12", "1,200", "-3"]
+    assert [problem.answer for problem in test] == ["5", "0.5"]
+    assert all(task.grade(problem, problem.expert_chain).correct for problem in (*train, *test))
+    assert [p.problem_id for p in task.problems("train", limit=2)] == [
+        p.problem_id for p in train if p in task.problems("train", limit=2)
+    ]
+
+
+def test_gsm8k_drops_train_problems_that_are_in_the_test_split(tmp_path, grader):
+    copied = {**GSM8K_TEST[0], "question": f"  {GSM8K_TEST[0]['question'].upper()}\n"}
+    write_jsonl(tmp_path / "train.jsonl", [*GSM8K_TRAIN, copied])
+    write_jsonl(tmp_path / "test.jsonl", GSM8K_TEST)
+    task = load_task("gsm8k", grader=grader, options=TaskOptions(data=tmp_path))
+    assert len(task.problems("train")) == len(GSM8K_TRAIN)
+    assert task.n_dropped == 1
+
+
+def test_gsm8k_names_the_line_without_hashes(tmp_path, grader):
+    write_jsonl(tmp_path / "train.jsonl", [*GSM8K_TRAIN, {"question": "1+1?", "answer": "2"}])
+    with pytest.raises(DataError, match=r"train\.jsonl, line 4: the answer does not end with '#### NUMBER'"):
+        load_task("gsm8k", grader=grader, options=TaskOptions(data=tmp_path / "train.jsonl"))
+
+
+def math_folder(tmp_path: Path) -> Path:
+    for subject in ("algebra", "counting_and_probability"):
+        for split, rows in (("train", MATH_TRAIN), ("test", MATH_TEST)):
+            chosen = [row for row in rows if row["type"].lower().replace(" & ", "_and_") == subject]
+            write_parquet(tmp_path / subject / f"{split}-00000-of-00001.parquet", chosen)
+    return tmp_path
+
+
+def test_math_reads_the_hubs_folders_with_levels_and_subjects(tmp_path, grader):
+    task = load_task("math", grader=grader, options=TaskOptions(data=math_folder(tmp_path)))
+    assert task.levels == (1, 3, 5)
+    train = task.problems("train")
+    assert [(p.level, p.subject, p.answer) for p in train] == [
+        (1, "Algebra", "2"),
+        (5, "Algebra", "\\frac{3}{2}"),
+        (None, "Algebra", "7"),  # 'Level ?'
+        (5, "Counting & Probability", "10"),
+    ]
+    assert [p.answer for p in task.problems("train", levels=(5,))] == ["\\frac{3}{2}", "10"]
+    assert len(task.problems("train", levels=(5,), limit=1)) == 1
+    assert all(task.grade(p, p.expert_chain).correct for p in (*train, *task.problems("test")))
+
+
+def test_math_keeps_the_subjects_asked_for(tmp_path, grader):
+    folder = math_folder(tmp_path)
+    options = TaskOptions(data=folder, subjects=("counting_and_probability",))
+    assert {p.subject for p in load_task("math", grader=grader, options=options).problems("train")} == {
+        "Counting & Probability"
+    }
+    with pytest.raises(ConfigError, match=r"Unknown subject 'algbra'\. Did you mean 'Algebra'"):
+        load_task("math", grader=grader, options=TaskOptions(data=folder, subjects=("algbra",)))
+
+
+def test_math_reads_flat_files_with_answer_and_whole_levels(tmp_path, grader):
+    row = {
+        "problem": "What is 2+2?",
+        "solution": "It is $\\boxed{4}$.",
+        "answer": "4",
+        "subject": "Algebra",
+        "level": 2,
+    }
+    write_jsonl(tmp_path / "train.jsonl", [row])
+    write_jsonl(tmp_path / "test.jsonl", [{**row, "problem": "What is 3+1?"}])
+    task = load_task("math", grader=grader, options=TaskOptions(data=tmp_path))
+    assert task.problems("train") == [
+        Problem("math/train/0", "What is 2+2?", "4", level=2, subject="Algebra", expert_chain="It is $\\boxed{4}$.")
+    ]
+
+
+@pytest.mark.parametrize("data", ["test.jsonl", "."])
+def test_math_500_is_a_test_set(tmp_path, grader, data):
+    rows = [
+        {"problem": f"What is {i}+1?", "solution": f"$\\boxed{{{i + 1}}}$", "answer": str(i + 1), "level": 1}
+        for i in range(30)
+    ]
+    write_jsonl(tmp_path / "test.jsonl", [{**row, "unique_id": f"test/{i}.json"} for i, row in enumerate(rows)])
+    task = load_task("math-500", grader=grader, options=TaskOptions(data=tmp_path / data))
+    assert len(task.problems("test")) == 30
+    assert task.problems("test")[3].problem_id == "test/3.json"
+    with pytest.raises(DataError, match=r"Task 'math-500' has no train problems.*jsonl:FILE: 10% is held out"):
+        task.problems("train")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("gsm8k", ["openai/gsm8k", "main/train-00000-of-00001.parquet", "--data FOLDER"]),
+        ("math", ["EleutherAI/hendrycks_math", "test-00000-of-00001.parquet", "--data FOLDER"]),
+        ("math-500", ["HuggingFaceH4/MATH-500", "test.jsonl", "--data FILE"]),
+        ("hub:some/data:small", ["https://huggingface.co/datasets/some/data", "small train and test", "--data FOLDER"]),
+    ],
+)
+def test_without_the_hub_the_error_says_what_to_fetch(name, parts, tmp_path, monkeypatch, grader):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        load_task(name, grader=grader)
+    assert all(part in str(caught.value) for part in parts)
+    with pytest.raises(DataError) as caught:
+        load_task(name, grader=grader, options=TaskOptions(data=tmp_path / "no_such"))
+    assert all(part in str(caught.value) for part in (*parts, "no_such"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("gsm8", "Unknown task 'gsm8'. Did you mean 'gsm8k'?"),
+        ("math500", "Did you mean 'math-500'?"),
+        ("reasoning_gym:gcd", "Did you mean 'reasoning-gym:gcd'?"),
+        ("jsonl", "It is written jsonl:PATH."),
+        ("jsonl:", "expected jsonl:PATH"),
+        ("hub:gsm8k", "expected hub:OWNER/NAME"),
+        ("gsm8k:main", "It is written gsm8k."),
+        ("xyzzy", "Known: arithmetic, gsm8k, math, math-500"),
+        ("", "Known: arithmetic"),
+    ],
+)
+def test_an_unknown_task_is_a_config_error_that_suggests(name, text, grader):
+    with pytest.raises(ConfigError, match="ask") as caught:
+        load_task(name, grader=grader)
+    assert text in str(caught.value)
+
+
+def test_an_option_that_the_task_cannot_use_is_refused(grader):
+    with pytest.raises(ConfigError, match="Task 'arithmetic' has no use for --level-field"):
+        load_task("arithmetic", grader=grader, options=TaskOptions(level_field="level"))
+    with pytest.raises(ConfigError, match="Task 'gsm8k' has no use for --difficulty"):
+        load_task("gsm8k", grader=grader, options=TaskOptions(difficulty=("a=1",)))
+
+
+def test_levels_and_limits_that_cannot_be(tmp_path, grader):
+    task = load_task("arithmetic", grader=grader)
+    with pytest.raises(ConfigError, match=r"has no level 0, 6; its levels are 1, 2, 3, 4, 5\."):
+        task.problems("test", levels=(6, 0, 1))
+    with pytest.raises(ConfigError, match="at least 1, not 0"):
+        task.problems("test", limit=0)
+    gsm8k = load_task("gsm8k", grader=grader, options=TaskOptions(data=gsm8k_folder(tmp_path, "jsonl")))
+    with pytest.raises(ConfigError, match="Task 'gsm8k' has no levels"):
+        gsm8k.problems("test", levels=(5,))
+    math = load_task("math", grader=grader, options=TaskOptions(data=math_folder(tmp_path / "math")))
+    with pytest.raises(DataError, match="no problem of level 5 in this split"):
+        math.problems("test", levels=(5,))
+
+
+def test_every_task_names_licence_and_source(tmp_path, grader):
+    loaded = [
+        load_task("arithmetic", grader=grader),
+        load_task("gsm8k", grader=grader, options=TaskOptions(data=gsm8k_folder(tmp_path / "g", "jsonl"))),
+        load_task("math", grader=grader, options=TaskOptions(data=math_folder(tmp_path / "m"))),
+    ]
+    assert all(task.license and task.source and task.name in TASKS for task in loaded)
+
+
+def test_hold_out_is_decided_by_the_text_alone():
+    problems = [Problem(str(i), f"Question {i}?", "1") for i in range(1_000)]
+    train, test = hold_out(problems)
+    assert 60 <= len(test) <= 140  # 100 expected, standard deviation 9.5
+    assert hold_out(problems[::-1]) == (train[::-1], test[::-1])
+    assert hold_out(problems[:500])[1] == [p for p in test if int(p.problem_id) < 500]
+    shouted = [Problem(p.problem_id, f" {p.question.upper()} ", "1") for p in problems]
+    assert [p.problem_id for p in hold_out(shouted)[1]] == [p.problem_id for p in test]
+
+
+@pytest.mark.parametrize("n", range(2, 12))
+def test_hold_out_leaves_something_on_both_sides_of_a_small_file(n):
+    for start in range(30):
+        train, test = hold_out([Problem(str(i), f"Question {start + i}?", "1") for i in range(n)])
+        assert train and test and len(train) + len(test) == n
+
+
+def test_normalised_ignores_only_what_makes_no_difference():
+    assert normalised("Ann\u2019s  \u201cnuts\u201d\n") == normalised('ann\'s "nuts"')
+    assert normalised("cafe\u0301") == normalised("caf\u00e9")
+    assert normalised("x + 1") != normalised("x - 1") != normalised("x1")
+    assert normalised("x\u00b2") != normalised("x2")
+    train = [Problem("a", "One?", "1"), Problem("b", "Two?", "2")]
+    assert without_test_questions(train, [Problem("c", "ONE?", "1")]) == train[1:]
+
+
+def test_select_counts_by_level_only_where_there_are_levels():
+    pool = [Problem(str(i), f"Question {i}?", "1", level=1 + i % 2) for i in range(20)]
+    kept = select(pool, task="t", known_levels=(1, 2), levels=(), limit=3, seed=0)
+    assert Counter(p.level for p in kept) == {1: 3, 2: 3}
+    flat = select(pool, task="t", known_levels=(), levels=(), limit=3, seed=0)
+    assert len(flat) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        (r"so \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\boxed{1} and \boxed{2}", "2"),
+        (r"\boxed{1} and \boxed{2", "1"),
+        (r"\fbox{3}", "3"),
+        (r"$\boxed 4$", "4"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{}", None),
+        ("no box", None),
+    ],
+)
+def test_last_boxed(text, inside):
+    assert last_boxed(text) == inside
+
+
+def test_tasks_start_fast_and_without_heavy_packages():
+    heavy = "torch transformers datasets pyarrow huggingface_hub reasoning_gym sympy"
+    code = (
+        "import sys, expo_lite.tasks\n"
+        f"print([name for name in '{heavy}'.split() if name in sys.modules])\n"
+        "from expo_lite.tasks import load_task\n"
+        "load_task('arithmetic', grader=None).problems('test', limit=1)\n"
+        f"print([name for name in '{heavy}'.split() if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n[]\n"
