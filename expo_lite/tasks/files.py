@@ -73,7 +73,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
                 continue
             where = f"{path}, line {number}"
             try:
-                fields = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                fields = json.loads(line.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise DataError(f"{where}: not UTF-8 (byte {error.start + 1} of the line).") from error
             except json.JSONDecodeError as error:

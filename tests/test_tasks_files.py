@@ -1,0 +1,342 @@
+"""Files with any field names: what is read, where the splits come from, and an error with file and line for the rest."""
+
+import json
+from pathlib import Path
+
+import httpx
+import huggingface_hub
+import pyarrow
+import pyarrow.parquet
+import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+from expo_lite.errors import ConfigError, DataError
+from expo_lite.records import Problem
+from expo_lite.tasks import TaskOptions, load_task
+
+ROWS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "level": 1 + i % 3} for i in range(40)]
+
+
+def write(path: Path, rows) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def load(name, **options):
+    return load_task(name, grader=None, options=TaskOptions(**options))
+
+
+def everything(task):
+    return sorted((*task.problems("train"), *task.problems("test")), key=lambda p: int(p.answer))
+
+
+def one_problem(tmp_path, row):
+    """The problem of one row, with another file to test on."""
+    path = write(tmp_path / "rows.jsonl", [row])
+    test = write(tmp_path / "other.jsonl", [{"question": "Other?", "answer": "0"}])
+    return load(f"jsonl:{path}", test_file=test).problems("train")[0]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_the_three_formats_give_the_same_problems(tmp_path, kind):
+    path = tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        path.write_text("question,answer,level\n" + "".join("{question},{answer},{level}\n".format(**r) for r in ROWS))
+    else:
+        write(path, ROWS)
+    task = load(f"{kind}:{path}")
+    assert [(p.question, p.answer, p.level) for p in everything(task)] == [tuple(row.values()) for row in ROWS]
+    assert task.levels == (1, 2, 3)
+    assert len(task.problems("test")) >= 1
+    assert task.problems("train")[0].problem_id.startswith("rows/train/")
+
+
+def test_the_kind_in_the_name_goes_before_the_suffix(tmp_path):
+    path = tmp_path / "rows.txt"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert len(everything(load(f"jsonl:{path}"))) == 40
+
+
+def test_a_csv_may_have_a_byte_order_mark_commas_and_line_breaks(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'\xef\xbb\xbfquestion,answer\r\n"One, or\r\ntwo?",1\r\n\r\nThree?,3\r\n')
+    assert [p.question for p in everything(load(f"csv:{path}"))] == ["One, or\r\ntwo?", "Three?"]
+
+
+def test_field_names_are_free(tmp_path):
+    row = {"q": "How much?", "a": 5, "grade": "Level 4", "topic": "Sums", "why": "Because."}
+    options = {"question": "q", "answer": "a", "level": "grade", "subject": "topic", "chain": "why"}
+    path = write(tmp_path / "rows.jsonl", [row, {**row, "q": "How many?"}])
+    task = load(f"jsonl:{path}", **{f"{role}_field": name for role, name in options.items()})
+    problem = next(p for p in everything(task) if p.question == "How much?")
+    assert problem == Problem(
+        problem_id=problem.problem_id,
+        question="How much?",
+        answer="5",
+        level=4,
+        subject="Sums",
+        expert_chain="Because.\nThe answer is \\boxed{5}.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "chain"),
+    [
+        ({"question": "Q?", "answer": 7}, "7", None),
+        ({"question": "Q?", "answer": 7.0}, "7", None),
+        ({"question": "Q?", "answer": 0.1}, "0.1", None),
+        ({"prompt": "Q?", "gold": " x+1 "}, "x+1", None),
+        ({"problem": "Q?", "solution": "So $\\boxed{7}$."}, "7", "So $\\boxed{7}$."),
+        ({"problem": "Q?", "solution": "So $\\boxed{7}$.", "answer": "8"}, "8", "So $\\boxed{7}$."),
+        ({"question": "Q?", "answer": "3+4 <<3+4=7>>\n#### 7"}, "7", "3+4\nThe answer is \\boxed{7}."),
+        ({"question": "Q?", "answer": "\\boxed{7}"}, "7", None),
+        ({"question": "Q?", "answer": "7", "chain": None}, "7", None),
+        ({"question": "Q?", "answer": "7", "chain": "3+4."}, "7", "3+4.\nThe answer is \\boxed{7}."),
+        ({"question": "Q?", "solution": "42"}, "42", None),
+    ],
+)
+def test_usual_fields_answers_and_chains(tmp_path, row, answer, chain):
+    problem = one_problem(tmp_path, row)
+    assert (problem.question, problem.answer, problem.expert_chain) == ("Q?", answer, chain)
+
+
+@pytest.mark.parametrize(
+    ("level", "read"), [(5, 5), (5.0, 5), ("5", 5), ("Level 5", 5), ("level 2", 2), ("Level ?", None), (None, None)]
+)
+def test_levels(tmp_path, level, read):
+    assert one_problem(tmp_path, {"question": "Q?", "answer": "1", "level": level}).level == read
+
+
+def test_an_empty_name_switches_a_field_off(tmp_path):
+    row = {"question": "Q?", "answer": "1", "level": "hard"}
+    path = write(tmp_path / "rows.jsonl", [row, {**row, "question": "P?"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 1: 'level' must be a whole number .* got 'hard'"):
+        load(f"jsonl:{path}")
+    assert load(f"jsonl:{path}", level_field="").levels == ()
+
+
+def test_what_expo_lite_hard_writes_is_read_as_it_is(tmp_path):
+    rows = [
+        {
+            "problem_id": f"arithmetic/train/5/{i}",
+            "question": f"Start with {i}?",
+            "answer": str(i),
+            "level": 5,
+            "subject": None,
+            "expert_chain": f"It is \\boxed{{{i}}}." if i % 2 else None,
+            "solve_rate": 0.0,
+            "n_samples": 16,
+        }
+        for i in range(20)
+    ]
+    task = load(f"jsonl:{write(tmp_path / 'hard.jsonl', rows)}")
+    assert task.levels == (5,)
+    assert everything(task) == [
+        Problem(r["problem_id"], r["question"], r["answer"], level=5, expert_chain=r["expert_chain"]) for r in rows
+    ]
+
+
+def test_a_test_file_leaves_the_whole_file_to_train_on_but_for_its_own_questions(tmp_path):
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    test = write(tmp_path / "test.jsonl", ROWS[:5])
+    task = load(f"jsonl:{path}", test_file=test)
+    assert [p.question for p in task.problems("test")] == [row["question"] for row in ROWS[:5]]
+    assert [p.question for p in task.problems("train")] == [row["question"] for row in ROWS[5:]]
+    assert task.n_dropped == 5
+
+
+def test_a_folder_keeps_its_splits(tmp_path):
+    write(tmp_path / "data" / "train-00000-of-00002.jsonl", ROWS[:10])
+    write(tmp_path / "data" / "train-00001-of-00002.jsonl", ROWS[10:20])
+    write(tmp_path / "data" / "validation-00000-of-00001.jsonl", ROWS[20:30])
+    task = load(f"jsonl:{tmp_path}")
+    assert [p.question for p in task.problems("train")] == [row["question"] for row in ROWS[:20]]
+    assert len(task.problems("test")) == 10  # no test file: validation
+    write(tmp_path / "data" / "test-00000-of-00001.jsonl", ROWS[30:35])
+    assert len(load(f"jsonl:{tmp_path}").problems("test")) == 5
+
+
+def test_a_hub_data_set_is_read_like_a_folder(tmp_path, monkeypatch):
+    write(tmp_path / "easy" / "train.parquet", ROWS[:10])
+    write(tmp_path / "hard" / "train.parquet", ROWS[10:30])
+    write(tmp_path / "hard" / "test.parquet", ROWS[30:])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(tmp_path))
+    task = load("hub:some/data:hard")
+    assert len(task.problems("train")) == 20 and len(task.problems("test")) == 10
+    assert task.problems("test")[0].problem_id == "some/data/test/0"
+    assert load("hub:some/data:hard", data=tmp_path).problems("test") == task.problems("test")
+    with pytest.raises(ConfigError, match="several configurations; add one of them to the name: easy, hard"):
+        load("hub:some/data")
+    with pytest.raises(ConfigError, match="no configuration 'harder'; it has easy, hard"):
+        load("hub:some/data:harder")
+
+
+def _http_error(kind, status):
+    return kind("no", response=httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co")))
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (_http_error(RepositoryNotFoundError, 404), "The hub has no data set 'some/data'"),
+        (_http_error(GatedRepoError, 403), "is gated: accept its terms"),
+        (httpx.ReadTimeout("the read timed out"), "Cannot fetch data set 'some/data': the read timed out"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_every_failure_of_the_hub_is_one_line_that_says_what_to_do(monkeypatch, failure, text):
+    def fail(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(DataError) as caught:
+        load("hub:some/data")
+    assert text in str(caught.value) and "--data FOLDER" in str(caught.value)
+
+
+GOOD = b'{"question": "Q?", "answer": "1"}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b'{"question": "Q?", "answer": \n', "line 2: not a JSON object: Expecting value (column 30)."),
+        (b"[1, 2]\n", "line 2: expected a JSON object, got list."),
+        (b'{"question": "\xff", "answer": "1"}\n', "line 2: not UTF-8 (byte 15 of the line)."),
+        (b"[" * 100_000 + b"\n", "line 2: not a JSON object"),
+        (b'{"question": "Q?", "answer": ' + b"9" * 5_000 + b"}\n", "line 2: not a JSON object that can be read"),
+        (
+            b'{"answer": "1"}\n',
+            "line 2: no question in field 'question' or 'problem' or 'prompt' (the row's fields: 'an",
+        ),
+        (
+            b'{"question": "Q?"}\n',
+            "line 2: no answer in field 'answer' or 'gold' or 'solution' (the row's fields: 'ques",
+        ),
+        (b'{"question": "Q?", "answer": null}\n', "line 2: no answer"),
+        (b'{"question": "Q?", "answer": ""}\n', "line 2: no answer"),
+        (b'{"question": "Q?", "answer": " "}\n', "line 2: 'answer' is blank."),
+        (b'{"question": "Q?", "answer": NaN}\n', "line 2: no answer"),
+        (b'{"question": "Q?", "answer": Infinity}\n', "line 2: 'answer' must be text or a number, got float 'inf'."),
+        (b'{"question": "Q?", "answer": true}\n', "line 2: 'answer' must be text or a number, got bool 'True'."),
+        (b'{"question": "Q?", "answer": ["1"]}\n', "line 2: 'answer' must be text or a number, got list"),
+        (b'{"question": 5, "answer": "1"}\n', "line 2: 'question' must be text, got int '5'."),
+        (b'{"question": "\\ud800", "answer": "1"}\n', "line 2: 'question' has half of a surrogate pair (character 1)."),
+        (
+            b'{"question": "Q?", "answer": "1", "level": "V"}\n',
+            "line 2: 'level' must be a whole number or like 'Level 5'",
+        ),
+        (b'{"question": "Q?", "answer": "1", "level": 1.5}\n', "line 2: 'level' must be a whole number"),
+        (b'{"question": "Q?", "answer": "1", "level": true}\n', "line 2: 'level' must be a whole number"),
+        (b'{"question": "Q?", "answer": "1", "chain": 5}\n', "line 2: 'chain' must be text, got int"),
+        (b'{"question": "Q?", "solution": "No box.\\nNone."}\n', "line 2: no \\boxed{} in 'solution'"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, text):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(GOOD + line + GOOD)
+    with pytest.raises(DataError) as caught:
+        load(f"jsonl:{path}")
+    assert str(caught.value).startswith(f"{path}, {text}")
+
+
+def test_blank_lines_do_not_shift_the_count(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\n  \r\n" + b"nonsense\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 4: not a JSON object"):
+        load(f"jsonl:{path}")
+
+
+def test_an_unnamed_field_is_hinted_at_and_a_named_one_must_be_there(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "Q?", "answer": "1"}\n')
+    with pytest.raises(DataError, match="name the right one with --question-field"):
+        load(f"jsonl:{path}")
+    for role in ("question", "answer", "level", "subject", "chain"):
+        with pytest.raises(
+            DataError, match=r"rows\.jsonl, line 1: no .*'nope'.*\(the row's fields: 'text', 'answer'\)"
+        ):
+            load(f"jsonl:{path}", **{"question_field": "text", f"{role}_field": "nope"})
+
+
+def test_an_identifier_comes_once(tmp_path):
+    row = {"problem_id": "a", "question": "Q?", "answer": "1"}
+    path = write(tmp_path / "rows.jsonl", [row, {**row, "question": "P?"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2: the problem_id 'a' comes a second time"):
+        load(f"jsonl:{path}")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"question,answer\nQ?,1\nP?,2,3\n", "line 3: 3 values for the 2 columns of the first line."),
+        (b'question,answer\nQ?,"1\n', "line 2: not CSV: unexpected end of data."),
+        (b"question,answer\nQ?,1\nP?,\xff\n", "line 3: not UTF-8."),
+        (b"question,answer\nQ?,\n", "line 2: no answer"),
+    ],
+)
+def test_a_bad_csv_line_is_named(tmp_path, content, text):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load(f"csv:{path}")
+    assert str(caught.value).startswith(f"{path}, {text}")
+
+
+def test_a_bad_parquet_file_and_row_are_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"rows\.parquet: not a parquet file that can be read"):
+        load(f"parquet:{path}")
+    write(path, [{"question": "Q?", "answer": "1"}, {"question": "P?", "answer": None}])
+    with pytest.raises(DataError, match=r"rows\.parquet, row 2: no answer"):
+        load(f"parquet:{path}")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_missing_an_empty_and_an_unreadable_file(tmp_path, kind):
+    path = tmp_path / f"rows.{kind}"
+    with pytest.raises(DataError, match=rf"No file .*rows\.{kind}\."):
+        load(f"{kind}:{path}")
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"question": []}), path)
+    else:
+        path.write_bytes(b"\n")
+    with pytest.raises(DataError, match=rf"rows\.{kind} is empty"):
+        load(f"{kind}:{path}")
+    with pytest.raises(DataError, match=r"No data file in .*: expected train and test files ending in"):
+        (tmp_path / "folder").mkdir()
+        load(f"{kind}:{tmp_path / 'folder'}")
+
+
+def test_a_known_data_set_from_a_file_of_another_kind(tmp_path):
+    path = tmp_path / "rows.txt"
+    path.write_bytes(GOOD)
+    with pytest.raises(DataError, match=r"Cannot read .*rows\.txt: its name must end in \.jsonl, \.json, \.csv"):
+        load("math", data=path)
+
+
+def test_two_formats_of_one_split_are_too_many(tmp_path):
+    write(tmp_path / "train.jsonl", ROWS)
+    write(tmp_path / "train.parquet", ROWS)
+    with pytest.raises(DataError, match=r"has train files ending in \.jsonl and \.parquet: keep one kind"):
+        load("hub:some/data", data=tmp_path)
+
+
+def test_one_problem_alone_cannot_be_measured_on(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(GOOD)
+    task = load(f"jsonl:{path}")
+    empty = next(split for split in ("train", "test") if not getattr(task, split))
+    with pytest.raises(DataError, match=f"has no {empty} problems"):
+        task.problems(empty)
+
+
+def test_subjects_need_subjects(tmp_path):
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(ConfigError, match="have no subjects; name the right field with --subject-field"):
+        load(f"jsonl:{path}", subjects=("Algebra",))
