@@ -364,3 +364,118 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     expected = getattr(hint, "__name__", str(hint)) if origin is not tuple else "a list"
     raise ConfigError(f"{where} must be {expected}, not {value!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """Measure a run or a model: greedy accuracy, avg@n, pass@k and maj@k, by level and subject."""
+
+    target: str
+    """Run folder, checkpoint or adapter folder, or a model: alias, OWNER/NAME, folder or GGUF file."""
+    baseline: str | None = None
+    """A second run or model; its paired differences on the same problems and seeds are given as well."""
+    base_model: str | None = None
+    """The model below an adapter folder that does not name one that is here."""
+    task: str | None = None
+    """What to measure on; default: the run's own task, else arithmetic."""
+    split: Literal["train", "test"] = "test"
+    """Which problems."""
+    levels: tuple[int, ...] = ()
+    """Levels to measure on; default: the run's own, else all."""
+    problems: int | None = None
+    """Problems a level (in all, where there are no levels); default: all."""
+    samples: int = 16
+    """Completions a problem, beside the greedy one."""
+    k: tuple[int, ...] = ()
+    """The k of pass@k and maj@k, none above samples; default: those of 1, 4, 16 and 64 that samples allows."""
+    temperature: float = 0.7
+    """Of the samples."""
+    top_p: float = 1.0
+    """Nucleus of the samples."""
+    max_completion_tokens: int | None = None
+    """Longest completion; default: the run's own, else by model."""
+    sampling_rows: int = 256
+    """Completions decoded at the same time; a kill loses at most as many."""
+    bits: Literal[4, 16] | None = None
+    """Quantisation of the base model; default: the run's own, else 4."""
+    seed: int = 0
+    """Of the samples, and of which problems a limit leaves."""
+    output: Path | None = None
+    """Folder for results; default: evaluation/... in the run folder, else runs/eval-..."""
+    resume: bool = False
+    """Go on with what the output folder already has; problems in it are not sampled again."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The k to measure, ascending."""
+        return tuple(sorted(set(self.k))) or tuple(k for k in (1, 4, 16, 64) if k <= self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class HardConfig:
+    """Find the problems that a model never solves, and write them as a data file to train on."""
+
+    model: str | None = None
+    """Alias, OWNER/NAME, folder or GGUF file; default: tiny without a GPU, qwen2.5-3b with one."""
+    task: str = "arithmetic"
+    """Where the problems come from."""
+    split: Literal["train", "test"] = "train"
+    """Which problems."""
+    levels: tuple[int, ...] = ()
+    """Levels to look through; default: all."""
+    problems: int | None = None
+    """Problems a level (in all, where there are no levels); default: all."""
+    zero_of: int = 16
+    """A problem is hard if none of so many completions is right."""
+    temperature: float = 1.0
+    """Of the completions; as in training."""
+    top_p: float = 1.0
+    """Nucleus of the completions."""
+    max_completion_tokens: int | None = None
+    """Longest completion; default by model."""
+    sampling_rows: int = 256
+    """Completions decoded at the same time; a kill loses at most as many."""
+    bits: Literal[4, 16] = 4
+    """Quantisation of the model."""
+    seed: int = 0
+    """Of the completions, and of which problems a limit leaves."""
+    output: Path | None = None
+    """Folder for the files; default: runs/hard-MODEL-TASK."""
+    resume: bool = False
+    """Go on with what the output folder already has."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def check_eval(config: EvalConfig) -> None:
+    """Every rule of an evaluation's settings that a type alone does not hold; raises ConfigError."""
+    _check_measuring(config)
+    for holds, message in (
+        (config.samples >= 1, f"samples must be at least 1, not {config.samples}."),
+        (all(1 <= k <= config.samples for k in config.k), f"every k must be between 1 and samples ({config.samples}), not {', '.join(map(str, config.k))}."),
+        (config.bits in (None, 4, 16), f"bits must be 4 or 16, not {config.bits}."),
+    ):  # fmt: skip
+        if not holds:
+            raise ConfigError(message)
+
+
+def check_hard(config: HardConfig) -> None:
+    """Every rule of the hard subset's settings that a type alone does not hold; raises ConfigError."""
+    _check_measuring(config)
+    if config.zero_of < 1:
+        raise ConfigError(f"zero_of must be at least 1, not {config.zero_of}.")
+
+
+def _check_measuring(config: EvalConfig | HardConfig) -> None:
+    longest = config.max_completion_tokens
+    for holds, message in (
+        (config.split in ("train", "test"), f"split must be train or test, not {config.split}."),
+        (config.problems is None or config.problems >= 1, f"problems must be at least 1, not {config.problems}; leave it out for all."),
+        (positive(config.temperature), f"temperature must be above 0, not {config.temperature}; greedy decoding is measured anyway by eval."),
+        (0 < config.top_p <= 1, f"top_p must be above 0 and at most 1, not {config.top_p}."),
+        (longest is None or longest >= 1, f"max_completion_tokens must be at least 1, not {longest}."),
+        (config.sampling_rows >= 1, f"sampling_rows must be at least 1, not {config.sampling_rows}."),
+        (config.seed >= 0, f"seed must not be negative, not {config.seed}."),
+    ):  # fmt: skip
+        if not holds:
+            raise ConfigError(message)

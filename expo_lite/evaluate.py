@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from expo_lite.config import EvaluationConfig
+from expo_lite.config import EvalConfig, EvaluationConfig
 from expo_lite.metrics import mean
 from expo_lite.objectives import pass_at_k
 from expo_lite.policy.base import Policy
@@ -135,3 +135,8 @@ def bootstrap_mean(values: Sequence[float]) -> Estimate:
     rng = random.Random(0)  # noqa: S311
     means = sorted(mean(rng.choices(values, k=n)) for _ in range(BOOTSTRAP_DRAWS))
     return Estimate(mean(values), means[int(0.025 * BOOTSTRAP_DRAWS)], means[int(0.975 * BOOTSTRAP_DRAWS) - 1])
+
+
+def run_eval(config: EvalConfig) -> None:
+    """Measure a run or a model, write the figures and print them."""
+    raise NotImplementedError
