@@ -22,29 +22,30 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class DataConfig:
-    """Where problems come from, beside the task's own source."""
+class TaskOptions:
+    """Where a task reads its data, under which names, and how hard it is to be."""
 
     data: Path | None = None
-    """Local folder or file in the hub's layout, instead of the hub."""
+    """Local file, or folder in the hub's layout, read instead of the hub."""
     test_file: Path | None = None
-    """A file of held-out problems for tasks that read one file; without it a fixed tenth is held out."""
+    """File of the test problems; without it a lone file holds out a fixed 10%."""
     question_field: str | None = None
-    """Name of the question's field in a data file; likewise the four below."""
+    """Field with the question (default: question, problem or prompt)."""
     answer_field: str | None = None
-    """Name of the reference answer's field."""
+    """Field with the reference answer (default: answer, gold or solution)."""
     level_field: str | None = None
-    """Name of the level's field."""
+    """Field with the level, 5 or 'Level 5' (default: level)."""
     subject_field: str | None = None
-    """Name of the subject's field."""
+    """Field with the subject (default: subject or type)."""
     chain_field: str | None = None
-    """Name of the expert chain's field."""
+    """Field with the expert's chain of thought (default: expert_chain, chain or solution)."""
     subjects: tuple[str, ...] = ()
-    """Only these subjects; empty: all."""
+    """Only problems of these subjects."""
     difficulty: tuple[str, ...] = ()
-    """Settings of a generated task as KEY=VALUE."""
-    train_problems: int | None = None
-    """Use at most this many problems a level for training; default: all."""
+    """Settings of a reasoning-gym data set, as KEY=VALUE or NAME.KEY=VALUE."""
+
+
+DataConfig = TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,9 @@ class TrainConfig:
     """Steps between checkpoints; the last two are kept."""
     diagnostics_every: int = 10
     """Steps between measurements of the expert chain's likelihood and the answer lift; 0: never."""
-    data: DataConfig = field(default_factory=DataConfig)
+    train_problems: int | None = None
+    """Train on at most this many problems a level (in all, where there are no levels); default: all."""
+    data: TaskOptions = field(default_factory=TaskOptions)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     explanation: ExplanationConfig = field(default_factory=ExplanationConfig)

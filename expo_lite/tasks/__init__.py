@@ -6,10 +6,11 @@ import dataclasses
 import difflib
 from typing import TYPE_CHECKING
 
+from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError
 from expo_lite.tasks import competition_math, gsm8k, jsonl, reasoning_gym
 from expo_lite.tasks.arithmetic import Arithmetic
-from expo_lite.tasks.base import FixedTask, Split, Task, TaskOptions
+from expo_lite.tasks.base import FixedTask, Split, Task
 
 if TYPE_CHECKING:
     from expo_lite.grading import Grader

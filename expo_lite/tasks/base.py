@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from expo_lite.errors import DataError
@@ -47,30 +46,6 @@ class Task(Protocol):
 
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
         """Judge a completion by its final answer; a truncated one has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """Where a task reads its data, under which names, and how hard it is to be."""
-
-    data: Path | None = None
-    """local file, or folder in the hub's layout, read instead of the hub"""
-    test_file: Path | None = None
-    """file of the test problems; without it a lone file holds out a fixed 10%"""
-    question_field: str | None = None
-    """field with the question (default: question, problem or prompt)"""
-    answer_field: str | None = None
-    """field with the reference answer (default: answer, gold or solution)"""
-    level_field: str | None = None
-    """field with the level, 5 or 'Level 5' (default: level)"""
-    subject_field: str | None = None
-    """field with the subject (default: subject or type)"""
-    chain_field: str | None = None
-    """field with the expert's chain of thought (default: expert_chain, chain or solution)"""
-    subjects: tuple[str, ...] = ()
-    """only problems of these subjects"""
-    difficulty: tuple[str, ...] = ()
-    """settings of a reasoning-gym data set, as KEY=VALUE or NAME.KEY=VALUE"""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from expo_lite.config import TaskOptions
 from expo_lite.errors import DataError
 from expo_lite.records import Problem
-from expo_lite.tasks.base import FixedTask, TaskOptions
+from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.fields import Fields, answer_text_of, question_of, split_at_hashes
 from expo_lite.tasks.files import HubFiles, Row
 from expo_lite.tasks.sources import find_files, fixed_task, read_splits

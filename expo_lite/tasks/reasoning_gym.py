@@ -19,9 +19,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.records import Problem, Verdict
-from expo_lite.tasks.base import Split, TaskOptions
+from expo_lite.tasks.base import Split
 from expo_lite.tasks.splits import check_choice, normalised
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+WORKER = Worker()
+"""Shared by all tasks of this process: a request names all that it is about, and the import is paid once."""
+
+
 class ReasoningGym:
     """Some data sets of reasoning-gym, mixed; a problem's `subject` is the name of its data set."""
 
@@ -130,10 +135,9 @@ class ReasoningGym:
         self.name = name
         self._settings = settings
         self._grader = grader
-        self._worker = Worker()
         self._made: dict[str, Problem] = {}
         for subject in settings:
-            reply = self._worker.ask({"op": "check", **self._place(subject)}, limit_s=_ITEM_LIMIT_S) or {}
+            reply = WORKER.ask({"op": "check", **self._place(subject)}, limit_s=_ITEM_LIMIT_S) or {}
             if "ok" not in reply:
                 raise ConfigError(reply.get("config_error", f"reasoning-gym's {subject} did not start."))
 
@@ -161,7 +165,7 @@ class ReasoningGym:
         place = self._place_of(problem)
         how = f"reasoning-gym {place['name']}"
         for answer in dict.fromkeys((found, _unwrapped(found))):
-            reply = self._worker.ask({"op": "score", **place, "answer": answer}, limit_s=_SCORE_LIMIT_S)
+            reply = WORKER.ask({"op": "score", **place, "answer": answer}, limit_s=_SCORE_LIMIT_S)
             if reply is None:
                 return Verdict(False, "timeout", how, found)
             if reply["ok"] >= _RIGHT:
@@ -187,7 +191,7 @@ class ReasoningGym:
     def _problem(self, subject: str, split: Split, index: int) -> Problem:
         problem_id = f"reasoning-gym/{subject}/{split}/{index}"
         if problem_id not in self._made:
-            reply = self._worker.ask({"op": "item", **self._place(subject, split, index)}, limit_s=_ITEM_LIMIT_S)
+            reply = WORKER.ask({"op": "item", **self._place(subject, split, index)}, limit_s=_ITEM_LIMIT_S)
             if reply is None or "ok" not in reply:
                 why = reply["error"] if reply else f"it took more than {_ITEM_LIMIT_S:.0f} s or too much memory"
                 raise DataError(f"reasoning-gym's {subject} made no item {index}: {why}. Try another --difficulty.")

@@ -8,11 +8,14 @@ Requests: {"op": "check", "name", "settings"}, {"op": "item", "name", "settings"
 {"op": "score", ..., "answer"}. Replies: {"ok": ...} or {"config_error": TEXT} or {"error": TEXT}.
 """
 
+import ast
 import contextlib
 import dataclasses
 import difflib
+import fractions
 import functools
 import json
+import math
 import re
 import sys
 import tokenize
@@ -67,7 +70,7 @@ def is_safe(name: str, answer: str) -> bool:
     and numbers only. Five parse it as a formula; they see arithmetic and the usual functions only.
     """
     if name in _EVALUATING:
-        return re.fullmatch(r"[\w\s.-]*", answer) is not None and len(answer) < 10_000
+        return re.fullmatch(r"[\w\s-]*", answer) is not None and len(answer) < 10_000
     if name in _PARSING:
         called = re.findall(r"(\w+)\s*\(", answer)
         return (
@@ -112,12 +115,32 @@ def score(name: str, settings: str, seed: int, index: int, answer: str) -> float
     if not is_safe(name, answer):
         return 0.0
     entry = item(name, settings, seed, index)
-    if name == "puzzle24" and sorted(map(int, re.findall(r"\d+", answer))) != sorted(entry["metadata"]["numbers"]):
-        return 0.0  # its scorer takes any four numbers
     try:
-        return float(data_set(name, settings, seed).score_answer(answer, entry))
+        if not fits(name, answer, entry):
+            return 0.0
+        points = float(data_set(name, settings, seed).score_answer(answer, entry))
     except _FAILURES:
         return 0.0
+    return math.floor(points) if name == "time_intervals" else points  # a second in 100 days costs it 1e-7
+
+
+def fits(name: str, answer: str, entry: dict[str, Any]) -> bool:
+    """What some scorers of reasoning-gym 0.1.25 forget to ask, and so give full marks to wrong answers."""
+    gold: str = entry["answer"]
+    if name in ("game_of_life_halting", "letter_jumble", "spell_backward"):
+        # any text counts as True; words and letters behind the right ones are not looked at
+        return answer.casefold() == gold.strip().casefold()
+    if name == "puzzle24":  # any four numbers will do
+        return sorted(map(int, re.findall(r"\d+", answer))) == sorted(entry["metadata"]["numbers"])
+    if name == "coin_flip":  # '0' begins like 0.25, and is close to 0.00003
+        given, wanted = float(fractions.Fraction(answer.replace(",", ""))), float(fractions.Fraction(gold))
+        return abs(given - wanted) <= min(1e-4, 0.01 * abs(wanted))
+    if name == "number_sorting":  # each number may be off by one
+        given_all, wanted_all = ([float(n) for n in ast.literal_eval(text)] for text in (answer, gold))
+        return all(math.isclose(one, other) for one, other in zip(given_all, wanted_all, strict=True))
+    if name == "gsm_symbolic":  # only the first of several numbers is looked at
+        return len(re.findall(r"\d+(?:\.\d+)?", answer)) == 1
+    return True
 
 
 def reply(request: dict[str, Any]) -> dict[str, object]:

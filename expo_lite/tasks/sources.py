@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.records import Problem
-from expo_lite.tasks.base import FixedTask, TaskOptions
+from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.files import HubFiles, Row, configurations, fetch, read_rows, split_files, split_in_name
 from expo_lite.tasks.splits import hold_out, without_test_questions
 
@@ -116,7 +117,7 @@ def fixed_task(
         test=test,
         grader=grader,
         n_dropped=splits.n_dropped,
-        no_train=_NO_TRAIN,
+        no_train=f"All {splits.n_dropped} are in the test split too." if splits.n_dropped else _NO_TRAIN,
         no_test=_NO_TEST,
     )
 
