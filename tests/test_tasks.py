@@ -1,6 +1,7 @@
 """The built-in task and the known data sets: which problems they give, to whom, and under what licence."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from expo_lite.tasks import TASKS, TaskOptions, load_task
 from expo_lite.tasks.fields import last_boxed
 from expo_lite.tasks.splits import hold_out, normalised, select, without_test_questions
 
+REAL_DATA = Path(os.environ.get("EXPO_LITE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 GSM8K_TRAIN = [
     {
         "question": "Ann has 3 bags of 4 nuts. How many nuts has she?",
@@ -346,6 +348,22 @@ def test_select_counts_by_level_only_where_there_are_levels():
 )
 def test_last_boxed(text, inside):
     assert last_boxed(text) == inside
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "n_train", "n_test"), [("gsm8k", "gsm8k", 7_473, 1_319), ("math-500", "math500", 0, 500)]
+)
+def test_every_chain_of_the_real_data_is_graded_right(name, folder, n_train, n_test):
+    if not (REAL_DATA / folder).is_dir():
+        pytest.skip(f"no real data in {REAL_DATA / folder} (EXPO_LITE_DATA)")
+    from expo_lite.grading import Grader
+
+    task = load_task(name, grader=Grader(), options=TaskOptions(data=REAL_DATA / folder))
+    problems = [*(task.problems("train") if n_train else ()), *task.problems("test")]
+    assert len(problems) == n_train + n_test
+    wrong = [p.problem_id for p in problems if not task.grade(p, p.expert_chain).correct]
+    assert wrong == []
+    assert not any("<<" in p.expert_chain or "####" in p.expert_chain for p in problems if name == "gsm8k")
 
 
 def test_tasks_start_fast_and_without_heavy_packages():

@@ -340,3 +340,9 @@ def test_subjects_need_subjects(tmp_path):
     path = write(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(ConfigError, match="have no subjects; name the right field with --subject-field"):
         load(f"jsonl:{path}", subjects=("Algebra",))
+
+
+def test_a_train_split_that_is_all_in_the_test_split_is_said_to_be(tmp_path):
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(DataError, match=r"has no train problems\. All 40 are in the test split too\."):
+        load(f"jsonl:{path}", test_file=path).problems("train")
