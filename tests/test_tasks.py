@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from expo_lite.errors import ConfigError, DataError
+from expo_lite.grading import Grader
 from expo_lite.records import Problem, Verdict
 from expo_lite.tasks import TASKS, TaskOptions, load_task
 from expo_lite.tasks.fields import last_boxed
@@ -249,6 +250,17 @@ def test_without_the_hub_the_error_says_what_to_fetch(name, parts, tmp_path, mon
     assert all(part in str(caught.value) for part in (*parts, "no_such"))
 
 
+def test_the_hubs_own_cache_is_read_without_a_network(tmp_path, monkeypatch, grader):
+    repository = tmp_path / "datasets--openai--gsm8k"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123abc")
+    gsm8k_folder(repository / "snapshots" / "0123abc", "parquet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    task = load_task("gsm8k", grader=grader)
+    assert [problem.answer for problem in task.problems("train")] == ["12", "1,200", "-3"]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -356,12 +368,11 @@ def test_last_boxed(text, inside):
 def test_every_chain_of_the_real_data_is_graded_right(name, folder, n_train, n_test):
     if not (REAL_DATA / folder).is_dir():
         pytest.skip(f"no real data in {REAL_DATA / folder} (EXPO_LITE_DATA)")
-    from expo_lite.grading import Grader
-
-    task = load_task(name, grader=Grader(), options=TaskOptions(data=REAL_DATA / folder))
-    problems = [*(task.problems("train") if n_train else ()), *task.problems("test")]
-    assert len(problems) == n_train + n_test
-    wrong = [p.problem_id for p in problems if not task.grade(p, p.expert_chain).correct]
+    with Grader() as grader:
+        task = load_task(name, grader=grader, options=TaskOptions(data=REAL_DATA / folder))
+        problems = [*(task.problems("train") if n_train else ()), *task.problems("test")]
+        assert len(problems) == n_train + n_test
+        wrong = [p.problem_id for p in problems if not task.grade(p, p.expert_chain).correct]
     assert wrong == []
     assert not any("<<" in p.expert_chain or "####" in p.expert_chain for p in problems if name == "gsm8k")
 

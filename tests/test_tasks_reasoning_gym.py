@@ -9,7 +9,7 @@ import pytest
 
 from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError, DataError
-from expo_lite.records import Problem, Verdict
+from expo_lite.records import Problem
 from expo_lite.tasks import load_task
 from expo_lite.tasks.reasoning_gym import WORKER
 from expo_lite.tasks.reasoning_gym_worker import fits, is_safe
@@ -122,15 +122,8 @@ needs_the_package = pytest.mark.skipif(
 )
 
 
-class NoAnswerGrader:
-    """All that this task asks of a grader: the verdict on a reply without an answer."""
-
-    def grade(self, gold, completion, truncated=False):
-        return Verdict(False, "truncated" if truncated else "no_answer", "none")
-
-
 def load(names, *difficulty):
-    return load_task(f"reasoning-gym:{names}", grader=NoAnswerGrader(), options=TaskOptions(difficulty=difficulty))
+    return load_task(f"reasoning-gym:{names}", grader=None, options=TaskOptions(difficulty=difficulty))
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS) ->
     if kind in ("math", "math-500"):
         return competition_math.load(name, grader=grader, options=options)
     if kind == "reasoning-gym":
-        return reasoning_gym.load(name, grader=grader, options=options)
+        return reasoning_gym.load(name, options=options)
     if kind == "hub":
         return jsonl.load_hub(name, grader=grader, options=options)
     return jsonl.load_file(name, grader=grader, options=options)

@@ -1,6 +1,10 @@
 r"""The built-in task: a number, and 2 to 8 operations to carry out on it, one after the other.
 
-    Start with 47, add 8, multiply by 3, subtract 19. What is the result?
+    Start with 47.
+    A: add 18.
+    B: multiply by 3.
+    C: subtract 19.
+    What is the result?
 
 Levels 1 to 5 have 2, 3, 4, 6 and 8 operations. Answers of levels 4 and 5 are at least 1,000, and there are thousands
 of them, so that pass@64 is no luck. The expert chain is the terse prose of a textbook: it takes two operations at a time and
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 LEVELS = (1, 2, 3, 4, 5)
 N_OPERATIONS = {1: 2, 2: 3, 3: 4, 4: 6, 5: 8}
 SMALLEST_ANSWER = {1: 0, 2: 0, 3: 0, 4: 1_000, 5: 1_000}
-LARGEST_OPERAND = {1: 99, 2: 99, 3: 99, 4: 999, 5: 999}
+LABELS = "ABCDEFGH"
 LARGEST_FACTOR = 999
 LARGEST_VALUE = 9_999
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
@@ -42,9 +46,11 @@ class Sum:
     @property
     def question(self) -> str:
         """The problem in words."""
-        parts = [f"Start with {self.values[0]}"]
-        parts += [f"{_WORDS[sign]} {operand}" for sign, operand in self.operations]
-        return ", ".join(parts) + ". What is the result?"
+        steps = [
+            f"{label}: {_WORDS[sign]} {operand}."
+            for label, (sign, operand) in zip(LABELS, self.operations, strict=False)
+        ]
+        return "\n".join([f"Start with {self.values[0]}.", *steps, "What is the result?"])
 
     @property
     def expert_chain(self) -> str:
@@ -64,7 +70,7 @@ class Sum:
 def generate(rng: random.Random, level: int) -> Sum:
     """Draw one problem of a level; all values on the way stay within 0 and 9,999.
 
-    Sums and differences are with numbers up to 99, at levels 4 and 5 up to 999; products are of numbers up to 999 with 2 to 5.
+    Sums and differences are with numbers of two digits, products are of numbers up to 999 with 2 to 5.
     """
     while True:
         values = [rng.randint(10, 99)]
@@ -72,7 +78,7 @@ def generate(rng: random.Random, level: int) -> Sum:
         for _ in range(N_OPERATIONS[level]):
             value = values[-1]
             sign = rng.choice("+-*" if value <= LARGEST_FACTOR else "+-")
-            operand = rng.randint(2, 5) if sign == "*" else rng.randint(2, LARGEST_OPERAND[level])
+            operand = rng.randint(2, 5) if sign == "*" else rng.randint(10, 99)
             operations.append((sign, operand))
             values.append({"+": value + operand, "-": value - operand, "*": value * operand}[sign])
         if min(values) >= 0 and max(values) <= LARGEST_VALUE and values[-1] >= SMALLEST_ANSWER[level]:

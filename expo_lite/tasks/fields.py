@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from expo_lite.config import TaskOptions
 from expo_lite.errors import DataError
+from expo_lite.grading import final_answer
 from expo_lite.records import Problem
 from expo_lite.tasks.files import Row
 
 _ID_FIELDS = ("problem_id", "unique_id")
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-_BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
 _LEVEL = re.compile(r"(?:level\s*)?(\d{1,4})", re.IGNORECASE)
 
 
@@ -54,20 +54,8 @@ class Fields:
 
 def last_boxed(text: str) -> str | None:
     r"""What the last complete `\boxed{}` or `\fbox{}` holds, or the token after a bare `\boxed`; None without one."""
-    for match in reversed(list(_BOX.finditer(text))):
-        rest = text[match.end() :]
-        if not rest.startswith("{"):
-            bare = re.match(r"[^\s$\\{}.,]+", rest)
-            if bare:
-                return bare.group()
-            continue
-        depth = 0
-        for i, character in enumerate(rest):
-            escaped = i > 0 and rest[i - 1] == "\\"
-            depth += 0 if escaped else (character == "{") - (character == "}")
-            if depth == 0:
-                return rest[1:i].strip() or None
-    return None
+    answer, found = final_answer(text)
+    return answer if found == "boxed" else None
 
 
 def split_at_hashes(solution: str) -> tuple[str, str] | None:
@@ -126,7 +114,7 @@ def _reference(row: Row, name: str, text: str) -> tuple[str, str | None]:
         return at_hashes
     boxed = last_boxed(text)
     if boxed is not None:
-        return boxed, None if _BOX.match(text) else text
+        return boxed, None if text.startswith("\\boxed") else text
     if name == "solution" and "\n" in text:
         raise DataError(f"{row.where}: no \\boxed{{}} in {name!r} to take the answer from.")
     return text, None

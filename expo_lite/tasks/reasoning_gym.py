@@ -17,16 +17,14 @@ import subprocess
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError, DataError
+from expo_lite.grading import final_answer
 from expo_lite.records import Problem, Verdict
 from expo_lite.tasks.base import Split
 from expo_lite.tasks.splits import check_choice, normalised
-
-if TYPE_CHECKING:
-    from expo_lite.grading import Grader
 
 N_PROBLEMS: dict[Split, int] = {"train": 500, "test": 100}  # a data set
 _SEEDS: dict[Split, int] = {"train": 1, "test": 2**30}  # item i is made from seed + i
@@ -130,11 +128,10 @@ class ReasoningGym:
     source = "reasoning-gym, generated from fixed seeds; no expert chains"
     levels: tuple[int, ...] = ()
 
-    def __init__(self, name: str, settings: dict[str, str], *, grader: Grader) -> None:
+    def __init__(self, name: str, settings: dict[str, str]) -> None:
         """Check the settings (JSON, by data set) with reasoning-gym; raises ConfigError."""
         self.name = name
         self._settings = settings
-        self._grader = grader
         self._made: dict[str, Problem] = {}
         for subject in settings:
             reply = WORKER.ask({"op": "check", **self._place(subject)}, limit_s=_ITEM_LIMIT_S) or {}
@@ -157,11 +154,9 @@ class ReasoningGym:
 
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
         """Judge the final answer with the data set's own checker; raises DataError for a problem of another task."""
-        from expo_lite.grading import final_answer
-
-        found = None if truncated else final_answer(completion)
+        found, where = (None, "truncated") if truncated else final_answer(completion)
         if found is None:
-            return self._grader.grade(problem.answer, completion, truncated=truncated)
+            return Verdict(False, where, "none")
         place = self._place_of(problem)
         how = f"reasoning-gym {place['name']}"
         for answer in dict.fromkeys((found, _unwrapped(found))):
@@ -225,7 +220,7 @@ def _unwrapped(answer: str) -> str:
     return re.sub(r"\\([_%#&{}$])", r"\1", match[1] if match else text).strip()
 
 
-def load(name: str, *, grader: Grader, options: TaskOptions) -> ReasoningGym:
+def load(name: str, *, options: TaskOptions) -> ReasoningGym:
     """The task `reasoning-gym:NAME[,NAME]`; raises ConfigError for unknown names and settings."""
     subjects = tuple(part.strip() for part in name.partition(":")[2].split(",") if part.strip())
     if not subjects:
@@ -238,7 +233,7 @@ def load(name: str, *, grader: Grader, options: TaskOptions) -> ReasoningGym:
             f"Task {name!r} needs the package reasoning-gym (and a C compiler to build it): "
             "pip install 'expo-lite[reasoning-gym]'."
         )
-    return ReasoningGym(name, _settings(subjects, options.difficulty), grader=grader)
+    return ReasoningGym(name, _settings(subjects, options.difficulty))
 
 
 def _settings(subjects: tuple[str, ...], difficulty: tuple[str, ...]) -> dict[str, str]:
