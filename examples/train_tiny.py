@@ -3,9 +3,9 @@ r"""Train the embedded model `tiny` from scratch: `uv run python examples/train_
 A Qwen2 of 0.8 million parameters learns, by next-token prediction on generated text, to be a miniature of a real model in
 front of hard problems. Like a real one it is trained twice.
 
-First on plain text, arithmetic alone: lines like `0047+0008=0055`, each going on from the last, with a loss on the results.
+First on plain documents, each a problem of levels 1 to 4 and its chain: lines like `A:0047+18=0065`, without an instruction or a conversation.
 
-Then on conversations, with a loss on the assistant's turns:
+Then on conversations, with a loss on the assistant's turns as on the chains before:
 
 | share | prompt | completion |
 | ----- | ------ | ---------- |
@@ -24,7 +24,7 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from expo_lite.prompts import explanation_text, question_text
 from expo_lite.records import Problem
-from expo_lite.tasks.arithmetic import LEVELS, Sum, generate, is_test
+from expo_lite.tasks.arithmetic import LABELS, LEVELS, Sum, generate, is_test
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -43,15 +43,17 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCABULARY = 384
 TOKENS_A_BATCH = 4_000
 LEARNING_RATE = 3e-3
-ARITHMETIC_SHARE = 0.5
-"""Of the time, spent on plain arithmetic before the conversations."""
+DOCUMENTS_SHARE = 0.5
+"""Of the time, spent on plain documents before the conversations."""
 
 
 def chain(drawn: Sum) -> str:
     """The model's own style: one operation a line."""
     lines = [
-        f"{before:04d}{sign}{operand:04d}={after:04d}\n"
-        for before, (sign, operand), after in zip(drawn.values, drawn.operations, drawn.values[1:], strict=False)
+        f"{label}:{before:04d}{sign}{operand}={after:04d}\n"
+        for label, before, (sign, operand), after in zip(
+            LABELS, drawn.values, drawn.operations, drawn.values[1:], strict=False
+        )
     ]
     return "".join(lines) + boxed(drawn.values[-1])
 
@@ -132,16 +134,30 @@ def build_model() -> Qwen2ForCausalLM:
     )
 
 
-def conversations(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def document(rng: random.Random) -> tuple[str, str]:
+    """A problem of levels 1 to 4 and its chain, as plain text."""
+    level = rng.randint(1, 4)
+    drawn = generate(rng, level)
+    while is_test(drawn.question):
+        drawn = generate(rng, level)
+    return drawn.question + "\n", "\n".join(chain(drawn).splitlines()[:-1])
+
+
+def conversation(rng: random.Random) -> tuple[str, str]:
+    """An example in the chat template's form."""
+    prompt, completion = example(rng)
+    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", completion
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, make: Callable[[random.Random], tuple[str, str]]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Right-padded (input_ids, labels) of about equal lengths; the prompt is masked out of the labels."""
     pool: list[tuple[list[int], int]] = []
     while True:
         while len(pool) < 2_000:
-            rows = [example(rng) for _ in range(1_000)]
-            prompts = [
-                f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n" for prompt, _ in rows
-            ]
-            prompt_ids = tokenizer(prompts)["input_ids"]
+            rows = [make(rng) for _ in range(1_000)]
+            prompt_ids = tokenizer([prompt for prompt, _ in rows])["input_ids"]
             answer_ids = tokenizer([completion + "<|im_end|>" for _, completion in rows])["input_ids"]
             pool += [(p + a, len(p)) for p, a in zip(prompt_ids, answer_ids, strict=True)]
         pool.sort(key=lambda row: len(row[0]))
@@ -156,21 +172,6 @@ def conversations(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Ite
             input_ids_BT[i, : len(ids)] = torch.tensor(ids)
             labels_BT[i, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
         yield input_ids_BT, labels_BT
-
-
-def arithmetic(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Packed lines of arithmetic as (input_ids, labels) [B, 121]; only results are in the labels."""
-    line = 15  # tokens a line: three numbers of four digits, an operator, an equals sign and the line's end
-    while True:
-        texts = []
-        while len(texts) < TOKENS_A_BATCH // (8 * line):
-            lines: list[str] = []
-            while len(lines) < 8:
-                lines += chain(generate(rng, rng.randint(1, 5))).splitlines()[:-1]
-            texts.append("\n" + "\n".join(lines[:8]) + "\n")
-        input_ids_BT = torch.tensor(tokenizer(texts)["input_ids"])
-        is_result_T = (torch.arange(input_ids_BT.shape[1]) - 1) % line >= line - 5
-        yield input_ids_BT, input_ids_BT.masked_fill(~is_result_T, -100)
 
 
 class Clock:
@@ -198,13 +199,13 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     clock = Clock(options.minutes)
-    phases = {"arithmetic": arithmetic(tokenizer, rng), "conversations": conversations(tokenizer, rng)}
+    phases = {"documents": batches(tokenizer, rng, document), "conversations": batches(tokenizer, rng, conversation)}
     step = 0
     while (progress := clock.progress()) < 1:
-        phase = "arithmetic" if progress < ARITHMETIC_SHARE else "conversations"
+        phase = "documents" if progress < DOCUMENTS_SHARE else "conversations"
         input_ids_BT, labels_BT = next(phases[phase])
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min((step + 1) / 100, 1.0, (1.0 - progress) / 0.4 + 0.01)
+            group["lr"] = LEARNING_RATE * min((step + 1) / 100, 1.0, (1.0 - progress) / 0.6 + 0.01)
         loss = model(input_ids=input_ids_BT, labels=labels_BT).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,0 +1,142 @@
+"""One update: weighted rows in, a changed adapter and what it is worth logging out.
+
+With one update a batch the old log-probabilities are the new ones, detached; with more they are kept from the first pass, which
+the optimiser has not yet moved. Either way the same scorer makes old, new and reference values.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from expo_lite.batching import MicroBatch, Row, micro_batches
+from expo_lite.config import TrainConfig
+from expo_lite.errors import DivergedError
+from expo_lite.objectives import grpo_loss, scheduled, sft_loss
+from expo_lite.policy.base import Policy
+
+
+def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser over the adapter; its 8-bit form keeps its state in a quarter of the memory, on a GPU."""
+    parameters = list(policy.parameters().values())
+    options = {"lr": config.learning_rate, "weight_decay": config.optimizer.weight_decay}
+    if config.optimizer.optimizer == "adamw-8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        eight_bit: torch.optim.Optimizer = AdamW8bit(parameters, **options)
+        return eight_bit
+    return torch.optim.AdamW(parameters, **options)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of a step counted from 0: up in a line over the warmup, then as scheduled."""
+    warmup = config.optimizer.warmup_steps
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(config.total_steps - warmup, 1)
+    return scheduled(config.learning_rate, schedule=config.optimizer.lr_schedule, progress=min(progress, 1.0))
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the micro-batches of one pass; tensors, so that a GPU is not made to wait for each."""
+
+    loss: torch.Tensor
+    kl_nats: torch.Tensor
+    n_clipped: torch.Tensor
+    sft_nats: torch.Tensor
+    n_policy_tokens: int = 0
+    n_kl_tokens: int = 0
+    n_sft_tokens: int = 0
+    n_tokens: int = 0
+    old_logprobs: list[torch.Tensor] = field(default_factory=list)
+
+    @classmethod
+    def zero(cls, device: torch.device) -> "Totals":
+        """Nothing summed yet."""
+        return cls(*(torch.zeros((), device=device) for _ in range(4)))
+
+
+def learn(
+    policy: Policy, optimizer: torch.optim.Optimizer, rows: Sequence[Row], config: TrainConfig, *, step: int, last_good: str
+) -> dict[str, float]:
+    """Take `updates_per_batch` optimiser steps on the rows; returns metrics of the last pass.
+
+    Rows without a gradient cost nothing. Where no row has one, the adapter and the optimiser stay as they are.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite; the adapter has not been changed by it.
+    """  # fmt: skip
+    useful = [row for row in rows if row.has_gradient]
+    rate = learning_rate(config, step)
+    metrics = {"learning_rate": rate, "update/n_rows": float(len(useful)), "grad_norm": 0.0, "loss": 0.0}
+    if not useful:
+        return metrics
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    batches = micro_batches(
+        useful, token_budget=config.optimizer.micro_batch_tokens, pad_id=policy.pad_id, device=policy.device
+    )
+    parameters = list(policy.parameters().values())
+    old_logprobs: list[torch.Tensor] | None = None
+    for _ in range(config.loss.updates_per_batch):
+        optimizer.zero_grad(set_to_none=True)
+        totals = accumulate(policy, batches, config, old_logprobs)
+        old_logprobs = old_logprobs or totals.old_logprobs
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
+        loss = float(totals.loss)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            optimizer.zero_grad(set_to_none=True)
+            raise DivergedError(
+                f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
+                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew, or --resume from it."
+            )
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    metrics |= {"grad_norm": grad_norm, "loss": loss, "update/n_tokens": float(totals.n_tokens)}
+    if totals.n_policy_tokens:
+        metrics["clip_ratio/region_mean"] = float(totals.n_clipped) / totals.n_policy_tokens
+    if totals.n_kl_tokens:
+        metrics["kl"] = float(totals.kl_nats) / totals.n_kl_tokens
+    if totals.n_sft_tokens:
+        metrics["expo/sft_loss"] = float(totals.sft_nats) / totals.n_sft_tokens
+    return metrics
+
+
+def accumulate(
+    policy: Policy, batches: Sequence[MicroBatch], config: TrainConfig, old_logprobs: Sequence[torch.Tensor] | None
+) -> Totals:
+    """One pass over the micro-batches: gradients are summed into the adapter, nothing is divided."""
+    totals = Totals.zero(policy.device)
+    loss_config, temperature = config.loss, config.sampling.temperature
+    for i, batch in enumerate(batches):
+        ref_logprobs_N = None
+        if bool((batch.kl_weights_N != 0).any()):
+            with policy.reference():
+                ref_logprobs_N = policy.logprobs(batch, temperature=temperature).detach()
+        logprobs_N = policy.logprobs(batch, temperature=temperature)
+        totals.old_logprobs.append(logprobs_N.detach())
+        terms = grpo_loss(
+            logprobs_N,
+            logprobs_N.detach() if old_logprobs is None else old_logprobs[i],
+            ref_logprobs_N,
+            batch.advantages_N,
+            batch.weights_N,
+            batch.kl_weights_N,
+            clip_low=loss_config.clip_low,
+            clip_high=loss_config.clip_high,
+            kl_coef=loss_config.kl_coef,
+        )
+        loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
+        loss.backward()  # type: ignore[no-untyped-call]
+        supervised_N = batch.sft_weights_N != 0
+        totals.loss += loss.detach()
+        totals.kl_nats += terms.kl_nats
+        totals.n_clipped += terms.n_clipped
+        totals.sft_nats -= logprobs_N.detach()[supervised_N].sum()
+        totals.n_sft_tokens += sum(len(row.completion_ids) for row in batch.rows if row.sft_weight)
+        totals.n_policy_tokens += sum(len(row.completion_ids) for row in batch.rows if row.weight)
+        totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if ref_logprobs_N is not None)
+        totals.n_tokens += sum(row.n_tokens for row in batch.rows)
+    return totals
