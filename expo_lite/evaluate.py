@@ -1,31 +1,18 @@
 """Evaluation on held-out problems: greedy accuracy and unbiased pass@k, by level, with intervals."""
 
-import math
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from expo_lite.config import EvalConfig, EvaluationConfig
+from expo_lite.intervals import Estimate, bootstrap_mean, pass_at_k, wilson
 from expo_lite.metrics import mean
-from expo_lite.objectives import pass_at_k
 from expo_lite.policy.base import Policy
 from expo_lite.records import FinishReason, Group, GroupKind, Problem, SamplingParams
 from expo_lite.rollout import roll_out, stream_seed
 from expo_lite.tasks import Task
 
-BOOTSTRAP_DRAWS = 2_000
-_Z95 = 1.959963984540054
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value and its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
+__all__ = ["Estimate", "Evaluation", "LevelResult", "evaluate", "run_eval"]
 
 @dataclass(frozen=True, slots=True)
 class LevelResult:
@@ -114,27 +101,6 @@ def level_result(level: str, sampled: Sequence[Group], greedy: Sequence[Group], 
         truncated_rate=mean(c.finish_reason is FinishReason.LENGTH for c in completions),
         no_answer_rate=mean(verdict.answer is None for verdict in verdicts),
     )
-
-
-def wilson(n_correct: int, n: int) -> Estimate:
-    """A proportion with its 95% score interval (Wilson 1927)."""
-    p, z2 = n_correct / n, _Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Estimate(p, max(centre - half, 0.0), min(centre + half, 1.0))
-
-
-def bootstrap_mean(values: Sequence[float]) -> Estimate:
-    """The mean over problems with its 95% percentile bootstrap interval; problems are drawn anew, samples stay with them.
-
-    Where all values are 0 or all are 1 the bootstrap has nothing to vary, and the Wilson interval over problems stands in.
-    """
-    n = len(values)
-    if all(value == values[0] for value in values) and values[0] in (0.0, 1.0):
-        return wilson(round(sum(values)), n)
-    rng = random.Random(0)  # noqa: S311
-    means = sorted(mean(rng.choices(values, k=n)) for _ in range(BOOTSTRAP_DRAWS))
-    return Estimate(mean(values), means[int(0.025 * BOOTSTRAP_DRAWS)], means[int(0.975 * BOOTSTRAP_DRAWS) - 1])
 
 
 def run_eval(config: EvalConfig) -> None:

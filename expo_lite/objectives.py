@@ -162,10 +162,3 @@ def token_logprobs(
         else:
             pieces.append(chunk(*piece))
     return torch.cat(pieces) if pieces else hidden_NH.new_zeros(0, dtype=torch.float32)
-
-
-def pass_at_k(n_samples: int, n_correct: int, k: int) -> float:
-    """The unbiased estimate 1 - C(n-c, k) / C(n, k) of the chance that one of k samples is right (arXiv 2107.03374, eq. 1)."""
-    if n_samples - n_correct < k:
-        return 1.0
-    return 1.0 - math.comb(n_samples - n_correct, k) / math.comb(n_samples, k)

@@ -54,10 +54,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """A prompt, and how many completions of it to sample."""
+    """A prompt, and how many completions of it to sample.
+
+    With a `seed` of its own a prompt gets the same random numbers whatever is sampled beside it; else those of the call.
+    """
 
     prompt_ids: tuple[int, ...]
     n_completions: int
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

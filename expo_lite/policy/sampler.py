@@ -102,7 +102,7 @@ def sample(
         model: a transformers causal language model in eval mode.
         requests: prompts with the number of completions wanted of each.
         params: temperature (0: greedy), top_p, longest completion in tokens, and rows decoded at the same time.
-        seed: of the random streams, one a completion.
+        seed: of the random streams, one a completion; a request may have its own seed.
         eos_ids: tokens that end a completion; the one that did is its last token.
         pad_id: fills prompts to a common width on the left.
 
@@ -112,8 +112,7 @@ def sample(
     """
     device = model.get_input_embeddings().weight.device
     owners = [i for i, request in enumerate(requests) for _ in range(request.n_completions)]
-    generator = torch.Generator().manual_seed(seed)
-    uniforms_RT = torch.rand(len(owners), params.max_completion_tokens, generator=generator)
+    uniforms_RT = _uniforms(requests, params.max_completion_tokens, seed)
     # longest prompts first: rows of a wave are padded to one width
     order = sorted(range(len(owners)), key=lambda row: (-len(requests[owners[row]].prompt_ids), owners[row]))
     results: list[list[Sampled]] = [[] for _ in requests]
@@ -134,6 +133,16 @@ def sample(
     for row, owner in enumerate(owners):
         results[owner].append(done[row])
     return results
+
+
+def _uniforms(requests: Sequence[SampleRequest], n_tokens: int, seed: int) -> torch.Tensor:
+    """A uniform number [R, T] for each token that may be sampled."""
+    shared = torch.Generator().manual_seed(seed)
+    rows = [torch.empty(0, n_tokens)]
+    for request in requests:
+        own = shared if request.seed is None else torch.Generator().manual_seed(request.seed)
+        rows.append(torch.rand(request.n_completions, n_tokens, generator=own))
+    return torch.cat(rows)
 
 
 def _prefill(
