@@ -45,9 +45,6 @@ class TaskOptions:
     """Settings of a reasoning-gym data set, as KEY=VALUE or NAME.KEY=VALUE."""
 
 
-DataConfig = TaskOptions
-
-
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
     """The base model and its adapter."""
@@ -398,16 +395,16 @@ class EvalConfig:
     max_completion_tokens: int | None = None
     """Longest completion; default: the run's own, else by model."""
     sampling_rows: int = 256
-    """Completions decoded at the same time; a kill loses at most as many."""
+    """Completions decoded at the same time, and written together: a kill loses at most one such wave."""
     bits: Literal[4, 16] | None = None
     """Quantisation of the base model; default: the run's own, else 4."""
     seed: int = 0
-    """Of the samples, and of which problems a limit leaves."""
+    """Of the samples; which problems a limit leaves does not depend on it."""
     output: Path | None = None
     """Folder for results; default: evaluation/... in the run folder, else runs/eval-..."""
     resume: bool = False
     """Go on with what the output folder already has; problems in it are not sampled again."""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: TaskOptions = field(default_factory=TaskOptions)
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -438,16 +435,16 @@ class HardConfig:
     max_completion_tokens: int | None = None
     """Longest completion; default by model."""
     sampling_rows: int = 256
-    """Completions decoded at the same time; a kill loses at most as many."""
+    """Completions decoded at the same time, and written together: a kill loses at most one such wave."""
     bits: Literal[4, 16] = 4
     """Quantisation of the model."""
     seed: int = 0
-    """Of the completions, and of which problems a limit leaves."""
+    """Of the completions; which problems a limit leaves does not depend on it."""
     output: Path | None = None
     """Folder for the files; default: runs/hard-MODEL-TASK."""
     resume: bool = False
     """Go on with what the output folder already has."""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: TaskOptions = field(default_factory=TaskOptions)
 
 
 def check_eval(config: EvalConfig) -> None:

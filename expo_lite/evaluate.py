@@ -1,58 +1,33 @@
-"""Evaluation on held-out problems: greedy accuracy and unbiased pass@k, by level, with intervals."""
+"""Evaluation: greedy accuracy, avg@n, unbiased pass@k and maj@k by level and subject, with intervals; alone or against another.
 
+`evaluate` is for a policy in memory, as the training loop has one. `run_eval` is the command: it streams its samples into a
+folder (see collect.py) and measures a baseline on the same problems with the same random numbers. With the same problems and
+settings both give the same figures.
+"""
+
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, replace
+from pathlib import Path
 
-from expo_lite.config import EvalConfig, EvaluationConfig
-from expo_lite.intervals import Estimate, bootstrap_mean, pass_at_k, wilson
-from expo_lite.metrics import mean
+from rich.console import Console
+
+from expo_lite.collect import Plan, SampleFolder, collect, measured, sample_wave
+from expo_lite.config import EvalConfig, EvaluationConfig, TaskOptions, check_eval, to_json
+from expo_lite.evaluation_tables import difference_table, evaluation_tables
+from expo_lite.figures import Evaluation, LevelResult, differences, evaluation_of
+from expo_lite.grading import Grader
+from expo_lite.intervals import Estimate
+from expo_lite.locate import Located, locate
 from expo_lite.policy.base import Policy
-from expo_lite.records import FinishReason, Group, GroupKind, Problem, SamplingParams
-from expo_lite.rollout import roll_out, stream_seed
-from expo_lite.tasks import Task
+from expo_lite.presets import OTHER, PRESETS
+from expo_lite.records import Problem, SamplingParams
+from expo_lite.tasks import Task, load_task
 
 __all__ = ["Estimate", "Evaluation", "LevelResult", "evaluate", "run_eval"]
 
-@dataclass(frozen=True, slots=True)
-class LevelResult:
-    """What was measured on the problems of one level (or "all")."""
-
-    level: str
-    n_problems: int
-    n_samples: int
-    greedy: Estimate
-    pass_at: dict[int, Estimate]
-    frac_all_wrong: float
-    truncated_rate: float
-    no_answer_rate: float
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The results of one policy, level by level."""
-
-    levels: tuple[LevelResult, ...]
-    temperature: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Evaluation":
-        """Take back what `to_json` gave."""
-        levels = tuple(
-            LevelResult(
-                **row
-                | {
-                    "greedy": Estimate(**row["greedy"]),
-                    "pass_at": {int(k): Estimate(**estimate) for k, estimate in row["pass_at"].items()},
-                }
-            )
-            for row in values["levels"]
-        )
-        return cls(levels, values["temperature"])
+RESULTS = "evaluation.json"
+BASELINE = "baseline"
 
 
 def evaluate(
@@ -63,46 +38,88 @@ def evaluate(
     The same seed gives the same random numbers to every policy, so that before and after are compared on equal terms.
     """  # fmt: skip
     params = SamplingParams(config.eval_temperature, max_completion_tokens, config.eval_top_p, rows)
-    sampled = roll_out(
-        policy, task, problems=problems, group_size=config.eval_samples, params=params, seed=stream_seed(seed, "evaluation")
-    ).groups
-    greedy = roll_out(
-        policy, task, problems=problems, group_size=1, params=SamplingParams(0.0, max_completion_tokens, rows=rows), seed=0
-    ).groups
-    levels = sorted({problem.level for problem in problems if problem.level is not None})
-    results = [
-        level_result(
-            str(level),
-            [group for group in sampled if group.problem.level == level],
-            [group for group in greedy if group.problem.level == level],
-            config.k,
-        )
-        for level in levels
-    ]
-    if len(levels) != 1:
-        results.append(level_result("all", sampled, greedy, config.k))
-    return Evaluation(tuple(results), config.eval_temperature)
-
-
-def level_result(level: str, sampled: Sequence[Group], greedy: Sequence[Group], ks: Sequence[int]) -> LevelResult:
-    """The figures of one set of problems."""
-    counts = [(len(group.verdicts), sum(v.correct for v in group.verdicts)) for group in sampled]
-    completions = [completion for group in sampled for completion in group.completions]
-    verdicts = [verdict for group in sampled for verdict in group.verdicts]
-    return LevelResult(
-        level=level,
-        n_problems=len(sampled),
-        n_samples=counts[0][0],
-        greedy=wilson(sum(group.verdicts[0].correct for group in greedy), len(greedy)),
-        pass_at={k: bootstrap_mean([pass_at_k(n, c, k) for n, c in counts]) for k in ks},
-        frac_all_wrong=mean(group.kind is GroupKind.ALL_WRONG for group in sampled)
-        if counts[0][0] > 1
-        else mean(not v.correct for v in verdicts),
-        truncated_rate=mean(c.finish_reason is FinishReason.LENGTH for c in completions),
-        no_answer_rate=mean(verdict.answer is None for verdict in verdicts),
-    )
+    plan = Plan(tuple(problems), config.eval_samples, params, seed)
+    sampled = [row for wave in plan.waves() for row in sample_wave(policy, task, wave, plan)]
+    return evaluation_of(measured(plan, sampled), config.k, config.eval_temperature)
 
 
 def run_eval(config: EvalConfig) -> None:
-    """Measure a run or a model, write the figures and print them."""
-    raise NotImplementedError
+    """Measure a run or a model, and its difference to a baseline if one is given; write the figures and print them.
+
+    Raises:
+        ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
+    """
+    check_eval(config)
+    console = Console()
+    target = locate(config.target, base_model=config.base_model, bits=config.bits)
+    other = locate(config.baseline, base_model=config.base_model, bits=config.bits) if config.baseline else None
+    config = settle(config, target)
+    output = output_folder(config, target)
+    with Grader() as grader:
+        task = load_task(str(config.task), grader=grader, options=config.data)
+        plan = plan_of(config, task)
+        folders = [
+            SampleFolder(path, settings(config, located, plan))
+            for path, located in ((output, target), (output / BASELINE, other))
+            if located
+        ]
+        for folder in folders:
+            folder.check(resume=config.resume)
+        ours = collect(folders[0], target, plan, task, console)
+        theirs = collect(folders[1], other, plan, task, console) if other else []
+    evaluation = evaluation_of(ours, config.ks, config.temperature)
+    baseline = evaluation_of(theirs, config.ks, config.temperature) if other else None
+    paired = differences(ours, theirs, config.ks) if other else []
+    results = {
+        "settings": to_json(config),
+        "evaluation": evaluation.to_json(),
+        "baseline": baseline.to_json() if baseline else None,
+        "differences": [asdict(difference) for difference in paired],
+    }
+    folders[0].write(RESULTS, [json.dumps(results, indent=2)])
+    if other and baseline:
+        console.print(*evaluation_tables(baseline, name=other.label))
+    console.print(*evaluation_tables(evaluation, name=target.label))
+    if other:
+        title = f"{target.label} minus {other.label}: paired, percentage points with 95% intervals"
+        console.print(difference_table(paired, title=title))
+    console.print(f"written to: {output}", markup=False, soft_wrap=True)
+
+
+def settle(config: EvalConfig, target: Located) -> EvalConfig:
+    """Fill in what the run's own settings or the model decide."""
+    run = target.config
+    own_task = run is not None and config.task in (None, run.task)
+    tokens = run.max_completion_tokens if run else PRESETS.get(target.model, OTHER).max_completion_tokens
+    return replace(
+        config,
+        task=config.task or (run.task if run else "arithmetic"),
+        levels=config.levels or (run.levels if run and own_task else ()),
+        data=run.data if run and own_task and config.data == TaskOptions() else config.data,
+        max_completion_tokens=config.max_completion_tokens or tokens,
+        bits=target.policy.bits,
+        k=config.ks,
+    )
+
+
+def output_folder(config: EvalConfig, target: Located) -> Path:
+    """Where the results go: as given, else in the run's folder, else under runs/."""
+    if config.output:
+        return config.output
+    name = f"{str(config.task).partition(':')[0]}-{config.split}-seed{config.seed}"
+    if target.run and target.adapter:
+        return target.run / "evaluation" / f"{target.adapter.name}-{name}"
+    return Path("runs") / f"eval-{target.label}-{name}"
+
+
+def plan_of(config: EvalConfig, task: Task) -> Plan:
+    """What a settled configuration asks to be sampled; problems are chosen as the training loop chooses held-out ones."""
+    problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
+    tokens = config.max_completion_tokens or OTHER.max_completion_tokens
+    params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+    return Plan(tuple(problems), config.samples, params, config.seed)
+
+
+def settings(config: EvalConfig, located: Located, plan: Plan) -> dict[str, object]:
+    """What the samples depend on; k is not among it, so that other k can be had of the same samples."""
+    return {**located.identity(), "task": config.task, "split": config.split, **plan.settings()}

@@ -48,12 +48,7 @@ class RunFolder:
             self.checkpoints.mkdir()
         except OSError as error:
             raise CheckpointError(f"Cannot make the run folder '{self.path}': {error.strerror}.") from error
-        about = {
-            "settings": to_json(config),
-            "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
-            "git_revision": _git_revision(),
-            "device": device,
-        }
+        about = {"settings": to_json(config), **provenance(device)}
         write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
 
     def reopen(self, config: TrainConfig) -> tuple[Path | None, list[str]]:
@@ -98,6 +93,12 @@ def read_config(folder: Path) -> TrainConfig:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"'{file}' is no run's config.json.") from error
     return from_mapping(TrainConfig, settings, str(file))
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """With what something was made: versions, git revision, device."""
+    versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    return {"versions": versions, "git_revision": _git_revision(), "device": device}
 
 
 def _differences(there: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
