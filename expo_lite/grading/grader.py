@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from expo_lite.grading.compare import Outcome, judge_quickly
+from expo_lite.grading.compare import judge_quickly
 from expo_lite.grading.extract import final_answer, gold_answer, joined_boxes
+from expo_lite.grading.leaves import Outcome
 from expo_lite.grading.pool import WorkerPool
 from expo_lite.records import Verdict
 

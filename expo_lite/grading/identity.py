@@ -1,0 +1,249 @@
+"""Whether two expressions have the same value everywhere, by evaluating both to many digits.
+
+Constants are compared at 150 digits, expressions with variables at fixed points of several ranges. Two different
+expressions of the length that people write agree at all of them with negligible probability, while simplifying with
+sympy misses many equal ones. Only workers use this: a power tower can take for ever.
+"""
+
+import random
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import mpmath
+from mpmath import mp
+
+from expo_lite.grading.exact import NotRational, exact_value
+from expo_lite.grading.expression import Tree
+
+_DIGITS = 150
+_POINT_DIGITS = 50
+_RANGES = [(1.0, 3.0)] * 4 + [(0.05, 0.95)] * 4 + [(-2.0, 2.0)] * 5 + [(5.0, 20.0)] * 3
+_ENOUGH = 3
+_MAX_EXPONENT = 10**7
+
+
+class Undefined(ValueError):  # noqa: N818 - an answer, not an error
+    """The expression has no value here, or none that can be computed."""
+
+
+_PLAIN: dict[str, Callable[..., Any]] = {
+    name: getattr(mpmath, function)
+    for name, function in {
+        "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "arcsin": "asin",
+        "arccos": "acos", "arctan": "atan", "arccot": "acot", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh",
+        "coth": "coth", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "abs": "fabs", "sgn": "sign",
+    }.items()
+}  # fmt: skip
+
+
+def symbols(tree: Tree) -> frozenset[str]:
+    """The names of the variables in a tree."""
+    if tree[0] == "sym":
+        return frozenset() if tree[1] in ("pi", "e", "i", "oo") else frozenset((tree[1],))
+    if tree[0] == "num":
+        return frozenset()
+    return frozenset().union(*(symbols(part) for part in tree[1:] if isinstance(part, tuple)))
+
+
+def contains(tree: Tree, name: str) -> bool:
+    """Whether a symbol or function of this name occurs in a tree."""
+    return name in tree[1:2] or any(contains(part, name) for part in tree[1:] if isinstance(part, tuple))
+
+
+def same(one: Tree, other: Tree) -> bool | None:
+    """Whether two expressions are equal; None where they cannot be evaluated often enough to say."""
+    names = sorted(symbols(one) | symbols(other))
+    if not names:
+        return _same_constant(one, other)
+    checked = 0
+    bars_differ = contains(one, "abs") != contains(other, "abs")
+    for point in _points(names):
+        a, b = _value_or_none(one, point), _value_or_none(other, point)
+        if a is None or b is None:
+            # |x| says that negative x are meant: ln|x| is not ln x.
+            if bars_differ and (a is None) != (b is None):
+                return False
+            continue
+        if not _agree(one, other, point, a, b):
+            return False
+        checked += 1
+    return True if checked >= _ENOUGH else None
+
+
+def proportional(one: Tree, other: Tree, *, positive: bool = False) -> bool | None:
+    """Whether one expression is a constant multiple of the other, not zero (and above zero if `positive`)."""
+    names = sorted(symbols(one) | symbols(other))
+    if not names or symbols(one) != symbols(other):
+        return False
+    ratios = []
+    with mp.workdps(_POINT_DIGITS):
+        for point in _points(names):
+            a, b = _value_or_none(one, point), _value_or_none(other, point)
+            if a is not None and b is not None and mp.isfinite(a) and mp.isfinite(b):
+                if a == 0 or b == 0:
+                    if a != b:
+                        return False
+                    continue
+                ratios.append(a / b)
+        if len(ratios) < _ENOUGH:
+            return None
+        first = ratios[0]
+        if abs(first) < mp.mpf(10) ** -20 or abs(first) > mp.mpf(10) ** 20 or (positive and not mp.re(first) > 0):
+            return False
+        return all(abs(ratio - first) <= mp.mpf(10) ** -30 * abs(first) for ratio in ratios)
+
+
+def constant(tree: Tree) -> Fraction | None:
+    """The value of a real constant as a fraction, to 60 digits; None for anything else."""
+    if symbols(tree):
+        return None
+    with mp.workdps(_DIGITS):
+        value = _value_or_none(tree, None)
+        if value is None or not mp.isfinite(value):
+            return None
+        if abs(mp.im(value)) > mp.mpf(10) ** (20 - _DIGITS) * (1 + abs(value)):
+            return None
+        value = mp.re(value)
+        if value == 0 or abs(mp.log10(abs(value))) > 400:
+            return None
+        return Fraction(mp.nstr(value, 60, min_fixed=-500, max_fixed=500))
+
+
+def _same_constant(one: Tree, other: Tree) -> bool:
+    exact = []
+    for tree in (one, other):
+        try:
+            exact.append(exact_value(tree))
+        except (NotRational, ZeroDivisionError):
+            break
+    if len(exact) == 2:
+        return exact[0] == exact[1]
+    with mp.workdps(_DIGITS):
+        a, b = _value_or_none(one, None), _value_or_none(other, None)
+    # What is undefined or too large to compute equals nothing but its own text.
+    return a is not None and b is not None and _agree(one, other, None, a, b)
+
+
+def _agree(one: Tree, other: Tree, point: dict[str, Any] | None, a: Any, b: Any) -> bool:
+    """Whether two values agree to all digits but the last ones; what cancels to zero is looked at with more digits."""
+    if a == b:
+        return True
+    if not (mp.isfinite(a) and mp.isfinite(b)):
+        return False
+    digits = _DIGITS if point is None else _POINT_DIGITS
+    with mp.workdps(digits):
+        gap, size = abs(a - b), max(abs(a), abs(b))
+        if gap > mp.mpf(10) ** (30 - digits) * max(size, 1):
+            return False
+    with mp.workdps(2 * digits):
+        a, b = _value_or_none(one, point), _value_or_none(other, point)
+        return a is not None and b is not None and bool(a == b or abs(a - b) <= gap * mp.mpf(10) ** (-digits // 3))
+
+
+def _points(names: list[str]) -> list[dict[str, Any]]:
+    points = []
+    for number, (low, high) in enumerate(_RANGES):
+        points.append({name: mp.mpf(_draw(name, number).uniform(low, high)) for name in names})
+    # Whole numbers too: (-1)^n has no real value between them.
+    for number in range(8):
+        points.append({name: mp.mpf(_draw(name, 100 + number).randint(0, 4) * 2 + 3 + number % 2) for name in names})
+    return points
+
+
+def _draw(name: str, number: int) -> random.Random:
+    return random.Random(f"{name}/{number}")  # noqa: S311 - fixed test points
+
+
+def _value_or_none(tree: Tree, point: dict[str, Any] | None) -> Any:
+    try:
+        return _value(tree, point)
+    except (Undefined, ZeroDivisionError, OverflowError, ArithmeticError, ValueError, TypeError):
+        return None
+
+
+def _value(tree: Tree, point: dict[str, Any] | None) -> Any:
+    """The value at a point; without one (constants) roots and logarithms may be complex."""
+    kind = tree[0]
+    if kind == "num":
+        return mp.mpf(tree[1].numerator) / tree[1].denominator
+    if kind == "sym":
+        return _symbol(tree[1], point)
+    if kind == "add":
+        return mp.fsum([_value(part, point) for part in tree[1:]])
+    if kind == "mul":
+        return mp.fprod([_value(part, point) for part in tree[1:]])
+    if kind == "pow":
+        return _power(_value(tree[1], point), _value(tree[2], point), real=point is not None)
+    return _function(tree[1], [_value(part, point) for part in tree[2:]], real=point is not None)
+
+
+def _symbol(name: str, point: dict[str, Any] | None) -> Any:
+    constants = {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1), "oo": mp.inf}
+    if name in constants:
+        return constants[name]
+    if point is None:
+        raise Undefined(name)
+    return point[name]
+
+
+def _power(base: Any, exponent: Any, *, real: bool) -> Any:
+    if isinstance(base, mp.mpf) and isinstance(exponent, mp.mpf):
+        if base == 0 and exponent <= 0:
+            raise Undefined("0^0")
+        if base < 0 and exponent != mp.floor(exponent) and real:
+            raise Undefined("root of a negative number")
+        if base > 0 and mp.isfinite(exponent) and abs(exponent * mp.log(base)) > _MAX_EXPONENT:
+            raise Undefined("too large")
+    if abs(exponent) > _MAX_EXPONENT and mp.isfinite(exponent):
+        raise Undefined("too large")
+    return mp.power(base, exponent)
+
+
+def _function(name: str, values: list[Any], *, real: bool) -> Any:
+    first = values[0]
+    if mp.isfinite(first) and abs(first) > mp.mpf(10) ** 30 and name not in ("abs", "ln", "log", "root", "sqrt", "cbrt"):
+        raise Undefined("too large")
+    if name in ("root", "sqrt", "cbrt"):
+        return _root(first, values[1] if len(values) > 1 else mp.mpf(3 if name == "cbrt" else 2), real=real)
+    if name in ("ln", "log"):
+        if real and (not isinstance(first, mp.mpf) or first <= 0):
+            raise Undefined("logarithm of a negative number")
+        base = mp.e if name == "ln" else values[1] if len(values) > 1 else mp.mpf(10)
+        return mp.log(first) if name == "ln" else mp.log(first) / mp.log(base)
+    if name == "exp":
+        return _power(+mp.e, first, real=False)
+    if name in _PLAIN and len(values) == 1:
+        value = _PLAIN[name](first)
+        if real and isinstance(value, mp.mpc) and isinstance(first, mp.mpf):
+            raise Undefined(name)
+        return value
+    if name.startswith("unknown_"):
+        # Some function nobody would write: equal arguments give equal values and others do not.
+        return mp.cos(first * mp.sqrt(7)) * ord(name[-1]) + first * mp.sqrt(ord(name[-1]) + 2)
+    return _whole_number_function(name, values)
+
+
+def _root(value: Any, index: Any, *, real: bool) -> Any:
+    if index == 0:
+        raise Undefined("zeroth root")
+    if isinstance(value, mp.mpf) and value < 0:
+        if index == mp.floor(index) and int(index) % 2 == 1:
+            return -mp.power(-value, 1 / index)
+        if real:
+            raise Undefined("root of a negative number")
+    return mp.sqrt(value) if index == 2 else mp.power(value, 1 / index)
+
+
+def _whole_number_function(name: str, values: list[Any]) -> Any:
+    if any(not isinstance(value, mp.mpf) or abs(value) > 10**5 for value in values):
+        raise Undefined(name)
+    if name == "factorial":
+        return mp.factorial(values[0])
+    if name == "binom":
+        return mp.binomial(values[0], values[1])
+    if name in ("floor", "ceil"):
+        return getattr(mp, name)(values[0])
+    if name in ("min", "max"):
+        return min(values) if name == "min" else max(values)
+    raise Undefined(name)

@@ -1,0 +1,208 @@
+"""Whether two single expressions are equal: text, numbers with units, then (in a worker) values."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from fractions import Fraction
+from typing import Protocol
+
+from expo_lite.grading.exact import NotRational, exact_value
+from expo_lite.grading.expression import NotUnderstood, Tree, parse
+from expo_lite.grading.normalise import text_key
+from expo_lite.grading.units import Unit, split_unit
+from expo_lite.grading.words import digits_for_words
+
+_DECIMAL = re.compile(
+    r"^[+-]?(?P<whole>\d{0,60})(?:\.(?P<places>\d{1,60}))?"
+    r"(?:(?: ?(?:\\times|\\cdot|\*|x) ?10\^ ?(?:\{ ?(?P<braced>[+-]?\d{1,4}) ?\}|(?P<bare>[+-]?\d{1,4})))"
+    r"|[eE](?P<power>[+-]?\d{1,4}))?$"
+)
+_DECIMAL_COMMA = re.compile(r"^[+-]?(?:\d+,(?:\d\d|\d{4,})|0,\d{2,})$")
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}|\\text\{")
+_ROUGHLY = re.compile(
+    r"^(?:\\text\{ ?)?(?:approximately|approx\.?|about|roughly|around|nearly|exactly|only)(?: ?\}| ) ?|^(?:\\approx|\\sim|~|=) ?"
+)
+_ROUNDED_DIGITS, _CUT_DIGITS, _NOISE_DIGITS = 4, 5, 15
+_MAX_FACTORS = 800
+
+
+class Outcome(Enum):
+    """What a comparison found: equal, different, or not for it to say."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    OPEN = "open"
+
+
+class Deep(Protocol):
+    """What a worker adds: the comparison of values that are not rational."""
+
+    def same(self, one: Tree, other: Tree) -> bool | None:
+        """Whether two expressions are equal everywhere; None for cannot say."""
+
+    def proportional(self, one: Tree, other: Tree, *, positive: bool = False) -> bool | None:
+        """Whether one is a constant multiple of the other; None for cannot say."""
+
+    def constant(self, tree: Tree) -> Fraction | None:
+        """A real constant to 60 digits, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number or expression with its unit.
+
+    `value` is None where it is not rational, `tree` where it is no expression; `place` is the value of the last digit and
+    `digits` the number of significant ones where it is a decimal.
+    """
+
+    unit: Unit
+    tree: Tree | None
+    value: Fraction | None
+    place: Fraction | None = None
+    digits: int = 0
+
+
+def quantity(text: str) -> Quantity:
+    """Read a normalised expression."""
+    text = _ROUGHLY.sub("", digits_for_words(text)).strip()
+    core, unit = split_unit(text)
+    if unit.dimensions == (("angle", 1),) and re.search(r"\\?(?:sin|cos|tan|cot|sec|csc)", core):
+        core, unit = text, Unit()
+    ordinal = re.fullmatch(r"(\d+)(?:st|nd|rd|th)|(\d+)\^\{?(?:\\text\{)?(?:st|nd|rd|th)\}*", core)
+    if ordinal is not None:
+        core = ordinal.group(1) or ordinal.group(2)
+    decimal = _DECIMAL.match(core)
+    place, digits = None, 0
+    if decimal is not None and (decimal.group("places") or decimal.group("braced") or decimal.group("bare")):
+        places = decimal.group("places") or ""
+        power = int(decimal.group("braced") or decimal.group("bare") or decimal.group("power") or 0)
+        place = Fraction(10) ** (power - len(places)) if abs(power) < 400 else None
+        digits = len((decimal.group("whole") + places).lstrip("0"))
+    try:
+        tree = parse(core.replace(" x 10^", r" \times 10^"))
+    except NotUnderstood:
+        return Quantity(unit, None, None)
+    try:
+        value = exact_value(tree)
+    except (NotRational, ZeroDivisionError):
+        return Quantity(unit, tree, None)
+    return Quantity(unit, tree, value, place, digits)
+
+
+def compare_leaves(gold: str, answer: str, deep: Deep | None) -> tuple[Outcome, str]:
+    """Compare two normalised expressions."""
+    if text_key(gold) == text_key(answer):
+        return Outcome.EQUAL, "text"
+    gold, answer = _one_decimal_sign(gold, answer)
+    one, other = quantity(gold), quantity(answer)
+    if one.tree is None or other.tree is None:
+        return _compare_text(gold, answer)
+    if not one.unit.fits(other.unit):
+        return Outcome.DIFFERENT, "unit"
+    if one.value is not None and other.value is not None:
+        return (Outcome.EQUAL if _equal_numbers(one, other) else Outcome.DIFFERENT), "number"
+    if deep is None:
+        return Outcome.OPEN, "expression"
+    return _compare_deeply(one, other, deep)
+
+
+def _one_decimal_sign(gold: str, answer: str) -> tuple[str, str]:
+    """2,74 is 2.74 where the other side is a number with a point."""
+    texts = [gold, answer]
+    for mine, yours in ((0, 1), (1, 0)):
+        if _DECIMAL_COMMA.match(texts[mine]) and re.fullmatch(r"[+-]?\d*\.\d+", texts[yours]):
+            texts[mine] = texts[mine].replace(",", ".")
+    return texts[0], texts[1]
+
+
+def _compare_text(gold: str, answer: str) -> tuple[Outcome, str]:
+    if _PROSE.search(gold) or _PROSE.search(answer):
+        return Outcome.DIFFERENT, "text"
+    return Outcome.OPEN, "text"
+
+
+def _factors(one: Unit, other: Unit) -> list[tuple[Fraction, Fraction]]:
+    """What to multiply the two numbers by before they are compared, in each reading of the units."""
+    if one.percent != other.percent:
+        hundredth = Fraction(1, 100)
+        rate = (hundredth, Fraction(1)) if one.percent else (Fraction(1), hundredth)
+        return [(Fraction(one.scale), Fraction(other.scale)), (one.scale * rate[0], other.scale * rate[1])]
+    if one.dimensions and other.dimensions:
+        return [(one.scale * one.factor, other.scale * other.factor)]
+    return [(Fraction(one.scale), Fraction(other.scale))]
+
+
+def _equal_numbers(one: Quantity, other: Quantity) -> bool:
+    for factor, other_factor in _factors(one.unit, other.unit):
+        a, b = _scaled(one, factor), _scaled(other, other_factor)
+        if a[0] == b[0] or _rounds_to(a, b) or _rounds_to(b, a):
+            return True
+    return False
+
+
+def _scaled(number: Quantity, factor: Fraction) -> tuple[Fraction, Fraction | None, int]:
+    value = number.value if number.value is not None else Fraction(0)
+    return value * factor, None if number.place is None else number.place * factor, number.digits
+
+
+def _rounds_to(
+    decimal: tuple[Fraction, Fraction | None, int], other: tuple[Fraction, Fraction | None, int]
+) -> bool:
+    """Whether a decimal is the other number rounded (or, with more digits, cut off) at its own last place."""
+    (value, place, digits), (exact, exact_place, exact_digits) = decimal, other
+    if place is None or digits < _ROUNDED_DIGITS:
+        return False
+    if digits >= _NOISE_DIGITS > exact_digits and abs(value - exact) <= 10 * place:
+        return True
+    if exact_place is not None and exact_place >= place:
+        return False
+    gap = abs(value - exact)
+    if 2 * gap <= place:
+        return exact_place is not None or exact.denominator != 1
+    return digits >= _CUT_DIGITS and gap < place and abs(value) < abs(exact)
+
+
+def _compare_deeply(one: Quantity, other: Quantity, deep: Deep) -> tuple[Outcome, str]:
+    """Compare expressions of which at least one has no rational value."""
+    if one.tree is None or other.tree is None:
+        return Outcome.OPEN, "expression"
+    trees = [(one.tree, other.tree)]
+    if one.unit != other.unit:
+        trees = [
+            (("mul", ("num", factor), one.tree), ("mul", ("num", other_factor), other.tree))
+            for factor, other_factor in _factors(one.unit, other.unit)
+        ]
+        trees.extend(_in_radians(one, other))
+    unknown = False
+    for mine, yours in trees:
+        verdict = deep.same(mine, yours)
+        if verdict:
+            return Outcome.EQUAL, "expression"
+        unknown = unknown or verdict is None
+    if _rounded_constant(one, other, deep) or _rounded_constant(other, one, deep):
+        return Outcome.EQUAL, "rounded"
+    return (Outcome.OPEN if unknown else Outcome.DIFFERENT), "expression"
+
+
+def _in_radians(one: Quantity, other: Quantity) -> list[tuple[Tree, Tree]]:
+    """Degrees against a multiple of pi without a unit."""
+    pairs = []
+    degree: Tree = ("mul", ("sym", "pi"), ("num", Fraction(1, 180)))
+    for a, b, swap in ((one, other, False), (other, one, True)):
+        if a.unit.dimensions == (("angle", 1),) and not b.unit.dimensions and a.value is not None and b.value is None:
+            pair = (("mul", a.tree, degree), b.tree or a.unit)
+            pairs.append(pair[::-1] if swap else pair)
+    return pairs
+
+
+def _rounded_constant(decimal: Quantity, other: Quantity, deep: Deep) -> bool:
+    """Whether a decimal is an irrational constant, rounded."""
+    if decimal.value is None or decimal.place is None or other.tree is None or other.value is not None:
+        return False
+    if decimal.unit.factor != other.unit.factor and decimal.unit.dimensions and other.unit.dimensions:
+        return False
+    value = deep.constant(other.tree)
+    if value is None:
+        return False
+    mine = _scaled(decimal, Fraction(decimal.unit.scale))
+    return _rounds_to(mine, (value * other.unit.scale, None, 0))

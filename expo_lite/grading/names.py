@@ -1,0 +1,52 @@
+"""The names in front of an equals sign that an answer may leave out: x = 5, f(x) = 5, AB = 5, (x, y) = (1, 2)."""
+
+import re
+
+from expo_lite.grading.structures import split_top
+
+_SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
+_LETTER = rf"(?:[A-Za-z]|\\(?!pi\b|infty\b|sin\b|cos\b|tan\b|log\b|ln\b|frac\b|sqrt\b|text\b|in\b|R\b|lim\b|sum\b|int\b)[A-Za-z]+){_SUBSCRIPT}'*"
+_SEGMENT = rf"(?:[A-Z]{{2,6}}|[A-Z]{_SUBSCRIPT}){_SUBSCRIPT}"
+_SIMPLE = (
+    rf"{_LETTER}|{_LETTER}(?:\^\{{?-1\}}?|\^\{{?\*\}}?|\^\{{\(\d\)\}})?\((?:[^()=<>]|\([^()]*\))*\)|{_SEGMENT}|\|{_SEGMENT}\||"
+    rf"(?:m ?)?\\angle ?(?:[A-Z]{{1,3}}|\\[a-z]+|\d)|\\(?:overline|overarc|widehat|vec|hat|bar) ?\{{?\w+\}}?|"
+    rf"\\frac\{{{_SEGMENT}\}}\{{{_SEGMENT}\}}|{_SEGMENT} ?[/:] ?{_SEGMENT}|\\frac\{{d\^?\d?[a-z]?\}}\{{d[a-z]\^?\d?\}}(?:[a-z](?:\([a-z]\))?)?|"
+    r"\\text\{[^{}=]{1,60}\}(?:_\{?\w+\}?)?|[A-Z]?[a-z]{2,20}(?: [A-Za-z]{1,20}){0,5}"
+)
+_NAME = re.compile(rf"^(?:{_SIMPLE})$")
+_NAMES = re.compile(rf"^\(?\s?(?:{_LETTER})(?:\s?,\s?(?:{_LETTER}))+\s?\)?$")
+_EQUALS = frozenset(("=",))
+
+
+def split_name(text: str) -> tuple[str | None, str]:
+    """Name and value of "name = ... = value"; (None, text) where no plain name stands in front."""
+    if "=" not in text:
+        return None, text
+    sides, found = split_top(text, _EQUALS)
+    if not found or not sides[-1]:
+        return None, text
+    if any(sign in text for sign in ("<", ">", r"\le", r"\ge", r"\ne")):
+        return None, text
+    name = sides[0]
+    if len(name) < 80 and (_NAME.match(name) or _NAMES.match(name)):
+        return name, sides[-1]
+    if len(sides) > 2 or not re.search(r"[A-Za-z]", name):
+        # 2 + 3 = 5 says 5.
+        return ("", sides[-1]) if not re.search(r"\\?[A-Za-z]{1,}", re.sub(r"\\(?:frac|times|cdot|sqrt)", "", name)) else (None, text)
+    return None, text
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names may stand for the same thing: equal, f(x) for y, or one of them not saying."""
+    a, b = (re.sub(r"[\s{}]", "", name) for name in (one, other))
+    if a == b or not a or not b:
+        return True
+    heads = [re.match(r"^(\\?[A-Za-z]+)\(", name) for name in (a, b)]
+    if all(heads):
+        return len({head.group(1) for head in heads if head}) == 1
+    if any(heads):
+        bare = b if heads[0] else a
+        head = next(head.group(1) for head in heads if head)
+        return bare == "y" or bare == head
+    wordy = [bool(re.match(r"^(?:\\text|[A-Z]?[a-z]{2})", name)) for name in (a, b)]
+    return any(wordy) and not all(wordy)

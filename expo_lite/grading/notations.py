@@ -1,0 +1,98 @@
+"""Answers whose form says what they are: yes or no, nothing, times, dates, numbers in a base, ratios."""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from expo_lite.grading import words
+from expo_lite.grading.leaves import Outcome, quantity
+
+_BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "sixteen": 16,
+}  # fmt: skip
+_IN_BASE = re.compile(
+    r"^\(?(?:\\text\{)?(?P<digits>-?[0-9A-Fa-f ]+(?:\.[0-9A-F]+)?)\}?\)?"
+    r"(?:_ ?\{? ?(?:\\text\{ ?)?(?P<low>\d{1,2}|[a-z]+)(?: ?\})*"
+    r"| ?\(?(?:\\text\{ ?\(?)?(?:in )?base[ -]?(?:\})? ?(?:\{)?(?P<word>\d{1,2}|[a-z]+)\)?\}?\)?)$"
+)
+_RATIO = re.compile(r"^(?:\d+(?:\.\d+)?)(?: ?: ?\d+(?:\.\d+)?)+$")
+
+Result = tuple[Outcome, str]
+
+
+def compare_notations(gold: str, answer: str) -> Result | None:
+    """Compare two normalised answers of one of these forms; None where they are of none."""
+    for how, read in _READERS.items():
+        wanted, given = read(gold), read(answer)
+        if wanted is not None and given is not None:
+            return (Outcome.EQUAL if wanted == given else Outcome.DIFFERENT), how
+    return _times(gold, answer) or _dates(gold, answer) or _bases(gold, answer) or _ratios(gold, answer)
+
+
+_READERS: dict[str, Callable[[str], object]] = {"yes_no": words.yes_no, "named_answer": words.nothing}
+
+
+def _times(gold: str, answer: str) -> Result | None:
+    wanted, given = words.time_of_day(gold), words.time_of_day(answer)
+    if wanted is None or given is None:
+        return None
+    return (Outcome.EQUAL if words.same_time(wanted, given) else Outcome.DIFFERENT), "time"
+
+
+def _dates(gold: str, answer: str) -> Result | None:
+    wanted, given = words.date(gold), words.date(answer)
+    if wanted is None or given is None:
+        return None
+    years_fit = None in (wanted[0], given[0]) or wanted[0] == given[0]
+    return (Outcome.EQUAL if years_fit and wanted[1:] == given[1:] else Outcome.DIFFERENT), "date"
+
+
+def number_in_base(text: str) -> tuple[str, int] | None:
+    """Digits (no leading zeros) and base of 204_5, 204_{\\text{five}} or 204 (base 5)."""
+    match = _IN_BASE.match(text)
+    if match is None:
+        return None
+    base = match.group("low") or match.group("word")
+    number = _BASES.get(base) if base.isalpha() else int(base)
+    digits = match.group("digits").replace(" ", "").upper()
+    if number is None or not 2 <= number <= 36:
+        return None
+    sign, digits = ("-", digits[1:]) if digits.startswith("-") else ("", digits)
+    return sign + (digits.lstrip("0") or "0"), number
+
+
+def _bases(gold: str, answer: str) -> Result | None:
+    """Numbers in the same base with the same digits; a bare number is in base ten."""
+    wanted, given = number_in_base(gold), number_in_base(answer)
+    if wanted is None and given is None:
+        return None
+    if wanted is None or given is None:
+        digits, base = wanted or given or ("", 0)
+        plain = answer if wanted is not None else gold
+        if base != 10:
+            return Outcome.DIFFERENT, "base"
+        equal = quantity(plain).value == quantity(digits).value
+        return (Outcome.EQUAL if equal else Outcome.DIFFERENT), "base"
+    return (Outcome.EQUAL if wanted == given else Outcome.DIFFERENT), "base"
+
+
+def _ratio(text: str) -> tuple[Fraction, ...] | None:
+    return tuple(Fraction(part.strip()) for part in text.split(":")) if _RATIO.match(text) else None
+
+
+def _ratios(gold: str, answer: str) -> Result | None:
+    texts = [re.sub(r" ?\\text\{ ?(?:to|is to) ?\} ?|(?<=\d) to (?=\d)", ":", text) for text in (gold, answer)]
+    wanted, given = _ratio(texts[0]), _ratio(texts[1])
+    if wanted is None and given is None:
+        return None
+    if wanted is not None and given is not None:
+        if len(wanted) != len(given):
+            return Outcome.DIFFERENT, "ratio"
+        equal = all(a * given[0] == b * wanted[0] for a, b in zip(wanted, given, strict=True))
+        return (Outcome.EQUAL if equal and any(wanted) and any(given) else Outcome.DIFFERENT), "ratio"
+    ratio, text = (wanted, texts[1]) if wanted is not None else (given, texts[0])
+    value = quantity(text).value
+    if ratio is None or len(ratio) != 2 or value is None or words.time_of_day(gold) or words.time_of_day(answer):
+        return None
+    return (Outcome.EQUAL if ratio[1] != 0 and ratio[0] / ratio[1] == value else Outcome.DIFFERENT), "ratio"

@@ -1,0 +1,267 @@
+"""Units at the end of an answer: what they measure, and how many of the base unit they are."""
+
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+_F = Fraction
+_UNITS: dict[str, tuple[str, Fraction]] = {}
+
+
+def _define(dimension: str, entries: dict[str, int | Fraction]) -> None:
+    for names, factor in entries.items():
+        for name in names.split():
+            _UNITS[name] = (dimension, Fraction(factor))
+
+
+_define("length", {
+    "m meter metre": 1, "mm millimeter millimetre": _F(1, 1000), "cm centimeter centimetre": _F(1, 100),
+    "dm decimeter decimetre": _F(1, 10), "km kilometer kilometre": 1000, "nm nanometer": _F(1, 10**9),
+    "in inch inche": _F(254, 10000), "ft foot feet": _F(3048, 10000), "yd yard": _F(9144, 10000),
+    "mi mile": _F(1609344, 1000),
+})  # fmt: skip
+_define("mass", {
+    "g gram gm": 1, "kg kilogram kilo": 1000, "mg milligram": _F(1, 1000), "ton tonne": 10**6,
+    "lb pound": _F(45359237, 100000), "oz ounce": _F(45359237, 1600000),
+})  # fmt: skip
+_define("time", {
+    "s sec second": 1, "ms millisecond": _F(1, 1000), "min minute": 60, "h hr hour": 3600, "day": 86400,
+    "week wk": 604800,
+})  # fmt: skip
+_define("year", {"year yr": 12, "month mo": 1, "decade": 120, "century centurie": 1200})
+_define("volume", {"l liter litre": 1, "ml milliliter millilitre": _F(1, 1000), "cl centiliter": _F(1, 100)})
+_define("gallon", {"gallon gal": 16, "quart qt": 4, "pint pt": 2, "cup": 1})
+_define("usd", {"$ usd dollar buck": 1, "¢ cent": _F(1, 100)})
+_define("eur", {"€ eur euro": 1})
+_define("gbp", {"£ gbp": 1})
+_define("jpy", {"¥ jpy yen": 1})
+_define("inr", {"₹ inr rupee r": 1})
+_define("cny", {"yuan rmb": 1})
+_define("angle", {"°": 1, "degree": 1, "deg": 1})
+_define("radian", {"rad radian": 1})
+_define("celsius", {"°c celsius": 1})
+_define("fahrenheit", {"°f fahrenheit": 1})
+_define("kelvin", {"k kelvin": 1})
+_define("force", {"n newton": 1, "kn kilonewton": 1000})
+_define("energy", {"j joule": 1, "kj kilojoule": 1000, "mj megajoule": 10**6})
+_define("electronvolt", {"ev electronvolt": 1, "kev": 1000, "mev": 10**6})
+_define("power", {"w watt": 1, "kw kilowatt": 1000, "mw megawatt": 10**6})
+_define("pressure", {"pa pascal": 1, "kpa kilopascal": 1000})
+_define("voltage", {"v volt": 1, "mv millivolt": _F(1, 1000)})
+_define("current", {"a ampere amp": 1, "ma milliampere": _F(1, 1000)})
+_define("resistance", {"ohm": 1})
+_define("frequency", {"hz hertz": 1, "khz kilohertz": 1000, "mhz megahertz": 10**6})
+_define("amount", {"mol mole": 1})
+_define("data", {"bit": 1, "byte": 8})
+_define("acre", {"acre": 1})
+_define("hectare", {"hectare ha": 1})
+_define("person", {"person people": 1})
+_define("", {"unit": 1, "u": 1})
+
+_COMPOUND = {"mph": "mile / hour", "kph": "km / hour", "kmh": "km / hour", "mps": "m / s", "cc": "cm ^ 3", "sqft": "ft ^ 2"}
+_CASED = {"L": "l", "N": "n", "J": "j", "W": "w", "V": "v", "A": "a", "K": "k", "Pa": "pa", "Hz": "hz", "mL": "ml"}
+_POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+_MULTIPLIERS = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+}  # fmt: skip
+_IGNORED = frozenset(
+    "of the a an total in all only exactly each altogether per_se whole full approximately about long old tall away wide "
+    "and_ different distinct possible left remaining is more_ so".split()
+)
+_BLOCKED = frozenset(
+    "or and more less than least most fewer not no if where when to between except over under for with but mod modulo "
+    "base nor neither unless otherwise plus minus times divided half undefined infinity infinitely nothing none other "
+    "larger smaller greater bigger lower higher negative positive even odd prime squared_ by from until only_if "
+    "such that any every some is are was be am pm noon midnight c k n x y z".split()
+)
+_FUNCTION_NAMES = frozenset(
+    "sin cos tan cot csc arcsin arccos arctan sinh cosh tanh ln log exp sqrt gcd lcm max pi det lim mod abs "
+    "floor ceil binom infty alpha beta gamma theta lambda".split()
+)
+_TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-zµΩ]+\.?|\d+|\s+|.", re.DOTALL)
+_SIGNS = frozenset(("%", "$", "€", "£", "¥", "₹", "¢", r"\degree"))
+_PREFIX = re.compile(r"^([+-]?)\s?(?:US|CA|AU)?(\$|€|£|¥|₹|USD|EUR|Rs\.?)\s?(?=[\d.\\({+-])")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What stands behind a number.
+
+    `dimensions` are powers of kinds of quantity, `factor` turns the number into base units, `scale` is a number word such
+    as million, `words` are those that no table knows ("apples").
+    """
+
+    dimensions: tuple[tuple[str, int], ...] = ()
+    factor: Fraction = Fraction(1)
+    scale: int = 1
+    words: frozenset[str] = frozenset()
+    percent: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing that could differ."""
+        return not (self.dimensions or self.words or self.percent)
+
+    def fits(self, other: "Unit") -> bool:
+        """Whether numbers with these units can be compared; one side may leave its unit out."""
+        if self.percent or other.percent:
+            return not (self.dimensions or other.dimensions or self.words or other.words)
+        if self.empty or other.empty:
+            return True
+        if self.dimensions or other.dimensions:
+            return self.dimensions == other.dimensions
+        return self.words <= other.words or other.words <= self.words
+
+
+def split_unit(text: str) -> tuple[str, Unit]:
+    """The answer without its unit, and the unit."""
+    prefix = _PREFIX.match(text)
+    unit = Unit()
+    if prefix is not None:
+        unit = _unit_of([prefix.group(2).rstrip(".")]) or unit
+        text = prefix.group(1) + text[prefix.end() :]
+    text = re.sub(r"\\degree ?(?:\\text\{ ?)?([CF])\b ?\}?", r"\\text{°\1}", text)
+    tokens = _TOKEN.findall(text[-200:])
+    start = _tail_start(tokens)
+    core = text[: len(text) - sum(map(len, tokens[start:]))]
+    if start == len(tokens) or not core.strip(" +-"):
+        return text, unit
+    tail = _unit_of(tokens[start:])
+    if tail is None:
+        return text, unit
+    if not unit.empty:
+        # $3 per hour has its unit on both sides of the number; $3 dollars says it twice.
+        money = () if tail.dimensions == unit.dimensions else unit.dimensions
+        tail = replace(tail, dimensions=tuple(sorted(tail.dimensions + money)))
+    return core.strip(), tail
+
+
+def _tail_start(tokens: list[str]) -> int:
+    """Where the run of unit-like tokens at the end begins; len(tokens) if there is none."""
+    start = index = len(tokens)
+    while index > 0:
+        token = tokens[index - 1]
+        if token.isspace() or token in ("/", r"\cdot", "."):
+            index -= 1
+        elif token in _SIGNS or _is_unit_word(tokens, index - 1):
+            index -= 1
+            start = index
+        else:
+            behind_power = _power_start(tokens, index)
+            if behind_power is None:
+                break
+            index = behind_power
+    return start
+
+
+def _power_start(tokens: list[str], end: int) -> int | None:
+    """Where the exponent that ends before `end` begins ("^2", "^{-1}"), if a unit word stands before it."""
+    match = re.search(r"\^\s?(?:\d|\{-?\d\})\s?$", "".join(tokens[max(0, end - 6) : end]))
+    if match is None:
+        return None
+    start, length = end, len(match.group())
+    while length > 0:
+        start -= 1
+        length -= len(tokens[start])
+    before = start - 1
+    while before >= 0 and tokens[before].isspace():
+        before -= 1
+    return start if before >= 0 and _is_unit_word(tokens, before) else None
+
+
+def _is_unit_word(tokens: list[str], index: int) -> bool:
+    token = tokens[index]
+    if token.startswith(r"\text{"):
+        words = re.findall(r"[^\W\d]+", re.sub("°[cCfF]", "", token[6:-1]).lower())
+        return all(word not in _BLOCKED for word in words) and not re.search(r"[=<>]", token)
+    if not token[:1].isalpha():
+        return False
+    word = token.rstrip(".")
+    if len(word) == 1:
+        return _is_unit_letter(tokens, index, word)
+    lowered = word.lower()
+    if lowered in _BLOCKED or lowered in _FUNCTION_NAMES:
+        return False
+    if lookup(word) is not None or lowered in _POWERS or lowered in _MULTIPLIERS or lowered in _COMPOUND:
+        return True
+    spaced = index > 0 and tokens[index - 1].isspace()
+    return lowered in ("per", "of", "in", "each", "all") or (spaced and len(word) >= 3 and word.isascii())
+
+
+def _is_unit_letter(tokens: list[str], index: int, letter: str) -> bool:
+    """Whether a single letter is a unit: behind "/" and a unit, or behind a space, a number and perhaps other units."""
+    if index > 1 and tokens[index - 1] == "/":
+        return _is_unit_word(tokens, index - 2) or tokens[index - 2] == "$"
+    if letter not in _CASED and letter not in "mgshl":
+        return False
+    return re.fullmatch(r"[\d.,\s/]*\d [A-Za-z ]*", "".join(tokens[:index])) is not None
+
+
+def lookup(word: str) -> tuple[str, Fraction] | None:
+    """Dimension and factor of a unit's name, singular or plural."""
+    name = _CASED.get(word, word if len(word) == 1 else word.lower())
+    return _UNITS.get(name) or (_UNITS.get(name[:-1]) if name.endswith("s") and len(name) > 2 else None)
+
+
+def _words(tokens: list[str]) -> list[str]:
+    text = "".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", token) for token in tokens)
+    text = re.sub(r"\\degree\s?([CF])\b", r" °\1 ", text).replace(r"\degree", " ° ").replace(r"\cdot", " ")
+    text = re.sub(r"°\s?(?:degrees? )?([Cc]|[Ff])(?:elsius|ahrenheit)?\b", r"°\1", text)
+    text = re.sub(r"\bper\b", "/", re.sub(r"\bdegrees? (celsius|fahrenheit)\b", r"\1", text, flags=re.IGNORECASE))
+    return re.findall(r"[^\W\d_]+(?:'s)?|°[cCfF]?|[$€£¥₹¢%/]|\^\s?\{?-?\d|\d+", text)
+
+
+def _unit_of(tokens: list[str]) -> Unit | None:
+    words: list[str] = []
+    for word in _words(tokens):
+        words.extend(_COMPOUND[word.lower()].split() if word.lower() in _COMPOUND else [word])
+    dimensions: dict[str, int] = {}
+    factor, scale, percent, sign, power = Fraction(1), 1, False, 1, 1
+    unknown: set[str] = set()
+    index = 0
+    while index < len(words):
+        word, index = words[index], index + 1
+        lowered = word.lower()
+        known = lookup(word)
+        if word == "/":
+            sign = -1
+        elif word == "%":
+            percent = True
+        elif lowered in _POWERS and lowered not in ("squared", "cubed"):
+            power = _POWERS[lowered]
+        elif lowered in _MULTIPLIERS:
+            scale *= _MULTIPLIERS[lowered]
+        elif known is not None:
+            index, power = _exponent(words, index, power)
+            dimensions[known[0]] = dimensions.get(known[0], 0) + sign * power
+            factor *= known[1] ** (sign * power)
+            sign, power = 1, 1
+        elif word[0] in "^0123456789" or lowered in _BLOCKED:
+            return None
+        elif lowered.rstrip("s") not in _IGNORED and lowered not in _IGNORED:
+            unknown.add(("/" if sign < 0 else "") + _singular(lowered))
+            sign = 1
+    dimensions.pop("", None)
+    if "volume" in dimensions:
+        # A litre is a cubic decimetre.
+        litres = dimensions.pop("volume")
+        dimensions["length"] = dimensions.get("length", 0) + 3 * litres
+        factor *= Fraction(1, 1000) ** litres
+    kept = tuple(sorted((name, power) for name, power in dimensions.items() if power))
+    return Unit(kept, factor, scale, frozenset(unknown), percent)
+
+
+def _exponent(words: list[str], index: int, power: int) -> tuple[int, int]:
+    if index < len(words) and words[index].startswith("^"):
+        return index + 1, int(words[index].lstrip("^ {"))
+    if index < len(words) and words[index].lower() in ("squared", "cubed"):
+        return index + 1, _POWERS[words[index].lower()]
+    return index, power
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "xes", "sses")):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
