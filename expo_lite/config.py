@@ -280,8 +280,6 @@ def check(config: TrainConfig) -> None:
         (expl.exp_sft_coef >= 0 and math.isfinite(expl.exp_sft_coef), f"exp_sft_coef must not be negative, not {expl.exp_sft_coef}."),
         (expl.explanation_refresh_steps >= 0, f"explanation_refresh_steps must not be negative, not {expl.explanation_refresh_steps}."),
         (expl.explanations_per_problem >= 1, f"explanations_per_problem must be at least 1, not {expl.explanations_per_problem}."),
-        (bool(expl.explanation_filter), "explanation_filter must not be empty; 'none' accepts every explanation."),
-        ("none" not in expl.explanation_filter or len(expl.explanation_filter) == 1, "explanation_filter 'none' cannot be combined with another filter."),
         (loss.kl_coef >= 0 and math.isfinite(loss.kl_coef), f"kl_coef must not be negative, not {loss.kl_coef}."),
         (0 <= loss.clip_low <= 1, f"clip_low must be between 0 and 1, not {loss.clip_low}."),
         (loss.clip_high >= 0, f"clip_high must not be negative, not {loss.clip_high}."),
@@ -301,6 +299,7 @@ def check(config: TrainConfig) -> None:
     for holds, message in rules:
         if not holds:
             raise ConfigError(message)
+    _check_filter(expl.explanation_filter)
 
 
 def positive(value: float) -> bool:
@@ -335,13 +334,17 @@ def read_toml(cls: type[T], path: Path) -> T:
     Raises:
         ConfigError: the file is missing, is no TOML, or holds an unknown or ill-typed setting.
     """
+    return from_mapping(cls, toml_values(path), str(path))
+
+
+def toml_values(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; raises ConfigError if it is missing or no TOML."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read the settings file '{path}': {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is no valid TOML: {error}.") from error
-    return from_mapping(cls, values, str(path))
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -447,6 +450,44 @@ class HardConfig:
     data: TaskOptions = field(default_factory=TaskOptions)
 
 
+@dataclass(frozen=True, slots=True)
+class ExplainConfig:
+    """Print self-explanations of some problems, with what becomes of each."""
+
+    model: str | None = None
+    """Alias, OWNER/NAME, folder, GGUF file, run folder or adapter; default: tiny without a GPU, qwen2.5-3b with one."""
+    base_model: str | None = None
+    """The model below an adapter folder that does not name one that is here."""
+    task: str = "arithmetic"
+    """Where the problems come from."""
+    split: Literal["train", "test"] = "train"
+    """Which problems."""
+    levels: tuple[int, ...] = ()
+    """Levels of the problems; default: the task's hardest."""
+    n: int = 4
+    """Problems a level (in all, where there are no levels)."""
+    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
+    """What an explanation must pass: verified, lift, no-leak or none, as in training."""
+    temperature: float = 1.0
+    """Of the explanations; as in training."""
+    top_p: float = 1.0
+    """Nucleus of the explanations."""
+    max_completion_tokens: int | None = None
+    """Longest explanation; default: the run's own, else by model."""
+    sampling_rows: int = 256
+    """Completions decoded at the same time."""
+    bits: Literal[4, 16] | None = None
+    """Quantisation of the model; default: the run's own, else 4."""
+    seed: int = 0
+    """Of the explanations, and of which problems are taken."""
+    data: TaskOptions = field(default_factory=TaskOptions)
+
+    @property
+    def problems(self) -> int:
+        """`n`, by the name that the other commands have for it."""
+        return self.n
+
+
 def check_eval(config: EvalConfig) -> None:
     """Every rule of an evaluation's settings that a type alone does not hold; raises ConfigError."""
     _check_measuring(config)
@@ -466,7 +507,20 @@ def check_hard(config: HardConfig) -> None:
         raise ConfigError(f"zero_of must be at least 1, not {config.zero_of}.")
 
 
-def _check_measuring(config: EvalConfig | HardConfig) -> None:
+def check_explain(config: ExplainConfig) -> None:
+    """Every rule of the explain command's settings that a type alone does not hold; raises ConfigError."""
+    _check_measuring(config)
+    _check_filter(config.explanation_filter)
+
+
+def _check_filter(filters: tuple[ExplanationFilter, ...]) -> None:
+    if not filters:
+        raise ConfigError("explanation_filter must not be empty; 'none' accepts every explanation.")
+    if "none" in filters and len(filters) > 1:
+        raise ConfigError("explanation_filter 'none' cannot be combined with another filter.")
+
+
+def _check_measuring(config: EvalConfig | HardConfig | ExplainConfig) -> None:
     longest = config.max_completion_tokens
     for holds, message in (
         (config.split in ("train", "test"), f"split must be train or test, not {config.split}."),

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError
-from expo_lite.tasks import competition_math, gsm8k, jsonl, reasoning_gym
-from expo_lite.tasks.arithmetic import Arithmetic
+from expo_lite.tasks import arithmetic, competition_math, gsm8k, jsonl, reasoning_gym
 from expo_lite.tasks.base import FixedTask, Split, Task
+from expo_lite.tasks.splits import check_choice
 
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
 
-__all__ = ["TASKS", "FixedTask", "Split", "Task", "TaskOptions", "load_task"]
+__all__ = ["TASKS", "FixedTask", "Split", "Task", "TaskOptions", "check_name", "load_task"]
 
 TASKS = {
     "arithmetic": "built in: a chain of 2 to 8 operations, levels 1 to 5",
@@ -42,8 +42,13 @@ _USED_FLAGS = {
     "parquet": _ROW_FLAGS | {"test_file"},
     "hub": _ROW_FLAGS | {"data", "test_file"},
 }
-
-
+_LEVELS = {
+    "arithmetic": arithmetic.LEVELS,
+    "gsm8k": (),
+    "math": (1, 2, 3, 4, 5),
+    "math-500": (1, 2, 3, 4, 5),
+    "reasoning-gym": (),
+}
 _DEFAULTS = TaskOptions()
 
 
@@ -53,14 +58,10 @@ def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS) ->
     Raises ConfigError for an unknown name or an option that this task has no use for, DataError for data that is not
     there or cannot be read.
     """
-    kind, colon, _ = name.partition(":")
-    if kind not in _USED_FLAGS or bool(colon) != any(known.startswith(f"{kind}:") for known in TASKS):
-        raise ConfigError(_unknown(name))
-    for field in dataclasses.fields(options):
-        if getattr(options, field.name) != field.default and field.name not in _USED_FLAGS[kind]:
-            raise ConfigError(f"Task {name!r} has no use for --{field.name.replace('_', '-')}.")
+    check_name(name, options)
+    kind = name.partition(":")[0]
     if kind == "arithmetic":
-        return Arithmetic(grader)
+        return arithmetic.Arithmetic(grader)
     if kind == "gsm8k":
         return gsm8k.load(name, grader=grader, options=options)
     if kind in ("math", "math-500"):
@@ -70,6 +71,21 @@ def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS) ->
     if kind == "hub":
         return jsonl.load_hub(name, grader=grader, options=options)
     return jsonl.load_file(name, grader=grader, options=options)
+
+
+def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: tuple[int, ...] = ()) -> None:
+    """What can be known to be wrong without reading anything.
+
+    Raises ConfigError for an unknown name, an option that this task has no use for, or levels that it does not have.
+    """
+    kind, colon, _ = name.partition(":")
+    if kind not in _USED_FLAGS or bool(colon) != any(known.startswith(f"{kind}:") for known in TASKS):
+        raise ConfigError(_unknown(name))
+    for field in dataclasses.fields(options):
+        if getattr(options, field.name) != field.default and field.name not in _USED_FLAGS[kind]:
+            raise ConfigError(f"Task {name!r} has no use for --{field.name.replace('_', '-')}.")
+    if kind in _LEVELS:
+        check_choice(name, _LEVELS[kind], levels, None)
 
 
 def _unknown(name: str) -> str:
