@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 from expo_lite.grading import words
-from expo_lite.grading.leaves import Deep, Outcome, compare_leaves, quantity
+from expo_lite.grading.leaves import Deep, Outcome, compare_leaves, one_decimal_sign, quantity
 from expo_lite.grading.names import split_name, same_name
 from expo_lite.grading.normalise import normalise, text_key
 from expo_lite.grading.notations import compare_notations
@@ -53,6 +53,7 @@ def _compare(gold: str, answer: str, deep: Deep | None, depth: int) -> Result:
         return Outcome.EQUAL, "text"
     if depth > _MAX_DEPTH:
         return _UNKNOWN
+    gold, answer = one_decimal_sign(words.digits_for_words(gold), words.digits_for_words(answer))
     if r"\approx" in gold or r"\approx" in answer:
         outcome = _approximate(gold, answer, deep, depth)
         if outcome is not None:
@@ -72,10 +73,13 @@ def _approximate(gold: str, answer: str, deep: Deep | None, depth: int) -> Resul
     last_gold, last_answer = (re.split(r"\\approx ?", text)[-1].strip() for text in (gold, answer))
     if not exact_gold or not exact_answer:
         return _compare(last_gold, last_answer, deep, depth + 1)
-    if split_name(exact_answer + "=0")[0] is not None or split_name(exact_gold + "=0")[0] is not None:
+    if split_name(exact_answer + "=0")[0] or split_name(exact_gold + "=0")[0]:
         # "x \approx 1.41" names x.
         return _compare(gold.replace(r"\approx", "="), answer.replace(r"\approx", "="), deep, depth + 1)
-    return _compare(exact_gold, exact_answer, deep, depth + 1)
+    result = _compare(exact_gold, exact_answer, deep, depth + 1)
+    if result[0] is not Outcome.EQUAL and quantity(last_gold).place is not None and r"\approx" not in gold:
+        return _compare(gold, last_answer, deep, depth + 1)
+    return result
 
 
 def _choices(gold: str, answer: str, deep: Deep | None, depth: int) -> Result | None:

@@ -58,16 +58,17 @@ def same(one: Tree, other: Tree) -> bool | None:
         return _same_constant(one, other)
     checked = 0
     bars_differ = contains(one, "abs") != contains(other, "abs")
-    for point in _points(names):
-        a, b = _value_or_none(one, point), _value_or_none(other, point)
-        if a is None or b is None:
-            # |x| says that negative x are meant: ln|x| is not ln x.
-            if bars_differ and (a is None) != (b is None):
+    with mp.workdps(_POINT_DIGITS):
+        for point in _points(names):
+            a, b = _value_or_none(one, point), _value_or_none(other, point)
+            if a is None or b is None:
+                # |x| says that negative x are meant: ln|x| is not ln x.
+                if bars_differ and (a is None) != (b is None):
+                    return False
+                continue
+            if not _agree(one, other, point, a, b):
                 return False
-            continue
-        if not _agree(one, other, point, a, b):
-            return False
-        checked += 1
+            checked += 1
     return True if checked >= _ENOUGH else None
 
 

@@ -10,7 +10,6 @@ from expo_lite.grading.exact import NotRational, exact_value
 from expo_lite.grading.expression import NotUnderstood, Tree, parse
 from expo_lite.grading.normalise import text_key
 from expo_lite.grading.units import Unit, split_unit
-from expo_lite.grading.words import digits_for_words
 
 _DECIMAL = re.compile(
     r"^[+-]?(?P<whole>\d{0,60})(?:\.(?P<places>\d{1,60}))?"
@@ -64,7 +63,7 @@ class Quantity:
 
 def quantity(text: str) -> Quantity:
     """Read a normalised expression."""
-    text = _ROUGHLY.sub("", digits_for_words(text)).strip()
+    text = _ROUGHLY.sub("", text).strip()
     core, unit = split_unit(text)
     if unit.dimensions == (("angle", 1),) and re.search(r"\\?(?:sin|cos|tan|cot|sec|csc)", core):
         core, unit = text, Unit()
@@ -93,7 +92,6 @@ def compare_leaves(gold: str, answer: str, deep: Deep | None) -> tuple[Outcome, 
     """Compare two normalised expressions."""
     if text_key(gold) == text_key(answer):
         return Outcome.EQUAL, "text"
-    gold, answer = _one_decimal_sign(gold, answer)
     one, other = quantity(gold), quantity(answer)
     if one.tree is None or other.tree is None:
         return _compare_text(gold, answer)
@@ -106,7 +104,7 @@ def compare_leaves(gold: str, answer: str, deep: Deep | None) -> tuple[Outcome, 
     return _compare_deeply(one, other, deep)
 
 
-def _one_decimal_sign(gold: str, answer: str) -> tuple[str, str]:
+def one_decimal_sign(gold: str, answer: str) -> tuple[str, str]:
     """2,74 is 2.74 where the other side is a number with a point."""
     texts = [gold, answer]
     for mine, yours in ((0, 1), (1, 0)):

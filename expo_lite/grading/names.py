@@ -30,9 +30,9 @@ def split_name(text: str) -> tuple[str | None, str]:
     name = sides[0]
     if len(name) < 80 and (_NAME.match(name) or _NAMES.match(name)):
         return name, sides[-1]
-    if len(sides) > 2 or not re.search(r"[A-Za-z]", name):
-        # 2 + 3 = 5 says 5.
-        return ("", sides[-1]) if not re.search(r"\\?[A-Za-z]{1,}", re.sub(r"\\(?:frac|times|cdot|sqrt)", "", name)) else (None, text)
+    # 2 + 3 = 5 says 5.
+    if not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div)", "", "".join(sides))):
+        return "", sides[-1]
     return None, text
 
 

@@ -58,6 +58,7 @@ _PERCENT = re.compile(r"(?<=[\d}) ])\s?(?:\bper ?cent\b|\bpercentage\b|\bpct\b\.
 _COLOUR = re.compile(r"\\(?:text)?color\s?\{[^{}]{0,20}\}")
 NEWLINE = "⏎"
 _ENDS = " \t\n*_.,;:`⏎"
+_STARTS = re.compile(r"^(?:[ \t\n*_,;:`⏎]|\.(?!\d))+")
 _WORD_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
@@ -69,10 +70,10 @@ def normalise(text: str) -> str:
     text = _unicode(text)
     if "\\" in text or "$" in text or "{" in text:
         text = _latex(text)
-    text = _PERCENT.sub("%", re.sub(r"\s+", " ", text)).strip(_ENDS)
+    text = _STARTS.sub("", _PERCENT.sub("%", re.sub(r"\s+", " ", text)).rstrip(_ENDS))
     text = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", "^", text).replace("**", "")
     while text.startswith("{") and _closes_at(text, 0) == len(text) - 1:
-        text = text[1:-1].strip(_ENDS)
+        text = _STARTS.sub("", text[1:-1].rstrip(_ENDS))
     return text
 
 
@@ -162,7 +163,7 @@ def text_key(normalised: str) -> str:
     text = re.sub(r"\\text\{([^{}]*)\}", lambda block: " " + _lower(block.group(1)) + " ", normalised)
     text = _WORD_RUN.sub(lambda word: word.group() if word.group().isupper() else word.group().lower(), text)
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text).replace("\\degree", "°")
-    text = re.sub(r"\s+", " ", text).strip(_ENDS)
+    text = _STARTS.sub("", re.sub(r"\s+", " ", text).rstrip(_ENDS))
     # A space between two digits or two letters says something: 2 1/2 is not 21/2.
     return re.sub(r"(?<=[^\w]) | (?=[^\w])|(?<=\d) (?=[^\W\d])|(?<=[^\W\d]) (?=\d)", "", text)
 

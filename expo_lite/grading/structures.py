@@ -16,7 +16,7 @@ _CLOSING = frozenset((")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"))
 _CONNECTOR = re.compile(r"^\\text\{\s*,?\s*(?:and|or|as well as)\s*\}$|^(?:and|or)$")
 RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne"))
 _ENVIRONMENT = re.compile(
-    r"^\(?\s*\\begin\{((?:[pbvVB]|small)?matrix|array|cases)\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?(.*)\\end\{\1\*?\}\s*\)?$",
+    r"^[(\[]?\s*\\begin\{((?:[pbvVB]|small)?matrix|array|cases)\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?(.*)\\end\{\1\*?\}\s*[)\]]?$",
     re.DOTALL,
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}$")
@@ -117,15 +117,16 @@ def structure(text: str) -> Structure:
         return Matrix(environment.group(1), tuple(tuple(cell.strip() for cell in split_cells(row)) for row in rows))
     items, either = list_items(text, bracketed=False)
     if len(items) > 1:
-        return Sequence("", "", tuple(items), either)
-    relation = _relation(text)
-    if relation is not None:
-        return relation
+        return Sequence("", "", _expanded(items), either)
     if r"\pm" in text or r"\mp" in text:
-        expanded = expand_signs(text)
+        expanded = expand_signs(text) if not text.startswith(r"\{") else [text]
         if len(expanded) > 1:
             return Sequence("", "", tuple(expanded))
-    return _bracketed(text)
+    return _relation(text) or _bracketed(text)
+
+
+def _expanded(items: list[str]) -> tuple[str, ...]:
+    return tuple(value for item in items for value in (expand_signs(item) if r"\pm" in item else [item]))
 
 
 def split_cells(row: str) -> list[str]:
@@ -161,12 +162,12 @@ def _bracketed(text: str) -> Structure:
     if opening is None or closing is None or len(text) < len(opening) + len(closing):
         return Leaf(text)
     inside = text[len(opening) : len(text) - len(closing)]
-    if (opening in "[]" and closing in "[]" and "]" + inside + "[" == text) or _closes_last(text):
+    if ((opening == "]" or (opening in "([" and closing == "[")) and not set("()[]") & set(inside)) or _closes_last(text):
         items, _ = list_items(inside, bracketed=True)
         if opening == r"\{" and not inside.strip():
             return Sequence(opening, closing, ())
         if len(items) > 1 or opening == r"\{":
-            return Sequence(opening, closing, tuple(items))
+            return Sequence(opening, closing, _expanded(items) if opening == r"\{" else tuple(items))
         if opening == "(" and closing == ")":
             return structure(inside)
         if opening == "[" and closing == "]":

@@ -30,7 +30,7 @@ _NOTHING = {
     r"+\infty": r"\infty", "+infinity": r"\infty", "positive infinity": r"\infty", "inf": r"\infty", "oo": r"\infty",
     "-infinity": r"-\infty", "negative infinity": r"-\infty", "-inf": r"-\infty", "minus infinity": r"-\infty",
     "all real numbers": r"\R", "all reals": r"\R", "the real numbers": r"\R", "all real x": r"\R", "reals": r"\R",
-    "infinitely many": "infinitely many", "infinitely many solutions": "infinitely many",
+    r"\infty": r"\infty", r"-\infty": r"-\infty", r"\r": r"\R", "infinitely many": "infinitely many", "infinitely many solutions": "infinitely many",
 }  # fmt: skip
 
 _CHOICE = re.compile(
