@@ -351,7 +351,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return from_mapping(typing.cast(type[Any], hint), value, where)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # X | None; with a Literal it is the older form
         return None if value is None else _convert(args[0], value, where)
     if origin is Literal:
         if value in args:

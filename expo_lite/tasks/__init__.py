@@ -91,7 +91,8 @@ def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: tuple[int, .
 def _unknown(name: str) -> str:
     kind, _, rest = name.partition(":")
     shapes = {shape.partition(":")[0]: shape for shape in TASKS}
-    near = difflib.get_close_matches(kind.lower(), shapes, n=1, cutoff=0.5)
+    begun = [shape for shape in shapes if kind and shape.startswith(kind.lower())]
+    near = begun or difflib.get_close_matches(kind.lower(), shapes, n=1, cutoff=0.5)
     if kind in shapes:
         hint = f" It is written {shapes[kind]}."
     elif near:
