@@ -98,7 +98,8 @@ class JsonLines:
         if not self.path.exists():
             return []
         rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        # not splitlines: a completion may hold other line separators, which JSON does not escape
+        for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:

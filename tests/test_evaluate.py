@@ -1,0 +1,200 @@
+"""The eval command: what it writes, and that a broken-off one goes on exactly."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_policy import GRADER, ScriptedPolicy, install, write_problems
+
+from expo_lite.collect import Plan, sample_wave
+from expo_lite.config import EvalConfig, EvaluationConfig, PolicyConfig
+from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.evaluate import evaluate, run_eval
+from expo_lite.figures import Evaluation
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.records import SamplingParams
+from expo_lite.tasks import load_task
+
+
+@pytest.fixture
+def policy(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedPolicy]:
+    return install(monkeypatch)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    task = f"jsonl:{write_problems(tmp_path / 'sums.jsonl', 80)}"
+    return {"task": task, "split": "train", "samples": 4, "sampling_rows": 40, "output": tmp_path / "out"}
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "samples.jsonl").read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def test_it_writes_every_sample_and_the_figures(policy: type[ScriptedPolicy], config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    run_eval(EvalConfig("tiny", **config))
+    rows, folder = rows_of(config["output"]), config["output"]
+    n = len({row["problem_id"] for row in rows})
+    assert n > 60
+    assert len(rows) == n * (1 + 4)
+    results = json.loads((folder / "evaluation.json").read_text())
+    evaluation = Evaluation.from_json(results["evaluation"])
+    assert [result.level for result in evaluation.levels] == ["1", "2", "3", "all"]
+    assert [result.level for result in evaluation.subjects] == ["even", "odd"]
+    overall = evaluation.levels[-1]
+    sampled = [row for row in rows if row["kind"] == "sample"]
+    assert overall.avg.value == pytest.approx(sum(row["correct"] for row in sampled) / len(sampled))
+    assert sorted(overall.pass_at) == sorted(overall.maj_at) == [1, 4]
+    assert overall.reasons == {r: sum(row["reason"] == r for row in sampled) for r in overall.reasons}
+    rewards = [json.loads(line) for line in (folder / "rewards.jsonl").read_text().splitlines()]
+    assert len(rewards) == n
+    for line in rewards:
+        own = [float(row["correct"]) for row in sampled if row["problem_id"] == line["prompt_id"]]
+        assert line == {"prompt_id": line["prompt_id"], "rewards": own}
+    printed = capsys.readouterr().out
+    assert "pass@4" in printed
+    assert "maj@4" in printed
+    assert "truncated" in printed
+
+
+@pytest.mark.parametrize("die_at", [1, 2, 5])
+def test_resumed_equals_unbroken(
+    policy: type[ScriptedPolicy], config: dict[str, Any], tmp_path: Path, die_at: int
+) -> None:
+    run_eval(EvalConfig("tiny", **config))
+    whole, broken = config["output"], tmp_path / "broken"
+    settings = config | {"output": broken}
+    policy.n_calls, policy.die_at = 0, die_at
+    with pytest.raises(KeyboardInterrupt):
+        run_eval(EvalConfig("tiny", **settings))
+    n_rows = len(rows_of(broken))
+    assert 0 < n_rows < len(rows_of(whole))
+    with (broken / "samples.jsonl").open("ab") as file:  # and a wave that was cut off in writing
+        following = (whole / "samples.jsonl").read_bytes().split(b"\n")[n_rows : n_rows + 2]
+        file.write(following[0] + b"\n" + following[1][:20])
+    policy.n_calls, policy.die_at = 0, None
+    run_eval(EvalConfig("tiny", **settings, resume=True))
+    assert policy.n_calls < 10
+    for name in ("samples.jsonl", "rewards.jsonl"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    ours, theirs = (json.loads((folder / "evaluation.json").read_text()) for folder in (broken, whole))
+    assert ours["evaluation"] == theirs["evaluation"]
+
+
+def test_a_finished_one_is_only_read_again_with_other_k(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
+    run_eval(EvalConfig("tiny", **config))
+    before = (config["output"] / "samples.jsonl").read_bytes()
+    policy.loaded.clear()
+    run_eval(EvalConfig("tiny", **config, resume=True, k=(2, 3)))
+    assert policy.loaded == []
+    assert (config["output"] / "samples.jsonl").read_bytes() == before
+    results = json.loads((config["output"] / "evaluation.json").read_text())
+    assert list(results["evaluation"]["levels"][0]["pass_at"]) == ["2", "3"]
+
+
+def test_nothing_is_overwritten_or_mixed(policy: type[ScriptedPolicy], config: dict[str, Any], tmp_path: Path) -> None:
+    run_eval(EvalConfig("tiny", **config))
+    with pytest.raises(CheckpointError, match="--resume"):
+        run_eval(EvalConfig("tiny", **config))
+    with pytest.raises(ConfigError, match=r"temperature \(0.7 there, 0.9 given\)"):
+        run_eval(EvalConfig("tiny", **config, resume=True, temperature=0.9))
+    with pytest.raises(ConfigError, match="model"):
+        run_eval(EvalConfig("smollm2-135m", **config, resume=True))
+    write_problems(tmp_path / "sums.jsonl", 81)
+    with pytest.raises(ConfigError, match="problems"):
+        run_eval(EvalConfig("tiny", **config, resume=True))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run_eval(EvalConfig("tiny", **config | {"output": tmp_path / "other"}, resume=True))
+
+
+def test_a_file_with_foreign_rows_is_refused(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
+    run_eval(EvalConfig("tiny", **config))
+    file = config["output"] / "samples.jsonl"
+    lines = file.read_bytes().split(b"\n")
+    lines[3], lines[4] = lines[4], lines[3]
+    file.write_bytes(b"\n".join(lines))
+    with pytest.raises(CheckpointError, match="line 4"):
+        run_eval(EvalConfig("tiny", **config, resume=True))
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_folder(
+    policy: type[ScriptedPolicy], config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "__init__", lambda *_args, **_kwargs: (_ for _ in ()).throw(ConfigError("no")))
+    with pytest.raises(ConfigError):
+        run_eval(EvalConfig("tiny", **config))
+    assert not config["output"].exists()
+
+
+def test_baseline_on_the_same_problems_and_seeds(
+    policy: type[ScriptedPolicy], config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_eval(EvalConfig("tiny", **config))
+    run_eval(EvalConfig("tiny", **config, resume=True, baseline="smollm2-135m"))  # samples the baseline alone
+    assert policy.loaded == ["tiny", "smollm2-135m"]
+    ours, theirs = rows_of(config["output"]), rows_of(config["output"] / "baseline")
+    assert [(r["kind"], r["problem_id"], r["sample"]) for r in ours] == [
+        (r["kind"], r["problem_id"], r["sample"]) for r in theirs
+    ]
+    results = json.loads((config["output"] / "evaluation.json").read_text())
+    overall = next(difference for difference in results["differences"] if difference["level"] == "all")
+    rates = [[r["correct"] for r in rows if r["kind"] == "sample"] for rows in (ours, theirs)]
+    by_hand = sum(rates[0]) / len(rates[0]) - sum(rates[1]) / len(rates[1])
+    assert overall["avg"]["value"] == pytest.approx(by_hand)
+    assert 0 < overall["avg"]["low"] < by_hand < overall["avg"]["high"]
+    assert "tiny minus smollm2-135m" in capsys.readouterr().out
+
+
+def test_against_itself_nothing_differs(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
+    run_eval(EvalConfig("tiny", **config, baseline="tiny"))
+    folder = config["output"]
+    assert (folder / "samples.jsonl").read_bytes() == (folder / "baseline" / "samples.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"samples": 0}, {"k": (8,)}, {"temperature": 0.0}, {"problems": 0}, {"sampling_rows": 0}, {"seed": -1}]
+)
+def test_settings_out_of_range(policy: type[ScriptedPolicy], config: dict[str, Any], wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        run_eval(EvalConfig("tiny", **config | wrong))
+    assert policy.loaded == []
+
+
+def test_the_loop_and_the_command_give_the_same_figures(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
+    run_eval(EvalConfig("tiny", **config))
+    task = load_task(config["task"], grader=GRADER)
+    result = evaluate(
+        policy("tiny", PolicyConfig(), seed=0),  # type: ignore[arg-type]
+        task,
+        task.problems("train"),
+        EvaluationConfig(eval_samples=4, k=(1, 4)),
+        max_completion_tokens=100,
+        rows=1000,
+        seed=0,
+    )
+    written = json.loads((config["output"] / "evaluation.json").read_text())["evaluation"]
+    assert Evaluation.from_json(written) == result
+
+
+def test_the_samples_of_a_problem_do_not_depend_on_its_company() -> None:
+    """On the tiny model: waves of one problem and waves of all give the same samples, longer waves more of them."""
+    policy = HfPolicy("tiny", PolicyConfig(), seed=0)
+    task = load_task("arithmetic", grader=GRADER)
+    problems = tuple(task.problems("test", limit=2))
+
+    def texts(order: tuple[Any, ...], n: int, rows: int) -> dict[tuple[str, str, int], str]:
+        plan = Plan(order, n, SamplingParams(0.7, 48, rows=rows), seed=3)
+        found = [row for wave in plan.waves() for row in sample_wave(policy, task, wave, plan)]
+        return {(row["kind"], row["problem_id"], row["sample"]): row["completion"] for row in found}
+
+    together = texts(problems, 4, 256)
+    assert texts(problems, 4, 4) == together
+    assert texts(tuple(random.Random(0).sample(problems, len(problems))), 4, 256) == together
+    assert len(set(together.values())) > len(problems)
+    more = texts(problems[:3], 6, 256)
+    assert {key: text for key, text in together.items() if key in more}.items() <= more.items()

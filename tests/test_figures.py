@@ -1,0 +1,102 @@
+"""Figures of hand-made outcomes."""
+
+import json
+
+import pytest
+
+from expo_lite.figures import Evaluation, Measured, Sample, differences, evaluation_of
+from expo_lite.intervals import bootstrap_mean, wilson
+from expo_lite.records import Problem
+
+
+def outcome(name: str, greedy: str, samples: str, *, level: int | None = 1, subject: str | None = None) -> Measured:
+    """A problem whose answer is 7; one character a completion: its answer, '-' for none, '.' for truncated."""
+
+    def sample(answer: str) -> Sample:
+        reasons = {"7": "equal", "-": "no_answer", ".": "truncated"}
+        given = None if answer in "-." else answer
+        return Sample(answer == "7", reasons.get(answer, "different"), given, answer == ".", 10)
+
+    problem = Problem(name, f"What is {name}?", "7", level, subject)
+    return Measured(problem, sample(greedy), tuple(map(sample, samples)))
+
+
+def test_figures_by_hand() -> None:
+    evaluation = evaluation_of(
+        [
+            outcome("a", "7", "7789", level=1, subject="x"),
+            outcome("b", "8", "88-.", level=1, subject="y"),
+            outcome("c", "7", "7777", level=2, subject="x"),
+        ],
+        (1, 2, 4),
+        0.7,
+    )
+    assert [result.level for result in evaluation.levels] == ["1", "2", "all"]
+    assert [result.level for result in evaluation.subjects] == ["x", "y"]
+    one, two, both = evaluation.levels
+    assert (one.n_problems, one.n_samples) == (2, 4)
+    assert one.greedy == wilson(1, 2)
+    # problem a has 2 of 4 right, b none: pass@2 of a is 1 - 1/6
+    assert one.avg.value == one.pass_at[1].value == one.maj_at[1].value == pytest.approx((0.5 + 0) / 2)
+    assert one.pass_at[2].value == pytest.approx((5 / 6 + 0) / 2)
+    assert one.pass_at[4] == wilson(1, 2)  # each problem is right or wrong here
+    # a: {7,7} wins, four pairs of a 7 and another tie, {8,9} loses: (1 + 4/2) / 6
+    assert one.maj_at[2].value == pytest.approx((3 / 6 + 0) / 2)
+    assert one.maj_at[4].value == 0.5
+    assert (one.frac_all_wrong, one.truncated_rate, one.no_answer_rate) == (0.5, 1 / 8, 2 / 8)
+    assert one.reasons == {"different": 4, "equal": 2, "no_answer": 1, "truncated": 1}
+    assert (one.mean_tokens, one.all_wrong) == (10, wilson(1, 2))
+    assert two.greedy == wilson(1, 1)
+    assert both.avg == bootstrap_mean([0.5, 0.0, 1.0])
+    assert evaluation.subjects[0].avg.value == 0.75
+
+
+def test_spellings_of_an_answer_vote_together() -> None:
+    problem = Problem("a", "?", "1/2")
+    answers = ["\\frac{1}{2}", "\\dfrac{1}{2} ", "$\\frac12$", "3", "3"]
+    samples = tuple(Sample("2" in a, "equal", a, False, 1) for a in answers)
+    assert Measured(problem, samples[0], samples[:2] + samples[3:]).majority_at(4) == 0.5
+    assert len(set(Measured(problem, samples[0], samples[:2]).votes)) == 1
+
+
+def test_one_level_none_and_some_without() -> None:
+    def names(*levels: int | None) -> list[str]:
+        problems = [outcome(str(i), "7", "7", level=level) for i, level in enumerate(levels)]
+        return [result.level for result in evaluation_of(problems, (1,), 0.7).levels]
+
+    assert names(5, 5) == ["5"]
+    assert names(None, None) == ["all"]
+    assert names(5, None) == ["5", "all"]
+
+
+def test_json_round_trip() -> None:
+    evaluation = evaluation_of([outcome("a", "7", "78"), outcome("b", "8", "89", level=2, subject="x")], (1, 2), 0.7)
+    assert Evaluation.from_json(json.loads(json.dumps(evaluation.to_json()))) == evaluation
+
+
+def test_paired_differences_by_hand() -> None:
+    ours = [outcome("a", "7", "77"), outcome("b", "7", "78", level=2), outcome("c", "8", "88", level=2)]
+    theirs = [outcome("a", "8", "78"), outcome("b", "7", "78", level=2), outcome("c", "8", "78", level=2)]
+    one, two, both = differences(ours, theirs, (1, 2))
+    assert (one.level, one.n_problems, one.greedy.value, one.avg.value) == ("1", 1, 1.0, 0.5)
+    assert (two.greedy.value, two.avg.value, two.pass_at[2].value) == (0.0, -0.25, -0.5)
+    assert both.avg == bootstrap_mean([0.5, 0.0, -0.5], lowest=-1.0)
+    assert both.greedy.value == pytest.approx(1 / 3)
+    # maj@2, a tie counting half: a 1 against 1/2, b the same, c 0 against 1/2
+    assert both.maj_at[2].value == pytest.approx((0.5 + 0 - 0.5) / 3)
+
+
+def test_a_policy_minus_itself_is_zero_but_not_certain() -> None:
+    same = [outcome(str(i), "7", "78") for i in range(20)]
+    difference = differences(same, same, (1,))[0]
+    assert difference.avg.value == 0.0
+    assert difference.avg.low < 0 < difference.avg.high
+
+
+def test_pairing_is_narrower_than_two_intervals() -> None:
+    theirs = [outcome(str(i), "7", "7777" if i % 2 else "8888") for i in range(40)]
+    ours = [outcome(str(i), "7", "7777" if i % 2 else "8887") for i in range(40)]
+    paired = differences(ours, theirs, (1,))[0].avg
+    alone = evaluation_of(ours, (1,), 0.7).levels[0].avg
+    assert paired.value == pytest.approx(0.125)
+    assert paired.high - paired.low < 0.4 * (alone.high - alone.low)
