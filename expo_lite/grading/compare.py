@@ -117,14 +117,14 @@ def _by_structure(gold: str, answer: str, deep: Deep | None, depth: int) -> Resu
         if (one.text, other.text) != (gold, answer):
             return inner(one.text, other.text)
         return compare_leaves(gold, answer, deep)
-    return _compare_mixed(one, other, inner)
+    return _compare_mixed(one, other, inner, outermost=depth == 0)
 
 
-def _compare_mixed(one: Structure, other: Structure, inner: Compare) -> Result:
-    """A list against a single expression: equal only where the list has one item."""
+def _compare_mixed(one: Structure, other: Structure, inner: Compare, *, outermost: bool) -> Result:
+    """A list against a single expression: equal only where it is the set of that one solution."""
     for sequence, leaf, swapped in ((one, other, False), (other, one, True)):
         if isinstance(sequence, Sequence) and isinstance(leaf, Leaf):
-            if len(sequence.items) == 1 and sequence.opening == r"\{":
+            if len(sequence.items) == 1 and sequence.opening == r"\{" and outermost:
                 pair = (sequence.items[0], leaf.text)
                 outcome, _ = inner(*(pair[::-1] if swapped else pair))
                 return outcome, "set"
@@ -164,6 +164,8 @@ def _compare_matrices(one: Structure, other: Structure, inner: Compare) -> Resul
         if "cases" in (one.kind, other.kind):
             rows = ([", ".join(row) for row in form.rows] for form in (one, other))
             return _as(_match(tuple(next(rows)), tuple(next(rows)), inner), "piecewise")
+        if _is_determinant(one) != _is_determinant(other):
+            return Outcome.DIFFERENT, "matrix"
         if [len(row) for row in one.rows] != [len(row) for row in other.rows]:
             return Outcome.DIFFERENT, "matrix"
         cells = [tuple(cell for row in form.rows for cell in row) for form in (one, other)]
@@ -177,6 +179,10 @@ def _compare_matrices(one: Structure, other: Structure, inner: Compare) -> Resul
             return _as(_each(*pair, inner), "vector")
         return Outcome.DIFFERENT, "matrix"
     return _UNKNOWN
+
+
+def _is_determinant(matrix: Matrix) -> bool:
+    return matrix.kind in ("vmatrix", "Vmatrix")
 
 
 def _compare_sequences(one: Sequence, other: Sequence, inner: Compare) -> Result:
@@ -193,9 +199,11 @@ def _compare_sequences(one: Sequence, other: Sequence, inner: Compare) -> Result
         if r"\{" in kinds:
             return Outcome.DIFFERENT, "set"
         bare, framed = (one, other) if not one.ordered else (other, one)
-        if framed.opening == "[" and len(framed.items) == 2 or bare.either:
+        if framed.opening == "[" and len(framed.items) == 2 or bare.link == "or":
             return Outcome.DIFFERENT, "list"
         return _as(_each(one.items, other.items, inner), "tuple")
+    if {one.link, other.link} == {"and", "or"} and re.search(r"[<>]|\\[lg]e", one.items[0]):
+        return Outcome.DIFFERENT, "list"
     how = "set" if r"\{" in kinds else "list"
     return _as(_match(_distinct(one.items), _distinct(other.items), inner), how)
 

@@ -17,7 +17,8 @@ _DECIMAL = re.compile(
     r"|[eE](?P<power>[+-]?\d{1,4}))?$"
 )
 _DECIMAL_COMMA = re.compile(r"^[+-]?(?:\d+,(?:\d\d|\d{4,})|0,\d{2,})$")
-_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}|\\text\{")
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|\\text\{")
+_WORD = re.compile(r"^(?!(?:sqrt|sin|cos|tan|log|ln|exp)[a-z]|\d)[A-Za-z]{3,}$")
 _ROUGHLY = re.compile(
     r"^(?:\\text\{ ?)?(?:approximately|approx\.?|about|roughly|around|nearly|exactly|only)(?: ?\}| ) ?|^(?:\\approx|\\sim|~|=) ?"
 )
@@ -93,7 +94,7 @@ def compare_leaves(gold: str, answer: str, deep: Deep | None) -> tuple[Outcome, 
     if text_key(gold) == text_key(answer):
         return Outcome.EQUAL, "text"
     one, other = quantity(gold), quantity(answer)
-    if one.tree is None or other.tree is None:
+    if one.tree is None or other.tree is None or _WORD.match(gold) or _WORD.match(answer):
         return _compare_text(gold, answer)
     if not one.unit.fits(other.unit):
         return Outcome.DIFFERENT, "unit"

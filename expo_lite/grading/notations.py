@@ -93,6 +93,9 @@ def _ratios(gold: str, answer: str) -> Result | None:
         return (Outcome.EQUAL if equal and any(wanted) and any(given) else Outcome.DIFFERENT), "ratio"
     ratio, text = (wanted, texts[1]) if wanted is not None else (given, texts[0])
     value = quantity(text).value
-    if ratio is None or len(ratio) != 2 or value is None or words.time_of_day(gold) or words.time_of_day(answer):
+    if ratio is None or value is None:
         return None
-    return (Outcome.EQUAL if ratio[1] != 0 and ratio[0] / ratio[1] == value else Outcome.DIFFERENT), "ratio"
+    # 7:30 may be a time of day.
+    timely = words.time_of_day(gold) or words.time_of_day(answer)
+    equal = not timely and len(ratio) == 2 and ratio[1] != 0 and ratio[0] / ratio[1] == value
+    return (Outcome.EQUAL if equal else Outcome.DIFFERENT), "ratio"

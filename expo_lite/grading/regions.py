@@ -121,11 +121,13 @@ def _several(form: Sequence) -> Region | None:
     if any(part is None or not part.certain for part in inner) or len(names) > 1 or len(inner) > 8 or None in names:
         return None
     name = names.pop()
-    if not form.either and len(pieces) == 2:
+    if form.link != "or" and len(pieces) == 2:
         one, two = pieces if pieces[0].high == _INFINITY else pieces[::-1]
         # Without "or", a bound from below and one from above leave the part between them, if it is not empty.
         if one.high == _INFINITY and two.low == _MINUS_INFINITY and _rough_value(one.low) < _rough_value(two.high):
             return Region((Piece(one.low, one.low_closed, two.high, two.high_closed),), name)
+    if form.link == "and":
+        return None
     return Region(tuple(pieces), name)
 
 

@@ -24,12 +24,12 @@ _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}$")
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Items between a pair of brackets; a bare list has none. `either` says that "or" stood between them."""
+    """Items between a pair of brackets; a bare list has none. `link` is what stands between them: "and", "or" or ","."""
 
     opening: str
     closing: str
     items: tuple[str, ...]
-    either: bool = False
+    link: str = ","
 
     @property
     def ordered(self) -> bool:
@@ -80,15 +80,15 @@ def split_top(text: str, separators: frozenset[str]) -> tuple[list[str], list[st
     return parts, found
 
 
-def list_items(text: str, *, bracketed: bool) -> tuple[list[str], bool]:
-    """The items of a list, and whether "or" stands between them; a text that is no list is its own only item."""
+def list_items(text: str, *, bracketed: bool) -> tuple[list[str], str]:
+    """The items of a list, and the link between them; a text that is no list is its own only item."""
     if ";" in text:
         parts, found = split_top(text, frozenset(";"))
         if found:
-            return [part for part in parts if part], False
+            return [part for part in parts if part], ","
     parts, found = split_top(text, frozenset((",", "and")))
     if not found:
-        return [text.strip()], False
+        return [text.strip()], ","
     spaced = not bracketed or ", " in text
     merged = [parts[0]]
     for part, separator in zip(parts[1:], found, strict=True):
@@ -98,8 +98,8 @@ def list_items(text: str, *, bracketed: bool) -> tuple[list[str], bool]:
             merged[-1] = joined
         else:
             merged.append(part)
-    either = any("or" in separator for separator in found)
-    return [part for part in merged if part], either
+    link = next((word for word in ("or", "and") if any(word in separator for separator in found)), ",")
+    return [part for part in merged if part], link
 
 
 def _splits_thousands(before: str, after: str) -> bool:
@@ -115,9 +115,9 @@ def structure(text: str) -> Structure:
     if environment is not None and text.count(r"\begin") == 1:
         rows = [row for row in environment.group(2).split(NEWLINE) if row.strip(" \\hline")]
         return Matrix(environment.group(1), tuple(tuple(cell.strip() for cell in split_cells(row)) for row in rows))
-    items, either = list_items(text, bracketed=False)
+    items, link = list_items(text, bracketed=False)
     if len(items) > 1:
-        return Sequence("", "", _expanded(items), either)
+        return Sequence("", "", _expanded(items), link)
     if r"\pm" in text or r"\mp" in text:
         expanded = expand_signs(text) if not text.startswith(r"\{") else [text]
         if len(expanded) > 1:

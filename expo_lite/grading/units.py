@@ -127,7 +127,7 @@ def split_unit(text: str) -> tuple[str, Unit]:
     if start == len(tokens) or not core.strip(" +-"):
         return text, unit
     tail = _unit_of(tokens[start:])
-    if tail is None:
+    if tail is None or (tail.words and not re.search(r"[\d\\]", core)):
         return text, unit
     if not unit.empty:
         # $3 per hour has its unit on both sides of the number; $3 dollars says it twice.
