@@ -14,9 +14,10 @@ from expo_lite.grading.normalise import normalise, text_key
 from expo_lite.grading.notations import compare_notations
 from expo_lite.grading.regions import Piece, Region, region
 from expo_lite.grading.relations import compare_relations
-from expo_lite.grading.structures import Leaf, Matrix, Relation, Sequence, Structure, structure
+from expo_lite.grading.structures import Leaf, Matrix, Relation, Sequence, Structure, nesting, structure
 
 _MAX_CHARS = 3000
+_MAX_NESTING = 60
 _MAX_ITEMS = 64
 _MAX_DEPTH = 6
 _UNKNOWN = (Outcome.OPEN, "none")
@@ -43,6 +44,8 @@ def judge(gold: str, answer: str, deep: Deep | None) -> Result:
     if len(gold) + len(answer) > _MAX_CHARS:
         return Outcome.DIFFERENT, "too_long"
     gold, answer = normalise(gold), normalise(answer)
+    if max(nesting(gold), nesting(answer)) > _MAX_NESTING:
+        return Outcome.DIFFERENT, "too_deep"
     if not answer or not gold:
         return Outcome.DIFFERENT, "text"
     return _compare(gold, answer, deep, 0)

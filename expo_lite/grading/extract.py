@@ -2,6 +2,8 @@
 
 import re
 
+from expo_lite.grading.units import lookup
+
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=\{)")
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}([^\s{}$\\,;]{1,99})")
 _SCAN = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,99}\{|\\(?:[A-Za-z]+|.)|[{}]", re.DOTALL)
@@ -15,6 +17,7 @@ _SENTENCE_END = re.compile(r"(?<!\b[ap])(?<!\b[ap]\.m)[.!?](?=\s+[A-Z(*]|\s*$)|(
 _LINK = re.compile(
     r"(?:[\s$,;.&]|\\[()\[\],;!: ]|\\q?quad|\\(?:text|mathrm|mbox)\s*\{[^{}]{0,40}\}|[A-Za-z()_=]+){0,12}", re.ASCII
 )
+_UNIT_BEHIND = re.compile(r"\s*(%|[A-Za-z]{2,12})(?![A-Za-z])")
 _PHRASE_REACH = 600
 
 
@@ -77,9 +80,9 @@ def _after_phrase(tail: str) -> str:
     math = _MATH_SPAN.match(head)
     if math is not None:
         rest = head[math.end() :].split("\n", 1)[0]
-        unit = re.match(r"\s*(%|percent|degrees?|[a-z]{1,12}(?:\^?[23])?(?=\s*[.,;]?\s*$))", rest)
+        unit = _UNIT_BEHIND.match(rest)
         inner = next(group for group in math.groups() if group is not None)
-        return inner + (" " + unit.group(1) if unit else "")
+        return inner + (" " + unit.group(1) if unit and (unit.group(1) == "%" or lookup(unit.group(1))) else "")
     line = head.split("\n", 1)[0]
     end = _SENTENCE_END.search(line)
     return (line[: end.start()] if end else line).strip(" \t*_\"'")

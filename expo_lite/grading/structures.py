@@ -80,6 +80,18 @@ def split_top(text: str, separators: frozenset[str]) -> tuple[list[str], list[st
     return parts, found
 
 
+def nesting(text: str) -> int:
+    """How many brackets are open at most at the same time."""
+    deepest = depth = 0
+    for character in text:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth -= 1
+    return deepest
+
+
 def list_items(text: str, *, bracketed: bool) -> tuple[list[str], str]:
     """The items of a list, and the link between them; a text that is no list is its own only item."""
     if ";" in text:
