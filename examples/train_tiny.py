@@ -25,6 +25,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,9 +43,6 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCABULARY = 384
 TOKENS_A_BATCH = 4_000
-LEARNING_RATE = 3e-3
-DOCUMENTS_SHARE = 0.5
-"""Of the time, spent on plain documents before the conversations."""
 
 
 def chain(drawn: Sum) -> str:
@@ -174,48 +172,57 @@ def batches(
         yield input_ids_BT, labels_BT
 
 
-class Clock:
-    """How far the training is: by time, since the budget is time."""
+@dataclass(frozen=True)
+class Cycle:
+    """One pass of the learning rate, up and down to 0; documents first, then conversations."""
 
-    def __init__(self, minutes: float) -> None:
-        """Start now."""
-        self.start, self.seconds = time.monotonic(), minutes * 60
-
-    def progress(self) -> float:
-        """The share of the budget that is used, 0 to 1."""
-        return min((time.monotonic() - self.start) / self.seconds, 1.0)
+    steps: int
+    document_steps: int
+    peak_learning_rate: float
 
 
-def main() -> None:
-    """Train by steps, save in half precision."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=25.0)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.manual_seed(options.seed)
-    rng = random.Random(options.seed)
-    tokenizer, model = build_tokenizer(rng), build_model()
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    clock = Clock(options.minutes)
-    phases = {"documents": batches(tokenizer, rng, document), "conversations": batches(tokenizer, rng, conversation)}
-    step = 0
-    while (progress := clock.progress()) < 1:
-        phase = "documents" if progress < DOCUMENTS_SHARE else "conversations"
-        input_ids_BT, labels_BT = next(phases[phase])
+CYCLES = (Cycle(2_950, 1_750, 3e-3), Cycle(4_500, 1_350, 2e-3))
+
+
+def train_cycle(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: random.Random, cycle: Cycle) -> None:
+    """Train for one cycle, with a fresh optimiser."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    documents, conversations = batches(tokenizer, rng, document), batches(tokenizer, rng, conversation)
+    started = time.monotonic()
+    for step in range(cycle.steps):
+        input_ids_BT, labels_BT = next(documents if step < cycle.document_steps else conversations)
+        remaining = 1.0 - step / cycle.steps
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min((step + 1) / 100, 1.0, (1.0 - progress) / 0.6 + 0.01)
+            group["lr"] = cycle.peak_learning_rate * min((step + 1) / 100, 1.0, remaining / 0.6)
         loss = model(input_ids=input_ids_BT, labels=labels_BT).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        step += 1
-        if step % 100 == 0:
-            print(f"step {step} {progress:.0%} {phase} loss {loss.item():.4f}", flush=True)
-    model.to(torch.float16).save_pretrained(options.output)
-    tokenizer.save_pretrained(options.output)
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1}/{cycle.steps} loss {loss.item():.4f} {time.monotonic() - started:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Train, and save in half precision."""
+    parser = argparse.ArgumentParser(description="Train the embedded model from scratch.")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first-cycle", type=int, default=0, help="skip the cycles before, going on from --output")
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    tokenizer = build_tokenizer(random.Random(options.seed))
+    if options.first_cycle:
+        model = Qwen2ForCausalLM.from_pretrained(options.output, dtype=torch.float32)
+    else:
+        model = build_model()
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    for i, cycle in enumerate(CYCLES):
+        if i >= options.first_cycle:
+            train_cycle(model, tokenizer, random.Random(f"{options.seed}-{i}"), cycle)
+            model.to(torch.float16).save_pretrained(options.output)
+            tokenizer.save_pretrained(options.output)
+            model.to(torch.float32)
 
 
 if __name__ == "__main__":

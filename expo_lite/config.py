@@ -271,6 +271,7 @@ def check(config: TrainConfig) -> None:
         (config.seed >= 0, f"seed must not be negative, not {config.seed}."),
         (config.save_every >= 1, f"save_every must be at least 1, not {config.save_every}."),
         (config.diagnostics_every >= 0, f"diagnostics_every must not be negative, not {config.diagnostics_every}."),
+        (config.train_problems is None or config.train_problems >= 1, f"train_problems must be at least 1, not {config.train_problems}; leave it out for all."),
         (config.policy.lora_rank >= 1, f"lora_rank must be at least 1, not {config.policy.lora_rank}."),
         (config.policy.lora_alpha >= 1, f"lora_alpha must be at least 1, not {config.policy.lora_alpha}."),
         (positive(sampling.temperature), f"temperature must be above 0, not {sampling.temperature}; GRPO needs samples that differ."),

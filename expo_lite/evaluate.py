@@ -31,7 +31,14 @@ BASELINE = "baseline"
 
 
 def evaluate(
-    policy: Policy, task: Task, problems: Sequence[Problem], config: EvaluationConfig, *, max_completion_tokens: int, rows: int, seed: int
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    config: EvaluationConfig,
+    *,
+    max_completion_tokens: int,
+    rows: int,
+    seed: int,
 ) -> Evaluation:
     """Sample and grade each problem, once greedily and `eval_samples` times at `eval_temperature`.
 

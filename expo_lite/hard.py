@@ -51,7 +51,11 @@ def run_hard(config: HardConfig) -> None:
     folder.write(SOLVE_RATES, map(_line, map(solve_rate, found)))
     file = folder.write(HARD, map(_line, map(hard_problem, unsolved)))
     console.print(solve_table(found, f"{escape(model.label)} on {escape(config.task)} ({config.split})"))
-    console.print(f"{len(unsolved):,} of {len(found):,} problems never solved in {config.zero_of} tries: {file}", markup=False, soft_wrap=True)
+    console.print(
+        f"{len(unsolved):,} of {len(found):,} problems never solved in {config.zero_of} tries: {file}",
+        markup=False,
+        soft_wrap=True,
+    )
     if unsolved:
         console.print(f"train on them with --task jsonl:{file}", markup=False, soft_wrap=True)
     if unsolved and kind == "reasoning-gym":

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from expo_lite.grading import GradeReport, Grader, grade_file
+from expo_lite.grading import Grader, GradeReport, grade_file
 from expo_lite.presets import PRESETS, TINY
 from expo_lite.tasks import TASKS
 

@@ -182,7 +182,13 @@ def test_hostile_answers_get_a_verdict_within_the_limit(name: str, grader: Grade
 
 @pytest.mark.parametrize(
     "completion",
-    ["{" * 100_000, "\\boxed{" * 14_000, "\\boxed{" + "{" * 50_000 + "}" * 50_000 + "}", "}" * 100_000, "the answer is " * 7000],
+    [
+        "{" * 100_000,
+        "\\boxed{" * 14_000,
+        "\\boxed{" + "{" * 50_000 + "}" * 50_000 + "}",
+        "}" * 100_000,
+        "the answer is " * 7000,
+    ],
     ids=["open", "boxes", "nested", "closed", "phrases"],
 )
 def test_long_completions_are_read_in_linear_time(completion: str, grader: Grader) -> None:

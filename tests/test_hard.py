@@ -12,6 +12,8 @@ from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.hard import run_hard
 from expo_lite.tasks import load_task
 
+FIELDS = ["problem_id", "question", "answer", "level", "subject", "expert_chain", "solve_rate", "n_samples"]
+
 
 @pytest.fixture
 def policy(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedPolicy]:
@@ -33,7 +35,7 @@ def test_the_hard_problems_are_a_task(
 ) -> None:
     run_hard(HardConfig("tiny", **config))
     hard, rates = rows_of(config["output"] / "hard.jsonl"), rows_of(config["output"] / "solve_rates.jsonl")
-    assert list(hard[0]) == "problem_id question answer level subject expert_chain solve_rate n_samples".split()
+    assert list(hard[0]) == FIELDS
     original = {p.problem_id: p for p in load_task(config["task"], grader=GRADER).problems("train")}
     subset = load_task(f"jsonl:{config['output'] / 'hard.jsonl'}", grader=GRADER)
     read = [*subset.problems("train"), *subset.problems("test")]

@@ -75,7 +75,10 @@ def test_a_lone_adapter_names_its_model_and_shape(tmp_path: Path) -> None:
     assert (located.model, located.run, located.label) == ("tiny", None, "mine")
     assert (located.policy.lora_rank, located.policy.lora_alpha) == (8, 4)
     settled = settle(EvalConfig("mine"), located)
-    assert (settled.task, output_folder(settled, located)) == ("arithmetic", Path("runs/eval-mine-arithmetic-test-seed0"))
+    assert (settled.task, output_folder(settled, located)) == (
+        "arithmetic",
+        Path("runs/eval-mine-arithmetic-test-seed0"),
+    )
 
 
 def test_a_lone_adapter_whose_model_is_elsewhere(tmp_path: Path) -> None:

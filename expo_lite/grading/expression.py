@@ -55,7 +55,9 @@ def number(value: int | Fraction) -> Tree:
 
 def _tokens(text: str) -> list[str]:
     text = re.sub(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])", lambda m: m.group().replace(",", ""), text.strip())
-    text = re.sub(r"(?<![\d.,] )(?<![\d.,])([1-9]\d{0,2}(?: \d{3})+)(?! ?\d)", lambda m: m.group().replace(" ", ""), text)
+    text = re.sub(
+        r"(?<![\d.,] )(?<![\d.,])([1-9]\d{0,2}(?: \d{3})+)(?! ?\d)", lambda m: m.group().replace(" ", ""), text
+    )
     tokens: list[str] = []
     position = 0
     while position < len(text):

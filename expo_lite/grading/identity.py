@@ -203,7 +203,11 @@ def _power(base: Any, exponent: Any, *, real: bool) -> Any:
 
 def _function(name: str, values: list[Any], *, real: bool) -> Any:
     first = values[0]
-    if mp.isfinite(first) and abs(first) > mp.mpf(10) ** 30 and name not in ("abs", "ln", "log", "root", "sqrt", "cbrt"):
+    if (
+        mp.isfinite(first)
+        and abs(first) > mp.mpf(10) ** 30
+        and name not in ("abs", "ln", "log", "root", "sqrt", "cbrt")
+    ):
         raise Undefined("too large")
     if name in ("root", "sqrt", "cbrt"):
         return _root(first, values[1] if len(values) > 1 else mp.mpf(3 if name == "cbrt" else 2), real=real)

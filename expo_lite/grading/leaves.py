@@ -144,9 +144,7 @@ def _scaled(number: Quantity, factor: Fraction) -> tuple[Fraction, Fraction | No
     return value * factor, None if number.place is None else number.place * factor, number.digits
 
 
-def _rounds_to(
-    decimal: tuple[Fraction, Fraction | None, int], other: tuple[Fraction, Fraction | None, int]
-) -> bool:
+def _rounds_to(decimal: tuple[Fraction, Fraction | None, int], other: tuple[Fraction, Fraction | None, int]) -> bool:
     """Whether a decimal is the other number rounded (or, with more digits, cut off) at its own last place."""
     (value, place, digits), (exact, exact_place, exact_digits) = decimal, other
     if place is None or digits < _ROUNDED_DIGITS:

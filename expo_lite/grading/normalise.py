@@ -92,7 +92,13 @@ def _unicode(text: str) -> str:
 def _latex(text: str) -> str:
     if "begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z({\[%$])", lambda _: "\\", text)
-    text = text.replace("\\\\", NEWLINE).replace(r"\$", "\ue000").replace(r"\%", "%").replace(r"\&", "&").replace(r"\#", "#")
+    text = (
+        text.replace("\\\\", NEWLINE)
+        .replace(r"\$", "\ue000")
+        .replace(r"\%", "%")
+        .replace(r"\&", "&")
+        .replace(r"\#", "#")
+    )
     text = _DELIMITERS.sub(" ", text)
     text = _money_or_delimiter(text).replace("\ue000", "$")
     text = _DEGREE.sub(r"\\degree ", text)

@@ -57,7 +57,14 @@ class Worker:
         if self._process is None:
             path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
             # -P: a file in the working directory must not stand in for a library.
-            command = [sys.executable, "-P", "-m", "expo_lite.grading.worker", str(self._memory_mib), str(self._limit_s)]
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                "expo_lite.grading.worker",
+                str(self._memory_mib),
+                str(self._limit_s),
+            ]
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command,
                 stdin=subprocess.PIPE,

@@ -8,7 +8,8 @@ from expo_lite.grading.structures import Leaf, Relation, Sequence, split_top, st
 _VARIABLE = re.compile(r"^(?:[A-DF-Za-df-hj-z]|\\(?!pi|infty)[a-z]+|[A-Za-z]\((?:[a-z]|\\[a-z]+)\))(?:_\{?\w+\}?)?$")
 _MEMBER = re.compile(r"^((?:\\?[A-Za-z]|\\[a-z]+|[A-Za-z]\([a-z]\))(?:_\{?\w+\}?)?)\s?\\in\s?(.+)$", re.DOTALL)
 _BUILDER = re.compile(
-    r"^\\\{\s?(?P<name>[A-Za-z])\s?(?:\\in\s?\\R\s?)?(?:\||:|\\text\{ ?such that ?\})\s?(?P<condition>.+)\\\}$", re.DOTALL
+    r"^\\\{\s?(?P<name>[A-Za-z])\s?(?:\\in\s?\\R\s?)?(?:\||:|\\text\{ ?such that ?\})\s?(?P<condition>.+)\\\}$",
+    re.DOTALL,
 )
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _MINUS_INFINITY, _INFINITY = r"-\infty", r"\infty"

@@ -46,7 +46,9 @@ def _moved(one: Relation, other: Relation, deep: Deep) -> bool | None:
         if relation.signs[0] in _RISING:
             left, right = right, left
         differences.append(_difference(left, right))
-    kinds = [_FLIPPED[relation.signs[0]] if relation.signs[0] in _RISING else relation.signs[0] for relation in (one, other)]
+    kinds = [
+        _FLIPPED[relation.signs[0]] if relation.signs[0] in _RISING else relation.signs[0] for relation in (one, other)
+    ]
     if kinds[0] != kinds[1]:
         return False
     return deep.proportional(differences[0], differences[1], positive=kinds[0] in (">", r"\ge"))

@@ -47,8 +47,14 @@ def _math_verify_guarded(gold: str, answer: str) -> bool:
     """
     if len(gold) + len(answer) > _MAX_CHARS or r"\text" in gold + answer:
         return False
-    sides = [[form for form in _read(f"${text.replace(NEWLINE, ' BACKSLASHES ').replace(' BACKSLASHES ', chr(92) * 2)}$")
-              if not isinstance(form, str)] for text in (gold, answer)]
+    sides = [
+        [
+            form
+            for form in _read(f"${text.replace(NEWLINE, ' BACKSLASHES ').replace(' BACKSLASHES ', chr(92) * 2)}$")
+            if not isinstance(form, str)
+        ]
+        for text in (gold, answer)
+    ]
     if not all(sides):
         return False
     one, other = sides[0][0], sides[1][0]
@@ -83,5 +89,3 @@ def _same_ratio(one: Any, other: Any) -> bool:
     names = sorted(one.free_symbols | other.free_symbols, key=str)
     ratios = [one.subs(probe).evalf(40) / other.subs(probe).evalf(40) for probe in _probes(names)]
     return bool(names) and all(bool(abs(ratio / ratios[0] - 1) < sympy.Float(10) ** -25) for ratio in ratios)
-
-

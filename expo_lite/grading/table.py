@@ -50,9 +50,7 @@ def math_verify_verdicts(cases: Sequence[Case]) -> list[bool]:
     """What math-verify says of each case by itself, in a worker that is killed after ten seconds a case."""
     worker = Worker(limit_s=10.0, memory_mib=2048)
     try:
-        replies = [
-            worker.ask({"op": "math_verify", "gold": case.gold, "answer": case.completion}) for case in cases
-        ]
+        replies = [worker.ask({"op": "math_verify", "gold": case.gold, "answer": case.completion}) for case in cases]
     finally:
         worker.kill()
     return [bool(reply.get("equal", False)) for reply in replies]

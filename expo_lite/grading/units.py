@@ -58,7 +58,14 @@ _define("hectare", {"hectare ha": 1})
 _define("person", {"person people": 1})
 _define("", {"unit": 1, "u": 1})
 
-_COMPOUND = {"mph": "mile / hour", "kph": "km / hour", "kmh": "km / hour", "mps": "m / s", "cc": "cm ^ 3", "sqft": "ft ^ 2"}
+_COMPOUND = {
+    "mph": "mile / hour",
+    "kph": "km / hour",
+    "kmh": "km / hour",
+    "mps": "m / s",
+    "cc": "cm ^ 3",
+    "sqft": "ft ^ 2",
+}
 _CASED = {"L": "l", "N": "n", "J": "j", "W": "w", "V": "v", "A": "a", "K": "k", "Pa": "pa", "Hz": "hz", "mL": "ml"}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _MULTIPLIERS = {

@@ -117,7 +117,11 @@ def date(normalised: str) -> tuple[int | None, int, int] | None:
         match = pattern.match(text)
         if match is not None:
             year = match.group("year")
-            return int(year) if year else None, _MONTHS.index(match.group("month").lower()[:3]) + 1, int(match.group("day"))
+            return (
+                int(year) if year else None,
+                _MONTHS.index(match.group("month").lower()[:3]) + 1,
+                int(match.group("day")),
+            )
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
+from bitsandbytes.nn.modules import Params4bit
 from peft.tuners.lora import LoraLayer
 
 
@@ -35,7 +36,7 @@ def dense_weights(model: torch.nn.Module) -> Iterator[None]:
 def _forward(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     base = layer.base_layer
     weight = base.weight
-    if isinstance(weight, bnb.nn.Params4bit):
+    if isinstance(weight, Params4bit):
         weight = bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(torch.float32)
     if not layer.disable_adapters:
         for adapter in layer.active_adapters:

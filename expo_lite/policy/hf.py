@@ -4,27 +4,25 @@ What has run where: everything in this file runs in the tests on a CPU. Nothing 
 """
 
 import contextlib
-import gc
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.utils import load_peft_weights
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from expo_lite.batching import MicroBatch
 from expo_lite.config import PolicyConfig
-from expo_lite.errors import CheckpointError, ModelError
+from expo_lite.errors import CheckpointError
 from expo_lite.policy import sampler, scoring
 from expo_lite.policy.dense import dense_weights
+from expo_lite.policy.load import PROJECTIONS, first_line, load_base
 from expo_lite.presets import find_model
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
 """Tokens that end an assistant's turn in the chat templates of the aliases; each counts where the tokenizer has it."""
 
@@ -44,13 +42,9 @@ class HfPolicy:
         Raises:
             ModelError: the model cannot be found or read, or has no chat template or sliding-window attention.
         """
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
         self.name = name
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        source = find_model(name).source
-        base, self.tokenizer = _load(source, name, config, self.device)
-        self._check(base)
+        base, self.tokenizer = load_base(find_model(name).source, name, config, self.device)
         base.requires_grad_(False)
         base.config.use_cache = False
         if config.gradient_checkpointing:
@@ -68,26 +62,13 @@ class HfPolicy:
         if adapter is not None:
             self.load_adapter(adapter)
 
-    def _check(self, base: Any) -> None:
-        if self.tokenizer.chat_template is None:
-            raise ModelError(f"Model '{self.name}' has no chat template. Give an instruct model.")
-        layer_types = getattr(base.config, "layer_types", None) or []
-        if any("full" not in kind for kind in layer_types):
-            kinds = ", ".join(sorted(set(layer_types)))
-            raise ModelError(f"Model '{self.name}' mixes attention kinds ({kinds}); only full attention is supported.")
-        missing = [name for name in PROJECTIONS if not any(n.endswith(name) for n, _ in base.named_modules())]
-        if missing:
-            raise ModelError(f"Model '{self.name}' has no {', '.join(missing)}: only Llama- and Qwen-like models fit.")
-
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
     ) -> list[tuple[Completion, ...]]:
         """Sample completions, one tuple a request, in order."""
         self._peft.eval()
         with dense_weights(self._model) if self.device.type == "cpu" else contextlib.nullcontext():
-            sampled = sampler.sample(
-                self._model, requests, params, seed=seed, eos_ids=self.eos_ids, pad_id=self.pad_id
-            )
+            sampled = sampler.sample(self._model, requests, params, seed=seed, eos_ids=self.eos_ids, pad_id=self.pad_id)
         return [
             tuple(sampler.to_completion(request.prompt_ids, row, self.tokenizer) for row in rows)
             for request, rows in zip(requests, sampled, strict=True)
@@ -126,58 +107,17 @@ class HfPolicy:
             CheckpointError: the folder has no readable adapter, or one of another shape.
         """
         try:
-            weights = load_peft_weights(str(folder), device="cpu")
-            result = set_peft_model_state_dict(self._peft, weights)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise CheckpointError(f"The adapter in '{folder}' cannot be loaded: {_first_line(error)}") from error
-        if result.unexpected_keys:
-            raise CheckpointError(f"The adapter in '{folder}' was made for another model or LoRA shape.")
+            weights = load_file(folder / "adapter_model.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"The adapter in '{folder}' cannot be read: {first_line(error)}") from error
+        own = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
+        if _shapes(weights) != _shapes(own):
+            raise CheckpointError(f"The adapter in '{folder}' was made for another model or LoRA rank.")
+        set_peft_model_state_dict(self._peft, weights)
 
 
-def _load(source: str, name: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
-    """The base model and its tokenizer, quantised as configured."""
-    path = Path(source)
-    gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    folder = str(path.parent) if gguf else source
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **gguf)
-        if gguf and config.bits == 4:
-            # transformers dequantises GGUF and cannot quantise in the same pass: by way of a folder of plain weights
-            with tempfile.TemporaryDirectory() as plain:
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **gguf)
-                model.config.__dict__.pop("quantization_config", None)
-                model.save_pretrained(plain)
-                del model
-                gc.collect()
-                model = AutoModelForCausalLM.from_pretrained(plain, **_options(config, device))
-        else:
-            model = AutoModelForCausalLM.from_pretrained(folder, **_options(config, device), **gguf)
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise ModelError(f"Model '{name}' does not fit into the GPU's memory: {_first_line(error)}") from error
-        raise ModelError(
-            f"Cannot load model '{name}' from '{source}': {_first_line(error)} "
-            "Without a network, download it elsewhere and give its folder as --model."
-        ) from error
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # its first forward pass repacks the weight in place, and later gradients are wrong
-            module.support_avx512bf16_for_cpu = False
-    return model, tokenizer
-
-
-def _options(config: PolicyConfig, device: torch.device) -> dict[str, Any]:
-    # bf16 is unusably slow on most CPUs
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": str(device)}}
-    if config.bits == 4:
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    return options
+def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
 
 
 def _eos_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
@@ -199,8 +139,3 @@ def _end_id(tokenizer: Any, eos_ids: tuple[int, ...]) -> int:
     rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
     ends = [token for token in rendered if token in eos_ids]
     return ends[-1] if ends else eos_ids[0]
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".") + "."

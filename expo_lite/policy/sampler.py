@@ -162,7 +162,8 @@ def _prefill(
             visible_PT = columns_T >= pads_P[piece, None]
             # a padding position sees itself, for a softmax over nothing is not a number
             causal_TT = columns_T[:, None] >= columns_T
-            mask_P1TT = (causal_TT & visible_PT[:, None, :] | torch.eye(width, dtype=torch.bool, device=device))[:, None]
+            itself_TT = torch.eye(width, dtype=torch.bool, device=device)
+            mask_P1TT = (causal_TT & visible_PT[:, None, :] | itself_TT)[:, None]
         cache = RowCache()
         output = model.get_decoder()(
             input_ids=input_ids_PT[piece],
@@ -242,7 +243,9 @@ def _decode_wave(
     ]
 
 
-def choose(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
+def choose(
+    logits_RV: torch.Tensor, uniforms_R: torch.Tensor, params: SamplingParams
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Pick one token a row by inverting the cumulative distribution at a uniform number; returns ids [R] and logprobs [R].
 
     The log-probability is that of the full distribution at the temperature, whatever top_p cut off.

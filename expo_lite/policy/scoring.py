@@ -29,7 +29,7 @@ def score_rows(policy: Policy, rows: Sequence[Row], *, temperature: float, token
     """Log-probabilities of each row's completion tokens (nats, on the CPU, no gradient), in the order of the rows."""
     scored: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for batch in micro_batches(rows, token_budget=token_budget, pad_id=policy.pad_id, device=policy.device):
-        pieces = policy.logprobs(batch, temperature=temperature).detach().cpu().split(batch.lengths)
+        pieces = torch.split(policy.logprobs(batch, temperature=temperature).detach().cpu(), batch.lengths)
         for index, piece in zip(batch.indices, pieces, strict=True):
             scored[index] = piece
     return scored

@@ -1,0 +1,164 @@
+"""A base model and its tokenizer: from the hub or its cache, a folder, or a GGUF file; quantised as configured."""
+
+import gc
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
+
+from expo_lite.config import PolicyConfig
+from expo_lite.errors import ModelError
+
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
+"""What is fetched of a hub model: no pickles, no second copy in another format."""
+HUB_TIMEOUT_S = 10.0
+_AUTO_MODEL: Any = AutoModelForCausalLM  # these three are half typed
+_QUANTISATION: Any = BitsAndBytesConfig
+_LOGGING: Any = logging
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers and its readers raise for files that are not what they should be."""
+
+
+def load_base(source: str, name: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
+    """The base model, quantised as configured, and its tokenizer.
+
+    Args:
+        source: OWNER/NAME on the hub, a folder or a GGUF file.
+        name: the model's name as typed, for errors.
+        config: bits.
+        device: where to put it.
+
+    Raises:
+        ModelError: it cannot be found, read or held in memory, or is of a kind that we cannot train.
+    """
+    _LOGGING.set_verbosity_error()
+    _LOGGING.disable_progress_bar()
+    if not Path(source).exists():
+        _fetch(source)
+    try:
+        model, tokenizer, missing = _read(source, config, device)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"Model '{name}' does not fit into the GPU's memory: {first_line(error)}") from error
+    except _UNREADABLE as error:
+        raise ModelError(f"Cannot read model '{name}' from '{source}': {first_line(error)}") from error
+    missing |= _misshapen(model)
+    if missing:
+        raise ModelError(
+            f"Model '{name}' does not fit its config.json: {len(missing)} weights are missing or of another shape "
+            f"({min(missing)}, ...)."
+        )
+    _check(model, tokenizer, name)
+    # adapters name their base by it; a GGUF file is read by way of a folder that is gone by now
+    model.name_or_path = str(Path(source).absolute()) if Path(source).exists() else source
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # its first forward pass repacks the weight in place, and later gradients are wrong
+            module.support_avx512bf16_for_cpu = False
+    return model, tokenizer
+
+
+def _fetch(source: str) -> None:
+    """Bring a hub model into the hub's cache, or find that it is there; answers within seconds if there is no network."""
+    try:
+        try:
+            # transformers itself would try again for most of a minute
+            reachable = HfApi().model_info(source, timeout=HUB_TIMEOUT_S) is not None
+        except (httpx.TransportError, OfflineModeIsEnabled):
+            reachable = False
+        snapshot_download(source, allow_patterns=HUB_FILES, local_files_only=not reachable)
+    except GatedRepoError as error:
+        raise ModelError(f"Model '{source}' is gated: accept its terms on the hub, and set HF_TOKEN.") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"The hub has no model '{source}' (or it is private: set HF_TOKEN).") from error
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"Model '{source}' is not wholly in the hub's cache, and the hub cannot be reached. "
+            "Download it elsewhere, and give its folder as --model; 'tiny' needs no download."
+        ) from error
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise ModelError(f"Cannot fetch model '{source}': {first_line(error)}") from error
+
+
+def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any, set[str]]:
+    """Model, tokenizer, and the names of weights that were not there."""
+    path = Path(source)
+    is_gguf = path.suffix == ".gguf"
+    options: dict[str, Any] = {"gguf_file": path.name} if is_gguf else {}
+    folder = str(path.parent) if is_gguf else source
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+    # transformers dequantises GGUF and cannot quantise in the same pass: by way of a folder of plain weights
+    in_two_passes = is_gguf and config.bits == 4
+    options |= {"dtype": torch.float32} if in_two_passes else _placement(config, device)
+    model, info = _AUTO_MODEL.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    if in_two_passes:
+        with tempfile.TemporaryDirectory() as plain:
+            model.config.__dict__.pop("quantization_config", None)
+            model.save_pretrained(plain)
+            del model
+            gc.collect()
+            model = _AUTO_MODEL.from_pretrained(plain, **_placement(config, device))
+    return model, tokenizer, set(info["missing_keys"])
+
+
+def _misshapen(model: Any) -> set[str]:
+    """Four-bit weights of another shape than the configuration's; transformers takes any."""
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    return {n for n, m in layers.items() if tuple(m.weight.quant_state.shape) != (m.out_features, m.in_features)}
+
+
+def _placement(config: PolicyConfig, device: torch.device) -> dict[str, Any]:
+    # bf16 is unusably slow on most CPUs
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": str(device)}}
+    if config.bits == 4:
+        options["quantization_config"] = _QUANTISATION(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    return options
+
+
+def _check(model: Any, tokenizer: Any, name: str) -> None:
+    if tokenizer.chat_template is None:
+        raise ModelError(f"Model '{name}' has no chat template. Give an instruct model.")
+    if not tokenizer.encode("1 + 2 = 3", add_special_tokens=False):
+        raise ModelError(f"Model '{name}' has no vocabulary: its tokenizer's files are missing.")
+    layer_types = getattr(model.config, "layer_types", None) or []
+    if any("full" not in kind for kind in layer_types):
+        kinds = ", ".join(sorted(set(layer_types)))
+        raise ModelError(f"Model '{name}' mixes attention kinds ({kinds}); only full attention is supported.")
+    missing = [name for name in PROJECTIONS if not any(n.endswith(name) for n, _ in model.named_modules())]
+    if missing:
+        raise ModelError(f"Model '{name}' has no {', '.join(missing)}: only Llama- and Qwen-like models fit.")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".") + "."

@@ -1,0 +1,79 @@
+"""Micro-batches: every row once, within the budget, and the gradient of the whole whatever the split."""
+
+import random
+
+import pytest
+import torch
+
+from expo_lite.batching import Row, collate, micro_batches
+from expo_lite.config import LossConfig, PolicyConfig, TrainConfig, resolve
+from expo_lite.learn import accumulate
+from expo_lite.policy.hf import HfPolicy
+
+
+def rows_of(lengths: list[tuple[int, int]]) -> list[Row]:
+    rng = random.Random(0)
+    return [
+        Row(
+            tuple(rng.randrange(5, 300) for _ in range(p)),
+            tuple(rng.randrange(5, 300) for _ in range(c)),
+            advantage=rng.choice([-1.0, 0.5]),
+            weight=0.01 * (i + 1),
+            kl_weight=0.02,
+            sft_weight=0.03 * (i % 2),
+        )
+        for i, (p, c) in enumerate(lengths)
+    ]
+
+
+def test_collate_by_hand() -> None:
+    rows = [Row((7, 8), (9,), advantage=2.0, weight=0.5), Row((7,), (3, 4), sft_weight=0.25)]
+    batch = collate(rows, [1, 0], pad_id=0)
+    assert batch.indices == (1, 0)
+    assert batch.input_ids_BT.tolist() == [[7, 3, 4], [7, 8, 9]]
+    # the tokens 3, 4, 9 are predicted at positions 0, 1 of the first row and 1 of the second (flat: 3 + 1)
+    assert batch.predictors_N.tolist() == [0, 1, 4]
+    assert batch.targets_N.tolist() == [3, 4, 9]
+    assert batch.advantages_N.tolist() == [0.0, 0.0, 2.0]
+    assert batch.weights_N.tolist() == [0.0, 0.0, 0.5]
+    assert batch.sft_weights_N.tolist() == [0.25, 0.25, 0.0]
+
+
+@pytest.mark.parametrize("budget", [1, 20, 57, 10_000])
+def test_every_row_is_in_one_batch_within_the_budget(budget: int) -> None:
+    rows = rows_of([(3, 5), (9, 1), (2, 30), (4, 4), (4, 5), (1, 1), (20, 20)])
+    batches = micro_batches(rows, token_budget=budget, pad_id=0)
+    assert sorted(index for batch in batches for index in batch.indices) == list(range(len(rows)))
+    for batch in batches:
+        assert batch.input_ids_BT.numel() <= budget or len(batch.rows) == 1
+        assert [rows[index] for index in batch.indices] == list(batch.rows)
+
+
+def test_a_row_without_any_term_has_no_gradient() -> None:
+    assert not Row((1,), (2,), advantage=0.0, weight=0.1).has_gradient
+    assert Row((1,), (2,), advantage=0.1, weight=0.1).has_gradient
+    assert Row((1,), (2,), kl_weight=0.1).has_gradient
+    assert Row((1,), (2,), sft_weight=0.1).has_gradient
+
+
+def test_the_gradient_is_the_same_in_1_2_and_7_micro_batches() -> None:
+    config = resolve(TrainConfig(model="tiny", loss=LossConfig(kl_coef=0.1)))
+    policy = HfPolicy("tiny", PolicyConfig(), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters().values():  # a fresh adapter has B = 0, and A no gradient
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    rows = rows_of([(5, 9), (12, 20), (7, 33), (5, 9), (8, 8), (30, 4), (9, 15)])
+
+    def gradient(n_batches: int) -> torch.Tensor:
+        cut = [list(range(i, len(rows), n_batches)) for i in range(n_batches)]
+        batches = [collate(rows, indices, pad_id=policy.pad_id) for indices in cut]
+        for parameter in policy.parameters().values():
+            parameter.grad = None
+        accumulate(policy, batches, config, None)
+        return torch.cat([p.grad.flatten() for p in policy.parameters().values() if p.grad is not None]).double()
+
+    whole = gradient(1)
+    assert whole.norm() > 0
+    for n_batches in (2, 7):
+        assert (gradient(n_batches) - whole).norm() / whole.norm() < 1e-6

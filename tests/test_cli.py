@@ -1,0 +1,309 @@
+"""The command line: each error its code, its line and its speed; each command its output."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_type_hints
+
+import pytest
+
+from expo_lite import __version__, cli
+from expo_lite.config import EvalConfig, ExplainConfig, HardConfig, TrainConfig
+from expo_lite.presets import PRESETS
+from expo_lite.tasks import TASKS
+
+LIMIT_S = 2.5
+"""What must take less than 1 s on a free machine."""
+
+FRESH = """
+import sys
+from expo_lite.cli import run
+code = 0
+try:
+    code = run(sys.argv[1:])
+except SystemExit as error:
+    code = error.code
+heavy = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "numpy", "sympy"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else code)
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+def in_fresh_process(*words: str, cwd: Path) -> Outcome:
+    """Run a command that must not import anything heavy, nor take long."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FRESH, *words], capture_output=True, text=True, cwd=cwd, check=False
+    )
+    took_s = time.perf_counter() - started
+    assert "imported:" not in done.stderr
+    assert took_s < LIMIT_S
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def in_this_process(capsys: pytest.CaptureFixture[str], *words: str) -> Outcome:
+    try:
+        code = cli.run(words)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    captured = capsys.readouterr()
+    return Outcome(code, captured.out, captured.err)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths, such as runs/, lead nowhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_importing_the_command_line_leaves_torch_alone(tmp_path: Path) -> None:
+    assert in_fresh_process("--version", cwd=tmp_path) == Outcome(0, f"expo-lite {__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", ["--help", *(f"{verb} --help" for verb in ("train", "eval", "explain", "hard"))])
+def test_help_is_quick(words: str, tmp_path: Path) -> None:
+    outcome = in_fresh_process(*words.split(), cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("usage: expo-lite")
+
+
+def test_no_command_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = in_this_process(capsys)
+    assert outcome.code == 0
+    assert all(verb in outcome.out for verb in ("train", "eval", "explain", "hard", "grade", "models", "tasks"))
+
+
+WRONG = {
+    "trian": "Available subcommands: train",
+    "train --modle tiny": "--model",
+    "train --group-sise 4": "--group-size",
+    "train --model qwen-2.5-3b": "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'?",
+    "train --model nothing-like-it.gguf": "error: There is no GGUF file at 'nothing-like-it.gguf'.",
+    "train --model runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
+    "train --task arithmetics": "error: Unknown task 'arithmetics'. Did you mean 'arithmetic'?",
+    "train --task arith": "Did you mean 'arithmetic'?",
+    "train --task jsonl": "It is written jsonl:PATH.",
+    "train --task arithmetic --data x": "Task 'arithmetic' has no use for --data.",
+    "train --levels 6": "error: Task 'arithmetic' has no level 6; its levels are 1, 2, 3, 4, 5.",
+    "train --task gsm8k --levels 5": "has no levels; leave --levels out.",
+    "train --method ppo": "'grpo', 'exp-grpo', 'gt-sft-grpo'",
+    "train --steps ten": "Error parsing --steps",
+    "train --steps 1.5": "Error parsing --steps",
+    "train --k 1,x": "Error parsing --k",
+    "train --bits 8": "'8'",
+    "train --group-size 1": "error: group_size must be at least 2, not 1",
+    "train --k 32": "error: every k must be between 1 and eval_samples (16), not (32,).",
+    "train --explanation-filter none,verified": "error: explanation_filter 'none' cannot be combined",
+    "train --explanation-filter verify": "'verify' is none of verified, lift, no-leak, none",
+    "train --config missing.toml": "error: Cannot read the settings file 'missing.toml': No such file or directory.",
+    "train --config": "--config",
+    "eval": "TARGET",
+    "eval smollm": "error: Unknown model 'smollm'. Did you mean 'smollm2-",
+    "eval runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
+    "eval tiny --baseline runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
+    "eval tiny --task aritmetic": "Did you mean 'arithmetic'?",
+    "eval tiny --samples 4 --k 1,8": "error: every k must be between 1 and samples (4), not 1, 8.",
+    "explain --n 0": "error: problems must be at least 1, not 0",
+    "hard --zero-of 0": "error: zero_of must be at least 1, not 0.",
+    "hard --model qwen9": "error: Unknown model 'qwen9'.",
+    "grade": "FILE",
+    "models --all": "--all",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_arguments_are_answered_at_once(words: str, tmp_path: Path) -> None:
+    outcome = in_fresh_process(*words.split(), cwd=tmp_path)
+    text = " ".join(re.sub("[│╭╰─╮╯]", " ", outcome.err).split())
+    assert (outcome.code, outcome.out) == (2, "")
+    assert WRONG[words] in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+    if text.startswith("error: "):
+        assert outcome.err.count("\n") == 1
+
+
+def test_an_existing_run_folder_is_an_error_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").touch()
+    outcome = in_fresh_process("train", "--output", "mine", cwd=tmp_path)
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: The run folder 'mine' exists. Continue it with --resume")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TrainConfig]]:
+    """What the training loop was called with; the loop itself stays away."""
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr("expo_lite.config.has_gpu", lambda: False)
+    monkeypatch.setitem(sys.modules, "expo_lite.loop", SimpleNamespace(train=seen.append))
+    yield seen
+
+
+def test_train_alone_trains_the_built_in_model(trained: list[TrainConfig]) -> None:
+    assert cli.run(["train"]) == 0
+    (config,) = trained
+    assert (config.model, config.task, config.method, config.steps) == ("tiny", "arithmetic", "exp-grpo", 60)
+    assert config.output == Path("runs/tiny-arithmetic-exp-grpo-seed0")
+
+
+def test_the_flags_people_type_most(trained: list[TrainConfig]) -> None:
+    words = "train --model qwen2.5-3b --task math --levels 4 5 --method grpo --steps 7 --group-size 4 --seed 3"
+    assert cli.run([*words.split(), "--output", "runs/x", "--resume"]) == 0
+    (config,) = trained
+    assert (config.model, config.task, config.levels, config.method) == ("qwen2.5-3b", "math", (4, 5), "grpo")
+    assert (config.steps, config.group_size, config.seed) == (7, 4, 3)
+    assert (config.output, config.resume) == (Path("runs/x"), True)
+
+
+@pytest.mark.parametrize("typed", [["1", "4", "16"], ["1,4,16"], ["1,", "4,", "16"], ["1,4", "16"]])
+def test_lists_with_spaces_or_commas(typed: list[str]) -> None:
+    command = cli.parse(["train", "--k", *typed, "--explanation-filter", "verified,lift", "--subjects", "A, B", "C"])
+    assert isinstance(command, cli.Train)
+    assert command.settings.evaluation.k == (1, 4, 16)
+    assert command.settings.explanation.explanation_filter == ("verified", "lift")
+    assert command.settings.data.subjects == ("A, B", "C")
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path, trained: list[TrainConfig]) -> None:
+    toml = 'steps = 9\nseed = 5\nresume = true\nlevels = [4]\n[loss]\nkl_coef = 0.1\nclip_low = 0.3\n[data]\nsubjects = ["A"]'
+    (tmp_path / "run.toml").write_text(toml + "\n")
+    command = "train --config run.toml --task jsonl:x --seed 6 --clip-low 0.4 --no-resume --levels unset"
+    assert cli.run(command.split()) == 0
+    (config,) = trained
+    assert (config.steps, config.loss.kl_coef, config.data.subjects) == (9, 0.1, ("A",))
+    assert (config.seed, config.loss.clip_low, config.resume, config.levels) == (6, 0.4, False, ())
+    assert (config.group_size, config.loss.clip_high) == (8, 0.2)
+
+
+@pytest.mark.parametrize("words", ["--config=e.toml runs/x", "runs/x --config e.toml"])
+def test_a_file_may_leave_out_what_must_be_given(tmp_path: Path, words: str) -> None:
+    (tmp_path / "e.toml").write_text("samples = 4\nbits = 16\n")
+    command = cli.parse(["eval", *words.split()])
+    assert isinstance(command, cli.Eval)
+    assert (command.settings.target, command.settings.samples, command.settings.bits) == ("runs/x", 4, 16)
+
+
+def test_a_setting_that_the_file_misspells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.toml").write_text("[loss]\nkl_coeff = 0.1\n")
+    outcome = in_this_process(capsys, "train", "--config", "run.toml")
+    assert outcome.code == 2
+    assert outcome.err == "error: run.toml: loss: unknown setting 'kl_coeff'. Did you mean 'kl_coef'?\n"
+
+
+def flags(cls: Any) -> Iterator[str]:
+    hints = get_type_hints(cls)
+    for field in fields(cls):
+        if is_dataclass(hints[field.name]):
+            yield from flags(hints[field.name])
+        else:
+            yield field.name.upper() if field.name == "target" else "--" + field.name.replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("verb", "cls"), [("train", TrainConfig), ("eval", EvalConfig), ("explain", ExplainConfig), ("hard", HardConfig)]
+)
+def test_one_field_is_one_flag(verb: str, cls: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    text = in_this_process(capsys, verb, "--help").out
+    shown = re.findall(r"^[│ ] ?(--[\w-]+|TARGET)\b", text, re.MULTILINE)
+    assert sorted(shown) == sorted([*flags(cls), "--config", "--debug"])
+    assert "None" not in text
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = in_this_process(capsys, "train", "--group-size", "1", "--debug")
+    assert outcome.code == 2
+    assert outcome.err.startswith("Traceback")
+    assert outcome.err.splitlines()[-1].startswith("error: group_size")
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Tasks, "run", interrupt)
+    assert in_this_process(capsys, "tasks") == Outcome(130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("words", ["train --help", "models"])
+def test_a_reader_that_leaves_gets_no_traceback(words: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "expo_lite", *words.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() != 0
+    assert err == ""
+
+
+@pytest.mark.parametrize("columns", ["60", "160"])
+def test_models_and_tasks_are_complete(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    models, tasks = (in_this_process(capsys, verb) for verb in ("models", "tasks"))
+    assert (models.code, tasks.code) == (0, 0)
+    assert "…" not in models.out + tasks.out
+    if columns == "160":
+        for alias, preset in PRESETS.items():
+            (row,) = (line for line in models.out.splitlines() if line.split()[:1] == [alias])
+            assert preset.license in row
+            assert preset.parameters in row
+            assert "built in" in row if alias == "tiny" else preset.source in row
+        for name, about in TASKS.items():
+            assert any(name in line and about in line for line in tasks.out.splitlines())
+
+
+def test_what_is_piped_is_not_cut_to_80_columns(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "expo_lite", "tasks"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert TASKS["math"] in done.stdout
+
+
+def test_grade_counts_and_compares_with_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"gold": "1/2", "reply": "\\boxed{0.5}", "label": True},
+        {"gold": "3", "reply": "\\boxed{4}", "label": True},
+        {"gold": "3", "reply": "no idea"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = in_this_process(capsys, "grade", "in.jsonl", "--output", "out.jsonl")
+    assert outcome.code == 0
+    assert "1 of 3 correct" in outcome.out
+    assert "against 2 labels: recall 50.0%, precision 100.0%" in outcome.out
+    assert "line 2: gold '3', answer '4': wrong" in outcome.out
+    graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["correct"] for row in graded] == [True, False, False]
+    assert graded[0]["reply"] == "\\boxed{0.5}"
+
+
+def test_grade_names_the_line_of_a_bad_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.jsonl").write_text('{"gold": "1", "reply": "\\\\boxed{1}"}\n{"gold": "2"}\n')
+    outcome = in_this_process(capsys, "grade", "in.jsonl")
+    assert outcome.code == 1
+    assert outcome.err == "error: in.jsonl, line 2: field 'reply' is missing; expected text.\n"
+    assert not (tmp_path / "in.graded.jsonl").exists()

@@ -1,0 +1,240 @@
+"""Settings: every rule has a case that breaks it; what is written is read back."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from expo_lite import config as module
+from expo_lite.config import (
+    EvalConfig,
+    ExplainConfig,
+    HardConfig,
+    TrainConfig,
+    check_eval,
+    check_explain,
+    check_hard,
+    default_model,
+    from_mapping,
+    read_toml,
+    resolve,
+    to_json,
+)
+from expo_lite.errors import ConfigError
+from expo_lite.presets import PRESETS
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_gpu", lambda: False)
+
+
+def with_value(config: Any, name: str, value: Any) -> Any:
+    """The settings with one field changed, in whichever group it is."""
+    for field in fields(config):
+        inner = getattr(config, field.name)
+        if is_dataclass(inner) and name in {f.name for f in fields(inner)}:
+            return replace(config, **{field.name: with_value(inner, name, value)})
+    return replace(config, **{name: value})
+
+
+def numbers(cls: Any) -> Iterator[tuple[str, type]]:
+    """Every field that is a number, with its type."""
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(hint):
+            yield from numbers(hint)
+        kinds = {hint, *get_args(hint)} & {int, float}
+        if kinds and Ellipsis not in get_args(hint):
+            yield name, kinds.pop()
+
+
+def check_any(config: Any) -> None:
+    checks = {EvalConfig: check_eval, HardConfig: check_hard, ExplainConfig: check_explain, TrainConfig: resolve}
+    checks[type(config)](config)
+
+
+SOUND = [TrainConfig(), EvalConfig("tiny"), HardConfig(), ExplainConfig()]
+NUMBERS = [(config, name, kind) for config in SOUND for name, kind in numbers(type(config))]
+
+
+def called(name: str) -> str:
+    return "problems" if name == "n" else name
+
+
+@pytest.mark.parametrize("config", SOUND, ids=lambda config: type(config).__name__)
+def test_defaults_are_sound(config: Any) -> None:
+    check_any(config)
+
+
+@pytest.mark.parametrize(("config", "name", "kind"), NUMBERS, ids=lambda value: value if isinstance(value, str) else "")
+def test_no_number_may_be_negative(config: Any, name: str, kind: type) -> None:
+    with pytest.raises(ConfigError, match=rf"^{called(name)} must .*-1") as caught:
+        check_any(with_value(config, name, kind(-1)))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(c, n) for c, n, kind in NUMBERS if kind is float],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_no_number_may_be_nan(config: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must"):
+        check_any(with_value(config, name, math.nan))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("steps", 0, "steps must be at least 1, not 0."),
+        ("group_size", 1, "group_size must be at least 2, not 1: an advantage compares completions of one problem."),
+        ("problems_per_step", 0, "problems_per_step must be at least 1, not 0."),
+        ("save_every", 0, "save_every must be at least 1, not 0."),
+        ("train_problems", 0, "train_problems must be at least 1, not 0; leave it out for all."),
+        ("lora_rank", 0, "lora_rank must be at least 1, not 0."),
+        ("lora_alpha", 0, "lora_alpha must be at least 1, not 0."),
+        ("temperature", 0.0, "temperature must be above 0, not 0.0; GRPO needs samples that differ."),
+        ("temperature", math.inf, "temperature must be above 0, not inf; GRPO needs samples that differ."),
+        ("top_p", 0.0, "top_p must be above 0 and at most 1, not 0.0."),
+        ("top_p", 1.5, "top_p must be above 0 and at most 1, not 1.5."),
+        ("max_completion_tokens", 0, "max_completion_tokens must be at least 1, not 0."),
+        ("sampling_rows", 0, "sampling_rows must be at least 1, not 0."),
+        ("exp_sft_coef", math.inf, "exp_sft_coef must not be negative, not inf."),
+        ("explanations_per_problem", 0, "explanations_per_problem must be at least 1, not 0."),
+        ("explanation_filter", (), "explanation_filter must not be empty; 'none' accepts every explanation."),
+        ("explanation_filter", ("none", "lift"), "explanation_filter 'none' cannot be combined with another filter."),
+        ("kl_coef", math.inf, "kl_coef must not be negative, not inf."),
+        ("clip_low", 1.5, "clip_low must be between 0 and 1, not 1.5."),
+        ("updates_per_batch", 0, "updates_per_batch must be at least 1, not 0."),
+        ("learning_rate", 0.0, "learning_rate must be above 0, not 0.0."),
+        ("learning_rate", math.inf, "learning_rate must be above 0, not inf."),
+        ("max_grad_norm", 0.0, "max_grad_norm must be above 0, not 0.0."),
+        ("micro_batch_tokens", 0, "micro_batch_tokens must be at least 1, not 0."),
+        ("optimizer", "adamw-8bit", "optimizer 'adamw-8bit' needs a GPU; use 'adamw'."),
+        ("eval_samples", 0, "eval_samples must be at least 1, not 0."),
+        ("eval_samples", 4, "every k must be between 1 and eval_samples (4), not (1, 4, 16)."),
+        ("k", (), "every k must be between 1 and eval_samples (16), not ()."),
+        ("k", (0, 4), "every k must be between 1 and eval_samples (16), not (0, 4)."),
+        ("eval_temperature", 0.0, "eval_temperature must be above 0, not 0.0."),
+        ("eval_top_p", 1.1, "eval_top_p must be above 0 and at most 1, not 1.1."),
+    ],
+)
+def test_each_rule_of_training(name: str, value: Any, message: str) -> None:
+    config = TrainConfig()
+    changed = replace(config, optimizer=replace(config.optimizer, optimizer=value)) if name == "optimizer" else None
+    with pytest.raises(ConfigError) as caught:
+        resolve(changed or with_value(config, name, value))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (EvalConfig("tiny", samples=0), "samples must be at least 1, not 0."),
+        (EvalConfig("tiny", samples=4, k=(8,)), "every k must be between 1 and samples (4), not 8."),
+        (EvalConfig("tiny", split="dev"), "split must be train or test, not dev."),  # type: ignore[arg-type]
+        (EvalConfig("tiny", bits=8), "bits must be 4 or 16, not 8."),  # type: ignore[arg-type]
+        (EvalConfig("tiny", problems=0), "problems must be at least 1, not 0; leave it out for all."),
+        (HardConfig(zero_of=0), "zero_of must be at least 1, not 0."),
+        (HardConfig(max_completion_tokens=0), "max_completion_tokens must be at least 1, not 0."),
+        (HardConfig(sampling_rows=0), "sampling_rows must be at least 1, not 0."),
+        (
+            ExplainConfig(explanation_filter=()),
+            "explanation_filter must not be empty; 'none' accepts every explanation.",
+        ),
+    ],
+)
+def test_each_rule_of_measuring(config: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_any(config)
+    assert str(caught.value) == message
+
+
+def test_the_8_bit_optimiser_is_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_gpu", lambda: True)
+    config = TrainConfig()
+    resolve(replace(config, optimizer=replace(config.optimizer, optimizer="adamw-8bit")))
+
+
+@pytest.mark.parametrize(("gpu", "model"), [(False, "tiny"), (True, "qwen2.5-3b")])
+def test_the_default_model_is_what_the_machine_can_hold(gpu: bool, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_gpu", lambda: gpu)
+    assert default_model() == model
+    assert resolve(TrainConfig()).model_name == model
+
+
+@pytest.mark.parametrize("alias", PRESETS)
+def test_what_is_left_open_follows_from_the_model(alias: str) -> None:
+    config = resolve(TrainConfig(model=alias, task="jsonl:some/file.jsonl", seed=2))
+    preset = PRESETS[alias]
+    assert (config.total_steps, config.learning_rate) == (preset.steps, preset.learning_rate)
+    assert config.max_completion_tokens == preset.max_completion_tokens
+    assert config.run_folder == Path(f"runs/{alias}-jsonl-exp-grpo-seed2")
+
+
+def test_what_is_given_stays(tmp_path: Path) -> None:
+    given = with_value(TrainConfig(model=f"{tmp_path}/my-model/", steps=3), "learning_rate", 0.5)
+    config = resolve(with_value(given, "max_completion_tokens", 7))
+    assert (config.total_steps, config.learning_rate, config.max_completion_tokens) == (3, 0.5, 7)
+    assert config.run_folder == Path("runs/my-model-arithmetic-exp-grpo-seed0")
+    assert resolve(config) == config
+
+
+CHANGED = [
+    resolve(with_value(TrainConfig(levels=(4, 5), output=Path("x"), resume=True), "data", Path("some/folder"))),
+    EvalConfig("runs/x", task="math", k=(1, 2), bits=16, output=Path("y")),
+    HardConfig(model="tiny", problems=3),
+    ExplainConfig(explanation_filter=("verified", "lift"), bits=4),
+]
+
+
+@pytest.mark.parametrize("config", [*SOUND, *CHANGED], ids=lambda config: type(config).__name__)
+def test_json_and_back(config: Any) -> None:
+    assert from_mapping(type(config), to_json(config), "here") == config
+
+
+def test_toml_fills_what_it_has(tmp_path: Path) -> None:
+    text = 'model = "tiny"\nlevels = [4, 5]\noutput = "~/x"\n[optimizer]\nlearning_rate = 1\n[evaluation]\nk = [1]\n'
+    (tmp_path / "run.toml").write_text(text)
+    config = read_toml(TrainConfig, tmp_path / "run.toml")
+    assert (config.model, config.levels, config.output) == ("tiny", (4, 5), Path.home() / "x")
+    assert isinstance(config.optimizer.learning_rate, float)
+    assert config.evaluation == replace(TrainConfig().evaluation, k=(1,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("step = 3", "unknown setting 'step'. Did you mean 'steps'?"),
+        ("zzzzzz = 3", "unknown setting 'zzzzzz'."),
+        ("kl_coef = 0.1", "unknown setting 'kl_coef'."),
+        ("[loss]\nkl_coeff = 0.1", "loss: unknown setting 'kl_coeff'. Did you mean 'kl_coef'?"),
+        ('steps = "3"', "steps must be int, not '3'."),
+        ("steps = 3.0", "steps must be int, not 3.0."),
+        ("steps = true", "steps must be int, not True."),
+        ("resume = 1", "resume must be bool, not 1."),
+        ('method = "ppo"', "method must be one of grpo, exp-grpo, gt-sft-grpo, not 'ppo'."),
+        ("levels = 5", "levels must be a list, not 5."),
+        ('levels = ["5"]', "levels must be int, not '5'."),
+        ("loss = 3", "loss must be LossConfig, not 3."),
+        ("steps = ", "is no valid TOML"),
+        ("steps = 1\nsteps = 2", "is no valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_toml(TrainConfig, path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b'model = "\xe9"')
+    for name, message in [("missing", "No such file"), (".", "Is a directory"), ("latin", "is no valid TOML")]:
+        with pytest.raises(ConfigError, match=message):
+            read_toml(TrainConfig, tmp_path / name)

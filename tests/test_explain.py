@@ -1,0 +1,168 @@
+"""The one trap of the method: sampled after question and answer, trained after the question alone. And the filters."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from expo_lite.config import ExplanationConfig, PolicyConfig
+from expo_lite.explain import ExplanationStore, answer_lifts, before_answer, judge, leaks
+from expo_lite.grading import Grader
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.prompts import encode_explanation, encode_question
+from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, SamplingParams, Verdict
+from expo_lite.rollout import roll_out
+from expo_lite.tasks import load_task
+
+BUDGET = 4096
+SECRET = "731948"  # an answer that no question below contains
+
+
+@pytest.fixture(scope="module")
+def policy() -> HfPolicy:
+    return HfPolicy("tiny", PolicyConfig(), seed=0)
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader() as grader:
+        yield grader
+
+
+def write(path: Path, row: dict[str, object]) -> str:
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def one_problem_of(name: str, folder: Path, grader: Grader) -> Problem:
+    """A problem of each task, read by the task's own reader; the answer is SECRET where we write the file."""
+    from expo_lite.config import TaskOptions
+
+    question = "How many of them are there?"
+    if name == "arithmetic":
+        return load_task(name, grader=grader).problems("train", levels=(5,), limit=1)[0]
+    if name == "jsonl":
+        path = write(folder / "p.jsonl", {"question": question, "answer": SECRET})
+        task = load_task(f"jsonl:{path}", grader=grader, options=TaskOptions(test_file=Path(write(folder / "t.jsonl", {"question": "Other?", "answer": "1"}))))
+        return task.problems("train")[0]
+    rows: dict[str, dict[str, object]] = {
+        "gsm8k": {"question": question, "answer": f"There are many.\n#### {SECRET}"},
+        "math": {"problem": question, "solution": f"So $\\boxed{{{SECRET}}}$.", "level": "Level 5", "type": "Algebra"},
+    }
+    for split in ("train", "test"):
+        row = dict(rows[name])
+        if split == "test":
+            row = {key: str(value).replace("How many", "Which") for key, value in row.items()}
+        write(folder / f"{split}.jsonl", row)
+    return load_task(name, grader=grader, options=TaskOptions(data=folder)).problems("train")[0]
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "gsm8k", "math", "jsonl"])
+def test_the_training_prompt_never_contains_the_answer(
+    name: str, tmp_path: Path, policy: HfPolicy, grader: Grader
+) -> None:
+    problem = one_problem_of(name, tmp_path, grader)
+    task = load_task("arithmetic", grader=grader)
+    params = SamplingParams(1.0, 40)
+    attempts = roll_out(policy, task, to_explain=[problem], group_size=2, params=params, seed=0).attempts
+    (explanation,) = judge(policy, attempts, ExplanationConfig(explanation_filter=("none",)), token_budget=BUDGET)
+    assert explanation.accepted
+    seen = policy.tokenizer.decode(explanation.completion.prompt_ids)
+    trained = policy.tokenizer.decode(explanation.prompt_ids)
+    assert f"The correct answer is {problem.answer}." in seen
+    assert problem.answer not in trained
+    assert "correct answer" not in trained
+    assert problem.question.splitlines()[0] in trained
+    assert explanation.prompt_ids == encode_question(policy.tokenizer, problem)
+    assert explanation.completion.prompt_ids == encode_explanation(policy.tokenizer, problem)
+
+
+def attempt(text: str, *, correct: bool, finish: FinishReason = FinishReason.STOP, policy: HfPolicy) -> Group:
+    problem = Problem("p", "Start with 10.\nA: add 11.\nWhat is the result?", "21", 1)
+    ids = (*policy.tokenizer.encode(text), policy.end_id)
+    completion = Completion((1,), ids, (0.0,) * len(ids), text, finish)
+    return Group(problem, (completion,), (Verdict(correct, "equal" if correct else "different", "text"),))
+
+
+def test_verified_refuses_wrong_and_truncated_ones(policy: HfPolicy) -> None:
+    config = ExplanationConfig()
+    right, wrong, cut = judge(
+        policy,
+        [
+            attempt("A:0010+11=0021\n\\boxed{21}", correct=True, policy=policy),
+            attempt("A:0010+11=0022\n\\boxed{22}", correct=False, policy=policy),
+            attempt("\\boxed{21}", correct=True, finish=FinishReason.LENGTH, policy=policy),
+        ],
+        config,
+        token_budget=BUDGET,
+    )
+    assert (right.accepted, wrong.accepted, cut.accepted) == (True, False, False)
+    assert (wrong.reason, cut.reason) == ("different", "truncated")
+    assert right.target_ids == right.completion.token_ids
+
+
+def test_no_leak_refuses_talk_of_the_given_answer(policy: HfPolicy) -> None:
+    group = attempt("Since the correct answer is 21, \\boxed{21}", correct=True, policy=policy)
+    (explanation,) = judge(policy, [group], ExplanationConfig(explanation_filter=("no-leak",)), token_budget=BUDGET)
+    assert (explanation.accepted, explanation.reason) == (False, "leak")
+
+
+def test_none_puts_the_right_answer_at_the_end(policy: HfPolicy) -> None:
+    group = attempt("A:0010+11=0022\n\\boxed{22}", correct=False, policy=policy)
+    (explanation,) = judge(policy, [group], ExplanationConfig(explanation_filter=("none",)), token_budget=BUDGET)
+    text = policy.tokenizer.decode(explanation.target_ids, skip_special_tokens=True)
+    assert explanation.accepted
+    assert text == "A:0010+11=0022\n\\boxed{21}"
+    assert explanation.target_ids[-1] == policy.end_id
+
+
+def test_a_chain_that_helps_has_a_higher_lift_and_the_best_is_kept(policy: HfPolicy) -> None:
+    good = attempt("A:0010+11=0021\n\\boxed{21}", correct=True, policy=policy)
+    bad = attempt("A:0010+11=0077\n\\boxed{21}", correct=True, policy=policy)
+    lifts = answer_lifts(policy, [(g.problem, g.completions[0].text) for g in (good, bad)], token_budget=BUDGET)
+    assert lifts[0] > 0 > lifts[1]
+    both = Group(good.problem, bad.completions + good.completions, bad.verdicts + good.verdicts)
+    (best,) = judge(policy, [both], ExplanationConfig(explanations_per_problem=2), token_budget=BUDGET)
+    assert best.completion == good.completions[0]
+    assert best.lift_nats == pytest.approx(lifts[0], abs=1e-3)
+    config = ExplanationConfig(explanation_filter=("verified", "lift"))
+    (refused,) = judge(policy, [bad], config, token_budget=BUDGET)
+    assert (refused.accepted, refused.reason) == (False, "no_lift")
+
+
+@pytest.mark.parametrize(
+    ("text", "leaking"),
+    [
+        ("The given answer is 5, so we work back.", True),
+        ("We are told that the answer is 5.", True),
+        ("as the answer is known to be 5", True),
+        ("We are given 5 apples. The answer is 5.", False),
+        ("Therefore the final answer is 5.", False),
+    ],
+)
+def test_leaks(text: str, leaking: bool) -> None:
+    assert leaks(text) is leaking
+
+
+def test_before_answer() -> None:
+    assert before_answer("1+1=2\n\\boxed{2}.") == "1+1=2\n"
+    assert before_answer("I do not know ") == "I do not know\n"
+
+
+def test_the_store_ages_and_survives_json() -> None:
+    problem = Problem("p", "q", "1")
+    completion = Completion((1, 2), (3,), (-0.5,), "x", FinishReason.STOP)
+    explanation = Explanation(problem, completion, (1,), (3,), Verdict(True, "equal", "text", "1"), True, "accepted", 0.1)
+    store = ExplanationStore(3)
+    store.put(explanation, step=4)
+    again = ExplanationStore(3)
+    again.load_json(json.loads(json.dumps(store.to_json())))
+    assert again.get(problem, step=6) == explanation
+    assert again.get(problem, step=7) is None
+    once = ExplanationStore(0)
+    once.put(explanation, step=0)
+    assert once.get(problem, step=10_000) == explanation
+    always = ExplanationStore(1)
+    always.put(explanation, step=0)
+    assert always.get(problem, step=0) is None

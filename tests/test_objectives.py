@@ -1,0 +1,188 @@
+"""The mathematics: by hand, against TRL on the same tensors, and under attack."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from expo_lite.objectives import (
+    ADVANTAGE_EPSILON,
+    group_advantages,
+    grpo_loss,
+    kl_divergence,
+    scheduled,
+    sft_loss,
+    token_weights,
+)
+
+LOW, HIGH = 0.2, 0.28
+
+
+def test_advantages_by_hand() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    # mean 1/4; deviation over n-1: sqrt((9/16 + 3/16) / 3) = 1/2
+    got = group_advantages(rewards, scale="group")
+    expected = torch.tensor([0.75, -0.25, -0.25, -0.25]) / (0.5 + ADVANTAGE_EPSILON)
+    torch.testing.assert_close(got[0], expected)
+    assert torch.equal(got[1:], torch.zeros(2, 4))
+    torch.testing.assert_close(group_advantages(rewards, scale="none")[0], torch.tensor([0.75, -0.25, -0.25, -0.25]))
+    # five ones of twelve: mean 5/12, squares 5 * (7/12)^2 + 7 * (5/12)^2 = 35/12, over 11
+    batch = group_advantages(rewards, scale="batch")[0, 0]
+    torch.testing.assert_close(batch, torch.tensor(0.75 / (math.sqrt(35 / 12 / 11) + ADVANTAGE_EPSILON)))
+
+
+def test_a_dead_group_has_exactly_no_advantage_whatever_the_rounding() -> None:
+    rewards = torch.full((2, 7), 0.1)  # the mean of seven 0.1 is not 0.1 in fp32
+    for scale in ("group", "batch", "none"):
+        assert torch.equal(group_advantages(rewards, scale=scale), torch.zeros(2, 7))
+
+
+def test_groups_do_not_see_each_other() -> None:
+    a = torch.tensor([[1.0, 0.0, 1.0]])
+    other = torch.tensor([[0.0, 0.0, 1.0]])
+    alone = group_advantages(a, scale="group")
+    torch.testing.assert_close(group_advantages(torch.cat([a, other]), scale="group")[:1], alone)
+
+
+def test_token_weights_by_hand() -> None:
+    lengths = torch.tensor([1, 3])
+    torch.testing.assert_close(
+        token_weights(lengths, normalisation="sequence", max_completion_tokens=9), torch.tensor([1 / 2, 1 / 6])
+    )
+    torch.testing.assert_close(
+        token_weights(lengths, normalisation="token", max_completion_tokens=9), torch.tensor([1 / 4, 1 / 4])
+    )
+    torch.testing.assert_close(
+        token_weights(lengths, normalisation="dr_grpo", max_completion_tokens=9), torch.tensor([1 / 18, 1 / 18])
+    )
+
+
+def test_clipping_by_hand() -> None:
+    # ratios 2 and 1/2, with advantages of either sign
+    new = torch.log(torch.tensor([2.0, 2.0, 0.5, 0.5]))
+    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    ones, zeros = torch.ones(4), torch.zeros(4)
+    terms = grpo_loss(new, zeros, None, advantages, ones, zeros, clip_low=LOW, clip_high=HIGH, kl_coef=0.0)
+    # min(2, 1.28) + min(-2, -1.28) + min(0.5, 0.8) + min(-0.5, -0.8)
+    torch.testing.assert_close(terms.loss, torch.tensor(-(1.28 - 2.0 + 0.5 - 0.8)))
+    assert terms.n_clipped == 2  # raised far enough, lowered far enough
+
+
+def test_kl_is_zero_to_itself_and_never_negative() -> None:
+    logprobs = -torch.rand(100) * 5
+    assert torch.equal(kl_divergence(logprobs, logprobs), torch.zeros(100))
+    assert (kl_divergence(logprobs, -torch.rand(100) * 5) >= 0).all()
+    # log ratio ln 2: 2 - ln 2 - 1
+    torch.testing.assert_close(
+        kl_divergence(torch.tensor([math.log(0.25)]), torch.tensor([math.log(0.5)])), torch.tensor([1 - math.log(2)])
+    )
+
+
+def test_the_supervised_term_is_a_weighted_nll() -> None:
+    logprobs = torch.tensor([-1.0, -3.0], requires_grad=True)
+    loss = sft_loss(logprobs, torch.tensor([0.5, 0.25]))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(0.5 + 0.75)
+    assert logprobs.grad is not None
+    torch.testing.assert_close(logprobs.grad, torch.tensor([-0.5, -0.25]))
+
+
+@pytest.mark.parametrize(("schedule", "half"), [("constant", 4.0), ("linear", 2.0), ("cosine", 2.0)])
+def test_schedules(schedule: str, half: float) -> None:
+    assert scheduled(4.0, schedule=schedule, progress=0.0) == pytest.approx(4.0)
+    assert scheduled(4.0, schedule=schedule, progress=0.5) == pytest.approx(half)
+    assert scheduled(4.0, schedule=schedule, progress=1.0) == pytest.approx(4.0 if schedule == "constant" else 0.0)
+
+
+# --- TRL on the same tensors -------------------------------------------------------------------------------------
+
+P, G, T, MAX_TOKENS = 3, 4, 11, 16
+NORMALISATION = {"grpo": "sequence", "bnpo": "token", "dapo": "token", "dr_grpo": "dr_grpo"}
+
+
+def trl_loss(loss_type: str, kl_coef: float, logps: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+    """TRL's own `_compute_loss`, given its log-probabilities instead of a model."""
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    accelerator = SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x)
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_a, **_k: (logps, torch.zeros_like(logps), None),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        beta=kl_coef,
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        epsilon_low=LOW,
+        epsilon_high=HIGH,
+        loss_type=loss_type,
+        use_vllm=False,
+        vllm_importance_sampling_correction=False,
+        max_completion_length=MAX_TOKENS,
+        current_gradient_accumulation_steps=1,
+        model=SimpleNamespace(training=True),
+        accelerator=accelerator,
+        _entropy_bonus_enabled=False,
+        _metrics={"train": __import__("collections").defaultdict(list)},
+    )
+    loss: torch.Tensor = GRPOTrainer._compute_loss(trainer, SimpleNamespace(training=True), inputs)
+    return loss
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+@pytest.mark.parametrize("loss_type", NORMALISATION)
+def test_loss_and_gradient_equal_trl(loss_type: str, kl_coef: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    def noise(scale: float) -> torch.Tensor:
+        return torch.randn(P * G, T, generator=generator) * scale
+
+    lengths = torch.randint(1, T + 1, (P * G,), generator=generator)
+    mask = torch.arange(T) < lengths[:, None]
+    logps = -noise(1.0).abs()
+    old, ref = logps + noise(0.3), logps + noise(0.3)
+    rewards = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]])
+    centred = rewards - rewards.mean(1, keepdim=True)
+    advantages = (centred / (rewards.std(1, keepdim=True) + 1e-4)).flatten()  # as TRL's scale_rewards="group"
+
+    theirs_logps = logps.clone().requires_grad_()
+    theirs = trl_loss(
+        loss_type,
+        kl_coef,
+        theirs_logps,
+        {
+            "prompt_ids": torch.zeros(P * G, 1, dtype=torch.long),
+            "prompt_mask": torch.ones(P * G, 1, dtype=torch.long),
+            "completion_ids": torch.zeros(P * G, T, dtype=torch.long),
+            "completion_mask": mask.long(),
+            "advantages": advantages,
+            "old_per_token_logps": old,
+            "ref_per_token_logps": ref,
+            "num_items_in_batch": mask.sum(),
+        },
+    )
+    theirs.backward()  # type: ignore[no-untyped-call]
+
+    ours_logps = logps.clone().requires_grad_()
+    weights = token_weights(lengths, normalisation=NORMALISATION[loss_type], max_completion_tokens=MAX_TOKENS)
+    weights_N = weights[:, None].expand(-1, T)[mask]
+    ours = grpo_loss(
+        ours_logps[mask],
+        old[mask],
+        ref[mask],
+        group_advantages(rewards, scale="group").flatten()[:, None].expand(-1, T)[mask],
+        weights_N,
+        weights_N,
+        clip_low=LOW,
+        clip_high=HIGH,
+        kl_coef=kl_coef,
+    ).loss
+    ours.backward()  # type: ignore[no-untyped-call]
+
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert ours_logps.grad is not None
+    assert theirs_logps.grad is not None
+    torch.testing.assert_close(ours_logps.grad, theirs_logps.grad, atol=1e-5, rtol=1e-5)
+    assert theirs_logps.grad.abs().sum() > 0
