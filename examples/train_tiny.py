@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -106,8 +107,12 @@ def build_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
     )
     texts = ["user\n" + "assistant\n".join(example(rng)) for _ in range(2_000)]
     tokenizer.train_from_iterator(texts, trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    tokenizer_class: Any = PreTrainedTokenizerFast  # half typed
+    wrapped: PreTrainedTokenizerFast = tokenizer_class(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
@@ -115,7 +120,8 @@ def build_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
 
 def build_model() -> Qwen2ForCausalLM:
     """A Qwen2 with all its parts: grouped-query attention, rotary positions, gated MLP, tied embeddings."""
-    return Qwen2ForCausalLM(
+    model_class: Any = Qwen2ForCausalLM  # half typed
+    model: Qwen2ForCausalLM = model_class(
         Qwen2Config(
             vocab_size=VOCABULARY,
             hidden_size=128,
@@ -130,6 +136,7 @@ def build_model() -> Qwen2ForCausalLM:
             pad_token_id=0,
         )
     )
+    return model
 
 
 def document(rng: random.Random) -> tuple[str, str]:
@@ -200,7 +207,9 @@ def train_cycle(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, rng
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % 100 == 0:
-            print(f"step {step + 1}/{cycle.steps} loss {loss.item():.4f} {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{cycle.steps} loss {loss.item():.4f} {time.monotonic() - started:.0f} s", flush=True
+            )
 
 
 def main() -> None:
@@ -220,9 +229,9 @@ def main() -> None:
     for i, cycle in enumerate(CYCLES):
         if i >= options.first_cycle:
             train_cycle(model, tokenizer, random.Random(f"{options.seed}-{i}"), cycle)
-            model.to(torch.float16).save_pretrained(options.output)
+            model.half().save_pretrained(options.output)
             tokenizer.save_pretrained(options.output)
-            model.to(torch.float32)
+            model.float()
 
 
 if __name__ == "__main__":

@@ -40,10 +40,20 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"Cannot write '{path}': {error.strerror}. Free some space or choose another --output.") from error
+        raise CheckpointError(
+            f"Cannot write '{path}': {error.strerror}. Free some space or choose another --output."
+        ) from error
 
 
-def save(folder: Path, step: int, *, write_adapter: Callable[[Path], None], optimizer: dict[str, torch.Tensor], state: dict[str, Any], keep: int) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    *,
+    write_adapter: Callable[[Path], None],
+    optimizer: dict[str, torch.Tensor],
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
     """Write checkpoint `step-NNNNNN` in `folder`, then remove all but the newest `keep`.
 
     Args:
@@ -89,7 +99,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that passes the check, and a line for each newer one that does not."""
-    damaged = []
+    damaged: list[str] = []
     for path in reversed(checkpoints(folder)):
         problem = damage(path)
         if problem is None:
@@ -119,7 +129,9 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
     """The optimiser's state as `PARAMETER//KEY` tensors on the CPU."""
     return {
         f"{name}//{key}": value.detach().cpu()

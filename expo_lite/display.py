@@ -1,5 +1,6 @@
 """What is seen while a run goes on: live bars on a terminal, plain lines elsewhere; and the table of what changed."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -95,7 +96,7 @@ def binned(values: Sequence[float], n_bins: int) -> list[float]:
     """Means of at most `n_bins` stretches of about equal length."""
     n_bins = min(n_bins, len(values))
     edges = [round(i * len(values) / n_bins) for i in range(n_bins + 1)]
-    return [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
 
 
 def evaluation_table(before: Evaluation | None, after: Evaluation) -> Table:

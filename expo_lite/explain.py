@@ -32,7 +32,9 @@ def leaks(text: str) -> bool:
     return _LEAK.search(text) is not None
 
 
-def judge(policy: Policy, attempts: Sequence[Group], config: ExplanationConfig, *, token_budget: int) -> list[Explanation]:
+def judge(
+    policy: Policy, attempts: Sequence[Group], config: ExplanationConfig, *, token_budget: int
+) -> list[Explanation]:
     """One explanation a problem: the best of its attempts, accepted or refused with the reason.
 
     Of several accepted attempts the one with the highest answer lift is taken; of several refused ones the first.
@@ -46,7 +48,9 @@ def judge(policy: Policy, attempts: Sequence[Group], config: ExplanationConfig, 
     if needs_lift:
         accepted = [i for i, explanation in enumerate(candidates) if explanation.accepted]
         lifts = answer_lifts(
-            policy, [(candidates[i].problem, candidates[i].completion.text) for i in accepted], token_budget=token_budget
+            policy,
+            [(candidates[i].problem, candidates[i].completion.text) for i in accepted],
+            token_budget=token_budget,
         )
         for i, lift in zip(accepted, lifts, strict=True):
             candidates[i] = _with_lift(candidates[i], lift, config)
@@ -83,7 +87,7 @@ def _best(candidates: Sequence[Explanation]) -> Explanation:
 
 
 def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token_budget: int) -> list[float]:
-    r"""log pi(a*|q, c) - log pi(a*|q) of each (problem, chain text), in nats.
+    r"""Log pi(a*|q, c) - log pi(a*|q) of each (problem, chain text), in nats.
 
     Both are the log-probability of the right answer's tokens and the closing brace after `\boxed{`, which is given: how to
     present an answer is not what a chain is there for. The chain is cut before its own last boxed answer.

@@ -7,6 +7,7 @@ the optimiser has not yet moved. Either way the same scorer makes old, new and r
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -20,13 +21,15 @@ from expo_lite.policy.base import Policy
 def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser over the adapter; its 8-bit form keeps its state in a quarter of the memory, on a GPU."""
     parameters = list(policy.parameters().values())
-    options = {"lr": config.learning_rate, "weight_decay": config.optimizer.weight_decay}
+    kind: Any = torch.optim.AdamW
     if config.optimizer.optimizer == "adamw-8bit":
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim import adamw
 
-        eight_bit: torch.optim.Optimizer = AdamW8bit(parameters, **options)
-        return eight_bit
-    return torch.optim.AdamW(parameters, **options)
+        kind = adamw.AdamW8bit
+    optimizer: torch.optim.Optimizer = kind(
+        parameters, lr=config.learning_rate, weight_decay=config.optimizer.weight_decay
+    )
+    return optimizer
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -55,11 +58,18 @@ class Totals:
     @classmethod
     def zero(cls, device: torch.device) -> "Totals":
         """Nothing summed yet."""
-        return cls(*(torch.zeros((), device=device) for _ in range(4)))
+        loss, kl_nats, n_clipped, sft_nats = torch.zeros(4, device=device)
+        return cls(loss, kl_nats, n_clipped, sft_nats)
 
 
 def learn(
-    policy: Policy, optimizer: torch.optim.Optimizer, rows: Sequence[Row], config: TrainConfig, *, step: int, last_good: str
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[Row],
+    config: TrainConfig,
+    *,
+    step: int,
+    last_good: str,
 ) -> dict[str, float]:
     """Take `updates_per_batch` optimiser steps on the rows; returns metrics of the last pass.
 

@@ -117,8 +117,9 @@ def sample_rows(groups: Iterable[Group], explanations: Iterable[Explanation], *,
             )
     for explanation in explanations:
         row = _sample_row(step, "explanation", explanation.problem, explanation.completion, explanation.verdict)
-        rows.append(row | {"accepted": explanation.accepted, "refusal": None if explanation.accepted else explanation.reason, "lift_nats": explanation.lift_nats})
-    return rows  # fmt: skip
+        refusal = None if explanation.accepted else explanation.reason
+        rows.append(row | {"accepted": explanation.accepted, "refusal": refusal, "lift_nats": explanation.lift_nats})
+    return rows
 
 
 def _sample_row(step: int, kind: str, problem: Any, completion: Any, verdict: Any) -> dict[str, Any]:

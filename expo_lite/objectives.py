@@ -59,7 +59,9 @@ def token_weights(lengths_B: torch.Tensor, *, normalisation: str, max_completion
     lengths_B = lengths_B.clamp(min=1).float()
     if normalisation == "sequence":
         return 1.0 / (lengths_B * n_completions)
-    divisor = lengths_B.sum() if normalisation == "token" else torch.tensor(float(n_completions * max_completion_tokens))
+    divisor = (
+        lengths_B.sum() if normalisation == "token" else torch.tensor(float(n_completions * max_completion_tokens))
+    )
     return torch.ones_like(lengths_B) / divisor
 
 
@@ -111,7 +113,9 @@ def grpo_loss(
     if ref_logprobs_N is not None:
         kl_N = kl_divergence(logprobs_N, ref_logprobs_N)
         loss = loss + kl_coef * (kl_weights_N * kl_N).sum()
-    is_clipped_N = ((ratio_N < 1.0 - clip_low) & (advantages_N < 0)) | ((ratio_N > 1.0 + clip_high) & (advantages_N > 0))
+    is_clipped_N = ((ratio_N < 1.0 - clip_low) & (advantages_N < 0)) | (
+        (ratio_N > 1.0 + clip_high) & (advantages_N > 0)
+    )
     return GrpoTerms(loss, kl_N.detach().sum(), is_clipped_N.sum())
 
 

@@ -56,7 +56,7 @@ class ScriptedPolicy:
 
     def _answers(self, request: SampleRequest, params: SamplingParams) -> Iterator[Completion]:
         a, b = map(int, re.findall(r"\d+", "".join(map(chr, request.prompt_ids)))[:2])
-        rng = random.Random(request.seed)  # noqa: S311
+        rng = random.Random(request.seed)
         for _ in range(request.n_completions):
             luck = 0.0 if params.temperature == 0 and a + b <= 90 else rng.random()
             right = luck < self.skill and a + b <= 90
@@ -79,7 +79,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedPolicy]:
 
 def write_problems(path: Path, n: int) -> Path:
     """A data file of n sums with levels and subjects; about a tenth of them above 90."""
-    rng = random.Random(0)  # noqa: S311
+    rng = random.Random(0)
     rows = []
     for i in range(n):
         a, b = rng.randint(1, 50), 10 * rng.randint(0, 5)

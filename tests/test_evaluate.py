@@ -194,7 +194,7 @@ def test_the_samples_of_a_problem_do_not_depend_on_its_company() -> None:
 
     together = texts(problems, 4, 256)
     assert texts(problems, 4, 4) == together
-    assert texts(tuple(random.Random(0).sample(problems, len(problems))), 4, 256) == together  # noqa: S311
+    assert texts(tuple(random.Random(0).sample(problems, len(problems))), 4, 256) == together
     assert len(set(together.values())) > len(problems)
     more = texts(problems[:3], 6, 256)
     assert {key: text for key, text in together.items() if key in more}.items() <= more.items()

@@ -44,7 +44,11 @@ def one_problem_of(name: str, folder: Path, grader: Grader) -> Problem:
         return load_task(name, grader=grader).problems("train", levels=(5,), limit=1)[0]
     if name == "jsonl":
         path = write(folder / "p.jsonl", {"question": question, "answer": SECRET})
-        task = load_task(f"jsonl:{path}", grader=grader, options=TaskOptions(test_file=Path(write(folder / "t.jsonl", {"question": "Other?", "answer": "1"}))))
+        task = load_task(
+            f"jsonl:{path}",
+            grader=grader,
+            options=TaskOptions(test_file=Path(write(folder / "t.jsonl", {"question": "Other?", "answer": "1"}))),
+        )
         return task.problems("train")[0]
     rows: dict[str, dict[str, object]] = {
         "gsm8k": {"question": question, "answer": f"There are many.\n#### {SECRET}"},
@@ -153,7 +157,9 @@ def test_before_answer() -> None:
 def test_the_store_ages_and_survives_json() -> None:
     problem = Problem("p", "q", "1")
     completion = Completion((1, 2), (3,), (-0.5,), "x", FinishReason.STOP)
-    explanation = Explanation(problem, completion, (1,), (3,), Verdict(True, "equal", "text", "1"), True, "accepted", 0.1)
+    explanation = Explanation(
+        problem, completion, (1,), (3,), Verdict(True, "equal", "text", "1"), True, "accepted", 0.1
+    )
     store = ExplanationStore(3)
     store.put(explanation, step=4)
     again = ExplanationStore(3)

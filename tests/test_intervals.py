@@ -39,7 +39,7 @@ def vote(subset: list[tuple[str | None, bool]], rights: dict[str, bool]) -> Frac
 
 @pytest.mark.parametrize("seed", range(40))
 def test_majority_at_k_is_the_mean_over_all_subsets(seed: int) -> None:
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     n = rng.randint(1, 9)
     names = [None, "a", "b", "c", "d", "e"][: rng.randint(1, 6)]
     rights = {name: rng.random() < 0.4 for name in names if name}
@@ -59,7 +59,7 @@ def test_majority_by_hand() -> None:
 
 
 def test_majority_of_many_agrees_with_drawn_subsets_and_ignores_order() -> None:
-    rng = random.Random(5)  # noqa: S311
+    rng = random.Random(5)
     answers: list[str | None] = [rng.choice(["7", "7", "8", "9", "10", "11", None]) for _ in range(64)]
     rights = [answer == "7" for answer in answers]
     exact = majority_at_k(answers, rights, 16)
@@ -80,7 +80,7 @@ def test_wilson_equals_scipy(n: int) -> None:
 
 
 def test_bootstrap_agrees_with_scipy() -> None:
-    rng = random.Random(3)  # noqa: S311
+    rng = random.Random(3)
     for n, lowest in ((30, 0.0), (200, 0.0), (60, -1.0)):
         values = [rng.choice([lowest, 0.0, 0.25, 0.5, 1.0]) for _ in range(n)]
         theirs = scipy.stats.bootstrap(
@@ -95,7 +95,7 @@ def test_bootstrap_agrees_with_scipy() -> None:
 
 
 def test_bootstrap_covers_the_true_mean() -> None:
-    rng = random.Random(11)  # noqa: S311
+    rng = random.Random(11)
     trials = 100
     covered = 0
     for _ in range(trials):

@@ -1,6 +1,7 @@
 """The mathematics: by hand, against TRL on the same tensors, and under attack."""
 
 import math
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,7 +108,7 @@ def trl_loss(loss_type: str, kl_coef: float, logps: torch.Tensor, inputs: dict[s
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     accelerator = SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x)
-    trainer = SimpleNamespace(
+    trainer: Any = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_a, **_k: (logps, torch.zeros_like(logps), None),
         aux_loss_enabled=False,
         top_entropy_quantile=1.0,
@@ -125,9 +126,10 @@ def trl_loss(loss_type: str, kl_coef: float, logps: torch.Tensor, inputs: dict[s
         model=SimpleNamespace(training=True),
         accelerator=accelerator,
         _entropy_bonus_enabled=False,
-        _metrics={"train": __import__("collections").defaultdict(list)},
+        _metrics={"train": defaultdict(list)},
     )
-    loss: torch.Tensor = GRPOTrainer._compute_loss(trainer, SimpleNamespace(training=True), inputs)
+    compute_loss: Any = GRPOTrainer._compute_loss
+    loss: torch.Tensor = compute_loss(trainer, SimpleNamespace(training=True), inputs)
     return loss
 
 

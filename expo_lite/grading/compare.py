@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from expo_lite.grading import words
 from expo_lite.grading.leaves import Deep, Outcome, compare_leaves, one_decimal_sign, quantity
-from expo_lite.grading.names import split_name, same_name
+from expo_lite.grading.names import same_name, split_name
 from expo_lite.grading.normalise import normalise, text_key
 from expo_lite.grading.notations import compare_notations
 from expo_lite.grading.regions import Piece, Region, region
@@ -92,7 +92,7 @@ def _choices(gold: str, answer: str, deep: Deep | None, depth: int) -> Result | 
     if wanted is not None and given is not None:
         letters_equal = wanted[0] == given[0]
         return (Outcome.EQUAL if letters_equal else Outcome.DIFFERENT), "choice"
-    letter, rest = wanted or given or ("", "")
+    _letter, rest = wanted or given or ("", "")
     if not rest:
         return None
     pair = (rest, answer) if wanted is not None else (gold, rest)
@@ -202,7 +202,7 @@ def _compare_sequences(one: Sequence, other: Sequence, inner: Compare) -> Result
         if r"\{" in kinds:
             return Outcome.DIFFERENT, "set"
         bare, framed = (one, other) if not one.ordered else (other, one)
-        if framed.opening == "[" and len(framed.items) == 2 or bare.link == "or":
+        if (framed.opening == "[" and len(framed.items) == 2) or bare.link == "or":
             return Outcome.DIFFERENT, "list"
         return _as(_each(one.items, other.items, inner), "tuple")
     if {one.link, other.link} == {"and", "or"} and re.search(r"[<>]|\\[lg]e", one.items[0]):

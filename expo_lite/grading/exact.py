@@ -9,7 +9,7 @@ _MAX_BITS = 20_000
 _MAX_FACTORIAL = 1000
 
 
-class NotRational(ValueError):  # noqa: N818 - an answer, not an error
+class NotRational(ValueError):
     """The tree has no rational value, or one too large to compute."""
 
 

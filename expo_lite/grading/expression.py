@@ -36,7 +36,7 @@ _PLAIN_WORDS = (
 )  # fmt: skip
 
 
-class NotUnderstood(ValueError):  # noqa: N818 - an answer, not an error
+class NotUnderstood(ValueError):
     """The text is not an expression of this grammar."""
 
 
@@ -221,7 +221,7 @@ class _Parser:
         return tree
 
     def _argument(self) -> Tree:
-        """A braced argument, or one character as in \\frac12."""
+        r"""A braced argument, or one character as in \frac12."""
         if self._peek() == "{":
             return self._group()
         token = self._peek()
@@ -275,7 +275,7 @@ class _Parser:
         return value
 
     def _mixed_part(self) -> Fraction | None:
-        """The fraction of a mixed number such as 2\\frac{1}{3}, if the next command is one."""
+        r"""The fraction of a mixed number such as 2\frac{1}{3}, if the next command is one."""
         start, tokens = self._at, list(self._tokens)
         self._at += 1
         try:
@@ -371,6 +371,6 @@ class _Parser:
 
 
 def _literal(token: str) -> Tree:
-    if not token[:1].isdigit() and token[:1] != "." or len(token) > _MAX_DIGITS:
+    if (not token[:1].isdigit() and token[:1] != ".") or len(token) > _MAX_DIGITS:
         raise NotUnderstood(token[:20])
     return number(Fraction(token.rstrip(".") if "e" not in token.lower() else token))

@@ -59,7 +59,7 @@ def _unbox(answer: str) -> str:
 
 
 def joined_boxes(text: str) -> str | None:
-    """The answers of the last boxes that stand side by side ("\\boxed{1} and \\boxed{-2}") as a list, or None."""
+    r"""The answers of the last boxes that stand side by side ("\boxed{1} and \boxed{-2}") as a list, or None."""
     found = boxes(text)
     joined = found[-1:]
     for box in reversed(found[:-1]):
@@ -89,9 +89,9 @@ def _after_phrase(tail: str) -> str:
 
 
 def final_answer(completion: str) -> tuple[str | None, str]:
-    """The final answer and "boxed", "hashes" or "phrase"; or None with "no_answer" or "empty_answer".
+    r"""The final answer and "boxed", "hashes" or "phrase"; or None with "no_answer" or "empty_answer".
 
-    The last complete box wins (nested braces, `\\fbox`, spaces before the brace), then the last "#### n", then the last
+    The last complete box wins (nested braces, `\fbox`, spaces before the brace), then the last "#### n", then the last
     "final answer is", "the answer is" or "answer:".
     """
     text = sanitise(completion)
@@ -106,12 +106,10 @@ def final_answer(completion: str) -> tuple[str | None, str]:
     if hashes:
         answer = hashes[-1].strip(" \t*$")
         return (answer, "hashes") if answer else (None, "empty_answer")
-    last = None
-    for last in _PHRASE.finditer(text):
-        pass
-    if last is None:
+    phrases = [phrase.end() for phrase in _PHRASE.finditer(text)]
+    if not phrases:
         return None, "no_answer"
-    answer = _after_phrase(text[last.end() : last.end() + _PHRASE_REACH])
+    answer = _after_phrase(text[phrases[-1] : phrases[-1] + _PHRASE_REACH])
     return (answer, "phrase") if answer.strip("$ .") else (None, "empty_answer")
 
 

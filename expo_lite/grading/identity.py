@@ -23,7 +23,7 @@ _ENOUGH = 3
 _MAX_EXPONENT = 10**7
 
 
-class Undefined(ValueError):  # noqa: N818 - an answer, not an error
+class Undefined(ValueError):
     """The expression has no value here, or none that can be computed."""
 
 

@@ -183,12 +183,13 @@ def _compare_deeply(one: Quantity, other: Quantity, deep: Deep) -> tuple[Outcome
 
 def _in_radians(one: Quantity, other: Quantity) -> list[tuple[Tree, Tree]]:
     """Degrees against a multiple of pi without a unit."""
-    pairs = []
+    pairs: list[tuple[Tree, Tree]] = []
     degree: Tree = ("mul", ("sym", "pi"), ("num", Fraction(1, 180)))
     for a, b, swap in ((one, other, False), (other, one, True)):
-        if a.unit.dimensions == (("angle", 1),) and not b.unit.dimensions and a.value is not None and b.value is None:
-            pair = (("mul", a.tree, degree), b.tree or a.unit)
-            pairs.append(pair[::-1] if swap else pair)
+        is_angle = a.unit.dimensions == (("angle", 1),) and a.value is not None
+        if is_angle and b.tree is not None and b.value is None and not b.unit.dimensions:
+            in_radians: Tree = ("mul", a.tree, degree)
+            pairs.append((b.tree, in_radians) if swap else (in_radians, b.tree))
     return pairs
 
 

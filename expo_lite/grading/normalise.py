@@ -63,7 +63,7 @@ _WORD_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
 def normalise(text: str) -> str:
-    """The answer with one spelling a thing: plain `\\frac`, `\\le`, `\\text{}`; no sizes, delimiters or end punctuation."""
+    r"""The answer with one spelling a thing: plain `\frac`, `\le`, `\text{}`; no sizes, delimiters or end punctuation."""
     text = sanitise(text)
     if text.isascii() and text.isalnum():
         return text
@@ -143,7 +143,7 @@ def _commands(text: str) -> str:
 
 
 def _text_block(name: str, content: str) -> str:
-    """A text command: bare where it holds a number, function or constant, else one `\\text{}`."""
+    r"""A text command: bare where it holds a number, function or constant, else one `\text{}`."""
     word = content.strip()
     if word in _FUNCTIONS:
         return f"\\{word} "

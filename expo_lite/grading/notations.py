@@ -49,7 +49,7 @@ def _dates(gold: str, answer: str) -> Result | None:
 
 
 def number_in_base(text: str) -> tuple[str, int] | None:
-    """Digits (no leading zeros) and base of 204_5, 204_{\\text{five}} or 204 (base 5)."""
+    r"""Digits (no leading zeros) and base of 204_5, 204_{\text{five}} or 204 (base 5)."""
     match = _IN_BASE.match(text)
     if match is None:
         return None

@@ -1,5 +1,6 @@
 """Parts of the real line, however they are written: intervals, inequalities, unions, points taken out."""
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class Region:
 
 
 def membership(text: str) -> tuple[str | None, str]:
-    """Name and set of "x \\in S"; the text itself where there is no such name."""
+    r"""Name and set of "x \in S"; the text itself where there is no such name."""
     match = _MEMBER.match(text)
     return (match.group(1), match.group(2).strip()) if match else (None, text)
 
@@ -85,7 +86,7 @@ def _difference(text: str) -> Region | None:
 
 def _without(points: tuple[str, ...]) -> Region:
     ends = (_MINUS_INFINITY, *sorted(points, key=_rough_value), _INFINITY)
-    return Region(tuple(Piece(low, False, high, False) for low, high in zip(ends, ends[1:], strict=False)))
+    return Region(tuple(Piece(low, False, high, False) for low, high in itertools.pairwise(ends)))
 
 
 def _rough_value(text: str) -> float:

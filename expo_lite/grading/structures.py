@@ -154,7 +154,7 @@ def _relation(text: str) -> Relation | None:
 
 
 def expand_signs(text: str) -> list[str]:
-    """The values that \\pm and \\mp stand for; signs go together where both occur, else each is free."""
+    r"""The values that \pm and \mp stand for; signs go together where both occur, else each is free."""
     parts = re.split(r"\\(pm|mp)\s?", text)
     names = parts[1::2]
     if len(names) > 3:

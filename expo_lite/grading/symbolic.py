@@ -41,9 +41,9 @@ def equal_deeply(gold: str, answer: str) -> str | None:
 
 
 def _math_verify_guarded(gold: str, answer: str) -> bool:
-    """math-verify, believed only where evaluating what it parsed does not contradict it.
+    r"""math-verify, believed only where evaluating what it parsed does not contradict it.
 
-    It calls 1/2^99 and 1/2^98 equal, and 4 and 4\\sqrt(2), and one line and another.
+    It calls 1/2^99 and 1/2^98 equal, and 4 and 4\sqrt(2), and one line and another.
     """
     if len(gold) + len(answer) > _MAX_CHARS or r"\text" in gold + answer:
         return False

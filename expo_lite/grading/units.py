@@ -219,9 +219,7 @@ def _words(tokens: list[str]) -> list[str]:
 
 
 def _unit_of(tokens: list[str]) -> Unit | None:
-    words: list[str] = []
-    for word in _words(tokens):
-        words.extend(_COMPOUND[word.lower()].split() if word.lower() in _COMPOUND else [word])
+    words = [part for word in _words(tokens) for part in _COMPOUND.get(word.lower(), word).split()]
     dimensions: dict[str, int] = {}
     factor, scale, percent, sign, power = Fraction(1), 1, False, 1, 1
     unknown: set[str] = set()
@@ -249,11 +247,9 @@ def _unit_of(tokens: list[str]) -> Unit | None:
             unknown.add(("/" if sign < 0 else "") + _singular(lowered))
             sign = 1
     dimensions.pop("", None)
-    if "volume" in dimensions:
-        # A litre is a cubic decimetre.
-        litres = dimensions.pop("volume")
-        dimensions["length"] = dimensions.get("length", 0) + 3 * litres
-        factor *= Fraction(1, 1000) ** litres
+    litres = dimensions.pop("volume", 0)  # cubic decimetres
+    dimensions["length"] = dimensions.get("length", 0) + 3 * litres
+    factor *= Fraction(1, 1000) ** litres
     kept = tuple(sorted((name, power) for name, power in dimensions.items() if power))
     return Unit(kept, factor, scale, frozenset(unknown), percent)
 
