@@ -221,10 +221,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     tokenizer = build_tokenizer(random.Random(options.seed))
+    model: Any = build_model()  # half typed
     if options.first_cycle:
         model = Qwen2ForCausalLM.from_pretrained(options.output, dtype=torch.float32)
-    else:
-        model = build_model()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     for i, cycle in enumerate(CYCLES):
         if i >= options.first_cycle:
