@@ -139,12 +139,12 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """The optimiser's state as `PARAMETER//KEY` tensors on the CPU."""
+    """The optimiser's state as `PARAMETER//KEY` tensors on the CPU; a whole number as a tensor without axes."""
     return {
-        f"{name}//{key}": value.detach().cpu()
+        f"{name}//{key}": torch.as_tensor(value).detach().cpu()
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, torch.Tensor)
+        if isinstance(value, torch.Tensor | int)
     }
 
 
@@ -162,9 +162,10 @@ def restore_optimizer(
         if name not in parameters:
             raise CheckpointError(f"The optimiser state in '{checkpoint}' has '{name}', which this model does not.")
         parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU
-        device = torch.device("cpu") if value.dim() == 0 else parameter.device
-        optimizer.state[parameter][key] = value.to(device)
+        if value.dim() == 0:  # a count of steps: torch's AdamW has a float tensor on the CPU, bitsandbytes an int
+            optimizer.state[parameter][key] = value if value.is_floating_point() else int(value)
+        else:
+            optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def _sealed(text: bytes) -> bytes:
