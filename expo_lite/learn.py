@@ -100,7 +100,7 @@ def learn(
             optimizer.zero_grad(set_to_none=True)
             raise DivergedError(
                 f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
-                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew, or --resume from it."
+                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to the same."
             )
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from expo_lite import checkpoint
 from expo_lite.config import TrainConfig
 from expo_lite.diagnose import diagnose
 from expo_lite.display import Display, binned, evaluation_table, sparkline
-from expo_lite.errors import ConfigError
+from expo_lite.errors import CheckpointError, ConfigError, DivergedError
 from expo_lite.evaluate import Evaluation, evaluate
 from expo_lite.explain import ExplanationStore, encode_target, judge, leaks
 from expo_lite.grading import Grader
@@ -126,19 +127,23 @@ def take_step(run: Run) -> dict[str, float]:
     problems = draw(run.problems, config.problems_per_step, step=run.step, seed=config.seed)
     groups, explanations = sample(run, problems)
     sampled = time.monotonic()
+    metrics = group_metrics(groups)
+    if not math.isfinite(metrics["expo/nll_own"]):
+        raise DivergedError(
+            f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
+            f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew."
+        )
     method = METHODS[config.method]
     experience = Experience(tuple(groups), tuple(chains_for(run, groups, explanations)), run.step / config.total_steps)
     rows = method.rows(experience, config)
-    metrics = group_metrics(groups)
     if explanations:
         n_leaks = sum(leaks(explanation.completion.text) for explanation in explanations)
         metrics |= explanation_metrics(explanations, n_leaks)
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
         metrics |= diagnose(run.policy, groups, explanations, token_budget=config.optimizer.micro_batch_tokens)
     learning = time.monotonic()
-    newest = checkpoint.checkpoints(run.folder.checkpoints)[-1:]
-    last_good = f"'{newest[0]}'" if newest else "none yet"
-    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=last_good)
+    good = last_good(run, before=run.step + 1)
+    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=good)
     ended = time.monotonic()
     n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
     n_sampled += sum(len(explanation.completion.token_ids) for explanation in explanations)
@@ -157,6 +162,12 @@ def take_step(run: Run) -> dict[str, float]:
     run.folder.samples.append(sample_rows(groups, explanations, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])
     return metrics
+
+
+def last_good(run: Run, *, before: int) -> str:
+    """The newest checkpoint of fewer steps than `before`, in words."""
+    found = [path for path in checkpoint.checkpoints(run.folder.checkpoints) if checkpoint.step_of(path) < before]
+    return f"'{found[-1]}'" if found else "none yet"
 
 
 def sample(run: Run, problems: Sequence[Problem]) -> tuple[list[Group], list[Explanation]]:
@@ -257,9 +268,18 @@ def evaluate_once(run: Run, step: int, console: Console) -> Evaluation | None:
 
 
 def load_evaluation(run: Run, step: int) -> Evaluation | None:
-    """The evaluation after `step` steps if it has been made."""
+    """The evaluation after `step` steps if it has been made.
+
+    Raises:
+        CheckpointError: its file is damaged.
+    """
     file = run.folder.evaluation_file(step)
-    return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    try:
+        return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"The evaluation in '{file}' is damaged. Remove the file, and go on with --resume."
+        ) from error
 
 
 def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, console: Console) -> None:

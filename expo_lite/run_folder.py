@@ -92,6 +92,8 @@ def read_config(folder: Path) -> TrainConfig:
         raise CheckpointError(f"There is no run to continue in '{folder}': {file.name}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"'{file}' is no run's config.json.") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"'{file}' is no run's config.json.")
     return from_mapping(TrainConfig, settings, str(file))
 
 
