@@ -10,9 +10,12 @@ import pytest
 
 from expo_lite import config as module
 from expo_lite.config import (
+    DpoConfig,
     EvalConfig,
     ExplainConfig,
+    ExplanationConfig,
     HardConfig,
+    LossConfig,
     TrainConfig,
     check_eval,
     check_explain,
@@ -109,6 +112,10 @@ def test_no_number_may_be_nan(config: Any, name: str) -> None:
         ("kl_coef", math.inf, "kl_coef must not be negative, not inf."),
         ("clip_low", 1.5, "clip_low must be between 0 and 1, not 1.5."),
         ("updates_per_batch", 0, "updates_per_batch must be at least 1, not 0."),
+        ("pair_refresh_steps", 0, "pair_refresh_steps must be at least 1, not 0."),
+        ("dpo_beta", 0.0, "dpo_beta must be above 0, not 0.0."),
+        ("dpo_beta", math.inf, "dpo_beta must be above 0, not inf."),
+        ("dpo_sft_coef", math.inf, "dpo_sft_coef must not be negative, not inf."),
         ("learning_rate", 0.0, "learning_rate must be above 0, not 0.0."),
         ("learning_rate", math.inf, "learning_rate must be above 0, not inf."),
         ("max_grad_norm", 0.0, "max_grad_norm must be above 0, not 0.0."),
@@ -128,6 +135,43 @@ def test_each_rule_of_training(name: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(changed or with_value(config, name, value))
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            TrainConfig(method="grpo", dpo=DpoConfig(pairs="offline", dpo_beta=0.5)),
+            "pairs, dpo_beta set, but only method 'exp-dpo' makes pairs, not 'grpo'.",
+        ),
+        (
+            TrainConfig(method="sft", loss=LossConfig(kl_coef=0.1, updates_per_batch=2)),
+            "kl_coef set, but only grpo, exp-grpo, gt-sft-grpo have the GRPO loss, not 'sft'.",
+        ),
+        (
+            TrainConfig(method="exp-dpo", dpo=DpoConfig(pairs="offline", pair_refresh_steps=2)),
+            "pair_refresh_steps is for pairs 'online'; pairs 'offline' are made once.",
+        ),
+        (
+            TrainConfig(method="exp-dpo", explanation=ExplanationConfig(explanation_refresh_steps=0)),
+            "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so explanations, are made anew.",
+        ),
+        (
+            TrainConfig(method="exp-dpo", loss=LossConfig(updates_per_batch=2)),
+            "updates_per_batch must be 1 for method 'exp-dpo', not 2: the weights of pairs are those before the update.",
+        ),
+    ],
+)
+def test_each_rule_of_methods(config: TrainConfig, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(config)
+    assert str(caught.value) == message
+
+
+def test_each_method_takes_its_own_settings() -> None:
+    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig("offline", chosen="expert", dpo_sft_coef=1.0)))
+    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig(pair_refresh_steps=3, dpo_beta=0.5)))
+    resolve(TrainConfig(method="star", loss=LossConfig(updates_per_batch=2)))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +260,7 @@ def test_toml_fills_what_it_has(tmp_path: Path) -> None:
         ("steps = 3.0", "steps must be int, not 3.0."),
         ("steps = true", "steps must be int, not True."),
         ("resume = 1", "resume must be bool, not 1."),
-        ('method = "ppo"', "method must be one of grpo, exp-grpo, gt-sft-grpo, not 'ppo'."),
+        ('method = "ppo"', "method must be one of grpo, exp-grpo, gt-sft-grpo, exp-dpo, star, sft, not 'ppo'."),
         ("levels = 5", "levels must be a list, not 5."),
         ('levels = ["5"]', "levels must be int, not '5'."),
         ("loss = 3", "loss must be LossConfig, not 3."),
