@@ -126,6 +126,23 @@ class Hard(Configured):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Diagnose(Configured):
+    """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
+
+    settings: Annotated[config.DiagnoseConfig, Inline]
+
+    def run(self) -> None:
+        """Check, then measure."""
+        settings = self.settings
+        config.check_diagnose(settings)
+        _check_model(settings.model or config.default_model())
+        check_name(settings.task, settings.data, settings.levels)
+        from expo_lite.diagnose_command import run_diagnose
+
+        run_diagnose(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grade(Common):
     """Grade the replies of a JSONL file with fields gold and reply; with a label too, measure the grader itself."""
 
@@ -163,13 +180,14 @@ class Tasks(Common):
         print_tasks()
 
 
-Command = Train | Eval | Explain | Hard | Grade | Models | Tasks
+Command = Train | Eval | Explain | Hard | Diagnose | Grade | Models | Tasks
 
 SETTINGS: dict[str, tuple[Any, Any]] = {
     "train": (Train, config.TrainConfig),
     "eval": (Eval, config.EvalConfig),
     "explain": (Explain, config.ExplainConfig),
     "hard": (Hard, config.HardConfig),
+    "diagnose": (Diagnose, config.DiagnoseConfig),
 }
 """The commands that take settings, and whose they are."""
 

@@ -532,6 +532,43 @@ class ExplainConfig:
         return self.n
 
 
+@dataclass(frozen=True, slots=True)
+class DiagnoseConfig:
+    """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
+
+    model: str | None = None
+    """Alias, OWNER/NAME, folder, GGUF file, run folder or adapter; default: tiny without a GPU, qwen2.5-3b with one."""
+    base_model: str | None = None
+    """The model below an adapter folder that does not name one that is here."""
+    task: str = "arithmetic"
+    """Where the problems come from."""
+    split: Literal["train", "test"] = "train"
+    """Which problems."""
+    levels: tuple[int, ...] = ()
+    """Levels to measure; default: all."""
+    problems: int = 32
+    """Problems a level (in all, where there are no levels)."""
+    group_size: int = 8
+    """Own completions a problem, for the fraction of all-wrong groups."""
+    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
+    """What an explanation must pass: verified, lift, no-leak or none, as in training."""
+    temperature: float = 1.0
+    """Of completions and explanations; as in training."""
+    top_p: float = 1.0
+    """Nucleus of completions and explanations."""
+    max_completion_tokens: int | None = None
+    """Longest completion; default: the run's own, else by model."""
+    sampling_rows: int = 256
+    """Completions decoded at the same time."""
+    bits: Literal[4, 16] | None = None
+    """Quantisation of the model; default: the run's own, else 4."""
+    seed: int = 0
+    """Of completions and explanations; which problems are taken does not depend on it."""
+    output: Path | None = None
+    """Folder for the figures and samples; default: runs/diagnose-MODEL-TASK."""
+    data: TaskOptions = field(default_factory=TaskOptions)
+
+
 def check_eval(config: EvalConfig) -> None:
     """Every rule of an evaluation's settings that a type alone does not hold; raises ConfigError."""
     _check_measuring(config)
@@ -557,6 +594,14 @@ def check_explain(config: ExplainConfig) -> None:
     _check_filter(config.explanation_filter)
 
 
+def check_diagnose(config: DiagnoseConfig) -> None:
+    """Every rule of a diagnosis's settings that a type alone does not hold; raises ConfigError."""
+    _check_measuring(config)
+    _check_filter(config.explanation_filter)
+    if config.group_size < 1:
+        raise ConfigError(f"group_size must be at least 1, not {config.group_size}.")
+
+
 def _check_filter(filters: tuple[ExplanationFilter, ...]) -> None:
     if not filters:
         raise ConfigError("explanation_filter must not be empty; 'none' accepts every explanation.")
@@ -564,7 +609,7 @@ def _check_filter(filters: tuple[ExplanationFilter, ...]) -> None:
         raise ConfigError("explanation_filter 'none' cannot be combined with another filter.")
 
 
-def _check_measuring(config: EvalConfig | HardConfig | ExplainConfig) -> None:
+def _check_measuring(config: EvalConfig | HardConfig | ExplainConfig | DiagnoseConfig) -> None:
     longest = config.max_completion_tokens
     for holds, message in (
         (config.split in ("train", "test"), f"split must be train or test, not {config.split}."),

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from expo_lite import __version__, cli
-from expo_lite.config import EvalConfig, ExplainConfig, HardConfig, TrainConfig
+from expo_lite.config import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig, TrainConfig
 from expo_lite.presets import PRESETS
 from expo_lite.tasks import TASKS
 
@@ -74,7 +74,9 @@ def test_importing_the_command_line_leaves_torch_alone(tmp_path: Path) -> None:
     assert in_fresh_process("--version", cwd=tmp_path) == Outcome(0, f"expo-lite {__version__}\n", "")
 
 
-@pytest.mark.parametrize("words", ["--help", *(f"{verb} --help" for verb in ("train", "eval", "explain", "hard"))])
+@pytest.mark.parametrize(
+    "words", ["--help", *(f"{verb} --help" for verb in ("train", "eval", "explain", "hard", "diagnose"))]
+)
 def test_help_is_quick(words: str, tmp_path: Path) -> None:
     outcome = in_fresh_process(*words.split(), cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
@@ -84,7 +86,9 @@ def test_help_is_quick(words: str, tmp_path: Path) -> None:
 def test_no_command_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = in_this_process(capsys)
     assert outcome.code == 0
-    assert all(verb in outcome.out for verb in ("train", "eval", "explain", "hard", "grade", "models", "tasks"))
+    assert all(
+        verb in outcome.out for verb in ("train", "eval", "explain", "hard", "diagnose", "grade", "models", "tasks")
+    )
 
 
 WRONG = {
@@ -125,6 +129,10 @@ WRONG = {
     "explain --n 0": "error: problems must be at least 1, not 0",
     "hard --zero-of 0": "error: zero_of must be at least 1, not 0.",
     "hard --model qwen9": "error: Unknown model 'qwen9'.",
+    "diagnose --problems 0": "error: problems must be at least 1, not 0",
+    "diagnose --task arithmetics": "Did you mean 'arithmetic'?",
+    "diagnose --group-size 0": "error: group_size must be at least 1, not 0.",
+    "diagnose --explanation-filter none,lift": "error: explanation_filter 'none' cannot be combined",
     "grade": "FILE",
     "models --all": "--all",
 }
@@ -220,7 +228,14 @@ def flags(cls: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("verb", "cls"), [("train", TrainConfig), ("eval", EvalConfig), ("explain", ExplainConfig), ("hard", HardConfig)]
+    ("verb", "cls"),
+    [
+        ("train", TrainConfig),
+        ("eval", EvalConfig),
+        ("explain", ExplainConfig),
+        ("hard", HardConfig),
+        ("diagnose", DiagnoseConfig),
+    ],
 )
 def test_one_field_is_one_flag(verb: str, cls: Any, capsys: pytest.CaptureFixture[str]) -> None:
     text = in_this_process(capsys, verb, "--help").out

@@ -10,6 +10,7 @@ import pytest
 
 from expo_lite import config as module
 from expo_lite.config import (
+    DiagnoseConfig,
     DpoConfig,
     EvalConfig,
     ExplainConfig,
@@ -17,6 +18,7 @@ from expo_lite.config import (
     HardConfig,
     LossConfig,
     TrainConfig,
+    check_diagnose,
     check_eval,
     check_explain,
     check_hard,
@@ -55,11 +57,17 @@ def numbers(cls: Any) -> Iterator[tuple[str, type]]:
 
 
 def check_any(config: Any) -> None:
-    checks = {EvalConfig: check_eval, HardConfig: check_hard, ExplainConfig: check_explain, TrainConfig: resolve}
+    checks = {
+        EvalConfig: check_eval,
+        HardConfig: check_hard,
+        ExplainConfig: check_explain,
+        DiagnoseConfig: check_diagnose,
+        TrainConfig: resolve,
+    }
     checks[type(config)](config)
 
 
-SOUND = [TrainConfig(), EvalConfig("tiny"), HardConfig(), ExplainConfig()]
+SOUND = [TrainConfig(), EvalConfig("tiny"), HardConfig(), ExplainConfig(), DiagnoseConfig()]
 NUMBERS = [(config, name, kind) for config in SOUND for name, kind in numbers(type(config))]
 
 
@@ -185,6 +193,11 @@ def test_each_method_takes_its_own_settings() -> None:
         (HardConfig(zero_of=0), "zero_of must be at least 1, not 0."),
         (HardConfig(max_completion_tokens=0), "max_completion_tokens must be at least 1, not 0."),
         (HardConfig(sampling_rows=0), "sampling_rows must be at least 1, not 0."),
+        (DiagnoseConfig(group_size=0), "group_size must be at least 1, not 0."),
+        (
+            DiagnoseConfig(explanation_filter=("none", "lift")),
+            "explanation_filter 'none' cannot be combined with another filter.",
+        ),
         (
             ExplainConfig(explanation_filter=()),
             "explanation_filter must not be empty; 'none' accepts every explanation.",
