@@ -569,6 +569,39 @@ class DiagnoseConfig:
     data: TaskOptions = field(default_factory=TaskOptions)
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicateConfig:
+    """Run a fixed plan of training runs, and show which of the paper's claims hold."""
+
+    model: str | None = None
+    """Alias, OWNER/NAME, folder or GGUF file; default: tiny without a GPU, qwen2.5-3b with one."""
+    task: str = "arithmetic"
+    """What to train on and be measured on; it must have levels."""
+    plan: Path | None = None
+    """TOML file with the plan; default: examples/replicate.toml."""
+    quick: bool = False
+    """The plan's quick form: one seed, fewer steps."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of the runs; default: the plan's."""
+    jobs: int | None = None
+    """Runs side by side, which share the cores; default: as many as there are cores, 1 with a GPU."""
+    output: Path | None = None
+    """Folder for run folders and results; default: runs/replicate-MODEL-TASK."""
+    resume: bool = False
+    """Go on with what the output folder already has; what is finished is not run again."""
+
+
+def check_replicate(config: ReplicateConfig) -> None:
+    """Every rule of a replication's settings that a type alone does not hold; raises ConfigError."""
+    for holds, message in (
+        (config.jobs is None or config.jobs >= 1, f"jobs must be at least 1, not {config.jobs}."),
+        (all(seed >= 0 for seed in config.seeds), f"no seed may be negative: {', '.join(map(str, config.seeds))}."),
+        (len(set(config.seeds)) == len(config.seeds), f"seeds must differ: {', '.join(map(str, config.seeds))}."),
+    ):
+        if not holds:
+            raise ConfigError(message)
+
+
 def check_eval(config: EvalConfig) -> None:
     """Every rule of an evaluation's settings that a type alone does not hold; raises ConfigError."""
     _check_measuring(config)
