@@ -143,6 +143,9 @@ class PairStore:
         """Take back what `to_json` gave."""
         for row in rows:
             made, problem = row["made"], Problem(**row["problem"])
-            ids = (tuple(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
-            pair = Pair(problem, *ids, row["ref_chosen_nats"], row["ref_rejected_nats"])
+            prompt_ids, chosen_ids, rejected_ids = (
+                tuple(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")
+            )
+            reference = row["ref_chosen_nats"], row["ref_rejected_nats"]
+            pair = Pair(problem, prompt_ids, chosen_ids, rejected_ids, *reference)
             self._kept[problem.problem_id] = (made, pair)

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from expo_lite import __version__, cli
-from expo_lite.config import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig, TrainConfig
+from expo_lite.config import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig, ReplicateConfig, TrainConfig
 from expo_lite.presets import PRESETS
 from expo_lite.tasks import TASKS
 
@@ -133,6 +133,11 @@ WRONG = {
     "diagnose --task arithmetics": "Did you mean 'arithmetic'?",
     "diagnose --group-size 0": "error: group_size must be at least 1, not 0.",
     "diagnose --explanation-filter none,lift": "error: explanation_filter 'none' cannot be combined",
+    "replicate --jobs 0": "error: jobs must be at least 1, not 0.",
+    "replicate --seeds 1 1": "error: seeds must differ: 1, 1.",
+    "replicate --model tinny": "error: Unknown model 'tinny'. Did you mean 'tiny'?",
+    "replicate --task gsm8k": "has no levels; leave --levels out.",
+    "replicate --plan missing.toml": "error: Cannot read the settings file 'missing.toml': No such file or directory.",
     "grade": "FILE",
     "models --all": "--all",
 }
@@ -235,6 +240,7 @@ def flags(cls: Any) -> Iterator[str]:
         ("explain", ExplainConfig),
         ("hard", HardConfig),
         ("diagnose", DiagnoseConfig),
+        ("replicate", ReplicateConfig),
     ],
 )
 def test_one_field_is_one_flag(verb: str, cls: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,11 +17,13 @@ from expo_lite.config import (
     ExplanationConfig,
     HardConfig,
     LossConfig,
+    ReplicateConfig,
     TrainConfig,
     check_diagnose,
     check_eval,
     check_explain,
     check_hard,
+    check_replicate,
     default_model,
     from_mapping,
     read_toml,
@@ -57,17 +59,18 @@ def numbers(cls: Any) -> Iterator[tuple[str, type]]:
 
 
 def check_any(config: Any) -> None:
-    checks = {
+    checks: dict[Any, Any] = {
         EvalConfig: check_eval,
         HardConfig: check_hard,
         ExplainConfig: check_explain,
         DiagnoseConfig: check_diagnose,
+        ReplicateConfig: check_replicate,
         TrainConfig: resolve,
     }
     checks[type(config)](config)
 
 
-SOUND = [TrainConfig(), EvalConfig("tiny"), HardConfig(), ExplainConfig(), DiagnoseConfig()]
+SOUND = [TrainConfig(), EvalConfig("tiny"), HardConfig(), ExplainConfig(), DiagnoseConfig(), ReplicateConfig()]
 NUMBERS = [(config, name, kind) for config in SOUND for name, kind in numbers(type(config))]
 
 
@@ -193,6 +196,9 @@ def test_each_method_takes_its_own_settings() -> None:
         (HardConfig(zero_of=0), "zero_of must be at least 1, not 0."),
         (HardConfig(max_completion_tokens=0), "max_completion_tokens must be at least 1, not 0."),
         (HardConfig(sampling_rows=0), "sampling_rows must be at least 1, not 0."),
+        (ReplicateConfig(jobs=0), "jobs must be at least 1, not 0."),
+        (ReplicateConfig(seeds=(0, -1)), "no seed may be negative: 0, -1."),
+        (ReplicateConfig(seeds=(0, 0)), "seeds must differ: 0, 0."),
         (DiagnoseConfig(group_size=0), "group_size must be at least 1, not 0."),
         (
             DiagnoseConfig(explanation_filter=("none", "lift")),
