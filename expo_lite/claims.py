@@ -38,9 +38,14 @@ class Results:
     seeds: tuple[int, ...]
 
     @property
+    def levels(self) -> list[str]:
+        """The levels, the hardest last; of a task without levels, "all"."""
+        return [row.level for row in self.base.levels if row.level != "all"] or ["all"]
+
+    @property
     def hardest(self) -> str:
         """The hardest level."""
-        return [row.level for row in self.base.levels if row.level != "all"][-1]
+        return self.levels[-1]
 
 
 Figures = dict[str, float]
@@ -139,9 +144,7 @@ def by_level(results: Results, seed: int) -> tuple[Figures, bool]:
     figures |= {name: _after(results, run, seed, results.hardest) for name, run in names.items()}
     base, grpo, gt_sft, exp = figures.values()
     changes = [
-        _after(results, "exp-grpo-all", seed, row.level) - pass_at_4(results.base, row.level)
-        for row in results.base.levels
-        if row.level != "all"
+        _after(results, "exp-grpo-all", seed, level) - pass_at_4(results.base, level) for level in results.levels
     ]
     figures["ExP-GRPO's worst change of a level"] = min(changes)
     return figures, base - TOLERANCE <= grpo < gt_sft < exp and min(changes) >= -TOLERANCE

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from expo_lite.checkpoint import write_atomically
-from expo_lite.claims import K, Outcome, Results, pass_at_4
+from expo_lite.claims import K, Outcome, Results, change, pass_at_4
 from expo_lite.intervals import Estimate, over_seeds
 from expo_lite.replication_plan import Plan
 
@@ -89,12 +89,18 @@ def _markdown(plan: Plan, results: Results, outcomes: Sequence[Outcome], failure
 
 
 def level_table(results: Results) -> list[str]:
-    """pass@4 of the base and of every run, by level, as Markdown."""
+    """pass@4 of the base and of every run by level, and all-wrong groups in a run's first and last quarter, as Markdown."""
     levels = [row.level for row in results.base.levels]
     base = [f"{100 * pass_at_4(results.base, level):.1f}" for level in levels]
-    lines = [f"| run | {' | '.join(levels)} |", "| --- |" + " --- |" * len(levels), f"| base | {' | '.join(base)} |"]
+    lines = [
+        f"| run | {' | '.join(levels)} | all-wrong groups, first quarter | last quarter |",
+        "| --- |" + " --- |" * (len(levels) + 2),
+        f"| base | {' | '.join(base)} | | |",
+    ]
     for name, by_seed in results.runs.items():
         if by_seed:
-            cells = (over_seeds([pass_at_4(run.after, level) for run in by_seed.values()]) for level in levels)
+            cells = [over_seeds([pass_at_4(run.after, level) for run in by_seed.values()]) for level in levels]
+            quarters = zip(*(change(run.metrics, "frac_all_wrong") for run in by_seed.values()), strict=True)
+            cells += [over_seeds(values) for values in quarters]
             lines.append(f"| {name} | {' | '.join(map(_text, cells))} |")
     return lines

@@ -1,5 +1,6 @@
 """The claims' arithmetic, by hand, on made-up summaries: each claim holding, failing, and not measured."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,6 +128,16 @@ def test_a_base_of_zero_still_asks_for_ten_points() -> None:
     assert first.holds is False
 
 
+def test_a_task_without_levels_is_all_one_level() -> None:
+    def only(value: float) -> Evaluation:
+        return replace(evaluation({"1": value}), levels=evaluation({"1": value}).levels[-1:])
+
+    runs = {name: {0: replace(SOUND[name], after=only(value))} for name, value in (("grpo-all", 0.1), ("gt-sft-grpo-all", 0.2), ("exp-grpo-all", 0.3))}  # fmt: skip
+    outcomes = judge_claims(Results(only(0.1), runs, {0: diagnosis()}, (0,)))
+    assert outcomes[1].holds is True
+    assert outcomes[1].figures["ExP-GRPO's worst change of a level"] == pytest.approx([0.2])
+
+
 def test_change_is_of_quarters() -> None:
     rows = [{"x": value} for value in (1.0, 3.0, 9.0, 9.0, 9.0, 9.0, 0.0, 2.0)]
     assert change([*rows, {"y": 7.0}], "x") == (2.0, 1.0)
@@ -160,10 +171,10 @@ def test_what_is_printed() -> None:
     spread = results({"grpo-hard": run(0.0, frac_all_wrong=[1.0])}, seeds=(0, 1))[1]
     assert figures(spread)[1] == "GRPO: 1.5 (-17.6 to 20.6)"
     assert claim_table(list(outcomes.values())).row_count == len(CLAIMS) == 9
-    runs = {"grpo-hard": {0: SOUND["grpo-hard"]}, "dpo-online": {}}
+    runs = {"exp-grpo-hard": {0: SOUND["exp-grpo-hard"]}, "dpo-online": {}}
     assert level_table(Results(evaluation(BASE), runs, {}, (0,))) == [
-        "| run | 1 | 2 | all |",
-        "| --- | --- | --- | --- |",
-        "| base | 95.0 | 2.0 | 48.5 |",
-        "| grpo-hard | 95.0 | 3.0 | 49.0 |",
+        "| run | 1 | 2 | all | all-wrong groups, first quarter | last quarter |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| base | 95.0 | 2.0 | 48.5 | | |",
+        "| exp-grpo-hard | 95.0 | 40.0 | 67.5 | 100.0 | 40.0 |",
     ]
