@@ -140,12 +140,12 @@ def accumulate(
         )
         loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
         loss.backward()  # type: ignore[no-untyped-call]
-        supervised_N = batch.sft_weights_N != 0
+        imitated_N = batch.sft_weights_N > 0  # below 0: a rejected completion
         totals.loss += loss.detach()
         totals.kl_nats += terms.kl_nats
         totals.n_clipped += terms.n_clipped
-        totals.sft_nats -= logprobs_N.detach()[supervised_N].sum()
-        totals.n_sft_tokens += sum(len(row.completion_ids) for row in batch.rows if row.sft_weight)
+        totals.sft_nats -= logprobs_N.detach()[imitated_N].sum()
+        totals.n_sft_tokens += sum(len(row.completion_ids) for row in batch.rows if row.sft_weight > 0)
         totals.n_policy_tokens += sum(len(row.completion_ids) for row in batch.rows if row.weight)
         totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if ref_logprobs_N is not None)
         totals.n_tokens += sum(row.n_tokens for row in batch.rows)
