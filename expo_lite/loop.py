@@ -26,7 +26,7 @@ from expo_lite.memory import peak_memory_gib
 from expo_lite.methods import METHODS, Chain, Experience
 from expo_lite.metrics import explanation_metrics, group_metrics, sample_rows
 from expo_lite.policy.base import Policy
-from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
 from expo_lite.rollout import draw, roll_out, stream_seed
@@ -75,7 +75,7 @@ def train(config: TrainConfig) -> None:
         resumed_from, damaged = folder.reopen(config) if config.resume else (None, [])
         for line in damaged:
             console.print(f"warning: {line}; going on from an older one.", soft_wrap=True)
-        policy = HfPolicy(config.model_name, config.policy, seed=config.seed)
+        policy = load_policy(config.model_name, config.policy, seed=config.seed)
         if not config.resume:
             folder.create(config, device=describe(policy.device))
         store = ExplanationStore(config.explanation.explanation_refresh_steps)
