@@ -27,13 +27,16 @@ from expo_lite.methods import METHODS, Chain, Experience
 from expo_lite.metrics import explanation_metrics, group_metrics, sample_rows
 from expo_lite.policy.base import Policy
 from expo_lite.policy.factory import load_policy
-from expo_lite.prompts import encode_question
+from expo_lite.policy.self_check import self_check
+from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
 from expo_lite.rollout import draw, roll_out, stream_seed
 from expo_lite.run_folder import RunFolder
 from expo_lite.tasks import Task, load_task
 
 KEEP_CHECKPOINTS = 2
+CHECKED_PROBLEMS = 32
+"""Among whose prompts the start-up check finds short and long ones."""
 TREND_BINS = 30
 
 
@@ -83,6 +86,7 @@ def train(config: TrainConfig) -> None:
         if resumed_from is not None:
             restore(run, resumed_from)
             console.print(f"resumed at step {run.step} from '{resumed_from}'", soft_wrap=True)
+        check_sampler(run, console)
         before = evaluate_once(run, 0, console) if run.step == 0 else load_evaluation(run, 0)
         finished = run_steps(run, console)
         if finished:
@@ -91,6 +95,23 @@ def train(config: TrainConfig) -> None:
         else:
             console.print(f"Stopped and saved after step {run.step}. Continue with --resume.", soft_wrap=True)
     console.print(f"run folder: {config.run_folder}", soft_wrap=True)
+
+
+def check_sampler(run: Run, console: Console) -> None:
+    """Refuse to train on noise: raises ModelError where sampler and scorer do not agree."""
+    started = time.monotonic()
+    shown = run.problems[:CHECKED_PROBLEMS]
+    prompts = [encode(run.policy.tokenizer, p) for p in shown for encode in (encode_question, encode_explanation)]
+    mean = self_check(
+        run.policy,
+        prompts,
+        temperature=run.config.sampling.temperature,
+        token_budget=run.config.optimizer.micro_batch_tokens,
+    )
+    console.print(
+        f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({time.monotonic() - started:.1f} s)",
+        soft_wrap=True,
+    )
 
 
 def load_problems(task: Task, config: TrainConfig) -> tuple[list[Problem], list[Problem]]:
