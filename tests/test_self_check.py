@@ -64,7 +64,7 @@ def without_pad_offset(prefill: Any) -> Any:
 
 def test_wrong_positions_of_padded_rows_are_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "_prefill", without_pad_offset(sampler._prefill))
-    with pytest.raises(ModelError, match="together gives other tokens|differ from the scorer"):
+    with pytest.raises(ModelError, match=r"together gives other tokens|differ from the scorer"):
         check(policy)
 
 
@@ -76,7 +76,7 @@ def test_padding_that_is_attended_to_is_caught(policy: HfPolicy, monkeypatch: py
         return forward(*arguments, **keywords | {"attention_mask": None})
 
     monkeypatch.setattr(decoder, "forward", unmasked)
-    with pytest.raises(ModelError, match="together gives other tokens|differ from the scorer"):
+    with pytest.raises(ModelError, match=r"together gives other tokens|differ from the scorer"):
         check(policy)
 
 
@@ -88,7 +88,7 @@ def test_a_sampler_without_the_adapter_is_caught(policy: HfPolicy, monkeypatch: 
             return sample(requests, params, seed=seed)
 
     monkeypatch.setattr(policy, "sample", stale)
-    with pytest.raises(ModelError, match="together gives other tokens|differ from the scorer"):
+    with pytest.raises(ModelError, match=r"together gives other tokens|differ from the scorer"):
         check(policy)
 
 
