@@ -13,7 +13,7 @@ import torch
 from unsloth_process import PROMPTS, ROWS
 
 from expo_lite.cli import run
-from expo_lite.config import PolicyConfig, is_installed
+from expo_lite.config import PolicyConfig, check_backend, is_installed
 from expo_lite.errors import ConfigError, ModelError
 from expo_lite.policy.factory import choose_backend, load_policy
 from expo_lite.policy.hf import HfPolicy
@@ -26,9 +26,9 @@ installed = pytest.mark.skipif(not is_installed("unsloth"), reason="unsloth is n
 missing = pytest.mark.skipif(is_installed("unsloth"), reason="unsloth is installed")
 
 
-def in_own_process(*words: str, **environment: str) -> str:
+def in_own_process(*words: str, cwd: Path | None = None, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, env=os.environ | environment, check=False
+        [sys.executable, *words], capture_output=True, text=True, env=os.environ | environment, cwd=cwd, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -196,10 +196,54 @@ print(json.dumps(sorted(set(unnamed))))
 
 
 @installed
-def test_every_argument_is_one_of_the_installed_gpu_code() -> None:
-    out = in_own_process("-c", CONTRACT, UNSLOTH_ALLOW_CPU="1")
+def test_every_argument_is_one_of_the_installed_gpu_code(tmp_path: Path) -> None:
+    out = in_own_process("-c", CONTRACT, cwd=tmp_path, UNSLOTH_ALLOW_CPU="1")  # it leaves a cache where it runs
     # transformers' own, which Unsloth takes as **kwargs and hands on; any other name there would be a name it has dropped
     assert json.loads(out.splitlines()[-1]) == ["local_files_only"]
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif("EXPO_LITE_SMOLLM2" not in os.environ, reason="EXPO_LITE_SMOLLM2 names no GGUF file")
+def test_a_language_model_scores_alike(tmp_path: Path) -> None:
+    name = os.environ["EXPO_LITE_SMOLLM2"]
+    theirs = HfPolicy(name, PolicyConfig(), seed=0)
+    theirs.save_adapter(tmp_path)
+    code = f"""
+import json, unsloth_process as process
+from expo_lite.config import PolicyConfig
+from expo_lite.policy.factory import load_policy
+policy = load_policy({name!r}, PolicyConfig(backend="unsloth"), seed=0)
+print(json.dumps([process.scores(policy), process.self_check(policy, process.PROMPTS, temperature=1.0, token_budget=512)]))
+"""
+    ours, difference = json.loads(in_own_process("-c", code, PYTHONPATH=str(HERE)).splitlines()[-1])
+    torch.testing.assert_close(flat(ours), scores(theirs), rtol=0, atol=1e-4)
+    assert difference < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("policy", "there", "gpu", "message"),
+    [
+        (PolicyConfig(backend="unsloth"), (), True, r"pip install 'expo-lite\[unsloth\]'"),
+        (PolicyConfig(sampler="vllm", backend="hf"), ("vllm", "unsloth"), True, "works through Unsloth"),
+        (PolicyConfig(sampler="vllm"), ("vllm", "unsloth"), False, "needs a GPU"),
+        (PolicyConfig(sampler="vllm"), ("unsloth",), True, r"pip install 'expo-lite\[vllm\]'"),
+        (PolicyConfig(backend="unsloth"), ("unsloth",), False, ""),
+        (PolicyConfig(sampler="vllm"), ("vllm", "unsloth"), True, ""),
+        (PolicyConfig(backend="hf", sampler="native"), (), False, ""),
+    ],
+)
+def test_what_cannot_be_had_is_found_early(
+    policy: PolicyConfig, there: tuple[str, ...], gpu: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expo_lite.config.is_installed", lambda package: package in there)
+    monkeypatch.setattr("expo_lite.config.has_gpu", lambda: gpu)
+    if message:
+        with pytest.raises(ConfigError, match=message):
+            check_backend(policy)
+    else:
+        check_backend(policy)
 
 
 def test_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from expo_lite.config import is_installed
+from expo_lite.errors import ModelError
 from expo_lite.policy.vllm import VllmSampler, _sampled, sampling_arguments
 from expo_lite.records import FinishReason, SamplingParams
 
@@ -38,6 +39,8 @@ def test_every_argument_is_one_that_vllm_takes() -> None:
 class Engine(torch.nn.Module):
     """Takes adapters down."""
 
+    vllm_engine = "an engine"
+
     def __init__(self) -> None:
         super().__init__()
         self.lora = torch.nn.Parameter(torch.ones(3))
@@ -62,6 +65,11 @@ def test_the_adapter_goes_over_after_every_update_and_only_then() -> None:
         optimizer.step()
     assert [name for name, _ in engine.taken] == ["adapter-1", "adapter-2", "adapter-3"]
     assert len({tuple(values) for _, values in engine.taken}) == 3
+
+
+def test_a_model_without_an_engine_is_refused() -> None:
+    with pytest.raises(ModelError, match="could not start vLLM"):
+        VllmSampler(torch.nn.Linear(1, 1), [2])
 
 
 def test_a_completion_of_vllm_by_hand() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from expo_lite.errors import ModelError
 from expo_lite.policy.native import request_seeds
 from expo_lite.policy.sampler import Sampled
 from expo_lite.records import FinishReason, SampleRequest, SamplingParams
@@ -23,7 +24,15 @@ class VllmSampler:
     """Samples from the engine that Unsloth keeps beside a model."""
 
     def __init__(self, model: Any, eos_ids: Sequence[int]) -> None:
-        """Take a peft model that was loaded with `fast_inference`; no adapter has been handed over yet."""
+        """Take a peft model that was loaded with `fast_inference`; no adapter has been handed over yet.
+
+        Raises:
+            ModelError: Unsloth could not start vLLM, and went on without it.
+        """
+        if getattr(model, "vllm_engine", None) is None:
+            raise ModelError(
+                "Unsloth could not start vLLM for this model; what it said is above. Take --sampler native."
+            )
         self._model = model
         self._eos_ids = list(eos_ids)
         self._stamp: tuple[float, ...] = ()
