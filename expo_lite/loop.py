@@ -28,13 +28,17 @@ from expo_lite.methods import METHODS, chain_source
 from expo_lite.metrics import explanation_metrics, group_metrics, sample_rows
 from expo_lite.pairs import dpo_metrics, pair_rows
 from expo_lite.policy.base import Policy
-from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.factory import load_policy
+from expo_lite.policy.self_check import self_check
+from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Problem
 from expo_lite.rollout import draw
 from expo_lite.run_folder import RunFolder
 from expo_lite.tasks import Task, load_task
 
 KEEP_CHECKPOINTS = 2
+CHECKED_PROBLEMS = 32
+"""Among whose prompts the start-up check finds short and long ones."""
 TREND_BINS = 30
 
 
@@ -68,13 +72,14 @@ def train(config: TrainConfig) -> None:
         resumed_from, damaged = folder.reopen(config) if config.resume else (None, [])
         for line in damaged:
             console.print(f"warning: {line}; going on from an older one.", soft_wrap=True)
-        policy = HfPolicy(config.model_name, config.policy, seed=config.seed)
+        policy = load_policy(config.model_name, config.policy, seed=config.seed)
         if not config.resume:
             folder.create(config, device=describe(policy.device))
         run = Run(config, folder, policy, task, problems, held_out, make_optimizer(policy, config), Stores(config))
         if resumed_from is not None:
             restore(run, resumed_from)
             console.print(f"resumed at step {run.step} from '{resumed_from}'", soft_wrap=True)
+        check_sampler(run, console)
         before = evaluate_once(run, 0, console) if run.step == 0 else load_evaluation(run, 0)
         finished = run_steps(run, console)
         if finished:
@@ -83,6 +88,23 @@ def train(config: TrainConfig) -> None:
         else:
             console.print(f"Stopped and saved after step {run.step}. Continue with --resume.", soft_wrap=True)
     console.print(f"run folder: {config.run_folder}", soft_wrap=True)
+
+
+def check_sampler(run: Run, console: Console) -> None:
+    """Refuse to train on noise: raises ModelError where sampler and scorer do not agree."""
+    started = time.monotonic()
+    shown = run.problems[:CHECKED_PROBLEMS]
+    prompts = [encode(run.policy.tokenizer, p) for p in shown for encode in (encode_question, encode_explanation)]
+    mean = self_check(
+        run.policy,
+        prompts,
+        temperature=run.config.sampling.temperature,
+        token_budget=run.config.optimizer.micro_batch_tokens,
+    )
+    console.print(
+        f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({time.monotonic() - started:.1f} s)",
+        soft_wrap=True,
+    )
 
 
 def load_problems(task: Task, config: TrainConfig) -> tuple[list[Problem], list[Problem]]:
