@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from expo_lite import checkpoint
 from expo_lite.config import TrainConfig
 from expo_lite.diagnose import diagnose
 from expo_lite.display import Display, binned, evaluation_table, sparkline
-from expo_lite.errors import ConfigError
+from expo_lite.errors import CheckpointError, ConfigError, DivergedError
 from expo_lite.evaluate import Evaluation, evaluate
 from expo_lite.explain import leaks
 from expo_lite.gather import Source, Stores
@@ -27,13 +28,17 @@ from expo_lite.methods import METHODS, chain_source
 from expo_lite.metrics import explanation_metrics, group_metrics, sample_rows
 from expo_lite.pairs import dpo_metrics, pair_rows
 from expo_lite.policy.base import Policy
-from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.factory import load_policy
+from expo_lite.policy.self_check import self_check
+from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Problem
 from expo_lite.rollout import draw
 from expo_lite.run_folder import RunFolder
 from expo_lite.tasks import Task, load_task
 
 KEEP_CHECKPOINTS = 2
+CHECKED_PROBLEMS = 32
+"""Among whose prompts the start-up check finds short and long ones."""
 TREND_BINS = 30
 
 
@@ -67,13 +72,14 @@ def train(config: TrainConfig) -> None:
         resumed_from, damaged = folder.reopen(config) if config.resume else (None, [])
         for line in damaged:
             console.print(f"warning: {line}; going on from an older one.", soft_wrap=True)
-        policy = HfPolicy(config.model_name, config.policy, seed=config.seed)
+        policy = load_policy(config.model_name, config.policy, seed=config.seed)
         if not config.resume:
             folder.create(config, device=describe(policy.device))
         run = Run(config, folder, policy, task, problems, held_out, make_optimizer(policy, config), Stores(config))
         if resumed_from is not None:
             restore(run, resumed_from)
             console.print(f"resumed at step {run.step} from '{resumed_from}'", soft_wrap=True)
+        check_sampler(run, console)
         before = evaluate_once(run, 0, console) if run.step == 0 else load_evaluation(run, 0)
         finished = run_steps(run, console)
         if finished:
@@ -82,6 +88,23 @@ def train(config: TrainConfig) -> None:
         else:
             console.print(f"Stopped and saved after step {run.step}. Continue with --resume.", soft_wrap=True)
     console.print(f"run folder: {config.run_folder}", soft_wrap=True)
+
+
+def check_sampler(run: Run, console: Console) -> None:
+    """Refuse to train on noise: raises ModelError where sampler and scorer do not agree."""
+    started = time.monotonic()
+    shown = run.problems[:CHECKED_PROBLEMS]
+    prompts = [encode(run.policy.tokenizer, p) for p in shown for encode in (encode_question, encode_explanation)]
+    mean = self_check(
+        run.policy,
+        prompts,
+        temperature=run.config.sampling.temperature,
+        token_budget=run.config.optimizer.micro_batch_tokens,
+    )
+    console.print(
+        f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({time.monotonic() - started:.1f} s)",
+        soft_wrap=True,
+    )
 
 
 def load_problems(task: Task, config: TrainConfig) -> tuple[list[Problem], list[Problem]]:
@@ -119,17 +142,20 @@ def take_step(run: Run) -> dict[str, float]:
     groups, explanations = gathered.experience.groups, gathered.explanations
     sampled = time.monotonic()
     rows = METHODS[config.method].rows(gathered.experience, config)
-    metrics = group_metrics(groups) if groups else {}
-    metrics |= gathered.metrics
+    metrics = (group_metrics(groups) if groups else {}) | gathered.metrics
+    if not math.isfinite(metrics.get("expo/nll_own", 0.0)):
+        raise DivergedError(
+            f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
+            f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew."
+        )
     if explanations:
         n_leaks = sum(leaks(explanation.completion.text) for explanation in explanations)
         metrics |= explanation_metrics(explanations, n_leaks)
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
         metrics |= diagnose(run.policy, groups, explanations, token_budget=config.optimizer.micro_batch_tokens)
     learning = time.monotonic()
-    newest = checkpoint.checkpoints(run.folder.checkpoints)[-1:]
-    last_good = f"'{newest[0]}'" if newest else "none yet"
-    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=last_good)
+    good = last_good(run, before=run.step + 1)
+    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=good)
     metrics |= dpo_metrics(gathered.experience.pairs, config)
     ended = time.monotonic()
     n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
@@ -151,6 +177,12 @@ def take_step(run: Run) -> dict[str, float]:
         run.folder.pairs.append(pair_rows(run.policy, gathered.new_pairs, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])
     return metrics
+
+
+def last_good(run: Run, *, before: int) -> str:
+    """The newest checkpoint of fewer steps than `before`, in words."""
+    found = [path for path in checkpoint.checkpoints(run.folder.checkpoints) if checkpoint.step_of(path) < before]
+    return f"'{found[-1]}'" if found else "none yet"
 
 
 def save(run: Run) -> None:
@@ -196,9 +228,18 @@ def evaluate_once(run: Run, step: int, console: Console) -> Evaluation | None:
 
 
 def load_evaluation(run: Run, step: int) -> Evaluation | None:
-    """The evaluation after `step` steps if it has been made."""
+    """The evaluation after `step` steps if it has been made.
+
+    Raises:
+        CheckpointError: its file is damaged.
+    """
     file = run.folder.evaluation_file(step)
-    return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    try:
+        return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"The evaluation in '{file}' is damaged. Remove the file, and go on with --resume."
+        ) from error
 
 
 def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, console: Console) -> None:
