@@ -248,10 +248,9 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
         console.print(evaluation_table(before, after))
     rows = run.folder.metrics.read()
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
-    trend = binned(values, TREND_BINS)
-    console.print(
-        f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}", soft_wrap=True
-    )
+    if trend := binned(values, TREND_BINS):
+        line = f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}"
+        console.print(line, soft_wrap=True)
 
 
 def describe(device: torch.device) -> str:
