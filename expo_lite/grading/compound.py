@@ -14,13 +14,14 @@ _MAX_PARTS = 4
 
 def in_one_unit(text: str) -> str:
     """The quantity in the last of its units; a text that is not one number with its unit behind the other stays."""
-    parts, position = [], 0
+    parts: list[tuple[Fraction, str, Fraction, str]] = []
+    position = 0
     while position < len(text) and len(parts) <= _MAX_PARTS:
         found = _PART.match(text, position)
         unit = lookup(found.group(2)) if found is not None else None
         if found is None or unit is None:
             return text
-        parts.append((Fraction(found.group(1)), *unit, found.group(2)))
+        parts.append((Fraction(found.group(1)), unit[0], unit[1], found.group(2)))
         position = found.end()
     kinds, factors = {kind for _, kind, _, _ in parts}, [factor for _, _, factor, _ in parts]
     if not 2 <= len(parts) <= _MAX_PARTS or len(kinds) != 1 or not _falls(factors):

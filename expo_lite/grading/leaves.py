@@ -143,7 +143,9 @@ def _factors(one: Unit, other: Unit) -> list[tuple[Fraction, Fraction]]:
 
 def _equal_numbers(one: Quantity, other: Quantity) -> bool:
     readings = _factors(one.unit, other.unit)
-    if one.unit.percent != other.unit.percent and any(abs(side.value or 0) <= 1 for side in (one, other)):
+    if one.unit.percent != other.unit.percent and any(
+        side.value is not None and abs(side.value) <= 1 for side in (one, other)
+    ):
         readings = readings[1:]  # 28 may stand for 28%, but 0.2 is a fifth and not 0.2%
     for factor, other_factor in readings:
         a, b = _scaled(one, factor), _scaled(other, other_factor)

@@ -12,8 +12,8 @@ _SEXAGESIMAL = re.compile(r"(?<![\d.])(\d{1,3}) ?\\degree ?(\d{1,2}) ?'(?: ?(\d{
 def as_fractions(text: str) -> str:
     """The text with such numbers written as fractions; what only looks like one stays."""
     if "." in text:
-        text = _BARRED.sub(lambda found: _fraction(*found.group(1, 2, 3)), text)
-        text = _DOTTED.sub(lambda found: _fraction(*found.group(1, 2), "".join(found.group(3, 4, 5))), text)
+        text = _BARRED.sub(lambda found: _fraction(found[1], found[2], found[3]), text)
+        text = _DOTTED.sub(lambda found: _fraction(found[1], found[2], found[3] + found[4] + found[5]), text)
         text = _TRAILING.sub(_trailing, text)
     return _SEXAGESIMAL.sub(_degrees, text) if "'" in text else text
 
@@ -27,7 +27,7 @@ def _fraction(whole: str, before: str, block: str) -> str:
 
 def _trailing(found: re.Match[str]) -> str:
     """Two equal digits may be chance, as in 2.44948...; three are meant."""
-    return _fraction(*found.group(1, 2, 4)) if len(found.group(3)) >= 3 else found.group()
+    return _fraction(found[1], found[2], found[4]) if len(found[3]) >= 3 else found[0]
 
 
 def _degrees(found: re.Match[str]) -> str:
