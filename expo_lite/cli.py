@@ -126,6 +126,20 @@ class Hard(Configured):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan(Configured):
+    """Say what a training run will hold in memory, before anything is loaded, and which settings fit."""
+
+    settings: Annotated[config.PlanConfig, Inline]
+
+    def run(self) -> None:
+        """Check, then print the plan."""
+        config.check_plan(self.settings)
+        from expo_lite.plan_command import run_plan
+
+        run_plan(self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grade(Common):
     """Grade the replies of a JSONL file with fields gold and reply; with a label too, measure the grader itself."""
 
@@ -163,13 +177,14 @@ class Tasks(Common):
         print_tasks()
 
 
-Command = Train | Eval | Explain | Hard | Grade | Models | Tasks
+Command = Train | Eval | Explain | Hard | Plan | Grade | Models | Tasks
 
 SETTINGS: dict[str, tuple[Any, Any]] = {
     "train": (Train, config.TrainConfig),
     "eval": (Eval, config.EvalConfig),
     "explain": (Explain, config.ExplainConfig),
     "hard": (Hard, config.HardConfig),
+    "plan": (Plan, config.PlanConfig),
 }
 """The commands that take settings, and whose they are."""
 

@@ -20,9 +20,10 @@ from expo_lite.display import Display, binned, evaluation_table, sparkline
 from expo_lite.errors import ConfigError
 from expo_lite.evaluate import Evaluation, evaluate
 from expo_lite.explain import ExplanationStore, encode_target, judge, leaks
+from expo_lite.fit import Limits, fitted, peak_memory_gib
 from expo_lite.grading import Grader
 from expo_lite.learn import learn, make_optimizer
-from expo_lite.memory import peak_memory_gib
+from expo_lite.memory import GIB
 from expo_lite.methods import METHODS, Chain, Experience
 from expo_lite.metrics import explanation_metrics, group_metrics, sample_rows
 from expo_lite.policy.base import Policy
@@ -30,7 +31,7 @@ from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
 from expo_lite.rollout import draw, roll_out, stream_seed
-from expo_lite.run_folder import RunFolder
+from expo_lite.run_folder import RunFolder, read_config
 from expo_lite.tasks import Task, load_task
 
 KEEP_CHECKPOINTS = 2
@@ -49,6 +50,9 @@ class Run:
     held_out: list[Problem]
     optimizer: torch.optim.Optimizer
     store: ExplanationStore
+    limits: Limits
+    planned_gib: float | None = None
+    """The peak of memory that the plan foresees, as it is measured; None without a plan."""
     step: int = 0
     """Steps done."""
 
@@ -57,7 +61,7 @@ class Run:
         """How this run samples for training."""
         sampling = self.config.sampling
         return SamplingParams(
-            sampling.temperature, self.config.max_completion_tokens, sampling.top_p, sampling.sampling_rows
+            sampling.temperature, self.config.max_completion_tokens, sampling.top_p, self.limits.sampling_rows
         )
 
 
@@ -69,6 +73,7 @@ def train(config: TrainConfig) -> None:
     """
     console = Console()
     folder = RunFolder(config.run_folder)
+    config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         problems, held_out = load_problems(task, config)
@@ -79,7 +84,15 @@ def train(config: TrainConfig) -> None:
         if not config.resume:
             folder.create(config, device=describe(policy.device))
         store = ExplanationStore(config.explanation.explanation_refresh_steps)
-        run = Run(config, folder, policy, task, problems, held_out, make_optimizer(policy, config), store)
+        limits = Limits(
+            config.micro_batch_tokens, config.sampling_rows, halve=config.fit == "auto", warn=warning(console)
+        )
+        optimizer = make_optimizer(policy, config)
+        run = Run(config, folder, policy, task, problems, held_out, optimizer, store, limits)
+        if plan is not None:
+            run.planned_gib = plan.measurable_peak / GIB
+            if not plan.fits:
+                warning(console)(f"this run needs {plan.describe()}")
         if resumed_from is not None:
             restore(run, resumed_from)
             console.print(f"resumed at step {run.step} from '{resumed_from}'", soft_wrap=True)
@@ -134,11 +147,13 @@ def take_step(run: Run) -> dict[str, float]:
         n_leaks = sum(leaks(explanation.completion.text) for explanation in explanations)
         metrics |= explanation_metrics(explanations, n_leaks)
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
-        metrics |= diagnose(run.policy, groups, explanations, token_budget=config.optimizer.micro_batch_tokens)
+        metrics |= run.limits.updating(
+            lambda: diagnose(run.policy, groups, explanations, token_budget=run.limits.micro_batch_tokens)
+        )
     learning = time.monotonic()
     newest = checkpoint.checkpoints(run.folder.checkpoints)[-1:]
     last_good = f"'{newest[0]}'" if newest else "none yet"
-    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=last_good)
+    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=last_good, limits=run.limits)
     ended = time.monotonic()
     n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
     n_sampled += sum(len(explanation.completion.token_ids) for explanation in explanations)
@@ -152,6 +167,8 @@ def take_step(run: Run) -> dict[str, float]:
         "sampling/tokens_per_s": n_sampled / (sampled - started),
         "peak_memory_gib": peak_memory_gib(),
     }
+    if run.planned_gib is not None:
+        metrics["memory/planned_gib"] = run.planned_gib
     if metrics["update/n_rows"]:
         metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - learning)
     run.folder.samples.append(sample_rows(groups, explanations, step=run.step))
@@ -167,22 +184,24 @@ def sample(run: Run, problems: Sequence[Problem]) -> tuple[list[Group], list[Exp
     missing = [p for p in problems if wants and p.problem_id not in kept]
     ask_first = [] if config.explanation.explain == "all-wrong" else missing
     n = config.explanation.explanations_per_problem
-    rolled = roll_out(
-        run.policy,
-        run.task,
-        problems=problems,
-        to_explain=ask_first,
-        group_size=config.group_size,
-        n_explanations=n,
-        params=run.params,
-        seed=stream_seed(config.seed, "rollout", run.step),
+    rolled = run.limits.sampling(
+        lambda: roll_out(
+            run.policy,
+            run.task,
+            problems=problems,
+            to_explain=ask_first,
+            group_size=config.group_size,
+            n_explanations=n,
+            params=run.params,
+            seed=stream_seed(config.seed, "rollout", run.step),
+        )
     )
     groups, attempts = list(rolled.groups), list(rolled.attempts)
     if wants and config.explanation.explain == "all-wrong":
         wrong = {group.problem.problem_id for group in groups if group.kind is GroupKind.ALL_WRONG}
         kept = {problem_id: e for problem_id, e in kept.items() if problem_id in wrong}
-        attempts = list(
-            roll_out(
+        later = run.limits.sampling(
+            lambda: roll_out(
                 run.policy,
                 run.task,
                 to_explain=[p for p in missing if p.problem_id in wrong],
@@ -190,9 +209,12 @@ def sample(run: Run, problems: Sequence[Problem]) -> tuple[list[Group], list[Exp
                 n_explanations=n,
                 params=run.params,
                 seed=stream_seed(config.seed, "explanation", run.step),
-            ).attempts
+            )
         )
-    new = judge(run.policy, attempts, config.explanation, token_budget=config.optimizer.micro_batch_tokens)
+        attempts = list(later.attempts)
+    new = run.limits.updating(
+        lambda: judge(run.policy, attempts, config.explanation, token_budget=run.limits.micro_batch_tokens)
+    )
     for explanation in new:
         run.store.put(explanation, step=run.step)
     return groups, [*kept.values(), *new]
@@ -215,7 +237,7 @@ def chains_for(run: Run, groups: Sequence[Group], explanations: Sequence[Explana
 
 def save(run: Run) -> None:
     """Write a checkpoint of the steps done."""
-    state: dict[str, Any] = {"explanations": run.store.to_json()}
+    state: dict[str, Any] = {"explanations": run.store.to_json(), "limits": run.limits.to_json()}
     optimizer = checkpoint.optimizer_tensors(run.optimizer, run.policy.parameters())
     checkpoint.save(
         run.folder.checkpoints,
@@ -233,6 +255,7 @@ def restore(run: Run, folder: Path) -> None:
     run.policy.load_adapter(folder)
     checkpoint.restore_optimizer(run.optimizer, run.policy.parameters(), folder)
     run.store.load_json(state["explanations"])
+    run.limits.load_json(state.get("limits", {}))
     run.step = state["step"]
 
 
@@ -243,14 +266,16 @@ def evaluate_once(run: Run, step: int, console: Console) -> Evaluation | None:
         return done
     config = run.config
     console.print(f"evaluating on {len(run.held_out)} held-out problems ...", soft_wrap=True)
-    result = evaluate(
-        run.policy,
-        run.task,
-        run.held_out,
-        config.evaluation,
-        max_completion_tokens=config.max_completion_tokens,
-        rows=config.sampling.sampling_rows,
-        seed=0,
+    result = run.limits.sampling(
+        lambda: evaluate(
+            run.policy,
+            run.task,
+            run.held_out,
+            config.evaluation,
+            max_completion_tokens=config.max_completion_tokens,
+            rows=run.limits.sampling_rows,
+            seed=0,
+        )
     )
     checkpoint.write_atomically(run.folder.evaluation_file(step), json.dumps(result.to_json(), indent=2) + "\n")
     return result
@@ -272,6 +297,11 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
     console.print(
         f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}", soft_wrap=True
     )
+
+
+def warning(console: Console) -> Callable[[str], None]:
+    """What prints a line that begins with 'warning:'."""
+    return lambda line: console.print(f"warning: {line}", markup=False, soft_wrap=True)
 
 
 def describe(device: torch.device) -> str:
