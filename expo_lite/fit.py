@@ -34,6 +34,17 @@ class Limits:
     warn: Callable[[str], None] = lambda line: None
     """Told of each halving."""
 
+    @classmethod
+    def of(cls, config: TrainConfig, warn: Callable[[str], None] = lambda line: None) -> "Limits":
+        """Those of a run's settings."""
+        return cls(config.micro_batch_tokens, config.sampling_rows, halve=config.fit == "auto", warn=warn)
+
+    def within(self, config: TrainConfig) -> TrainConfig:
+        """The settings with these limits."""
+        optimizer = dataclasses.replace(config.optimizer, micro_batch_tokens=self.micro_batch_tokens)
+        sampling = dataclasses.replace(config.sampling, sampling_rows=self.sampling_rows)
+        return dataclasses.replace(config, optimizer=optimizer, sampling=sampling)
+
     def to_json(self) -> dict[str, int]:
         """The two limits as they are now, as JSON values."""
         return {"micro_batch_tokens": self.micro_batch_tokens, "sampling_rows": self.sampling_rows}

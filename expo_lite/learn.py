@@ -89,7 +89,7 @@ def learn(
         return metrics
     for group in optimizer.param_groups:
         group["lr"] = rate
-    limits = limits or Limits(config.micro_batch_tokens, config.sampling_rows, halve=config.fit == "auto")
+    limits = limits or Limits.of(config)
     one_row = 2 * min(row.n_tokens for row in useful) - 1
     parameters = list(policy.parameters().values())
     old_logprobs: dict[int, torch.Tensor] | None = None
@@ -109,7 +109,7 @@ def learn(
             optimizer.zero_grad(set_to_none=True)
             raise DivergedError(
                 f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
-                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew, or --resume from it."
+                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to the same."
             )
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -150,12 +150,12 @@ def accumulate(
         )
         loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
         loss.backward()  # type: ignore[no-untyped-call]
-        supervised_N = batch.sft_weights_N != 0
+        imitated_N = batch.sft_weights_N > 0  # below 0: a rejected completion
         totals.loss += loss.detach()
         totals.kl_nats += terms.kl_nats
         totals.n_clipped += terms.n_clipped
-        totals.sft_nats -= logprobs_N.detach().where(supervised_N, 0.0).sum()
-        totals.n_sft_tokens += sum(len(row.completion_ids) for row in batch.rows if row.sft_weight)
+        totals.sft_nats -= logprobs_N.detach().where(imitated_N, 0.0).sum()
+        totals.n_sft_tokens += sum(len(row.completion_ids) for row in batch.rows if row.sft_weight > 0)
         totals.n_policy_tokens += sum(len(row.completion_ids) for row in batch.rows if row.weight)
         totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if ref_logprobs_N is not None)
         totals.n_tokens += sum(row.n_tokens for row in batch.rows)

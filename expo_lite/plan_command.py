@@ -128,7 +128,8 @@ def print_plan(console: Console, each: Answer) -> None:
     plan, workload = each.plan, each.plan.workload
     where = "GPU" if workload.kind == "gpu" else "main memory, without a GPU"
     title = f"{each.model} ({plan.shape.n_parameters / 1e9:.2f}B parameters) in {each.memory_gib:.4g} GiB of {where}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE)
     table.add_column("GiB", no_wrap=True)
     for phase in plan.phases:
         table.add_column(phase.name, justify="right", no_wrap=True)
