@@ -4,6 +4,7 @@ One field is one flag. Groups exist for reading and for TOML tables; on the comm
 """
 
 import dataclasses
+import importlib.util
 import json
 import math
 import tomllib
@@ -19,6 +20,8 @@ from expo_lite.presets import OTHER, PRESETS, suggestion
 Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
 GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
 ExplanationFilter = Literal["verified", "lift", "no-leak", "none"]
+Backend = Literal["auto", "unsloth", "hf"]
+Sampler = Literal["auto", "own", "native", "vllm"]
 T = TypeVar("T")
 
 MOST_MICRO_BATCH_TOKENS = 16_384
@@ -63,6 +66,11 @@ class PolicyConfig:
     """Scale of the adapter: its output is multiplied by lora_alpha / lora_rank."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass instead of keeping them."""
+    backend: Backend = "auto"
+    """What holds and runs the model: unsloth, hf (transformers), or auto: unsloth where it is installed and there is a GPU."""
+    sampler: Sampler = "auto"
+    """own: our decoding loop; native: the backend's generate; vllm: through Unsloth, on a GPU; auto: own, and native with
+    unsloth on a GPU, whose code our loop cannot drive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +317,7 @@ def check(config: TrainConfig) -> None:
         (config.train_problems is None or config.train_problems >= 1, f"train_problems must be at least 1, not {config.train_problems}; leave it out for all."),
         (config.policy.lora_rank >= 1, f"lora_rank must be at least 1, not {config.policy.lora_rank}."),
         (config.policy.lora_alpha >= 1, f"lora_alpha must be at least 1, not {config.policy.lora_alpha}."),
+        *_backend_rules(config.policy.backend, config.policy.sampler),
         (positive(sampling.temperature), f"temperature must be above 0, not {sampling.temperature}; GRPO needs samples that differ."),
         (0 < sampling.top_p <= 1, f"top_p must be above 0 and at most 1, not {sampling.top_p}."),
         (config.max_completion_tokens >= 1, f"max_completion_tokens must be at least 1, not {sampling.max_completion_tokens}."),
@@ -361,6 +370,29 @@ def _check_method(config: TrainConfig) -> None:
 def _changed(group: Any) -> list[str]:
     """The settings of a group that are not at their default."""
     return [f.name for f in dataclasses.fields(group) if getattr(group, f.name) != f.default]
+
+
+def _backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tuple[bool, str]]:
+    """What can be known of a backend and a sampler without importing either."""
+    wants_vllm = sampler == "vllm"
+    return [
+        (backend != "unsloth" or is_installed("unsloth"), "backend 'unsloth' is not installed: pip install 'expo-lite[unsloth]', or take --backend hf."),
+        (not wants_vllm or backend != "hf", "sampler 'vllm' works through Unsloth; leave --backend hf out, or take --sampler native."),
+        (not wants_vllm or has_gpu(), "sampler 'vllm' needs a GPU; take --sampler own."),
+        (not wants_vllm or (is_installed("vllm") and is_installed("unsloth")), "sampler 'vllm' is not installed: pip install 'expo-lite[vllm]', or take --sampler native."),
+    ]  # fmt: skip
+
+
+def check_backend(config: PolicyConfig) -> None:
+    """Whether the backend and the sampler can be had here; raises ConfigError."""
+    for holds, message in _backend_rules(config.backend, config.sampler):
+        if not holds:
+            raise ConfigError(message)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; it is not."""
+    return importlib.util.find_spec(package) is not None
 
 
 def positive(value: float) -> bool:
@@ -462,6 +494,10 @@ class EvalConfig:
     """Completions decoded at the same time, and written together: a kill loses at most one such wave."""
     bits: Literal[4, 16] | None = None
     """Quantisation of the base model; default: the run's own, else 4."""
+    backend: Backend | None = None
+    """unsloth, hf or auto, as in training; default: the run's own, else auto."""
+    sampler: Sampler | None = None
+    """own, native, vllm or auto, as in training; default: the run's own, else auto."""
     seed: int = 0
     """Of the samples; which problems a limit leaves does not depend on it."""
     output: Path | None = None
@@ -502,6 +538,10 @@ class HardConfig:
     """Completions decoded at the same time, and written together: a kill loses at most one such wave."""
     bits: Literal[4, 16] = 4
     """Quantisation of the model."""
+    backend: Backend = "auto"
+    """unsloth, hf or auto, as in training."""
+    sampler: Sampler = "auto"
+    """own, native, vllm or auto, as in training."""
     seed: int = 0
     """Of the completions; which problems a limit leaves does not depend on it."""
     output: Path | None = None
@@ -539,6 +579,10 @@ class ExplainConfig:
     """Completions decoded at the same time."""
     bits: Literal[4, 16] | None = None
     """Quantisation of the model; default: the run's own, else 4."""
+    backend: Backend | None = None
+    """unsloth, hf or auto, as in training; default: the run's own, else auto."""
+    sampler: Sampler | None = None
+    """own, native, vllm or auto, as in training; default: the run's own, else auto."""
     seed: int = 0
     """Of the explanations, and of which problems are taken."""
     data: TaskOptions = field(default_factory=TaskOptions)
@@ -579,6 +623,10 @@ class DiagnoseConfig:
     """Completions decoded at the same time."""
     bits: Literal[4, 16] | None = None
     """Quantisation of the model; default: the run's own, else 4."""
+    backend: Backend | None = None
+    """unsloth, hf or auto, as in training; default: the run's own, else auto."""
+    sampler: Sampler | None = None
+    """own, native, vllm or auto, as in training; default: the run's own, else auto."""
     seed: int = 0
     """Of completions and explanations; which problems are taken does not depend on it."""
     output: Path | None = None
@@ -669,6 +717,7 @@ def _check_measuring(config: EvalConfig | HardConfig | ExplainConfig | DiagnoseC
         (longest is None or longest >= 1, f"max_completion_tokens must be at least 1, not {longest}."),
         (config.sampling_rows >= 1, f"sampling_rows must be at least 1, not {config.sampling_rows}."),
         (config.seed >= 0, f"seed must not be negative, not {config.seed}."),
+        *_backend_rules(config.backend, config.sampler),
     ):  # fmt: skip
         if not holds:
             raise ConfigError(message)

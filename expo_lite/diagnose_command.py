@@ -27,7 +27,7 @@ from expo_lite.intervals import Estimate
 from expo_lite.locate import locate
 from expo_lite.metrics import JsonLines, sample_rows
 from expo_lite.policy.base import Policy
-from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.factory import load_policy
 from expo_lite.presets import OTHER, PRESETS
 from expo_lite.records import Explanation, Group, Problem, SamplingParams
 from expo_lite.rollout import roll_out, stream_seed
@@ -54,7 +54,13 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong.
     """
     check_diagnose(config)
-    located = locate(config.model or default_model(), base_model=config.base_model, bits=config.bits)
+    located = locate(
+        config.model or default_model(),
+        base_model=config.base_model,
+        bits=config.bits,
+        backend=config.backend,
+        sampler=config.sampler,
+    )
     folder = config.output or Path("runs") / f"diagnose-{located.label}-{config.task.partition(':')[0]}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"The folder '{folder}' exists. Choose another one with --output.")
@@ -64,7 +70,7 @@ def run_diagnose(config: DiagnoseConfig) -> None:
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
-        policy = HfPolicy(located.model, located.policy, seed=0, adapter=located.adapter)
+        policy = load_policy(located.model, located.policy, seed=0, adapter=located.adapter)
         result = measure(policy, task, problems, config, params)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"settings": to_json(config), **provenance(str(policy.device))}

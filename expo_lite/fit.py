@@ -152,6 +152,7 @@ def planned(config: TrainConfig, tokens: int | None, rows: int | None) -> Plan |
         group_size=config.group_size,
         completion_tokens=config.max_completion_tokens,
         nucleus=nucleus,
+        vllm=config.policy.sampler == "vllm",
     )
     total = free_gpu_bytes() if gpu else ram_bytes()
     return make_plan(shape, workload, total, micro_batch_tokens=tokens, sampling_rows=rows)
@@ -169,3 +170,9 @@ def peak_memory_gib() -> float:
         return torch.cuda.max_memory_allocated() / GIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
+
+
+def reset_peak_memory() -> None:
+    """Count the GPU's peak anew; resident memory cannot be."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()

@@ -80,6 +80,7 @@ def grpo_rows(experience: Experience, config: TrainConfig) -> list[Row]:
             advantage=advantage,
             weight=weight,
             kl_weight=weight if loss.kl_coef and (loss.kl_on_dead_groups or kind is GroupKind.MIXED) else 0.0,
+            sampler_logprobs=completion.logprobs,
         )
         for completion, kind, advantage, weight in zip(completions, kinds, advantages, weights, strict=True)
     ]

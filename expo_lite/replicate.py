@@ -30,7 +30,7 @@ from expo_lite.evaluate import evaluate
 from expo_lite.figures import Evaluation
 from expo_lite.grading import Grader
 from expo_lite.loop import describe, train
-from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.factory import load_policy
 from expo_lite.replication_plan import Plan, read_plan
 from expo_lite.replication_report import claim_table, write_report
 from expo_lite.run_folder import RunFolder, read_config
@@ -134,7 +134,7 @@ def evaluate_base(config: TrainConfig, file: Path) -> None:
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         problems = task.problems("test", limit=config.evaluation.eval_problems, seed=0)
-        policy = HfPolicy(config.model_name, config.policy, seed=config.seed)
+        policy = load_policy(config.model_name, config.policy, seed=config.seed)
         tokens, rows = config.max_completion_tokens, config.sampling_rows
         result = evaluate(policy, task, problems, config.evaluation, max_completion_tokens=tokens, rows=rows, seed=0)
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")

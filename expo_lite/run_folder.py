@@ -13,7 +13,7 @@ from expo_lite.config import TrainConfig, from_mapping, to_json
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.metrics import JsonLines
 
-PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify")
+PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth", "vllm")
 MAY_CHANGE = ("steps", "output", "resume", "save_every")
 """Settings that a resumed run may be given anew; any other would make it another run."""
 

@@ -1,7 +1,7 @@
 """Settings: every rule has a case that breaks it; what is written is read back."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -59,7 +59,7 @@ def numbers(cls: Any) -> Iterator[tuple[str, type]]:
 
 
 def check_any(config: Any) -> None:
-    checks: dict[Any, Any] = {
+    checks: dict[type, Callable[[Any], object]] = {
         EvalConfig: check_eval,
         HardConfig: check_hard,
         ExplainConfig: check_explain,
