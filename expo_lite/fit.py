@@ -123,8 +123,8 @@ def fitted(config: TrainConfig, kept: TrainConfig | None = None) -> tuple[TrainC
     Returns:
         No plan if `fit` is off or the model's sizes are not known before it is loaded: then the caps hold.
     """
-    tokens = config.optimizer.micro_batch_tokens or (kept and kept.optimizer.micro_batch_tokens)
-    rows = config.sampling.sampling_rows or (kept and kept.sampling.sampling_rows)
+    tokens = config.optimizer.micro_batch_tokens or (kept.optimizer.micro_batch_tokens if kept else None)
+    rows = config.sampling.sampling_rows or (kept.sampling.sampling_rows if kept else None)
     plan = None
     if config.fit == "auto":
         plan = planned(config, tokens, rows)

