@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-import bitsandbytes as bnb
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,11 +28,11 @@ from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.load import PROJECTIONS
 
 
-class MemoryTracker(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of every storage that is alive while this is open, and the most there have been."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._sizes: dict[int, int] = {}
 
@@ -56,7 +56,7 @@ class MemoryTracker(TorchDispatchMode):
         self.live -= self._sizes.pop(key)
 
 
-class StandIn4bit(bnb.nn.Linear4bit):
+class StandIn4bit(Linear4bit):
     """A four-bit layer by its storage; peft takes it for bitsandbytes' own."""
 
     def __init__(self, linear: torch.nn.Linear, dtype: torch.dtype) -> None:
@@ -87,7 +87,7 @@ class _Dequantised(torch.autograd.Function):
         return torch.nn.functional.linear(x, layer.dequantised())
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         return torch.matmul(grad, ctx.layer.dequantised()), None
 
 
@@ -97,7 +97,8 @@ class SimulatedPolicy(HfPolicy):
     def __init__(self, config: Mapping[str, Any], *, dtype: torch.dtype, lora_rank: int = 16) -> None:
         self.device, self.pad_id = torch.device("cpu"), 0
         sizes = dict(config)
-        hub: Any = CONFIG_MAPPING[sizes.pop("model_type")](**sizes, attn_implementation="sdpa", pad_token_id=None)
+        kind: Any = CONFIG_MAPPING[sizes.pop("model_type")]
+        hub = kind(**sizes, attn_implementation="sdpa", pad_token_id=None)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(hub, dtype=dtype)  # type: ignore[no-untyped-call]
             for name, module in list(model.named_modules()):
@@ -180,5 +181,5 @@ def measure_update(
 
 def _fake(batch: MicroBatch, mode: FakeTensorMode) -> MicroBatch:
     tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    fakes = {name: mode.from_tensor(t) for name, t in tensors.items() if isinstance(t, torch.Tensor)}
+    fakes: dict[str, Any] = {name: mode.from_tensor(t) for name, t in tensors.items() if isinstance(t, torch.Tensor)}
     return dataclasses.replace(batch, **fakes)

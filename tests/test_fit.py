@@ -20,7 +20,7 @@ from expo_lite.memory import GIB
 from expo_lite.policy import sampler, scoring
 from expo_lite.policy.hf import HfPolicy
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "steps": 2,
     "problems_per_step": 3,
     "group_size": 4,
@@ -83,7 +83,8 @@ def test_a_single_row_that_does_not_fit_is_a_clear_error() -> None:
 
 
 def test_what_failed_is_let_go_of_before_the_next_try() -> None:
-    limits, alive = Limits(1000, 4), []
+    limits = Limits(1000, 4)
+    alive: list[int] = []
 
     class Large:
         def __del__(self) -> None:
@@ -139,7 +140,7 @@ def test_running_out_of_memory_while_sampling_gives_the_same_run(
     adapter, _, samples = run(tmp_path / "run")
     assert runs_out.calls > 100
     # smaller batches round differently in the last digits, not in what is sampled
-    assert [{k: v for k, v in row.items()} for row in samples] == undisturbed[2]
+    assert samples == undisturbed[2]
     for name, tensor in undisturbed[0].items():
         torch.testing.assert_close(adapter[name], tensor, rtol=1e-4, atol=1e-6)
     out = capsys.readouterr().out
@@ -188,7 +189,7 @@ def test_the_gradient_is_the_same_after_running_out_in_the_middle(
         TrainConfig(
             model="tiny",
             loss=LossConfig(kl_coef=0.1, updates_per_batch=updates),
-            optimizer=OptimizerConfig(micro_batch_tokens=300),
+            optimizer=OptimizerConfig(micro_batch_tokens=300, learning_rate=1e-5),
         )
     )
     start = {name: p.detach().clone() for name, p in policy.parameters().items()}
@@ -208,7 +209,8 @@ def test_the_gradient_is_the_same_after_running_out_in_the_middle(
     assert len(gradients) == 2 * updates
     for whole, halved in zip(gradients[:updates], gradients[updates:], strict=True):
         assert float(torch.cat(whole).norm()) > 1e-4
-        assert float((torch.cat(halved) - torch.cat(whole)).norm()) < 1e-6 * float(torch.cat(whole).norm())
+        # sums in another order: a few roundings of fp32 apart
+        assert float((torch.cat(halved) - torch.cat(whole)).norm()) < 5e-6 * float(torch.cat(whole).norm())
 
 
 def flat_gradients(policy: HfPolicy) -> list[torch.Tensor]:
