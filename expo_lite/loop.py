@@ -105,11 +105,13 @@ def check_sampler(run: Run, console: Console) -> None:
     started = time.monotonic()
     shown = run.problems[:CHECKED_PROBLEMS]
     prompts = [encode(run.policy.tokenizer, p) for p in shown for encode in (encode_question, encode_explanation)]
-    mean = self_check(
-        run.policy,
-        prompts,
-        temperature=run.config.sampling.temperature,
-        token_budget=run.limits.micro_batch_tokens,
+    mean = run.limits.updating(
+        lambda: self_check(
+            run.policy,
+            prompts,
+            temperature=run.config.sampling.temperature,
+            token_budget=run.limits.micro_batch_tokens,
+        )
     )
     console.print(
         f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({time.monotonic() - started:.1f} s)",

@@ -31,21 +31,31 @@ SETTINGS: dict[str, Any] = {
 
 
 class RunsOut:
-    """Raises torch.OutOfMemoryError at the given calls of a function, counted from 1, and at every call that is too large."""
+    """Raises torch.OutOfMemoryError at the given calls of a function, counted from 1 once it is armed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, at: tuple[int, ...]) -> None:
-        self.calls = 0
+        self.calls, self.armed = 0, True
         real = getattr(module, name)
 
         def function(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            if self.calls in at:
+            self.calls += self.armed
+            if self.armed and self.calls in at:
                 raise torch.OutOfMemoryError(
                     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free.\nMore."
                 )
             return real(*args, **kwargs)
 
         monkeypatch.setattr(module, name, function)
+
+    def wait_for_the_first_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What comes before does not count."""
+        self.armed, take_step = False, loop.take_step
+
+        def armed_step(run: loop.Run) -> dict[str, float]:
+            self.armed = True
+            return take_step(run)
+
+        monkeypatch.setattr(loop, "take_step", armed_step)
 
 
 def test_a_phase_is_repeated_with_half_until_it_fits() -> None:
@@ -137,6 +147,7 @@ def test_running_out_of_memory_while_sampling_gives_the_same_run(
 ) -> None:
     # in the first step in the middle of decoding, in the second one at once
     runs_out = RunsOut(monkeypatch, sampler, "choose", at=(7, 9))
+    runs_out.wait_for_the_first_step(monkeypatch)
     adapter, _, samples = run(tmp_path / "run")
     assert runs_out.calls > 100
     # smaller batches round differently in the last digits, not in what is sampled
@@ -152,7 +163,7 @@ def test_running_out_of_memory_while_updating_gives_the_same_run(
     undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the whole batch is below the halved limit: the micro-batches are the same, and so is every bit
-    RunsOut(monkeypatch, scoring, "token_logprobs", at=(1,))
+    RunsOut(monkeypatch, scoring, "token_logprobs", at=(1,)).wait_for_the_first_step(monkeypatch)
     adapter, metrics, samples = run(tmp_path / "run")
     assert samples == undisturbed[2]
     assert metrics[-1]["loss"] == undisturbed[1][-1]["loss"]
