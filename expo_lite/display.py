@@ -79,7 +79,8 @@ def _line(metrics: dict[str, float]) -> str:
     parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
     if "update/tokens_per_s" in metrics:
         parts.append(f"update {metrics['update/tokens_per_s']:,.0f} tok/s")
-    parts.append(f"peak {metrics['peak_memory_gib']:.1f} GiB")
+    planned = f" (planned {metrics['memory/planned_gib']:.1f})" if "memory/planned_gib" in metrics else ""
+    parts.append(f"peak {metrics['peak_memory_gib']:.1f} GiB{planned}")
     return " | ".join(parts)
 
 

@@ -110,7 +110,7 @@ def diagnosis_jobs(plan: Plan) -> list[Job]:
             group_size=shared.group_size,
             max_completion_tokens=shared.max_completion_tokens,
             bits=shared.policy.bits,
-            sampling_rows=shared.sampling.sampling_rows,
+            sampling_rows=shared.sampling_rows,
             seed=seed,
             output=folder,
             data=shared.data,
@@ -138,7 +138,7 @@ def evaluate_base(config: TrainConfig, file: Path) -> None:
         task = load_task(config.task, grader=grader, options=config.data)
         problems = task.problems("test", limit=config.evaluation.eval_problems, seed=0)
         policy = load_policy(config.model_name, config.policy, seed=config.seed)
-        tokens, rows = config.max_completion_tokens, config.sampling.sampling_rows
+        tokens, rows = config.max_completion_tokens, config.sampling_rows
         result = evaluate(policy, task, problems, config.evaluation, max_completion_tokens=tokens, rows=rows, seed=0)
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from expo_lite.config import DpoConfig, EvaluationConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
+from expo_lite.fit import Limits
 from expo_lite.gather import Source, Stores
 from expo_lite.grading import Grader
 from expo_lite.loop import train
@@ -107,11 +108,13 @@ def test_online_pairs_come_from_the_updated_policy(
     config = resolve(TrainConfig(model="tiny", method="exp-dpo", group_size=2, dpo=dpo))
     task = load_task("arithmetic", grader=grader)
     problems = task.problems("train", levels=(5,), limit=8)
-    source = Source(policy, task, config, Stores(config))
+    source = Source(policy, task, config, Stores(config), Limits.of(config))
     before = source.gather(problems, step=0)
     assert len(before.new_pairs) >= 2
     shaken(policy)
-    fresh = Source(policy, task, config, Stores(config)).gather(problems, step=0)  # the same random numbers
+    fresh = Source(policy, task, config, Stores(config), Limits.of(config)).gather(
+        problems, step=0
+    )  # the same random numbers
     if pairs == "offline":
         assert fresh.new_pairs == before.new_pairs
         again = source.gather(problems, step=1)
