@@ -17,14 +17,16 @@ from safetensors.torch import load_file
 from expo_lite.batching import MicroBatch
 from expo_lite.config import PolicyConfig
 from expo_lite.errors import CheckpointError
-from expo_lite.policy import sampler, scoring
-from expo_lite.policy.dense import dense_weights
+from expo_lite.policy import attention, sampler, scoring
+from expo_lite.policy.dense import checkpoint_contexts, dense_weights, kept_products, product_bytes, use_lean_projections
 from expo_lite.policy.load import PROJECTIONS, first_line, load_base
 from expo_lite.presets import find_model
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
 """Tokens that end an assistant's turn in the chat templates of the aliases; each counts where the tokenizer has it."""
+KEPT_PRODUCTS_BYTES = 512 * 2**20
+"""On a CPU, micro-batches whose matrix products fit in this are not computed a second time in the backward pass."""
 
 
 class HfPolicy:
@@ -47,8 +49,9 @@ class HfPolicy:
         base, self.tokenizer = load_base(find_model(name).source, name, config, self.device)
         base.requires_grad_(False)
         base.config.use_cache = False
+        base.set_attn_implementation(attention.NAME)
         if config.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
         lora = LoraConfig(
             r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=PROJECTIONS, task_type="CAUSAL_LM"
         )
@@ -56,6 +59,9 @@ class HfPolicy:
             torch.manual_seed(seed)
             self._peft: PeftModel = get_peft_model(base, lora)
         self._model: Any = self._peft.get_base_model()
+        self._product_bytes = product_bytes(self._model)
+        if self.device.type == "cpu":
+            use_lean_projections(self._model)
         self.eos_ids = _eos_ids(self.tokenizer, base)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(self.tokenizer, self.eos_ids)
@@ -80,7 +86,8 @@ class HfPolicy:
         Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
         """
         self._peft.train()
-        with torch.enable_grad():
+        fits = batch.input_ids_BT.numel() * self._product_bytes <= KEPT_PRODUCTS_BYTES
+        with torch.enable_grad(), kept_products(fits):
             return scoring.score(self._model, batch, temperature=temperature)
 
     @contextlib.contextmanager

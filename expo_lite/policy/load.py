@@ -120,6 +120,7 @@ def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any,
     if in_two_passes:
         with tempfile.TemporaryDirectory() as plain:
             model.config.__dict__.pop("quantization_config", None)
+            model.hf_quantizer = None  # it would refuse to save
             model.save_pretrained(plain)
             del model
             gc.collect()
