@@ -21,6 +21,7 @@ Memory: the peak of resident memory while the update runs, reset before it (Linu
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -109,7 +110,8 @@ def ours(folder: str, bits: int) -> None:
     policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
     (end,) = [policy.end_id]
     policy.eos_ids = (end,)
-    uniforms, choose = sampler._uniforms, sampler.choose
+    hooks: Any = sampler
+    uniforms, choose = hooks._uniforms, hooks.choose
     optimizer = None
     for order in orders():
         table = torch.tensor(order["lengths"])
@@ -117,7 +119,7 @@ def ours(folder: str, bits: int) -> None:
         group_size = len(table) // n_prompts
         prompts = encode(policy.tokenizer, n_prompts)
 
-        def forced_uniforms(*arguments: Any, table: torch.Tensor = table) -> torch.Tensor:
+        def forced_uniforms(*arguments: Any, table: torch.Tensor = table) -> Any:
             uniforms_RT = uniforms(*arguments)
             return uniforms_RT.scatter_(1, table[:, None] - 1, 2.0)  # no uniform number: "end here"
 
@@ -128,7 +130,7 @@ def ours(folder: str, bits: int) -> None:
             logits_RV[ends_R, end] = 0.0
             return choose(logits_RV, uniforms_R.clamp(max=0.5), params)
 
-        sampler._uniforms, sampler.choose = forced_uniforms, forced_choice
+        hooks._uniforms, hooks.choose = forced_uniforms, forced_choice
         config = resolve(
             TrainConfig(
                 model="tiny",
@@ -179,23 +181,65 @@ def chat(i: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}]
 
 
-def peer(folder: str, bits: int) -> None:
-    """Steps of TRL's GRPOTrainer."""
+class Turns:
+    """What the peer's side knows of the step it is in: the order, and what has been timed and counted."""
+
+    def __init__(self) -> None:
+        """Wait for the first order."""
+        self.incoming = orders()
+        self.order = next(self.incoming)
+        self.sums: dict[str, float] = {}
+        self.started = self.resident = 0.0
+
+    def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call; its seconds are added up under this name."""
+
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            started = time.perf_counter()
+            result = call(*arguments, **keywords)
+            self.add(name, time.perf_counter() - started)
+            return result
+
+        return run
+
+    def add(self, name: str, value: float) -> None:
+        """Add to a sum of this step."""
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def end(self) -> bool:
+        """Answer, and wait for the next order; False if there is none."""
+        seconds, sums = time.perf_counter() - self.started, self.sums
+        answer(
+            seconds=seconds, sample_s=sums["generate"], score_s=sums["all"] - sums["generate"],
+            update_s=seconds - sums["all"], generated=int(sums["generated"]), trained=int(sums["trained"]),
+            prompt_tokens=int(sums["prompt_tokens"]), peak_mib=peak_mib(), grown_mib=peak_mib() - self.resident,
+        )  # fmt: skip
+        self.sums = {}
+        following = next(self.incoming, None)
+        self.order = following or self.order
+        self.started = time.perf_counter()
+        return following is not None
+
+    def force_ends(self, scores: Any, n_sampled: int, end: int) -> Any:
+        """Next-token scores of all rows: no end before its time, and then nothing else."""
+        for row, length in enumerate(self.order["lengths"]):
+            if n_sampled + 1 == length:
+                scores[row] = -math.inf
+                scores[row, end] = 0.0
+            else:
+                scores[row, end] = -math.inf
+        return scores
+
+
+def load_peer(folder: str, bits: int) -> tuple[Any, Any]:
+    """Model and tokenizer as TRL's users load them."""
     import torch
-
-    if not torch.cuda.is_available():
-        sys.modules["trl.kernels"] = None  # type: ignore[assignment]
-    import trl
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
-
-    from expo_lite.policy.load import PROJECTIONS
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    quantisation: Any = BitsAndBytesConfig
-    options: dict[str, Any] = {"dtype": dtype}
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": "cuda" if torch.cuda.is_available() else "cpu"}}
     if bits == 4:
+        quantisation: Any = BitsAndBytesConfig
         options["quantization_config"] = quantisation(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
@@ -204,96 +248,70 @@ def peer(folder: str, bits: int) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # wrong gradients otherwise, see expo_lite/policy/load.py
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    incoming = orders()
-    order = next(incoming)
-    sums: dict[str, float] = {}
+    return model, AutoTokenizer.from_pretrained(folder)
 
-    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any, **keywords: Any) -> Any:
-            started = time.perf_counter()
-            result = call(*arguments, **keywords)
-            sums[name] = sums.get(name, 0.0) + time.perf_counter() - started
-            return result
 
-        return run
+def peer(folder: str, bits: int) -> None:
+    """Steps of TRL's GRPOTrainer."""
+    import torch
 
-    class Forced:
-        """No end before its time, and then nothing else."""
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        sys.modules["trl.kernels"] = None  # type: ignore[assignment]
+    import trl
+    from datasets import Dataset  # type: ignore[import-untyped]
+    from peft import LoraConfig
+    from transformers import TrainerCallback
 
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            done = input_ids.shape[1] - self.width + 1
-            end = tokenizer.eos_token_id
-            ends = torch.tensor(order["lengths"], device=scores.device) == done
-            scores[:, end] = -torch.inf
-            scores[ends] = -torch.inf
-            scores[ends, end] = 0.0
-            return scores
+    from expo_lite.policy.load import PROJECTIONS
 
-        width = 0
+    model, tokenizer = load_peer(folder, bits)
+    library: Any = trl
+    turns = Turns()
 
-    forced = Forced()
+    class Stop(TrainerCallback):
+        """Stops between steps."""
 
-    class Turns(TrainerCallback):
-        """Answers after each step, and waits for the next order."""
-
-        def on_step_end(self, _args: Any, _state: Any, control: Any, **_kwargs: Any) -> Any:
-            nonlocal order
-            seconds, sample = time.perf_counter() - turn["started"], sums["generate"]
-            score = sums["all"] - sample
-            answer(
-                seconds=seconds, sample_s=sample, score_s=score, update_s=seconds - sums["all"],
-                generated=int(sums["generated"]), trained=int(sums["trained"]),
-                prompt_tokens=int(sums["prompt_tokens"]), peak_mib=peak_mib(), grown_mib=peak_mib() - turn["resident"],
-            )  # fmt: skip
-            sums.clear()
-            following = next(incoming, None)
-            if following is None:
-                control.should_training_stop = True
-            else:
-                order = following
-            turn["started"] = time.perf_counter()
+        def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> Any:
+            control.should_training_stop = not turns.end()
             return control
 
-    turn = {"started": 0.0, "resident": 0.0}
-    config: Any = trl.GRPOConfig
-    gpu = torch.cuda.is_available()
-    arguments = config(
+    arguments = library.GRPOConfig(
         output_dir=str(CACHE / "trl-output"), per_device_train_batch_size=8, gradient_accumulation_steps=N_PROMPTS,
-        num_generations=G, max_completion_length=order["full_limit"], max_steps=1000, learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant", beta=0.0, temperature=1.0, loss_type="grpo", shuffle_dataset=False,
-        use_cpu=not gpu, bf16=gpu, report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
-        optim="adamw_torch", seed=0,
+        num_generations=G, max_completion_length=turns.order["full_limit"], max_steps=1000,
+        learning_rate=LEARNING_RATE, lr_scheduler_type="constant", beta=0.0, temperature=1.0, loss_type="grpo",
+        shuffle_dataset=False, use_cpu=not gpu, bf16=gpu, report_to="none", save_strategy="no",
+        logging_strategy="no", disable_tqdm=True, optim="adamw_torch", seed=0,
     )  # fmt: skip
-    trainer: Any = trl.GRPOTrainer(
-        model=model, args=arguments, processing_class=tokenizer, callbacks=[Turns()],
+    trainer: Any = library.GRPOTrainer(
+        model=model, args=arguments, processing_class=tokenizer, callbacks=[Stop()],
         reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
         train_dataset=Dataset.from_list([{"prompt": chat(i)} for i in range(N_PROMPTS)]),
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=PROJECTIONS, task_type="CAUSAL_LM"),
     )  # fmt: skip
-    generate, compute_loss = trainer.model.generate, trainer.compute_loss
+    generate, compute_loss, make = trainer.model.generate, trainer.compute_loss, trainer._generate_and_score_completions
 
     def forced_generate(*positional: Any, **keywords: Any) -> Any:
-        forced.width = keywords["input_ids"].shape[1]
-        ids = generate(*positional, logits_processor=[forced], **keywords)
-        sums["generated"] = float(sum(order["lengths"]))
+        width, end = keywords["input_ids"].shape[1], tokenizer.eos_token_id
+        forced = [lambda ids, scores: turns.force_ends(scores, ids.shape[1] - width, end)]
+        ids = generate(*positional, logits_processor=forced, **keywords)
+        turns.add("generated", float((ids[:, width:] == end).int().argmax(dim=1).add(1).sum()))
         return ids
 
     def counted_loss(model: Any, inputs: Any, **keywords: Any) -> Any:
-        sums["trained"] = sums.get("trained", 0.0) + float(inputs["completion_mask"].sum())
-        sums["prompt_tokens"] = sums.get("prompt_tokens", 0.0) + float(inputs["prompt_mask"].sum())
+        turns.add("trained", float(inputs["completion_mask"].sum()))
+        turns.add("prompt_tokens", float(inputs["prompt_mask"].sum()))
         return compute_loss(model, inputs, **keywords)
 
-    def scored(*positional: Any, **keywords: Any) -> Any:
+    def made(*positional: Any, **keywords: Any) -> Any:
         result = make(*positional, **keywords)
-        turn["resident"] = reset_peak()
+        turns.resident = reset_peak()
         return result
 
-    trainer.model.generate = timed("generate", forced_generate)
+    trainer.model.generate = turns.timed("generate", forced_generate)
     trainer.compute_loss = counted_loss
-    make = trainer._generate_and_score_completions
-    trainer._generate_and_score_completions = timed("all", scored)
-    turn["started"] = time.perf_counter()
+    trainer._generate_and_score_completions = turns.timed("all", made)
+    turns.started = time.perf_counter()
     trainer.train()
 
 
@@ -404,11 +422,11 @@ def model_folder(model: str) -> Path:
 
         loaded, tokenizer = load_base(str(gguf), "smollm2-135m", PolicyConfig(bits=16), torch.device("cpu"))
         loaded.config.__dict__.pop("quantization_config", None)
-        loaded.hf_quantizer = None
-        loaded.generation_config.eos_token_id = loaded.config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        loaded.hf_quantizer = None  # it would refuse to save
+        end = tokenizer.convert_tokens_to_ids("<|im_end|>")  # the GGUF names another one
+        loaded.generation_config.eos_token_id = loaded.config.eos_token_id = end
         loaded.save_pretrained(folder)
         tokenizer.eos_token = "<|im_end|>"
-        tokenizer.pad_token = tokenizer.pad_token or "<|im_end|>"
         tokenizer.save_pretrained(folder)
     return folder
 
@@ -470,7 +488,9 @@ def show(title: str, taken: dict[str, list[dict[str, float]]], product_s: float,
     if case == "equal":
         most = N_PROMPTS * G / product_s
         print(f"\nMatrix products alone allow {most:.0f} tokens/s at {N_PROMPTS * G} rows; our sampling, prompts and all, reaches {speeds[0] / most:.0%}.")  # fmt: skip
-    shares = {part: statistics.median(step[f"{part}_s"] / step["seconds"] for step in a) for part in ("sample", "update")}
+    shares = {
+        part: statistics.median(step[f"{part}_s"] / step["seconds"] for step in a) for part in ("sample", "update")
+    }
     print(f"Of our step: sampling {shares['sample']:.0%}, update {shares['update']:.0%}.", flush=True)
 
 
@@ -478,7 +498,9 @@ def sizes(folder: Path, bits: int, limit: int) -> None:
     """Seconds and memory of our step over G, length and prompts."""
     worker = Worker("ours", folder, bits)
     worker.step(**step_order("equal", limit, -1))
-    print("\n| prompts | G | tokens each | sampling, s | update, s | update ms a token | update peak above resident, MiB |")
+    print(
+        "\n| prompts | G | tokens each | sampling, s | update, s | update ms a token | update peak above resident, MiB |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for prompts, group, length in ((1, 8, limit), (2, 8, limit), (4, 8, limit), (8, 8, limit), (4, 2, limit),
                                    (4, 4, limit), (4, 16, limit), (4, 8, limit // 4), (4, 8, limit // 2), (4, 8, 2 * limit)):  # fmt: skip

@@ -1,7 +1,7 @@
 r"""All the mathematics of the methods, torch only: tensors and keyword-only numbers in, losses and detached numbers out.
 
 Axes: B completions in the batch, P prompts, G completions a prompt, T tokens, N tokens of the batch laid end to end,
-H hidden, V vocabulary.
+H hidden, V vocabulary, K pairs of a chosen and a rejected completion.
 
 ExP-GRPO maximises (arXiv 2507.02834, section on ExP-GRPO)
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import logsigmoid
 
 ADVANTAGE_EPSILON = 1e-4
 """Added to the standard deviation of rewards, as TRL does."""
@@ -119,8 +120,54 @@ def grpo_loss(
 
 
 def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
-    """The weighted negative log-likelihood of N tokens: the term -exp_sft_coef log pi(c~, a*|q), coefficient in the weights."""
+    """The weighted negative log-likelihood of N tokens: the term -exp_sft_coef log pi(c~, a*|q), coefficient in the weights.
+
+    A token that is to become less probable has a negative weight (`dpo_terms`).
+    """
     return -(weights_N * logprobs_N).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class DpoTerms:
+    """The DPO loss of K pairs, and what it makes of each; all detached.
+
+    `weights_K` is the share of a pair in the gradient: descent raises the log-probability of each chosen token by it and lowers
+    that of each rejected one by as much. Rewards are dpo_beta times the log-ratio to the reference, as TRL logs them.
+    """
+
+    loss: torch.Tensor
+    weights_K: torch.Tensor
+    chosen_rewards_K: torch.Tensor
+    rejected_rewards_K: torch.Tensor
+
+
+def dpo_terms(
+    chosen_nats_K: torch.Tensor,
+    rejected_nats_K: torch.Tensor,
+    ref_chosen_nats_K: torch.Tensor,
+    ref_rejected_nats_K: torch.Tensor,
+    *,
+    dpo_beta: float,
+) -> DpoTerms:
+    """The sigmoid loss of DPO (arXiv 2305.18290, eq. 7) as a weighted sum over tokens.
+
+    With m_k = log pi(y_c|x) / pi_ref(y_c|x) - log pi(y_r|x) / pi_ref(y_r|x) it is -1/K sum_k log sigmoid(dpo_beta m_k). Its derivative
+    by each chosen token's log-probability is -dpo_beta sigmoid(-dpo_beta m_k) / K, and by each rejected one's the opposite. The margins
+    are known before any gradient is, so these weights are computed once on the whole batch, and two completions of a pair
+    need not share a micro-batch: `sft_loss` with these weights has exactly the gradient of the DPO loss.
+
+    Args:
+        chosen_nats_K: log-probability of each chosen completion, nats, summed over its tokens; no gradient.
+        rejected_nats_K: the same of the rejected ones.
+        ref_chosen_nats_K: the same of the chosen ones under the reference.
+        ref_rejected_nats_K: the same of the rejected ones under the reference.
+        dpo_beta: how far the policy may go from the reference: the larger, the less.
+    """
+    chosen_rewards_K = dpo_beta * (chosen_nats_K - ref_chosen_nats_K)
+    rejected_rewards_K = dpo_beta * (rejected_nats_K - ref_rejected_nats_K)
+    margins_K = chosen_rewards_K - rejected_rewards_K
+    weights_K = dpo_beta * torch.sigmoid(-margins_K) / max(margins_K.numel(), 1)
+    return DpoTerms(-logsigmoid(margins_K).mean(), weights_K, chosen_rewards_K, rejected_rewards_K)
 
 
 def scheduled(value: float, *, schedule: str, progress: float) -> float:
@@ -152,9 +199,7 @@ def token_logprobs(
         temperature: logits are divided by it.
         chunk_tokens: positions a chunk.
     """
-    logprobs_N: torch.Tensor = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden_NH, targets_N, head_VH.detach(), temperature, chunk_tokens
-    )
+    logprobs_N: torch.Tensor = _TokenLogprobs.apply(hidden_NH, targets_N, head_VH.detach(), temperature, chunk_tokens)
     return logprobs_N
 
 

@@ -211,7 +211,7 @@ def test_workers_killed_under_load_lose_no_verdict() -> None:
     with Grader() as loaded:
         loaded.grade(items[0].gold, items[0].completion)
         done = threading.Event()
-        killed = []
+        killed: list[int] = []
 
         def kill_now_and_then() -> None:
             while len(killed) < 4 and not done.wait(0.15):
@@ -290,7 +290,7 @@ def test_throughput_on_gsm8k_like_answers(grader: Grader) -> None:
 
 
 def test_grade_file_writes_rows_in_order_and_reports(tmp_path: Path, grader: Grader) -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"gold": "5", "reply": r"\boxed{5}", "label": True, "id": "a"},
         {"gold": 7, "reply": "#### 8", "label": 0},
         {"gold": "x+1", "reply": r"\boxed{1+x}", "label": True},

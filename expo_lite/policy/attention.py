@@ -105,7 +105,7 @@ def packed_attention(
     if n_shared > 1:
         key_1hNd, value_1hNd = (x.repeat_interleave(n_shared, dim=1) for x in (key_1hNd, value_1hNd))
     sizes = [size for prompt, completions in layout.groups for size in (prompt, *completions)]
-    queries, keys, values = (iter(x.split(sizes, dim=2)) for x in (query_1hNd, key_1hNd, value_1hNd))
+    queries, keys, values = (iter(torch.split(x, sizes, dim=2)) for x in (query_1hNd, key_1hNd, value_1hNd))
     pieces = []
     for prompt, completions in layout.groups:
         query, prompt_key, prompt_value = next(queries), next(keys), next(values)

@@ -40,14 +40,16 @@ def _adapted(model: torch.nn.Module) -> list[Any]:
 def dense_weights(model: torch.nn.Module) -> Iterator[None]:
     """While this is open, each LoRA projection of the model computes with its merged dense weight; inference only."""
     layers = _adapted(model)
-    own = [layer.forward for layer in layers]
+    before = [vars(layer).get("forward") for layer in layers]
     try:
         for layer in layers:
             layer.forward = _merged(layer)
         yield
     finally:
-        for layer, forward in zip(layers, own, strict=True):
-            layer.forward = forward
+        for layer, forward in zip(layers, before, strict=True):
+            del layer.forward  # the class's own is behind it
+            if forward is not None:
+                layer.forward = forward
 
 
 @torch.no_grad()
@@ -65,16 +67,14 @@ def use_lean_projections(model: torch.nn.Module) -> None:
         layer.forward = partial(_lean, layer)
 
 
-def _lean(layer: Any, x: torch.Tensor) -> torch.Tensor:
+def _lean(layer: Any, x: torch.Tensor) -> Any:
     base = layer.base_layer
     if layer.disable_adapters:
         return torch.nn.functional.linear(x, _dense(base.weight), base.bias)
     (adapter,) = layer.active_adapters
     factors = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    y_NO: torch.Tensor = _Projection.apply(  # type: ignore[no-untyped-call]
-        x.flatten(0, -2), *factors, base.weight, base.bias, layer.scaling[adapter]
-    )
-    return y_NO.unflatten(0, x.shape[:-1])
+    y_NO = _Projection.apply(x.flatten(0, -2), *factors, base.weight, base.bias, layer.scaling[adapter])
+    return y_NO.view(*x.shape[:-1], -1)
 
 
 class _Projection(torch.autograd.Function):

@@ -10,7 +10,6 @@ from expo_lite.objectives import token_logprobs
 from expo_lite.policy import attention
 from expo_lite.policy.base import Policy
 
-
 PACKED_MODELS = ("llama", "qwen2", "qwen3")
 """Model types whose attention is all in the attention interface: their rows can share a prompt."""
 
