@@ -36,6 +36,7 @@ from expo_lite.records import Problem
 from expo_lite.rollout import draw
 from expo_lite.run_folder import RunFolder, read_config
 from expo_lite.tasks import Task, load_task
+from expo_lite.trace import traced
 
 KEEP_CHECKPOINTS = 2
 CHECKED_PROBLEMS = 32
@@ -137,9 +138,13 @@ def load_problems(task: Task, config: TrainConfig) -> tuple[list[Problem], list[
 def run_steps(run: Run, console: Console) -> bool:
     """Take the steps that remain; False if a signal cut them short. Either way the last one is saved."""
     total = run.config.total_steps
+    # not the first step, which pays for what later ones find ready
+    profiled = min(run.step + 1, total - 1) if run.config.profile else None
     with Display(console, total, run.step) as display, stop_requests(display.console) as stop_requested:
         while run.step < total and not stop_requested():
-            metrics = take_step(run)
+            trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
+            with traced(trace) if run.step == profiled else contextlib.nullcontext():
+                metrics = take_step(run)
             display.step(run.step, metrics)
             if run.step % run.config.save_every == 0 or run.step == total or stop_requested():
                 save(run)
