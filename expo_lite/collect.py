@@ -24,6 +24,7 @@ from expo_lite.figures import Measured, Sample
 from expo_lite.locate import Located
 from expo_lite.metrics import JsonLines
 from expo_lite.policy.base import Policy
+from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.rollout import grade_groups, stream_seed
@@ -232,11 +233,9 @@ def _sampled(
     folder: SampleFolder, located: Located, plan: Plan, task: Task, waves: Sequence[Wave], console: Console
 ) -> Iterator[list[Row]]:
     """The rows of these waves, one wave after the other, with a bar on a terminal."""
-    from expo_lite.policy.hf import HfPolicy  # slow to import
-
     n_completions = sum(len(wave.keys()) for wave in waves)
     console.print(f"{located.label}: {n_completions:,} completions of {len(plan.problems):,} problems", markup=False)
-    policy = HfPolicy(located.model, located.policy, seed=0, adapter=located.adapter)
+    policy = load_policy(located.model, located.policy, seed=0, adapter=located.adapter)
     folder.create(str(policy.device))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("completions", total=n_completions)

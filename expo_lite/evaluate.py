@@ -8,6 +8,7 @@ settings both give the same figures.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -58,8 +59,11 @@ def run_eval(config: EvalConfig) -> None:
     """
     check_eval(config)
     console = Console()
-    target = locate(config.target, base_model=config.base_model, bits=config.bits)
-    other = locate(config.baseline, base_model=config.base_model, bits=config.bits) if config.baseline else None
+    find = partial(
+        locate, base_model=config.base_model, bits=config.bits, backend=config.backend, sampler=config.sampler
+    )
+    target = find(config.target)
+    other = find(config.baseline) if config.baseline else None
     config = settle(config, target)
     output = output_folder(config, target)
     with Grader() as grader:

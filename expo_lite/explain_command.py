@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from expo_lite.config import ExplainConfig, ExplanationConfig, OptimizerConfig, check_explain, default_model
+from expo_lite.config import MOST_MICRO_BATCH_TOKENS, ExplainConfig, ExplanationConfig, check_explain, default_model
 from expo_lite.explain import judge, leaks, refusals
 from expo_lite.grading import Grader
 from expo_lite.locate import locate
-from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.factory import load_policy
 from expo_lite.presets import OTHER, PRESETS
 from expo_lite.records import Explanation, SamplingParams
 from expo_lite.rollout import roll_out, stream_seed
@@ -24,7 +24,13 @@ def run_explain(config: ExplainConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong.
     """
     check_explain(config)
-    located = locate(config.model or default_model(), base_model=config.base_model, bits=config.bits)
+    located = locate(
+        config.model or default_model(),
+        base_model=config.base_model,
+        bits=config.bits,
+        backend=config.backend,
+        sampler=config.sampler,
+    )
     own = located.config.max_completion_tokens if located.config else None
     tokens = config.max_completion_tokens or own or PRESETS.get(located.model, OTHER).max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
@@ -32,11 +38,11 @@ def run_explain(config: ExplainConfig) -> None:
         task = load_task(config.task, grader=grader, options=config.data)
         levels = config.levels or task.levels[-1:]
         problems = task.problems(config.split, levels=levels, limit=config.n, seed=config.seed)
-        policy = HfPolicy(located.model, located.policy, seed=config.seed, adapter=located.adapter)
+        policy = load_policy(located.model, located.policy, seed=config.seed, adapter=located.adapter)
         seed = stream_seed(config.seed, "explain")
         attempts = roll_out(policy, task, to_explain=problems, group_size=1, params=params, seed=seed).attempts
     filters = ExplanationConfig(explanation_filter=config.explanation_filter)
-    explanations = judge(policy, attempts, filters, token_budget=OptimizerConfig().micro_batch_tokens)
+    explanations = judge(policy, attempts, filters, token_budget=MOST_MICRO_BATCH_TOKENS)
     console = Console()
     for explanation in explanations:
         _show(explanation, console)

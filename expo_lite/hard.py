@@ -35,7 +35,7 @@ def run_hard(config: HardConfig) -> None:
     """
     check_hard(config)
     console = Console()
-    model = locate(config.model or default_model(), bits=config.bits)
+    model = locate(config.model or default_model(), bits=config.bits, backend=config.backend, sampler=config.sampler)
     tokens = config.max_completion_tokens or PRESETS.get(model.model, OTHER).max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     kind = config.task.partition(":")[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expo_lite.checkpoint import damage, newest_whole
-from expo_lite.config import PolicyConfig, TrainConfig
+from expo_lite.config import Backend, PolicyConfig, Sampler, TrainConfig
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.presets import PRESETS, find_model
 from expo_lite.run_folder import read_config
@@ -19,7 +19,7 @@ _UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "al
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A policy that can be loaded: `HfPolicy(model, policy, seed=0, adapter=adapter)`.
+    """A policy that can be loaded: `load_policy(model, policy, seed=0, adapter=adapter)`.
 
     `run` is the folder of the run that the adapter belongs to and `config` its settings; None for other adapters and models.
     """
@@ -41,37 +41,59 @@ class Located:
         """What the samples depend on, as JSON values; the adapter by its bytes."""
         weights = self.adapter / ADAPTER_WEIGHTS if self.adapter else None
         digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
-        return {"model": self.model, "bits": self.policy.bits, "adapter_sha256": digest}
+        policy = self.policy
+        about = {"model": self.model, "bits": policy.bits, "backend": policy.backend, "sampler": policy.sampler}
+        return about | {"adapter_sha256": digest}
 
 
-def locate(target: str, *, base_model: str | None = None, bits: Literal[4, 16] | None = None) -> Located:
+def locate(
+    target: str,
+    *,
+    base_model: str | None = None,
+    bits: Literal[4, 16] | None = None,
+    backend: Backend | None = None,
+    sampler: Sampler | None = None,
+) -> Located:
     """Find a run folder (its newest whole checkpoint), a checkpoint or adapter folder, or a model.
 
     Args:
         target: as typed.
         base_model: the model below an adapter folder, if not the one that the adapter names.
         bits: quantisation of the base model; default: the run's own, else 4.
+        backend: what runs it; default: the run's own, else auto.
+        sampler: what samples; default: the run's own, else auto.
 
     Raises:
         CheckpointError: the run has no whole checkpoint, or the adapter is damaged or of an unknown kind.
         ConfigError: there is no such run, adapter or model.
     """
+    found = _find(target, base_model)
+    policy = replace(
+        found.policy,
+        bits=bits or found.policy.bits,
+        backend=backend or found.policy.backend,
+        sampler=sampler or found.policy.sampler,
+    )
+    return replace(found, policy=policy)
+
+
+def _find(target: str, base_model: str | None) -> Located:
     path = Path(target).expanduser()
     if (path / "checkpoints").is_dir():
         checkpoint, damaged = newest_whole(path / "checkpoints")
         if checkpoint is None:
             raise CheckpointError(f"The run '{path}' has no whole checkpoint. {' '.join(damaged)}".strip())
-        return _adapter(checkpoint, base_model, bits)
+        return _adapter(checkpoint, base_model)
     if (path / ADAPTER_CONFIG).is_file():
-        return _adapter(path, base_model, bits)
+        return _adapter(path, base_model)
     looks_like_path = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
     if target not in PRESETS and looks_like_path and not path.exists():
         raise ConfigError(f"There is no run, adapter or model at '{target}'.")
     find_model(target)
-    return Located(target, PolicyConfig(bits=bits or 4))
+    return Located(target, PolicyConfig())
 
 
-def _adapter(folder: Path, base_model: str | None, bits: Literal[4, 16] | None) -> Located:
+def _adapter(folder: Path, base_model: str | None) -> Located:
     if (folder / "state.json").exists() and (problem := damage(folder)):
         raise CheckpointError(f"The checkpoint '{folder}' is damaged: {problem}.")
     try:
@@ -97,4 +119,4 @@ def _adapter(folder: Path, base_model: str | None, bits: Literal[4, 16] | None) 
         raise ConfigError(
             f"The adapter in '{folder}' was made for '{model}', which is not here. Name its base with --base-model."
         ) from error
-    return Located(model, replace(policy, bits=bits or policy.bits), folder, run if config else None, config)
+    return Located(model, policy, folder, run if config else None, config)

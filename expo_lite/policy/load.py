@@ -1,8 +1,13 @@
-"""A base model and its tokenizer: from the hub or its cache, a folder, or a GGUF file; quantised as configured."""
+"""A base model and its tokenizer: from the hub or its cache, a folder, or a GGUF file; quantised as configured.
 
+Every backend goes this way: it brings its own `Reader`, and gets the same fetching, the same checks and the same errors.
+"""
+
+import contextlib
 import gc
 import struct
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +50,13 @@ _UNREADABLE = (
 )
 """What transformers and its readers raise for files that are not what they should be."""
 
+Reader = Callable[[str, PolicyConfig, torch.device], tuple[Any, Any, set[str]]]
+"""From a source to a model, its tokenizer, and the names of weights that were not there."""
 
-def load_base(source: str, name: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
+
+def load_base(
+    source: str, name: str, config: PolicyConfig, device: torch.device, *, read: Reader | None = None
+) -> tuple[Any, Any]:
     """The base model, quantised as configured, and its tokenizer.
 
     Args:
@@ -54,16 +64,16 @@ def load_base(source: str, name: str, config: PolicyConfig, device: torch.device
         name: the model's name as typed, for errors.
         config: bits.
         device: where to put it.
+        read: how the backend reads it; default: transformers.
 
     Raises:
         ModelError: it cannot be found, read or held in memory, or is of a kind that we cannot train.
     """
     _LOGGING.set_verbosity_error()
     _LOGGING.disable_progress_bar()
-    if not Path(source).exists():
-        _fetch(source)
+    folder = source if Path(source).exists() else _fetch(source)
     try:
-        model, tokenizer, missing = _read(source, config, device)
+        model, tokenizer, missing = (read or _read)(folder, config, device)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"Model '{name}' does not fit into the GPU's memory: {first_line(error)}") from error
     except _UNREADABLE as error:
@@ -84,15 +94,15 @@ def load_base(source: str, name: str, config: PolicyConfig, device: torch.device
     return model, tokenizer
 
 
-def _fetch(source: str) -> None:
-    """Bring a hub model into the hub's cache, or find that it is there; answers within seconds if there is no network."""
+def _fetch(source: str) -> str:
+    """The cache's folder of a hub model, fetched if it is not there; answers within seconds if there is no network."""
     try:
         try:
             # transformers itself would try again for most of a minute
             reachable = HfApi().model_info(source, timeout=HUB_TIMEOUT_S) is not None
         except (httpx.TransportError, OfflineModeIsEnabled):
             reachable = False
-        snapshot_download(source, allow_patterns=HUB_FILES, local_files_only=not reachable)
+        return str(snapshot_download(source, allow_patterns=HUB_FILES, local_files_only=not reachable))
     except GatedRepoError as error:
         raise ModelError(f"Model '{source}' is gated: accept its terms on the hub, and set HF_TOKEN.") from error
     except RepositoryNotFoundError as error:
@@ -107,24 +117,38 @@ def _fetch(source: str) -> None:
 
 
 def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any, set[str]]:
-    """Model, tokenizer, and the names of weights that were not there."""
-    path = Path(source)
-    is_gguf = path.suffix == ".gguf"
-    options: dict[str, Any] = {"gguf_file": path.name} if is_gguf else {}
-    folder = str(path.parent) if is_gguf else source
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
-    # transformers dequantises GGUF and cannot quantise in the same pass: by way of a folder of plain weights
+    is_gguf = Path(source).suffix == ".gguf"
+    # transformers dequantises GGUF and cannot quantise in the same pass
     in_two_passes = is_gguf and config.bits == 4
-    options |= {"dtype": torch.float32} if in_two_passes else _placement(config, device)
-    model, info = _AUTO_MODEL.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-    if in_two_passes:
-        with tempfile.TemporaryDirectory() as plain:
-            model.config.__dict__.pop("quantization_config", None)
-            model.save_pretrained(plain)
-            del model
-            gc.collect()
-            model = _AUTO_MODEL.from_pretrained(plain, **_placement(config, device))
-    return model, tokenizer, set(info["missing_keys"])
+    with plain_weights(source) if in_two_passes else contextlib.nullcontext((source, set[str]())) as (plain, missing):
+        path = Path(plain)
+        options: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+        folder = str(path.parent) if options else plain
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        options |= {"local_files_only": True, "output_loading_info": True} | _placement(config, device)
+        model, info = _AUTO_MODEL.from_pretrained(folder, **options)
+    return model, tokenizer, missing | set(info["missing_keys"])
+
+
+@contextlib.contextmanager
+def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
+    """A folder with a GGUF file's dequantised weights and tokenizer, and which weights it lacked; others stay as they are."""
+    path = Path(source)
+    if path.suffix != ".gguf":
+        yield source, set()
+        return
+    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **options)
+    model, info = _AUTO_MODEL.from_pretrained(
+        str(path.parent), dtype=torch.float32, output_loading_info=True, **options
+    )
+    model.config.__dict__.pop("quantization_config", None)
+    with tempfile.TemporaryDirectory() as plain:
+        model.save_pretrained(plain)
+        tokenizer.save_pretrained(plain)
+        del model
+        gc.collect()
+        yield plain, set(info["missing_keys"])
 
 
 def _misshapen(model: Any) -> set[str]:

@@ -1,0 +1,223 @@
+"""Run once on a machine with a GPU: checks every backend and sampler there, and measures their speed and memory.
+
+    uv run python examples/check_gpu.py [MODEL] [--tokens N] [--json FILE]
+
+MODEL is an alias or folder as for `expo-lite train` (default: qwen2.5-3b with a GPU, tiny without). Without a GPU the same checks
+run on the CPU, and the table says what was skipped. Each backend runs in a process of its own, for Unsloth patches transformers.
+Exit code 0: nothing failed.
+
+What has been run on a GPU: nothing yet, by us. Please send us what it prints (with --json).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from expo_lite.config import PolicyConfig, default_model, has_gpu, is_installed
+
+COMBINATIONS = (("hf", "own"), ("hf", "native"), ("unsloth", "own"), ("unsloth", "native"), ("unsloth", "vllm"))
+QUESTIONS = ("3 + 4", "12 + 7 - 3", "5 * (12 + 7) - 3 + 40", "2 * 88 - 15 + 4 - 31 + 6 * 12 - (3 + 9) * 2 + 17")
+GROUP_SIZE = 8
+TIMEOUT_S = 3600
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table; `status` is ok, FAILED, skipped or measured."""
+
+    backend: str
+    what: str
+    status: str
+    detail: str = ""
+
+
+def why_not(backend: str, sampler: str) -> str:
+    """Why a combination cannot run on this machine; '' if it can."""
+    if backend == "unsloth" and not is_installed("unsloth"):
+        return "unsloth is not installed (extra 'unsloth')"
+    if sampler == "vllm" and not has_gpu():
+        return "no GPU"
+    if sampler == "vllm" and not is_installed("vllm"):
+        return "vllm is not installed (extra 'vllm')"
+    if (backend, sampler) == ("unsloth", "own") and has_gpu():
+        return "our loop cannot drive Unsloth's GPU code"
+    return ""
+
+
+def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) -> list[Finding]:
+    """Everything about one backend and sampler, in this process; `shared` holds the adapter that the first one wrote."""
+    import torch
+
+    from expo_lite.batching import Row
+    from expo_lite.config import TrainConfig, resolve
+    from expo_lite.fit import peak_memory_gib, reset_peak_memory
+    from expo_lite.learn import learn, make_optimizer
+    from expo_lite.memory import CONTEXT, GIB, Workload, phases
+    from expo_lite.policy.factory import load_policy
+    from expo_lite.policy.scoring import score_rows
+    from expo_lite.policy.self_check import self_check
+    from expo_lite.prompts import encode_explanation, encode_question
+    from expo_lite.records import Problem, SampleRequest, SamplingParams
+    from expo_lite.shapes import find_shape
+
+    found: list[Finding] = []
+    label = f"{backend}, {sampler}"
+
+    def note(what: str, status: str, detail: str) -> None:
+        found.append(Finding(label, what, status, detail))
+
+    def holds(what: str, test: Callable[[], tuple[bool, str]]) -> None:
+        try:
+            right, detail = test()
+        except Exception as error:  # noqa: BLE001 (a table of everything that fails is the point)
+            right, detail = False, f"{type(error).__name__}: {error}"
+        note(what, "ok" if right else "FAILED", detail)
+
+    started = time.perf_counter()
+    config = resolve(TrainConfig(model=name, policy=PolicyConfig(backend=backend, sampler=sampler)))  # type: ignore[arg-type]
+    policy = load_policy(name, config.policy, seed=0)
+    tolerance = 1e-4 if policy.device.type == "cpu" else 0.1  # mean nats a token: fp32, bf16
+    load_s, load_gib = time.perf_counter() - started, peak_memory_gib()
+    problems = [Problem(str(i), question, "7") for i, question in enumerate(QUESTIONS)]
+    prompts = [encode(policy.tokenizer, p) for p in problems for encode in (encode_question, encode_explanation)]
+
+    kind = policy.device.type if policy.device.type == "cpu" else "gpu"
+    longest = max(len(prompt) for prompt in prompts)
+    workload = Workload(kind=kind, group_size=GROUP_SIZE, prompt_tokens=longest, completion_tokens=n_tokens, vllm=sampler == "vllm")  # type: ignore[arg-type]  # fmt: skip
+    n_rows = GROUP_SIZE * len(prompts)
+    tokens = min(config.micro_batch_tokens, n_rows * workload.width)
+    # what is measured is the allocator's, which does not see the context
+    unseen = CONTEXT["gpu"] if kind == "gpu" else 0.0
+    planned = {p.name: (p.peak - unseen) / GIB for p in phases(find_shape(name), workload, tokens, n_rows)}
+    note("load", "measured", f"{load_s:.1f} s, peak {load_gib:.2f} GiB, planned {planned['load']:.2f}")
+
+    def agreement() -> tuple[bool, str]:
+        mean = self_check(policy, prompts, temperature=1.0, token_budget=16_384)
+        return mean < tolerance, f"{mean:.1e} nats a token"
+
+    holds("sampler against scorer, fresh adapter", agreement)
+
+    requests = [SampleRequest(prompt, GROUP_SIZE) for prompt in prompts]
+    reset_peak_memory()
+    started = time.perf_counter()
+    sampled = policy.sample(requests, SamplingParams(1.0, n_tokens), seed=0)
+    took_s = time.perf_counter() - started
+    completions = [completion for row in sampled for completion in row]
+    n = sum(len(completion.token_ids) for completion in completions)
+    note(
+        "sampling",
+        "measured",
+        f"{n / took_s:,.0f} tokens/s, peak {peak_memory_gib():.2f} GiB, planned {planned['sampling']:.2f}",
+    )
+
+    rows = [
+        Row(c.prompt_ids, c.token_ids, advantage=(-1.0) ** i, weight=1 / n, sampler_logprobs=c.logprobs)
+        for i, c in enumerate(completions)
+    ]
+    optimizer = make_optimizer(policy, config)
+    before = torch.cat(score_rows(policy, rows, temperature=1.0, token_budget=16_384))
+    reset_peak_memory()
+    started = time.perf_counter()
+    metrics = learn(policy, optimizer, rows, config, step=config.optimizer.warmup_steps, last_good="none")
+    took_s = time.perf_counter() - started
+    speed = metrics["update/n_tokens"] / took_s
+    note(
+        "update",
+        "measured",
+        f"{speed:,.0f} tokens/s, peak {peak_memory_gib():.2f} GiB, planned {planned['update']:.2f}",
+    )
+    mean = metrics["sampling/logp_difference/mean"]
+    holds("what is trained is what was sampled", lambda: (mean < tolerance, f"{mean:.1e} nats a token"))
+
+    def reference() -> tuple[bool, str]:
+        with policy.reference():
+            off = torch.cat(score_rows(policy, rows, temperature=1.0, token_budget=16_384))
+        moved = float((torch.cat(score_rows(policy, rows, temperature=1.0, token_budget=16_384)) - before).abs().mean())
+        apart = float((off - before).abs().mean())
+        return apart < tolerance / 10 and moved > 0, f"base moved by {apart:.1e}, policy by {moved:.1e} nats a token"
+
+    holds("the adapter off is the base model", reference)
+    holds("sampler against scorer, after an update", agreement)
+
+    def adapter() -> tuple[bool, str]:
+        if not shared.exists():
+            shared.mkdir()
+            policy.save_adapter(shared)
+            return True, "written"
+        policy.load_adapter(shared)
+        own = shared.with_name(label.replace(", ", "-"))
+        own.mkdir()
+        policy.save_adapter(own)
+        return (own / "adapter_model.safetensors").exists(), "another backend's read, own written"
+
+    holds("adapters are exchanged", adapter)
+    holds("sampler against scorer, that adapter", agreement)
+    return found
+
+
+def in_own_process(words: list[str], label: str) -> list[Finding]:
+    """The findings of `check` in a new process; a process that dies is one of them."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = [sys.executable, __file__, *words, "--json", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)  # noqa: S603
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return [Finding(label, "run", "FAILED", f"exit code {done.returncode}: {last}")]
+        return [Finding(**row) for row in json.loads(Path(file.name).read_text(encoding="utf-8"))]
+
+
+def machine() -> str:
+    """The device and the versions, without importing anything that Unsloth patches."""
+    import importlib.metadata
+
+    import torch
+
+    names = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "vllm")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in names if is_installed(name)]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        device += f", {torch.cuda.mem_get_info()[1] / 2**30:.1f} GiB"
+    return f"{device}; {', '.join(versions)}"
+
+
+def main() -> int:
+    """Run every combination, print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", nargs="?", default=default_model())
+    parser.add_argument("--tokens", type=int, default=256, help="longest completion when speed is measured")
+    parser.add_argument("--json", type=Path, help="file to write the findings to")
+    parser.add_argument("--only", nargs=3, metavar=("BACKEND", "SAMPLER", "SHARED"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    console = Console()
+    found: list[Finding] = []
+    if given.only:
+        backend, sampler, shared = given.only
+        found = check(given.model, backend, sampler, given.tokens, Path(shared))
+    else:
+        console.print(f"{given.model} on {machine()}", highlight=False)
+        with tempfile.TemporaryDirectory() as folder:
+            for backend, sampler in COMBINATIONS:
+                label, reason = f"{backend}, {sampler}", why_not(backend, sampler)
+                console.print(f"{label} ..." if not reason else f"{label}: skipped", highlight=False)
+                words = [given.model, "--tokens", str(given.tokens), "--only", backend, sampler, f"{folder}/shared"]
+                found += [Finding(label, "all", "skipped", reason)] if reason else in_own_process(words, label)
+        table = Table("backend, sampler", "what", "", "detail")
+        for finding in found:
+            table.add_row(*asdict(finding).values())
+        console.print(table)
+    if given.json:
+        given.json.write_text(json.dumps([asdict(finding) for finding in found], indent=2) + "\n", encoding="utf-8")
+    return 0 if given.only or all(finding.status != "FAILED" for finding in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The one place where a backend is chosen and loaded; nothing heavy is imported before it is."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from expo_lite.config import PolicyConfig, check_backend, is_installed
+from expo_lite.errors import ModelError
+from expo_lite.policy.base import Policy
+
+
+def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> Policy:
+    """Load a model with a fresh adapter, or the one in the folder `adapter`, on the backend that the settings ask for.
+
+    Args:
+        name: an alias, OWNER/NAME, a local folder or a GGUF file.
+        config: backend, sampler, bits, LoRA rank and scale, gradient checkpointing.
+        seed: of the fresh adapter.
+        adapter: a folder with an adapter to go on from.
+
+    Raises:
+        ConfigError: the backend or sampler is not installed, or not to be had on this machine.
+        ModelError: the model cannot be found, read or held in memory; or Unsloth would come too late in this process.
+    """
+    check_backend(config)
+    if choose_backend(config) == "hf":
+        from expo_lite.policy.hf import HfPolicy
+
+        return HfPolicy(name, config, seed=seed, adapter=adapter)
+    late = sorted({"transformers", "peft", "trl"} & set(sys.modules))
+    if late and "unsloth" not in sys.modules:
+        # it patches these as it is imported; what was imported before stays slow, or half patched
+        raise ModelError(
+            f"Unsloth must be imported before {', '.join(late)}. Start a new process (`expo-lite` does), "
+            "or take backend 'hf'."
+        )
+    from expo_lite.policy.unsloth import UnslothPolicy
+
+    return UnslothPolicy(name, config, seed=seed, adapter=adapter)
+
+
+def choose_backend(config: PolicyConfig) -> str:
+    """`unsloth` or `hf`: as asked for, else Unsloth where it is installed and torch sees a GPU."""
+    if config.backend != "auto":
+        return config.backend
+    if config.sampler == "vllm" or (torch.cuda.is_available() and is_installed("unsloth")):
+        return "unsloth"
+    return "hf"

@@ -1,0 +1,141 @@
+"""What the backends share: a peft model sampled, scored, switched off and saved; each only loads it and switches its modes.
+
+Samplers, by `--sampler`: `own` is our decoding loop (sampler.py), `native` the backend's own generate (native.py), and `vllm`
+an engine that shares the model's weights (vllm.py).
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import GenerationConfig
+
+from expo_lite.batching import MicroBatch
+from expo_lite.errors import CheckpointError
+from expo_lite.policy import native, sampler, scoring
+from expo_lite.policy.dense import dense_weights
+from expo_lite.policy.load import first_line
+from expo_lite.policy.sampler import Sampled
+from expo_lite.records import Completion, SampleRequest, SamplingParams
+
+END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
+"""Tokens that end an assistant's turn in the chat templates of the aliases; each counts where the tokenizer has it."""
+
+
+class LoraPolicy:
+    """A causal language model with a LoRA adapter; the part of a policy that does not depend on who loaded it."""
+
+    def __init__(self, name: str, model: PeftModel, tokenizer: Any, device: torch.device, *, sampler: str) -> None:
+        """Hold a loaded model.
+
+        Args:
+            name: the model's name as typed.
+            model: with one adapter, called "default".
+            tokenizer: its tokenizer.
+            device: where it is.
+            sampler: own or native.
+        """
+        self.name, self.tokenizer, self.device = name, tokenizer, device
+        self._peft = model
+        self._model: Any = model.get_base_model()
+        self._sampler = sampler
+        self.eos_ids = _eos_ids(tokenizer, self._model)
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
+        self.end_id = _end_id(tokenizer, self.eos_ids)
+        defaults: Any = GenerationConfig  # half typed
+        self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate
+
+    @torch.profiler.record_function("sample")
+    def sample(
+        self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
+    ) -> list[tuple[Completion, ...]]:
+        """Sample completions, one tuple a request, in order."""
+        self._to_sampling()
+        with dense_weights(self._model) if self.device.type == "cpu" else contextlib.nullcontext():
+            sampled = self._sample(requests, params, seed)
+        return [
+            tuple(sampler.to_completion(request.prompt_ids, row, self.tokenizer) for row in rows)
+            for request, rows in zip(requests, sampled, strict=True)
+        ]
+
+    def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
+        draw = native.sample if self._sampler == "native" else sampler.sample
+        return draw(self._model, requests, params, seed=seed, eos_ids=self.eos_ids, pad_id=self.pad_id)
+
+    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+        """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter.
+
+        Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
+        """
+        self._to_training()
+        with torch.enable_grad():
+            return scoring.score(self._model, batch, temperature=temperature)
+
+    def _to_sampling(self) -> None:
+        self._peft.eval()
+
+    def _to_training(self) -> None:
+        self._peft.train()
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Switch the adapter off for a while."""
+        with self._peft.disable_adapter():
+            yield
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The adapter's parameters by name."""
+        return {name: p for name, p in self._peft.named_parameters() if p.requires_grad}
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in peft's layout."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft looks the base model up on the hub, and warns that it cannot
+            self._peft.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+
+    def load_adapter(self, folder: Path) -> None:
+        """Take the adapter's weights from a folder.
+
+        Raises:
+            CheckpointError: the folder has no readable adapter, or one of another shape.
+        """
+        try:
+            weights = load_file(folder / "adapter_model.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"The adapter in '{folder}' cannot be read: {first_line(error)}") from error
+        own = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
+        if _shapes(weights) != _shapes(own):
+            raise CheckpointError(f"The adapter in '{folder}' was made for another model or LoRA rank.")
+        set_peft_model_state_dict(self._peft, weights)
+
+
+def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+def _eos_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
+    """Every token that ends a turn: what model and tokenizer say, and the chat end tokens that the tokenizer has.
+
+    Tokenizers read from GGUF files may name the wrong one, so theirs alone is not enough.
+    """
+    vocabulary = tokenizer.get_vocab()
+    found = {vocabulary[token] for token in END_TOKENS if token in vocabulary}
+    for ids in (tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)):
+        found |= set(ids) if isinstance(ids, list) else {ids} if ids is not None else set()
+    found -= {vocabulary[token] for token in ("<|im_start|>", "<|start_header_id|>") if token in vocabulary}
+    return tuple(sorted(found))
+
+
+def _end_id(tokenizer: Any, eos_ids: tuple[int, ...]) -> int:
+    """The end token that the chat template itself writes behind an assistant's turn."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    ends = [token for token in rendered if token in eos_ids]
+    return ends[-1] if ends else eos_ids[0]

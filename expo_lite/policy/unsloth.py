@@ -1,0 +1,146 @@
+"""The Unsloth policy: its four-bit base, LoRA, checkpointing and fast inference, which it asks to be imported first of all.
+
+On a GPU Unsloth runs kernels of its own, which only its own generate (or vLLM) can drive: `--sampler own` is for its CPU backend.
+
+What has run where: all of this file but the GPU and vLLM branches runs in the tests, on Unsloth's CPU backend, and every
+argument given to it is held against the signatures of its GPU code. Nothing of it has yet been run on a GPU.
+
+The traps that are closed here: a model is never exchanged for another of the same name (`use_exact_model_name`); a row that is
+longer than the model's context is refused, not cut short; modes are switched once a step, with the checkpointing choice given
+each time, for it is lost otherwise; the tokenizer is our own, whatever padding Unsloth sets on its own one.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"  # it would count this run on a server of its maker's
+with contextlib.redirect_stdout(sys.stderr):  # it greets on stdout, where our tables go
+    import unsloth  # noqa: F401 (before transformers and peft, which it patches)
+    from unsloth import FastLanguageModel
+
+from transformers import AutoConfig, AutoTokenizer
+
+from expo_lite.batching import MicroBatch
+from expo_lite.config import PolicyConfig
+from expo_lite.errors import ConfigError, ModelError
+from expo_lite.policy.load import PROJECTIONS, load_base, plain_weights
+from expo_lite.policy.lora import LoraPolicy
+from expo_lite.policy.sampler import Sampled
+from expo_lite.policy.vllm import MEMORY_SHARE, VllmSampler
+from expo_lite.presets import find_model
+from expo_lite.records import SampleRequest, SamplingParams
+
+
+class UnslothPolicy(LoraPolicy):
+    """A causal language model loaded and run by Unsloth, with its LoRA adapter."""
+
+    def __init__(self, name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> None:
+        """Load the base model and put a fresh adapter on it, or the one in the folder `adapter`.
+
+        Args:
+            name: an alias, OWNER/NAME, a local folder or a GGUF file.
+            config: bits, LoRA rank and scale, gradient checkpointing, sampler.
+            seed: of the fresh adapter's A matrices (B starts at 0).
+            adapter: a folder with an adapter to go on from.
+
+        Raises:
+            ConfigError: our own sampler is asked for on a GPU.
+            ModelError: the model cannot be found, read or held in memory, or is of a kind that we cannot train.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        on_gpu = device.type == "cuda"
+        sampler = config.sampler if config.sampler != "auto" else "native" if on_gpu else "own"
+        if sampler == "own" and on_gpu:
+            raise ConfigError("sampler 'own' cannot drive Unsloth's GPU code; take --sampler native, or --backend hf.")
+        self._checkpointing: Literal["unsloth", False] = "unsloth" if config.gradient_checkpointing else False
+        self._mode = ""
+        with torch.random.fork_rng(), contextlib.redirect_stdout(sys.stderr):
+            base, tokenizer = load_base(find_model(name).source, name, config, device, read=_read)
+            base.requires_grad_(False)
+            model = FastLanguageModel.get_peft_model(base, **lora_arguments(config, seed))
+        super().__init__(name, model, tokenizer, device, sampler=sampler)
+        self._max_tokens: int = self._model.config.max_position_embeddings
+        self._vllm = VllmSampler(model, self.eos_ids) if sampler == "vllm" else None
+        if adapter is not None:
+            self.load_adapter(adapter)
+
+    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+        """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
+        self._fits(batch.input_ids_BT.shape[1], "A row")
+        # Unsloth's kernels are made for mixed precision, and its generate runs in it
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            return super().logprobs(batch, temperature=temperature)
+
+    def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
+        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        self._fits(longest + params.max_completion_tokens, "The longest prompt with max_completion_tokens")
+        if self._vllm is not None:
+            return self._vllm.sample(requests, params, seed=seed)
+        return super()._sample(requests, params, seed)
+
+    def _fits(self, n_tokens: int, what: str) -> None:
+        if n_tokens > self._max_tokens:
+            raise ModelError(
+                f"{what} is {n_tokens:,} tokens long, and the context of '{self.name}' has {self._max_tokens:,}: "
+                "Unsloth would cut it short. Lower --max-completion-tokens."
+            )
+
+    def _to_sampling(self) -> None:
+        if self._mode != "sampling":
+            FastLanguageModel.for_inference(self._peft)
+            self._mode = "sampling"
+
+    def _to_training(self) -> None:
+        if self._mode != "training":
+            FastLanguageModel.for_training(self._peft, use_gradient_checkpointing=self._checkpointing)
+            self._mode = "training"
+
+
+def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any, set[str]]:
+    with plain_weights(source) as (folder, missing):
+        limit = AutoConfig.from_pretrained(folder, local_files_only=True).max_position_embeddings
+        model, _ = FastLanguageModel.from_pretrained(**load_arguments(folder, config, device, limit))
+        # our own: Unsloth's may have another padding token and padding side
+        return model, AutoTokenizer.from_pretrained(folder, local_files_only=True), missing
+
+
+def load_arguments(folder: str, config: PolicyConfig, device: torch.device, limit: int) -> dict[str, Any]:
+    """What `FastLanguageModel.from_pretrained` is given; `limit` is the model's own context in tokens."""
+    checkpointing = "unsloth" if config.gradient_checkpointing else False
+    arguments: dict[str, Any] = {
+        "model_name": folder,
+        "max_seq_length": limit,
+        "dtype": torch.bfloat16 if device.type == "cuda" else torch.float32,
+        "load_in_4bit": config.bits == 4,
+        "load_in_16bit": config.bits == 16,
+        "use_gradient_checkpointing": checkpointing,
+        "use_exact_model_name": True,
+        "offload_embedding": False,
+        "local_files_only": True,
+    }
+    if config.sampler == "vllm":
+        arguments |= {
+            "fast_inference": True,
+            "gpu_memory_utilization": MEMORY_SHARE,
+            "max_lora_rank": config.lora_rank,
+        }
+    return arguments
+
+
+def lora_arguments(config: PolicyConfig, seed: int) -> dict[str, Any]:
+    """What `FastLanguageModel.get_peft_model` is given; its kernels want no dropout and no bias."""
+    return {
+        "r": config.lora_rank,
+        "lora_alpha": config.lora_alpha,
+        "target_modules": PROJECTIONS,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_gradient_checkpointing": "unsloth" if config.gradient_checkpointing else False,
+        "random_state": seed,
+    }

@@ -1,0 +1,146 @@
+"""The start-up check: silent on a sampler that is right, and it stops the run on each way of being wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expo_lite.batching import Row
+from expo_lite.cli import run
+from expo_lite.config import OptimizerConfig, PolicyConfig, TrainConfig, resolve
+from expo_lite.errors import ModelError
+from expo_lite.learn import learn, logp_difference, make_optimizer
+from expo_lite.policy import sampler
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.self_check import MEAN_LIMIT_NATS, self_check
+from expo_lite.prompts import encode_explanation, encode_question
+from expo_lite.records import Problem, SampleRequest, SamplingParams
+
+PROBLEMS = [Problem("1", "3 + 4", "7"), Problem("2", "12 + 7 - 3 + 40 - 2 + 88 - 15 + 4 - 31", "100")]
+
+
+def perturbed(policy: HfPolicy) -> HfPolicy:
+    """With an adapter that does something."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters().values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def policy() -> HfPolicy:
+    return perturbed(HfPolicy("tiny", PolicyConfig(), seed=0))
+
+
+def prompts(policy: HfPolicy) -> list[tuple[int, ...]]:
+    found = [encode(policy.tokenizer, p) for p in PROBLEMS for encode in (encode_question, encode_explanation)]
+    assert len({len(prompt) for prompt in found}) == 4
+    return found
+
+
+def check(policy: HfPolicy) -> float:
+    return self_check(policy, prompts(policy), temperature=1.0, token_budget=4096)
+
+
+def test_a_right_sampler_passes(policy: HfPolicy) -> None:
+    assert check(policy) < 1e-4
+
+
+def test_the_native_sampler_passes() -> None:
+    assert check(perturbed(HfPolicy("tiny", PolicyConfig(sampler="native"), seed=0))) < 1e-4
+
+
+def without_pad_offset(prefill: Any) -> Any:
+    """Positions that count the padding: what a sampler does that forgets position_ids."""
+
+    def broken(*arguments: Any) -> Any:
+        cache, pads_P, hidden_PH = prefill(*arguments)
+        return cache, torch.zeros_like(pads_P), hidden_PH
+
+    return broken
+
+
+def test_wrong_positions_of_padded_rows_are_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "_prefill", without_pad_offset(sampler._prefill))
+    with pytest.raises(ModelError, match=r"together gives other tokens|differ from the scorer"):
+        check(policy)
+
+
+def test_padding_that_is_attended_to_is_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = policy._model.get_decoder()
+    forward = decoder.forward
+
+    def unmasked(*arguments: Any, **keywords: Any) -> Any:
+        return forward(*arguments, **keywords | {"attention_mask": None})
+
+    monkeypatch.setattr(decoder, "forward", unmasked)
+    with pytest.raises(ModelError, match=r"together gives other tokens|differ from the scorer"):
+        check(policy)
+
+
+def test_a_sampler_without_the_adapter_is_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = policy.sample
+
+    def stale(requests: list[SampleRequest], params: SamplingParams, *, seed: int) -> Any:
+        with policy.reference():
+            return sample(requests, params, seed=seed)
+
+    monkeypatch.setattr(policy, "sample", stale)
+    with pytest.raises(ModelError, match=r"together gives other tokens|differ from the scorer"):
+        check(policy)
+
+
+def test_a_sampler_at_another_temperature_is_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = sampler.choose
+
+    def colder(logits_RV: torch.Tensor, *others: Any) -> Any:
+        return choose(logits_RV * 1.3, *others)
+
+    monkeypatch.setattr(sampler, "choose", colder)
+    with pytest.raises(ModelError, match="differ from the scorer"):
+        check(policy)
+
+
+def test_training_does_not_begin_on_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sampler, "_prefill", without_pad_offset(sampler._prefill))
+    words = ["train", "--model", "tiny", "--steps", "1", "--eval-problems", "0", "--output", str(tmp_path / "run")]
+    assert run(words) == 1
+    error = capsys.readouterr().err
+    assert "together gives other tokens" in error or "differ from the scorer" in error
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_difference_by_hand() -> None:
+    rows = [
+        Row((1,), (2, 3), advantage=1.0, weight=1.0, sampler_logprobs=(-1.0, -2.0)),
+        Row((1,), (4,), sft_weight=1.0),  # sampled after another prompt
+        Row((1,), (5,), advantage=1.0, weight=1.0, sampler_logprobs=(-0.5,)),
+    ]
+    logprobs = {2: torch.tensor([-0.2]), 0: torch.tensor([-1.1, -2.0]), 1: torch.tensor([-7.0])}
+    found = logp_difference(rows, logprobs)
+    # |-1.1 + 1| = 0.1, |-2 + 2| = 0, |-0.2 + 0.5| = 0.3
+    assert found["sampling/logp_difference/mean"] == pytest.approx(0.4 / 3)
+    assert found["sampling/logp_difference/max"] == pytest.approx(0.3)
+    assert logp_difference([], {}) == {}
+
+
+def test_it_is_logged_of_the_rows_trained_on_and_of_the_first_pass() -> None:
+    config = resolve(TrainConfig(model="tiny", optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0)))
+    policy = perturbed(HfPolicy("tiny", PolicyConfig(), seed=0))
+    (completions,) = policy.sample(
+        [SampleRequest(prompts(policy)[1], 3)], SamplingParams(config.sampling.temperature, 20), seed=1
+    )
+    rows = [
+        Row(c.prompt_ids, c.token_ids, advantage=a, weight=0.01, sampler_logprobs=c.logprobs)
+        for c, a in zip(completions, (1.0, -1.0, 0.0), strict=True)
+    ]
+    optimizer = make_optimizer(policy, config)
+    first = learn(policy, optimizer, rows, config, step=0, last_good="none")
+    assert 0 < first["sampling/logp_difference/mean"] < 1e-4
+    # the policy has moved, and the samples are now of an older one
+    second = learn(policy, optimizer, rows, config, step=1, last_good="none")
+    assert second["sampling/logp_difference/mean"] > MEAN_LIMIT_NATS["cpu"]

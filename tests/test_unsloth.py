@@ -1,0 +1,281 @@
+"""Unsloth on its CPU backend against transformers: one run, one adapter, one reference; and each of its traps."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from unsloth_process import PROMPTS, ROWS
+
+from expo_lite.cli import run
+from expo_lite.config import PolicyConfig, check_backend, is_installed
+from expo_lite.errors import ConfigError, ModelError
+from expo_lite.policy.factory import choose_backend, load_policy
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.scoring import score_rows
+from expo_lite.presets import PRESETS
+from expo_lite.records import SampleRequest, SamplingParams
+
+HERE = Path(__file__).parent
+installed = pytest.mark.skipif(not is_installed("unsloth"), reason="unsloth is not installed (extra 'unsloth')")
+missing = pytest.mark.skipif(is_installed("unsloth"), reason="unsloth is installed")
+
+
+def in_own_process(*words: str, cwd: Path | None = None, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=os.environ | environment, cwd=cwd, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def hf() -> HfPolicy:
+    policy = HfPolicy("tiny", PolicyConfig(), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters().values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def folders(hf: HfPolicy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    root = tmp_path_factory.mktemp("unsloth")
+    theirs, ours, hostile = root / "hf", root / "unsloth", root / "hostile"
+    theirs.mkdir()
+    hf.save_adapter(theirs)
+    shutil.copytree(PRESETS["tiny"].source, hostile)
+    settings = json.loads((hostile / "generation_config.json").read_text())
+    settings |= {"do_sample": True, "top_k": 1, "top_p": 0.1, "repetition_penalty": 5.0, "temperature": 0.1}
+    (hostile / "generation_config.json").write_text(json.dumps(settings))
+    return theirs, ours, hostile
+
+
+@pytest.fixture(scope="module")
+def found(folders: tuple[Path, Path, Path]) -> dict[str, Any]:
+    out = in_own_process(str(HERE / "unsloth_process.py"), *map(str, folders), PYTHONPATH=str(HERE))
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return result
+
+
+def scores(policy: HfPolicy) -> torch.Tensor:
+    return torch.cat(score_rows(policy, ROWS, temperature=1.0, token_budget=64))
+
+
+def flat(lists: list[list[float]]) -> torch.Tensor:
+    return torch.tensor([value for values in lists for value in values])
+
+
+@installed
+def test_it_is_imported_before_what_it_patches(found: dict[str, Any]) -> None:
+    assert found["kind"] == "UnslothPolicy"
+    assert found["order"][0] == "unsloth"
+    assert {"transformers", "peft"} <= set(found["order"])
+
+
+@installed
+def test_a_fresh_adapter_is_that_of_transformers(found: dict[str, Any]) -> None:
+    fresh = [p.detach().double().sum().item() for p in HfPolicy("tiny", PolicyConfig(), seed=0).parameters().values()]
+    assert found["fresh"] == pytest.approx(fresh)
+
+
+@installed
+def test_an_adapter_of_transformers_gives_the_same_log_probabilities(found: dict[str, Any], hf: HfPolicy) -> None:
+    torch.testing.assert_close(flat(found["logprobs"]), scores(hf), rtol=0, atol=1e-4)
+
+
+@installed
+def test_an_adapter_of_unsloth_loads_in_transformers(
+    found: dict[str, Any], folders: tuple[Path, Path, Path], hf: HfPolicy
+) -> None:
+    own = HfPolicy("tiny", PolicyConfig(), seed=1, adapter=folders[1])
+    torch.testing.assert_close(scores(own), flat(found["logprobs"]), rtol=0, atol=1e-4)
+    ours, theirs = (json.loads((folders[i] / "adapter_config.json").read_text()) for i in (1, 0))
+    for key in ("r", "lora_alpha", "base_model_name_or_path", "peft_type", "bias", "lora_dropout"):
+        assert ours[key] == theirs[key]
+
+
+@installed
+def test_the_adapter_off_is_the_base_model(found: dict[str, Any], hf: HfPolicy) -> None:
+    with hf.reference():
+        reference = scores(hf)
+    torch.testing.assert_close(flat(found["reference"]), reference, rtol=0, atol=1e-4)
+    assert (reference - scores(hf)).abs().max() > 0.1
+
+
+@installed
+def test_both_samplers_sample_from_what_is_scored(found: dict[str, Any], hf: HfPolicy) -> None:
+    assert found["difference"] < 1e-4
+    assert found["native_difference"] < 1e-4
+    sampled = hf.sample([SampleRequest(p, 2) for p in PROMPTS], SamplingParams(0.0, 16), seed=5)
+    greedy = [list(c.token_ids) for row in sampled for c in row]
+    assert found["greedy"] == greedy
+    assert found["native_greedy"] == greedy
+
+
+@installed
+def test_the_models_own_generation_settings_have_no_say(found: dict[str, Any]) -> None:
+    assert found["native"] == found["native_hostile"]
+    assert len({tuple(ids) for ids in found["native"]}) == len(found["native"])  # a top_k of 1 would repeat itself
+
+
+@installed
+def test_a_row_beyond_the_context_is_refused(found: dict[str, Any]) -> None:
+    for message in found["too_long"]:
+        assert "Unsloth would cut it short" in message
+
+
+@installed
+def test_modes_are_switched_once_a_step_and_checkpointing_stays_on(found: dict[str, Any]) -> None:
+    assert [call.split()[0] for call in found["switches"]] == ["for_inference", "for_training"] * 3
+    assert {call for call in found["switches"] if call.startswith("for_training")} == {"for_training unsloth True"}
+
+
+@installed
+def test_our_tokenizer_keeps_its_padding_side(found: dict[str, Any]) -> None:
+    assert len(set(found["padding_side"])) == 1
+
+
+@installed
+def test_the_same_run_gives_the_same_losses(tmp_path: Path) -> None:
+    words = [
+        "train",
+        "--model",
+        "tiny",
+        "--steps",
+        "3",
+        "--group-size",
+        "4",
+        "--problems-per-step",
+        "4",
+        "--levels",
+        "2",
+    ]
+    words += ["--max-completion-tokens", "64", "--eval-problems", "0", "--kl-coef", "0.01", "--output"]
+    assert run([*words, str(tmp_path / "hf"), "--backend", "hf"]) == 0
+    in_own_process("-m", "expo_lite", *words, str(tmp_path / "unsloth"), "--backend", "unsloth")
+    rows = {}
+    for name in ("hf", "unsloth"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        rows[name] = [json.loads(line) for line in lines]
+    samples = [(tmp_path / name / "samples.jsonl").read_text() for name in rows]
+    assert samples[0] == samples[1]
+    assert any(row["loss"] != 0 for row in rows["hf"])
+    for theirs, ours in zip(rows["hf"], rows["unsloth"], strict=True):
+        for key in ("loss", "grad_norm", "kl", "expo/sft_loss"):
+            assert ours.get(key) == pytest.approx(theirs.get(key), abs=1e-4)
+
+
+CONTRACT = """
+import inspect, json, os, torch
+from expo_lite.config import PolicyConfig
+from expo_lite.policy import unsloth as ours
+from unsloth_zoo.vllm_utils import load_lora
+assert ours.FastLanguageModel.__module__ == "unsloth.models.loader", "this is not the GPU code"
+assert "UNSLOTH_VLLM_STANDBY" not in os.environ and os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
+cuda, model = torch.device("cuda"), object()
+fast = ours.FastLanguageModel
+calls = [(fast.from_pretrained, (), ours.load_arguments("folder", PolicyConfig(sampler=sampler, bits=bits), cuda, 4096))
+         for sampler in ("native", "vllm") for bits in (4, 16)]
+calls += [(fast.get_peft_model, (model,), ours.lora_arguments(PolicyConfig(), 0)),
+          (fast.for_training, (model,), {"use_gradient_checkpointing": "unsloth"}),
+          (fast.for_inference, (model,), {}), (load_lora, (model, "adapter-1"), {"load_tensors": True})]
+unnamed = []
+for function, given, keywords in calls:
+    signature = inspect.signature(function)
+    signature.bind(*given, **keywords)
+    unnamed += [key for key in keywords if key not in signature.parameters]
+print(json.dumps(sorted(set(unnamed))))
+"""
+
+
+@installed
+def test_every_argument_is_one_of_the_installed_gpu_code(tmp_path: Path) -> None:
+    out = in_own_process("-c", CONTRACT, cwd=tmp_path, UNSLOTH_ALLOW_CPU="1")  # it leaves a cache where it runs
+    # transformers' own, which Unsloth takes as **kwargs and hands on; any other name there would be a name it has dropped
+    assert json.loads(out.splitlines()[-1]) == ["local_files_only"]
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif("EXPO_LITE_SMOLLM2" not in os.environ, reason="EXPO_LITE_SMOLLM2 names no GGUF file")
+def test_a_language_model_scores_alike(tmp_path: Path) -> None:
+    name = os.environ["EXPO_LITE_SMOLLM2"]
+    theirs = HfPolicy(name, PolicyConfig(), seed=0)
+    theirs.save_adapter(tmp_path)
+    code = f"""
+import json, unsloth_process as process
+from expo_lite.config import PolicyConfig
+from expo_lite.policy.factory import load_policy
+policy = load_policy({name!r}, PolicyConfig(backend="unsloth"), seed=0)
+print(json.dumps([process.scores(policy), process.self_check(policy, process.PROMPTS, temperature=1.0, token_budget=512)]))
+"""
+    ours, difference = json.loads(in_own_process("-c", code, PYTHONPATH=str(HERE)).splitlines()[-1])
+    torch.testing.assert_close(flat(ours), scores(theirs), rtol=0, atol=1e-4)
+    assert difference < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("policy", "there", "gpu", "message"),
+    [
+        (PolicyConfig(backend="unsloth"), (), True, r"pip install 'expo-lite\[unsloth\]'"),
+        (PolicyConfig(sampler="vllm", backend="hf"), ("vllm", "unsloth"), True, "works through Unsloth"),
+        (PolicyConfig(sampler="vllm"), ("vllm", "unsloth"), False, "needs a GPU"),
+        (PolicyConfig(sampler="vllm"), ("unsloth",), True, r"pip install 'expo-lite\[vllm\]'"),
+        (PolicyConfig(backend="unsloth"), ("unsloth",), False, ""),
+        (PolicyConfig(sampler="vllm"), ("vllm", "unsloth"), True, ""),
+        (PolicyConfig(backend="hf", sampler="native"), (), False, ""),
+    ],
+)
+def test_what_cannot_be_had_is_found_early(
+    policy: PolicyConfig, there: tuple[str, ...], gpu: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expo_lite.config.is_installed", lambda package: package in there)
+    monkeypatch.setattr("expo_lite.config.has_gpu", lambda: gpu)
+    if message:
+        with pytest.raises(ConfigError, match=message):
+            check_backend(policy)
+    else:
+        check_backend(policy)
+
+
+def test_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expo_lite.config.is_installed", lambda package: True)
+    assert "transformers" in sys.modules
+    assert "unsloth" not in sys.modules
+    with pytest.raises(ModelError, match=r"must be imported before .*transformers"):
+        load_policy("tiny", PolicyConfig(backend="unsloth"), seed=0)
+
+
+def test_auto_takes_unsloth_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpu, there, expected in ((True, True, "unsloth"), (True, False, "hf"), (False, True, "hf")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        monkeypatch.setattr("expo_lite.policy.factory.is_installed", lambda package, there=there: there)
+        assert choose_backend(PolicyConfig()) == expected
+        assert choose_backend(PolicyConfig(backend="hf")) == "hf"
+
+
+@missing
+def test_without_unsloth_asking_for_it_is_an_error_before_anything_heavy() -> None:
+    code = (
+        "import sys; from expo_lite.cli import run; c = run(sys.argv[1:]); sys.exit(9 if 'torch' in sys.modules else c)"
+    )
+    for words in (["train"], ["eval", "tiny"], ["hard"], ["explain"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, "--backend", "unsloth"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "pip install 'expo-lite[unsloth]'" in done.stderr
+
+
+@missing
+def test_without_unsloth_the_factory_refuses_a_run_that_had_it() -> None:
+    with pytest.raises(ConfigError, match="not installed"):
+        load_policy("tiny", PolicyConfig(backend="unsloth"), seed=0)
