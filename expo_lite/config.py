@@ -208,6 +208,8 @@ class TrainConfig:
     """auto: choose what is left open by the memory plan, and halve it when memory runs out; off: neither."""
     save_every: int = 20
     """Steps between checkpoints; the last two are kept."""
+    profile: bool = False
+    """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder; open it in ui.perfetto.dev."""
     diagnostics_every: int = 10
     """Steps between measurements of the expert chain's likelihood and the answer lift; 0: never."""
     train_problems: int | None = None

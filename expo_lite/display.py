@@ -98,8 +98,10 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def binned(values: Sequence[float], n_bins: int) -> list[float]:
-    """Means of at most `n_bins` stretches of about equal length."""
+    """Means of at most `n_bins` stretches of about equal length; none of nothing."""
     n_bins = min(n_bins, len(values))
+    if not values:
+        return []
     edges = [round(i * len(values) / n_bins) for i in range(n_bins + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
 

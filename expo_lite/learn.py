@@ -64,6 +64,7 @@ class Totals:
         return cls(loss, kl_nats, n_clipped, sft_nats)
 
 
+@torch.profiler.record_function("update")
 def learn(
     policy: Policy,
     optimizer: torch.optim.Optimizer,

@@ -36,6 +36,7 @@ from expo_lite.records import Problem
 from expo_lite.rollout import draw
 from expo_lite.run_folder import RunFolder, read_config
 from expo_lite.tasks import Task, load_task
+from expo_lite.trace import traced
 
 KEEP_CHECKPOINTS = 2
 CHECKED_PROBLEMS = 32
@@ -137,9 +138,13 @@ def load_problems(task: Task, config: TrainConfig) -> tuple[list[Problem], list[
 def run_steps(run: Run, console: Console) -> bool:
     """Take the steps that remain; False if a signal cut them short. Either way the last one is saved."""
     total = run.config.total_steps
+    # not the first step, which pays for what later ones find ready
+    profiled = min(run.step + 1, total - 1) if run.config.profile else None
     with Display(console, total, run.step) as display, stop_requests(display.console) as stop_requested:
         while run.step < total and not stop_requested():
-            metrics = take_step(run)
+            trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
+            with traced(trace) if run.step == profiled else contextlib.nullcontext():
+                metrics = take_step(run)
             display.step(run.step, metrics)
             if run.step % run.config.save_every == 0 or run.step == total or stop_requested():
                 save(run)
@@ -267,10 +272,9 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
         console.print(evaluation_table(before, after))
     rows = run.folder.metrics.read()
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
-    trend = binned(values, TREND_BINS)
-    console.print(
-        f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}", soft_wrap=True
-    )
+    if trend := binned(values, TREND_BINS):
+        line = f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}"
+        console.print(line, soft_wrap=True)
 
 
 def warning(console: Console) -> Callable[[str], None]:

@@ -16,12 +16,11 @@ exp(r) - r - 1 with r = log pi_ref - log pi (http://joschu.net/blog/kl-approx.ht
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
-from torch.utils.checkpoint import checkpoint
 
 ADVANTAGE_EPSILON = 1e-4
 """Added to the standard deviation of rewards, as TRL does."""
@@ -183,33 +182,54 @@ def scheduled(value: float, *, schedule: str, progress: float) -> float:
 def token_logprobs(
     hidden_NH: torch.Tensor,
     targets_N: torch.Tensor,
-    head: Callable[[torch.Tensor], torch.Tensor],
+    head_VH: torch.Tensor,
     *,
     temperature: float,
-    chunk_tokens: int = 1024,
+    chunk_tokens: int = 256,
 ) -> torch.Tensor:
     """Log-probabilities [N] of target tokens, without ever holding all logits [N, V].
 
-    The logits of `chunk_tokens` positions at a time are made, reduced and thrown away; backward makes them again.
+    The logits of `chunk_tokens` positions at a time are made, reduced and thrown away. The gradient of a log-probability to its
+    hidden state is made while the logits are there, and backward only scales it: no second pass over the vocabulary.
 
     Args:
         hidden_NH: last hidden states at the positions that predict the targets.
         targets_N: token ids.
-        head: the language model head, [n, H] to [n, V].
+        head_VH: the language model head's weight; it is not trained.
         temperature: logits are divided by it.
         chunk_tokens: positions a chunk.
     """
+    logprobs_N: torch.Tensor = _TokenLogprobs.apply(hidden_NH, targets_N, head_VH.detach(), temperature, chunk_tokens)
+    return logprobs_N
 
-    def chunk(hidden_nH: torch.Tensor, targets_n: torch.Tensor) -> torch.Tensor:
-        logits_nV = head(hidden_nH).float() / temperature
-        chosen_n = logits_nV.gather(1, targets_n.unsqueeze(1)).squeeze(1)
-        return chosen_n - logits_nV.logsumexp(dim=1)
 
-    pieces = []
-    for start in range(0, targets_N.numel(), chunk_tokens):
-        piece = hidden_NH[start : start + chunk_tokens], targets_N[start : start + chunk_tokens]
-        if torch.is_grad_enabled() and hidden_NH.requires_grad:
-            pieces.append(checkpoint(chunk, *piece, use_reentrant=False))
-        else:
-            pieces.append(chunk(*piece))
-    return torch.cat(pieces) if pieces else hidden_NH.new_zeros(0, dtype=torch.float32)
+class _TokenLogprobs(torch.autograd.Function):
+    """d log p(target) / d hidden = (W[target] - p W) / temperature, kept as [N, H]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: torch.Tensor,
+        targets_N: torch.Tensor,
+        head_VH: torch.Tensor,
+        temperature: float,
+        chunk_tokens: int,
+    ) -> torch.Tensor:
+        logprobs_N = hidden_NH.new_empty(targets_N.shape, dtype=torch.float32)
+        gradients_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
+        for start in range(0, targets_N.numel(), chunk_tokens):
+            piece = slice(start, start + chunk_tokens)
+            targets_n = targets_N[piece]
+            logits_nV = torch.nn.functional.linear(hidden_NH[piece], head_VH).float().div_(temperature)
+            normaliser_n = logits_nV.logsumexp(dim=1)
+            logprobs_N[piece] = logits_nV.gather(1, targets_n[:, None]).squeeze(1) - normaliser_n
+            if gradients_NH is not None:
+                probs_nV = logits_nV.sub_(normaliser_n[:, None]).exp_().to(head_VH.dtype)
+                gradients_NH[piece] = (head_VH[targets_n] - probs_nV @ head_VH) / temperature
+        ctx.save_for_backward(gradients_NH)
+        return logprobs_N
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradients_NH,) = ctx.saved_tensors
+        return (gradients[0][:, None] * gradients_NH).to(gradients_NH.dtype), None, None, None, None

@@ -14,7 +14,7 @@ from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.metrics import JsonLines
 
 PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth", "vllm")
-MAY_CHANGE = ("steps", "output", "resume", "save_every")
+MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile")
 """Settings that a resumed run may be given anew; any other would make it another run."""
 
 

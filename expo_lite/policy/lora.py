@@ -51,6 +51,7 @@ class LoraPolicy:
         defaults: Any = GenerationConfig  # half typed
         self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate
 
+    @torch.profiler.record_function("sample")
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
     ) -> list[tuple[Completion, ...]]:
