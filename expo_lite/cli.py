@@ -127,6 +127,20 @@ class Hard(Configured):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan(Configured):
+    """Say what a training run will hold in memory, before anything is loaded, and which settings fit."""
+
+    settings: Annotated[config.PlanConfig, Inline]
+
+    def run(self) -> None:
+        """Check, then print the plan."""
+        config.check_plan(self.settings)
+        from expo_lite.plan_command import run_plan
+
+        run_plan(self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diagnose(Configured):
     """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
 
@@ -200,13 +214,14 @@ class Tasks(Common):
         print_tasks()
 
 
-Command = Train | Eval | Explain | Hard | Diagnose | Replicate | Grade | Models | Tasks
+Command = Train | Eval | Explain | Hard | Plan | Diagnose | Replicate | Grade | Models | Tasks
 
 SETTINGS: dict[str, tuple[Any, Any]] = {
     "train": (Train, config.TrainConfig),
     "eval": (Eval, config.EvalConfig),
     "explain": (Explain, config.ExplainConfig),
     "hard": (Hard, config.HardConfig),
+    "plan": (Plan, config.PlanConfig),
     "diagnose": (Diagnose, config.DiagnoseConfig),
     "replicate": (Replicate, config.ReplicateConfig),
 }

@@ -24,6 +24,11 @@ Backend = Literal["auto", "unsloth", "hf"]
 Sampler = Literal["auto", "own", "native", "vllm"]
 T = TypeVar("T")
 
+MOST_MICRO_BATCH_TOKENS = 16_384
+"""What a micro-batch has at most where the memory plan chooses: longer passes are no faster."""
+MOST_SAMPLING_ROWS = 256
+"""How many rows are decoded at most where the memory plan chooses."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
@@ -78,8 +83,8 @@ class SamplingConfig:
     """Nucleus of rollouts and explanations; below 1 the sampler's distribution is no longer the policy's."""
     max_completion_tokens: int | None = None
     """Longest completion; default by model (tiny 160, others 512 or 1024)."""
-    sampling_rows: int = 256
-    """Completions decoded at the same time."""
+    sampling_rows: int | None = None
+    """Completions decoded at the same time; default: what the memory plan allows, at most 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +160,8 @@ class OptimizerConfig:
     """Decoupled weight decay of the adapter."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    micro_batch_tokens: int = 16_384
-    """Tokens, padding included, in one forward and backward pass."""
+    micro_batch_tokens: int | None = None
+    """Tokens, padding included, in one forward and backward pass; default: what the memory plan allows, at most 16384."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,8 @@ class TrainConfig:
     """Run folder; default: runs/MODEL-TASK-METHOD-seedN."""
     resume: bool = False
     """Continue the newest whole checkpoint of the run folder."""
+    fit: Literal["auto", "off"] = "auto"
+    """auto: choose what is left open by the memory plan, and halve it when memory runs out; off: neither."""
     save_every: int = 20
     """Steps between checkpoints; the last two are kept."""
     profile: bool = False
@@ -239,6 +246,16 @@ class TrainConfig:
         """The peak learning rate, once `resolve` has filled it in."""
         assert self.optimizer.learning_rate is not None  # noqa: S101
         return self.optimizer.learning_rate
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens of a micro-batch: as given, or the most that a plan chooses."""
+        return self.optimizer.micro_batch_tokens or MOST_MICRO_BATCH_TOKENS
+
+    @property
+    def sampling_rows(self) -> int:
+        """Completions decoded at the same time: as given, or the most that a plan chooses."""
+        return self.sampling.sampling_rows or MOST_SAMPLING_ROWS
 
     @property
     def run_folder(self) -> Path:
@@ -306,7 +323,7 @@ def check(config: TrainConfig) -> None:
         (positive(sampling.temperature), f"temperature must be above 0, not {sampling.temperature}; GRPO needs samples that differ."),
         (0 < sampling.top_p <= 1, f"top_p must be above 0 and at most 1, not {sampling.top_p}."),
         (config.max_completion_tokens >= 1, f"max_completion_tokens must be at least 1, not {sampling.max_completion_tokens}."),
-        (sampling.sampling_rows >= 1, f"sampling_rows must be at least 1, not {sampling.sampling_rows}."),
+        (sampling.sampling_rows is None or sampling.sampling_rows >= 1, f"sampling_rows must be at least 1, not {sampling.sampling_rows}."),
         (expl.exp_sft_coef >= 0 and math.isfinite(expl.exp_sft_coef), f"exp_sft_coef must not be negative, not {expl.exp_sft_coef}."),
         (expl.explanation_refresh_steps >= 0, f"explanation_refresh_steps must not be negative, not {expl.explanation_refresh_steps}."),
         (expl.explanations_per_problem >= 1, f"explanations_per_problem must be at least 1, not {expl.explanations_per_problem}."),
@@ -321,7 +338,7 @@ def check(config: TrainConfig) -> None:
         (config.optimizer.warmup_steps >= 0, f"warmup_steps must not be negative, not {config.optimizer.warmup_steps}."),
         (config.optimizer.weight_decay >= 0, f"weight_decay must not be negative, not {config.optimizer.weight_decay}."),
         (positive(config.optimizer.max_grad_norm), f"max_grad_norm must be above 0, not {config.optimizer.max_grad_norm}."),
-        (config.optimizer.micro_batch_tokens >= 1, f"micro_batch_tokens must be at least 1, not {config.optimizer.micro_batch_tokens}."),
+        (config.optimizer.micro_batch_tokens is None or config.optimizer.micro_batch_tokens >= 1, f"micro_batch_tokens must be at least 1, not {config.optimizer.micro_batch_tokens}."),
         (config.optimizer.optimizer != "adamw-8bit" or has_gpu(), "optimizer 'adamw-8bit' needs a GPU; use 'adamw'."),
         (evaluation.eval_problems >= 0, f"eval_problems must not be negative, not {evaluation.eval_problems}."),
         (evaluation.eval_samples >= 1, f"eval_samples must be at least 1, not {evaluation.eval_samples}."),
@@ -706,3 +723,56 @@ def _check_measuring(config: EvalConfig | HardConfig | ExplainConfig | DiagnoseC
     ):  # fmt: skip
         if not holds:
             raise ConfigError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanConfig:
+    """What a training run will hold in memory, by part and phase, and the settings that fit."""
+
+    model: str | None = None
+    """Alias, OWNER/NAME in the hub's cache, folder or GGUF file, or all: every alias; default as for train."""
+    vram: tuple[float, ...] = ()
+    """Memory of the GPU in GiB; several compare sizes. Default: this machine's GPU, else its main memory."""
+    group_size: int = 8
+    """Completions a problem (G)."""
+    max_completion_tokens: int | None = None
+    """Longest completion; default by model."""
+    prompt_tokens: int = 512
+    """Longest prompt, that of an explanation included."""
+    bits: Literal[4, 16] = 4
+    """Quantisation of the base model."""
+    lora_rank: int = 16
+    """Rank of the adapter."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """As for train."""
+    sampler: Literal["own", "vllm"] = "own"
+    """vllm: count its cache and workspace, which stay in memory while training."""
+    micro_batch_tokens: int | None = None
+    """Take this instead of choosing."""
+    sampling_rows: int | None = None
+    """Take this instead of choosing."""
+    largest: bool = False
+    """Only the longest completion that fits, of each model and size."""
+    markdown: bool = False
+    """Print the comparison as a Markdown table."""
+    json: bool = False
+    """Print JSON."""
+
+
+def check_plan(config: PlanConfig) -> None:
+    """Every rule of a plan's settings that a type alone does not hold; raises ConfigError."""
+    numbers = (
+        "group_size",
+        "max_completion_tokens",
+        "prompt_tokens",
+        "lora_rank",
+        "micro_batch_tokens",
+        "sampling_rows",
+    )
+    for name in numbers:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}.")
+    for gib in config.vram:
+        if not positive(gib):
+            raise ConfigError(f"vram must be above 0, not {gib}; it is in GiB, as in --vram 24.")

@@ -11,7 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from expo_lite.checkpoint import write_atomically
-from expo_lite.config import DiagnoseConfig, ExplanationConfig, OptimizerConfig, check_diagnose, default_model, to_json
+from expo_lite.config import (
+    MOST_MICRO_BATCH_TOKENS,
+    DiagnoseConfig,
+    ExplanationConfig,
+    check_diagnose,
+    default_model,
+    to_json,
+)
 from expo_lite.diagnose import KINDS, LevelDiagnosis, chain_figures, diagnosis
 from expo_lite.errors import CheckpointError
 from expo_lite.explain import judge
@@ -90,7 +97,7 @@ def measure(
         params=params,
         seed=stream_seed(config.seed, "diagnose"),
     )
-    budget = OptimizerConfig().micro_batch_tokens
+    budget = MOST_MICRO_BATCH_TOKENS
     filters = ExplanationConfig(explanation_filter=config.explanation_filter)
     explanations = judge(policy, rolled.attempts, filters, token_budget=budget)
     figures = chain_figures(policy, rolled.groups, explanations, token_budget=budget)

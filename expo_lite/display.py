@@ -79,7 +79,8 @@ def _line(metrics: dict[str, float]) -> str:
     parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
     if "update/tokens_per_s" in metrics:
         parts.append(f"update {metrics['update/tokens_per_s']:,.0f} tok/s")
-    parts.append(f"peak {metrics['peak_memory_gib']:.1f} GiB")
+    planned = f" (planned {metrics['memory/planned_gib']:.1f})" if "memory/planned_gib" in metrics else ""
+    parts.append(f"peak {metrics['peak_memory_gib']:.1f} GiB{planned}")
     return " | ".join(parts)
 
 
@@ -97,8 +98,10 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def binned(values: Sequence[float], n_bins: int) -> list[float]:
-    """Means of at most `n_bins` stretches of about equal length."""
+    """Means of at most `n_bins` stretches of about equal length; none of nothing."""
     n_bins = min(n_bins, len(values))
+    if not values:
+        return []
     edges = [round(i * len(values) / n_bins) for i in range(n_bins + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from expo_lite.config import TrainConfig
 from expo_lite.explain import ExplanationStore, encode_target, judge
+from expo_lite.fit import Limits
 from expo_lite.methods import METHODS, Chain, Experience, chain_source
 from expo_lite.pairs import PairStore, make_pairs, score_pairs
 from expo_lite.policy.base import Policy
@@ -52,13 +53,14 @@ class Source:
     task: Task
     config: TrainConfig
     stores: Stores
+    limits: Limits
 
     @property
     def params(self) -> SamplingParams:
         """How a run samples for training."""
         sampling = self.config.sampling
         return SamplingParams(
-            sampling.temperature, self.config.max_completion_tokens, sampling.top_p, sampling.sampling_rows
+            sampling.temperature, self.config.max_completion_tokens, sampling.top_p, self.limits.sampling_rows
         )
 
     def gather(self, problems: Sequence[Problem], *, step: int) -> Gathered:
@@ -80,10 +82,11 @@ class Source:
             chosen = {p.problem_id: self._expert_ids(p) for p in self._imitable(groups)}
         else:
             chosen = {e.problem.problem_id: e.target_ids for e in explanations if e.accepted}
-        new, metrics = make_pairs(self.policy, groups, chosen, self.config)
+        limits, config = self.limits, self.config
+        new, metrics = limits.updating(lambda: make_pairs(self.policy, groups, chosen, limits.within(config)))
         store.put(new, step=step)
         pairs = [pair for p in problems if (pair := store.get(p, step=step)) is not None]
-        scored = score_pairs(self.policy, pairs, self.config)
+        scored = limits.updating(lambda: score_pairs(self.policy, pairs, limits.within(config)))
         experience = Experience(tuple(groups), (), progress, scored)
         return Gathered(experience, tuple(explanations), tuple(new), metrics | {"pairs/used": len(pairs)})
 
@@ -95,22 +98,24 @@ class Source:
         kept = {p.problem_id: e for p in problems if wants and (e := store.get(p, step=step))}
         missing = [p for p in problems if wants and p.problem_id not in kept]
         n = config.explanation.explanations_per_problem
-        rolled = roll_out(
-            self.policy,
-            self.task,
-            problems=problems,
-            to_explain=[] if only_failed else missing,
-            group_size=config.group_size,
-            n_explanations=n,
-            params=self.params,
-            seed=stream_seed(config.seed, "rollout", step),
+        rolled = self.limits.sampling(
+            lambda: roll_out(
+                self.policy,
+                self.task,
+                problems=problems,
+                to_explain=[] if only_failed else missing,
+                group_size=config.group_size,
+                n_explanations=n,
+                params=self.params,
+                seed=stream_seed(config.seed, "rollout", step),
+            )
         )
         groups, attempts = list(rolled.groups), list(rolled.attempts)
         if wants and only_failed:
             wrong = {group.problem.problem_id for group in groups if group.kind is GroupKind.ALL_WRONG}
             kept = {problem_id: e for problem_id, e in kept.items() if problem_id in wrong}
-            attempts = list(
-                roll_out(
+            later = self.limits.sampling(
+                lambda: roll_out(
                     self.policy,
                     self.task,
                     to_explain=[p for p in missing if p.problem_id in wrong],
@@ -118,9 +123,12 @@ class Source:
                     n_explanations=n,
                     params=self.params,
                     seed=stream_seed(config.seed, "explanation", step),
-                ).attempts
+                )
             )
-        new = judge(self.policy, attempts, config.explanation, token_budget=config.optimizer.micro_batch_tokens)
+            attempts = list(later.attempts)
+        new = self.limits.updating(
+            lambda: judge(self.policy, attempts, config.explanation, token_budget=self.limits.micro_batch_tokens)
+        )
         for explanation in new:
             store.put(explanation, step=step)
         return groups, [*kept.values(), *new]

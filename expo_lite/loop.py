@@ -20,10 +20,11 @@ from expo_lite.display import Display, binned, evaluation_table, sparkline
 from expo_lite.errors import CheckpointError, ConfigError, DivergedError
 from expo_lite.evaluate import Evaluation, evaluate
 from expo_lite.explain import leaks
+from expo_lite.fit import Limits, fitted, peak_memory_gib
 from expo_lite.gather import Source, Stores
 from expo_lite.grading import Grader
 from expo_lite.learn import learn, make_optimizer
-from expo_lite.memory import peak_memory_gib
+from expo_lite.memory import GIB
 from expo_lite.methods import METHODS, chain_source
 from expo_lite.metrics import explanation_metrics, group_metrics, sample_rows
 from expo_lite.pairs import dpo_metrics, pair_rows
@@ -33,7 +34,7 @@ from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Problem
 from expo_lite.rollout import draw
-from expo_lite.run_folder import RunFolder
+from expo_lite.run_folder import RunFolder, read_config
 from expo_lite.tasks import Task, load_task
 from expo_lite.trace import traced
 
@@ -55,6 +56,9 @@ class Run:
     held_out: list[Problem]
     optimizer: torch.optim.Optimizer
     stores: Stores
+    limits: Limits
+    planned_gib: float | None = None
+    """The peak of memory that the plan foresees, as it is measured; None without a plan."""
     step: int = 0
     """Steps done."""
 
@@ -67,6 +71,7 @@ def train(config: TrainConfig) -> None:
     """
     console = Console()
     folder = RunFolder(config.run_folder)
+    config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         problems, held_out = load_problems(task, config)
@@ -76,7 +81,12 @@ def train(config: TrainConfig) -> None:
         policy = load_policy(config.model_name, config.policy, seed=config.seed)
         if not config.resume:
             folder.create(config, device=describe(policy.device))
-        run = Run(config, folder, policy, task, problems, held_out, make_optimizer(policy, config), Stores(config))
+        optimizer, limits = make_optimizer(policy, config), Limits.of(config, warn=warning(console))
+        run = Run(config, folder, policy, task, problems, held_out, optimizer, Stores(config), limits)
+        if plan is not None:
+            run.planned_gib = plan.measurable_peak / GIB
+            if not plan.fits:
+                limits.warn(f"this run needs {plan.describe()}")
         if resumed_from is not None:
             restore(run, resumed_from)
             console.print(f"resumed at step {run.step} from '{resumed_from}'", soft_wrap=True)
@@ -96,11 +106,13 @@ def check_sampler(run: Run, console: Console) -> None:
     started = time.monotonic()
     shown = run.problems[:CHECKED_PROBLEMS]
     prompts = [encode(run.policy.tokenizer, p) for p in shown for encode in (encode_question, encode_explanation)]
-    mean = self_check(
-        run.policy,
-        prompts,
-        temperature=run.config.sampling.temperature,
-        token_budget=run.config.optimizer.micro_batch_tokens,
+    mean = run.limits.updating(
+        lambda: self_check(
+            run.policy,
+            prompts,
+            temperature=run.config.sampling.temperature,
+            token_budget=run.limits.micro_batch_tokens,
+        )
     )
     console.print(
         f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({time.monotonic() - started:.1f} s)",
@@ -143,7 +155,7 @@ def take_step(run: Run) -> dict[str, float]:
     """One step: sample groups and chains, update on them, write down what happened."""
     config, started = run.config, time.monotonic()
     problems = draw(run.problems, config.problems_per_step, step=run.step, seed=config.seed)
-    gathered = Source(run.policy, run.task, config, run.stores).gather(problems, step=run.step)
+    gathered = Source(run.policy, run.task, config, run.stores, run.limits).gather(problems, step=run.step)
     groups, explanations = gathered.experience.groups, gathered.explanations
     sampled = time.monotonic()
     rows = METHODS[config.method].rows(gathered.experience, config)
@@ -157,10 +169,12 @@ def take_step(run: Run) -> dict[str, float]:
         n_leaks = sum(leaks(explanation.completion.text) for explanation in explanations)
         metrics |= explanation_metrics(explanations, n_leaks)
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
-        metrics |= diagnose(run.policy, groups, explanations, token_budget=config.optimizer.micro_batch_tokens)
+        metrics |= run.limits.updating(
+            lambda: diagnose(run.policy, groups, explanations, token_budget=run.limits.micro_batch_tokens)
+        )
     learning = time.monotonic()
     good = last_good(run, before=run.step + 1)
-    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=good)
+    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)
     metrics |= dpo_metrics(gathered.experience.pairs, config)
     ended = time.monotonic()
     n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
@@ -175,6 +189,8 @@ def take_step(run: Run) -> dict[str, float]:
         "sampling/tokens_per_s": n_sampled / (sampled - started),
         "peak_memory_gib": peak_memory_gib(),
     }
+    if run.planned_gib is not None:
+        metrics["memory/planned_gib"] = run.planned_gib
     if metrics["update/n_rows"]:
         metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - learning)
     run.folder.samples.append(sample_rows(groups, explanations, step=run.step))
@@ -198,7 +214,7 @@ def save(run: Run) -> None:
         run.step,
         write_adapter=run.policy.save_adapter,
         optimizer=optimizer,
-        state=run.stores.to_json(),
+        state=run.stores.to_json() | {"limits": run.limits.to_json()},
         keep=KEEP_CHECKPOINTS,
     )
 
@@ -209,6 +225,7 @@ def restore(run: Run, folder: Path) -> None:
     run.policy.load_adapter(folder)
     checkpoint.restore_optimizer(run.optimizer, run.policy.parameters(), folder)
     run.stores.load_json(state)
+    run.limits.load_json(state.get("limits", {}))
     run.step = state["step"]
 
 
@@ -219,14 +236,16 @@ def evaluate_once(run: Run, step: int, console: Console) -> Evaluation | None:
         return done
     config = run.config
     console.print(f"evaluating on {len(run.held_out)} held-out problems ...", soft_wrap=True)
-    result = evaluate(
-        run.policy,
-        run.task,
-        run.held_out,
-        config.evaluation,
-        max_completion_tokens=config.max_completion_tokens,
-        rows=config.sampling.sampling_rows,
-        seed=0,
+    result = run.limits.sampling(
+        lambda: evaluate(
+            run.policy,
+            run.task,
+            run.held_out,
+            config.evaluation,
+            max_completion_tokens=config.max_completion_tokens,
+            rows=run.limits.sampling_rows,
+            seed=0,
+        )
     )
     checkpoint.write_atomically(run.folder.evaluation_file(step), json.dumps(result.to_json(), indent=2) + "\n")
     return result
@@ -253,10 +272,14 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
         console.print(evaluation_table(before, after))
     rows = run.folder.metrics.read()
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
-    trend = binned(values, TREND_BINS)
-    console.print(
-        f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}", soft_wrap=True
-    )
+    if trend := binned(values, TREND_BINS):
+        line = f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}"
+        console.print(line, soft_wrap=True)
+
+
+def warning(console: Console) -> Callable[[str], None]:
+    """What prints a line that begins with 'warning:'."""
+    return lambda line: console.print(f"warning: {line}", markup=False, soft_wrap=True)
 
 
 def describe(device: torch.device) -> str:

@@ -22,6 +22,7 @@ TIMES = (
     "sampling/tokens_per_s",
     "update/tokens_per_s",
     "peak_memory_gib",
+    "memory/planned_gib",
 )
 """What depends on the machine and its load, not on the run."""
 

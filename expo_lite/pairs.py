@@ -63,7 +63,7 @@ def _nats(
     policy: Policy, triples: Iterable[tuple[tuple[int, ...], ...]], config: TrainConfig
 ) -> list[tuple[float, float]]:
     rows = [Row(prompt, completion) for prompt, *both in triples for completion in both]
-    budget = config.optimizer.micro_batch_tokens
+    budget = config.micro_batch_tokens
     scored = score_rows(policy, rows, temperature=config.sampling.temperature, token_budget=budget)
     sums = [float(logprobs_T.sum()) for logprobs_T in scored]
     return list(zip(sums[::2], sums[1::2], strict=True))

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -86,6 +87,8 @@ def run_replicate(config: ReplicateConfig) -> None:
     console.print(claim_table(outcomes))
     for file in write_report(plan, results, outcomes, failures):
         console.print(f"written to: {file}", markup=False, soft_wrap=True)
+    if failures:
+        raise ExpoLiteError(f"{len(failures)} of the plan's parts failed, see above; --resume tries them again.")
 
 
 def base_job(plan: Plan) -> Job:
@@ -107,7 +110,7 @@ def diagnosis_jobs(plan: Plan) -> list[Job]:
             group_size=shared.group_size,
             max_completion_tokens=shared.max_completion_tokens,
             bits=shared.policy.bits,
-            sampling_rows=shared.sampling.sampling_rows,
+            sampling_rows=shared.sampling_rows,
             seed=seed,
             output=folder,
             data=shared.data,
@@ -135,7 +138,7 @@ def evaluate_base(config: TrainConfig, file: Path) -> None:
         task = load_task(config.task, grader=grader, options=config.data)
         problems = task.problems("test", limit=config.evaluation.eval_problems, seed=0)
         policy = load_policy(config.model_name, config.policy, seed=config.seed)
-        tokens, rows = config.max_completion_tokens, config.sampling.sampling_rows
+        tokens, rows = config.max_completion_tokens, config.sampling_rows
         result = evaluate(policy, task, problems, config.evaluation, max_completion_tokens=tokens, rows=rows, seed=0)
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
 
@@ -180,7 +183,7 @@ def carry_out(jobs: Iterable[Job], n_jobs: int, console: Console) -> dict[str, s
     failures: dict[str, str] = {}
     if not missing:
         return failures
-    context = multiprocessing.get_context("spawn")
+    context, started = multiprocessing.get_context("spawn"), time.monotonic()
     with ProcessPoolExecutor(n_jobs, context, _initialise, (_threads(n_jobs),)) as pool:
         futures = {pool.submit(job.carry_out): job for job in missing}
         try:
@@ -190,7 +193,8 @@ def carry_out(jobs: Iterable[Job], n_jobs: int, console: Console) -> dict[str, s
                 if failure is not None:
                     failures[job.name] = failure
                 outcome = "done" if failure is None else "failed"
-                console.print(f"{n_done}/{len(missing)} {job.name}: {outcome}", markup=False, soft_wrap=True)
+                so_far = f"{n_done}/{len(missing)}, {(time.monotonic() - started) / 60:.1f} min"
+                console.print(f"{job.name}: {outcome} ({so_far})", markup=False, soft_wrap=True)
         except BrokenProcessPool as error:
             raise ExpoLiteError(
                 "A run's process was killed, perhaps for want of memory: try fewer --jobs. --resume goes on."

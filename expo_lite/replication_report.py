@@ -71,7 +71,7 @@ def _markdown(plan: Plan, results: Results, outcomes: Sequence[Outcome], failure
     lines = [
         f"# The paper's claims on {config.model}, {config.task}",
         "",
-        f"{len(plan.seeds)} seeds, {config.steps} steps of {config.problems_per_step} problems with {config.group_size} completions each; "
+        f"Seeds {', '.join(map(str, plan.seeds))}; {config.steps} steps of {config.problems_per_step} problems with {config.group_size} completions each; "
         f"pass@{K} of {n.n_samples} samples a problem at temperature {results.base.temperature}, {n.n_problems} held-out problems a level. "
         "Percent, with Student's 95% intervals over seeds where there are several. A claim holds if it is true in every seed.",
         "",

@@ -56,13 +56,15 @@ SOUND = {
 
 
 def results(
-    changed: dict[str, RunResult] | None = None, seeds: tuple[int, ...] = (0,), **figures: float
+    changed: dict[str, RunResult] | None = None,
+    seeds: tuple[int, ...] = (0,),
+    figures: dict[str, float] | None = None,
 ) -> dict[int, Outcome]:
     """Outcomes by claim, with some runs of the last seed changed."""
     runs = {name: dict.fromkeys(seeds, sound) for name, sound in SOUND.items()}
     for name, other in (changed or {}).items():
         runs[name] = runs[name] | {seeds[-1]: other}
-    diagnoses = {seed: diagnosis(**(figures if seed == seeds[-1] else {})) for seed in seeds}
+    diagnoses = {seed: diagnosis(**(figures or {} if seed == seeds[-1] else {})) for seed in seeds}
     outcomes = judge_claims(Results(evaluation(BASE), runs, diagnoses, seeds))
     return {outcome.claim.number: outcome for outcome in outcomes}
 
@@ -100,7 +102,7 @@ def test_each_can_fail(number: int, changed: dict[str, RunResult]) -> None:
 
 @pytest.mark.parametrize(("number", "figures"), [(5, {"ratio": 1.7}), (6, {"lift": 1.0})])
 def test_the_diagnoses_can_fail(number: int, figures: dict[str, float]) -> None:
-    outcomes = results(**figures)
+    outcomes = results(figures=figures)
     assert [n for n, outcome in outcomes.items() if not outcome.holds] == [number]
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -207,6 +208,17 @@ def test_a_reply_that_never_ends_costs_its_time_limit_and_no_more(
     assert (verdict.correct, verdict.reason) == (False, "timeout")
     assert time.perf_counter() - start < 5
     assert right(every, problem, problem.answer)  # a new worker
+
+
+@needs_the_package
+def test_a_worker_that_somebody_kills_loses_no_verdict(every: ReasoningGym) -> None:
+    problem = every._problem("countdown", "test", 0)
+    process = WORKER._process
+    assert process is not None
+    threading.Timer(0.05, process.kill).start()
+    for _ in range(3):
+        assert right(every, problem, problem.answer)
+        time.sleep(0.04)
 
 
 @pytest.mark.parametrize("name", ["spiral_matrix", "countdown", "polynomial_multiplication", "n_queens"])
