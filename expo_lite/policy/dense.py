@@ -11,6 +11,8 @@ Axes: N tokens of all rows, I input and O output features, r rank.
 """
 
 import contextlib
+import ctypes
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -47,6 +49,14 @@ def dense_weights(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)  # the class's own is behind it
+        release_freed_memory()
+
+
+def release_freed_memory() -> None:
+    """Give the system back what has been freed: glibc keeps it else, and the update's peak comes on top. Milliseconds."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another libc has no such call
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @torch.no_grad()
