@@ -125,7 +125,7 @@ def logp_difference(batches: Sequence[MicroBatch], logprobs: Sequence[torch.Tens
     differences = [
         scored_T - torch.tensor(row.sampler_logprobs)
         for batch, logprobs_N in zip(batches, logprobs, strict=True)
-        for row, scored_T in zip(batch.rows, logprobs_N.cpu().split(batch.lengths), strict=True)
+        for row, scored_T in zip(batch.rows, torch.split(logprobs_N.cpu(), batch.lengths), strict=True)
         if row.sampler_logprobs
     ]
     if not differences:
