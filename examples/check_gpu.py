@@ -59,13 +59,15 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
 
     from expo_lite.batching import Row
     from expo_lite.config import TrainConfig, resolve
+    from expo_lite.fit import peak_memory_gib, reset_peak_memory
     from expo_lite.learn import learn, make_optimizer
-    from expo_lite.memory import peak_memory_gib, reset_peak_memory
+    from expo_lite.memory import CONTEXT, GIB, Workload, phases
     from expo_lite.policy.factory import load_policy
     from expo_lite.policy.scoring import score_rows
     from expo_lite.policy.self_check import self_check
     from expo_lite.prompts import encode_explanation, encode_question
     from expo_lite.records import Problem, SampleRequest, SamplingParams
+    from expo_lite.shapes import find_shape
 
     found: list[Finding] = []
     label = f"{backend}, {sampler}"
@@ -84,10 +86,19 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     config = resolve(TrainConfig(model=name, policy=PolicyConfig(backend=backend, sampler=sampler)))  # type: ignore[arg-type]
     policy = load_policy(name, config.policy, seed=0)
     tolerance = 1e-4 if policy.device.type == "cpu" else 0.1  # mean nats a token: fp32, bf16
-    note("load", "measured", f"{time.perf_counter() - started:.1f} s, peak {peak_memory_gib():.2f} GiB")
-    # planned memory belongs beside every measured peak here, once there is a plan to ask
+    load_s, load_gib = time.perf_counter() - started, peak_memory_gib()
     problems = [Problem(str(i), question, "7") for i, question in enumerate(QUESTIONS)]
     prompts = [encode(policy.tokenizer, p) for p in problems for encode in (encode_question, encode_explanation)]
+
+    kind = policy.device.type if policy.device.type == "cpu" else "gpu"
+    longest = max(len(prompt) for prompt in prompts)
+    workload = Workload(kind=kind, group_size=GROUP_SIZE, prompt_tokens=longest, completion_tokens=n_tokens, vllm=sampler == "vllm")  # type: ignore[arg-type]  # fmt: skip
+    n_rows = GROUP_SIZE * len(prompts)
+    tokens = min(config.micro_batch_tokens, n_rows * workload.width)
+    # what is measured is the allocator's, which does not see the context
+    unseen = CONTEXT["gpu"] if kind == "gpu" else 0.0
+    planned = {p.name: (p.peak - unseen) / GIB for p in phases(find_shape(name), workload, tokens, n_rows)}
+    note("load", "measured", f"{load_s:.1f} s, peak {load_gib:.2f} GiB, planned {planned['load']:.2f}")
 
     def agreement() -> tuple[bool, str]:
         mean = self_check(policy, prompts, temperature=1.0, token_budget=16_384)
@@ -102,7 +113,11 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     took_s = time.perf_counter() - started
     completions = [completion for row in sampled for completion in row]
     n = sum(len(completion.token_ids) for completion in completions)
-    note("sampling", "measured", f"{n / took_s:,.0f} tokens/s, peak {peak_memory_gib():.2f} GiB")
+    note(
+        "sampling",
+        "measured",
+        f"{n / took_s:,.0f} tokens/s, peak {peak_memory_gib():.2f} GiB, planned {planned['sampling']:.2f}",
+    )
 
     rows = [
         Row(c.prompt_ids, c.token_ids, advantage=(-1.0) ** i, weight=1 / n, sampler_logprobs=c.logprobs)
@@ -115,7 +130,11 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     metrics = learn(policy, optimizer, rows, config, step=config.optimizer.warmup_steps, last_good="none")
     took_s = time.perf_counter() - started
     speed = metrics["update/n_tokens"] / took_s
-    note("update", "measured", f"{speed:,.0f} tokens/s, peak {peak_memory_gib():.2f} GiB")
+    note(
+        "update",
+        "measured",
+        f"{speed:,.0f} tokens/s, peak {peak_memory_gib():.2f} GiB, planned {planned['update']:.2f}",
+    )
     mean = metrics["sampling/logp_difference/mean"]
     holds("what is trained is what was sampled", lambda: (mean < tolerance, f"{mean:.1e} nats a token"))
 

@@ -13,9 +13,10 @@ import torch
 class Row:
     """One completion to learn from, with the weight of each of its tokens in each term of the loss.
 
-    `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term; all are
-    final: nothing divides by a batch size afterwards. A term with weight 0 is absent. `sampler_logprobs` are the sampler's own,
-    one a completion token, where the policy being trained sampled this row; nothing but a metric depends on them.
+    `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term (below 0 for
+    a completion that is to become less probable); all are final: nothing divides by a batch size afterwards. A term with
+    weight 0 is absent. `sampler_logprobs` are the sampler's own, one a completion token, where the policy being trained
+    sampled this row; nothing but a metric depends on them.
     """
 
     prompt_ids: tuple[int, ...]

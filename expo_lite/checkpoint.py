@@ -1,14 +1,15 @@
 """Checkpoints: written whole or not at all, read back exactly, no pickle.
 
 A checkpoint is written beside its place, flushed to the disk and then renamed; `state.json` holds the size and SHA-256 of every
-other file, so that a damaged one is told from a whole one before anything is loaded. The optimiser's state is kept by parameter
-name, as tensors, and read on the CPU.
+other file and, in front, of itself, so that a damaged one is told from a whole one before anything is loaded. The optimiser's
+state is kept by parameter name and read on the CPU.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from expo_lite.errors import CheckpointError
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
+_NAME = re.compile(r"step-\d{6,}")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -75,8 +77,8 @@ def save(
         write_adapter(temporary)
         save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER)
         files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-        (temporary / STATE).write_text(json.dumps({"step": step, "files": files, **state}), encoding="utf-8")
-        for path in temporary.iterdir():
+        (temporary / STATE).write_bytes(_sealed(json.dumps({"step": step, "files": files, **state}).encode()))
+        for path in (*temporary.iterdir(), temporary):
             _flush(path)
         if final.exists():  # only one that failed the check is written again
             shutil.rmtree(final)
@@ -93,8 +95,13 @@ def save(
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoint folders, oldest first, whole or not."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    """All checkpoint folders, oldest first, whole or not; a folder of another name, such as a copy, is none."""
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of training steps in a checkpoint's name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
@@ -111,15 +118,15 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None if it is whole."""
     try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        files: Mapping[str, str] = state["files"]
+        sealed = (checkpoint / STATE).read_bytes()
+        if sealed != _sealed(b"{" + sealed[_SEAL_BYTES:]):
+            return f"{STATE} is not what was written"
+        files: Mapping[str, str] = load_state(checkpoint)["files"]
         for name, fingerprint in files.items():
             if _fingerprint(checkpoint / name) != fingerprint:
                 return f"{name} is not what was written"
     except OSError as error:
         return f"{Path(str(error.filename)).name}: {error.strerror}"
-    except (ValueError, KeyError, TypeError):
-        return f"{STATE} is unreadable"
     return None
 
 
@@ -132,12 +139,12 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """The optimiser's state as `PARAMETER//KEY` tensors on the CPU."""
+    """The optimiser's state as `PARAMETER//KEY` tensors on the CPU; a whole number as a tensor without axes."""
     return {
-        f"{name}//{key}": value.detach().cpu()
+        f"{name}//{key}": torch.as_tensor(value).detach().cpu()
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, torch.Tensor)
+        if isinstance(value, torch.Tensor | int)
     }
 
 
@@ -155,9 +162,18 @@ def restore_optimizer(
         if name not in parameters:
             raise CheckpointError(f"The optimiser state in '{checkpoint}' has '{name}', which this model does not.")
         parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU
-        device = torch.device("cpu") if value.dim() == 0 else parameter.device
-        optimizer.state[parameter][key] = value.to(device)
+        if value.dim() == 0:  # a count of steps: torch's AdamW has a float tensor on the CPU, bitsandbytes an int
+            optimizer.state[parameter][key] = value if value.is_floating_point() else int(value)
+        else:
+            optimizer.state[parameter][key] = value.to(parameter.device)
+
+
+def _sealed(text: bytes) -> bytes:
+    """A JSON object with the SHA-256 of its text as a new first entry."""
+    return b'{"sha256": "%s", ' % hashlib.sha256(text).hexdigest().encode() + text[1:]
+
+
+_SEAL_BYTES = len(_sealed(b""))
 
 
 def _fingerprint(path: Path) -> str:

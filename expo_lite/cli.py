@@ -17,6 +17,7 @@ import tyro
 from expo_lite import __version__, arguments, config
 from expo_lite.errors import CheckpointError, ConfigError, ExpoLiteError
 from expo_lite.presets import find_model
+from expo_lite.replication_plan import read_plan
 from expo_lite.tasks import check_name
 
 DESCRIPTION = f"""expo-lite {__version__}: teach a language model what it cannot yet do, by having it explain right answers to itself (ExPO).
@@ -126,6 +127,56 @@ class Hard(Configured):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan(Configured):
+    """Say what a training run will hold in memory, before anything is loaded, and which settings fit."""
+
+    settings: Annotated[config.PlanConfig, Inline]
+
+    def run(self) -> None:
+        """Check, then print the plan."""
+        config.check_plan(self.settings)
+        from expo_lite.plan_command import run_plan
+
+        run_plan(self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnose(Configured):
+    """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
+
+    settings: Annotated[config.DiagnoseConfig, Inline]
+
+    def run(self) -> None:
+        """Check, then measure."""
+        settings = self.settings
+        config.check_diagnose(settings)
+        _check_model(settings.model or config.default_model())
+        check_name(settings.task, settings.data, settings.levels)
+        from expo_lite.diagnose_command import run_diagnose
+
+        run_diagnose(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicate(Configured):
+    """Run a fixed plan of training runs, and show which of the paper's claims hold."""
+
+    settings: Annotated[config.ReplicateConfig, Inline]
+
+    def run(self) -> None:
+        """Check the whole plan, then carry it out."""
+        settings = self.settings
+        config.check_replicate(settings)
+        _check_model(settings.model or config.default_model())
+        plan = read_plan(settings)
+        for run in plan.runs.values():
+            check_name(settings.task, run.data, run.levels)
+        from expo_lite.replicate import run_replicate
+
+        run_replicate(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grade(Common):
     """Grade the replies of a JSONL file with fields gold and reply; with a label too, measure the grader itself."""
 
@@ -163,13 +214,16 @@ class Tasks(Common):
         print_tasks()
 
 
-Command = Train | Eval | Explain | Hard | Grade | Models | Tasks
+Command = Train | Eval | Explain | Hard | Plan | Diagnose | Replicate | Grade | Models | Tasks
 
 SETTINGS: dict[str, tuple[Any, Any]] = {
     "train": (Train, config.TrainConfig),
     "eval": (Eval, config.EvalConfig),
     "explain": (Explain, config.ExplainConfig),
     "hard": (Hard, config.HardConfig),
+    "plan": (Plan, config.PlanConfig),
+    "diagnose": (Diagnose, config.DiagnoseConfig),
+    "replicate": (Replicate, config.ReplicateConfig),
 }
 """The commands that take settings, and whose they are."""
 

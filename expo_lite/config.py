@@ -17,11 +17,17 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from expo_lite.errors import ConfigError
 from expo_lite.presets import OTHER, PRESETS, suggestion
 
-Method = Literal["grpo", "exp-grpo", "gt-sft-grpo"]
+Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
+GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
 ExplanationFilter = Literal["verified", "lift", "no-leak", "none"]
 Backend = Literal["auto", "unsloth", "hf"]
 Sampler = Literal["auto", "own", "native", "vllm"]
 T = TypeVar("T")
+
+MOST_MICRO_BATCH_TOKENS = 16_384
+"""What a micro-batch has at most where the memory plan chooses: longer passes are no faster."""
+MOST_SAMPLING_ROWS = 256
+"""How many rows are decoded at most where the memory plan chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +83,8 @@ class SamplingConfig:
     """Nucleus of rollouts and explanations; below 1 the sampler's distribution is no longer the policy's."""
     max_completion_tokens: int | None = None
     """Longest completion; default by model (tiny 160, others 512 or 1024)."""
-    sampling_rows: int = 256
-    """Completions decoded at the same time."""
+    sampling_rows: int | None = None
+    """Completions decoded at the same time; default: what the memory plan allows, at most 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +92,13 @@ class ExplanationConfig:
     """Self-explanations: the settings that the paper leaves open."""
 
     exp_sft_coef: float = 0.04
-    """Weight of the supervised term on explanations (expert chains for gt-sft-grpo); the paper's beta."""
+    """Weight of the supervised term on explanations (exp-grpo) or expert chains (gt-sft-grpo); the paper's beta."""
     exp_sft_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How exp_sft_coef falls to 0 over the run."""
     exp_sft_normalisation: Literal["token", "sequence"] = "token"
     """token: mean over the tokens of a chain, like the GRPO term; sequence: their sum."""
     explain: Literal["all", "all-wrong"] = "all"
-    """Which problems get a chain: all of them, or those whose whole group is wrong."""
+    """Which problems get a chain: all of them, or those whose whole group is wrong (star: always these)."""
     explanation_refresh_steps: int = 1
     """An explanation is used again until it is this many steps old; 1: always a new one, 0: made once."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
@@ -123,6 +129,22 @@ class LossConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DpoConfig:
+    """Pairs and loss of exp-dpo."""
+
+    pairs: Literal["offline", "online"] = "online"
+    """exp-dpo: pairs of the initial policy, each made once; or of the policy as it is, made anew."""
+    pair_refresh_steps: int = 10
+    """exp-dpo, online: a pair is used again until it is this many steps old; 1: always a new one."""
+    chosen: Literal["explanation", "expert"] = "explanation"
+    """exp-dpo: what is preferred to the policy's own wrong completion, its self-explanation or the expert chain."""
+    dpo_beta: float = 0.1
+    """exp-dpo: how strongly the policy is held to the base model."""
+    dpo_sft_coef: float = 0.0
+    """exp-dpo: weight of an added supervised term on the chosen side, a mean over its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
 class OptimizerConfig:
     """The update."""
 
@@ -138,8 +160,8 @@ class OptimizerConfig:
     """Decoupled weight decay of the adapter."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    micro_batch_tokens: int = 16_384
-    """Tokens, padding included, in one forward and backward pass."""
+    micro_batch_tokens: int | None = None
+    """Tokens, padding included, in one forward and backward pass; default: what the memory plan allows, at most 16384."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +204,12 @@ class TrainConfig:
     """Run folder; default: runs/MODEL-TASK-METHOD-seedN."""
     resume: bool = False
     """Continue the newest whole checkpoint of the run folder."""
+    fit: Literal["auto", "off"] = "auto"
+    """auto: choose what is left open by the memory plan, and halve it when memory runs out; off: neither."""
     save_every: int = 20
     """Steps between checkpoints; the last two are kept."""
+    profile: bool = False
+    """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder; open it in ui.perfetto.dev."""
     diagnostics_every: int = 10
     """Steps between measurements of the expert chain's likelihood and the answer lift; 0: never."""
     train_problems: int | None = None
@@ -193,6 +219,7 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     explanation: ExplanationConfig = field(default_factory=ExplanationConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -219,6 +246,16 @@ class TrainConfig:
         """The peak learning rate, once `resolve` has filled it in."""
         assert self.optimizer.learning_rate is not None  # noqa: S101
         return self.optimizer.learning_rate
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens of a micro-batch: as given, or the most that a plan chooses."""
+        return self.optimizer.micro_batch_tokens or MOST_MICRO_BATCH_TOKENS
+
+    @property
+    def sampling_rows(self) -> int:
+        """Completions decoded at the same time: as given, or the most that a plan chooses."""
+        return self.sampling.sampling_rows or MOST_SAMPLING_ROWS
 
     @property
     def run_folder(self) -> Path:
@@ -286,7 +323,7 @@ def check(config: TrainConfig) -> None:
         (positive(sampling.temperature), f"temperature must be above 0, not {sampling.temperature}; GRPO needs samples that differ."),
         (0 < sampling.top_p <= 1, f"top_p must be above 0 and at most 1, not {sampling.top_p}."),
         (config.max_completion_tokens >= 1, f"max_completion_tokens must be at least 1, not {sampling.max_completion_tokens}."),
-        (sampling.sampling_rows >= 1, f"sampling_rows must be at least 1, not {sampling.sampling_rows}."),
+        (sampling.sampling_rows is None or sampling.sampling_rows >= 1, f"sampling_rows must be at least 1, not {sampling.sampling_rows}."),
         (expl.exp_sft_coef >= 0 and math.isfinite(expl.exp_sft_coef), f"exp_sft_coef must not be negative, not {expl.exp_sft_coef}."),
         (expl.explanation_refresh_steps >= 0, f"explanation_refresh_steps must not be negative, not {expl.explanation_refresh_steps}."),
         (expl.explanations_per_problem >= 1, f"explanations_per_problem must be at least 1, not {expl.explanations_per_problem}."),
@@ -294,11 +331,14 @@ def check(config: TrainConfig) -> None:
         (0 <= loss.clip_low <= 1, f"clip_low must be between 0 and 1, not {loss.clip_low}."),
         (loss.clip_high >= 0, f"clip_high must not be negative, not {loss.clip_high}."),
         (loss.updates_per_batch >= 1, f"updates_per_batch must be at least 1, not {loss.updates_per_batch}."),
+        (config.dpo.pair_refresh_steps >= 1, f"pair_refresh_steps must be at least 1, not {config.dpo.pair_refresh_steps}."),
+        (positive(config.dpo.dpo_beta), f"dpo_beta must be above 0, not {config.dpo.dpo_beta}."),
+        (config.dpo.dpo_sft_coef >= 0 and math.isfinite(config.dpo.dpo_sft_coef), f"dpo_sft_coef must not be negative, not {config.dpo.dpo_sft_coef}."),
         (positive(config.learning_rate), f"learning_rate must be above 0, not {config.learning_rate}."),
         (config.optimizer.warmup_steps >= 0, f"warmup_steps must not be negative, not {config.optimizer.warmup_steps}."),
         (config.optimizer.weight_decay >= 0, f"weight_decay must not be negative, not {config.optimizer.weight_decay}."),
         (positive(config.optimizer.max_grad_norm), f"max_grad_norm must be above 0, not {config.optimizer.max_grad_norm}."),
-        (config.optimizer.micro_batch_tokens >= 1, f"micro_batch_tokens must be at least 1, not {config.optimizer.micro_batch_tokens}."),
+        (config.optimizer.micro_batch_tokens is None or config.optimizer.micro_batch_tokens >= 1, f"micro_batch_tokens must be at least 1, not {config.optimizer.micro_batch_tokens}."),
         (config.optimizer.optimizer != "adamw-8bit" or has_gpu(), "optimizer 'adamw-8bit' needs a GPU; use 'adamw'."),
         (evaluation.eval_problems >= 0, f"eval_problems must not be negative, not {evaluation.eval_problems}."),
         (evaluation.eval_samples >= 1, f"eval_samples must be at least 1, not {evaluation.eval_samples}."),
@@ -310,6 +350,28 @@ def check(config: TrainConfig) -> None:
         if not holds:
             raise ConfigError(message)
     _check_filter(expl.explanation_filter)
+    _check_method(config)
+
+
+def _check_method(config: TrainConfig) -> None:
+    """Settings that the method has no use for, or cannot work with."""
+    method, dpo = config.method, config.dpo
+    for_grpo = [name for name in _changed(config.loss) if name != "updates_per_batch"]
+    rules = [
+        (method == "exp-dpo" or not _changed(dpo), f"{', '.join(_changed(dpo))} set, but only method 'exp-dpo' makes pairs, not '{method}'."),
+        (method in GRPO_METHODS or not for_grpo, f"{', '.join(for_grpo)} set, but only {', '.join(GRPO_METHODS)} have the GRPO loss, not '{method}'."),
+        (dpo.pairs == "online" or "pair_refresh_steps" not in _changed(dpo), "pair_refresh_steps is for pairs 'online'; pairs 'offline' are made once."),
+        (method != "exp-dpo" or config.explanation.explanation_refresh_steps == 1, "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so explanations, are made anew."),
+        (method != "exp-dpo" or config.loss.updates_per_batch == 1, f"updates_per_batch must be 1 for method 'exp-dpo', not {config.loss.updates_per_batch}: the weights of pairs are those before the update."),
+    ]  # fmt: skip
+    for holds, message in rules:
+        if not holds:
+            raise ConfigError(message)
+
+
+def _changed(group: Any) -> list[str]:
+    """The settings of a group that are not at their default."""
+    return [f.name for f in dataclasses.fields(group) if getattr(group, f.name) != f.default]
 
 
 def _backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tuple[bool, str]]:
@@ -533,6 +595,80 @@ class ExplainConfig:
         return self.n
 
 
+@dataclass(frozen=True, slots=True)
+class DiagnoseConfig:
+    """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
+
+    model: str | None = None
+    """Alias, OWNER/NAME, folder, GGUF file, run folder or adapter; default: tiny without a GPU, qwen2.5-3b with one."""
+    base_model: str | None = None
+    """The model below an adapter folder that does not name one that is here."""
+    task: str = "arithmetic"
+    """Where the problems come from."""
+    split: Literal["train", "test"] = "train"
+    """Which problems."""
+    levels: tuple[int, ...] = ()
+    """Levels to measure; default: all."""
+    problems: int = 32
+    """Problems a level (in all, where there are no levels)."""
+    group_size: int = 8
+    """Own completions a problem, for the fraction of all-wrong groups."""
+    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
+    """What an explanation must pass: verified, lift, no-leak or none, as in training."""
+    temperature: float = 1.0
+    """Of completions and explanations; as in training."""
+    top_p: float = 1.0
+    """Nucleus of completions and explanations."""
+    max_completion_tokens: int | None = None
+    """Longest completion; default: the run's own, else by model."""
+    sampling_rows: int = 256
+    """Completions decoded at the same time."""
+    bits: Literal[4, 16] | None = None
+    """Quantisation of the model; default: the run's own, else 4."""
+    backend: Backend | None = None
+    """unsloth, hf or auto, as in training; default: the run's own, else auto."""
+    sampler: Sampler | None = None
+    """own, native, vllm or auto, as in training; default: the run's own, else auto."""
+    seed: int = 0
+    """Of completions and explanations; which problems are taken does not depend on it."""
+    output: Path | None = None
+    """Folder for the figures and samples; default: runs/diagnose-MODEL-TASK."""
+    data: TaskOptions = field(default_factory=TaskOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicateConfig:
+    """Run a fixed plan of training runs, and show which of the paper's claims hold."""
+
+    model: str | None = None
+    """Alias, OWNER/NAME, folder or GGUF file; default: tiny without a GPU, qwen2.5-3b with one."""
+    task: str = "arithmetic"
+    """What to train on and be measured on; it must have levels."""
+    plan: Path | None = None
+    """TOML file with the plan; default: examples/replicate.toml."""
+    quick: bool = False
+    """The plan's quick form: one seed, fewer steps."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of the runs; default: the plan's."""
+    jobs: int | None = None
+    """Runs side by side, which share the cores; default: as many as there are cores, 1 with a GPU."""
+    output: Path | None = None
+    """Folder for run folders and results; default: runs/replicate-MODEL-TASK."""
+    resume: bool = False
+    """Go on with what the output folder already has; what is finished is not run again."""
+
+
+def check_replicate(config: ReplicateConfig) -> None:
+    """Every rule of a replication's settings that a type alone does not hold; raises ConfigError."""
+    for holds, message in (
+        (config.jobs is None or config.jobs >= 1, f"jobs must be at least 1, not {config.jobs}."),
+        (all(seed >= 0 for seed in config.seeds), f"no seed may be negative: {', '.join(map(str, config.seeds))}."),
+        (len(set(config.seeds)) == len(config.seeds), f"seeds must differ: {', '.join(map(str, config.seeds))}."),
+    ):
+        if not holds:
+            raise ConfigError(message)
+
+
 def check_eval(config: EvalConfig) -> None:
     """Every rule of an evaluation's settings that a type alone does not hold; raises ConfigError."""
     _check_measuring(config)
@@ -558,6 +694,14 @@ def check_explain(config: ExplainConfig) -> None:
     _check_filter(config.explanation_filter)
 
 
+def check_diagnose(config: DiagnoseConfig) -> None:
+    """Every rule of a diagnosis's settings that a type alone does not hold; raises ConfigError."""
+    _check_measuring(config)
+    _check_filter(config.explanation_filter)
+    if config.group_size < 1:
+        raise ConfigError(f"group_size must be at least 1, not {config.group_size}.")
+
+
 def _check_filter(filters: tuple[ExplanationFilter, ...]) -> None:
     if not filters:
         raise ConfigError("explanation_filter must not be empty; 'none' accepts every explanation.")
@@ -565,7 +709,7 @@ def _check_filter(filters: tuple[ExplanationFilter, ...]) -> None:
         raise ConfigError("explanation_filter 'none' cannot be combined with another filter.")
 
 
-def _check_measuring(config: EvalConfig | HardConfig | ExplainConfig) -> None:
+def _check_measuring(config: EvalConfig | HardConfig | ExplainConfig | DiagnoseConfig) -> None:
     longest = config.max_completion_tokens
     for holds, message in (
         (config.split in ("train", "test"), f"split must be train or test, not {config.split}."),
@@ -579,3 +723,56 @@ def _check_measuring(config: EvalConfig | HardConfig | ExplainConfig) -> None:
     ):  # fmt: skip
         if not holds:
             raise ConfigError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanConfig:
+    """What a training run will hold in memory, by part and phase, and the settings that fit."""
+
+    model: str | None = None
+    """Alias, OWNER/NAME in the hub's cache, folder or GGUF file, or all: every alias; default as for train."""
+    vram: tuple[float, ...] = ()
+    """Memory of the GPU in GiB; several compare sizes. Default: this machine's GPU, else its main memory."""
+    group_size: int = 8
+    """Completions a problem (G)."""
+    max_completion_tokens: int | None = None
+    """Longest completion; default by model."""
+    prompt_tokens: int = 512
+    """Longest prompt, that of an explanation included."""
+    bits: Literal[4, 16] = 4
+    """Quantisation of the base model."""
+    lora_rank: int = 16
+    """Rank of the adapter."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """As for train."""
+    sampler: Literal["own", "vllm"] = "own"
+    """vllm: count its cache and workspace, which stay in memory while training."""
+    micro_batch_tokens: int | None = None
+    """Take this instead of choosing."""
+    sampling_rows: int | None = None
+    """Take this instead of choosing."""
+    largest: bool = False
+    """Only the longest completion that fits, of each model and size."""
+    markdown: bool = False
+    """Print the comparison as a Markdown table."""
+    json: bool = False
+    """Print JSON."""
+
+
+def check_plan(config: PlanConfig) -> None:
+    """Every rule of a plan's settings that a type alone does not hold; raises ConfigError."""
+    numbers = (
+        "group_size",
+        "max_completion_tokens",
+        "prompt_tokens",
+        "lora_rank",
+        "micro_batch_tokens",
+        "sampling_rows",
+    )
+    for name in numbers:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}.")
+    for gib in config.vram:
+        if not positive(gib):
+            raise ConfigError(f"vram must be above 0, not {gib}; it is in GiB, as in --vram 24.")

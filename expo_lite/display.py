@@ -66,23 +66,28 @@ class Display:
 
 
 def _line(metrics: dict[str, float]) -> str:
-    parts = [
-        f"reward {metrics['reward']:.3f}",
-        f"all-wrong {metrics['frac_all_wrong']:.0%} mixed {metrics['frac_mixed']:.0%} all-right {metrics['frac_all_correct']:.0%}",
-    ]  # fmt: skip
+    parts = []
+    if "reward" in metrics:  # nothing is sampled where every problem has a kept pair
+        parts += [
+            f"reward {metrics['reward']:.3f}",
+            f"all-wrong {metrics['frac_all_wrong']:.0%} mixed {metrics['frac_mixed']:.0%} all-right {metrics['frac_all_correct']:.0%}",
+        ]  # fmt: skip
+    if "dpo_loss" in metrics:
+        parts.append(f"{metrics['pairs/used']:.0f} pairs, loss {metrics['dpo_loss']:.3f}")
     if "expo/explanation_accept_rate" in metrics:
         parts.append(f"explanations accepted {metrics['expo/explanation_accept_rate']:.0%}")
     parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
     if "update/tokens_per_s" in metrics:
         parts.append(f"update {metrics['update/tokens_per_s']:,.0f} tok/s")
-    parts.append(f"peak {metrics['peak_memory_gib']:.1f} GiB")
+    planned = f" (planned {metrics['memory/planned_gib']:.1f})" if "memory/planned_gib" in metrics else ""
+    parts.append(f"peak {metrics['peak_memory_gib']:.1f} GiB{planned}")
     return " | ".join(parts)
 
 
 def _panel(metrics: dict[str, float]) -> list[RenderableType]:
     bar = Text("groups  ")
     for name, style in (("frac_all_wrong", "red"), ("frac_mixed", "yellow"), ("frac_all_correct", "green")):
-        bar.append("█" * round(metrics[name] * BAR_WIDTH), style=style)
+        bar.append("█" * round(metrics.get(name, 0.0) * BAR_WIDTH), style=style)
     bar.append("  all wrong / mixed / all right", style="dim")
     return [bar, Text(_line(metrics))]
 
@@ -93,8 +98,10 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def binned(values: Sequence[float], n_bins: int) -> list[float]:
-    """Means of at most `n_bins` stretches of about equal length."""
+    """Means of at most `n_bins` stretches of about equal length; none of nothing."""
     n_bins = min(n_bins, len(values))
+    if not values:
+        return []
     edges = [round(i * len(values) / n_bins) for i in range(n_bins + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
 

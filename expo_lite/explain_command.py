@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from expo_lite.config import ExplainConfig, ExplanationConfig, OptimizerConfig, check_explain, default_model
+from expo_lite.config import MOST_MICRO_BATCH_TOKENS, ExplainConfig, ExplanationConfig, check_explain, default_model
 from expo_lite.explain import judge, leaks, refusals
 from expo_lite.grading import Grader
 from expo_lite.locate import locate
@@ -42,7 +42,7 @@ def run_explain(config: ExplainConfig) -> None:
         seed = stream_seed(config.seed, "explain")
         attempts = roll_out(policy, task, to_explain=problems, group_size=1, params=params, seed=seed).attempts
     filters = ExplanationConfig(explanation_filter=config.explanation_filter)
-    explanations = judge(policy, attempts, filters, token_budget=OptimizerConfig().micro_batch_tokens)
+    explanations = judge(policy, attempts, filters, token_budget=MOST_MICRO_BATCH_TOKENS)
     console = Console()
     for explanation in explanations:
         _show(explanation, console)

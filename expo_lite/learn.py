@@ -5,7 +5,7 @@ the optimiser has not yet moved. Either way the same scorer makes old, new and r
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from expo_lite.batching import MicroBatch, Row, micro_batches
 from expo_lite.config import TrainConfig
 from expo_lite.errors import DivergedError
+from expo_lite.fit import Limits
 from expo_lite.objectives import grpo_loss, scheduled, sft_loss
 from expo_lite.policy.base import Policy
 
@@ -53,7 +54,8 @@ class Totals:
     n_kl_tokens: int = 0
     n_sft_tokens: int = 0
     n_tokens: int = 0
-    old_logprobs: list[torch.Tensor] = field(default_factory=list)
+    old_logprobs: dict[int, torch.Tensor] = field(default_factory=dict)
+    """By row, so that they outlast another split into micro-batches."""
 
     @classmethod
     def zero(cls, device: torch.device) -> "Totals":
@@ -62,6 +64,7 @@ class Totals:
         return cls(loss, kl_nats, n_clipped, sft_nats)
 
 
+@torch.profiler.record_function("update")
 def learn(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
@@ -70,6 +73,7 @@ def learn(
     *,
     step: int,
     last_good: str,
+    limits: Limits | None = None,
 ) -> dict[str, float]:
     """Take `updates_per_batch` optimiser steps on the rows; returns metrics of the last pass.
 
@@ -77,6 +81,7 @@ def learn(
 
     Raises:
         DivergedError: a loss or gradient is not finite; the adapter has not been changed by it.
+        ModelError: the memory does not hold a single row's pass; the adapter has not been changed by it.
     """  # fmt: skip
     useful = [row for row in rows if row.has_gradient]
     rate = learning_rate(config, step)
@@ -85,24 +90,29 @@ def learn(
         return metrics
     for group in optimizer.param_groups:
         group["lr"] = rate
-    batches = micro_batches(
-        useful, token_budget=config.optimizer.micro_batch_tokens, pad_id=policy.pad_id, device=policy.device
-    )
+    limits = limits or Limits.of(config)
+    one_row = 2 * min(row.n_tokens for row in useful) - 1
     parameters = list(policy.parameters().values())
-    old_logprobs: list[torch.Tensor] | None = None
+    old_logprobs: dict[int, torch.Tensor] | None = None
+
+    def one_pass() -> Totals:
+        optimizer.zero_grad(set_to_none=True)  # also what a pass that ran out of memory has accumulated
+        tokens = limits.micro_batch_tokens
+        batches = micro_batches(useful, token_budget=tokens, pad_id=policy.pad_id, device=policy.device)
+        return accumulate(policy, batches, config, old_logprobs)
+
     for _ in range(config.loss.updates_per_batch):
-        optimizer.zero_grad(set_to_none=True)
-        totals = accumulate(policy, batches, config, old_logprobs)
+        totals = limits.updating(one_pass, one_row=one_row)
         if old_logprobs is None:
             old_logprobs = totals.old_logprobs
-            metrics |= logp_difference(batches, old_logprobs)
+            metrics |= logp_difference(useful, old_logprobs)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
         loss = float(totals.loss)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             optimizer.zero_grad(set_to_none=True)
             raise DivergedError(
                 f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
-                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew, or --resume from it."
+                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to the same."
             )
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -116,17 +126,14 @@ def learn(
     return metrics
 
 
-def logp_difference(batches: Sequence[MicroBatch], logprobs: Sequence[torch.Tensor]) -> dict[str, float]:
+def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -> dict[str, float]:
     """How far the sampler's log-probabilities are from the scorer's of the same policy, nats a token: mean and largest.
 
     Costs nothing: the update needs the scorer's values anyway. About 1e-6 in fp32 and 1e-2 in bf16; more is a sampler that has
     another adapter, model or setting than what is trained. Chains sampled after another prompt have no part in it.
     """
     differences = [
-        scored_T - torch.tensor(row.sampler_logprobs)
-        for batch, logprobs_N in zip(batches, logprobs, strict=True)
-        for row, scored_T in zip(batch.rows, torch.split(logprobs_N.cpu(), batch.lengths), strict=True)
-        if row.sampler_logprobs
+        logprobs[i].cpu() - torch.tensor(row.sampler_logprobs) for i, row in enumerate(rows) if row.sampler_logprobs
     ]
     if not differences:
         return {}
@@ -138,21 +145,22 @@ def logp_difference(batches: Sequence[MicroBatch], logprobs: Sequence[torch.Tens
 
 
 def accumulate(
-    policy: Policy, batches: Sequence[MicroBatch], config: TrainConfig, old_logprobs: Sequence[torch.Tensor] | None
+    policy: Policy, batches: Sequence[MicroBatch], config: TrainConfig, old_logprobs: Mapping[int, torch.Tensor] | None
 ) -> Totals:
     """One pass over the micro-batches: gradients are summed into the adapter, nothing is divided."""
     totals = Totals.zero(policy.device)
     loss_config, temperature = config.loss, config.sampling.temperature
-    for i, batch in enumerate(batches):
+    for batch in batches:
         ref_logprobs_N = None
-        if bool((batch.kl_weights_N != 0).any()):
+        if any(row.kl_weight for row in batch.rows):
             with policy.reference():
                 ref_logprobs_N = policy.logprobs(batch, temperature=temperature).detach()
         logprobs_N = policy.logprobs(batch, temperature=temperature)
-        totals.old_logprobs.append(logprobs_N.detach())
+        pieces = torch.split(logprobs_N.detach(), batch.lengths)
+        totals.old_logprobs |= dict(zip(batch.indices, pieces, strict=True))
         terms = grpo_loss(
             logprobs_N,
-            logprobs_N.detach() if old_logprobs is None else old_logprobs[i],
+            logprobs_N.detach() if old_logprobs is None else torch.cat([old_logprobs[i] for i in batch.indices]),
             ref_logprobs_N,
             batch.advantages_N,
             batch.weights_N,
@@ -163,12 +171,12 @@ def accumulate(
         )
         loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
         loss.backward()  # type: ignore[no-untyped-call]
-        supervised_N = batch.sft_weights_N != 0
+        imitated_N = batch.sft_weights_N > 0  # below 0: a rejected completion
         totals.loss += loss.detach()
         totals.kl_nats += terms.kl_nats
         totals.n_clipped += terms.n_clipped
-        totals.sft_nats -= logprobs_N.detach()[supervised_N].sum()
-        totals.n_sft_tokens += sum(len(row.completion_ids) for row in batch.rows if row.sft_weight)
+        totals.sft_nats -= logprobs_N.detach().where(imitated_N, 0.0).sum()
+        totals.n_sft_tokens += sum(len(row.completion_ids) for row in batch.rows if row.sft_weight > 0)
         totals.n_policy_tokens += sum(len(row.completion_ids) for row in batch.rows if row.weight)
         totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if ref_logprobs_N is not None)
         totals.n_tokens += sum(row.n_tokens for row in batch.rows)

@@ -2,13 +2,13 @@
 
 import contextlib
 import json
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,22 +17,26 @@ from expo_lite import checkpoint
 from expo_lite.config import TrainConfig
 from expo_lite.diagnose import diagnose
 from expo_lite.display import Display, binned, evaluation_table, sparkline
-from expo_lite.errors import ConfigError
+from expo_lite.errors import CheckpointError, ConfigError, DivergedError
 from expo_lite.evaluate import Evaluation, evaluate
-from expo_lite.explain import ExplanationStore, encode_target, judge, leaks
+from expo_lite.explain import leaks
+from expo_lite.fit import Limits, fitted, peak_memory_gib
+from expo_lite.gather import Source, Stores
 from expo_lite.grading import Grader
 from expo_lite.learn import learn, make_optimizer
-from expo_lite.memory import peak_memory_gib
-from expo_lite.methods import METHODS, Chain, Experience
+from expo_lite.memory import GIB
+from expo_lite.methods import METHODS, chain_source
 from expo_lite.metrics import explanation_metrics, group_metrics, sample_rows
+from expo_lite.pairs import dpo_metrics, pair_rows
 from expo_lite.policy.base import Policy
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question
-from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
-from expo_lite.rollout import draw, roll_out, stream_seed
-from expo_lite.run_folder import RunFolder
+from expo_lite.records import Problem
+from expo_lite.rollout import draw
+from expo_lite.run_folder import RunFolder, read_config
 from expo_lite.tasks import Task, load_task
+from expo_lite.trace import traced
 
 KEEP_CHECKPOINTS = 2
 CHECKED_PROBLEMS = 32
@@ -51,17 +55,12 @@ class Run:
     problems: list[Problem]
     held_out: list[Problem]
     optimizer: torch.optim.Optimizer
-    store: ExplanationStore
+    stores: Stores
+    limits: Limits
+    planned_gib: float | None = None
+    """The peak of memory that the plan foresees, as it is measured; None without a plan."""
     step: int = 0
     """Steps done."""
-
-    @property
-    def params(self) -> SamplingParams:
-        """How this run samples for training."""
-        sampling = self.config.sampling
-        return SamplingParams(
-            sampling.temperature, self.config.max_completion_tokens, sampling.top_p, sampling.sampling_rows
-        )
 
 
 def train(config: TrainConfig) -> None:
@@ -72,6 +71,7 @@ def train(config: TrainConfig) -> None:
     """
     console = Console()
     folder = RunFolder(config.run_folder)
+    config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         problems, held_out = load_problems(task, config)
@@ -81,8 +81,12 @@ def train(config: TrainConfig) -> None:
         policy = load_policy(config.model_name, config.policy, seed=config.seed)
         if not config.resume:
             folder.create(config, device=describe(policy.device))
-        store = ExplanationStore(config.explanation.explanation_refresh_steps)
-        run = Run(config, folder, policy, task, problems, held_out, make_optimizer(policy, config), store)
+        optimizer, limits = make_optimizer(policy, config), Limits.of(config, warn=warning(console))
+        run = Run(config, folder, policy, task, problems, held_out, optimizer, Stores(config), limits)
+        if plan is not None:
+            run.planned_gib = plan.measurable_peak / GIB
+            if not plan.fits:
+                limits.warn(f"this run needs {plan.describe()}")
         if resumed_from is not None:
             restore(run, resumed_from)
             console.print(f"resumed at step {run.step} from '{resumed_from}'", soft_wrap=True)
@@ -102,11 +106,13 @@ def check_sampler(run: Run, console: Console) -> None:
     started = time.monotonic()
     shown = run.problems[:CHECKED_PROBLEMS]
     prompts = [encode(run.policy.tokenizer, p) for p in shown for encode in (encode_question, encode_explanation)]
-    mean = self_check(
-        run.policy,
-        prompts,
-        temperature=run.config.sampling.temperature,
-        token_budget=run.config.optimizer.micro_batch_tokens,
+    mean = run.limits.updating(
+        lambda: self_check(
+            run.policy,
+            prompts,
+            temperature=run.config.sampling.temperature,
+            token_budget=run.limits.micro_batch_tokens,
+        )
     )
     console.print(
         f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({time.monotonic() - started:.1f} s)",
@@ -122,8 +128,8 @@ def load_problems(task: Task, config: TrainConfig) -> tuple[list[Problem], list[
     """
     levels = config.levels or task.levels[-1:]
     problems = task.problems("train", levels=levels, limit=config.train_problems, seed=config.seed)
-    if METHODS[config.method].chains == "expert" and not any(problem.expert_chain for problem in problems):
-        raise ConfigError(f"Method '{config.method}' imitates expert chains, and task '{config.task}' has none.")
+    if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
+        raise ConfigError(f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none.")
     n_held_out = config.evaluation.eval_problems
     # the same held-out problems for every seed: seeds then differ in training alone
     return problems, task.problems("test", limit=n_held_out, seed=0) if n_held_out else []
@@ -132,9 +138,13 @@ def load_problems(task: Task, config: TrainConfig) -> tuple[list[Problem], list[
 def run_steps(run: Run, console: Console) -> bool:
     """Take the steps that remain; False if a signal cut them short. Either way the last one is saved."""
     total = run.config.total_steps
+    # not the first step, which pays for what later ones find ready
+    profiled = min(run.step + 1, total - 1) if run.config.profile else None
     with Display(console, total, run.step) as display, stop_requests(display.console) as stop_requested:
         while run.step < total and not stop_requested():
-            metrics = take_step(run)
+            trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
+            with traced(trace) if run.step == profiled else contextlib.nullcontext():
+                metrics = take_step(run)
             display.step(run.step, metrics)
             if run.step % run.config.save_every == 0 or run.step == total or stop_requested():
                 save(run)
@@ -145,21 +155,27 @@ def take_step(run: Run) -> dict[str, float]:
     """One step: sample groups and chains, update on them, write down what happened."""
     config, started = run.config, time.monotonic()
     problems = draw(run.problems, config.problems_per_step, step=run.step, seed=config.seed)
-    groups, explanations = sample(run, problems)
+    gathered = Source(run.policy, run.task, config, run.stores, run.limits).gather(problems, step=run.step)
+    groups, explanations = gathered.experience.groups, gathered.explanations
     sampled = time.monotonic()
-    method = METHODS[config.method]
-    experience = Experience(tuple(groups), tuple(chains_for(run, groups, explanations)), run.step / config.total_steps)
-    rows = method.rows(experience, config)
-    metrics = group_metrics(groups)
+    rows = METHODS[config.method].rows(gathered.experience, config)
+    metrics = (group_metrics(groups) if groups else {}) | gathered.metrics
+    if not math.isfinite(metrics.get("expo/nll_own", 0.0)):
+        raise DivergedError(
+            f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
+            f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew."
+        )
     if explanations:
         n_leaks = sum(leaks(explanation.completion.text) for explanation in explanations)
         metrics |= explanation_metrics(explanations, n_leaks)
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
-        metrics |= diagnose(run.policy, groups, explanations, token_budget=config.optimizer.micro_batch_tokens)
+        metrics |= run.limits.updating(
+            lambda: diagnose(run.policy, groups, explanations, token_budget=run.limits.micro_batch_tokens)
+        )
     learning = time.monotonic()
-    newest = checkpoint.checkpoints(run.folder.checkpoints)[-1:]
-    last_good = f"'{newest[0]}'" if newest else "none yet"
-    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=last_good)
+    good = last_good(run, before=run.step + 1)
+    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)
+    metrics |= dpo_metrics(gathered.experience.pairs, config)
     ended = time.monotonic()
     n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
     n_sampled += sum(len(explanation.completion.token_ids) for explanation in explanations)
@@ -173,87 +189,43 @@ def take_step(run: Run) -> dict[str, float]:
         "sampling/tokens_per_s": n_sampled / (sampled - started),
         "peak_memory_gib": peak_memory_gib(),
     }
+    if run.planned_gib is not None:
+        metrics["memory/planned_gib"] = run.planned_gib
     if metrics["update/n_rows"]:
         metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - learning)
     run.folder.samples.append(sample_rows(groups, explanations, step=run.step))
+    if gathered.new_pairs:
+        run.folder.pairs.append(pair_rows(run.policy, gathered.new_pairs, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])
     return metrics
 
 
-def sample(run: Run, problems: Sequence[Problem]) -> tuple[list[Group], list[Explanation]]:
-    """The step's groups and, where the method wants them, explanations: kept ones that are young enough, and new ones."""
-    config = run.config
-    wants = METHODS[config.method].chains == "explanation" and config.explanation.exp_sft_coef > 0
-    kept = {p.problem_id: e for p in problems if wants and (e := run.store.get(p, step=run.step))}
-    missing = [p for p in problems if wants and p.problem_id not in kept]
-    ask_first = [] if config.explanation.explain == "all-wrong" else missing
-    n = config.explanation.explanations_per_problem
-    rolled = roll_out(
-        run.policy,
-        run.task,
-        problems=problems,
-        to_explain=ask_first,
-        group_size=config.group_size,
-        n_explanations=n,
-        params=run.params,
-        seed=stream_seed(config.seed, "rollout", run.step),
-    )
-    groups, attempts = list(rolled.groups), list(rolled.attempts)
-    if wants and config.explanation.explain == "all-wrong":
-        wrong = {group.problem.problem_id for group in groups if group.kind is GroupKind.ALL_WRONG}
-        kept = {problem_id: e for problem_id, e in kept.items() if problem_id in wrong}
-        attempts = list(
-            roll_out(
-                run.policy,
-                run.task,
-                to_explain=[p for p in missing if p.problem_id in wrong],
-                group_size=config.group_size,
-                n_explanations=n,
-                params=run.params,
-                seed=stream_seed(config.seed, "explanation", run.step),
-            ).attempts
-        )
-    new = judge(run.policy, attempts, config.explanation, token_budget=config.optimizer.micro_batch_tokens)
-    for explanation in new:
-        run.store.put(explanation, step=run.step)
-    return groups, [*kept.values(), *new]
-
-
-def chains_for(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation]) -> Iterator[Chain]:
-    """The chains to imitate: accepted explanations, or the data's expert chains, each behind the plain prompt."""
-    expl = run.config.explanation
-    if METHODS[run.config.method].chains == "explanation":
-        for explanation in explanations:
-            if explanation.accepted:
-                yield Chain(explanation.prompt_ids, explanation.target_ids)
-    elif METHODS[run.config.method].chains == "expert" and expl.exp_sft_coef > 0:
-        for group in groups:
-            expert_chain = group.problem.expert_chain
-            if expert_chain and (expl.explain == "all" or group.kind is GroupKind.ALL_WRONG):
-                prompt_ids = encode_question(run.policy.tokenizer, group.problem)
-                yield Chain(prompt_ids, encode_target(run.policy, expert_chain))
+def last_good(run: Run, *, before: int) -> str:
+    """The newest checkpoint of fewer steps than `before`, in words."""
+    found = [path for path in checkpoint.checkpoints(run.folder.checkpoints) if checkpoint.step_of(path) < before]
+    return f"'{found[-1]}'" if found else "none yet"
 
 
 def save(run: Run) -> None:
     """Write a checkpoint of the steps done."""
-    state: dict[str, Any] = {"explanations": run.store.to_json()}
     optimizer = checkpoint.optimizer_tensors(run.optimizer, run.policy.parameters())
     checkpoint.save(
         run.folder.checkpoints,
         run.step,
         write_adapter=run.policy.save_adapter,
         optimizer=optimizer,
-        state=state,
+        state=run.stores.to_json() | {"limits": run.limits.to_json()},
         keep=KEEP_CHECKPOINTS,
     )
 
 
 def restore(run: Run, folder: Path) -> None:
-    """Take adapter, optimiser and explanations back from a whole checkpoint."""
+    """Take adapter, optimiser, explanations and pairs back from a whole checkpoint."""
     state = checkpoint.load_state(folder)
     run.policy.load_adapter(folder)
     checkpoint.restore_optimizer(run.optimizer, run.policy.parameters(), folder)
-    run.store.load_json(state["explanations"])
+    run.stores.load_json(state)
+    run.limits.load_json(state.get("limits", {}))
     run.step = state["step"]
 
 
@@ -264,23 +236,34 @@ def evaluate_once(run: Run, step: int, console: Console) -> Evaluation | None:
         return done
     config = run.config
     console.print(f"evaluating on {len(run.held_out)} held-out problems ...", soft_wrap=True)
-    result = evaluate(
-        run.policy,
-        run.task,
-        run.held_out,
-        config.evaluation,
-        max_completion_tokens=config.max_completion_tokens,
-        rows=config.sampling.sampling_rows,
-        seed=0,
+    result = run.limits.sampling(
+        lambda: evaluate(
+            run.policy,
+            run.task,
+            run.held_out,
+            config.evaluation,
+            max_completion_tokens=config.max_completion_tokens,
+            rows=run.limits.sampling_rows,
+            seed=0,
+        )
     )
     checkpoint.write_atomically(run.folder.evaluation_file(step), json.dumps(result.to_json(), indent=2) + "\n")
     return result
 
 
 def load_evaluation(run: Run, step: int) -> Evaluation | None:
-    """The evaluation after `step` steps if it has been made."""
+    """The evaluation after `step` steps if it has been made.
+
+    Raises:
+        CheckpointError: its file is damaged.
+    """
     file = run.folder.evaluation_file(step)
-    return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    try:
+        return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"The evaluation in '{file}' is damaged. Remove the file, and go on with --resume."
+        ) from error
 
 
 def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, console: Console) -> None:
@@ -288,11 +271,15 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
     if after is not None:
         console.print(evaluation_table(before, after))
     rows = run.folder.metrics.read()
-    values = [row["frac_all_wrong"] for row in rows]
-    trend = binned(values, TREND_BINS)
-    console.print(
-        f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}", soft_wrap=True
-    )
+    values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
+    if trend := binned(values, TREND_BINS):
+        line = f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}"
+        console.print(line, soft_wrap=True)
+
+
+def warning(console: Console) -> Callable[[str], None]:
+    """What prints a line that begins with 'warning:'."""
+    return lambda line: console.print(f"warning: {line}", markup=False, soft_wrap=True)
 
 
 def describe(device: torch.device) -> str:

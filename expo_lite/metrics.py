@@ -22,6 +22,7 @@ TIMES = (
     "sampling/tokens_per_s",
     "update/tokens_per_s",
     "peak_memory_gib",
+    "memory/planned_gib",
 )
 """What depends on the machine and its load, not on the run."""
 
@@ -94,16 +95,22 @@ class JsonLines:
             raise CheckpointError(f"Cannot write '{self.path}': {error.strerror}.") from error
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole rows; a last line that was cut off in writing does not count."""
-        if not self.path.exists():
-            return []
-        rows = []
-        # not splitlines: a completion may hold other line separators, which JSON does not escape
-        for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]:
+        """All whole rows; a last line that was cut off in writing does not count.
+
+        Raises:
+            CheckpointError: the file is unreadable, or another line is none that was written.
+        """
+        rows: list[dict[str, Any]] = []
+        try:
+            data = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise CheckpointError(f"Cannot read '{self.path}': {error.strerror}.") from error
+        # bytes, for a line may have been cut off inside a character
+        for number, line in enumerate(data.split(b"\n")[:-1], 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise CheckpointError(f"'{self.path}', line {number} is damaged: remove that line to go on.") from error
         return rows
 
 

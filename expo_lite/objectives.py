@@ -1,7 +1,7 @@
 r"""All the mathematics of the methods, torch only: tensors and keyword-only numbers in, losses and detached numbers out.
 
 Axes: B completions in the batch, P prompts, G completions a prompt, T tokens, N tokens of the batch laid end to end,
-H hidden, V vocabulary.
+H hidden, V vocabulary, K pairs of a chosen and a rejected completion.
 
 ExP-GRPO maximises (arXiv 2507.02834, section on ExP-GRPO)
 
@@ -16,11 +16,11 @@ exp(r) - r - 1 with r = log pi_ref - log pi (http://joschu.net/blog/kl-approx.ht
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import logsigmoid
 
 ADVANTAGE_EPSILON = 1e-4
 """Added to the standard deviation of rewards, as TRL does."""
@@ -120,8 +120,54 @@ def grpo_loss(
 
 
 def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
-    """The weighted negative log-likelihood of N tokens: the term -exp_sft_coef log pi(c~, a*|q), coefficient in the weights."""
+    """The weighted negative log-likelihood of N tokens: the term -exp_sft_coef log pi(c~, a*|q), coefficient in the weights.
+
+    A token that is to become less probable has a negative weight (`dpo_terms`).
+    """
     return -(weights_N * logprobs_N).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class DpoTerms:
+    """The DPO loss of K pairs, and what it makes of each; all detached.
+
+    `weights_K` is the share of a pair in the gradient: descent raises the log-probability of each chosen token by it and lowers
+    that of each rejected one by as much. Rewards are dpo_beta times the log-ratio to the reference, as TRL logs them.
+    """
+
+    loss: torch.Tensor
+    weights_K: torch.Tensor
+    chosen_rewards_K: torch.Tensor
+    rejected_rewards_K: torch.Tensor
+
+
+def dpo_terms(
+    chosen_nats_K: torch.Tensor,
+    rejected_nats_K: torch.Tensor,
+    ref_chosen_nats_K: torch.Tensor,
+    ref_rejected_nats_K: torch.Tensor,
+    *,
+    dpo_beta: float,
+) -> DpoTerms:
+    """The sigmoid loss of DPO (arXiv 2305.18290, eq. 7) as a weighted sum over tokens.
+
+    With m_k = log pi(y_c|x) / pi_ref(y_c|x) - log pi(y_r|x) / pi_ref(y_r|x) it is -1/K sum_k log sigmoid(dpo_beta m_k). Its derivative
+    by each chosen token's log-probability is -dpo_beta sigmoid(-dpo_beta m_k) / K, and by each rejected one's the opposite. The margins
+    are known before any gradient is, so these weights are computed once on the whole batch, and two completions of a pair
+    need not share a micro-batch: `sft_loss` with these weights has exactly the gradient of the DPO loss.
+
+    Args:
+        chosen_nats_K: log-probability of each chosen completion, nats, summed over its tokens; no gradient.
+        rejected_nats_K: the same of the rejected ones.
+        ref_chosen_nats_K: the same of the chosen ones under the reference.
+        ref_rejected_nats_K: the same of the rejected ones under the reference.
+        dpo_beta: how far the policy may go from the reference: the larger, the less.
+    """
+    chosen_rewards_K = dpo_beta * (chosen_nats_K - ref_chosen_nats_K)
+    rejected_rewards_K = dpo_beta * (rejected_nats_K - ref_rejected_nats_K)
+    margins_K = chosen_rewards_K - rejected_rewards_K
+    weights_K = dpo_beta * torch.sigmoid(-margins_K) / max(margins_K.numel(), 1)
+    return DpoTerms(-logsigmoid(margins_K).mean(), weights_K, chosen_rewards_K, rejected_rewards_K)
 
 
 def scheduled(value: float, *, schedule: str, progress: float) -> float:
@@ -136,33 +182,54 @@ def scheduled(value: float, *, schedule: str, progress: float) -> float:
 def token_logprobs(
     hidden_NH: torch.Tensor,
     targets_N: torch.Tensor,
-    head: Callable[[torch.Tensor], torch.Tensor],
+    head_VH: torch.Tensor,
     *,
     temperature: float,
-    chunk_tokens: int = 1024,
+    chunk_tokens: int = 256,
 ) -> torch.Tensor:
     """Log-probabilities [N] of target tokens, without ever holding all logits [N, V].
 
-    The logits of `chunk_tokens` positions at a time are made, reduced and thrown away; backward makes them again.
+    The logits of `chunk_tokens` positions at a time are made, reduced and thrown away. The gradient of a log-probability to its
+    hidden state is made while the logits are there, and backward only scales it: no second pass over the vocabulary.
 
     Args:
         hidden_NH: last hidden states at the positions that predict the targets.
         targets_N: token ids.
-        head: the language model head, [n, H] to [n, V].
+        head_VH: the language model head's weight; it is not trained.
         temperature: logits are divided by it.
         chunk_tokens: positions a chunk.
     """
+    logprobs_N: torch.Tensor = _TokenLogprobs.apply(hidden_NH, targets_N, head_VH.detach(), temperature, chunk_tokens)
+    return logprobs_N
 
-    def chunk(hidden_nH: torch.Tensor, targets_n: torch.Tensor) -> torch.Tensor:
-        logits_nV = head(hidden_nH).float() / temperature
-        chosen_n = logits_nV.gather(1, targets_n.unsqueeze(1)).squeeze(1)
-        return chosen_n - logits_nV.logsumexp(dim=1)
 
-    pieces = []
-    for start in range(0, targets_N.numel(), chunk_tokens):
-        piece = hidden_NH[start : start + chunk_tokens], targets_N[start : start + chunk_tokens]
-        if torch.is_grad_enabled() and hidden_NH.requires_grad:
-            pieces.append(checkpoint(chunk, *piece, use_reentrant=False))
-        else:
-            pieces.append(chunk(*piece))
-    return torch.cat(pieces) if pieces else hidden_NH.new_zeros(0, dtype=torch.float32)
+class _TokenLogprobs(torch.autograd.Function):
+    """d log p(target) / d hidden = (W[target] - p W) / temperature, kept as [N, H]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: torch.Tensor,
+        targets_N: torch.Tensor,
+        head_VH: torch.Tensor,
+        temperature: float,
+        chunk_tokens: int,
+    ) -> torch.Tensor:
+        logprobs_N = hidden_NH.new_empty(targets_N.shape, dtype=torch.float32)
+        gradients_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
+        for start in range(0, targets_N.numel(), chunk_tokens):
+            piece = slice(start, start + chunk_tokens)
+            targets_n = targets_N[piece]
+            logits_nV = torch.nn.functional.linear(hidden_NH[piece], head_VH).float().div_(temperature)
+            normaliser_n = logits_nV.logsumexp(dim=1)
+            logprobs_N[piece] = logits_nV.gather(1, targets_n[:, None]).squeeze(1) - normaliser_n
+            if gradients_NH is not None:
+                probs_nV = logits_nV.sub_(normaliser_n[:, None]).exp_().to(head_VH.dtype)
+                gradients_NH[piece] = (head_VH[targets_n] - probs_nV @ head_VH) / temperature
+        ctx.save_for_backward(gradients_NH)
+        return logprobs_N
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradients_NH,) = ctx.saved_tensors
+        return (gradients[0][:, None] * gradients_NH).to(gradients_NH.dtype), None, None, None, None

@@ -121,3 +121,18 @@ class Explanation:
     accepted: bool
     reason: str
     lift_nats: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two completions of one plain prompt, of which the first is to be preferred; token ids as in `Completion`.
+
+    `ref_chosen_nats` and `ref_rejected_nats` are their log-probabilities under the base model, summed over tokens.
+    """
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    ref_chosen_nats: float
+    ref_rejected_nats: float

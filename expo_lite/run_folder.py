@@ -14,7 +14,7 @@ from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.metrics import JsonLines
 
 PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth", "vllm")
-MAY_CHANGE = ("steps", "output", "resume", "save_every")
+MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile")
 """Settings that a resumed run may be given anew; any other would make it another run."""
 
 
@@ -28,6 +28,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
+        self.pairs = JsonLines(path / "pairs.jsonl")
 
     def evaluation_file(self, step: int) -> Path:
         """Where the evaluation after `step` steps is kept."""
@@ -70,7 +71,7 @@ class RunFolder:
         if checkpoint is None and damaged:
             raise CheckpointError(f"No whole checkpoint in '{self.path}': {'; '.join(damaged)}.")
         step = load_state(checkpoint)["step"] if checkpoint else 0
-        for file in (self.metrics, self.samples):
+        for file in (self.metrics, self.samples, self.pairs):
             if file.path.exists():
                 kept = [row for row in file.read() if row["step"] <= step]
                 write_atomically(file.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
@@ -92,6 +93,8 @@ def read_config(folder: Path) -> TrainConfig:
         raise CheckpointError(f"There is no run to continue in '{folder}': {file.name}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"'{file}' is no run's config.json.") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"'{file}' is no run's config.json.")
     return from_mapping(TrainConfig, settings, str(file))
 
 

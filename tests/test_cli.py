@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from expo_lite import __version__, cli
-from expo_lite.config import EvalConfig, ExplainConfig, HardConfig, TrainConfig
+from expo_lite.config import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig, ReplicateConfig, TrainConfig
 from expo_lite.presets import PRESETS
 from expo_lite.tasks import TASKS
 
@@ -74,7 +74,9 @@ def test_importing_the_command_line_leaves_torch_alone(tmp_path: Path) -> None:
     assert in_fresh_process("--version", cwd=tmp_path) == Outcome(0, f"expo-lite {__version__}\n", "")
 
 
-@pytest.mark.parametrize("words", ["--help", *(f"{verb} --help" for verb in ("train", "eval", "explain", "hard"))])
+@pytest.mark.parametrize(
+    "words", ["--help", *(f"{verb} --help" for verb in ("train", "eval", "explain", "hard", "diagnose"))]
+)
 def test_help_is_quick(words: str, tmp_path: Path) -> None:
     outcome = in_fresh_process(*words.split(), cwd=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
@@ -84,7 +86,9 @@ def test_help_is_quick(words: str, tmp_path: Path) -> None:
 def test_no_command_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = in_this_process(capsys)
     assert outcome.code == 0
-    assert all(verb in outcome.out for verb in ("train", "eval", "explain", "hard", "grade", "models", "tasks"))
+    assert all(
+        verb in outcome.out for verb in ("train", "eval", "explain", "hard", "diagnose", "grade", "models", "tasks")
+    )
 
 
 WRONG = {
@@ -100,7 +104,7 @@ WRONG = {
     "train --task arithmetic --data x": "Task 'arithmetic' has no use for --data.",
     "train --levels 6": "error: Task 'arithmetic' has no level 6; its levels are 1, 2, 3, 4, 5.",
     "train --task gsm8k --levels 5": "has no levels; leave --levels out.",
-    "train --method ppo": "'grpo', 'exp-grpo', 'gt-sft-grpo'",
+    "train --method ppo": "'grpo', 'exp-grpo', 'gt-sft-grpo', 'exp-dpo', 'star', 'sft'",
     "train --steps ten": "Error parsing --steps",
     "train --steps 1.5": "Error parsing --steps",
     "train --k 1,x": "Error parsing --k",
@@ -109,6 +113,11 @@ WRONG = {
     "train --k 32": "error: every k must be between 1 and eval_samples (16), not (32,).",
     "train --explanation-filter none,verified": "error: explanation_filter 'none' cannot be combined",
     "train --explanation-filter verify": "'verify' is none of verified, lift, no-leak, none",
+    "train --dpo-beta 0.2": "error: dpo_beta set, but only method 'exp-dpo' makes pairs, not 'exp-grpo'.",
+    "train --method exp-dpo --pairs both": "'offline', 'online'",
+    "train --method exp-dpo --pairs offline --pair-refresh-steps 2": "error: pair_refresh_steps is for pairs 'online'",
+    "train --method exp-dpo --chosen own": "'explanation', 'expert'",
+    "train --method sft --kl-coef 0.1": "error: kl_coef set, but only grpo, exp-grpo, gt-sft-grpo have the GRPO loss",
     "train --config missing.toml": "error: Cannot read the settings file 'missing.toml': No such file or directory.",
     "train --config": "--config",
     "eval": "TARGET",
@@ -120,6 +129,15 @@ WRONG = {
     "explain --n 0": "error: problems must be at least 1, not 0",
     "hard --zero-of 0": "error: zero_of must be at least 1, not 0.",
     "hard --model qwen9": "error: Unknown model 'qwen9'.",
+    "diagnose --problems 0": "error: problems must be at least 1, not 0",
+    "diagnose --task arithmetics": "Did you mean 'arithmetic'?",
+    "diagnose --group-size 0": "error: group_size must be at least 1, not 0.",
+    "diagnose --explanation-filter none,lift": "error: explanation_filter 'none' cannot be combined",
+    "replicate --jobs 0": "error: jobs must be at least 1, not 0.",
+    "replicate --seeds 1 1": "error: seeds must differ: 1, 1.",
+    "replicate --model tinny": "error: Unknown model 'tinny'. Did you mean 'tiny'?",
+    "replicate --task gsm8k": "has no levels; leave --levels out.",
+    "replicate --plan missing.toml": "error: Cannot read the settings file 'missing.toml': No such file or directory.",
     "grade": "FILE",
     "models --all": "--all",
 }
@@ -215,9 +233,20 @@ def flags(cls: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("verb", "cls"), [("train", TrainConfig), ("eval", EvalConfig), ("explain", ExplainConfig), ("hard", HardConfig)]
+    ("verb", "cls"),
+    [
+        ("train", TrainConfig),
+        ("eval", EvalConfig),
+        ("explain", ExplainConfig),
+        ("hard", HardConfig),
+        ("diagnose", DiagnoseConfig),
+        ("replicate", ReplicateConfig),
+    ],
 )
-def test_one_field_is_one_flag(verb: str, cls: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_field_is_one_flag(
+    verb: str, cls: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # wider, panels may stand side by side
     text = in_this_process(capsys, verb, "--help").out
     shown = re.findall(r"^[│ ] ?(--[\w-]+|TARGET)\b", text, re.MULTILINE)
     assert sorted(shown) == sorted([*flags(cls), "--config", "--debug"])

@@ -1,7 +1,7 @@
 """Settings: every rule has a case that breaks it; what is written is read back."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -10,13 +10,20 @@ import pytest
 
 from expo_lite import config as module
 from expo_lite.config import (
+    DiagnoseConfig,
+    DpoConfig,
     EvalConfig,
     ExplainConfig,
+    ExplanationConfig,
     HardConfig,
+    LossConfig,
+    ReplicateConfig,
     TrainConfig,
+    check_diagnose,
     check_eval,
     check_explain,
     check_hard,
+    check_replicate,
     default_model,
     from_mapping,
     read_toml,
@@ -52,11 +59,18 @@ def numbers(cls: Any) -> Iterator[tuple[str, type]]:
 
 
 def check_any(config: Any) -> None:
-    checks = {EvalConfig: check_eval, HardConfig: check_hard, ExplainConfig: check_explain, TrainConfig: resolve}
+    checks: dict[type, Callable[[Any], object]] = {
+        EvalConfig: check_eval,
+        HardConfig: check_hard,
+        ExplainConfig: check_explain,
+        DiagnoseConfig: check_diagnose,
+        ReplicateConfig: check_replicate,
+        TrainConfig: resolve,
+    }
     checks[type(config)](config)
 
 
-SOUND = [TrainConfig(), EvalConfig("tiny"), HardConfig(), ExplainConfig()]
+SOUND = [TrainConfig(), EvalConfig("tiny"), HardConfig(), ExplainConfig(), DiagnoseConfig(), ReplicateConfig()]
 NUMBERS = [(config, name, kind) for config in SOUND for name, kind in numbers(type(config))]
 
 
@@ -109,6 +123,10 @@ def test_no_number_may_be_nan(config: Any, name: str) -> None:
         ("kl_coef", math.inf, "kl_coef must not be negative, not inf."),
         ("clip_low", 1.5, "clip_low must be between 0 and 1, not 1.5."),
         ("updates_per_batch", 0, "updates_per_batch must be at least 1, not 0."),
+        ("pair_refresh_steps", 0, "pair_refresh_steps must be at least 1, not 0."),
+        ("dpo_beta", 0.0, "dpo_beta must be above 0, not 0.0."),
+        ("dpo_beta", math.inf, "dpo_beta must be above 0, not inf."),
+        ("dpo_sft_coef", math.inf, "dpo_sft_coef must not be negative, not inf."),
         ("learning_rate", 0.0, "learning_rate must be above 0, not 0.0."),
         ("learning_rate", math.inf, "learning_rate must be above 0, not inf."),
         ("max_grad_norm", 0.0, "max_grad_norm must be above 0, not 0.0."),
@@ -133,6 +151,43 @@ def test_each_rule_of_training(name: str, value: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (
+            TrainConfig(method="grpo", dpo=DpoConfig(pairs="offline", dpo_beta=0.5)),
+            "pairs, dpo_beta set, but only method 'exp-dpo' makes pairs, not 'grpo'.",
+        ),
+        (
+            TrainConfig(method="sft", loss=LossConfig(kl_coef=0.1, updates_per_batch=2)),
+            "kl_coef set, but only grpo, exp-grpo, gt-sft-grpo have the GRPO loss, not 'sft'.",
+        ),
+        (
+            TrainConfig(method="exp-dpo", dpo=DpoConfig(pairs="offline", pair_refresh_steps=2)),
+            "pair_refresh_steps is for pairs 'online'; pairs 'offline' are made once.",
+        ),
+        (
+            TrainConfig(method="exp-dpo", explanation=ExplanationConfig(explanation_refresh_steps=0)),
+            "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so explanations, are made anew.",
+        ),
+        (
+            TrainConfig(method="exp-dpo", loss=LossConfig(updates_per_batch=2)),
+            "updates_per_batch must be 1 for method 'exp-dpo', not 2: the weights of pairs are those before the update.",
+        ),
+    ],
+)
+def test_each_rule_of_methods(config: TrainConfig, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(config)
+    assert str(caught.value) == message
+
+
+def test_each_method_takes_its_own_settings() -> None:
+    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig("offline", chosen="expert", dpo_sft_coef=1.0)))
+    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig(pair_refresh_steps=3, dpo_beta=0.5)))
+    resolve(TrainConfig(method="star", loss=LossConfig(updates_per_batch=2)))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
         (EvalConfig("tiny", samples=0), "samples must be at least 1, not 0."),
         (EvalConfig("tiny", samples=4, k=(8,)), "every k must be between 1 and samples (4), not 8."),
         (EvalConfig("tiny", split="dev"), "split must be train or test, not dev."),  # type: ignore[arg-type]
@@ -141,6 +196,14 @@ def test_each_rule_of_training(name: str, value: Any, message: str) -> None:
         (HardConfig(zero_of=0), "zero_of must be at least 1, not 0."),
         (HardConfig(max_completion_tokens=0), "max_completion_tokens must be at least 1, not 0."),
         (HardConfig(sampling_rows=0), "sampling_rows must be at least 1, not 0."),
+        (ReplicateConfig(jobs=0), "jobs must be at least 1, not 0."),
+        (ReplicateConfig(seeds=(0, -1)), "no seed may be negative: 0, -1."),
+        (ReplicateConfig(seeds=(0, 0)), "seeds must differ: 0, 0."),
+        (DiagnoseConfig(group_size=0), "group_size must be at least 1, not 0."),
+        (
+            DiagnoseConfig(explanation_filter=("none", "lift")),
+            "explanation_filter 'none' cannot be combined with another filter.",
+        ),
         (
             ExplainConfig(explanation_filter=()),
             "explanation_filter must not be empty; 'none' accepts every explanation.",
@@ -216,7 +279,7 @@ def test_toml_fills_what_it_has(tmp_path: Path) -> None:
         ("steps = 3.0", "steps must be int, not 3.0."),
         ("steps = true", "steps must be int, not True."),
         ("resume = 1", "resume must be bool, not 1."),
-        ('method = "ppo"', "method must be one of grpo, exp-grpo, gt-sft-grpo, not 'ppo'."),
+        ('method = "ppo"', "method must be one of grpo, exp-grpo, gt-sft-grpo, exp-dpo, star, sft, not 'ppo'."),
         ("levels = 5", "levels must be a list, not 5."),
         ('levels = ["5"]', "levels must be int, not '5'."),
         ("loss = 3", "loss must be LossConfig, not 3."),

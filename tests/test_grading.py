@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import expo_lite.grading
 from expo_lite.errors import DataError
 from expo_lite.grading import GradeItem, Grader, equal_answers, final_answer, grade_file
 from expo_lite.grading.extract import gold_answer, joined_boxes
-from expo_lite.grading.table import read_cases, table
+from expo_lite.grading.table import math_verify_verdicts, read_cases, table
 
 CASES = read_cases(Path(__file__).parent / "data" / "grading_cases.jsonl")
 RECALL = 0.85
@@ -211,7 +212,7 @@ def test_workers_killed_under_load_lose_no_verdict() -> None:
     with Grader() as loaded:
         loaded.grade(items[0].gold, items[0].completion)
         done = threading.Event()
-        killed = []
+        killed: list[int] = []
 
         def kill_now_and_then() -> None:
             while len(killed) < 4 and not done.wait(0.15):
@@ -226,9 +227,7 @@ def test_workers_killed_under_load_lose_no_verdict() -> None:
         killer.join()
     assert killed
     assert len(verdicts) == len(items)
-    # An item is asked twice; only one that was hit both times may be given up, and it says so.
-    assert all(verdict.correct or verdict.reason == "worker_died" for verdict in verdicts)
-    assert sum(verdict.correct for verdict in verdicts) >= len(items) - 2
+    assert [verdict for verdict in verdicts if not verdict.correct] == []
 
 
 def test_grading_from_threads(grader: Grader) -> None:
@@ -290,7 +289,7 @@ def test_throughput_on_gsm8k_like_answers(grader: Grader) -> None:
 
 
 def test_grade_file_writes_rows_in_order_and_reports(tmp_path: Path, grader: Grader) -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"gold": "5", "reply": r"\boxed{5}", "label": True, "id": "a"},
         {"gold": 7, "reply": "#### 8", "label": 0},
         {"gold": "x+1", "reply": r"\boxed{1+x}", "label": True},
@@ -341,6 +340,17 @@ def test_grade_file_of_a_missing_file(tmp_path: Path, grader: Grader) -> None:
         grade_file(tmp_path / "none.jsonl", tmp_path / "out.jsonl", grader)
     with pytest.raises(DataError, match="Cannot write"):
         grade_file(tmp_path / "none.jsonl", tmp_path / "no" / "out.jsonl", grader)
+
+
+def test_the_table_in_the_docs_is_what_the_command_gives(verdicts: list[bool]) -> None:
+    assert table(CASES, verdicts, math_verify_verdicts(CASES)) in (expo_lite.grading.__doc__ or "")
+
+
+def test_replies_with_labels(tmp_path: Path, grader: Grader) -> None:
+    report = grade_file(Path(__file__).parent / "data" / "grading_replies.jsonl", tmp_path / "out.jsonl", grader)
+    assert (report.n_rows, report.n_labelled) == (63, 63)
+    assert report.disagreements == ()
+    assert report.recall == report.precision == 1
 
 
 def test_table_counts_by_kind() -> None:

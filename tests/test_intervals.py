@@ -28,7 +28,7 @@ def test_pass_at_k_by_hand_and_of_many_samples() -> None:
     assert 0 < pass_at_k(10_000, 1, 64) == pytest.approx(0.0064)
 
 
-def vote(subset: list[tuple[str | None, bool]], rights: dict[str, bool]) -> Fraction:
+def vote(subset: list[tuple[str | None, bool]], rights: dict[str | None, bool]) -> Fraction:
     """The plain way: count, find who is ahead, share among those tied."""
     counts = Counter(answer for answer, _ in subset if answer is not None)
     if not counts:
@@ -42,7 +42,7 @@ def test_majority_at_k_is_the_mean_over_all_subsets(seed: int) -> None:
     rng = random.Random(seed)
     n = rng.randint(1, 9)
     names = [None, "a", "b", "c", "d", "e"][: rng.randint(1, 6)]
-    rights = {name: rng.random() < 0.4 for name in names if name}
+    rights: dict[str | None, bool] = {name: rng.random() < 0.4 for name in names if name}
     rows = [(name, rights.get(name, False)) for name in rng.choices(names, k=n)]
     for k in range(1, n + 1):
         subsets = [vote(list(subset), rights) for subset in itertools.combinations(rows, k)]

@@ -97,7 +97,8 @@ def test_adapters_of_other_kinds(tmp_path: Path, changes: dict[str, Any]) -> Non
 
 def test_models_and_typing_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert locate("tiny").identity() == {"model": "tiny", "bits": 4, "adapter_sha256": None}
+    about = {"model": "tiny", "bits": 4, "backend": "auto", "sampler": "auto", "adapter_sha256": None}
+    assert locate("tiny").identity() == about
     assert locate("owner/name", bits=16).policy.bits == 16
     with pytest.raises(ConfigError, match="Did you mean 'tiny'"):
         locate("tyny")

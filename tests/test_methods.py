@@ -1,12 +1,15 @@
 """From samples to weighted rows, by hand."""
 
 import dataclasses
+import math
+from typing import Any, get_args
 
 import pytest
 
-from expo_lite.config import ExplanationConfig, LossConfig, TrainConfig, resolve
-from expo_lite.methods import METHODS, Chain, Experience, chain_rows, grpo_rows
-from expo_lite.records import Completion, FinishReason, Group, Problem, Verdict
+from expo_lite.config import DpoConfig, ExplanationConfig, LossConfig, Method, TrainConfig, resolve
+from expo_lite.methods import METHODS, Chain, Experience, chain_rows, chain_source, dpo_rows, grpo_rows
+from expo_lite.pairs import ScoredPair
+from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
 
 CONFIG = resolve(TrainConfig(model="tiny", group_size=2))
 
@@ -68,3 +71,49 @@ def test_the_chain_stands_outside_the_group() -> None:
     assert with_chain[:-1] == without
     assert with_chain[-1].advantage == 0.0
     assert with_chain[-1].weight == 0.0
+
+
+def test_every_method_of_the_settings_is_here() -> None:
+    assert tuple(METHODS) == get_args(Method)
+
+
+def test_sft_imitates_the_chains_alone() -> None:
+    rows = METHODS["sft"].rows(Experience((MIXED, WRONG), (Chain((1, 2), (3, 4, 5, 6)),), 0.0), CONFIG)
+    # one of two problems, four tokens; neither the groups nor exp_sft_coef count
+    assert [row.completion_ids for row in rows] == [(3, 4, 5, 6)]
+    assert [row.sft_weight for row in rows] == pytest.approx([1 / 8])
+
+
+def test_star_takes_right_answers_and_explanations_of_failures_alike() -> None:
+    chain = Chain((1, 2), (7, 8))
+    rows = METHODS["star"].rows(Experience((MIXED, WRONG, RIGHT), (chain,), 0.0), CONFIG)
+    # three problems; the last one's two right answers, of a token each, share its weight; nothing wrong is imitated
+    assert [row.completion_ids for row in rows] == [(7, 8), (3, 3), (3,), (3,)]
+    assert [row.sft_weight for row in rows] == pytest.approx([1 / 3 / 2] * 4)
+    assert METHODS["star"].rows(Experience((WRONG,), (), 0.0), CONFIG) == []
+
+
+def scored(chosen_nats: float, rejected_nats: float) -> ScoredPair:
+    return ScoredPair(Pair(Problem("p", "q", "1"), (1, 2), (3, 4), (5, 6, 7), -4.0, -3.0), chosen_nats, rejected_nats)
+
+
+def test_dpo_rows_by_hand() -> None:
+    config = dataclasses.replace(CONFIG, dpo=DpoConfig(dpo_beta=0.5, dpo_sft_coef=0.2))
+    rows = dpo_rows(Experience((), (), 0.0, (scored(-2.0, -3.0), scored(-4.0, -3.0))), config)
+    # margins 0.5 * 2 and 0: weights 0.5 / 2 times 1 / (1 + e) and 1 / 2; the SFT term adds 0.2 / 2 pairs / 2 tokens
+    first, second = 0.25 / (1 + math.e), 0.125
+    assert [row.sft_weight for row in rows] == pytest.approx([first + 0.05, -first, second + 0.05, -second])
+    assert [row.completion_ids for row in rows] == [(3, 4), (5, 6, 7)] * 2
+    assert all(row.has_gradient and row.prompt_ids == (1, 2) for row in rows)
+    assert dpo_rows(Experience((WRONG,), (), 0.0), config) == []
+
+
+def test_where_chains_come_from() -> None:
+    def source(method: Any, coef: float = 0.04, dpo: DpoConfig = CONFIG.dpo) -> str:
+        explanation = ExplanationConfig(exp_sft_coef=coef)
+        return chain_source(dataclasses.replace(CONFIG, method=method, explanation=explanation, dpo=dpo))
+
+    assert [source(method) for method in METHODS] == ["none", "explanation", "expert", "explanation", "explanation", "expert"]  # fmt: skip
+    assert source("exp-dpo", dpo=DpoConfig(chosen="expert")) == "expert"
+    # a coefficient of 0 spares the sampling where it would scale the chains, and only there
+    assert [source(method, 0.0) for method in METHODS] == ["none", "none", "none", "explanation", "explanation", "expert"]  # fmt: skip

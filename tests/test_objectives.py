@@ -10,6 +10,7 @@ import torch
 
 from expo_lite.objectives import (
     ADVANTAGE_EPSILON,
+    dpo_terms,
     group_advantages,
     grpo_loss,
     kl_divergence,
@@ -88,6 +89,25 @@ def test_the_supervised_term_is_a_weighted_nll() -> None:
     assert loss.item() == pytest.approx(0.5 + 0.75)
     assert logprobs.grad is not None
     torch.testing.assert_close(logprobs.grad, torch.tensor([-0.5, -0.25]))
+
+
+def test_dpo_by_hand() -> None:
+    # rewards 0.5 * (-2 + 4) = 1 and 0.5 * (-3 + 3) = 0: margin 1; then 0 and 0.5 * (-1 + 5) = 2: margin -2
+    columns = torch.tensor([[-2.0, -3.0, -4.0, -3.0], [-7.0, -1.0, -7.0, -5.0]]).T
+    terms = dpo_terms(*columns, dpo_beta=0.5)
+    torch.testing.assert_close(terms.chosen_rewards_K, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(terms.rejected_rewards_K, torch.tensor([0.0, 2.0]))
+    # mean of log(1 + e^-1) and log(1 + e^2)
+    assert terms.loss.item() == pytest.approx((math.log1p(math.exp(-1)) + math.log1p(math.exp(2))) / 2)
+    # 0.5 / 2 times 1 / (1 + e^1) and 1 / (1 + e^-2)
+    torch.testing.assert_close(terms.weights_K, 0.25 / (1 + torch.exp(torch.tensor([1.0, -2.0]))))
+
+
+def test_dpo_at_the_reference_is_log_2() -> None:
+    nats = -torch.rand(5) * 50
+    terms = dpo_terms(nats, nats - 1, nats, nats - 1, dpo_beta=0.1)
+    assert terms.loss.item() == pytest.approx(math.log(2))
+    torch.testing.assert_close(terms.weights_K, torch.full((5,), 0.1 / 2 / 5))
 
 
 @pytest.mark.parametrize(("schedule", "half"), [("constant", 4.0), ("linear", 2.0), ("cosine", 2.0)])
@@ -188,3 +208,69 @@ def test_loss_and_gradient_equal_trl(loss_type: str, kl_coef: float) -> None:
     assert theirs_logps.grad is not None
     torch.testing.assert_close(ours_logps.grad, theirs_logps.grad, atol=1e-5, rtol=1e-5)
     assert theirs_logps.grad.abs().sum() > 0
+
+
+K = 5
+
+
+def trl_dpo(logps: torch.Tensor, mask: torch.Tensor, ref: torch.Tensor, dpo_beta: float) -> tuple[torch.Tensor, Any]:
+    """TRL's own DPO `_compute_loss` and metrics, given log-probabilities [2K, T] (chosen first) instead of a model."""
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    zeros = torch.zeros_like(logps)
+    outputs = SimpleNamespace(log_probs=logps, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+    trainer: Any = SimpleNamespace(
+        model=SimpleNamespace(training=True),
+        accelerator=SimpleNamespace(device="cpu", gather=lambda x: x, gather_for_metrics=lambda x: x),
+        aux_loss_enabled=False,
+        ld_alpha=None,
+        precompute_ref_logps=True,
+        f_divergence_type="reverse_kl",
+        loss_types=["sigmoid"],
+        loss_weights=[1.0],
+        beta=dpo_beta,
+        use_weighting=False,
+        _total_train_tokens=0,
+        _tp_size=1,
+        _metrics={"train": defaultdict(list)},
+    )
+    shifted = torch.cat([torch.zeros(2 * K, 1, dtype=torch.bool), mask], dim=1)  # position 0 is never predicted
+    inputs = {
+        "input_ids": torch.zeros(2 * K, T + 1, dtype=torch.long),
+        "attention_mask": torch.ones(2 * K, T + 1, dtype=torch.long),
+        "completion_mask": shifted.long(),
+        "ref_chosen_logps": ref[:K],
+        "ref_rejected_logps": ref[K:],
+    }
+    compute_loss: Any = DPOTrainer._compute_loss
+    return compute_loss(trainer, lambda **_kwargs: outputs, inputs, False), trainer._metrics["train"]
+
+
+@pytest.mark.parametrize("dpo_beta", [0.1, 1.0])
+def test_dpo_loss_gradient_and_rewards_equal_trl(dpo_beta: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.randint(1, T + 1, (2 * K,), generator=generator)
+    mask = torch.arange(T) < lengths[:, None]
+    logps = -torch.randn(2 * K, T, generator=generator).abs() * mask
+    ref = logps.sum(1) + torch.randn(2 * K, generator=generator) * 3
+
+    theirs_logps = logps.clone().requires_grad_()
+    theirs, metrics = trl_dpo(theirs_logps, mask, ref, dpo_beta)
+    theirs.backward()  # type: ignore[no-untyped-call]
+
+    nats = logps.sum(1)
+    terms = dpo_terms(nats[:K], nats[K:], ref[:K], ref[K:], dpo_beta=dpo_beta)
+    ours_logps = logps.clone().requires_grad_()
+    signed_B = torch.cat([terms.weights_K, -terms.weights_K])
+    sft_loss(ours_logps[mask], signed_B[:, None].expand(-1, T)[mask]).backward()  # type: ignore[no-untyped-call]
+
+    torch.testing.assert_close(terms.loss, theirs.detach(), atol=1e-5, rtol=1e-5)
+    assert ours_logps.grad is not None
+    assert theirs_logps.grad is not None
+    torch.testing.assert_close(ours_logps.grad, theirs_logps.grad * mask, atol=1e-5, rtol=1e-5)
+    assert theirs_logps.grad.abs().sum() > 0
+    margins_K = terms.chosen_rewards_K - terms.rejected_rewards_K
+    assert metrics["rewards/chosen"] == [pytest.approx(terms.chosen_rewards_K.mean().item())]
+    assert metrics["rewards/rejected"] == [pytest.approx(terms.rejected_rewards_K.mean().item())]
+    assert metrics["rewards/margins"] == [pytest.approx(margins_K.mean().item(), abs=1e-6)]
+    assert metrics["rewards/accuracies"] == [pytest.approx((margins_K > 0).float().mean().item())]

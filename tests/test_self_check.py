@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from expo_lite.batching import Row, collate
+from expo_lite.batching import Row
 from expo_lite.cli import run
 from expo_lite.config import OptimizerConfig, PolicyConfig, TrainConfig, resolve
 from expo_lite.errors import ModelError
@@ -120,13 +120,12 @@ def test_the_difference_by_hand() -> None:
         Row((1,), (4,), sft_weight=1.0),  # sampled after another prompt
         Row((1,), (5,), advantage=1.0, weight=1.0, sampler_logprobs=(-0.5,)),
     ]
-    batches = [collate(rows, [0, 1], pad_id=0), collate(rows, [2], pad_id=0)]
-    logprobs = [torch.tensor([-1.1, -2.0, -7.0]), torch.tensor([-0.2])]
-    found = logp_difference(batches, logprobs)
+    logprobs = {2: torch.tensor([-0.2]), 0: torch.tensor([-1.1, -2.0]), 1: torch.tensor([-7.0])}
+    found = logp_difference(rows, logprobs)
     # |-1.1 + 1| = 0.1, |-2 + 2| = 0, |-0.2 + 0.5| = 0.3
     assert found["sampling/logp_difference/mean"] == pytest.approx(0.4 / 3)
     assert found["sampling/logp_difference/max"] == pytest.approx(0.3)
-    assert logp_difference(batches[:0], []) == {}
+    assert logp_difference([], {}) == {}
 
 
 def test_it_is_logged_of_the_rows_trained_on_and_of_the_first_pass() -> None:

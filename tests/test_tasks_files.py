@@ -1,23 +1,26 @@
 """Files with any field names: what is read, where the splits come from, and an error with file and line for the rest."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from expo_lite.errors import ConfigError, DataError
+from expo_lite.grading import Grader
 from expo_lite.records import Problem
-from expo_lite.tasks import TaskOptions, load_task
+from expo_lite.tasks import FixedTask, Split, Task, TaskOptions, load_task
 
 ROWS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "level": 1 + i % 3} for i in range(40)]
 
 
-def write(path: Path, rows) -> Path:
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
@@ -26,15 +29,15 @@ def write(path: Path, rows) -> Path:
     return path
 
 
-def load(name, **options):
-    return load_task(name, grader=None, options=TaskOptions(**options))
+def load(name: str, **options: Any) -> Task:
+    return load_task(name, grader=Grader(), options=TaskOptions(**options))
 
 
-def everything(task):
+def everything(task: Task) -> list[Problem]:
     return sorted((*task.problems("train"), *task.problems("test")), key=lambda p: int(p.answer))
 
 
-def one_problem(tmp_path, row):
+def one_problem(tmp_path: Path, row: Mapping[str, object]) -> Problem:
     """The problem of one row, with another file to test on."""
     path = write(tmp_path / "rows.jsonl", [row])
     test = write(tmp_path / "other.jsonl", [{"question": "Other?", "answer": "0"}])
@@ -42,7 +45,7 @@ def one_problem(tmp_path, row):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_the_three_formats_give_the_same_problems(tmp_path, kind):
+def test_the_three_formats_give_the_same_problems(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"rows.{kind}"
     if kind == "csv":
         path.write_text("question,answer,level\n" + "".join("{question},{answer},{level}\n".format(**r) for r in ROWS))
@@ -55,19 +58,19 @@ def test_the_three_formats_give_the_same_problems(tmp_path, kind):
     assert task.problems("train")[0].problem_id.startswith("rows/train/")
 
 
-def test_the_kind_in_the_name_goes_before_the_suffix(tmp_path):
+def test_the_kind_in_the_name_goes_before_the_suffix(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     assert len(everything(load(f"jsonl:{path}"))) == 40
 
 
-def test_a_csv_may_have_a_byte_order_mark_commas_and_line_breaks(tmp_path):
+def test_a_csv_may_have_a_byte_order_mark_commas_and_line_breaks(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b'\xef\xbb\xbfquestion,answer\r\n"One, or\r\ntwo?",1\r\n\r\nThree?,3\r\n')
     assert [p.question for p in everything(load(f"csv:{path}"))] == ["One, or\r\ntwo?", "Three?"]
 
 
-def test_field_names_are_free(tmp_path):
+def test_field_names_are_free(tmp_path: Path) -> None:
     row = {"q": "How much?", "a": 5, "grade": "Level 4", "topic": "Sums", "why": "Because."}
     options = {"question": "q", "answer": "a", "level": "grade", "subject": "topic", "chain": "why"}
     path = write(tmp_path / "rows.jsonl", [row, {**row, "q": "How many?"}])
@@ -99,7 +102,9 @@ def test_field_names_are_free(tmp_path):
         ({"question": "Q?", "solution": "42"}, "42", None),
     ],
 )
-def test_usual_fields_answers_and_chains(tmp_path, row, answer, chain):
+def test_usual_fields_answers_and_chains(
+    tmp_path: Path, row: dict[str, object], answer: str, chain: str | None
+) -> None:
     problem = one_problem(tmp_path, row)
     assert (problem.question, problem.answer, problem.expert_chain) == ("Q?", answer, chain)
 
@@ -107,11 +112,11 @@ def test_usual_fields_answers_and_chains(tmp_path, row, answer, chain):
 @pytest.mark.parametrize(
     ("level", "read"), [(5, 5), (5.0, 5), ("5", 5), ("Level 5", 5), ("level 2", 2), ("Level ?", None), (None, None)]
 )
-def test_levels(tmp_path, level, read):
+def test_levels(tmp_path: Path, level: object, read: int | None) -> None:
     assert one_problem(tmp_path, {"question": "Q?", "answer": "1", "level": level}).level == read
 
 
-def test_an_empty_name_switches_a_field_off(tmp_path):
+def test_an_empty_name_switches_a_field_off(tmp_path: Path) -> None:
     row = {"question": "Q?", "answer": "1", "level": "hard"}
     path = write(tmp_path / "rows.jsonl", [row, {**row, "question": "P?"}])
     with pytest.raises(DataError, match=r"rows\.jsonl, line 1: 'level' must be a whole number .* got 'hard'"):
@@ -119,8 +124,8 @@ def test_an_empty_name_switches_a_field_off(tmp_path):
     assert load(f"jsonl:{path}", level_field="").levels == ()
 
 
-def test_what_expo_lite_hard_writes_is_read_as_it_is(tmp_path):
-    rows = [
+def test_what_expo_lite_hard_writes_is_read_as_it_is(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
         {
             "problem_id": f"arithmetic/train/5/{i}",
             "question": f"Start with {i}?",
@@ -140,16 +145,16 @@ def test_what_expo_lite_hard_writes_is_read_as_it_is(tmp_path):
     ]
 
 
-def test_a_test_file_leaves_the_whole_file_to_train_on_but_for_its_own_questions(tmp_path):
+def test_a_test_file_leaves_the_whole_file_to_train_on_but_for_its_own_questions(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", ROWS)
     test = write(tmp_path / "test.jsonl", ROWS[:5])
     task = load(f"jsonl:{path}", test_file=test)
     assert [p.question for p in task.problems("test")] == [row["question"] for row in ROWS[:5]]
     assert [p.question for p in task.problems("train")] == [row["question"] for row in ROWS[5:]]
-    assert task.n_dropped == 5
+    assert isinstance(task, FixedTask) and task.n_dropped == 5
 
 
-def test_a_folder_keeps_its_splits(tmp_path):
+def test_a_folder_keeps_its_splits(tmp_path: Path) -> None:
     write(tmp_path / "data" / "train-00000-of-00002.jsonl", ROWS[:10])
     write(tmp_path / "data" / "train-00001-of-00002.jsonl", ROWS[10:20])
     write(tmp_path / "data" / "validation-00000-of-00001.jsonl", ROWS[20:30])
@@ -160,7 +165,7 @@ def test_a_folder_keeps_its_splits(tmp_path):
     assert len(load(f"jsonl:{tmp_path}").problems("test")) == 5
 
 
-def test_a_hub_data_set_is_read_like_a_folder(tmp_path, monkeypatch):
+def test_a_hub_data_set_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "easy" / "train.parquet", ROWS[:10])
     write(tmp_path / "hard" / "train.parquet", ROWS[10:30])
     write(tmp_path / "hard" / "test.parquet", ROWS[30:])
@@ -175,7 +180,7 @@ def test_a_hub_data_set_is_read_like_a_folder(tmp_path, monkeypatch):
         load("hub:some/data:harder")
 
 
-def _http_error(kind, status):
+def _http_error(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
     return kind("no", response=httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co")))
 
 
@@ -188,8 +193,10 @@ def _http_error(kind, status):
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
-def test_every_failure_of_the_hub_is_one_line_that_says_what_to_do(monkeypatch, failure, text):
-    def fail(*args, **kwargs):
+def test_every_failure_of_the_hub_is_one_line_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, text: str
+) -> None:
+    def fail(*args: object, **kwargs: object) -> str:
         raise failure
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
@@ -236,7 +243,7 @@ GOOD = b'{"question": "Q?", "answer": "1"}\n'
         (b'{"question": "Q?", "solution": "No box.\\nNone."}\n', "line 2: no \\boxed{} in 'solution'"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, text):
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, text: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD + line + GOOD)
     with pytest.raises(DataError) as caught:
@@ -244,14 +251,14 @@ def test_a_bad_line_is_named(tmp_path, line, text):
     assert str(caught.value).startswith(f"{path}, {text}")
 
 
-def test_blank_lines_do_not_shift_the_count(tmp_path):
+def test_blank_lines_do_not_shift_the_count(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\n  \r\n" + b"nonsense\n")
     with pytest.raises(DataError, match=r"rows\.jsonl, line 4: not a JSON object"):
         load(f"jsonl:{path}")
 
 
-def test_an_unnamed_field_is_hinted_at_and_a_named_one_must_be_there(tmp_path):
+def test_an_unnamed_field_is_hinted_at_and_a_named_one_must_be_there(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "Q?", "answer": "1"}\n')
     with pytest.raises(DataError, match="name the right one with --question-field"):
@@ -263,7 +270,7 @@ def test_an_unnamed_field_is_hinted_at_and_a_named_one_must_be_there(tmp_path):
             load(f"jsonl:{path}", **{"question_field": "text", f"{role}_field": "nope"})
 
 
-def test_an_identifier_comes_once(tmp_path):
+def test_an_identifier_comes_once(tmp_path: Path) -> None:
     row = {"problem_id": "a", "question": "Q?", "answer": "1"}
     path = write(tmp_path / "rows.jsonl", [row, {**row, "question": "P?"}])
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: the problem_id 'a' comes a second time"):
@@ -279,7 +286,7 @@ def test_an_identifier_comes_once(tmp_path):
         (b"question,answer\nQ?,\n", "line 2: no answer"),
     ],
 )
-def test_a_bad_csv_line_is_named(tmp_path, content, text):
+def test_a_bad_csv_line_is_named(tmp_path: Path, content: bytes, text: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -287,7 +294,7 @@ def test_a_bad_csv_line_is_named(tmp_path, content, text):
     assert str(caught.value).startswith(f"{path}, {text}")
 
 
-def test_a_bad_parquet_file_and_row_are_named(tmp_path):
+def test_a_bad_parquet_file_and_row_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"rows\.parquet: not a parquet file that can be read"):
@@ -298,7 +305,7 @@ def test_a_bad_parquet_file_and_row_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_a_missing_an_empty_and_an_unreadable_file(tmp_path, kind):
+def test_a_missing_an_empty_and_an_unreadable_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"rows.{kind}"
     with pytest.raises(DataError, match=rf"No file .*rows\.{kind}\."):
         load(f"{kind}:{path}")
@@ -313,36 +320,37 @@ def test_a_missing_an_empty_and_an_unreadable_file(tmp_path, kind):
         load(f"{kind}:{tmp_path / 'folder'}")
 
 
-def test_a_known_data_set_from_a_file_of_another_kind(tmp_path):
+def test_a_known_data_set_from_a_file_of_another_kind(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
     path.write_bytes(GOOD)
     with pytest.raises(DataError, match=r"Cannot read .*rows\.txt: its name must end in \.jsonl, \.json, \.csv"):
         load("math", data=path)
 
 
-def test_two_formats_of_one_split_are_too_many(tmp_path):
+def test_two_formats_of_one_split_are_too_many(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", ROWS)
     write(tmp_path / "train.parquet", ROWS)
     with pytest.raises(DataError, match=r"has train files ending in \.jsonl and \.parquet: keep one kind"):
         load("hub:some/data", data=tmp_path)
 
 
-def test_one_problem_alone_cannot_be_measured_on(tmp_path):
+def test_one_problem_alone_cannot_be_measured_on(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD)
     task = load(f"jsonl:{path}")
-    empty = next(split for split in ("train", "test") if not getattr(task, split))
+    assert isinstance(task, FixedTask)
+    empty: Split = "test" if task.train else "train"
     with pytest.raises(DataError, match=f"has no {empty} problems"):
         task.problems(empty)
 
 
-def test_subjects_need_subjects(tmp_path):
+def test_subjects_need_subjects(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(ConfigError, match="have no subjects; name the right field with --subject-field"):
         load(f"jsonl:{path}", subjects=("Algebra",))
 
 
-def test_a_train_split_that_is_all_in_the_test_split_is_said_to_be(tmp_path):
+def test_a_train_split_that_is_all_in_the_test_split_is_said_to_be(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(DataError, match=r"has no train problems\. All 40 are in the test split too\."):
         load(f"jsonl:{path}", test_file=path).problems("train")

@@ -3,15 +3,19 @@
 import importlib.util
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError, DataError
+from expo_lite.grading import Grader
 from expo_lite.records import Problem
 from expo_lite.tasks import load_task
-from expo_lite.tasks.reasoning_gym import WORKER
+from expo_lite.tasks.reasoning_gym import WORKER, ReasoningGym
 from expo_lite.tasks.reasoning_gym_worker import fits, is_safe
 from expo_lite.tasks.splits import normalised
 
@@ -122,23 +126,25 @@ needs_the_package = pytest.mark.skipif(
 )
 
 
-def load(names, *difficulty):
-    return load_task(f"reasoning-gym:{names}", grader=None, options=TaskOptions(difficulty=difficulty))
+def load(names: str, *difficulty: str) -> ReasoningGym:
+    task = load_task(f"reasoning-gym:{names}", grader=Grader(), options=TaskOptions(difficulty=difficulty))
+    assert isinstance(task, ReasoningGym)
+    return task
 
 
 @pytest.fixture(scope="module")
-def every():
+def every() -> ReasoningGym:
     """All data sets at once, in one worker."""
     return load(",".join(NAMES))
 
 
-def right(task, problem, answer):
+def right(task: ReasoningGym, problem: Problem, answer: str) -> bool:
     return task.grade(problem, f"Let me see.\nSo it is \\boxed{{{answer}}}").correct
 
 
 @needs_the_package
 @pytest.mark.parametrize("name", NAMES)
-def test_the_reference_answer_is_right_and_other_answers_are_wrong(every, name):
+def test_the_reference_answer_is_right_and_other_answers_are_wrong(every: ReasoningGym, name: str) -> None:
     problems = [every._problem(name, "test", index) for index in range(4)]
     for problem in problems[:2]:
         assert problem.answer and problem.subject == name and problem.expert_chain is None
@@ -151,7 +157,7 @@ def test_the_reference_answer_is_right_and_other_answers_are_wrong(every, name):
 
 
 @needs_the_package
-def test_nothing_with_an_answer_is_left_out():
+def test_nothing_with_an_answer_is_left_out() -> None:
     code = "from reasoning_gym.factory import DATASETS; print(*DATASETS)"  # apart: its packages warn
     listed = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     refused = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour", "composite"}
@@ -172,14 +178,16 @@ def test_nothing_with_an_answer_is_left_out():
         ("number_sorting", lambda gold: gold.replace("'", "").replace(".", ".0")),
     ],
 )
-def test_wrong_answers_that_reasoning_gym_itself_gives_full_marks(every, name, wrong):
+def test_wrong_answers_that_reasoning_gym_itself_gives_full_marks(
+    every: ReasoningGym, name: str, wrong: Callable[[str], str]
+) -> None:
     problems = [every._problem(name, "test", index) for index in range(6)]
     tried = [(p, wrong(p.answer)) for p in problems if p.answer != wrong(p.answer)]
     assert tried and not any(right(every, problem, answer) for problem, answer in tried)
 
 
 @needs_the_package
-def test_a_date_difference_is_exact():
+def test_a_date_difference_is_exact() -> None:
     task = load("time_intervals", 'task_types=["datetime"]', "max_date_difference_days=1000000")
     problem = task.problems("test", limit=1)[0]
     days, clock = problem.answer.split(", ")
@@ -190,7 +198,9 @@ def test_a_date_difference_is_exact():
 
 
 @needs_the_package
-def test_a_reply_that_never_ends_costs_its_time_limit_and_no_more(every, monkeypatch):
+def test_a_reply_that_never_ends_costs_its_time_limit_and_no_more(
+    every: ReasoningGym, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("expo_lite.tasks.reasoning_gym._SCORE_LIMIT_S", 1.0)
     problem = every._problem("countdown", "test", 0)
     start = time.perf_counter()
@@ -200,8 +210,19 @@ def test_a_reply_that_never_ends_costs_its_time_limit_and_no_more(every, monkeyp
     assert right(every, problem, problem.answer)  # a new worker
 
 
+@needs_the_package
+def test_a_worker_that_somebody_kills_loses_no_verdict(every: ReasoningGym) -> None:
+    problem = every._problem("countdown", "test", 0)
+    process = WORKER._process
+    assert process is not None
+    threading.Timer(0.05, process.kill).start()
+    for _ in range(3):
+        assert right(every, problem, problem.answer)
+        time.sleep(0.04)
+
+
 @pytest.mark.parametrize("name", ["spiral_matrix", "countdown", "polynomial_multiplication", "n_queens"])
-def test_no_reply_is_run_as_a_program(name, tmp_path):
+def test_no_reply_is_run_as_a_program(name: str, tmp_path: Path) -> None:
     for reply in (
         f"open('{tmp_path}/x','w')",
         "__import__('os').system('true')",
@@ -224,11 +245,11 @@ def test_no_reply_is_run_as_a_program(name, tmp_path):
         ("n_queens", "_ _ Q _\nQ _ _ _"),
     ],
 )
-def test_proper_answers_are_shown_to_the_scorer(name, reply):
+def test_proper_answers_are_shown_to_the_scorer(name: str, reply: str) -> None:
     assert is_safe(name, reply)
 
 
-def test_tighter_rules_by_hand():
+def test_tighter_rules_by_hand() -> None:
     assert fits("coin_flip", "0.2461", {"answer": "0.24609375"}) and fits(
         "coin_flip", "63/256", {"answer": "0.24609375"}
     )
@@ -240,7 +261,7 @@ def test_tighter_rules_by_hand():
 
 
 @needs_the_package
-def test_the_problems_are_the_same_in_every_process():
+def test_the_problems_are_the_same_in_every_process() -> None:
     names = "isomorphic_strings,word_ladder,polynomial_multiplication"  # made differently for other string hashes
     task, again = load(names), load(names)
     nine, few = task.problems("test", limit=9), task.problems("train", limit=7, seed=3)
@@ -255,7 +276,7 @@ def test_the_problems_are_the_same_in_every_process():
 
 @needs_the_package
 @pytest.mark.parametrize("name", ["gcd", "coin_flip", "tower_of_hanoi"])  # the last two repeat themselves a lot
-def test_splits_share_no_question(name):
+def test_splits_share_no_question(name: str) -> None:
     task = load(name)
     train = [normalised(problem.question) for problem in task.problems("train")]
     test = [normalised(problem.question) for problem in task.problems("test")]
@@ -263,7 +284,7 @@ def test_splits_share_no_question(name):
 
 
 @needs_the_package
-def test_difficulty_settings_reach_their_data_sets():
+def test_difficulty_settings_reach_their_data_sets() -> None:
     task = load("chain_sum,gcd", "chain_sum.min_terms=9", "chain_sum.max_terms=9", "gcd.max_value=3")
     sums = [p for p in task.problems("test", limit=20) if p.subject == "chain_sum"]
     assert all(sum(p.question.count(sign) for sign in "+-") >= 8 for p in sums)
@@ -286,7 +307,7 @@ def test_difficulty_settings_reach_their_data_sets():
         ("chain_sum", ("gcd.max_value=3",), "Cannot read --difficulty 'gcd.max_value=3'"),
     ],
 )
-def test_unknown_names_and_settings(names, difficulty, text):
+def test_unknown_names_and_settings(names: str, difficulty: tuple[str, ...], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(names, *difficulty)
     assert text in str(caught.value)
@@ -302,13 +323,13 @@ def test_unknown_names_and_settings(names, difficulty, text):
         (",", "expected reasoning-gym:NAME"),
     ],
 )
-def test_what_has_no_answer_is_refused(names, text):
+def test_what_has_no_answer_is_refused(names: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(names)
     assert text in str(caught.value)
 
 
-def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
+def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'expo-lite\[reasoning-gym\]'"):
         load("gcd")

@@ -255,6 +255,13 @@ def test_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         load_policy("tiny", PolicyConfig(backend="unsloth"), seed=0)
 
 
+def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> None:
+    modules = ["loop", "evaluate", "hard", "explain_command", "diagnose_command", "replicate", "policy.factory"]
+    code = f"import sys, importlib; [importlib.import_module('expo_lite.' + name) for name in {modules}]; "
+    code += "print({'transformers', 'peft', 'trl', 'unsloth'} & set(sys.modules))"
+    assert in_own_process("-c", code).splitlines()[-1] == "set()"
+
+
 def test_auto_takes_unsloth_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for gpu, there, expected in ((True, True, "unsloth"), (True, False, "hf"), (False, True, "hf")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)

@@ -8,11 +8,12 @@ import re
 from collections.abc import Callable
 
 from expo_lite.grading import words
-from expo_lite.grading.leaves import Deep, Outcome, compare_leaves, one_decimal_sign, quantity
-from expo_lite.grading.names import same_name, split_name
+from expo_lite.grading.compound import in_one_unit
+from expo_lite.grading.leaves import Deep, Outcome, compare_leaves, one_currency, one_decimal_sign, quantity
+from expo_lite.grading.names import same_name, split_name, sum_value
 from expo_lite.grading.normalise import normalise, text_key
 from expo_lite.grading.notations import compare_notations
-from expo_lite.grading.regions import Piece, Region, region
+from expo_lite.grading.regions import Piece, Region, region, solutions
 from expo_lite.grading.relations import compare_relations
 from expo_lite.grading.structures import Leaf, Matrix, Relation, Sequence, Structure, nesting, structure
 
@@ -56,7 +57,8 @@ def _compare(gold: str, answer: str, deep: Deep | None, depth: int) -> Result:
         return Outcome.EQUAL, "text"
     if depth > _MAX_DEPTH:
         return _UNKNOWN
-    gold, answer = one_decimal_sign(words.digits_for_words(gold), words.digits_for_words(answer))
+    gold, answer = (in_one_unit(words.digits_for_words(text)) for text in (gold, answer))
+    gold, answer = one_currency(*one_decimal_sign(gold, answer))
     if r"\approx" in gold or r"\approx" in answer:
         outcome = _approximate(gold, answer, deep, depth)
         if outcome is not None:
@@ -89,6 +91,8 @@ def _choices(gold: str, answer: str, deep: Deep | None, depth: int) -> Result | 
     wanted, given = words.choice(gold), words.choice(answer)
     if wanted is None and given is None:
         return None
+    if wanted is not None and wanted[1] == "" and answer == wanted[0].lower() and answer != "e":
+        return Outcome.EQUAL, "choice"
     if wanted is not None and given is not None:
         letters_equal = wanted[0] == given[0]
         return (Outcome.EQUAL if letters_equal else Outcome.DIFFERENT), "choice"
@@ -104,6 +108,7 @@ def _by_structure(gold: str, answer: str, deep: Deep | None, depth: int) -> Resu
     def inner(one: str, other: str) -> Result:
         return _compare(one, other, deep, depth + 1)
 
+    gold, answer = solutions(gold), solutions(answer)
     wanted, given = region(gold), region(answer)
     if wanted is not None and given is not None and (wanted.certain or given.certain):
         result = _compare_regions(wanted, given, inner)
@@ -127,6 +132,8 @@ def _compare_mixed(one: Structure, other: Structure, inner: Compare, *, outermos
     """A list against a single expression: equal only where it is the set of that one solution."""
     for sequence, leaf, swapped in ((one, other, False), (other, one, True)):
         if isinstance(sequence, Sequence) and isinstance(leaf, Leaf):
+            if leaf.text.strip() == r"\emptyset":
+                return Outcome.DIFFERENT, "set"
             if len(sequence.items) == 1 and sequence.opening == r"\{" and outermost:
                 pair = (sequence.items[0], leaf.text)
                 outcome, _ = inner(*(pair[::-1] if swapped else pair))
@@ -148,6 +155,8 @@ def _compare_named(
         return _as(inner(value, answer), "equation")
     elif other_name is not None and not isinstance(one, Relation):
         return _as(inner(gold, other_value), "equation")
+    elif isinstance(one, Leaf) and (total := sum_value(answer)) is not None:
+        return _as(inner(gold, total), "equation")
     if isinstance(one, Relation) and isinstance(other, Relation):
         return compare_relations(one, other, deep, inner)
     return _UNKNOWN if deep is None or _mentions_text(gold + answer) else (Outcome.DIFFERENT, "relation")

@@ -9,7 +9,7 @@ _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}([^\s{}$\\,;]{1,99})")
 _SCAN = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,99}\{|\\(?:[A-Za-z]+|.)|[{}]", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _PHRASE = re.compile(
-    r"(?:final\s+answer\b[^\n:=]{0,60}?(?:\bis\b\s*:?|:|=)|\bthe\s+(?:correct\s+)?answer\s+(?:is\b\s*:?|:)|\banswer\s*:)",
+    r"(?:final\s+answer(?:\b[^\n:=]{0,60}?(?:\bis\b\s*:?|:|=)|[*#\s]{0,9}\n(?=\s{0,9}\S))|\bthe\s+(?:correct\s+)?answer\s+(?:is\b\s*:?|:)|\banswer\s*:)",
     re.IGNORECASE,
 )
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$\n])+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)

@@ -16,6 +16,7 @@ _DECIMAL = re.compile(
     r"(?:(?: ?(?:\\times|\\cdot|\*|x) ?10\^ ?(?:\{ ?(?P<braced>[+-]?\d{1,4}) ?\}|(?P<bare>[+-]?\d{1,4})))"
     r"|[eE](?P<power>[+-]?\d{1,4}))?$"
 )
+_POUNDS = re.compile(r"(?:\\text\{ ?)?\bpounds?(?: sterling)?(?: ?\})?$")
 _DECIMAL_COMMA = re.compile(r"^[+-]?(?:\d+,(?:\d\d|\d{4,})|0,\d{2,})$")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|\\text\{")
 _WORD = re.compile(r"^(?!(?:sqrt|sin|cos|tan|log|ln|exp)[a-z]|\d)[A-Za-z]{3,}$")
@@ -114,6 +115,15 @@ def one_decimal_sign(gold: str, answer: str) -> tuple[str, str]:
     return texts[0], texts[1]
 
 
+def one_currency(gold: str, answer: str) -> tuple[str, str]:
+    """7 pounds is £7 where the other side says £."""
+    texts = [gold, answer]
+    for mine, yours in ((0, 1), (1, 0)):
+        if "£" in texts[yours]:
+            texts[mine] = _POUNDS.sub("£", texts[mine])
+    return texts[0], texts[1]
+
+
 def _compare_text(gold: str, answer: str) -> tuple[Outcome, str]:
     if _PROSE.search(gold) or _PROSE.search(answer):
         return Outcome.DIFFERENT, "text"
@@ -132,7 +142,12 @@ def _factors(one: Unit, other: Unit) -> list[tuple[Fraction, Fraction]]:
 
 
 def _equal_numbers(one: Quantity, other: Quantity) -> bool:
-    for factor, other_factor in _factors(one.unit, other.unit):
+    readings = _factors(one.unit, other.unit)
+    if one.unit.percent != other.unit.percent and any(
+        side.value is not None and abs(side.value) <= 1 for side in (one, other)
+    ):
+        readings = readings[1:]  # 28 may stand for 28%, but 0.2 is a fifth and not 0.2%
+    for factor, other_factor in readings:
         a, b = _scaled(one, factor), _scaled(other, other_factor)
         if a[0] == b[0] or _rounds_to(a, b) or _rounds_to(b, a):
             return True

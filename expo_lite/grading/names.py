@@ -15,6 +15,7 @@ _SIMPLE = (
 )
 _NAME = re.compile(rf"^(?:{_SIMPLE})$")
 _NAMES = re.compile(rf"^\(?\s?(?:{_LETTER})(?:\s?,\s?(?:{_LETTER}))+\s?\)?$")
+_SUM = re.compile(r"^[A-Za-z](?: ?[+] ?[A-Za-z])+ ?=(?:[^=<>A-Za-z]*=)? ?(?P<value>-?[\d.,]+)$")
 _EQUALS = frozenset(("=",))
 
 
@@ -34,6 +35,12 @@ def split_name(text: str) -> tuple[str | None, str]:
     if not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div)", "", "".join(sides))):
         return "", sides[-1]
     return None, text
+
+
+def sum_value(text: str) -> str | None:
+    """What an answer says of a sum that was asked for, 14 for "m + n = 14"; None for anything else."""
+    match = _SUM.match(text)
+    return match.group("value") if match is not None else None
 
 
 def same_name(one: str, other: str) -> bool:

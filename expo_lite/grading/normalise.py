@@ -3,6 +3,7 @@
 import re
 
 from expo_lite.grading.extract import sanitise
+from expo_lite.grading.repeating import as_fractions
 
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
@@ -50,12 +51,21 @@ _FUNCTIONS = frozenset(
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?\s*")
 _SPACING = re.compile(r"\\[,;:> ]|~|\\hspace\*?\{[^{}]{0,20}\}|\\[hv]?phantom\{[^{}]{0,40}\}|\\tag\{[^{}]{0,20}\}")
-_GROUPED = re.compile(r"(?<=\d)\s?(?:\{\s?,\s?\}|,\\!|\\!,|\{,\\!\}|\\,)\s?(?=\d{3}(?!\d))")
+_GROUPED = re.compile(r"(?<=\d)\s?(?:\{\s?,\s?\}|,\\!|\\!,|\{,\\!\}|\{?\\[,;:]\}?|~)\s?(?=\d{3}(?!\d))")
+_UNDERSCORED = re.compile(r"(?<![\w.])[1-9]\d{0,2}(?:_\d{3})+(?!\w)")
 _DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _DELIMITERS = re.compile(r"\\[()\[\]]")
-_DEGREE = re.compile(r"(?:\{\s?\})?\^\s?(?:\{\s?\\(?:circ|degree)\s?\}|\\(?:circ|degree)(?![A-Za-z]))")
+_DEGREE = re.compile(
+    r"(?:\{\s?\})?\^\s?(?:\{\s?\\(?:circ|degree)\s?\}|\\(?:circ|degree)(?![A-Za-z]))|(?<=\d)\^(?:o(?![A-Za-z])|\{o\})"
+)
+_OVER = re.compile(r"\{([^{}]{1,60})\\over(?![A-Za-z])([^{}]{1,60})\}")
 _PERCENT = re.compile(r"(?<=[\d}) ])\s?(?:\bper ?cent\b|\bpercentage\b|\bpct\b\.?)", re.IGNORECASE)
 _COLOUR = re.compile(r"\\(?:text)?color\s?\{[^{}]{0,20}\}")
+_LEAD = re.compile(
+    r"^\s?(?:\\text\{\s?)?(?:so |thus |hence )?(?:the )?(?:final |correct )?answer(?: is\b:?|:)(?:\s?\})?\s?(?=[^}])",
+    re.IGNORECASE,
+)
+_COUNTED = re.compile(r"^\\text\{ ?([-+]?\d[^{}]*)\}$")
 NEWLINE = "⏎"
 _ENDS = " \t\n*_.,;:`⏎"
 _STARTS = re.compile(r"^(?:[ \t\n*_,;:`⏎]|\.(?!\d))+")
@@ -68,10 +78,13 @@ def normalise(text: str) -> str:
     if text.isascii() and text.isalnum():
         return text
     text = _unicode(text)
-    if "\\" in text or "$" in text or "{" in text:
+    if any(mark in text for mark in "\\${^~"):
         text = _latex(text)
-    text = _STARTS.sub("", _PERCENT.sub("%", re.sub(r"\s+", " ", text)).rstrip(_ENDS))
+    text = _UNDERSCORED.sub(lambda number: number.group().replace("_", ""), re.sub(r"\s+", " ", text))
+    text = _LEAD.sub("", text)
+    text = _STARTS.sub("", _PERCENT.sub("%", as_fractions(text)).rstrip(_ENDS))
     text = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", "^", text).replace("**", "")
+    text = _COUNTED.sub(r"\1", text)
     while text.startswith("{") and _closes_at(text, 0) == len(text) - 1:
         text = _STARTS.sub("", text[1:-1].rstrip(_ENDS))
     return text
@@ -101,7 +114,7 @@ def _latex(text: str) -> str:
     )
     text = _DELIMITERS.sub(" ", text)
     text = _money_or_delimiter(text).replace("\ue000", "$")
-    text = _DEGREE.sub(r"\\degree ", text)
+    text = _OVER.sub(r"\\frac{\1}{\2}", _DEGREE.sub(r"\\degree ", text))
     text = _DECIMAL_COMMA.sub(".", _GROUPED.sub("", text))
     text = _SPACING.sub(" ", _COLOUR.sub("", text)).replace(r"\!", "").replace(r"\/", "")
     return _commands(text)

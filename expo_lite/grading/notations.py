@@ -13,7 +13,7 @@ _BASES = {
 }  # fmt: skip
 _IN_BASE = re.compile(
     r"^\(?(?:\\text\{)?(?P<digits>-?[0-9A-Fa-f ]+(?:\.[0-9A-F]+)?)\}?\)?"
-    r"(?:_ ?\{? ?(?:\\text\{ ?)?(?P<low>\d{1,2}|[a-z]+)(?: ?\})*"
+    r"(?:_ ?\{? ?(?:\\text\{ ?)?\(?(?P<low>\d{1,2}|[a-z]+)\)?(?: ?\})*"
     r"| ?\(?(?:\\text\{ ?\(?)?(?:in )?base[ -]?(?:\})? ?(?:\{)?(?P<word>\d{1,2}|[a-z]+)\)?\}?\)?)$"
 )
 _RATIO = re.compile(r"^(?:\d+(?:\.\d+)?)(?: ?: ?\d+(?:\.\d+)?)+$")
@@ -50,7 +50,7 @@ def _dates(gold: str, answer: str) -> Result | None:
 
 def number_in_base(text: str) -> tuple[str, int] | None:
     r"""Digits (no leading zeros) and base of 204_5, 204_{\text{five}} or 204 (base 5)."""
-    match = _IN_BASE.match(text)
+    match = _IN_BASE.match(re.sub(r"(?<=[0-9A-F])\\text\{ ?([A-F]+) ?\}", r"\1", text))
     if match is None:
         return None
     base = match.group("low") or match.group("word")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 from expo_lite.grading.frames import encode, read_message
 
 _START_LIMIT_S = 120.0
+_MAX_CRASHES, _MAX_KILLS = 2, 20
 _ROOT = Path(__file__).parents[2]
 
 
@@ -32,11 +34,11 @@ class Worker:
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """The reply to one question: {"equal", "how"}, or {"error": "timeout" | "worker_died" | "out_of_memory"}.
 
-        Loading the process is not part of the time limit. A process that died under the question is replaced and asked
-        once more; one that is too slow is killed.
+        Loading the process is not part of the time limit. A process that somebody killed under the question is replaced
+        and asked again, one that fell over it by itself once more; one that is too slow is killed.
         """
-        reply: dict[str, Any] = {"error": "worker_died"}
-        for _ in range(2):
+        crashes = kills = 0
+        while crashes < _MAX_CRASHES and kills < _MAX_KILLS:
             try:
                 inbox, outbox = self._started()
                 os.write(inbox, encode(question))
@@ -45,12 +47,22 @@ class Worker:
                 self.kill()
                 return {"error": "timeout"}
             except (EOFError, OSError):
+                killed = self._was_killed()
+                kills, crashes = kills + killed, crashes + (not killed)
                 self.kill()
                 continue
             if "error" in reply:
                 self.kill()
             return reply
-        return reply
+        return {"error": "worker_died"}
+
+    def _was_killed(self) -> bool:
+        """Whether the process that hung up did so because of a SIGKILL from elsewhere."""
+        if self._process is None:
+            return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=2.0)
+        return self._process.returncode == -signal.SIGKILL
 
     def _started(self) -> tuple[int, int]:
         """The pipes to a process that has said it is ready."""

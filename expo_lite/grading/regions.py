@@ -1,12 +1,17 @@
 """Parts of the real line, however they are written: intervals, inequalities, unions, points taken out."""
 
 import itertools
+import math
 import re
 from dataclasses import dataclass
 
+from expo_lite.grading import words
+from expo_lite.grading.exact import NotRational, exact_value
+from expo_lite.grading.expression import NotUnderstood, parse
 from expo_lite.grading.structures import Leaf, Relation, Sequence, split_top, structure
 
 _VARIABLE = re.compile(r"^(?:[A-DF-Za-df-hj-z]|\\(?!pi|infty)[a-z]+|[A-Za-z]\((?:[a-z]|\\[a-z]+)\))(?:_\{?\w+\}?)?$")
+_BARS = re.compile(r"^\| ?([A-Za-z]) ?\|$")
 _MEMBER = re.compile(r"^((?:\\?[A-Za-z]|\\[a-z]+|[A-Za-z]\([a-z]\))(?:_\{?\w+\}?)?)\s?\\in\s?(.+)$", re.DOTALL)
 _BUILDER = re.compile(
     r"^\\\{\s?(?P<name>[A-Za-z])\s?(?:\\in\s?\\R\s?)?(?:\||:|\\text\{ ?such that ?\})\s?(?P<condition>.+)\\\}$",
@@ -44,6 +49,13 @@ def membership(text: str) -> tuple[str | None, str]:
     return (match.group(1), match.group(2).strip()) if match else (None, text)
 
 
+def solutions(text: str) -> str:
+    r"""The set {1, 2} of "x \in {1, 2}"; any other text as it is."""
+    name, rest = membership(text)
+    form = structure(rest) if name is not None else None
+    return rest if isinstance(form, Sequence) and form.opening == r"\{" and _BUILDER.match(rest) is None else text
+
+
 def region(text: str) -> Region | None:
     """The part of the real line that a normalised answer describes, if it describes one."""
     builder = _BUILDER.match(text)
@@ -71,8 +83,12 @@ def _union(text: str) -> Region | None:
 
 
 def _difference(text: str) -> Region | None:
-    """The real line without some points."""
-    match = re.match(r"^(?:\\R|\(-\\infty, ?\+?\\infty\))\s?(?:\\setminus|-)\s?\\\{(.+)\\\}$", text)
+    """The real line, or an interval, without some points."""
+    sides, found = split_top(text, frozenset((r"\setminus",)))
+    if len(found) == 1 and sides[0] and sides[1].startswith(r"\{"):
+        points = structure(sides[1])
+        return _with_holes(region(sides[0]), points.items) if isinstance(points, Sequence) else None
+    match = re.match(r"^(?:\\R|\(-\\infty, ?\+?\\infty\))\s?-\s?\\\{(.+)\\\}$", text)
     if match is None:
         match = re.match(r"^\\text\{all real numbers? except\}? ?\{?(.+?)\}?$", text) or re.match(
             r"^(?:all )?real numbers? except (?:for )?(?:[a-z] ?= ?)?(.+)$", text
@@ -80,8 +96,7 @@ def _difference(text: str) -> Region | None:
     if match is None:
         return None
     inner = structure(match.group(1))
-    points = inner.items if isinstance(inner, Sequence) else (match.group(1),)
-    return _without(tuple(points))
+    return _without(tuple(inner.items) if isinstance(inner, Sequence) else (match.group(1),))
 
 
 def _without(points: tuple[str, ...]) -> Region:
@@ -90,15 +105,17 @@ def _without(points: tuple[str, ...]) -> Region:
 
 
 def _rough_value(text: str) -> float:
+    if text.lstrip("+-") == _INFINITY:
+        return -math.inf if text.startswith("-") else math.inf
     try:
-        return float(text)
-    except ValueError:
+        return float(exact_value(parse(text)))
+    except (NotUnderstood, NotRational, ArithmeticError):
         return 0.0
 
 
 def _simple(text: str) -> Region | None:
     form = structure(text)
-    if isinstance(form, Leaf) and form.text in (r"\R", r"\R "):
+    if isinstance(form, Leaf) and words.nothing(form.text) == r"\R":
         return Region((Piece(_MINUS_INFINITY, False, _INFINITY, False),))
     if isinstance(form, Relation):
         return _inequality(form)
@@ -117,6 +134,14 @@ def _simple(text: str) -> Region | None:
 
 def _several(form: Sequence) -> Region | None:
     """Inequalities side by side: a union with "or", a section where one bounds from below and one from above."""
+    holes = [item for item in form.items if r"\ne" in item]
+    if holes and len(holes) < len(form.items) and form.link != "or":
+        kept = Sequence("", "", tuple(item for item in form.items if item not in holes), form.link)
+        solid = _several(kept) if len(kept.items) > 1 else region(kept.items[0])
+        sides = [split_top(hole, frozenset((r"\ne",)))[0] for hole in holes]
+        if solid is None or any(len(pair) != 2 or pair[0] != solid.name for pair in sides):
+            return None
+        return _with_holes(solid, tuple(pair[1] for pair in sides))
     inner = [region(item) for item in form.items]
     pieces = [piece for part in inner if part is not None for piece in part.pieces]
     names = {part.name for part in inner if part is not None}
@@ -133,24 +158,70 @@ def _several(form: Sequence) -> Region | None:
     return Region(tuple(pieces), name)
 
 
+def _with_holes(solid: Region | None, points: tuple[str, ...]) -> Region | None:
+    """A region without some points, if each lies in it for all that can be seen."""
+    for point in points:
+        if solid is None:
+            return None
+        pieces: list[Piece] = []
+        for piece in solid.pieces:
+            if _rough_value(piece.low) < _rough_value(point) < _rough_value(piece.high):
+                pieces.append(Piece(piece.low, piece.low_closed, point, False))
+                pieces.append(Piece(point, False, piece.high, piece.high_closed))
+            else:
+                pieces.append(piece)
+        if len(pieces) == len(solid.pieces):
+            return None
+        solid = Region(tuple(pieces), solid.name)
+    return solid
+
+
 def _inequality(form: Relation) -> Region | None:
     sides, signs = form.sides, form.signs
-    if "=" in signs:
-        return None
     if len(sides) == 2:
-        if _VARIABLE.match(sides[1]) and not _VARIABLE.match(sides[0]):
+        if _names_variable(sides[1]) and not _names_variable(sides[0]):
             sides, signs = sides[::-1], (_FLIPPED.get(signs[0], signs[0]),)
-        name, bound, sign = sides[0], sides[1], signs[0]
-        if not _VARIABLE.match(name) or name in re.findall(r"\\?[A-Za-z]+", bound):
+        return _bounded_once(sides[0], signs[0], sides[1])
+    if len(sides) != 3 or not _names_variable(sides[1]):
+        return None
+    if signs[0] in (">", r"\ge") and signs[1] in _FLIPPED:
+        sides, signs = sides[::-1], (_FLIPPED[signs[1]], _FLIPPED[signs[0]])
+    if not set(signs) <= {"<", r"\le"}:
+        return None
+    bars = _BARS.match(sides[1])
+    if bars is not None:
+        return _ring(sides, signs, bars.group(1))
+    return Region((Piece(sides[0], signs[0] == r"\le", sides[2], signs[1] == r"\le"),), sides[1])
+
+
+def _names_variable(side: str) -> bool:
+    return bool(_VARIABLE.match(side) or _BARS.match(side))
+
+
+def _bounded_once(name: str, sign: str, bound: str) -> Region | None:
+    """What a variable, or its absolute value, with one bound leaves."""
+    if not _names_variable(name) or sign == "=" or name in re.findall(r"\\?[A-Za-z]+", bound):
+        return None
+    bars = _BARS.match(name)
+    if bars is not None:
+        if _rough_value(bound) <= 0 or sign == r"\ne":
             return None
-        if sign == r"\ne":
-            return Region(_without((bound,)).pieces, name)
         if sign in ("<", r"\le"):
-            return Region((Piece(_MINUS_INFINITY, False, bound, sign == r"\le"),), name)
-        return Region((Piece(bound, sign == r"\ge", _INFINITY, False),), name)
-    if len(sides) == 3 and r"\ne" not in signs and _VARIABLE.match(sides[1]):
-        if signs[0] in (">", r"\ge"):
-            sides, signs = sides[::-1], (_FLIPPED[signs[1]], _FLIPPED[signs[0]])
-        if signs[0] in ("<", r"\le") and signs[1] in ("<", r"\le"):
-            return Region((Piece(sides[0], signs[0] == r"\le", sides[2], signs[1] == r"\le"),), sides[1])
-    return None
+            return Region((Piece(f"-{bound}", sign == r"\le", bound, sign == r"\le"),), bars.group(1))
+        return _ring((bound, name, _INFINITY), (_FLIPPED[sign], "<"), bars.group(1))
+    if sign == r"\ne":
+        return Region(_without((bound,)).pieces, name)
+    if sign in ("<", r"\le"):
+        return Region((Piece(_MINUS_INFINITY, False, bound, sign == r"\le"),), name)
+    return Region((Piece(bound, sign == r"\ge", _INFINITY, False),), name)
+
+
+def _ring(sides: tuple[str, ...], signs: tuple[str, ...], name: str) -> Region | None:
+    """1 < |x| < 2: two pieces, mirrored at zero."""
+    low, high = sides[0], sides[2]
+    if _rough_value(low) <= 0:
+        return None
+    low_closed, high_closed = signs[0] == r"\le", signs[1] == r"\le"
+    return Region(
+        (Piece(f"-{high}", high_closed, f"-{low}", low_closed), Piece(low, low_closed, high, high_closed)), name
+    )

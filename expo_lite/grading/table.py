@@ -7,12 +7,13 @@ tests/data/grading_cases.jsonl.
 import json
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from expo_lite.errors import DataError
 from expo_lite.grading.grader import GradeItem, Grader
-from expo_lite.grading.pool import Worker
+from expo_lite.grading.pool import WorkerPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,17 @@ def read_cases(path: str | Path) -> list[Case]:
 
 def math_verify_verdicts(cases: Sequence[Case]) -> list[bool]:
     """What math-verify says of each case by itself, in a worker that is killed after ten seconds a case."""
-    worker = Worker(limit_s=10.0, memory_mib=2048)
+    pool = WorkerPool(n_workers=2, limit_s=10.0, memory_mib=2048)
+
+    def accepts(case: Case) -> bool:
+        reply = pool.ask({"op": "math_verify", "gold": case.gold, "answer": case.completion})
+        return bool(reply.get("equal", False))
+
     try:
-        replies = [worker.ask({"op": "math_verify", "gold": case.gold, "answer": case.completion}) for case in cases]
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(accepts, cases))
     finally:
-        worker.kill()
-    return [bool(reply.get("equal", False)) for reply in replies]
+        pool.close()
 
 
 def table(cases: Sequence[Case], ours: Sequence[bool], theirs: Sequence[bool]) -> str:

@@ -33,7 +33,7 @@ _define("volume", {"l liter litre": 1, "ml milliliter millilitre": _F(1, 1000), 
 _define("gallon", {"gallon gal": 16, "quart qt": 4, "pint pt": 2, "cup": 1})
 _define("usd", {"$ usd dollar buck": 1, "¢ cent": _F(1, 100)})
 _define("eur", {"€ eur euro": 1})
-_define("gbp", {"£ gbp": 1})
+_define("gbp", {"£ gbp": 1})  # "pounds" is a mass, unless the other side says £
 _define("jpy", {"¥ jpy yen": 1})
 _define("inr", {"₹ inr rupee r": 1})
 _define("cny", {"yuan rmb": 1})
@@ -51,6 +51,7 @@ _define("voltage", {"v volt": 1, "mv millivolt": _F(1, 1000)})
 _define("current", {"a ampere amp": 1, "ma milliampere": _F(1, 1000)})
 _define("resistance", {"ohm": 1})
 _define("frequency", {"hz hertz": 1, "khz kilohertz": 1000, "mhz megahertz": 10**6})
+_define("charge", {"coulomb": 1})
 _define("amount", {"mol mole": 1})
 _define("data", {"bit": 1, "byte": 8})
 _define("acre", {"acre": 1})
@@ -66,7 +67,19 @@ _COMPOUND = {
     "cc": "cm ^ 3",
     "sqft": "ft ^ 2",
 }
-_CASED = {"L": "l", "N": "n", "J": "j", "W": "w", "V": "v", "A": "a", "K": "k", "Pa": "pa", "Hz": "hz", "mL": "ml"}
+_CASED = {
+    "L": "l",
+    "N": "n",
+    "J": "j",
+    "W": "w",
+    "V": "v",
+    "A": "a",
+    "K": "k",
+    "Pa": "pa",
+    "Hz": "hz",
+    "mL": "ml",
+    "C": "coulomb",
+}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _MULTIPLIERS = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
@@ -87,6 +100,7 @@ _FUNCTION_NAMES = frozenset(
 )
 _TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-zµΩ]+\.?|\d+|\s+|.", re.DOTALL)
 _SIGNS = frozenset(("%", "$", "€", "£", "¥", "₹", "¢", r"\degree"))
+_UNIT_FRACTION = re.compile(r"\\frac ?\{ ?(\\text\{[^{}]*\}) ?\}\{ ?(\\text\{[^{}]*\}(?:\^ ?\{?\d\}?)?) ?\}")
 _PREFIX = re.compile(r"^([+-]?)\s?(?:US|CA|AU)?(\$|€|£|¥|₹|USD|EUR|Rs\.?)\s?(?=[\d.\\({+-])")
 
 
@@ -128,6 +142,7 @@ def split_unit(text: str) -> tuple[str, Unit]:
         unit = _unit_of([prefix.group(2).rstrip(".")]) or unit
         text = prefix.group(1) + text[prefix.end() :]
     text = re.sub(r"\\degree ?(?:\\text\{ ?)?([CF])\b ?\}?", r"\\text{°\1}", text)
+    text = re.sub(r"(?<=\d) ?\\Omega", r"\\text{ ohm}", _UNIT_FRACTION.sub(r"\1/\2", text))
     tokens = _TOKEN.findall(text[-200:])
     start = _tail_start(tokens)
     core = text[: len(text) - sum(map(len, tokens[start:]))]
@@ -179,8 +194,8 @@ def _power_start(tokens: list[str], end: int) -> int | None:
 def _is_unit_word(tokens: list[str], index: int) -> bool:
     token = tokens[index]
     if token.startswith(r"\text{"):
-        words = re.findall(r"[^\W\d]+", re.sub("°[cCfF]", "", token[6:-1]).lower())
-        return all(word not in _BLOCKED for word in words) and not re.search(r"[=<>]", token)
+        words = re.findall(r"[^\W\d]+", re.sub("°[cCfF]", "", token[6:-1]))
+        return all(word.lower() not in _BLOCKED or word in _CASED for word in words) and not re.search(r"[=<>]", token)
     if not token[:1].isalpha():
         return False
     word = token.rstrip(".")
@@ -199,9 +214,11 @@ def _is_unit_letter(tokens: list[str], index: int, letter: str) -> bool:
     """Whether a single letter is a unit: behind "/" and a unit, or behind a space, a number and perhaps other units."""
     if index > 1 and tokens[index - 1] == "/":
         return _is_unit_word(tokens, index - 2) or tokens[index - 2] == "$"
+    if letter == "m" and "^" in tokens[index + 1 : index + 2]:  # 12.50m^2 is an area, 4m^2 may be algebra
+        return re.fullmatch(r"[\d,]*\.\d+ ?|[\d,]+ ", "".join(tokens[:index])) is not None
     if letter not in _CASED and letter not in "mgshl":
         return False
-    return re.fullmatch(r"[\d.,\s/]*\d [A-Za-z ]*", "".join(tokens[:index])) is not None
+    return re.fullmatch(r"[\d.,\s/eE+-]*\d [A-Za-z ]*", "".join(tokens[:index])) is not None
 
 
 def lookup(word: str) -> tuple[str, Fraction] | None:

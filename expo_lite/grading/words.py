@@ -34,7 +34,7 @@ _NOTHING = {
 }  # fmt: skip
 
 _CHOICE = re.compile(
-    r"^(?:\\text\{\s?)?(?:(?:the )?(?:answer|option|choice|correct answer)(?: is)?:? ?)?"
+    r"^(?:\\text\{\s?)?(?i:(?:the )?(?:answer|option|choice|correct answer)(?: is)?:? ?)?"
     r"(?:\((?P<round>[A-J])\)|\[(?P<square>[A-J])\]|(?P<bare>[A-J])(?P<mark>[).:]|(?=\s?\}?$)))"
     r"(?:\s?\})?[\s.:,)]*(?P<rest>.*)$",
     re.DOTALL,
@@ -131,6 +131,10 @@ def digits_for_words(normalised: str) -> str:
     if not text[:1].isalpha():
         return normalised
     tokens = re.findall(r"[a-z]+|\S", text.replace("-", " "))
+    if tokens[0] in ("minus", "negative") and len(tokens) > 1:
+        positive = " ".join(tokens[1:])
+        inner = digits_for_words(positive)
+        return f"-{inner}" if inner != positive else normalised
     value, used = _read_number(tokens)
     if used == 0:
         return normalised

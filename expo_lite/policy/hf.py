@@ -8,10 +8,16 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
+from expo_lite.batching import MicroBatch
 from expo_lite.config import PolicyConfig
+from expo_lite.policy import attention
+from expo_lite.policy.dense import checkpoint_contexts, kept_products, product_bytes, use_lean_projections
 from expo_lite.policy.load import PROJECTIONS, load_base
 from expo_lite.policy.lora import LoraPolicy
 from expo_lite.presets import find_model
+
+KEPT_PRODUCTS_BYTES = 512 * 2**20
+"""On a CPU, micro-batches whose matrix products fit in this are not computed a second time in the backward pass."""
 
 
 class HfPolicy(LoraPolicy):
@@ -33,8 +39,9 @@ class HfPolicy(LoraPolicy):
         base, tokenizer = load_base(find_model(name).source, name, config, device)
         base.requires_grad_(False)
         base.config.use_cache = False
+        base.set_attn_implementation(attention.NAME)
         if config.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
         lora = LoraConfig(
             r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=PROJECTIONS, task_type="CAUSAL_LM"
         )
@@ -42,5 +49,14 @@ class HfPolicy(LoraPolicy):
             torch.manual_seed(seed)
             model = get_peft_model(base, lora)
         super().__init__(name, model, tokenizer, device, sampler="own" if config.sampler == "auto" else config.sampler)
+        self._product_bytes = product_bytes(self._model)
+        if device.type == "cpu":
+            use_lean_projections(self._model)
         if adapter is not None:
             self.load_adapter(adapter)
+
+    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+        """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
+        fits = batch.input_ids_BT.numel() * self._product_bytes <= KEPT_PRODUCTS_BYTES
+        with kept_products(fits):
+            return super().logprobs(batch, temperature=temperature)

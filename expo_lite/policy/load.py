@@ -78,7 +78,7 @@ def load_base(
         raise ModelError(f"Model '{name}' does not fit into the GPU's memory: {first_line(error)}") from error
     except _UNREADABLE as error:
         raise ModelError(f"Cannot read model '{name}' from '{source}': {first_line(error)}") from error
-    missing |= _misshapen(model)
+    missing = missing or _misshapen(model)  # a weight that is missing has not been quantised
     if missing:
         raise ModelError(
             f"Model '{name}' does not fit its config.json: {len(missing)} weights are missing or of another shape "

@@ -9,6 +9,9 @@ from expo_lite.batching import MicroBatch, Row, micro_batches
 from expo_lite.objectives import token_logprobs
 from expo_lite.policy.base import Policy
 
+PACKED_MODELS = ("llama", "qwen2", "qwen3")
+"""Model types whose attention is all in the attention interface: their rows can share a prompt."""
+
 
 def score(model: Any, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
     """Log-probabilities [N] of the batch's completion tokens (nats, fp32), at a temperature.
@@ -17,12 +20,42 @@ def score(model: Any, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
 
     Args:
         model: a transformers causal language model (inside peft: its base model, adapters in place).
-        batch: right-padded rows, so that no attention mask is needed.
+        batch: rows with a prompt and a completion each; rows of one prompt share its computation.
         temperature: logits are divided by it, as they were in sampling.
     """
+    hidden_NH = packed_hidden(model, batch) if _is_packable(model) else padded_hidden(model, batch)
+    return token_logprobs(hidden_NH, batch.targets_N, model.get_output_embeddings().weight, temperature=temperature)
+
+
+def _is_packable(model: Any) -> bool:
+    from expo_lite.policy import (
+        attention,  # imports transformers, which must wait for Unsloth: not before a model is there
+    )
+
+    return model.config.model_type in PACKED_MODELS and model.config._attn_implementation == attention.NAME
+
+
+def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
+    """Last hidden states [N, H] at the predictors, each prompt computed once, without padding."""
+    from expo_lite.policy import attention
+
+    packed = attention.pack(batch.rows, batch.input_ids_BT.device)
+    hidden_1NH = model.get_decoder()(
+        input_ids=packed.input_ids_1N,
+        position_ids=packed.position_ids_1N,
+        attention_mask=torch.empty(1, 1, 0, 0),  # taken as it is, and not looked at: the layout says who sees whom
+        layout=packed.layout,
+        use_cache=False,
+    ).last_hidden_state
+    # the end of a prompt is taken once a completion: unlike index_select, this adds their gradients in a fixed order on a GPU
+    return torch.nn.functional.embedding(packed.predictors_N, hidden_1NH[0])
+
+
+def padded_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
+    """The same from right-padded rows under a causal mask, for any decoder."""
     hidden_BTH = model.get_decoder()(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
-    hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, batch.predictors_N)
-    return token_logprobs(hidden_NH, batch.targets_N, model.get_output_embeddings(), temperature=temperature)
+    hidden_NH: torch.Tensor = hidden_BTH.flatten(0, 1).index_select(0, batch.predictors_N)
+    return hidden_NH
 
 
 def score_rows(policy: Policy, rows: Sequence[Row], *, temperature: float, token_budget: int) -> list[torch.Tensor]:

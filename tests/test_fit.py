@@ -1,0 +1,292 @@
+"""Fitting into memory: what is chosen, and that running out of it loses nothing; on the built-in model."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from expo_lite import fit, loop
+from expo_lite.batching import Row
+from expo_lite.config import LossConfig, OptimizerConfig, SamplingConfig, TrainConfig, resolve
+from expo_lite.errors import ModelError
+from expo_lite.fit import Limits, fitted, out_of_memory
+from expo_lite.learn import learn, make_optimizer
+from expo_lite.memory import GIB
+from expo_lite.policy import sampler, scoring
+from expo_lite.policy.hf import HfPolicy
+
+SETTINGS: dict[str, Any] = {
+    "steps": 2,
+    "problems_per_step": 3,
+    "group_size": 4,
+    "levels": (2,),
+    "save_every": 2,
+    "diagnostics_every": 0,
+}
+
+
+class RunsOut:
+    """Raises torch.OutOfMemoryError at the given calls of a function, counted from 1 once it is armed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, at: tuple[int, ...]) -> None:
+        self.calls, self.armed = 0, True
+        real = getattr(module, name)
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            self.calls += self.armed
+            if self.armed and self.calls in at:
+                raise torch.OutOfMemoryError(
+                    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free.\nMore."
+                )
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, function)
+
+    def wait_for_the_first_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What comes before does not count."""
+        self.armed, take_step = False, loop.take_step
+
+        def armed_step(run: loop.Run) -> dict[str, float]:
+            self.armed = True
+            return take_step(run)
+
+        monkeypatch.setattr(loop, "take_step", armed_step)
+
+
+def test_a_phase_is_repeated_with_half_until_it_fits() -> None:
+    said: list[str] = []
+    limits = Limits(1000, 12, warn=said.append)
+
+    def phase() -> int:
+        if limits.sampling_rows > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it.")
+        return limits.sampling_rows
+
+    assert limits.sampling(phase) == 3
+    assert limits.sampling_rows == 3
+    assert limits.micro_batch_tokens == 1000
+    assert said == [
+        f"out of memory (CUDA out of memory. Tried to allocate 2.00 GiB): again with sampling {n} rows at a time" for n in (6, 3)
+    ]  # fmt: skip
+
+
+def test_a_single_row_that_does_not_fit_is_a_clear_error() -> None:
+    def phase() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    limits = Limits(1000, 4)
+    with pytest.raises(ModelError, match=r"Out of memory \(.*9.00 GiB\).*--max-completion-tokens"):
+        limits.sampling(phase)
+    assert limits.sampling_rows == 1
+    with pytest.raises(ModelError, match="Out of memory"):
+        limits.updating(phase, one_row=300)
+    assert limits.micro_batch_tokens == 250  # the first size at which every micro-batch had a single row
+    off = Limits(1000, 4, halve=False)
+    with pytest.raises(ModelError, match="Out of memory"):
+        off.sampling(phase)
+    assert off.sampling_rows == 4
+
+
+def test_what_failed_is_let_go_of_before_the_next_try() -> None:
+    limits = Limits(1000, 4)
+    alive: list[int] = []
+
+    class Large:
+        def __del__(self) -> None:
+            alive.remove(id(self))
+
+    def phase() -> int:
+        assert not alive
+        held = Large()
+        alive.append(id(held))
+        if limits.sampling_rows > 1:
+            raise torch.OutOfMemoryError("no")
+        return 1
+
+    assert limits.sampling(phase) == 1
+
+
+def test_other_errors_pass_through() -> None:
+    def phase() -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        Limits(1000, 4).sampling(phase)
+    assert out_of_memory(
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+    )
+    with pytest.raises(RuntimeError, match="can't allocate memory") as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert out_of_memory(caught.value)
+
+
+def run(folder: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Train a little; the adapter, the metrics and the samples."""
+    from expo_lite.config import EvaluationConfig
+
+    settings = SETTINGS | {"evaluation": EvaluationConfig(eval_problems=0)} | changes
+    loop.train(resolve(TrainConfig(model="tiny", output=folder, **settings)))
+    adapter = load_file(folder / "checkpoints" / "step-000002" / "adapter_model.safetensors")
+    files = ((folder / name).read_text() for name in ("metrics.jsonl", "samples.jsonl"))
+    metrics, samples = ([json.loads(line) for line in text.splitlines()] for text in files)
+    return adapter, metrics, samples
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run(tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+def test_running_out_of_memory_while_sampling_gives_the_same_run(
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # in the first step in the middle of decoding, in the second one at once
+    runs_out = RunsOut(monkeypatch, sampler, "choose", at=(7, 9))
+    runs_out.wait_for_the_first_step(monkeypatch)
+    adapter, _, samples = run(tmp_path / "run")
+    assert runs_out.calls > 100
+    # smaller batches round differently in the last digits, not in what is sampled
+    assert samples == undisturbed[2]
+    for name, tensor in undisturbed[0].items():
+        torch.testing.assert_close(adapter[name], tensor, rtol=1e-4, atol=1e-6)
+    out = capsys.readouterr().out
+    assert "warning: out of memory" in out
+    assert "again with sampling 128 rows at a time" in out
+
+
+def test_running_out_of_memory_while_updating_gives_the_same_run(
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # the whole batch is below the halved limit: the micro-batches are the same, and so is every bit
+    RunsOut(monkeypatch, scoring, "token_logprobs", at=(1,)).wait_for_the_first_step(monkeypatch)
+    adapter, metrics, samples = run(tmp_path / "run")
+    assert samples == undisturbed[2]
+    assert metrics[-1]["loss"] == undisturbed[1][-1]["loss"]
+    assert all(torch.equal(adapter[name], tensor) for name, tensor in undisturbed[0].items())
+    assert "again with micro-batches of 8192 tokens" in capsys.readouterr().out
+
+
+def test_planned_and_measured_memory_are_logged(undisturbed: Any) -> None:
+    for row in undisturbed[1]:
+        assert row["memory/planned_gib"] > 0
+        assert row["peak_memory_gib"] > 0
+
+
+@pytest.fixture(scope="module")
+def policy() -> HfPolicy:
+    return HfPolicy("tiny", TrainConfig().policy, seed=0)
+
+
+def rows() -> list[Row]:
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 20, (n,), generator=generator).tolist())
+
+    return [Row(ids(20), ids(10 + 5 * i), advantage=(-1.0) ** i, weight=0.01, kl_weight=0.01) for i in range(12)]
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+@pytest.mark.parametrize("at", [(2,), (3, 6), (1, 2, 3)])
+def test_the_gradient_is_the_same_after_running_out_in_the_middle(
+    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch, updates: int, at: tuple[int, ...]
+) -> None:
+    config = resolve(
+        TrainConfig(
+            model="tiny",
+            loss=LossConfig(kl_coef=0.1, updates_per_batch=updates),
+            optimizer=OptimizerConfig(micro_batch_tokens=300, learning_rate=1e-5),
+        )
+    )
+    start = {name: p.detach().clone() for name, p in policy.parameters().items()}
+    gradients: list[list[torch.Tensor]] = []
+    metrics = []
+    for fails in ((), at):
+        with monkeypatch.context() as patch:
+            RunsOut(patch, scoring, "token_logprobs", at=fails)
+            limits, optimizer = Limits(300, 256), make_optimizer(policy, config)
+            optimizer.register_step_pre_hook(lambda *_: gradients.append(flat_gradients(policy)))
+            metrics.append(learn(policy, optimizer, rows(), config, step=9, last_good="none", limits=limits))
+            assert limits.micro_batch_tokens == 300 // 2 ** len(fails)
+        with torch.no_grad():
+            for name, parameter in policy.parameters().items():
+                parameter.copy_(start[name])
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-5, abs=1e-7)
+    assert len(gradients) == 2 * updates
+    for whole, halved in zip(gradients[:updates], gradients[updates:], strict=True):
+        assert float(torch.cat(whole).norm()) > 1e-4
+        # sums in another order: a few roundings of fp32 apart
+        assert float((torch.cat(halved) - torch.cat(whole)).norm()) < 5e-6 * float(torch.cat(whole).norm())
+
+
+def flat_gradients(policy: HfPolicy) -> list[torch.Tensor]:
+    return [p.grad.flatten().clone() for p in policy.parameters().values() if p.grad is not None]
+
+
+def test_a_row_that_does_not_fit_leaves_the_adapter_alone(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve(TrainConfig(model="tiny"))
+    before = {name: p.detach().clone() for name, p in policy.parameters().items()}
+    RunsOut(monkeypatch, scoring, "token_logprobs", at=tuple(range(1, 100)))
+    with pytest.raises(ModelError, match="or take a smaller model"):
+        learn(policy, make_optimizer(policy, config), rows(), config, step=0, last_good="none")
+    assert all(torch.equal(before[name], p) for name, p in policy.parameters().items())
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    def of(gib: float) -> None:
+        monkeypatch.setattr(fit, "ram_bytes", lambda: gib * GIB)
+
+    yield of
+
+
+def test_the_plan_chooses_what_the_user_leaves_open(machine: Any) -> None:
+    machine(23)
+    config, plan = fitted(resolve(TrainConfig(model="tiny")))
+    assert (config.optimizer.micro_batch_tokens, config.sampling.sampling_rows) == (16_384, 256)
+    assert plan is not None
+    machine(10)
+    config, plan = fitted(resolve(TrainConfig(model="qwen2.5-0.5b", sampling=SamplingConfig(sampling_rows=16))))
+    assert plan is not None
+    assert plan.fits
+    assert config.sampling.sampling_rows == 16
+    assert config.micro_batch_tokens < 16_384
+    config, plan = fitted(resolve(TrainConfig(model="qwen2.5-0.5b", fit="off")))
+    assert (config.micro_batch_tokens, config.sampling_rows, plan) == (16_384, 256, None)
+
+
+def test_a_resumed_run_keeps_its_choice(machine: Any) -> None:
+    machine(10)
+    first, _ = fitted(resolve(TrainConfig(model="qwen2.5-0.5b")))
+    machine(64)
+    again, plan = fitted(resolve(TrainConfig(model="qwen2.5-0.5b")), first)
+    assert again.optimizer == first.optimizer
+    assert again.sampling == first.sampling
+    assert plan is not None
+
+
+def test_a_model_of_unknown_size_gets_the_caps() -> None:
+    config, plan = fitted(resolve(TrainConfig(model="nobody/nothing-cached")))
+    assert (config.micro_batch_tokens, config.sampling_rows, plan) == (16_384, 256, None)
+
+
+def test_limits_go_into_a_checkpoint() -> None:
+    halved, fresh = Limits(512, 8), Limits(16_384, 256)
+    fresh.load_json(json.loads(json.dumps(halved.to_json())))
+    assert (fresh.micro_batch_tokens, fresh.sampling_rows) == (512, 8)
+    fresh.load_json({})  # of an older checkpoint
+    assert fresh.sampling_rows == 8
+
+
+def test_resuming_goes_on_with_what_was_chosen(
+    tmp_path: Path, machine: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "run")
+    machine(1)  # another machine's memory does not change the run
+    run(tmp_path / "run", steps=3, resume=True, save_every=1)
+    assert re.search(r"resumed at step 2", capsys.readouterr().out)

@@ -1,0 +1,245 @@
+"""One update on the tiny model: by hand, at no cost where there is nothing to learn, and without harm where it fails."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from expo_lite import learn as module
+from expo_lite.batching import MicroBatch, Row, micro_batches
+from expo_lite.config import LossConfig, OptimizerConfig, PolicyConfig, TrainConfig, resolve
+from expo_lite.errors import DivergedError
+from expo_lite.learn import accumulate, learn, learning_rate, make_optimizer
+from expo_lite.objectives import grpo_loss, sft_loss
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.scoring import score_rows
+
+CONFIG = resolve(
+    TrainConfig(model="tiny", steps=10, optimizer=OptimizerConfig(warmup_steps=0, learning_rate=0.01, weight_decay=0.1))
+)
+
+
+class CountingPolicy(HfPolicy):
+    """The tiny model, and how often it has been asked to score."""
+
+    n_scored = 0
+
+    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+        self.n_scored += 1
+        return super().logprobs(batch, temperature=temperature)
+
+
+def shaken(policy: CountingPolicy) -> CountingPolicy:
+    """With an adapter that is not at its start, where B is 0 and A has no gradient."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in policy.parameters().items():
+            if "lora_B" in name:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return policy
+
+
+@pytest.fixture
+def policy() -> CountingPolicy:
+    return shaken(CountingPolicy("tiny", CONFIG.policy, seed=0))
+
+
+def rows(n: int = 7, **changes: Any) -> list[Row]:
+    """Completions of all lengths, each with a policy term, some with the other terms."""
+    generator = torch.Generator().manual_seed(2)
+    made = []
+    for i in range(n):
+        ids = torch.randint(3, 300, (20 + 3 * i,), generator=generator).tolist()
+        sft_weight = 0.02 if i % 3 == 0 else 0.0
+        row = Row(tuple(ids[:8]), tuple(ids[8:]), 1.0 - 0.4 * i, 0.01 / (i + 1), 0.0, sft_weight)
+        made.append(dataclasses.replace(row, **changes))
+    return made
+
+
+def adapter(policy: HfPolicy) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in policy.parameters().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def update(policy: HfPolicy, rows: Sequence[Row], config: TrainConfig = CONFIG, **kwargs: Any) -> dict[str, float]:
+    optimizer = kwargs.pop("optimizer", None) or make_optimizer(policy, config)
+    return learn(policy, optimizer, rows, config, step=3, last_good="'step-000003'", **kwargs)
+
+
+def with_loss(**values: Any) -> TrainConfig:
+    return dataclasses.replace(CONFIG, loss=LossConfig(**values))
+
+
+def test_learning_rates_by_hand() -> None:
+    settings = OptimizerConfig(learning_rate=0.8, warmup_steps=4, lr_schedule="linear")
+    config = resolve(TrainConfig(model="tiny", steps=12, optimizer=settings))
+    rates = [learning_rate(config, step) for step in range(13)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
+    assert rates[8] == pytest.approx(0.4)
+    assert rates[12] == 0.0
+    short = dataclasses.replace(config, steps=2)  # the warmup alone is longer than the run
+    assert [learning_rate(short, step) for step in (0, 1, 5)] == pytest.approx([0.2, 0.4, 0.0])
+
+
+def test_the_optimizer_sees_the_adapter_and_nothing_else(policy: CountingPolicy) -> None:
+    (group,) = make_optimizer(policy, CONFIG).param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in policy.parameters().values()}
+    assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_rows_without_a_gradient_cost_nothing(n: int, policy: CountingPolicy) -> None:
+    """No forward pass, no backward pass, no step: weight decay would move the adapter."""
+    optimizer, before = make_optimizer(policy, CONFIG), adapter(policy)
+    metrics = update(policy, rows(n, advantage=0.0, sft_weight=0.0), optimizer=optimizer)
+    assert policy.n_scored == 0
+    assert same(before, adapter(policy))
+    assert optimizer.state == {}
+    assert metrics == {"learning_rate": 0.01, "update/n_rows": 0.0, "grad_norm": 0.0, "loss": 0.0}
+
+
+def test_rows_without_a_gradient_change_nothing_beside_others(policy: CountingPolicy) -> None:
+    other = CountingPolicy("tiny", CONFIG.policy, seed=0)
+    _copy(policy, other)
+    dead = [dataclasses.replace(row, advantage=0.0, sft_weight=0.0) for row in rows()[3:]]
+    alone, beside = update(policy, rows()[:3]), update(other, [*dead[:2], *rows()[:3], *dead[2:]])
+    assert same(adapter(policy), adapter(other))
+    assert alone == beside
+
+
+def _copy(source: HfPolicy, target: HfPolicy) -> None:
+    with torch.no_grad():
+        for name, parameter in target.parameters().items():
+            parameter.copy_(source.parameters()[name])
+
+
+def gradient(policy: HfPolicy, batches: Sequence[MicroBatch], config: TrainConfig = CONFIG) -> torch.Tensor:
+    for parameter in policy.parameters().values():
+        parameter.grad = None
+    accumulate(policy, batches, config, None)
+    return torch.cat([p.grad.flatten() for p in policy.parameters().values() if p.grad is not None])
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.5])
+@pytest.mark.parametrize(("bits", "tolerance"), [(16, 1e-6), (4, 1e-5)])
+def test_the_gradient_is_the_same_in_1_2_and_7_micro_batches(
+    kl_coef: float, bits: Literal[4, 16], tolerance: float
+) -> None:
+    """To 1e-6 in double precision; four-bit layers compute in fp32, whose own rounding is some 1e-6."""
+    policy = shaken(CountingPolicy("tiny", PolicyConfig(bits=bits), seed=0))
+    if bits == 16:
+        policy._peft.double()
+    config, batch = with_loss(kl_coef=kl_coef), rows(kl_weight=0.01 if kl_coef else 0.0)
+    widest = max(row.n_tokens for row in batch)
+    gradients = []
+    for budget, n in ((100_000, 1), (4 * widest, 2), (1, 7)):
+        batches = micro_batches(batch, token_budget=budget, pad_id=policy.pad_id)
+        assert len(batches) == n
+        gradients.append(gradient(policy, batches, config))
+    whole = gradients[0]
+    assert whole.norm() > 0
+    for split in gradients[1:]:
+        assert float((split - whole).norm() / whole.norm()) < tolerance
+
+
+def test_padding_changes_nothing(policy: CountingPolicy) -> None:
+    alone = score_rows(policy, rows()[:1], temperature=1.0, token_budget=1)
+    beside = score_rows(policy, rows(), temperature=1.0, token_budget=100_000)
+    torch.testing.assert_close(alone[0], beside[0])
+
+
+def test_an_update_by_hand(policy: CountingPolicy) -> None:
+    """Two updates on one batch are two steps of AdamW, the second against the first one's log-probabilities."""
+    batch = micro_batches(rows(), token_budget=100_000, pad_id=policy.pad_id)[0]
+    config = dataclasses.replace(
+        CONFIG, loss=LossConfig(updates_per_batch=2, clip_low=0.01, clip_high=0.02),
+        optimizer=dataclasses.replace(CONFIG.optimizer, max_grad_norm=0.05),
+    )  # fmt: skip
+    other = CountingPolicy("tiny", CONFIG.policy, seed=0)
+    _copy(policy, other)
+    optimizer, old_N = make_optimizer(other, config), None
+    for _ in range(2):
+        optimizer.zero_grad()
+        logprobs_N = other.logprobs(batch, temperature=1.0)
+        old_N = logprobs_N.detach() if old_N is None else old_N
+        terms = grpo_loss(
+            logprobs_N, old_N, None, batch.advantages_N, batch.weights_N, batch.kl_weights_N,
+            clip_low=0.01, clip_high=0.02, kl_coef=0.0,
+        )  # fmt: skip
+        loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(list(other.parameters().values()), 0.05)
+        assert norm > 0.05
+        optimizer.step()
+    metrics = update(policy, rows(), config)
+    assert same(adapter(policy), adapter(other))
+    assert policy.n_scored == 2
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+    assert metrics["clip_ratio/region_mean"] == pytest.approx(float(terms.n_clipped) / len(batch.targets_N))
+    assert metrics["clip_ratio/region_mean"] > 0
+    supervised_N = batch.sft_weights_N > 0
+    assert metrics["expo/sft_loss"] == pytest.approx(-logprobs_N[supervised_N].mean().item(), rel=1e-5)
+    assert metrics["update/n_tokens"] == sum(row.n_tokens for row in rows())
+
+
+def test_the_first_update_clips_nothing(policy: CountingPolicy) -> None:
+    assert update(policy, rows())["clip_ratio/region_mean"] == 0.0
+
+
+def test_what_it_imitates_becomes_more_probable(policy: CountingPolicy) -> None:
+    chains = rows(2, advantage=0.0, weight=0.0, sft_weight=0.05)
+    before = torch.cat(score_rows(policy, chains, temperature=1.0, token_budget=4096)).mean()
+    metrics = update(policy, chains)
+    after = torch.cat(score_rows(policy, chains, temperature=1.0, token_budget=4096)).mean()
+    assert after > before
+    assert "clip_ratio/region_mean" not in metrics  # nothing here has an advantage
+
+
+def test_the_reference_is_asked_where_the_kl_counts_alone(policy: CountingPolicy) -> None:
+    config = with_loss(kl_coef=0.1)
+    metrics = update(policy, rows(3, kl_weight=0.01), config)
+    assert policy.n_scored == 2
+    assert metrics["kl"] > 0
+    update(policy, rows(3), config)
+    assert policy.n_scored == 3
+
+
+def hopeless(kind: str, policy: HfPolicy) -> tuple[list[Row], Any]:
+    """Rows that give a loss or a gradient that is no number, and a hook to take away again."""
+    if kind == "loss":
+        return [*rows(3), *rows(1, sft_weight=float("inf"))], None
+    if kind == "loss of every row":
+        return rows(3, advantage=float("nan")), None
+    last = list(policy.parameters().values())[-1]
+    return rows(3), last.register_hook(lambda grad: grad * float("inf"))
+
+
+@pytest.mark.parametrize("kind", ["loss", "loss of every row", "gradient"])
+def test_a_loss_that_is_no_number_leaves_the_adapter_as_it_was(kind: str, policy: CountingPolicy) -> None:
+    optimizer = make_optimizer(policy, CONFIG)
+    update(policy, rows(), optimizer=optimizer)
+    before = adapter(policy)
+    state = {key: value.clone() for p in optimizer.state.values() for key, value in p.items()}
+    bad, hook = hopeless(kind, policy)
+    with pytest.raises(DivergedError, match=r"Step 4: .*(inf|nan).* last good checkpoint is 'step-000003'"):
+        update(policy, bad, optimizer=optimizer)
+    assert same(before, adapter(policy))
+    assert same(state, {key: value for p in optimizer.state.values() for key, value in p.items()})
+    assert all(parameter.grad is None for parameter in policy.parameters().values())
+    if hook:
+        hook.remove()
+    update(policy, rows(), optimizer=optimizer)  # and it can be trained on
+    assert all(bool(p.isfinite().all()) for p in policy.parameters().values())
+    assert not same(before, adapter(policy))
+
+
+def test_the_step_is_counted_from_one(policy: CountingPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "sft_loss", lambda logprobs_N, _: logprobs_N.sum() * float("nan"))
+    with pytest.raises(DivergedError, match=r"^Step 1: the loss is nan"):
+        learn(policy, make_optimizer(policy, CONFIG), rows(), CONFIG, step=0, last_good="none yet")

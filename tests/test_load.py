@@ -1,0 +1,171 @@
+"""Model folders and files that are not what they should be: each an error of the tree that names the model and the matter."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from expo_lite.cli import run
+from expo_lite.config import PolicyConfig
+from expo_lite.errors import ModelError
+from expo_lite.policy.load import HUB_FILES, first_line, load_base
+from expo_lite.presets import PRESETS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A copy of the tiny model."""
+    return shutil.copytree(PRESETS["tiny"].source, tmp_path / "model")
+
+
+def change(name: str, **values: Any) -> Callable[[Path], None]:
+    """Set entries of a JSON file; None removes one."""
+
+    def harm(folder: Path) -> None:
+        file = folder / name
+        content = json.loads(file.read_text()) | values
+        file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+    return harm
+
+
+def cut(name: str, keep: float) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: int(len(data) * keep)])
+
+    return harm
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return harm
+
+
+def without_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def flip_in_header(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[9] ^= 0x80
+    (folder / "model.safetensors").write_bytes(data)
+
+
+def a_picture(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\x89PNG\r\n\xff")
+
+
+HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no config": (remove("config.json"), "Cannot read model"),
+    "an empty config": (cut("config.json", 0), "Cannot read model"),
+    "half a config": (cut("config.json", 0.5), "Cannot read model"),
+    "another kind of file as config": (a_picture, "Cannot read model"),
+    "an unknown architecture": (change("config.json", model_type="mystery"), "Cannot read model"),
+    "no heads": (change("config.json", num_attention_heads=0), "Cannot read model"),
+    "text for a number": (change("config.json", hidden_size="many"), "Cannot read model"),
+    "no weights": (remove("model.safetensors"), "Cannot read model"),
+    "half the weights": (cut("model.safetensors", 0.5), "Cannot read model"),
+    "an empty file of weights": (cut("model.safetensors", 0), "Cannot read model"),
+    "a flipped bit in the header": (flip_in_header, "Cannot read model"),
+    "a weight that is missing": (without_a_weight, "does not fit its config.json"),
+    "weights of another width": (change("config.json", hidden_size=64), ""),
+    "weights of fewer layers": (change("config.json", num_hidden_layers=6, layer_types=["full_attention"] * 6), "does not fit"),
+    "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ""),
+    "half a tokenizer": (cut("tokenizer.json", 0.5), "Cannot read model"),
+    "no chat template": (remove("chat_template.jinja"), "has no chat template. Give an instruct model"),
+    "a sliding window": (
+        change("config.json", use_sliding_window=True, sliding_window=8, max_window_layers=0,
+               layer_types=["sliding_attention"] * 2 + ["full_attention"] * 2),
+        "only full attention is supported",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+@pytest.mark.parametrize("name", HARMS)
+def test_a_folder_that_is_no_model_of_ours(name: str, bits: Any, model: Path) -> None:
+    harm, text = HARMS[name]
+    harm(model)
+    with pytest.raises(ModelError) as caught:
+        load_base(str(model), "mine", PolicyConfig(bits=bits), CPU)
+    message = str(caught.value)
+    assert "odel 'mine'" in message
+    assert text in message
+    assert "\n" not in message
+
+
+def test_the_folder_of_another_model(model: Path) -> None:
+    """GPT-2 has other projections."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    other: Any = GPT2LMHeadModel
+    other(GPT2Config(vocab_size=vocabulary, n_embd=64, n_layer=1, n_head=1, n_positions=64)).save_pretrained(model)
+    with pytest.raises(ModelError, match="only Llama- and Qwen-like models fit"):
+        load_base(str(model), "mine", PolicyConfig(bits=16), CPU)
+
+
+def test_an_empty_folder_and_a_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("hello")
+    for name in ("empty", "file"):
+        with pytest.raises(ModelError, match=f"Cannot read model 'mine' from '{tmp_path / name}'"):
+            load_base(str(tmp_path / name), "mine", PolicyConfig(), CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64, b"not a model at all " * 10])
+def test_a_file_that_is_no_gguf(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match=f"Cannot read model 'mine' from '{file}'"):
+        load_base(str(file), "mine", PolicyConfig(), CPU)
+
+
+def test_no_pickle_is_fetched_from_the_hub() -> None:
+    assert not any(pattern.endswith((".bin", ".pt", ".pth", ".ckpt", "*")) for pattern in HUB_FILES)
+
+
+def test_what_is_wrong_is_said_by_the_command_line_and_no_run_folder_is_made(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut("model.safetensors", 0.9)(model)
+    assert run(["train", "--model", str(model), "--output", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: Cannot read model '{model}' from '{model}': ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hub_model_without_a_network() -> None:
+    """The tests run with HF_HUB_OFFLINE."""
+    with pytest.raises(
+        ModelError, match=r"'nobody/no-such-model' is not wholly in the hub's cache.*'tiny' needs no download"
+    ):
+        load_base("nobody/no-such-model", "nobody/no-such-model", PolicyConfig(), CPU)
+
+
+def test_a_copied_folder_is_the_same_model(model: Path) -> None:
+    one, _ = load_base(PRESETS["tiny"].source, "tiny", PolicyConfig(), CPU)
+    other, tokenizer = load_base(str(model), "mine", PolicyConfig(), CPU)
+    ids = torch.tensor([tokenizer.encode("Start with 12.")])
+    with torch.no_grad():
+        assert torch.equal(one(ids).logits, other(ids).logits)
+    assert (one.name_or_path, other.name_or_path) == (PRESETS["tiny"].source, str(model))
+
+
+def test_first_line() -> None:
+    assert first_line(ValueError("first.\nsecond")) == "first."
+    assert first_line(ValueError("")) == "ValueError."

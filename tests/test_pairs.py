@@ -1,0 +1,214 @@
+"""Preference pairs: which completions meet, whose they are, and that a broken run goes on with the same ones."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from expo_lite.config import DpoConfig, EvaluationConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
+from expo_lite.fit import Limits
+from expo_lite.gather import Source, Stores
+from expo_lite.grading import Grader
+from expo_lite.loop import train
+from expo_lite.metrics import TIMES
+from expo_lite.pairs import PairStore, make_pairs, pair_rows, score_pairs
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.prompts import encode_question
+from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
+from expo_lite.tasks import load_task
+
+CONFIG = resolve(TrainConfig(model="tiny", method="exp-dpo"))
+PROBLEM = Problem("p", "Start with 10.\nA: add 11.\nWhat is the result?", "21", 1, expert_chain="So \\boxed{21}.")
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader() as grader:
+        yield grader
+
+
+@pytest.fixture
+def policy() -> HfPolicy:
+    return HfPolicy("tiny", PolicyConfig(), seed=0)
+
+
+def shaken(policy: HfPolicy) -> HfPolicy:
+    """The policy as after an update with a large learning rate."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters().values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return policy
+
+
+def group(policy: HfPolicy, problem_id: str, verdicts: list[bool]) -> Group:
+    problem = dataclasses.replace(PROBLEM, problem_id=problem_id)
+    prompt_ids = encode_question(policy.tokenizer, problem)
+    completions = []
+    for i, right in enumerate(verdicts):
+        text = f"\\boxed{{{21 if right else i}}}"
+        ids = (*policy.tokenizer.encode(text), policy.end_id)
+        completions.append(Completion(prompt_ids, ids, (0.0,) * len(ids), text, FinishReason.STOP))
+    return Group(problem, tuple(completions), tuple(Verdict(right, "", "") for right in verdicts))
+
+
+def test_the_first_wrong_completion_meets_the_chain(policy: HfPolicy) -> None:
+    groups = [group(policy, "a", [True, False, False]), group(policy, "b", [True] * 3), group(policy, "c", [False] * 3)]
+    chain = (*policy.tokenizer.encode("A:0010+11=0021\n\\boxed{21}"), policy.end_id)
+    (pair,), metrics = make_pairs(policy, groups, {"a": chain, "b": chain}, CONFIG)
+    assert metrics == {"pairs/new": 1, "pairs/none_wrong": 1, "pairs/no_chosen": 1}
+    assert pair.problem == groups[0].problem
+    assert (pair.chosen_ids, pair.rejected_ids) == (chain, groups[0].completions[1].token_ids)
+    (row,) = pair_rows(policy, [pair], step=3)
+    assert row["chosen"] == [{"role": "assistant", "content": "A:0010+11=0021\n\\boxed{21}"}]
+    assert row["rejected"] == [{"role": "assistant", "content": "\\boxed{1}"}]
+    assert row["prompt"][0]["content"].startswith("Start with 10.")
+    assert make_pairs(policy, [], {}, CONFIG) == ([], {"pairs/new": 0, "pairs/none_wrong": 0, "pairs/no_chosen": 0})
+
+
+def test_the_reference_is_the_policy_with_its_adapter_off(policy: HfPolicy) -> None:
+    groups = [group(policy, "a", [False, False])]
+    chain = policy.tokenizer.encode("A:0010+11=0021\n\\boxed{21}")
+    (fresh,), _ = make_pairs(policy, groups, {"a": tuple(chain)}, CONFIG)
+    (scored,) = score_pairs(policy, [fresh], CONFIG)  # a fresh adapter changes nothing
+    assert scored.chosen_nats == pytest.approx(fresh.ref_chosen_nats, abs=1e-4)
+    assert scored.rejected_nats == pytest.approx(fresh.ref_rejected_nats, abs=1e-4)
+    shaken(policy)
+    (again,), _ = make_pairs(policy, groups, {"a": tuple(chain)}, CONFIG)
+    assert (again.ref_chosen_nats, again.ref_rejected_nats) == (fresh.ref_chosen_nats, fresh.ref_rejected_nats)
+    (moved,) = score_pairs(policy, [fresh], CONFIG)
+    assert abs(moved.chosen_nats - scored.chosen_nats) > 0.1
+
+
+def test_the_store_ages_forgets_and_survives_json() -> None:
+    pair = Pair(PROBLEM, (1, 2), (3,), (4, 5), -1.5, -1 / 3)
+    store = PairStore(3)
+    store.put([pair], step=4)
+    again = PairStore(3)
+    again.load_json(json.loads(json.dumps(store.to_json())))
+    assert again.get(PROBLEM, step=6) == pair
+    assert again.get(PROBLEM, step=7) is None
+    again.put([], step=7)
+    assert again.to_json() == []
+    once = PairStore(0)
+    once.put([pair], step=0)
+    assert once.get(PROBLEM, step=10_000) == pair
+
+
+@pytest.mark.parametrize("chosen", ["explanation", "expert"])
+@pytest.mark.parametrize("pairs", ["offline", "online"])
+def test_online_pairs_come_from_the_updated_policy(
+    pairs: Literal["offline", "online"], chosen: Literal["explanation", "expert"], policy: HfPolicy, grader: Grader
+) -> None:
+    dpo = DpoConfig(pairs, chosen=chosen) if pairs == "offline" else DpoConfig(pairs, 1, chosen)
+    config = resolve(TrainConfig(model="tiny", method="exp-dpo", group_size=2, dpo=dpo))
+    task = load_task("arithmetic", grader=grader)
+    problems = task.problems("train", levels=(5,), limit=8)
+    source = Source(policy, task, config, Stores(config), Limits.of(config))
+    before = source.gather(problems, step=0)
+    assert len(before.new_pairs) >= 2
+    shaken(policy)
+    fresh = Source(policy, task, config, Stores(config), Limits.of(config)).gather(
+        problems, step=0
+    )  # the same random numbers
+    if pairs == "offline":
+        assert fresh.new_pairs == before.new_pairs
+        again = source.gather(problems, step=1)
+        made = {pair.problem.problem_id for pair in before.new_pairs}
+        assert made.isdisjoint(pair.problem.problem_id for pair in again.new_pairs)  # each is made once
+        assert again.experience.pairs[0].pair in before.new_pairs
+        assert again.experience.pairs[0] not in before.experience.pairs  # but scored anew
+    else:
+        old = {pair.problem.problem_id: pair.rejected_ids for pair in before.new_pairs}
+        new = {pair.problem.problem_id: pair.rejected_ids for pair in fresh.new_pairs}
+        assert old != new
+        again = source.gather(problems, step=1)
+        assert not set(before.new_pairs) & {scored.pair for scored in again.experience.pairs}
+
+
+def run(folder: Path, steps: int, pairs: Literal["offline", "online"], *, resume: bool = False) -> None:
+    """Train on three problems, so that pairs are used again; of a level that is failed, and explained."""
+    train(
+        resolve(
+            TrainConfig(
+                model="tiny",
+                levels=(4,),
+                method="exp-dpo",
+                steps=steps,
+                group_size=4,
+                problems_per_step=2,
+                train_problems=3,
+                diagnostics_every=0,
+                output=folder,
+                resume=resume,
+                save_every=10,
+                sampling=SamplingConfig(max_completion_tokens=120),
+                dpo=DpoConfig(pairs="offline") if pairs == "offline" else DpoConfig(pair_refresh_steps=3),
+                evaluation=EvaluationConfig(eval_problems=0),
+            )
+        )
+    )
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+@pytest.mark.parametrize("pairs", ["offline", "online"])
+def test_a_resumed_run_goes_on_with_the_same_pairs(pairs: Literal["offline", "online"], tmp_path: Path) -> None:
+    run(tmp_path / "whole", 6, pairs)
+    run(tmp_path / "broken", 3, pairs)
+    with (tmp_path / "broken" / "pairs.jsonl").open("a") as file:  # a step that no checkpoint has is cut off
+        file.write('{"step": 4, "problem_id": "x"}\n')
+    run(tmp_path / "broken", 6, pairs, resume=True)
+    adapters = [tmp_path / name / "checkpoints/step-000006/adapter_model.safetensors" for name in ("whole", "broken")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "broken")
+    files = [(tmp_path / name / "pairs.jsonl").read_text() for name in ("whole", "broken")]
+    assert files[0] == files[1]
+    used, new = (sum(row[f"pairs/{name}"] for row in metrics(tmp_path / "whole")) for name in ("used", "new"))
+    assert used > new == len(files[0].splitlines()) > 0
+    assert all(0 <= row["rewards/accuracies"] <= 1 for row in metrics(tmp_path / "whole") if row["pairs/used"])
+
+
+def test_trl_takes_the_pairs(tmp_path: Path, policy: HfPolicy) -> None:
+    pair = Pair(PROBLEM, (1,), tuple(policy.tokenizer.encode("\\boxed{21}")), (7, 8), 0.0, 0.0)
+    rows = pair_rows(policy, [pair] * 4, step=1)
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    from datasets import load_dataset  # type: ignore[import-untyped]
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    from expo_lite.presets import TINY
+
+    dataset: Any = load_dataset(
+        "json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path)
+    )
+    auto: Any = AutoModelForCausalLM
+    arguments: Any = DPOConfig(
+        output_dir=str(tmp_path / "out"),
+        per_device_train_batch_size=2,
+        report_to=[],
+        bf16=False,
+        use_cpu=True,
+    )
+    trainer: Any = DPOTrainer(
+        model=auto.from_pretrained(TINY.source),
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=AutoTokenizer.from_pretrained(TINY.source),
+    )
+    # its loss needs a GPU: what is looked at is what the loss would be given, chosen ones first
+    batch = next(iter(trainer.get_train_dataloader()))
+    texts = policy.tokenizer.batch_decode(batch["input_ids"])
+    prompt = policy.tokenizer.decode(encode_question(policy.tokenizer, PROBLEM))
+    assert [text.startswith(prompt) for text in texts] == [True] * 4
+    wanted = [policy.tokenizer.decode(ids) for ids in (pair.chosen_ids, pair.rejected_ids)]
+    assert [text.removeprefix(prompt).split("<|im_end|>")[0] for text in texts] == [wanted[0]] * 2 + [wanted[1]] * 2

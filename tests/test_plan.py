@@ -1,0 +1,212 @@
+"""The plan command and the shipped sizes: what is printed, how fast, and that the sizes are the models' own."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expo_lite import cli, plan_command
+from expo_lite.errors import ConfigError, ModelError
+from expo_lite.memory import GIB
+from expo_lite.presets import PRESETS
+from expo_lite.shapes import ALIASES_FILE, find_shape, shape_of
+
+PUBLISHED = {
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+}
+"""Parameters of the published weights, a tied head counted once."""
+
+CONFIGS: dict[str, dict[str, Any]] = json.loads(ALIASES_FILE.read_text())
+
+
+def output(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    code = cli.run(["plan", *words])
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, "")
+    return captured.out
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_every_alias_has_its_published_number_of_parameters() -> None:
+    assert {"tiny", *PUBLISHED} == set(PRESETS)
+    for alias, n_parameters in PUBLISHED.items():
+        assert find_shape(alias).n_parameters == n_parameters
+    for alias in PUBLISHED:  # the name of the source is as good
+        assert find_shape(PRESETS[alias].source) == find_shape(alias)
+
+
+@pytest.mark.parametrize("alias", PUBLISHED)
+def test_transformers_makes_the_same_model_of_these_sizes(alias: str) -> None:
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    config = dict(CONFIGS[alias])
+    with torch.device("meta"):
+        hub: Any = CONFIG_MAPPING[config.pop("model_type")](**config)
+        model: Any = AutoModelForCausalLM.from_config(hub)  # type: ignore[no-untyped-call]
+    assert sum(p.numel() for p in model.parameters()) == find_shape(alias).n_parameters
+
+
+def test_the_built_in_model_is_read_from_its_folder() -> None:
+    from safetensors import safe_open
+
+    with safe_open(str(Path(PRESETS["tiny"].source) / "model.safetensors"), "pt") as file:
+        n_stored = sum(file.get_tensor(name).numel() for name in file.keys() if name != "lm_head.weight")  # noqa: SIM118
+    shape = find_shape("tiny")
+    assert shape.n_parameters - (0 if shape.tied else shape.vocabulary * shape.hidden) == n_stored
+
+
+def test_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, "--model", "qwen2.5-3b", "--vram", "24")
+    assert "qwen2.5-3b (3.09B parameters) in 24 GiB of GPU" in text
+    lines = [line.split() for line in text.splitlines()]
+    (header,) = (line for line in lines if line[:1] == ["GiB"])
+    assert header[1:] == ["load", "sampling", "scoring", "update", "resume"]
+    (peaks,) = (line[1:] for line in lines if line[:1] == ["peak"])
+    found = json.loads(output(capsys, "--model", "qwen2.5-3b", "--vram", "24", "--json"))
+    for name, shown in zip(header[1:], peaks, strict=True):
+        phase = found["phases"][name]
+        assert float(shown) == pytest.approx(phase["peak_gib"], abs=5e-4)
+        assert sum(phase["parts_gib"].values()) == pytest.approx(phase["peak_gib"])
+    assert "It fits" in text
+    assert "micro_batch_tokens 16384" in text
+    assert f"at once: {found['longest_completion_tokens']} tokens" in text
+
+
+def test_json_of_several(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(output(capsys, "--model", "all", "--vram", "8,24", "--json"))
+    assert len(found) == 2 * len(PRESETS)
+    by_size = {(each["model"], each["memory_gib"]): each for each in found}
+    assert by_size["qwen2.5-7b", 24.0]["fits"]
+    assert not by_size["qwen2.5-7b", 8.0]["fits"]
+    for each in found:
+        assert each["peak_gib"] + each["reserve_gib"] <= each["memory_gib"] or not each["fits"]
+
+
+def test_vllm_s_share_stays_while_training(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", "qwen2.5-3b", "--vram", "24", "--json")
+    own, vllm = (json.loads(output(capsys, *words, "--sampler", sampler)) for sampler in ("own", "vllm"))
+    assert "vLLM's share" not in own["phases"]["update"]["parts_gib"]
+    assert vllm["phases"]["update"]["parts_gib"]["vLLM's share"] > 1
+    assert "KV cache of sampling" not in vllm["phases"]["sampling"]["parts_gib"]
+
+
+def test_the_comparison_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, "--model", "all", "--vram", "8", "12", "16", "24", "--markdown")
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    assert rows[0] == ["model", "parameters", "8 GiB", "12 GiB", "16 GiB", "24 GiB"]
+    assert set(rows[1][1]) <= {"-", ":"}
+    assert [row[0] for row in rows[2:]] == list(PRESETS)
+    assert dict(zip(rows[0], rows[2 + list(PRESETS).index("qwen2.5-7b")], strict=True))["8 GiB"] == "-"
+
+
+def test_the_longest_completion_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", "qwen3-4b", "--vram", "8", "16")
+    text = output(capsys, *words, "--largest")
+    (row,) = (line.split() for line in text.splitlines() if line.strip().startswith("qwen3-4b"))
+    longest = [each["longest_completion_tokens"] for each in json.loads(output(capsys, *words, "--json"))]
+    assert [int(n) for n in row[-2:]] == longest
+    assert 0 < longest[0] < longest[1]
+
+
+def test_a_model_that_fits_nowhere_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, "--model", "qwen2.5-7b", "--vram", "4")
+    assert "It does not fit" in text
+    assert "No completion fits, however short." in text
+    assert "train would take" not in text
+
+
+def test_a_folder_with_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS["qwen2.5-1.5b"]))
+    assert find_shape(str(tmp_path)) == find_shape("qwen2.5-1.5b")
+    assert "(1.54B parameters) in 8 GiB" in output(capsys, "--model", str(tmp_path), "--vram", "8")
+
+
+def test_a_model_in_the_hub_s_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="not known here"):
+        find_shape("some/model")
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(CONFIGS["qwen3-4b"]))
+    assert find_shape("some/model") == shape_of(CONFIGS["qwen3-4b"])
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no", '{"hidden_size": "wide"}'])
+def test_a_folder_with_something_else(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match="is no configuration of a Llama- or Qwen-like model"):
+        find_shape(str(tmp_path))
+
+
+def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"no")
+    with pytest.raises(ModelError, match="is no GGUF file"):
+        find_shape(str(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model", "qwen-2.5-3b"), "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'? "),
+        (("--vram", "0"), "error: vram must be above 0, not 0.0; it is in GiB, as in --vram 24."),
+        (("--vram", "24", "--group-size", "0"), "error: group_size must be at least 1, not 0."),
+    ],
+)
+def test_wrong_arguments(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", *words]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_without_vram_the_machine_s_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_command, "has_gpu", lambda: False)
+    monkeypatch.setattr(plan_command, "ram_bytes", lambda: 5 * GIB)
+    assert plan_command.machine(()) == ("cpu", [5.0])
+    assert plan_command.machine((8.0,)) == ("gpu", [8.0])
+
+
+def test_the_gpu_s_memory_is_asked_of_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_command, "has_gpu", lambda: True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="Give it in GiB, as --vram 24"):
+        plan_command.machine(())
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 24576\n")
+    tool.chmod(0o755)
+    assert plan_command.machine(()) == ("gpu", [24.0])
+
+
+def test_it_answers_without_torch_and_at_once(tmp_path: Path) -> None:
+    fresh = """
+import sys
+from expo_lite.cli import run
+code = run(sys.argv[1:])
+sys.exit(f"imported: {heavy}" if (heavy := {"torch", "transformers", "numpy"} & set(sys.modules)) else code)
+"""
+    words = ["plan", "--model", "all", "--vram", "8,12,16,24"]
+    started = time.process_time(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", fresh, *words], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stderr == ""
+    assert time.perf_counter() - started[1] < 10.0  # half a second on a free machine

@@ -1,0 +1,125 @@
+"""Sampled and graded groups, which problems a step draws, and which random numbers each purpose has."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams, Verdict
+from expo_lite.rollout import draw, grade_groups, roll_out, stream_seed
+
+PROBLEMS = [Problem(f"p{i}", f"Question {i}?", str(i)) for i in range(5)]
+PARAMS = SamplingParams(1.0, 10)
+
+
+class Tokenizer:
+    def apply_chat_template(self, conversation: list[dict[str, str]], **_kwargs: Any) -> list[int]:
+        return [ord(character) for character in conversation[-1]["content"]]
+
+
+@dataclass
+class Echo:
+    """A policy whose completions say which prompt they answer, and which of its completions they are."""
+
+    tokenizer: Any = field(default_factory=Tokenizer)
+    calls: list[tuple[list[SampleRequest], int]] = field(default_factory=list)
+
+    def sample(
+        self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
+    ) -> list[tuple[Completion, ...]]:
+        assert params == PARAMS
+        self.calls.append((list(requests), seed))
+        return [
+            tuple(
+                Completion(
+                    request.prompt_ids, (1,), (0.0,), f"{''.join(map(chr, request.prompt_ids))[9]} {i}",
+                    FinishReason.LENGTH if i == 2 else FinishReason.STOP,
+                )
+                for i in range(request.n_completions)
+            )
+            for request in requests
+        ]  # fmt: skip
+
+
+class Task:
+    """Right is a completion of the problem's own prompt that was not cut off."""
+
+    def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
+        right = completion.split()[0] == problem.answer and not truncated
+        return Verdict(right, "truncated" if truncated else "equal", "text", completion)
+
+
+def roll(policy: Echo, **kwargs: Any) -> Any:
+    return roll_out(policy, Task(), params=PARAMS, seed=7, **kwargs)  # type: ignore[arg-type]
+
+
+def test_groups_and_attempts_are_sampled_together_and_keep_their_problems() -> None:
+    policy = Echo()
+    rolled = roll(policy, problems=PROBLEMS, to_explain=PROBLEMS[3:1:-1], group_size=3, n_explanations=2)
+    ((requests, seed),) = policy.calls  # one call: both kinds share batches
+    assert seed == 7
+    assert [request.n_completions for request in requests] == [3] * 5 + [2] * 2
+    assert [group.problem for group in rolled.groups] == PROBLEMS
+    assert [group.problem for group in rolled.attempts] == [PROBLEMS[3], PROBLEMS[2]]
+    for group in (*rolled.groups, *rolled.attempts):
+        assert [c.text for c in group.completions] == [
+            f"{group.problem.answer} {i}" for i in range(len(group.completions))
+        ]
+        assert [v.answer for v in group.verdicts] == [c.text for c in group.completions]
+        assert [v.correct for v in group.verdicts] == [True, True, False][: len(group.completions)]
+    shown = "The correct answer is"
+    assert all(shown not in "".join(map(chr, c.prompt_ids)) for group in rolled.groups for c in group.completions)
+    assert all(shown in "".join(map(chr, c.prompt_ids)) for group in rolled.attempts for c in group.completions)
+
+
+def test_nothing_to_sample() -> None:
+    rolled = roll(Echo(), group_size=3)
+    assert (rolled.groups, rolled.attempts) == ((), ())
+
+
+def test_verdicts_stay_with_their_completions_among_many() -> None:
+    problems = [Problem(str(i), "", str(i % 7)) for i in range(200)]
+    sampled = [
+        tuple(Completion((), (1,), (0.0,), f"{(i + j) % 7} {i} {j}", FinishReason.STOP) for j in range(3))
+        for i in range(200)
+    ]
+    for i, group in enumerate(grade_groups(Task(), problems, sampled)):  # type: ignore[arg-type]
+        assert [verdict.answer for verdict in group.verdicts] == [f"{(i + j) % 7} {i} {j}" for j in range(3)]
+        assert group.rewards == (1.0, 0.0, 0.0)
+
+
+def test_an_epoch_is_every_problem_once() -> None:
+    drawn = [draw(PROBLEMS, 2, step=step, seed=3) for step in range(15)]
+    flat = [problem for step in drawn for problem in step]
+    epochs = [flat[i : i + 5] for i in range(0, 30, 5)]
+    assert all(Counter(epoch) == Counter(PROBLEMS) for epoch in epochs)
+    assert len({tuple(problem.problem_id for problem in epoch) for epoch in epochs}) > 1  # in another order each time
+
+
+def test_a_draw_depends_on_step_and_seed_alone() -> None:
+    assert draw(PROBLEMS, 3, step=4, seed=3) == draw(PROBLEMS, 3, step=4, seed=3)
+    others = [draw(PROBLEMS, 3, step=4, seed=seed) for seed in range(20)]
+    assert len({tuple(p.problem_id for p in drawn) for drawn in others}) > 5
+
+
+@pytest.mark.parametrize("n", [1, 5, 12])
+def test_a_step_may_ask_for_more_than_there_are(n: int) -> None:
+    drawn = draw(PROBLEMS, n, step=2, seed=0)
+    assert len(drawn) == n
+    assert max(Counter(drawn).values()) <= n // 5 + 2
+
+
+def test_each_purpose_has_its_own_random_numbers() -> None:
+    purposes: list[tuple[str | int, ...]] = [
+        ("rollout", 1),
+        ("rollout", 11),
+        ("explanation", 1),
+        ("epoch", 1),
+        ("rollout", "1"),
+    ]
+    seeds = {stream_seed(seed, *purpose) for seed in range(50) for purpose in purposes}
+    assert len(seeds) == 50 * len(purposes)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert stream_seed(1, "rollout", 2) == 60_649_150_145_847_825  # for ever: runs are repeated by it

@@ -1,0 +1,181 @@
+"""The run folder: never overwritten, continued only with its own settings, cut back to what a checkpoint holds."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from full_disk import largest_file
+
+from expo_lite import checkpoint
+from expo_lite.config import LossConfig, TaskOptions, TrainConfig, resolve, to_json
+from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.run_folder import MAY_CHANGE, RunFolder, read_config
+
+
+def settings(folder: Path, **changes: Any) -> TrainConfig:
+    return resolve(TrainConfig(model="tiny", output=folder, **changes))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run with checkpoints of steps 2 and 4, killed in step 6."""
+    made = RunFolder(tmp_path / "run")
+    made.create(settings(made.path), device="cpu")
+    made.checkpoints.mkdir(exist_ok=True)
+    for step in (2, 4):
+        checkpoint.save(made.checkpoints, step, write_adapter=lambda _: None, optimizer={}, state={}, keep=2)
+    made.metrics.append([{"step": step, "reward": step / 10} for step in (1, 2, 3, 4, 5)])
+    made.samples.append([{"step": step, "completion": f"ä\u2028{step}"} for step in (1, 2, 3, 4, 5, 6) for _ in "ab"])
+    return made
+
+
+def steps(folder: RunFolder) -> list[list[int]]:
+    return [[row["step"] for row in file.read()] for file in (folder.metrics, folder.samples)]
+
+
+def test_config_json_says_what_the_run_was_made_with(folder: RunFolder) -> None:
+    about = json.loads(folder.config_file.read_text())
+    assert about["settings"] == to_json(settings(folder.path))
+    assert about["device"] == "cpu"
+    assert set(about["versions"]) >= {"expo-lite", "torch", "transformers", "peft", "bitsandbytes", "python"}
+    assert about["versions"]["torch"]
+    assert "git_revision" in about
+    assert read_config(folder.path) == settings(folder.path)
+
+
+@pytest.mark.parametrize("what", ["a run", "someone's file", "a file in its place"])
+def test_what_is_there_is_never_overwritten(what: str, folder: RunFolder, tmp_path: Path) -> None:
+    path = {"a run": folder.path}.get(what, tmp_path / "other")
+    if what == "someone's file":
+        path.mkdir()
+        (path / "notes.txt").write_text("mine")
+    elif what == "a file in its place":
+        path.write_text("mine")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(CheckpointError, match=f"The run folder '{path}' exists. Continue it with --resume"):
+        RunFolder(path).create(settings(path), device="cpu")
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
+    RunFolder(tmp_path).create(settings(tmp_path), device="cpu")
+    assert read_config(tmp_path) == settings(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "run"
+    with pytest.raises(CheckpointError, match=f"Cannot make the run folder '{path}'"):
+        RunFolder(path).create(settings(path), device="cpu")
+    with largest_file(0), pytest.raises(CheckpointError, match=r"Cannot write .*config.json"):
+        RunFolder(tmp_path / "full").create(settings(tmp_path), device="cpu")
+
+
+def test_reopening_cuts_back_to_the_newest_checkpoint(folder: RunFolder) -> None:
+    (folder.checkpoints / ".step-000006.tmp").mkdir()
+    assert folder.reopen(settings(folder.path)) == (folder.checkpoints / "step-000004", [])
+    assert steps(folder) == [[1, 2, 3, 4], [1, 1, 2, 2, 3, 3, 4, 4]]
+    assert folder.samples.read()[-1]["completion"] == "ä\u20284"
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step-000002", "step-000004"]
+    before = folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()
+    folder.reopen(settings(folder.path))
+    assert (folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()) == before
+
+
+def test_reopening_passes_over_a_damaged_checkpoint(folder: RunFolder) -> None:
+    (folder.checkpoints / "step-000004" / "state.json").write_text("{")
+    found, (line,) = folder.reopen(settings(folder.path))
+    assert found == folder.checkpoints / "step-000002"
+    assert "step-000004' is damaged: state.json" in line
+    assert steps(folder) == [[1, 2], [1, 1, 2, 2]]
+
+
+def test_without_any_whole_checkpoint_nothing_is_touched(folder: RunFolder) -> None:
+    for step in (2, 4):
+        (folder.checkpoints / f"step-{step:06d}" / "state.json").unlink()
+    before = folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"No whole checkpoint in .*step-000004.*state\.json.*step-000002"):
+        folder.reopen(settings(folder.path))
+    assert (folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()) == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(settings(folder.path), device="cpu")
+    folder.metrics.append([{"step": 1}])
+    assert folder.reopen(settings(folder.path)) == (None, [])
+    assert steps(folder) == [[], []]
+
+
+def test_a_line_cut_off_inside_a_character_is_dropped(folder: RunFolder) -> None:
+    line = '{"step": 6, "completion": "ä'.encode()
+    with folder.samples.path.open("ab") as file:
+        file.write(line[:-1])
+    folder.reopen(settings(folder.path))
+    assert steps(folder)[1] == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_a_damaged_line_is_named_and_the_ones_behind_it_are_not_lost(folder: RunFolder) -> None:
+    lines = folder.samples.path.read_bytes().split(b"\n")
+    lines[2] = lines[2][:-1]
+    folder.samples.path.write_bytes(b"\n".join(lines))
+    with pytest.raises(CheckpointError, match=r"samples\.jsonl', line 3 is damaged"):
+        folder.reopen(settings(folder.path))
+    assert folder.samples.path.read_bytes() == b"\n".join(lines)
+
+
+OTHERS: list[tuple[dict[str, Any], str]] = [
+    ({"seed": 1}, r"seed \(0 there, 1 given\)"),
+    ({"method": "grpo"}, r"method \(exp-grpo there, grpo given\)"),
+    ({"levels": (4,)}, r"levels \(\[\] there, \[4\] given\)"),
+    ({"loss": LossConfig(kl_coef=0.1)}, r"loss\.kl_coef \(0\.0 there, 0\.1 given\)"),
+    ({"group_size": 4, "problems_per_step": 2}, r"group_size .*, problems_per_step "),
+    ({"data": TaskOptions(data=Path("x"))}, r"data\.data \(None there, x given\)"),
+]
+
+
+@pytest.mark.parametrize(("changes", "text"), OTHERS)
+def test_other_settings_are_refused_and_named(changes: dict[str, Any], text: str, folder: RunFolder) -> None:
+    before = folder.metrics.path.read_bytes()
+    with pytest.raises(ConfigError, match=rf"The run in .* has other settings: {text}"):
+        folder.reopen(settings(folder.path, **changes))
+    assert folder.metrics.path.read_bytes() == before
+
+
+def test_some_settings_may_change(folder: RunFolder) -> None:
+    moved = settings(folder.path.parent / "elsewhere", steps=9, resume=True, save_every=3)
+    assert folder.reopen(moved)[0] is not None
+    assert all(field in {f.name for f in dataclasses.fields(TrainConfig)} for field in MAY_CHANGE)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (None, r"There is no run to continue in .*config\.json: No such file"),
+        ("", r"config\.json' is no run's"),
+        ('{"settings": ', r"config\.json' is no run's"),
+        ('{"settings": []}', r"config\.json' is no run's"),
+        ("[]", r"config\.json' is no run's"),
+        ("\0" * 20, r"config\.json' is no run's"),
+        ('{"settings": {"stepz": 1}}', r"config\.json: unknown setting 'stepz'. Did you mean 'steps'"),
+        ('{"settings": {"steps": "many"}}', r"config\.json: steps must be int"),
+    ],
+)
+def test_an_unreadable_config(text: str | None, error: str, folder: RunFolder) -> None:
+    folder.config_file.unlink()
+    if text is not None:
+        folder.config_file.write_text(text)
+    with pytest.raises((CheckpointError, ConfigError), match=error):
+        folder.reopen(settings(folder.path))
+    folder.config_file.write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match="is no run's"):
+        read_config(folder.path)
+
+
+def test_a_full_disk_while_reopening_loses_nothing(folder: RunFolder) -> None:
+    before = folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()
+    with largest_file(10), pytest.raises(CheckpointError, match="Cannot write"):
+        folder.reopen(settings(folder.path))
+    assert (folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()) == before
