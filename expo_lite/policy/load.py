@@ -143,6 +143,7 @@ def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
         str(path.parent), dtype=torch.float32, output_loading_info=True, **options
     )
     model.config.__dict__.pop("quantization_config", None)
+    model.hf_quantizer = None  # or it refuses to be saved
     with tempfile.TemporaryDirectory() as plain:
         model.save_pretrained(plain)
         tokenizer.save_pretrained(plain)
