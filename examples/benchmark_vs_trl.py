@@ -80,9 +80,12 @@ def reset_peak() -> float:
     """Count the peak of resident memory anew; returns what is resident now, in MiB."""
     import torch
 
+    from expo_lite.policy.dense import release_freed_memory
+
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
+    release_freed_memory()  # on both sides, or "above what was resident" would mean little
     Path("/proc/self/clear_refs").write_text("5")
     return memory_mib("VmRSS")
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from expo_lite.grading import Grader, GradeReport, grade_file
 from expo_lite.presets import PRESETS, TINY
-from expo_lite.tasks import TASKS
+from expo_lite.tasks import ORIGINS, TASKS
 
 
 def print_models() -> None:
@@ -29,7 +29,12 @@ def print_tasks() -> None:
     table = _table("task", "problems")
     for name, about in TASKS.items():
         table.add_row(name, about)
-    Console().print(table)
+    origins = _table("task", "license", "source", "expert chains", "held-out split")
+    for name, origin in ORIGINS.items():
+        origins.add_row(name, *origin)
+    console = Console()
+    console.print(table)
+    console.print(origins)
 
 
 def grade_and_print(source: Path, target: Path) -> None:

@@ -25,9 +25,9 @@ FP32 = 4
 QUANTISATION_BLOCK = 64
 """Four-bit weights that share a constant; the constants are quantised to a byte each, in blocks of CONSTANTS_BLOCK."""
 CONSTANTS_BLOCK = 256
-LOGIT_CHUNK_TOKENS = 1024
+LOGIT_CHUNK_TOKENS = 256
 """Positions whose logits exist at the same time (`objectives.token_logprobs`)."""
-LOGIT_COPIES = {"forward": 2, "backward": 4}
+LOGIT_COPIES = {"forward": 2, "backward": 2}
 """fp32 matrices [chunk, vocabulary] at the worst moment."""
 CACHE_BLOCK = 64
 """Tokens by which the sampler's cache grows."""

@@ -29,6 +29,7 @@ from expo_lite.diagnose_command import RESULTS, run_diagnose
 from expo_lite.errors import CheckpointError, ConfigError, ExpoLiteError
 from expo_lite.evaluate import evaluate
 from expo_lite.figures import Evaluation
+from expo_lite.fit import fitted
 from expo_lite.grading import Grader
 from expo_lite.loop import describe, train
 from expo_lite.policy.factory import load_policy
@@ -160,12 +161,13 @@ def prepare_runs(plan: Plan, n_jobs: int) -> None:
     device = describe(torch.device("cuda")) if torch.cuda.is_available() else f"cpu: {_threads(n_jobs)} threads"
     for seed in plan.seeds:
         for name in plan.runs:
-            config = plan.config(name, seed)
-            folder = RunFolder(config.run_folder)
-            if not folder.config_file.exists():
+            folder = RunFolder(plan.config(name, seed).run_folder)
+            there = read_config(folder.path) if folder.config_file.exists() else None
+            config, _ = fitted(plan.config(name, seed), there)  # as the loop will ask for it
+            if there is None:
                 shutil.rmtree(folder.path, ignore_errors=True)  # broken off while it was made
                 folder.create(config, device=device)
-            elif replace(read_config(folder.path), output=config.output, resume=True) != config:
+            elif replace(there, output=config.output, resume=True) != config:
                 raise ConfigError(
                     f"The run in '{folder.path}' has other settings than the plan. Choose another --output."
                 )

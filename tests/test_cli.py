@@ -17,7 +17,7 @@ import pytest
 from expo_lite import __version__, cli
 from expo_lite.config import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig, ReplicateConfig, TrainConfig
 from expo_lite.presets import PRESETS
-from expo_lite.tasks import TASKS
+from expo_lite.tasks import ORIGINS, TASKS
 
 LIMIT_S = 2.5
 """What must take less than 1 s on a free machine."""
@@ -298,6 +298,8 @@ def test_models_and_tasks_are_complete(
             assert "built in" in row if alias == "tiny" else preset.source in row
         for name, about in TASKS.items():
             assert any(name in line and about in line for line in tasks.out.splitlines())
+        for name, origin in ORIGINS.items():
+            assert any(line.split() == " ".join([name, *origin]).split() for line in tasks.out.splitlines())
 
 
 def test_what_is_piped_is_not_cut_to_80_columns(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from expo_lite.claims import CLAIMS
 from expo_lite.cli import run
 from expo_lite.config import ReplicateConfig
 from expo_lite.errors import ConfigError
+from expo_lite.fit import fitted
+from expo_lite.replicate import BASE, prepare_runs
 from expo_lite.replication_plan import DEFAULT_PLAN, read_plan
+from expo_lite.run_folder import RunFolder, read_config
 
 NAMES = ["grpo-hard", "exp-grpo-hard", "grpo-all", "gt-sft-grpo-all", "exp-grpo-all", "exp-grpo-all-0.5"]
 NAMES += ["dpo-offline", "dpo-offline-expert", "dpo-online", "dpo-online-expert"]
@@ -84,6 +87,20 @@ def test_a_wrong_plan_is_refused(text: str, message: str, tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as caught:
         read_plan(ReplicateConfig(model="tiny", plan=tmp_path / "plan.toml"))
     assert message in str(caught.value)
+
+
+def test_the_loop_goes_on_with_the_folders_that_are_prepared(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(SMALL)
+    plan = read_plan(ReplicateConfig(model="tiny", plan=tmp_path / "plan.toml", output=tmp_path / "out"))
+    plan.folder.mkdir()
+    (plan.folder / BASE).write_text("{}")
+    for _ in range(2):  # the second time they are there
+        prepare_runs(plan, 1)
+        for name in plan.runs:
+            config = plan.config(name, 0)
+            folder = RunFolder(config.run_folder)
+            assert folder.reopen(fitted(config, read_config(folder.path))[0]) == (None, [])
+            assert folder.evaluation_file(0).read_text() == "{}"
 
 
 def modified(folder: Path) -> dict[str, int]:

@@ -61,7 +61,7 @@ def test_the_adapter_goes_over_after_every_update_and_only_then() -> None:
         sampler.hand_over()
         sampler.hand_over()
         assert sampler.version == update + 1
-        engine.lora.sum().backward()
+        engine.lora.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert [name for name, _ in engine.taken] == ["adapter-1", "adapter-2", "adapter-3"]
     assert len({tuple(values) for _, values in engine.taken}) == 3

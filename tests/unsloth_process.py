@@ -4,6 +4,7 @@ The arguments: a folder with an adapter that transformers wrote, a folder to wri
 settings are hostile.
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -92,8 +93,7 @@ def refusal(policy: Policy, kind: str) -> str:
 
 def switches(policy: Policy) -> list[str]:
     """The mode switches of three steps, each of which samples twice and scores three times."""
-    from expo_lite.policy import unsloth
-
+    unsloth: Any = importlib.import_module("expo_lite.policy.unsloth")
     scores(policy)  # what came before may have left it in either mode
     calls: list[str] = []
     for name in ("for_inference", "for_training"):

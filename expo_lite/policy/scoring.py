@@ -7,7 +7,6 @@ import torch
 
 from expo_lite.batching import MicroBatch, Row, micro_batches
 from expo_lite.objectives import token_logprobs
-from expo_lite.policy import attention
 from expo_lite.policy.base import Policy
 
 PACKED_MODELS = ("llama", "qwen2", "qwen3")
@@ -29,11 +28,17 @@ def score(model: Any, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
 
 
 def _is_packable(model: Any) -> bool:
+    from expo_lite.policy import (
+        attention,  # imports transformers, which must wait for Unsloth: not before a model is there
+    )
+
     return model.config.model_type in PACKED_MODELS and model.config._attn_implementation == attention.NAME
 
 
 def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
     """Last hidden states [N, H] at the predictors, each prompt computed once, without padding."""
+    from expo_lite.policy import attention
+
     packed = attention.pack(batch.rows, batch.input_ids_BT.device)
     hidden_1NH = model.get_decoder()(
         input_ids=packed.input_ids_1N,

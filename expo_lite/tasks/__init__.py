@@ -15,7 +15,7 @@ from expo_lite.tasks.splits import check_choice
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
 
-__all__ = ["TASKS", "FixedTask", "Split", "Task", "TaskOptions", "check_name", "load_task"]
+__all__ = ["ORIGINS", "TASKS", "FixedTask", "Split", "Task", "TaskOptions", "check_name", "load_task"]
 
 TASKS = {
     "arithmetic": "built in: a chain of 2 to 8 operations, levels 1 to 5",
@@ -29,6 +29,17 @@ TASKS = {
     "hub:OWNER/NAME[:CONFIG]": "any hub data set with a question and an answer field",
 }
 """Names as typed, with one line each."""
+
+ORIGINS = {
+    "arithmetic": ("CC0-1.0", "built in", "a textbook's prose", "one question text in 8, by CRC-32"),
+    "gsm8k": ("MIT", "openai/gsm8k", "the data's solutions", "its own test split"),
+    "math": ("MIT", "EleutherAI/hendrycks_math", "the data's solutions", "its own test split"),
+    "math-500": ("MIT", "HuggingFaceH4/MATH-500", "the data's solutions", "all of it"),
+    "reasoning-gym": ("Apache-2.0", "generated", "none", "seeds from 2^30 on"),
+    "jsonl, csv, parquet": ("the file's own", "your file", "a field", "its own, or one question text in 10, by CRC-32"),
+    "hub": ("see its card", "OWNER/NAME", "a field", "its own, or one question text in 10, by CRC-32"),
+}
+"""Licence, source, where expert chains come from, and the fixed held-out split; no train question is in it."""
 
 _ROW_FLAGS = frozenset({"question_field", "answer_field", "level_field", "subject_field", "chain_field", "subjects"})
 _USED_FLAGS = {

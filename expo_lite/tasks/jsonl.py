@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from expo_lite.grading import Grader
 
 
+_SPLIT = "expert chains where the rows have them; held out: its own test split, else one question text in 10, by CRC"
+
+
 def load_file(name: str, *, grader: Grader, options: TaskOptions) -> FixedTask:
     """The task `jsonl:PATH`, `csv:PATH` or `parquet:PATH`; a folder has files of that kind named after their splits."""
     kind, _, typed = name.partition(":")
@@ -29,7 +32,7 @@ def load_file(name: str, *, grader: Grader, options: TaskOptions) -> FixedTask:
     files = split_files(path, suffixes=(f".{kind}",)) if path.is_dir() else {"": [path]}
     splits = read_splits(with_test_file(files, options), prefix=path.stem, read=row_reader(options), kind=kind)
     return fixed_task(
-        name, splits, license="the file's own", source=str(path), grader=grader, subjects=options.subjects
+        name, splits, license="the file's own", source=f"{path}; {_SPLIT}", grader=grader, subjects=options.subjects
     )
 
 
@@ -49,7 +52,9 @@ def load_hub(name: str, *, grader: Grader, options: TaskOptions) -> FixedTask:
         read=row_reader(options),
     )
     license = "see its card on the hub"
-    return fixed_task(name, splits, license=license, source=repository, grader=grader, subjects=options.subjects)
+    return fixed_task(
+        name, splits, license=license, source=f"{repository}; {_SPLIT}", grader=grader, subjects=options.subjects
+    )
 
 
 def row_reader(options: TaskOptions) -> RowReader:

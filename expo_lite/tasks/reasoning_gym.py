@@ -130,7 +130,7 @@ class ReasoningGym:
     """Some data sets of reasoning-gym, mixed; a problem's `subject` is the name of its data set."""
 
     license = "Apache-2.0 (generated)"
-    source = "reasoning-gym, generated from fixed seeds; no expert chains"
+    source = "reasoning-gym, generated from fixed seeds, test from 2^30 on; no expert chains"
     levels: tuple[int, ...] = ()
 
     def __init__(self, name: str, settings: dict[str, str]) -> None:
