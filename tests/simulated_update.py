@@ -7,7 +7,6 @@ keeps the output and a number a position (without the mask, which torch cannot m
 """
 
 import dataclasses
-import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from expo_lite.batching import MicroBatch, Row, micro_batches
 from expo_lite.config import TrainConfig
 from expo_lite.learn import accumulate
 from expo_lite.policy import attention
-from expo_lite.policy.dense import checkpoint_contexts, product_bytes, use_lean_projections
+from expo_lite.policy.dense import checkpoint_contexts, use_lean_projections
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.load import PROJECTIONS
 
@@ -115,7 +114,6 @@ class SimulatedPolicy(HfPolicy):
             lora = LoraConfig(r=lora_rank, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
             self._peft = get_peft_model(model, lora)
         self._model = self._peft.get_base_model()
-        self._product_bytes = product_bytes(self._model) if dtype == torch.float32 else sys.maxsize
         if dtype == torch.float32:  # as on a CPU
             use_lean_projections(self._model)
 
