@@ -167,6 +167,13 @@ HOSTILE = {
     "spaces": " " * 1000 + "1" + " " * 800,
     "sums to expand": "(x+y+z+w)^{400}",
     "texts": r"\text{a}" * 200,
+    "roots without braces": r"\sqrt" * 400 + "2",
+    "functions of functions": r"\sin" * 400 + "x",
+    "signed factors": "2*" + "-" * 700 + "1",
+    "signed exponent": "x^" + "-" * 700 + "1",
+    "member of a member": r"x \in " * 400 + "[1,2]",
+    "barred decimals": r"0.\overline{3}" * 100,
+    "hours": "1 hour " * 300,
 }
 
 

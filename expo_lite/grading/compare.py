@@ -49,7 +49,10 @@ def judge(gold: str, answer: str, deep: Deep | None) -> Result:
         return Outcome.DIFFERENT, "too_deep"
     if not answer or not gold:
         return Outcome.DIFFERENT, "text"
-    return _compare(gold, answer, deep, 0)
+    try:
+        return _compare(gold, answer, deep, 0)
+    except RecursionError:  # such as a set in a set in a set
+        return Outcome.DIFFERENT, "too_deep"
 
 
 def _compare(gold: str, answer: str, deep: Deep | None, depth: int) -> Result:

@@ -16,7 +16,7 @@ _TOKEN = re.compile(
     r"|(?P<cmd>\\[A-Za-z]+|\\[{}|])|(?P<word>[A-Za-z]+)|(?P<op>[-+*/^_()\[\]{}|!%'=:,<>]))"
 )
 _MAX_TOKENS = 800
-_MAX_DEPTH = 60
+_MAX_DEPTH = 100  # of sums and atoms
 _MAX_DIGITS = 1000
 
 _FUNCTIONS = frozenset(
@@ -162,10 +162,11 @@ class _Parser:
                 return factors[0] if len(factors) == 1 else ("mul", *factors)
 
     def _signed_power(self) -> Tree:
-        if self._take("-"):
-            return ("mul", number(-1), self._signed_power())
-        self._take("+")
-        return self._power()
+        sign = 1
+        while self._peek() in ("+", "-"):
+            sign *= -1 if self._next() == "-" else 1
+        power = self._power()
+        return power if sign == 1 else ("mul", number(-1), power)
 
     def _implicit(self, before: Tree) -> Tree:
         """A factor without an operator; refuses two numbers side by side ("2 3")."""
@@ -207,12 +208,15 @@ class _Parser:
         """What follows ^: a group, a signed number or letter, or a command."""
         if self._peek() == "{":
             return self._group()
-        if self._take("-"):
-            return ("mul", number(-1), self._script())
-        self._take("+")
+        sign = 1
+        while self._peek() in ("+", "-"):
+            sign *= -1 if self._next() == "-" else 1
         token = self._peek()
+        if not token or token in "^_)]}!%":
+            self._refuse()
         # x^10 in plain text means what it looks like; LaTeX would raise only the 1.
-        return self._atom() if token and token not in "^_)]}!%" else self._refuse()
+        exponent = self._group() if token == "{" else self._atom()
+        return exponent if sign == 1 else ("mul", number(-1), exponent)
 
     def _group(self) -> Tree:
         self._expect("{")
@@ -234,6 +238,14 @@ class _Parser:
         return self._atom()
 
     def _atom(self) -> Tree:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise NotUnderstood("too deep")
+        tree = self._plain_atom()
+        self._depth -= 1
+        return tree
+
+    def _plain_atom(self) -> Tree:
         token = self._next()
         if not token:
             self._refuse()
@@ -276,12 +288,13 @@ class _Parser:
 
     def _mixed_part(self) -> Fraction | None:
         r"""The fraction of a mixed number such as 2\frac{1}{3}, if the next command is one."""
-        start, tokens = self._at, list(self._tokens)
+        start, tokens, depth = self._at, list(self._tokens), self._depth
         self._at += 1
         try:
             top, bottom = self._argument(), self._argument()
         except NotUnderstood:
             top = bottom = number(0)
+            self._depth = depth
         if top[0] == bottom[0] == "num" and 0 < top[1] < bottom[1] and top[1].denominator == bottom[1].denominator == 1:
             return Fraction(top[1] / bottom[1])
         self._at, self._tokens = start, tokens
