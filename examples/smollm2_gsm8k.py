@@ -50,7 +50,7 @@ def write_problems(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng, seen = random.Random(0), set()
     for split, n in (("train", 40), ("test", 10)):
-        rows = []
+        rows: list[dict[str, str]] = []
         while len(rows) < n:
             row = problem(rng)
             if row["question"] not in seen:

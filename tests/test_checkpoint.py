@@ -239,9 +239,10 @@ def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 Maker = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+EIGHT_BIT: Any = adamw.AdamW8bit  # half typed
 OPTIMIZERS: dict[str, Maker] = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1),
-    "adamw-8bit": lambda parameters: adamw.AdamW8bit(parameters, lr=0.01, weight_decay=0.1),
+    "adamw-8bit": lambda parameters: EIGHT_BIT(parameters, lr=0.01, weight_decay=0.1),
 }
 
 

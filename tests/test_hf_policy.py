@@ -35,7 +35,7 @@ def shaken(policy: HfPolicy) -> HfPolicy:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in policy.parameters().values():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     return policy
 
 
@@ -103,7 +103,8 @@ def test_bits(bits: int) -> None:
     quantised = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert len(quantised) == (model.config.num_hidden_layers * len(PROJECTIONS) if bits == 4 else 0)
     for module in quantised:
-        state: Any = module.weight.quant_state
+        weight: Any = module.weight
+        state = weight.quant_state
         assert (state.quant_type, state.nested, module.compute_dtype) == ("nf4", True, torch.float32)
         assert module.support_avx512bf16_for_cpu is False
     assert {p.dtype for p in model.parameters()} == ({torch.float32, torch.uint8} if bits == 4 else {torch.float32})

@@ -37,7 +37,7 @@ def shaken(policy: CountingPolicy) -> CountingPolicy:
     with torch.no_grad():
         for name, parameter in policy.parameters().items():
             if "lora_B" in name:
-                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     return policy
 
 
@@ -216,7 +216,7 @@ def hopeless(kind: str, policy: HfPolicy) -> tuple[list[Row], Any]:
         return [*rows(3), *rows(1, sft_weight=float("inf"))], None
     if kind == "loss of every row":
         return rows(3, advantage=float("nan")), None
-    last = list(policy.parameters().values())[-1]
+    last: Any = list(policy.parameters().values())[-1]
     return rows(3), last.register_hook(lambda grad: grad * float("inf"))
 
 

@@ -196,7 +196,8 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[list[Row]]:
 
     def looking(policy: Any, optimizer: Any, rows: Sequence[Row], *args: Any, **kwargs: Any) -> dict[str, float]:
         seen.append(list(rows))
-        return original(policy, optimizer, rows, *args, **kwargs)
+        metrics: dict[str, float] = original(policy, optimizer, rows, *args, **kwargs)
+        return metrics
 
     monkeypatch.setattr(loop, "learn", looking)
     return seen

@@ -33,7 +33,7 @@ def shake(policy: HfPolicy, scale: float) -> HfPolicy:
     with torch.no_grad():
         for name, parameter in policy.parameters().items():
             if "lora_B" in name:
-                parameter += scale * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
     return policy
 
 
@@ -117,7 +117,8 @@ def first_token_probs(policy: HfPolicy, prompt: tuple[int, ...], temperature: fl
     policy._peft.eval()
     with torch.no_grad():
         logits_V = policy._model(torch.tensor([prompt]), use_cache=False).logits[0, -1].double()
-    return (logits_V / temperature).softmax(dim=0)
+    probs_V: torch.Tensor = (logits_V / temperature).softmax(dim=0)
+    return probs_V
 
 
 def p_value(counts: Counter[int], probs_V: torch.Tensor) -> float:
@@ -275,7 +276,7 @@ def shapes(policy: HfPolicy) -> Iterator[list[tuple[int, int]]]:
     seen: list[tuple[int, int]] = []
 
     def look(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append(tuple(kwargs["input_ids"].shape))  # type: ignore[arg-type]
+        seen.append(tuple(kwargs["input_ids"].shape))
 
     handle = policy._model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
     yield seen

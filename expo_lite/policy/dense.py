@@ -75,7 +75,7 @@ def use_lean_projections(model: torch.nn.Module) -> None:
 
 
 @cache
-def _lean_class(kind: type) -> type:
+def _lean_class(kind: Any) -> Any:
     """A kind of peft's LoRA layer with another forward."""
     return type(kind.__name__, (kind,), {"forward": _lean})
 
