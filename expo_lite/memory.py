@@ -25,10 +25,10 @@ FP32 = 4
 QUANTISATION_BLOCK = 64
 """Four-bit weights that share a constant; the constants are quantised to a byte each, in blocks of CONSTANTS_BLOCK."""
 CONSTANTS_BLOCK = 256
-LOGIT_CHUNK_TOKENS = 1024
+LOGIT_CHUNK_TOKENS = 256
 """Positions whose logits exist at the same time (`objectives.token_logprobs`)."""
-LOGIT_COPIES = {"forward": 2, "backward": 4}
-"""fp32 matrices [chunk, vocabulary] at the worst moment."""
+KEPT_PRODUCTS_BYTES = 512 * 2**20
+"""On a CPU matrix products of a micro-batch are kept, and not computed again, if those of all layers fit in this."""
 CACHE_BLOCK = 64
 """Tokens by which the sampler's cache grows."""
 PREFILL_TOKENS = 8192
@@ -157,19 +157,27 @@ def kept_inputs(shape: Shape, workload: Workload, tokens: int) -> float:
     return inputs + (shape.layers - 1) * layer_activations(shape, workload, tokens)
 
 
+def kept_products(shape: Shape, workload: Workload, tokens: int) -> float:
+    """One layer's products, where all layers' are kept for the backward pass (on a CPU, if they are small); else 0."""
+    layer = tokens * FP32 * sum(n_out for _, n_out in shape.projections)
+    small = shape.layers * layer <= KEPT_PRODUCTS_BYTES
+    return layer if workload.kind == "cpu" and workload.gradient_checkpointing and small else 0.0
+
+
 def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:
     """One layer's activations at the worst moment of its backward pass, in its feed-forward part.
 
-    Counted tensor by tensor, with its dequantised weight; see the module on fp32 copies.
+    Counted tensor by tensor; with its dequantised weight, where that is the worst moment. No two rows are taken to share a
+    prompt, so keys and values, repeated for every query head, exist twice: alone, and with the prompt's before a completion's.
     """
-    h, i, q, kv = shape.hidden, shape.intermediate, shape.query_width, shape.kv_width
+    h, i, q = shape.hidden, shape.intermediate, shape.query_width
     weight = h * i * workload.element
     ranks = 6 * FP32 * workload.lora_rank
-    head_norms = (q + kv) * FP32 if shape.head_norms else 0
+    head_norms = (q + shape.kv_width) * FP32 if shape.head_norms else 0
     if workload.element == FP32:
-        kept, before, after = 16 * h + 8 * q + 8 * kv, 24 * i, 20 * i
+        kept, before, after = 16 * h + 28 * q, 24 * i, 20 * i
     else:
-        kept, before, after = 38 * h + 8 * q + 4 * kv, 14 * i, 10 * i
+        kept, before, after = 38 * h + 16 * q, 14 * i, 10 * i
     kept += ranks + head_norms
     return max(tokens * (kept + before), tokens * (kept + after) + weight)
 
@@ -177,15 +185,14 @@ def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:
 def forward_activations(shape: Shape, workload: Workload, tokens: int) -> float:
     """One layer's activations at the worst moment of a forward pass that keeps nothing."""
     h, i = shape.hidden, shape.intermediate
-    adapter_moment = 16 * i if workload.element == FP32 else 12 * i
-    return max(tokens * (adapter_moment + 8 * h), tokens * (6 * i + 4 * h) + h * i * workload.element)
+    return max(tokens * (12 * i + 8 * h), tokens * (6 * i + 4 * h) + h * i * workload.element)
 
 
-def logit_chunk(shape: Shape, workload: Workload, tokens: int, direction: Literal["forward", "backward"]) -> float:
-    """Logits of one chunk, and the hidden states [N, H] that they are made of with their gradient."""
-    chunk = min(LOGIT_CHUNK_TOKENS, tokens) * shape.vocabulary * FP32 * LOGIT_COPIES[direction]
-    hidden = tokens * shape.hidden * workload.element
-    return chunk + (3 * hidden + tokens * shape.hidden * FP32 if direction == "backward" else 2 * hidden)
+def logits(shape: Shape, workload: Workload, tokens: int) -> float:
+    """Logits of a chunk (while its own are made, the last one's are still there), and hidden states with their gradients."""
+    one = min(LOGIT_CHUNK_TOKENS, tokens) * shape.vocabulary * FP32
+    copies = 3 if workload.element < FP32 and tokens > LOGIT_CHUNK_TOKENS else 2
+    return copies * one + tokens * shape.hidden * (FP32 + 2 * workload.element)
 
 
 def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
@@ -198,12 +205,12 @@ def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
 def sampling_working(shape: Shape, workload: Workload, rows: int) -> float:
     """The worst of choosing a token, attending over the cache and prefilling, beside the cache itself."""
     copies = SAMPLING_COPIES["nucleus" if workload.nucleus else "full"]
-    logits = rows * shape.vocabulary * FP32 * copies
-    # behind a padded prompt keys and values are repeated for every query head
-    attention = 2 * rows * workload.width * shape.query_width * workload.element
+    choosing = rows * shape.vocabulary * FP32 * copies
+    # on a GPU, behind a padded prompt, keys and values are repeated for every query head
+    attention = 2 * rows * workload.width * shape.query_width * workload.element if workload.kind == "gpu" else 0.0
     n_prompts = math.ceil(rows / workload.group_size)
     prefill_tokens = min(max(PREFILL_TOKENS, workload.prompt_tokens), n_prompts * workload.prompt_tokens)
-    return max(logits, attention, forward_activations(shape, workload, prefill_tokens))
+    return max(choosing, attention, forward_activations(shape, workload, prefill_tokens))
 
 
 def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_rows: int) -> tuple[Phase, ...]:
@@ -225,27 +232,21 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
             sampling["merged dense weights"] = shape.n_projection_weights * FP32
     largest = max(shape.vocabulary * shape.hidden, shape.hidden * shape.intermediate) * workload.element
     kept = {"kept inputs of layers": kept_inputs(shape, workload, tokens)}
+    products = kept_products(shape, workload, tokens)
+    if products:
+        kept["kept products of layers"] = shape.layers * products
     update = steady | {"gradients": adapter} | kept
 
-    def worse(name: str, shared: dict[str, float], head: float, layer: float) -> Phase:
-        ends = ({"logits of a chunk": head}, {"activations of a layer": layer})
+    def worse(name: str, shared: dict[str, float], layer: float) -> Phase:
+        # the layer's own products are among those that are kept
+        ends = ({"logits of a chunk": logits(shape, workload, tokens)}, {"activations of a layer": layer - products})
         return max((Phase(name, shared | end) for end in ends), key=lambda phase: phase.peak)
 
     return (
         Phase("load", base | {"one matrix before quantising": largest}),
         Phase("sampling", sampling),
-        worse(
-            "scoring",
-            steady | kept,
-            logit_chunk(shape, workload, tokens, "forward"),
-            forward_activations(shape, workload, tokens),
-        ),
-        worse(
-            "update",
-            update,
-            logit_chunk(shape, workload, tokens, "backward"),
-            layer_activations(shape, workload, tokens),
-        ),
+        worse("scoring", steady | kept, forward_activations(shape, workload, tokens)),
+        worse("update", update, layer_activations(shape, workload, tokens)),
         # the state is read on the CPU and moved tensor by tensor
         Phase("resume", steady | ({"adapter file": adapter} if workload.kind == "cpu" else {})),
     )

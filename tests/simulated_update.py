@@ -3,7 +3,7 @@
 The decoder is transformers', the adapter peft's, the scorer and the loss ours. The stand-ins: a four-bit layer keeps its weight as
 packed bytes with block constants, as bitsandbytes does, and its dequantised bf16 copy lives during its forward and its backward,
 as on a GPU (bitsandbytes' own layer cannot be made of fake tensors); attention is the CPU's flash kernel, which like the GPU's
-keeps the output and a number a position; the optimiser's state is made of tensors of its size.
+keeps the output and a number a position (without the mask, which torch cannot make of fake tensors; the kernel has none either); the optimiser's state is made of tensors of its size.
 """
 
 import dataclasses
@@ -24,6 +24,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from expo_lite.batching import MicroBatch, Row, micro_batches
 from expo_lite.config import TrainConfig
 from expo_lite.learn import accumulate
+from expo_lite.policy import attention
+from expo_lite.policy.dense import checkpoint_contexts, use_lean_projections
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.load import PROJECTIONS
 
@@ -98,7 +100,7 @@ class SimulatedPolicy(HfPolicy):
         self.device, self.pad_id = torch.device("cpu"), 0
         sizes = dict(config)
         kind: Any = CONFIG_MAPPING[sizes.pop("model_type")]
-        hub = kind(**sizes, attn_implementation="sdpa", pad_token_id=None)
+        hub = kind(**sizes, attn_implementation=attention.NAME, pad_token_id=None)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(hub, dtype=dtype)  # type: ignore[no-untyped-call]
             for name, module in list(model.named_modules()):
@@ -108,10 +110,12 @@ class SimulatedPolicy(HfPolicy):
             model.is_loaded_in_4bit = True
             model.requires_grad_(False)
             model.config.use_cache = False
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
             lora = LoraConfig(r=lora_rank, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
             self._peft = get_peft_model(model, lora)
         self._model = self._peft.get_base_model()
+        if dtype == torch.float32:  # as on a CPU
+            use_lean_projections(self._model)
 
     def materialise(self) -> None:
         """Give every tensor a fake storage of its size; tied ones stay tied."""
@@ -125,12 +129,16 @@ class SimulatedPolicy(HfPolicy):
                         fresh[id(old)] = torch.nn.Parameter(new, old.requires_grad) if is_parameter else new
                     if old is not None:
                         tensors[name] = fresh[id(old)]  # type: ignore[assignment]
+            if isinstance(module, StandIn4bit):
+                module.weight.dequantised = module.dequantised  # type: ignore[attr-defined]
 
 
 @contextmanager
 def simulation() -> Iterator[FakeTensorMode]:
     """Fake tensors; transformers, which would treat them as those of a compiler, behaves as in a run."""
     with (
+        patch("expo_lite.policy.dense._dense", lambda weight: weight.dequantised()),
+        patch("expo_lite.policy.attention.causal_lower_right", lambda *_: None),
         patch("transformers.masking_utils.is_tracing", lambda *_: False),
         patch("transformers.masking_utils.find_packed_sequence_indices", lambda *_: None),
         FakeTensorMode() as mode,
@@ -156,7 +164,8 @@ def measure_update(
 ) -> Measured:
     """One pass of the update over completions with these (prompt, completion) lengths, gradients and state being there."""
     policy = SimulatedPolicy(config, dtype=dtype)
-    rows = [Row((1,) * p, (1,) * c, advantage=1.0, weight=1.0, sft_weight=0.1) for p, c in lengths]
+    # no two prompts are the same: rows that share one need less
+    rows = [Row((i,) * p, (1,) * c, advantage=1.0, weight=1.0, sft_weight=0.1) for i, (p, c) in enumerate(lengths)]
     real = micro_batches(rows, token_budget=micro_batch_tokens, pad_id=0)
     tracker = MemoryTracker()
     with simulation() as mode:

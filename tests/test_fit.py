@@ -251,7 +251,7 @@ def test_the_plan_chooses_what_the_user_leaves_open(machine: Any) -> None:
     config, plan = fitted(resolve(TrainConfig(model="tiny")))
     assert (config.optimizer.micro_batch_tokens, config.sampling.sampling_rows) == (16_384, 256)
     assert plan is not None
-    machine(10)
+    machine(5)
     config, plan = fitted(resolve(TrainConfig(model="qwen2.5-0.5b", sampling=SamplingConfig(sampling_rows=16))))
     assert plan is not None
     assert plan.fits

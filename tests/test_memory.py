@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from simulated_update import Measured, MemoryTracker, measure_update, simulation
 
 from expo_lite import memory
 from expo_lite.memory import GIB, Workload, largest, longest_completion, make_plan, phases
+from expo_lite.objectives import token_logprobs
+from expo_lite.policy.hf import KEPT_PRODUCTS_BYTES
 from expo_lite.policy.sampler import CACHE_BLOCK, PREFILL_TOKENS, RowCache
 from expo_lite.shapes import ALIASES_FILE, Shape, find_shape, shape_of
 
@@ -51,6 +54,8 @@ def test_cache_by_hand() -> None:
 
 def test_the_constants_are_those_of_the_code() -> None:
     assert (memory.CACHE_BLOCK, memory.PREFILL_TOKENS) == (CACHE_BLOCK, PREFILL_TOKENS)
+    assert memory.KEPT_PRODUCTS_BYTES == KEPT_PRODUCTS_BYTES
+    assert signature(token_logprobs).parameters["chunk_tokens"].default == memory.LOGIT_CHUNK_TOKENS
 
 
 def measured_against_plan(config: dict[str, Any], n_rows: int, prompt: int, completion: int, dtype: torch.dtype) -> Any:

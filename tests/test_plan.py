@@ -92,11 +92,11 @@ def test_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_of_several(capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(output(capsys, "--model", "all", "--vram", "8,24", "--json"))
+    found = json.loads(output(capsys, "--model", "all", "--vram", "6,24", "--json"))
     assert len(found) == 2 * len(PRESETS)
     by_size = {(each["model"], each["memory_gib"]): each for each in found}
     assert by_size["qwen2.5-7b", 24.0]["fits"]
-    assert not by_size["qwen2.5-7b", 8.0]["fits"]
+    assert not by_size["qwen2.5-7b", 6.0]["fits"]
     for each in found:
         assert each["peak_gib"] + each["reserve_gib"] <= each["memory_gib"] or not each["fits"]
 
@@ -110,12 +110,12 @@ def test_vllm_s_share_stays_while_training(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_comparison_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
-    text = output(capsys, "--model", "all", "--vram", "8", "12", "16", "24", "--markdown")
+    text = output(capsys, "--model", "all", "--vram", "6", "12", "16", "24", "--markdown")
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if "|" in line]
-    assert rows[0] == ["model", "parameters", "8 GiB", "12 GiB", "16 GiB", "24 GiB"]
+    assert rows[0] == ["model", "parameters", "6 GiB", "12 GiB", "16 GiB", "24 GiB"]
     assert set(rows[1][1]) <= {"-", ":"}
     assert [row[0] for row in rows[2:]] == list(PRESETS)
-    assert dict(zip(rows[0], rows[2 + list(PRESETS).index("qwen2.5-7b")], strict=True))["8 GiB"] == "-"
+    assert dict(zip(rows[0], rows[2 + list(PRESETS).index("qwen2.5-7b")], strict=True))["6 GiB"] == "-"
 
 
 def test_the_longest_completion_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,6 @@ class HfPolicy(LoraPolicy):
             torch.manual_seed(seed)
             model = get_peft_model(base, lora)
         super().__init__(name, model, tokenizer, device, sampler="own" if config.sampler == "auto" else config.sampler)
-        self._product_bytes = product_bytes(self._model)
         if device.type == "cpu":
             use_lean_projections(self._model)
         if adapter is not None:
@@ -57,6 +56,6 @@ class HfPolicy(LoraPolicy):
 
     def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
-        fits = batch.input_ids_BT.numel() * self._product_bytes <= KEPT_PRODUCTS_BYTES
+        fits = batch.input_ids_BT.numel() * product_bytes(self._model) <= KEPT_PRODUCTS_BYTES
         with kept_products(fits):
             return super().logprobs(batch, temperature=temperature)
