@@ -19,7 +19,7 @@ def gguf_file(config: pytest.Config) -> Path:
     named = os.environ.get("EXPO_LITE_SMOLLM2")
     if named:
         return Path(named)
-    folder = config.cache.mkdir("smollm2")  # type: ignore[union-attr] # pytest's own plugin is always there
+    folder = config.cache.mkdir("smollm2")
     if not list(folder.glob("*/*.gguf")):
         uv = shutil.which("uv")
         if uv is None:

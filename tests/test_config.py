@@ -238,6 +238,14 @@ def test_what_is_left_open_follows_from_the_model(alias: str) -> None:
     assert config.run_folder == Path(f"runs/{alias}-jsonl-exp-grpo-seed2")
 
 
+def test_pairs_are_learned_from_at_a_tenth_of_the_rate() -> None:
+    assert resolve(TrainConfig(model="tiny", method="exp-dpo")).learning_rate == pytest.approx(2e-4)
+    assert resolve(TrainConfig(model="tiny", method="star")).learning_rate == 2e-3
+    given = with_value(TrainConfig(model="tiny", method="exp-dpo"), "learning_rate", 0.5)
+    assert resolve(given).learning_rate == 0.5
+    assert resolve(resolve(TrainConfig(model="tiny", method="exp-dpo"))).learning_rate == pytest.approx(2e-4)
+
+
 def test_what_is_given_stays(tmp_path: Path) -> None:
     given = with_value(TrainConfig(model=f"{tmp_path}/my-model/", steps=3), "learning_rate", 0.5)
     config = resolve(with_value(given, "max_completion_tokens", 7))

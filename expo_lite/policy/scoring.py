@@ -28,9 +28,8 @@ def score(model: Any, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
 
 
 def _is_packable(model: Any) -> bool:
-    from expo_lite.policy import (
-        attention,  # imports transformers, which must wait for Unsloth: not before a model is there
-    )
+    # imports transformers, which must wait for Unsloth: not before a model is there
+    from expo_lite.policy import attention
 
     return model.config.model_type in PACKED_MODELS and model.config._attn_implementation == attention.NAME
 
