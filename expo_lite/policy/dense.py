@@ -16,7 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import bitsandbytes as bnb
@@ -70,14 +70,11 @@ def _merged(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def use_lean_projections(model: torch.nn.Module) -> None:
     """From now on each LoRA projection of the model computes with `_Projection`."""
-    for layer in _adapted(model):
-        layer.__class__ = _lean_class(type(layer))
-
-
-@cache
-def _lean_class(kind: Any) -> Any:
-    """A kind of peft's LoRA layer with another forward."""
-    return type(kind.__name__, (kind,), {"forward": _lean})
+    layers = list(_adapted(model))
+    kinds: set[Any] = {type(layer) for layer in layers}
+    lean: dict[Any, Any] = {kind: type(kind.__name__, (kind,), {"forward": _lean}) for kind in kinds}
+    for layer in layers:
+        layer.__class__ = lean[type(layer)]
 
 
 def _lean(layer: Any, x: torch.Tensor) -> Any:
