@@ -180,4 +180,5 @@ def accumulate(
         totals.n_policy_tokens += sum(len(row.completion_ids) for row in batch.rows if row.weight)
         totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if ref_logprobs_N is not None)
         totals.n_tokens += sum(row.n_tokens for row in batch.rows)
+        del logprobs_N, terms, loss  # what is left of the graph holds hidden states: not beside the next micro-batch
     return totals

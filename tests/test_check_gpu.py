@@ -1,6 +1,7 @@
 """examples/check_gpu.py, which a user with a GPU runs once: whole on the CPU here, and on the GPU where there is one."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ CHECKS = (
 def run_script(folder: Path, model: str, tokens: int) -> tuple[str, Findings]:
     file = folder / "found.json"
     words = [str(SCRIPT), model, "--tokens", str(tokens), "--json", str(file)]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    wide = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=wide)
     assert done.returncode == 0, done.stdout + done.stderr
     found: Findings = {}
     for row in json.loads(file.read_text()):
