@@ -5,9 +5,13 @@
 
 It writes a small file as the hub's openai/gsm8k has them, trains on it, and prints how far the adapter has moved, how much memory that
 took and how fast it went. The steps are few: this shows that the whole way runs on a real model without a GPU and without a hub, not
-that it learns.
+that it learns. So small a model hardly ever comes to a boxed answer within so few tokens, with the answer in sight or without, and the
+verifier would refuse its explanations; they are taken as the paper's literal form has them, with the right answer put at their end
+(`--explanation-filter none`).
 
-FIGURES
+Measured on 2 cores without a GPU, 24 November 2026, with the default settings below: all of the ten steps have an update; 210 of 210
+LoRA-B matrices have moved, the largest entry to 9.6e-04; peak memory 2.35 GiB (loading and quantising the GGUF file included); sampling
+48 tokens/s, update 151 tokens/s, 7.2 s a step, 132 s in all, of which about 50 s are loading. Every group was all wrong.
 """
 
 import argparse
@@ -71,8 +75,8 @@ def config(model: Path, output: Path, data: Path, *, steps: int, group_size: int
             problems_per_step=2,
             output=output,
             data=TaskOptions(data=data),
-            sampling=SamplingConfig(max_completion_tokens=tokens),
-            explanation=ExplanationConfig(exp_sft_coef=0.04),
+            sampling=SamplingConfig(temperature=0.7, max_completion_tokens=tokens),
+            explanation=ExplanationConfig(explanation_filter=("none",)),
             optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=2, micro_batch_tokens=2048),
             evaluation=EvaluationConfig(eval_problems=0),
             diagnostics_every=0,
@@ -86,8 +90,8 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="GGUF file of SmolLM2-135M-Instruct")
     parser.add_argument("--output", type=Path, default=Path("runs/smollm2-gsm8k"))
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--group-size", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=96, help="longest completion")
+    parser.add_argument("--group-size", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=48, help="longest completion")
     given = parser.parse_args()
     data = write_problems(given.output.parent / f"{given.output.name}-data")
     train(config(given.model, given.output, data, steps=given.steps, group_size=given.group_size, tokens=given.tokens))
@@ -106,7 +110,7 @@ def main() -> None:
         ("update", "update/n_tokens", "time/update_s"),
     ):
         n, seconds = (sum(row[key] for row in rows if row.get(tokens)) for key in (tokens, time))
-        print(f"{part}: {n:,.0f} tokens in {seconds:.0f} s, {n / seconds:.0f} tokens/s")
+        print(f"{part}: {n:,.0f} tokens in {seconds:.0f} s" + (f", {n / seconds:.0f} tokens/s" if seconds else ""))
     print(f"step time {sum(row['step_time'] for row in rows) / len(rows):.1f} s")
     for name in ("frac_all_wrong", "expo/explanation_accept_rate"):
         print(f"{name}: {sum(row[name] for row in rows) / len(rows):.2f}")
