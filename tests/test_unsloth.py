@@ -155,9 +155,9 @@ def test_the_same_run_gives_the_same_losses(tmp_path: Path) -> None:
         "--problems-per-step",
         "4",
         "--levels",
-        "2",
+        "4",
     ]
-    words += ["--max-completion-tokens", "64", "--eval-problems", "0", "--kl-coef", "0.01", "--output"]
+    words += ["--exp-sft-coef", "1", "--warmup-steps", "0", "--eval-problems", "0", "--kl-coef", "0.01", "--output"]
     assert run([*words, str(tmp_path / "hf"), "--backend", "hf"]) == 0
     in_own_process("-m", "expo_lite", *words, str(tmp_path / "unsloth"), "--backend", "unsloth")
     rows = {}
