@@ -246,8 +246,9 @@ def test_completions_of_one_prompt_differ_and_a_seed_brings_them_back(policy: Hf
     assert len({c.token_ids for c in first}) > 8
     assert len({c.token_ids for c in first} & {c.token_ids for c in other}) < 4
     twice = policy.sample([request, request], params, seed=3)  # the same prompt asked twice is not the same sample
-    assert twice[0] == first
-    assert twice[0] != twice[1]
+    # log-probabilities may differ by rounding: matrix products are shared out otherwise with more rows
+    assert [c.token_ids for c in twice[0]] == [c.token_ids for c in first]
+    assert [c.token_ids for c in twice[1]] != [c.token_ids for c in first]
 
 
 def test_finish_reasons(policy: HfPolicy) -> None:
