@@ -102,6 +102,8 @@ def test_the_same_run_again_is_the_same(runs: ForkedRuns, unbroken: Path, tmp_pa
     check_equal(tmp_path / "run", unbroken)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_again_and_again_at_any_moment(runs: ForkedRuns, unbroken: Path, tmp_path: Path) -> None:
     """One run, killed and resumed until it ends; after each kill its newest checkpoint is whole."""
     folder = tmp_path / "run"
