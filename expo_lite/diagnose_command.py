@@ -28,7 +28,6 @@ from expo_lite.locate import locate
 from expo_lite.metrics import JsonLines, sample_rows
 from expo_lite.policy.base import Policy
 from expo_lite.policy.factory import load_policy
-from expo_lite.presets import OTHER, PRESETS
 from expo_lite.records import Explanation, Group, Problem, SamplingParams
 from expo_lite.rollout import roll_out, stream_seed
 from expo_lite.run_folder import provenance
@@ -64,8 +63,7 @@ def run_diagnose(config: DiagnoseConfig) -> None:
     folder = config.output or Path("runs") / f"diagnose-{located.label}-{config.task.partition(':')[0]}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"The folder '{folder}' exists. Choose another one with --output.")
-    own = located.config.max_completion_tokens if located.config else None
-    tokens = config.max_completion_tokens or own or PRESETS.get(located.model, OTHER).max_completion_tokens
+    tokens = config.max_completion_tokens or located.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)

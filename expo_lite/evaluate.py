@@ -21,7 +21,7 @@ from expo_lite.grading import Grader
 from expo_lite.intervals import Estimate
 from expo_lite.locate import Located, locate
 from expo_lite.policy.base import Policy
-from expo_lite.presets import OTHER, PRESETS
+from expo_lite.presets import OTHER
 from expo_lite.records import Problem, SamplingParams
 from expo_lite.tasks import Task, load_task
 
@@ -101,13 +101,12 @@ def settle(config: EvalConfig, target: Located) -> EvalConfig:
     """Fill in what the run's own settings or the model decide."""
     run = target.config
     own_task = run is not None and config.task in (None, run.task)
-    tokens = run.max_completion_tokens if run else PRESETS.get(target.model, OTHER).max_completion_tokens
     return replace(
         config,
         task=config.task or (run.task if run else "arithmetic"),
         levels=config.levels or (run.levels if run and own_task else ()),
         data=run.data if run and own_task and config.data == TaskOptions() else config.data,
-        max_completion_tokens=config.max_completion_tokens or tokens,
+        max_completion_tokens=config.max_completion_tokens or target.max_completion_tokens,
         bits=target.policy.bits,
         k=config.ks,
     )

@@ -11,7 +11,6 @@ from expo_lite.explain import judge, leaks, refusals
 from expo_lite.grading import Grader
 from expo_lite.locate import locate
 from expo_lite.policy.factory import load_policy
-from expo_lite.presets import OTHER, PRESETS
 from expo_lite.records import Explanation, SamplingParams
 from expo_lite.rollout import roll_out, stream_seed
 from expo_lite.tasks import load_task
@@ -31,8 +30,7 @@ def run_explain(config: ExplainConfig) -> None:
         backend=config.backend,
         sampler=config.sampler,
     )
-    own = located.config.max_completion_tokens if located.config else None
-    tokens = config.max_completion_tokens or own or PRESETS.get(located.model, OTHER).max_completion_tokens
+    tokens = config.max_completion_tokens or located.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)

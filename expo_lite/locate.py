@@ -9,7 +9,7 @@ from typing import Any, Literal
 from expo_lite.checkpoint import damage, newest_whole
 from expo_lite.config import Backend, PolicyConfig, Sampler, TrainConfig
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.presets import PRESETS, find_model
+from expo_lite.presets import OTHER, PRESETS, find_model
 from expo_lite.run_folder import read_config
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -36,6 +36,13 @@ class Located:
         if self.run and self.adapter:
             return f"{self.run.name}-{self.adapter.name}"
         return (self.adapter or Path(self.model.rstrip("/"))).name
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """The longest completion where none is asked for: the run's own, else by model."""
+        if self.config:
+            return self.config.max_completion_tokens
+        return PRESETS.get(self.model, OTHER).max_completion_tokens
 
     def identity(self) -> dict[str, Any]:
         """What the samples depend on, as JSON values; the adapter by its bytes."""
