@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from shaken import shaken
 
 from expo_lite.batching import Row, collate, micro_batches
 from expo_lite.config import LossConfig, PolicyConfig, TrainConfig, resolve
@@ -59,10 +60,7 @@ def test_a_row_without_any_term_has_no_gradient() -> None:
 def test_the_gradient_is_the_same_in_1_2_and_7_micro_batches() -> None:
     config = resolve(TrainConfig(model="tiny", loss=LossConfig(kl_coef=0.1)))
     policy = HfPolicy("tiny", PolicyConfig(), seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.parameters().values():  # a fresh adapter has B = 0, and A no gradient
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    shaken(policy, 0.05)
     rows = rows_of([(5, 9), (12, 20), (7, 33), (5, 9), (8, 8), (30, 4), (9, 15)])
 
     def gradient(n_batches: int) -> torch.Tensor:

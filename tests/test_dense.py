@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from shaken import shaken
 
 from expo_lite.batching import MicroBatch, Row, collate
 from expo_lite.config import PolicyConfig
@@ -17,10 +18,7 @@ from expo_lite.policy.hf import HfPolicy
 @pytest.fixture(scope="module", params=[4, 16])
 def policy(request: pytest.FixtureRequest) -> HfPolicy:
     policy = HfPolicy("tiny", PolicyConfig(bits=request.param), seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.parameters().values():  # a fresh adapter has B = 0, and A no gradient
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    shaken(policy, 0.05)
     return policy
 
 

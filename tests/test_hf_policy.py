@@ -11,6 +11,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from full_disk import largest_file
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from shaken import shaken
 
 from expo_lite.batching import MicroBatch, Row, micro_batches
 from expo_lite.config import PolicyConfig
@@ -30,18 +31,9 @@ def fresh(seed: int = 0, **changes: Any) -> HfPolicy:
     return HfPolicy("tiny", PolicyConfig(**({"lora_rank": 4, "lora_alpha": 8} | changes)), seed=seed)
 
 
-def shaken(policy: HfPolicy) -> HfPolicy:
-    """With B away from 0."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in policy.parameters().values():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return policy
-
-
 @pytest.fixture
 def policy() -> HfPolicy:
-    return shaken(fresh())
+    return shaken(fresh(), 0.02, seed=1)
 
 
 def batch(policy: HfPolicy) -> MicroBatch:
@@ -124,7 +116,7 @@ def gradients(policy: HfPolicy) -> list[torch.Tensor]:
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
-    with_it, without = (gradients(shaken(fresh(gradient_checkpointing=on))) for on in (True, False))
+    with_it, without = (gradients(shaken(fresh(gradient_checkpointing=on), 0.02, seed=1)) for on in (True, False))
     assert len(with_it) == len(without) > 0
     torch.testing.assert_close(with_it, without)
 

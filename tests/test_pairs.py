@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import torch
+from shaken import shaken
 
 from expo_lite.config import DpoConfig, EvaluationConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
 from expo_lite.fit import Limits
@@ -34,15 +34,6 @@ def grader() -> Iterator[Grader]:
 @pytest.fixture
 def policy() -> HfPolicy:
     return HfPolicy("tiny", PolicyConfig(), seed=0)
-
-
-def shaken(policy: HfPolicy) -> HfPolicy:
-    """The policy as after an update with a large learning rate."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in policy.parameters().values():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return policy
 
 
 def group(policy: HfPolicy, problem_id: str, verdicts: list[bool]) -> Group:
@@ -77,7 +68,7 @@ def test_the_reference_is_the_policy_with_its_adapter_off(policy: HfPolicy) -> N
     (scored,) = score_pairs(policy, [fresh], CONFIG)  # a fresh adapter changes nothing
     assert scored.chosen_nats == pytest.approx(fresh.ref_chosen_nats, abs=1e-4)
     assert scored.rejected_nats == pytest.approx(fresh.ref_rejected_nats, abs=1e-4)
-    shaken(policy)
+    shaken(policy, 0.1, seed=1)  # as after an update with a large learning rate
     (again,), _ = make_pairs(policy, groups, {"a": tuple(chain)}, CONFIG)
     assert (again.ref_chosen_nats, again.ref_rejected_nats) == (fresh.ref_chosen_nats, fresh.ref_rejected_nats)
     (moved,) = score_pairs(policy, [fresh], CONFIG)
@@ -111,7 +102,7 @@ def test_online_pairs_come_from_the_updated_policy(
     source = Source(policy, task, config, Stores(config), Limits.of(config))
     before = source.gather(problems, step=0)
     assert len(before.new_pairs) >= 2
-    shaken(policy)
+    shaken(policy, 0.1, seed=1)  # as after an update with a large learning rate
     fresh = Source(policy, task, config, Stores(config), Limits.of(config)).gather(
         problems, step=0
     )  # the same random numbers

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import chisquare
+from shaken import shaken
 from smollm2 import gguf_file
 
 from expo_lite.batching import Row
@@ -27,19 +28,9 @@ def problems(n_a_level: int) -> list[Problem]:
     return [Problem(str(i), d.question, str(d.values[-1])) for i, d in enumerate(drawn)]
 
 
-def shake(policy: HfPolicy, scale: float) -> HfPolicy:
-    """Put an adapter in place that changes what the model says."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in policy.parameters().items():
-            if "lora_B" in name:
-                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    return policy
-
-
 @pytest.fixture(scope="module")
 def policy() -> HfPolicy:
-    return shake(HfPolicy("tiny", PolicyConfig(), seed=0), 0.01)
+    return shaken(HfPolicy("tiny", PolicyConfig(), seed=0), 0.01, only_b=True)
 
 
 def generated(policy: HfPolicy, prompts: Sequence[tuple[int, ...]], limit: int) -> list[tuple[int, ...]]:
@@ -85,7 +76,7 @@ def test_greedy_decoding_is_that_of_generate(policy: HfPolicy) -> None:
 
 @pytest.mark.slow
 def test_greedy_decoding_of_a_real_model_is_that_of_generate(pytestconfig: pytest.Config) -> None:
-    policy = shake(HfPolicy(str(gguf_file(pytestconfig)), PolicyConfig(), seed=0), 0.002)
+    policy = shaken(HfPolicy(str(gguf_file(pytestconfig)), PolicyConfig(), seed=0), 0.002, only_b=True)
     questions = ["What is 3 + 4?", "Say yes.", "Tom has 3 boxes of 12 pencils and loses 5 pencils. How many are left?"]
     questions += ["Name the capital of France in one word.", "List the numbers from 1 to 30, with commas between them."]
     prompts = [encode_question(policy.tokenizer, Problem(question, question, "7")) for question in questions]
@@ -321,7 +312,7 @@ def test_dense_weights_for_sampling_leave_the_model_as_it_was(
     bits: Any, monkeypatch: pytest.MonkeyPatch, policy: HfPolicy
 ) -> None:
     """Also when sampling is broken off."""
-    policy = shake(HfPolicy("tiny", PolicyConfig(bits=bits), seed=0), 0.05)
+    policy = shaken(HfPolicy("tiny", PolicyConfig(bits=bits), seed=0), 0.05, only_b=True)
     prompt = encode_question(policy.tokenizer, problems(1)[0])
     before = first_token_probs(policy, prompt, 1.0)
     adapted = policy.sample([SampleRequest(prompt, 4)], SamplingParams(1.0, 20), seed=0)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from shaken import shaken
 
 from expo_lite.batching import Row
 from expo_lite.cli import run
@@ -20,18 +21,9 @@ from expo_lite.records import Problem, SampleRequest, SamplingParams
 PROBLEMS = [Problem("1", "3 + 4", "7"), Problem("2", "12 + 7 - 3 + 40 - 2 + 88 - 15 + 4 - 31", "100")]
 
 
-def perturbed(policy: HfPolicy) -> HfPolicy:
-    """With an adapter that does something."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.parameters().values():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
-    return policy
-
-
 @pytest.fixture(scope="module")
 def policy() -> HfPolicy:
-    return perturbed(HfPolicy("tiny", PolicyConfig(), seed=0))
+    return shaken(HfPolicy("tiny", PolicyConfig(), seed=0), 0.03)
 
 
 def prompts(policy: HfPolicy) -> list[tuple[int, ...]]:
@@ -49,7 +41,7 @@ def test_a_right_sampler_passes(policy: HfPolicy) -> None:
 
 
 def test_the_native_sampler_passes() -> None:
-    assert check(perturbed(HfPolicy("tiny", PolicyConfig(sampler="native"), seed=0))) < 1e-4
+    assert check(shaken(HfPolicy("tiny", PolicyConfig(sampler="native"), seed=0), 0.03)) < 1e-4
 
 
 def without_pad_offset(prefill: Any) -> Any:
@@ -130,7 +122,7 @@ def test_the_difference_by_hand() -> None:
 
 def test_it_is_logged_of_the_rows_trained_on_and_of_the_first_pass() -> None:
     config = resolve(TrainConfig(model="tiny", optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0)))
-    policy = perturbed(HfPolicy("tiny", PolicyConfig(), seed=0))
+    policy = shaken(HfPolicy("tiny", PolicyConfig(), seed=0), 0.03)
     (completions,) = policy.sample(
         [SampleRequest(prompts(policy)[1], 3)], SamplingParams(config.sampling.temperature, 20), seed=1
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from shaken import shaken
 from unsloth_process import PROMPTS, ROWS
 
 from expo_lite.cli import run
@@ -37,10 +38,7 @@ def in_own_process(*words: str, cwd: Path | None = None, **environment: str) -> 
 @pytest.fixture(scope="module")
 def hf() -> HfPolicy:
     policy = HfPolicy("tiny", PolicyConfig(), seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.parameters().values():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
+    shaken(policy, 0.03)
     return policy
 
 
