@@ -191,10 +191,10 @@ def forward_activations(shape: Shape, workload: Workload, tokens: int) -> float:
 
 
 def logits(shape: Shape, workload: Workload, tokens: int) -> float:
-    """Logits of a chunk (while its own are made, the last one's are still there), and hidden states with their gradients."""
-    one = min(LOGIT_CHUNK_TOKENS, tokens) * shape.vocabulary * FP32
-    copies = 3 if workload.element < FP32 and tokens > LOGIT_CHUNK_TOKENS else 2
-    return copies * one + tokens * shape.hidden * (FP32 + 2 * workload.element)
+    """Logits of a chunk, in fp32 and beside them in the model's own type, and hidden states with their gradients."""
+    narrow = workload.element if workload.element < FP32 else 0
+    chunk = min(LOGIT_CHUNK_TOKENS, tokens) * shape.vocabulary * (FP32 + narrow)
+    return chunk + tokens * shape.hidden * (FP32 + 2 * workload.element)
 
 
 def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
@@ -231,7 +231,8 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
             "sampling beside it": sampling_working(shape, workload, sampling_rows),
         }
         if workload.kind == "cpu":
-            sampling["merged dense weights"] = shape.n_projection_weights * FP32
+            head = shape.vocabulary * shape.hidden
+            sampling["merged dense weights, and the head's"] = (shape.n_projection_weights + head) * FP32
     largest = max(shape.vocabulary * shape.hidden, shape.hidden * shape.intermediate) * workload.element
     kept = {"kept inputs of layers": kept_inputs(shape, workload, tokens)}
     products = kept_products(shape, workload, tokens)

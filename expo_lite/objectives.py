@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch.nn.functional import logsigmoid
 
+from expo_lite.products import linear
+
 ADVANTAGE_EPSILON = 1e-4
 """Added to the standard deviation of rewards, as TRL does."""
 
@@ -220,12 +222,19 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, targets_N.numel(), chunk_tokens):
             piece = slice(start, start + chunk_tokens)
             targets_n = targets_N[piece]
-            logits_nV = torch.nn.functional.linear(hidden_NH[piece], head_VH).float().div_(temperature)
-            normaliser_n = logits_nV.logsumexp(dim=1)
-            logprobs_N[piece] = logits_nV.gather(1, targets_n[:, None]).squeeze(1) - normaliser_n
+            logits_nV = linear(hidden_NH[piece], head_VH).float()
+            if temperature != 1:
+                logits_nV.div_(temperature)
+            # in place from here on, and each row's largest logit first, or the exponentials would overflow
+            largest_n = logits_nV.amax(dim=1)
+            logprobs_N[piece] = logits_nV.gather(1, targets_n[:, None]).squeeze(1) - largest_n
+            masses_nV = logits_nV.sub_(largest_n[:, None]).exp_()
+            total_n = masses_nV.sum(dim=1)
+            logprobs_N[piece] -= total_n.log()
             if gradients_NH is not None:
-                probs_nV = logits_nV.sub_(normaliser_n[:, None]).exp_().to(head_VH.dtype)
-                gradients_NH[piece] = (head_VH[targets_n] - probs_nV @ head_VH) / temperature
+                expected_nH = linear(masses_nV.to(head_VH.dtype), head_VH.t()) / total_n[:, None]
+                gradients_NH[piece] = (head_VH[targets_n] - expected_nH) / temperature
+            del logits_nV, masses_nV  # or they would still be there while the next chunk's are made
         ctx.save_for_backward(gradients_NH)
         return logprobs_N
 

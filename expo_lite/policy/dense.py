@@ -16,13 +16,14 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from bitsandbytes.nn.modules import Params4bit
 from peft.tuners.lora import LoraLayer
+
+from expo_lite.products import Linear, linear, packed_linear
 
 Product = Callable[[], torch.Tensor]
 
@@ -39,12 +40,17 @@ def _adapted(model: torch.nn.Module) -> list[Any]:
 
 
 @contextlib.contextmanager
-def dense_weights(model: torch.nn.Module) -> Iterator[None]:
-    """While this is open, each LoRA projection of the model computes with its merged dense weight; inference only."""
-    layers = _adapted(model)
+def dense_weights(model: Any) -> Iterator[None]:
+    """While this is open, each LoRA projection of the model computes with its merged dense weight; inference only.
+
+    These weights and a copy of the head's are laid out for few rows.
+    """
+    layers, head = _adapted(model), model.get_output_embeddings()
     try:
         for layer in layers:
             layer.forward = _merged(layer)
+        head.forward = packed_linear(head.weight.detach())
+        layers.append(head)
         yield
     finally:
         for layer in layers:
@@ -60,12 +66,12 @@ def release_freed_memory() -> None:
 
 
 @torch.no_grad()
-def _merged(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def _merged(layer: Any) -> Linear:
     weight = _dense(layer.base_layer.weight)
     if not layer.disable_adapters:
         for adapter in layer.active_adapters:
             weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
-    return partial(torch.nn.functional.linear, weight=weight, bias=layer.base_layer.bias)
+    return packed_linear(weight, layer.base_layer.bias)
 
 
 def use_lean_projections(model: torch.nn.Module) -> None:
@@ -78,31 +84,33 @@ def use_lean_projections(model: torch.nn.Module) -> None:
 
 
 def _lean(layer: Any, x: torch.Tensor) -> Any:
-    base = layer.base_layer
-    if layer.disable_adapters:
-        return torch.nn.functional.linear(x, _dense(base.weight), base.bias)
-    (adapter,) = layer.active_adapters
-    factors = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    y_NO = _Projection.apply(x.flatten(0, -2), *factors, base.weight, base.bias, layer.scaling[adapter])
+    base, factors, scale = layer.base_layer, (None, None), 0.0
+    if not layer.disable_adapters:
+        (adapter,) = layer.active_adapters
+        factors, scale = (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight), layer.scaling[adapter]
+    y_NO = _Projection.apply(x.flatten(0, -2), *factors, base.weight, base.bias, scale)
     return y_NO.view(*x.shape[:-1], -1)
 
 
 class _Projection(torch.autograd.Function):
-    """x W' + scale x A' B' (+ bias) with W dequantised when it is needed, forward and backward, and not kept."""
+    """x W' + scale x A' B' (+ bias) with W dequantised when it is needed, forward and backward, and not kept.
+
+    Without A and B, as the reference is computed, x W' (+ bias).
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x_NI: torch.Tensor,
-        a_rI: torch.Tensor,
-        b_Or: torch.Tensor,
+        a_rI: torch.Tensor | None,
+        b_Or: torch.Tensor | None,
         weight: Any,
         bias_O: torch.Tensor | None,
         scale: float,
     ) -> torch.Tensor:
         def product() -> torch.Tensor:
-            y_NO = torch.nn.functional.linear(x_NI, _dense(weight), bias_O)
-            return y_NO.addmm_(x_NI @ a_rI.t(), b_Or.t(), alpha=scale)
+            y_NO = linear(x_NI, _dense(weight), bias_O)
+            return y_NO if a_rI is None or b_Or is None else y_NO.addmm_(x_NI @ a_rI.t(), b_Or.t(), alpha=scale)
 
         ctx.save_for_backward(x_NI, a_rI, b_Or)
         ctx.weight, ctx.scale = weight, scale
@@ -112,10 +120,12 @@ class _Projection(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         x_NI, a_rI, b_Or = ctx.saved_tensors
         (dy_NO,) = gradients
+        if a_rI is None:
+            return linear(dy_NO, _dense(ctx.weight).t()), *[None] * 5
         down_Nr = (dy_NO @ b_Or).mul_(ctx.scale)
         da_rI = down_Nr.t() @ x_NI
         db_Or = (dy_NO.t() @ (x_NI @ a_rI.t())).mul_(ctx.scale)
-        dx_NI = (dy_NO @ _dense(ctx.weight)).addmm_(down_Nr, a_rI) if ctx.needs_input_grad[0] else None
+        dx_NI = linear(dy_NO, _dense(ctx.weight).t()).addmm_(down_Nr, a_rI) if ctx.needs_input_grad[0] else None
         return dx_NI, da_rI, db_Or, None, None, None
 
 

@@ -253,8 +253,7 @@ def choose(
     if params.temperature == 0:
         tokens_R = logits_RV.argmax(dim=1)
         return tokens_R, logits_RV.log_softmax(dim=1).gather(1, tokens_R[:, None]).squeeze(1)
-    logprobs_RV = (logits_RV / params.temperature).log_softmax(dim=1)
-    probs_RV = logprobs_RV.exp()
+    probs_RV = full_RV = (logits_RV / params.temperature).softmax(dim=1)
     if params.top_p < 1:
         sorted_RV, order_RV = probs_RV.sort(dim=1, descending=True)
         # the smallest set whose mass reaches top_p: a token stays while the mass before it is below
@@ -266,7 +265,7 @@ def choose(
     # rounding may put the threshold at the very end: fall back on the most probable token
     lost_R = tokens_R >= probs_RV.shape[1]
     tokens_R = torch.where(lost_R, probs_RV.argmax(dim=1), tokens_R)
-    return tokens_R, logprobs_RV.gather(1, tokens_R[:, None]).squeeze(1)
+    return tokens_R, full_RV.gather(1, tokens_R[:, None]).squeeze(1).log()
 
 
 def to_completion(prompt_ids: tuple[int, ...], sampled: Sampled, tokenizer: Any) -> Completion:
