@@ -1,4 +1,4 @@
-"""From weighted completions to tensors: micro-batches by token budget, sorted by length, weights already fixed.
+"""From weighted completions to tensors: micro-batches by token budget, weights already fixed.
 
 Axes: B completions in the micro-batch, T tokens, N completion tokens of the micro-batch laid end to end.
 """
@@ -63,23 +63,31 @@ class MicroBatch:
 
 
 def micro_batches(
-    rows: Sequence[Row], *, token_budget: int, pad_id: int, device: torch.device | None = None
+    rows: Sequence[Row], *, token_budget: int, pad_id: int, device: torch.device | None = None, packed: bool = False
 ) -> list[MicroBatch]:
-    """Split rows into micro-batches of at most `token_budget` tokens with padding, of about equal lengths.
+    """Split rows into micro-batches of at most `token_budget` tokens.
 
-    Every row is in exactly one micro-batch; one that is longer than the budget gets a micro-batch of its own.
+    Rows that are to be padded are sorted by length, and padding counts; rows that are to be packed stay with those of their
+    prompt, which counts once. Every row is in exactly one micro-batch; one that is longer than the budget gets its own.
     """
-    batches: list[MicroBatch] = []
-    pending: list[int] = []
-    # the first of a batch is its longest
-    for index in sorted(range(len(rows)), key=lambda index: rows[index].n_tokens, reverse=True):
-        if pending and rows[pending[0]].n_tokens * (len(pending) + 1) > token_budget:
-            batches.append(collate(rows, pending, pad_id=pad_id, device=device))
-            pending = []
-        pending.append(index)
-    if pending:
-        batches.append(collate(rows, pending, pad_id=pad_id, device=device))
-    return batches
+    first = {row.prompt_ids: i for i, row in reversed(list(enumerate(rows)))}
+
+    def place(i: int) -> int:
+        return first[rows[i].prompt_ids] if packed else -rows[i].n_tokens
+
+    def n_tokens(indices: Sequence[int]) -> int:
+        if packed:
+            prompts = {rows[i].prompt_ids for i in indices}
+            return sum(map(len, prompts)) + sum(len(rows[i].completion_ids) for i in indices)
+        return len(indices) * max(rows[i].n_tokens for i in indices)
+
+    batches: list[list[int]] = []
+    for i in sorted(range(len(rows)), key=place):
+        if batches and n_tokens([*batches[-1], i]) <= token_budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return [collate(rows, indices, pad_id=pad_id, device=device) for indices in batches]
 
 
 def collate(

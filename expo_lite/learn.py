@@ -91,14 +91,17 @@ def learn(
     for group in optimizer.param_groups:
         group["lr"] = rate
     limits = limits or Limits.of(config)
-    one_row = 2 * min(row.n_tokens for row in useful) - 1
+    shortest = min(row.n_tokens for row in useful)
+    one_row = shortest if policy.packs else 2 * shortest - 1  # no two rows fit into so few tokens
     parameters = list(policy.parameters().values())
     old_logprobs: dict[int, torch.Tensor] | None = None
 
     def one_pass() -> Totals:
         optimizer.zero_grad(set_to_none=True)  # also what a pass that ran out of memory has accumulated
         tokens = limits.micro_batch_tokens
-        batches = micro_batches(useful, token_budget=tokens, pad_id=policy.pad_id, device=policy.device)
+        batches = micro_batches(
+            useful, token_budget=tokens, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
+        )
         return accumulate(policy, batches, config, old_logprobs)
 
     for _ in range(config.loss.updates_per_batch):

@@ -1,6 +1,8 @@
 """Micro-batches: every row once, within the budget, and the gradient of the whole whatever the split."""
 
+import itertools
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from shaken import shaken
 from expo_lite.batching import Row, collate, micro_batches
 from expo_lite.config import LossConfig, PolicyConfig, TrainConfig, resolve
 from expo_lite.learn import accumulate
+from expo_lite.policy.attention import pack
 from expo_lite.policy.hf import HfPolicy
 
 
@@ -48,6 +51,24 @@ def test_every_row_is_in_one_batch_within_the_budget(budget: int) -> None:
     for batch in batches:
         assert batch.input_ids_BT.numel() <= budget or len(batch.rows) == 1
         assert [rows[index] for index in batch.indices] == list(batch.rows)
+
+
+@pytest.mark.parametrize("budget", [1, 30, 60, 75, 10_000])
+def test_packed_rows_stay_with_their_prompt_which_counts_once(budget: int) -> None:
+    prompts = [tuple(range(10)), tuple(range(20, 40))]
+    rows = [Row(prompts[i % 2], (50 + i,) * (1 + 3 * i)) for i in range(8)]
+    batches = micro_batches(rows, token_budget=budget, pad_id=0, packed=True)
+    indices = [index for batch in batches for index in batch.indices]
+    assert indices == [0, 2, 4, 6, 1, 3, 5, 7]
+    for batch, following in itertools.pairwise([*batches, None]):
+        assert batch is not None
+        assert packed_tokens(batch.rows) <= budget or len(batch.rows) == 1
+        if following:
+            assert packed_tokens([*batch.rows, following.rows[0]]) > budget
+
+
+def packed_tokens(rows: Sequence[Row]) -> int:
+    return pack(rows, torch.device("cpu")).input_ids_1N.numel() + len(rows)  # the last of each is no input
 
 
 def test_a_row_without_any_term_has_no_gradient() -> None:

@@ -10,9 +10,10 @@ from shaken import shaken
 
 from expo_lite.batching import MicroBatch, Row, collate
 from expo_lite.config import PolicyConfig
-from expo_lite.policy import hf
+from expo_lite.policy import dense, hf
 from expo_lite.policy.dense import dense_weights
 from expo_lite.policy.hf import HfPolicy
+from expo_lite.products import linear, packed_linear
 
 
 @pytest.fixture(scope="module", params=[4, 16])
@@ -71,13 +72,12 @@ def test_kept_products_change_no_bit(policy: HfPolicy, monkeypatch: pytest.Monke
 
 def test_products_are_not_computed_a_second_time(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    linear = torch.nn.functional.linear
 
     def counted(*arguments: Any, **keywords: Any) -> torch.Tensor:
         calls.append(1)
         return linear(*arguments, **keywords)
 
-    monkeypatch.setattr(torch.nn.functional, "linear", counted)
+    monkeypatch.setattr(dense, "linear", counted)
     scored(policy)
     once = len(calls)
     monkeypatch.setattr(hf, "KEPT_PRODUCTS_BYTES", 0)
@@ -106,3 +106,17 @@ def test_merged_weights_give_the_same_hidden_states(policy: HfPolicy) -> None:
             merged = policy._model.get_decoder()(input_ids=ids).last_hidden_state
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
     assert not any("forward" in vars(module) for module in policy._model.modules() if isinstance(module, LoraLayer))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 5, 7), (33, 64, 96), (3, 1, 16, 24)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_are_torchs(shape: tuple[int, ...], biased: bool, dtype: torch.dtype) -> None:
+    *rows, n_in, n_out = shape
+    x, weight = torch.randn(*rows, n_in).to(dtype), torch.randn(n_out, n_in).to(dtype)
+    bias = torch.randn(n_out).to(dtype) if biased else None
+    expected = torch.nn.functional.linear(x, weight, bias)
+    across = weight.t().contiguous().t()  # as the backward pass has it
+    for result in (linear(x, weight, bias), linear(x, across, bias), packed_linear(weight, bias)(x)):
+        assert result.dtype == dtype
+        torch.testing.assert_close(result, expected)

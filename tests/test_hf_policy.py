@@ -161,7 +161,7 @@ def test_the_adapter_folder_is_pefts_own(policy: HfPolicy, tmp_path: Path) -> No
     with torch.no_grad():
         theirs = peft.from_pretrained(base, str(tmp_path))(batch(policy).input_ids_BT).logits
         ours = policy._peft(batch(policy).input_ids_BT).logits
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=5e-5)  # other kernels: rounding of logits of about 10
 
 
 def harm_cut(folder: Path) -> None:

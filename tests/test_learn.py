@@ -146,7 +146,7 @@ def test_padding_changes_nothing(policy: CountingPolicy) -> None:
 
 def test_an_update_by_hand(policy: CountingPolicy) -> None:
     """Two updates on one batch are two steps of AdamW, the second against the first one's log-probabilities."""
-    batch = micro_batches(rows(), token_budget=100_000, pad_id=policy.pad_id)[0]
+    batch = micro_batches(rows(), token_budget=100_000, pad_id=policy.pad_id, packed=policy.packs)[0]
     config = dataclasses.replace(
         CONFIG, loss=LossConfig(updates_per_batch=2, clip_low=0.01, clip_high=0.02),
         optimizer=dataclasses.replace(CONFIG.optimizer, max_grad_norm=0.05),

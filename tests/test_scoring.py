@@ -77,7 +77,7 @@ def test_packed_rows_score_as_padded_ones(kind: str) -> None:
 
 
 def test_what_is_scored_takes_the_packed_way() -> None:
-    assert scoring._is_packable(model_of("qwen2"))
+    assert scoring.is_packable(model_of("qwen2"))
 
 
 def test_completions_and_groups_do_not_see_each_other() -> None:

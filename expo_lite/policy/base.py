@@ -21,6 +21,8 @@ class Policy(Protocol):
     eos_ids: tuple[int, ...]
     end_id: int
     """The token of `eos_ids` that the chat template ends a turn with."""
+    packs: bool
+    """Whether a micro-batch is laid end to end, with each prompt once, and not padded."""
 
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int

@@ -48,6 +48,7 @@ class LoraPolicy:
         self.eos_ids = _eos_ids(tokenizer, self._model)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(tokenizer, self.eos_ids)
+        self.packs = scoring.is_packable(self._model)
         defaults: Any = GenerationConfig  # half typed
         self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate
 

@@ -23,11 +23,12 @@ def score(model: Any, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
         batch: rows with a prompt and a completion each; rows of one prompt share its computation.
         temperature: logits are divided by it, as they were in sampling.
     """
-    hidden_NH = packed_hidden(model, batch) if _is_packable(model) else padded_hidden(model, batch)
+    hidden_NH = packed_hidden(model, batch) if is_packable(model) else padded_hidden(model, batch)
     return token_logprobs(hidden_NH, batch.targets_N, model.get_output_embeddings().weight, temperature=temperature)
 
 
-def _is_packable(model: Any) -> bool:
+def is_packable(model: Any) -> bool:
+    """Whether `score` lays this model's rows end to end."""
     # imports transformers, which must wait for Unsloth: not before a model is there
     from expo_lite.policy import attention
 
@@ -60,7 +61,9 @@ def padded_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
 def score_rows(policy: Policy, rows: Sequence[Row], *, temperature: float, token_budget: int) -> list[torch.Tensor]:
     """Log-probabilities of each row's completion tokens (nats, on the CPU, no gradient), in the order of the rows."""
     scored: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    for batch in micro_batches(rows, token_budget=token_budget, pad_id=policy.pad_id, device=policy.device):
+    for batch in micro_batches(
+        rows, token_budget=token_budget, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
+    ):
         pieces = torch.split(policy.logprobs(batch, temperature=temperature).detach().cpu(), batch.lengths)
         for index, piece in zip(batch.indices, pieces, strict=True):
             scored[index] = piece
