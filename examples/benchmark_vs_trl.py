@@ -1,12 +1,14 @@
-r"""Our step against TRL's GRPOTrainer's: same model, prompts, lengths, LoRA and optimiser, in turns on the same machine.
+r"""Our step against TRL's: same model, prompts, lengths, LoRA and optimiser, in turns on the same machine.
 
     uv run examples/benchmark_vs_trl.py            # SmolLM2-135M-Instruct, fp32 and NF4; about 15 minutes on 2 quiet cores
     uv run examples/benchmark_vs_trl.py --quick    # the embedded model: whether everything runs, in about 2 minutes
     uv run examples/benchmark_vs_trl.py --sizes    # seconds and memory of our step over G, length and prompts
 
-What is compared: 4 prompts x G=8, one optimiser step, 8 completions in a forward pass (TRL's default), KL off, AdamW, LoRA r=16 on
-the seven projections, gradient checkpointing as each side has it by default. Each side is a process of its own that waits while
-the other works. After one short step to warm up, rounds alternate; ratios are of the two steps of a round.
+What is compared: 4 prompts x G=8, one optimiser step, as many tokens in a forward pass as 8 completions have at the limit (8 is TRL's
+default), KL off, AdamW, LoRA r=16 on the seven projections, gradient checkpointing as each side has it by default. Each side is a
+process of its own that waits while the other works. After one short step to warm up, rounds alternate; ratios are of the
+two steps of a round. `--cases dpo`: 16 pairs, each of a prompt of its own, 4 in a forward pass, spread lengths, against
+DPOTrainer; both sides compute the reference anew (we would keep it for as long as the pair).
 
 Equal work: lengths come from one table (`spread`: as unequal as real ones; `equal`: all at the limit). On both sides the
 end-of-sequence token cannot be sampled before the table says so, and is forced there; everything else is sampled as usual. Both
@@ -14,12 +16,13 @@ count the tokens generated and trained, and the script stops if the counts diffe
 
 On a CPU the peer is TRL 1.14.0, the newest whose GRPOTrainer scores without a Triton kernel; it is installed without dependencies
 into the user's cache and used by the peer's process alone. On a GPU it is the TRL of this environment. Nothing here has been
-run on a GPU. DPO against DPOTrainer is not measured.
+run on a GPU.
 
 Memory: the peak of resident memory while the update runs, reset before it (Linux), in all and above what was resident at its start.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -55,7 +58,15 @@ def lengths(case: str, limit: int, rows: int) -> list[int]:
     return [min(max(n, 2), limit) for n in drawn]
 
 
-# --- the two workers: read one JSON line a step, answer with one ---------------------------------------------------
+def pair_tokens(table: list[int], tokenizer: Any) -> list[tuple[tuple[int, ...], list[int], list[int]]]:
+    """Pairs of a prompt, and a chosen and a rejected completion of the table's lengths: tokens at random, then the end."""
+    rng, end = random.Random(1), tokenizer.eos_token_id
+    prompts = encode(tokenizer, len(table) // 2)
+    completions = [[rng.randrange(50, 150) for _ in range(n - 1)] + [end] for n in table]
+    return list(zip(prompts, completions[::2], completions[1::2], strict=True))
+
+
+# --- the workers: read one JSON line a step, answer with one ---------------------------------------------------
 
 
 def orders() -> Iterator[dict[str, Any]]:
@@ -169,6 +180,51 @@ def ours(folder: str, bits: int) -> None:
         )  # fmt: skip
 
 
+def ours_dpo(folder: str, bits: int) -> None:
+    """Steps of our DPO update."""
+    import torch
+
+    from expo_lite import learn
+    from expo_lite.batching import Row
+    from expo_lite.config import OptimizerConfig, PolicyConfig, TrainConfig, resolve
+    from expo_lite.objectives import dpo_terms
+    from expo_lite.policy.hf import HfPolicy
+    from expo_lite.policy.scoring import score_rows
+
+    policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
+    optimizer = None
+    for order in orders():
+        pairs = pair_tokens(order["lengths"], policy.tokenizer)
+        budget = 8 * (max(len(prompt) for prompt, _, _ in pairs) + order["limit"])
+        config = resolve(
+            TrainConfig(
+                model="tiny",
+                method="exp-dpo",
+                optimizer=OptimizerConfig(learning_rate=LEARNING_RATE, warmup_steps=0, micro_batch_tokens=budget),
+            )
+        )
+        optimizer = optimizer or learn.make_optimizer(policy, config)
+        resident, started = reset_peak(), time.perf_counter()
+        rows = [Row(prompt, tuple(ids)) for prompt, *both in pairs for ids in both]
+
+        def nats(rows: list[Row] = rows, budget: int = budget) -> torch.Tensor:
+            return torch.stack([n.sum() for n in score_rows(policy, rows, temperature=1.0, token_budget=budget)])
+
+        with policy.reference():
+            reference = nats()
+        policy_nats = nats()
+        terms = dpo_terms(policy_nats[::2], policy_nats[1::2], reference[::2], reference[1::2], dpo_beta=0.1)
+        weights = torch.stack([terms.weights_K, -terms.weights_K], dim=1).flatten().tolist()
+        scored = time.perf_counter()
+        weighted = [dataclasses.replace(row, sft_weight=w) for row, w in zip(rows, weights, strict=True)]
+        learn.learn(policy, optimizer, weighted, config, step=0, last_good="none")
+        answer(
+            seconds=time.perf_counter() - started, score_s=scored - started, update_s=time.perf_counter() - scored,
+            trained=sum(order["lengths"]), prompt_tokens=sum(len(row.prompt_ids) for row in rows),
+            peak_mib=peak_mib(), grown_mib=peak_mib() - resident,
+        )  # fmt: skip
+
+
 def encode(tokenizer: Any, n_prompts: int) -> list[tuple[int, ...]]:
     """The prompts' ids."""
     return [
@@ -180,6 +236,7 @@ def encode(tokenizer: Any, n_prompts: int) -> list[tuple[int, ...]]:
 def chat(i: int) -> list[dict[str, str]]:
     """A prompt as a conversation."""
     question = QUESTIONS[i % len(QUESTIONS)] + " Reason step by step, and put the final answer in \\boxed{}."
+    question += " And then?" * (i // len(QUESTIONS))
     return [{"role": "user", "content": question}]
 
 
@@ -317,6 +374,65 @@ def peer(folder: str, bits: int) -> None:
     trainer.train()
 
 
+def peer_dpo(folder: str, bits: int) -> None:
+    """Steps of TRL's DPOTrainer."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        sys.modules["trl.kernels"] = None  # type: ignore[assignment]
+    import trl
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+
+    from expo_lite.policy.load import PROJECTIONS
+
+    model, tokenizer = load_peer(folder, bits)
+    library: Any = trl
+    turns = Turns()
+    pairs = pair_tokens(turns.order["lengths"], tokenizer)
+
+    class Trainer(library.DPOTrainer):  # type: ignore[misc]
+        """Takes pairs of tokens as they are, and counts them."""
+
+        def _prepare_dataset(self, dataset: Any, *_arguments: Any) -> Any:
+            return dataset
+
+        def compute_loss(self, model: Any, inputs: Any, **keywords: Any) -> Any:
+            n_trained = float(inputs["completion_mask"].sum())
+            turns.add("trained", n_trained)
+            turns.add("prompt_tokens", float(inputs["attention_mask"].sum()) - n_trained)
+            return super().compute_loss(model, inputs, **keywords)
+
+    class Stop(TrainerCallback):
+        """Stops between steps."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> Any:
+            seconds = time.perf_counter() - turns.started
+            answer(
+                seconds=seconds, update_s=seconds, trained=int(turns.sums["trained"]),
+                prompt_tokens=int(turns.sums["prompt_tokens"]), peak_mib=peak_mib(), grown_mib=peak_mib() - turns.resident,
+            )  # fmt: skip
+            turns.sums = {}
+            control.should_training_stop = next(turns.incoming, None) is None
+            turns.resident, turns.started = reset_peak(), time.perf_counter()
+            return control
+
+    arguments = library.DPOConfig(
+        output_dir=str(CACHE / "trl-output"), per_device_train_batch_size=4, gradient_accumulation_steps=len(pairs) // 4,
+        max_steps=1000, learning_rate=LEARNING_RATE, lr_scheduler_type="constant", beta=0.1, use_cpu=not gpu, bf16=gpu,
+        report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, optim="adamw_torch", seed=0,
+    )  # fmt: skip
+    rows = [{"prompt_ids": list(p), "chosen_ids": c, "rejected_ids": r} for p, c, r in pairs]
+    trainer = Trainer(
+        model=model, args=arguments, processing_class=tokenizer, callbacks=[Stop()], train_dataset=Dataset.from_list(rows),
+        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=PROJECTIONS, task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    turns.resident, turns.started = reset_peak(), time.perf_counter()
+    trainer.train()
+
+
 def products(folder: str, bits: int) -> None:
     """For each order: seconds of one decoding step's matrix products alone, on the model's own dense weights."""
     import torch
@@ -343,7 +459,7 @@ def products(folder: str, bits: int) -> None:
         answer(seconds=statistics.median(times[2:]))
 
 
-WORKERS = {"ours": ours, "trl": peer, "products": products}
+WORKERS = {"ours": ours, "trl": peer, "ours-dpo": ours_dpo, "trl-dpo": peer_dpo, "products": products}
 
 
 # --- the parent ----------------------------------------------------------------------------------------------------
@@ -355,7 +471,7 @@ class Worker:
     def __init__(self, kind: str, folder: Path, bits: int) -> None:
         """Start it."""
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-        if kind == "trl" and (path := peer_path()):
+        if kind.startswith("trl") and (path := peer_path()):
             environment["PYTHONPATH"] = str(path)
         command = [sys.executable, __file__, "--worker", kind, "--folder", str(folder), "--bits", str(bits)]
         self._log = (CACHE / f"{kind}.log").open("w", encoding="utf-8")
@@ -429,36 +545,38 @@ def model_folder(model: str) -> Path:
 
 def step_order(case: str, limit: int, round_: int, *, prompts: int = N_PROMPTS, group: int = G) -> dict[str, Any]:
     """One step to take; round -1 warms up with two tokens a completion."""
-    table = [2] * (prompts * group) if round_ < 0 else lengths(case, limit, prompts * group)
-    return {"lengths": table, "limit": 2 if round_ < 0 else limit, "full_limit": limit, "prompts": prompts, "round": max(round_, 0)}  # fmt: skip
+    short = round_ < 0 and case != "dpo"
+    table = [2] * (prompts * group) if short else lengths(case, limit, prompts * group)
+    return {"lengths": table, "limit": 2 if short else limit, "full_limit": limit, "prompts": prompts, "round": max(round_, 0)}  # fmt: skip
 
 
 def compare(folder: Path, bits: int, cases: list[str], limit: int, rounds: int) -> None:
-    """Steps of both sides in turns; a table."""
-    workers = {"ours": Worker("ours", folder, bits), "trl": Worker("trl", folder, bits)}
-    for worker in workers.values():
-        worker.step(**step_order("equal", limit, -1))
+    """Steps of both sides in turns; a table a case."""
     floor = Worker("products", folder, bits)
     product_s = floor.step(rows=N_PROMPTS * G)["seconds"]
     floor.close()
     for case in cases:
+        suffix = "-dpo" if case == "dpo" else ""
+        workers = {side: Worker(side + suffix, folder, bits) for side in ("ours", "trl")}
+        for worker in workers.values():
+            worker.step(**step_order(case, limit, -1))
         taken: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
         for round_ in range(rounds):
-            for kind in sorted(workers, reverse=round_ % 2 == 1):
-                taken[kind].append(workers[kind].step(**step_order(case, limit, round_)))
+            for side in sorted(workers, reverse=round_ % 2 == 1):
+                taken[side].append(workers[side].step(**step_order(case, limit, round_)))
             for name in ("generated", "trained", "prompt_tokens"):
-                a, b = taken["ours"][-1][name], taken["trl"][-1][name]
+                a, b = (taken[side][-1].get(name) for side in ("ours", "trl"))
                 if a != b:
                     sys.exit(f"No equal work: {name} {a} (ours) and {b} (TRL).")
-        show(f"{'NF4' if bits == 4 else 'fp32'}, {case} lengths", taken, product_s, case)
-    for worker in workers.values():
-        worker.close()
+        show(f"{'NF4' if bits == 4 else 'fp32'}, {case}", taken, product_s, case)
+        for worker in workers.values():
+            worker.close()
 
 
 def show(title: str, taken: dict[str, list[dict[str, float]]], product_s: float, case: str) -> None:
     """One case's table in Markdown, medians over rounds, with the ratios' median and range."""
     a, b = taken["ours"], taken["trl"]
-    print(f"\n**{title}**: {a[0]['generated']:,} tokens generated and trained a step, medians of {len(a)} rounds\n")
+    print(f"\n**{title}**: {a[0]['trained']:,} completion tokens a step, medians of {len(a)} rounds\n")
     print("| | expo-lite | TRL | TRL / expo-lite (range) |\n| --- | --- | --- | --- |")
     for name, label in (
         ("seconds", "whole step, s"),
@@ -468,19 +586,21 @@ def show(title: str, taken: dict[str, list[dict[str, float]]], product_s: float,
         ("peak_mib", "peak memory of the update, MiB"),
         ("grown_mib", "... above what was resident, MiB"),
     ):
-        ours_, theirs = ([step[name] for step in side] for side in (a, b))
-        ratios = [y / x for x, y in zip(ours_, theirs, strict=True) if x > 0]
+        if name not in a[0]:
+            continue
+        ours_, theirs = ([step.get(name, 0.0) for step in side] for side in (a, b))
+        ratios = [y / x for x, y in zip(ours_, theirs, strict=True) if x > 0 and y > 0]
         tail = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
         print(f"| {label} | {statistics.median(ours_):.1f} | {statistics.median(theirs):.1f} | {tail} |")
-    speeds = [statistics.median(step["generated"] / step["sample_s"] for step in side) for side in (a, b)]
-    print(f"| sampled tokens/s | {speeds[0]:.0f} | {speeds[1]:.0f} | |")
-    if case == "equal":
-        most = N_PROMPTS * G / product_s
-        print(f"\nMatrix products alone allow {most:.0f} tokens/s at {N_PROMPTS * G} rows; our sampling, prompts and all, reaches {speeds[0] / most:.0%}.")  # fmt: skip
-    shares = {
-        part: statistics.median(step[f"{part}_s"] / step["seconds"] for step in a) for part in ("sample", "update")
-    }
-    print(f"Of our step: sampling {shares['sample']:.0%}, update {shares['update']:.0%}.", flush=True)
+    parts = [part for part in ("sample", "score", "update") if f"{part}_s" in a[0]]
+    shares = {part: statistics.median(step[f"{part}_s"] / step["seconds"] for step in a) for part in parts}
+    if "sample" in shares:
+        speeds = [statistics.median(step["generated"] / step["sample_s"] for step in side) for side in (a, b)]
+        print(f"| sampled tokens/s | {speeds[0]:.0f} | {speeds[1]:.0f} | |")
+        if case == "equal":
+            most = N_PROMPTS * G / product_s
+            print(f"\nMatrix products alone allow {most:.0f} tokens/s at {N_PROMPTS * G} rows; our sampling, prompts and all, reaches {speeds[0] / most:.0%}.")  # fmt: skip
+    print("\nOf our step: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()) + ".", flush=True)
 
 
 def sizes(folder: Path, bits: int, limit: int) -> None:
@@ -504,7 +624,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Our training step against TRL's, in turns.")
     parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, tiny, or a folder")
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 4])
-    parser.add_argument("--cases", nargs="+", default=["spread", "equal"])
+    parser.add_argument("--cases", nargs="+", default=["spread", "equal", "dpo"])
     parser.add_argument("--limit", type=int, default=LENGTH, help="longest completion, in tokens")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true", help="the embedded model, one round, short completions")

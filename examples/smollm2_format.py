@@ -1,0 +1,98 @@
+r"""Teach SmolLM2-135M-Instruct the form of an answer on easy problems: `uv run python examples/smollm2_format.py GGUF FOLDER`.
+
+As it comes, the model rambles: of thirteen kinds of one- and two-step problems, at temperatures 0.4, 0.7 and 1.0, with and without
+two worked examples in the prompt, it ends at most one explanation in eight with the right answer within 64 to 160 tokens, although
+it is shown that answer. Supervised steps on expert chains of easy problems (2 to 4 boxes of 2 to 4 things) teach it to be
+terse, to box its answer and to stop:
+
+    Anna buys 3 boxes with 4 stickers in each, and finds 5 more stickers. How many stickers does Anna have?
+    3 * 4 = 12, and 12 + 5 = 17. The answer is \boxed{17}.
+
+The adapter is merged, and FOLDER is a model like any other. FOLDER/problems.jsonl are the problems to train on: larger numbers, and
+expert chains written as GSM8K's are.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from expo_lite.batching import Row
+from expo_lite.config import OptimizerConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
+from expo_lite.explain import encode_target
+from expo_lite.learn import learn, make_optimizer
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.prompts import encode_question
+from expo_lite.records import Problem
+
+NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas")
+THINGS = ("apples", "books", "cards", "coins", "marbles", "pencils", "shells", "stamps", "stickers", "tickets")
+EASY, HARD = ((2, 4), (1, 5)), ((3, 9), (5, 30))
+"""Bounds of boxes and of things in each, and of how many more are found."""
+N_PROBLEMS = 1_000
+
+
+def problems(bounds: tuple[tuple[int, int], tuple[int, int]], n: int, *, terse: bool) -> list[dict[str, Any]]:
+    """Different problems, the same every time, with expert chains: terse, or as those of GSM8K are."""
+    rng = random.Random(0)
+    rows: dict[str, dict[str, Any]] = {}
+    while len(rows) < n:
+        name, things = rng.choice(NAMES), rng.choice(THINGS)
+        boxes, each, more = rng.randint(*bounds[0]), rng.randint(*bounds[0]), rng.randint(*bounds[1])
+        product, total = boxes * each, boxes * each + more
+        question = (
+            f"{name} buys {boxes} boxes with {each} {things} in each, and finds {more} more {things}. "
+            f"How many {things} does {name} have?"
+        )
+        chain = (
+            f"{boxes} * {each} = {product}, and {product} + {more} = {total}. The answer is \\boxed{{{total}}}."
+            if terse
+            else f"In the boxes are {boxes}*{each}=<<{boxes}*{each}={product}>>{product} {things}.\n"
+            f"With the others that makes {product}+{more}=<<{product}+{more}={total}>>{total}.\n\\boxed{{{total}}}"
+        )
+        rows[question] = {"question": question, "answer": str(total), "level": 1, "expert_chain": chain}
+    return list(rows.values())
+
+
+def main() -> None:
+    """Train, merge, and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="GGUF file of SmolLM2-135M-Instruct")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=20)
+    given = parser.parse_args()
+    policy = HfPolicy(given.model, PolicyConfig(bits=16, lora_rank=16, lora_alpha=32), seed=0)
+    config = resolve(
+        TrainConfig(
+            model="tiny",  # of which nothing is used but the defaults
+            sampling=SamplingConfig(max_completion_tokens=64),
+            optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=2, micro_batch_tokens=2048),
+        )
+    )
+    optimizer, rng, rows = make_optimizer(policy, config), random.Random(0), problems(EASY, 300, terse=True)
+    for step in range(given.steps):
+        drawn = rng.sample(rows, 16)
+        targets = [encode_target(policy, row["expert_chain"]) for row in drawn]
+        batch = [
+            Row(
+                encode_question(policy.tokenizer, Problem(row["question"], row["question"], row["answer"])),
+                target,
+                sft_weight=1 / sum(map(len, targets)),
+            )
+            for row, target in zip(drawn, targets, strict=True)
+        ]
+        metrics = learn(policy, optimizer, batch, config, step=step, last_good="none")
+        print(f"step {step + 1}: {metrics['expo/sft_loss']:.3f} nats a token", flush=True)
+    peft: Any = policy._peft
+    merged = peft.merge_and_unload()
+    merged.config.__dict__.pop("quantization_config", None)
+    merged.hf_quantizer = None  # a GGUF's; it would refuse to save
+    merged.save_pretrained(given.folder)
+    policy.tokenizer.save_pretrained(given.folder)
+    lines = [json.dumps(row) + "\n" for row in problems(HARD, N_PROBLEMS, terse=False)]
+    (given.folder / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
