@@ -49,7 +49,7 @@ def dense_weights(model: Any) -> Iterator[None]:
     try:
         for layer in layers:
             layer.forward = _merged(layer)
-        head.forward = packed_linear(head.weight.detach())
+        head.forward = packed_linear(head.weight.detach(), head.bias)
         layers.append(head)
         yield
     finally:
