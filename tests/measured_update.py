@@ -29,8 +29,9 @@ def main(model: str, n_rows: int, prompt: int, completion: int, micro_batch_toke
     optimizer = make_optimizer(policy, config)
 
     def step(rows: int, completion: int) -> None:
-        row = Row((5,) * prompt, (7,) * completion, advantage=1.0, weight=1e-3)
-        learn(policy, optimizer, [row] * rows, config, step=9, last_good="none")
+        # prompts differ, or they would be computed once
+        batch = [Row((5 + i,) * prompt, (7,) * completion, advantage=1.0, weight=1e-3) for i in range(rows)]
+        learn(policy, optimizer, batch, config, step=9, last_good="none")
 
     step(1, 8)  # makes the optimiser's state
     gc.collect()
