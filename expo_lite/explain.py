@@ -13,6 +13,7 @@ from typing import Any
 
 from expo_lite.batching import Row
 from expo_lite.config import ExplanationConfig
+from expo_lite.grading.extract import answer_start, final_answer
 from expo_lite.policy.base import Policy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
@@ -90,7 +91,7 @@ def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token
     r"""Log pi(a*|q, c) - log pi(a*|q) of each (problem, chain text), in nats.
 
     Both are the log-probability of the right answer's tokens and the closing brace after `\boxed{`, which is given: how to
-    present an answer is not what a chain is there for. The chain is cut before its own last boxed answer.
+    present an answer is not what a chain is there for. The chain is cut before its own answer (`before_answer`).
     """
     rows = []
     for problem, text in chains:
@@ -103,9 +104,17 @@ def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token
 
 
 def before_answer(text: str) -> str:
-    """A chain without its last boxed answer and what follows it; the text and a line break if it has none."""
-    position = text.rfind(_BOX)
-    return text[:position] if position >= 0 else text.rstrip() + "\n"
+    """A chain up to where it first states the answer that it ends with; the text and a line break if it states none.
+
+    What is stated counts as the grader counts it, in a box or in words: an answer that is still in the chain would
+    raise its own probability, whatever the steps before it are worth.
+    """
+    if answer_start(text) is None:
+        return text.rstrip() + "\n"
+    answer, _ = final_answer(text)
+    while (start := answer_start(text)) is not None and final_answer(text)[0] == answer:
+        text = text[:start]
+    return text
 
 
 def boxed(answer: str) -> str:

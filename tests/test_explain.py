@@ -149,9 +149,30 @@ def test_leaks(text: str, leaking: bool) -> None:
     assert leaks(text) is leaking
 
 
-def test_before_answer() -> None:
-    assert before_answer("1+1=2\n\\boxed{2}.") == "1+1=2\n"
-    assert before_answer("I do not know ") == "I do not know\n"
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("1+1=2\n\\boxed{2}.", "1+1=2\n"),
+        ("I do not know ", "I do not know\n"),
+        ("1+1=2. The answer is 2.", "1+1=2. "),
+        ("1+1=2\n#### 2", "1+1=2\n"),
+        ("1+1=2, so \\boxed{2}. The answer is \\boxed{2}.", "1+1=2, so "),
+        ("1+1=2. The answer is 2. And so: answer: 2", "1+1=2. "),
+        ("first \\boxed{1}, then \\boxed{2}", "first \\boxed{1}, then "),
+        ("1+1=2\n\\boxed{2", "1+1=2\n"),
+    ],
+)
+def test_before_answer(text: str, before: str) -> None:
+    assert before_answer(text) == before
+
+
+def test_an_answer_in_words_does_not_lift_itself(policy: HfPolicy) -> None:
+    """A chain whose steps lead elsewhere has the same lift, however it states the right answer behind them."""
+    problem = Problem("p", "What is 17 + 25?", "42")
+    steps = "17+25=36\n"
+    chains = [steps + "\\boxed{42}", steps + "The answer is 42.", steps + "#### 42", steps + "\\boxed{42} answer: 42"]
+    lifts = answer_lifts(policy, [(problem, chain) for chain in chains], token_budget=BUDGET)
+    assert lifts == pytest.approx([lifts[0]] * len(chains), abs=1e-4)
 
 
 def test_the_store_ages_and_survives_json() -> None:

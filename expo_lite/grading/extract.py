@@ -113,6 +113,15 @@ def final_answer(completion: str) -> tuple[str | None, str]:
     return (answer, "phrase") if answer.strip("$ .") else (None, "empty_answer")
 
 
+def answer_start(completion: str) -> int | None:
+    r"""Where the statement of the final answer begins, in characters; a box that is not closed counts; None without any."""
+    found = boxes(completion)
+    starts = [found[-1][0]] if found else [match.start() for match in _BOX.finditer(completion)]
+    for pattern in (_BARE_BOX, _HASHES, _PHRASE):
+        starts = starts or [match.start() for match in pattern.finditer(completion)]
+    return starts[-1] if starts else None
+
+
 def gold_answer(gold: str) -> str:
     """The answer in a reference: the content of its last box, what follows its last "####", or all of it."""
     text = sanitise(gold).strip()
