@@ -37,6 +37,8 @@ PREFILL_TOKENS = 8192
 """Prompt tokens in one prefill pass."""
 SAMPLING_COPIES = {"full": 4, "nucleus": 8}
 """fp32 matrices [rows, vocabulary] while a token is chosen."""
+MOST_HEAD_COPY = 256 * 2**20
+"""Bytes of the largest head of which sampling on a CPU makes a copy laid out for few rows."""
 VLLM_WORKSPACE = 1.0 * GIB
 """What vLLM holds beside its cache: CUDA graphs, activations of its own."""
 CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.95 * GIB}
@@ -231,8 +233,9 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
             "sampling beside it": sampling_working(shape, workload, sampling_rows),
         }
         if workload.kind == "cpu":
-            head = shape.vocabulary * shape.hidden
-            sampling["merged dense weights, and the head's"] = (shape.n_projection_weights + head) * FP32
+            head = shape.vocabulary * shape.hidden * FP32
+            sampling["merged dense weights"] = shape.n_projection_weights * FP32
+            sampling["copy of the head"] = head if head <= MOST_HEAD_COPY else 0.0
     largest = max(shape.vocabulary * shape.hidden, shape.hidden * shape.intermediate) * workload.element
     kept = {"kept inputs of layers": kept_inputs(shape, workload, tokens)}
     products = kept_products(shape, workload, tokens)

@@ -23,6 +23,7 @@ import torch
 from bitsandbytes.nn.modules import Params4bit
 from peft.tuners.lora import LoraLayer
 
+from expo_lite.memory import MOST_HEAD_COPY
 from expo_lite.products import Linear, linear, packed_linear
 
 Product = Callable[[], torch.Tensor]
@@ -43,14 +44,15 @@ def _adapted(model: torch.nn.Module) -> list[Any]:
 def dense_weights(model: Any) -> Iterator[None]:
     """While this is open, each LoRA projection of the model computes with its merged dense weight; inference only.
 
-    These weights and a copy of the head's are laid out for few rows.
+    These weights, and a copy of the head's where it is small, are laid out for few rows.
     """
     layers, head = _adapted(model), model.get_output_embeddings()
     try:
         for layer in layers:
             layer.forward = _merged(layer)
-        head.forward = packed_linear(head.weight.detach(), head.bias)
-        layers.append(head)
+        if head.weight.nbytes <= MOST_HEAD_COPY:
+            head.forward = packed_linear(head.weight.detach(), head.bias)
+            layers.append(head)
         yield
     finally:
         for layer in layers:
