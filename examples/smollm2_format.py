@@ -1,8 +1,8 @@
 r"""Teach SmolLM2-135M-Instruct the form of an answer on easy problems: `uv run python examples/smollm2_format.py GGUF FOLDER`.
 
-As it comes, the model rambles: of thirteen kinds of one- and two-step problems, at temperatures 0.4, 0.7 and 1.0, with and without
-two worked examples in the prompt, it ends at most one explanation in eight with the right answer within 64 to 160 tokens, although
-it is shown that answer. Supervised steps on expert chains of easy problems (2 to 4 boxes of 2 to 4 things) teach it to be
+As it comes, the model rambles: on thirteen kinds of one- and two-step problems (temperature 1.0, two worked examples in the prompt, 64
+tokens; some also at 0.4, and at 0.7 without examples and 160 tokens) it ended at most one explanation in eight with the right
+answer, although it is shown that answer. Supervised steps on expert chains of easy problems (2 to 4 boxes of 2 to 4 things) teach it to be
 terse, to box its answer and to stop:
 
     Anna buys 3 boxes with 4 stickers in each, and finds 5 more stickers. How many stickers does Anna have?
