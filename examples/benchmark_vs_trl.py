@@ -310,22 +310,33 @@ def load_peer(folder: str, bits: int) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-def peer(folder: str, bits: int) -> None:
-    """Steps of TRL's GRPOTrainer."""
+def peer_settings() -> tuple[Any, dict[str, Any], Any]:
+    """TRL, on a CPU without its Triton kernels; the arguments that both its trainers get; and the adapter."""
     import torch
 
     gpu = torch.cuda.is_available()
     if not gpu:
         sys.modules["trl.kernels"] = None  # type: ignore[assignment]
     import trl
-    from datasets import Dataset  # type: ignore[import-untyped]
     from peft import LoraConfig
-    from transformers import TrainerCallback
 
     from expo_lite.policy.load import PROJECTIONS
 
+    shared = {
+        "output_dir": str(CACHE / "trl-output"), "max_steps": 1000, "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant", "use_cpu": not gpu, "bf16": gpu, "report_to": "none", "save_strategy": "no",
+        "logging_strategy": "no", "disable_tqdm": True, "optim": "adamw_torch", "seed": 0,
+    }  # fmt: skip
+    return trl, shared, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
+
+
+def peer(folder: str, bits: int) -> None:
+    """Steps of TRL's GRPOTrainer."""
+    library, shared, lora = peer_settings()
+    from datasets import Dataset  # type: ignore[import-untyped]
+    from transformers import TrainerCallback
+
     model, tokenizer = load_peer(folder, bits)
-    library: Any = trl
     turns = Turns()
 
     class Stop(TrainerCallback):
@@ -336,17 +347,15 @@ def peer(folder: str, bits: int) -> None:
             return control
 
     arguments = library.GRPOConfig(
-        output_dir=str(CACHE / "trl-output"), per_device_train_batch_size=8, gradient_accumulation_steps=N_PROMPTS,
-        num_generations=G, max_completion_length=turns.order["full_limit"], max_steps=1000,
-        learning_rate=LEARNING_RATE, lr_scheduler_type="constant", beta=0.0, temperature=1.0, loss_type="grpo",
-        shuffle_dataset=False, use_cpu=not gpu, bf16=gpu, report_to="none", save_strategy="no",
-        logging_strategy="no", disable_tqdm=True, optim="adamw_torch", seed=0,
+        per_device_train_batch_size=8, gradient_accumulation_steps=N_PROMPTS, num_generations=G,
+        max_completion_length=turns.order["full_limit"], beta=0.0, temperature=1.0, loss_type="grpo",
+        shuffle_dataset=False, **shared,
     )  # fmt: skip
     trainer: Any = library.GRPOTrainer(
         model=model, args=arguments, processing_class=tokenizer, callbacks=[Stop()],
         reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
         train_dataset=Dataset.from_list([{"prompt": chat(i)} for i in range(N_PROMPTS)]),
-        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=PROJECTIONS, task_type="CAUSAL_LM"),
+        peft_config=lora,
     )  # fmt: skip
     generate, compute_loss, make = trainer.model.generate, trainer.compute_loss, trainer._generate_and_score_completions
 
@@ -376,24 +385,15 @@ def peer(folder: str, bits: int) -> None:
 
 def peer_dpo(folder: str, bits: int) -> None:
     """Steps of TRL's DPOTrainer."""
-    import torch
-
-    gpu = torch.cuda.is_available()
-    if not gpu:
-        sys.modules["trl.kernels"] = None  # type: ignore[assignment]
-    import trl
+    library, shared, lora = peer_settings()
     from datasets import Dataset
-    from peft import LoraConfig
     from transformers import TrainerCallback
 
-    from expo_lite.policy.load import PROJECTIONS
-
     model, tokenizer = load_peer(folder, bits)
-    library: Any = trl
     turns = Turns()
     pairs = pair_tokens(turns.order["lengths"], tokenizer)
 
-    class Trainer(library.DPOTrainer):  # type: ignore[misc]
+    class Trainer(library.DPOTrainer):  # type: ignore[misc, name-defined]
         """Takes pairs of tokens as they are, and counts them."""
 
         def _prepare_dataset(self, dataset: Any, *_arguments: Any) -> Any:
@@ -420,14 +420,12 @@ def peer_dpo(folder: str, bits: int) -> None:
             return control
 
     arguments = library.DPOConfig(
-        output_dir=str(CACHE / "trl-output"), per_device_train_batch_size=4, gradient_accumulation_steps=len(pairs) // 4,
-        max_steps=1000, learning_rate=LEARNING_RATE, lr_scheduler_type="constant", beta=0.1, use_cpu=not gpu, bf16=gpu,
-        report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, optim="adamw_torch", seed=0,
+        per_device_train_batch_size=4, gradient_accumulation_steps=len(pairs) // 4, beta=0.1, **shared,
     )  # fmt: skip
     rows = [{"prompt_ids": list(p), "chosen_ids": c, "rejected_ids": r} for p, c, r in pairs]
     trainer = Trainer(
         model=model, args=arguments, processing_class=tokenizer, callbacks=[Stop()], train_dataset=Dataset.from_list(rows),
-        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=PROJECTIONS, task_type="CAUSAL_LM"),
+        peft_config=lora,
     )  # fmt: skip
     turns.resident, turns.started = reset_peak(), time.perf_counter()
     trainer.train()
