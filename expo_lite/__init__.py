@@ -4,8 +4,8 @@ The command line is the way in (`expo-lite --help`). What stands here can be imp
 `expo_lite.loop.train(resolve(TrainConfig(...)))` is what `expo-lite train` calls.
 """
 
-from expo_lite.config import TrainConfig, resolve
 from expo_lite.errors import CheckpointError, ConfigError, DataError, DivergedError, ExpoLiteError, ModelError
+from expo_lite.settings.config import TrainConfig, resolve
 
 __version__ = "0.1.0"
 

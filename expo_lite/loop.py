@@ -13,30 +13,30 @@ from types import FrameType
 import torch
 from rich.console import Console
 
-from expo_lite import checkpoint
-from expo_lite.config import TrainConfig
-from expo_lite.diagnose import diagnose
-from expo_lite.display import Display, binned, evaluation_table, sparkline
 from expo_lite.errors import CheckpointError, ConfigError, DivergedError
-from expo_lite.evaluate import Evaluation, evaluate
-from expo_lite.explain import leaks
-from expo_lite.fit import Limits, fitted, peak_memory_gib
-from expo_lite.gather import Source, Stores
 from expo_lite.grading import Grader
-from expo_lite.learn import learn, make_optimizer
-from expo_lite.memory import GIB
-from expo_lite.methods import METHODS, chain_source
-from expo_lite.metrics import explanation_metrics, group_metrics, sample_rows
-from expo_lite.pairs import dpo_metrics, pair_rows
+from expo_lite.measure.diagnose import diagnose
+from expo_lite.measure.display import Display, binned, evaluation_table, sparkline
+from expo_lite.measure.evaluate import Evaluation, evaluate
+from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
+from expo_lite.memory.plan import GIB
 from expo_lite.policy.base import Policy
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Problem
-from expo_lite.rollout import draw
-from expo_lite.run_folder import RunFolder, read_config
+from expo_lite.run import checkpoint
+from expo_lite.run.folder import RunFolder, read_config
+from expo_lite.run.metrics import explanation_metrics, group_metrics, sample_rows
+from expo_lite.run.trace import traced
+from expo_lite.settings.config import TrainConfig
+from expo_lite.step.explain import leaks
+from expo_lite.step.gather import Source, Stores
+from expo_lite.step.learn import learn, make_optimizer
+from expo_lite.step.methods import METHODS, chain_source
+from expo_lite.step.pairs import dpo_metrics, pair_rows
+from expo_lite.step.rollout import draw
 from expo_lite.tasks import Task, load_task
-from expo_lite.trace import traced
 
 KEEP_CHECKPOINTS = 2
 CHECKED_PROBLEMS = 32

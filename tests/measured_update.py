@@ -11,10 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-from expo_lite.batching import Row
-from expo_lite.config import OptimizerConfig, TrainConfig, resolve
-from expo_lite.learn import learn, make_optimizer
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
+from expo_lite.settings.config import OptimizerConfig, TrainConfig, resolve
+from expo_lite.step.learn import learn, make_optimizer
 
 
 def resident(field: str) -> int:

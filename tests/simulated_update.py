@@ -21,13 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from expo_lite.batching import MicroBatch, Row, micro_batches
-from expo_lite.config import TrainConfig
-from expo_lite.learn import accumulate
 from expo_lite.policy import attention
+from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.dense import checkpoint_contexts, use_lean_projections
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.load import PROJECTIONS
+from expo_lite.settings.config import TrainConfig
+from expo_lite.step.learn import accumulate
 
 
 class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]

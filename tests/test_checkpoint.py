@@ -14,8 +14,8 @@ from bitsandbytes.optim import adamw
 from full_disk import largest_file, small_disk
 from safetensors.torch import load_file, save_file
 
-from expo_lite import checkpoint
 from expo_lite.errors import CheckpointError
+from expo_lite.run import checkpoint
 
 ADAPTER = "adapter_model.safetensors"
 FILES = (ADAPTER, "adapter_config.json", "optimizer.safetensors", "state.json")

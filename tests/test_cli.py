@@ -14,9 +14,17 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from expo_lite import __version__, cli
-from expo_lite.config import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig, ReplicateConfig, TrainConfig
-from expo_lite.presets import PRESETS
+from expo_lite import __version__
+from expo_lite.commands import cli
+from expo_lite.settings.config import (
+    DiagnoseConfig,
+    EvalConfig,
+    ExplainConfig,
+    HardConfig,
+    ReplicateConfig,
+    TrainConfig,
+)
+from expo_lite.settings.models import PRESETS
 from expo_lite.tasks import ORIGINS, TASKS
 
 LIMIT_S = 2.5
@@ -24,7 +32,7 @@ LIMIT_S = 2.5
 
 FRESH = """
 import sys
-from expo_lite.cli import run
+from expo_lite.commands.cli import run
 code = 0
 try:
     code = run(sys.argv[1:])
@@ -167,7 +175,7 @@ def test_an_existing_run_folder_is_an_error_before_anything_is_loaded(tmp_path: 
 def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TrainConfig]]:
     """What the training loop was called with; the loop itself stays away."""
     seen: list[TrainConfig] = []
-    monkeypatch.setattr("expo_lite.config.has_gpu", lambda: False)
+    monkeypatch.setattr("expo_lite.settings.config.has_gpu", lambda: False)
     monkeypatch.setitem(sys.modules, "expo_lite.loop", SimpleNamespace(train=seen.append))
     yield seen
 

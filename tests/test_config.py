@@ -8,8 +8,9 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from expo_lite import config as module
-from expo_lite.config import (
+from expo_lite.errors import ConfigError
+from expo_lite.settings import config as module
+from expo_lite.settings.config import (
     DiagnoseConfig,
     DpoConfig,
     EvalConfig,
@@ -30,8 +31,7 @@ from expo_lite.config import (
     resolve,
     to_json,
 )
-from expo_lite.errors import ConfigError
-from expo_lite.presets import PRESETS
+from expo_lite.settings.models import PRESETS
 
 
 @pytest.fixture(autouse=True)

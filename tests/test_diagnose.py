@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from expo_lite.cli import run
-from expo_lite.diagnose import ChainFigure, diagnosis
-from expo_lite.diagnose_command import verdict
+from expo_lite.commands.cli import run
+from expo_lite.measure.diagnose import ChainFigure, diagnosis
+from expo_lite.measure.diagnosis import verdict
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 
 P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))

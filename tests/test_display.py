@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from expo_lite import display
-from expo_lite.display import Display, binned, evaluation_table, percent, sparkline
-from expo_lite.evaluate import Estimate, Evaluation, LevelResult
+from expo_lite.measure import display
+from expo_lite.measure.display import Display, binned, evaluation_table, percent, sparkline
+from expo_lite.measure.evaluate import Estimate, Evaluation, LevelResult
 
 METRICS = {
     "reward": 0.3125,

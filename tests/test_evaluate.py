@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from scripted_policy import GRADER, ScriptedPolicy, install, write_problems
 
-from expo_lite.collect import Plan, sample_wave
-from expo_lite.config import EvalConfig, EvaluationConfig, PolicyConfig
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.evaluate import evaluate, run_eval
-from expo_lite.figures import Evaluation
+from expo_lite.measure.evaluate import evaluate, run_eval
+from expo_lite.measure.figures import Evaluation
+from expo_lite.measure.samples import Plan, sample_wave
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.records import SamplingParams
+from expo_lite.settings.config import EvalConfig, EvaluationConfig, PolicyConfig
 from expo_lite.tasks import load_task
 
 

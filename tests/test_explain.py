@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from expo_lite.config import ExplanationConfig, PolicyConfig
-from expo_lite.explain import ExplanationStore, answer_lifts, before_answer, judge, leaks
 from expo_lite.grading import Grader
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, SamplingParams, Verdict
-from expo_lite.rollout import roll_out
+from expo_lite.settings.config import ExplanationConfig, PolicyConfig
+from expo_lite.step.explain import ExplanationStore, answer_lifts, before_answer, judge, leaks
+from expo_lite.step.rollout import roll_out
 from expo_lite.tasks import load_task
 
 BUDGET = 4096
@@ -37,7 +37,7 @@ def write(path: Path, row: dict[str, object]) -> str:
 
 def one_problem_of(name: str, folder: Path, grader: Grader) -> Problem:
     """A problem of each task, read by the task's own reader; the answer is SECRET where we write the file."""
-    from expo_lite.config import TaskOptions
+    from expo_lite.settings.config import TaskOptions
 
     question = "How many of them are there?"
     if name == "arithmetic":

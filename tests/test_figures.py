@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from expo_lite.figures import Evaluation, Measured, Sample, differences, evaluation_of
-from expo_lite.intervals import bootstrap_mean, wilson
+from expo_lite.measure.figures import Evaluation, Measured, Sample, differences, evaluation_of
+from expo_lite.measure.statistics import bootstrap_mean, wilson
 from expo_lite.records import Problem
 
 

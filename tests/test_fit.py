@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from expo_lite import fit, loop
-from expo_lite.batching import Row
-from expo_lite.config import LossConfig, OptimizerConfig, SamplingConfig, TrainConfig, resolve
+from expo_lite import loop
 from expo_lite.errors import ModelError
-from expo_lite.fit import Limits, fitted, out_of_memory
-from expo_lite.learn import learn, make_optimizer
-from expo_lite.memory import GIB
+from expo_lite.memory import limits as fit
+from expo_lite.memory.limits import Limits, fitted, out_of_memory
+from expo_lite.memory.plan import GIB
 from expo_lite.policy import sampler, scoring
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
+from expo_lite.settings.config import LossConfig, OptimizerConfig, SamplingConfig, TrainConfig, resolve
+from expo_lite.step.learn import learn, make_optimizer
 
 SETTINGS: dict[str, Any] = {
     "steps": 2,
@@ -127,7 +128,7 @@ def test_other_errors_pass_through() -> None:
 
 def run(folder: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
     """Train a little; the adapter, the metrics and the samples."""
-    from expo_lite.config import EvaluationConfig
+    from expo_lite.settings.config import EvaluationConfig
 
     settings = SETTINGS | {"evaluation": EvaluationConfig(eval_problems=0)} | changes
     loop.train(resolve(TrainConfig(model="tiny", output=folder, **settings)))

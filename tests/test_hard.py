@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from scripted_policy import GRADER, ScriptedPolicy, install, write_problems
 
-from expo_lite.config import HardConfig
+from expo_lite.commands.hard import run_hard
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.hard import run_hard
+from expo_lite.settings.config import HardConfig
 from expo_lite.tasks import load_task
 
 FIELDS = ["problem_id", "question", "answer", "level", "subject", "expert_chain", "solve_rate", "n_samples"]

@@ -8,14 +8,14 @@ import pytest
 import torch
 from shaken import shaken
 
-from expo_lite import learn as module
-from expo_lite.batching import MicroBatch, Row, micro_batches
-from expo_lite.config import LossConfig, OptimizerConfig, PolicyConfig, TrainConfig, resolve
 from expo_lite.errors import DivergedError
-from expo_lite.learn import accumulate, learn, learning_rate, make_optimizer
 from expo_lite.objectives import grpo_loss, sft_loss
+from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.scoring import score_rows
+from expo_lite.settings.config import LossConfig, OptimizerConfig, PolicyConfig, TrainConfig, resolve
+from expo_lite.step import learn as module
+from expo_lite.step.learn import accumulate, learn, learning_rate, make_optimizer
 
 CONFIG = resolve(
     TrainConfig(model="tiny", steps=10, optimizer=OptimizerConfig(warmup_steps=0, learning_rate=0.01, weight_decay=0.1))

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from expo_lite import checkpoint
-from expo_lite.config import EvalConfig, TaskOptions, TrainConfig, resolve
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.evaluate import output_folder, settle
-from expo_lite.locate import locate
-from expo_lite.presets import PRESETS
-from expo_lite.run_folder import RunFolder
+from expo_lite.measure.evaluate import output_folder, settle
+from expo_lite.run import checkpoint
+from expo_lite.run.folder import RunFolder
+from expo_lite.run.target import locate
+from expo_lite.settings.config import EvalConfig, TaskOptions, TrainConfig, resolve
+from expo_lite.settings.models import PRESETS
 
 
 def write_adapter(folder: Path, **changes: Any) -> None:

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from expo_lite import loop
-from expo_lite.batching import Row
-from expo_lite.cli import run
-from expo_lite.config import PolicyConfig
+from expo_lite.commands.cli import run
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
-from expo_lite.rollout import roll_out
+from expo_lite.settings.config import PolicyConfig
+from expo_lite.step.rollout import roll_out
 from expo_lite.tasks.arithmetic import sums
 
 Rows = list[dict[str, Any]]
@@ -144,7 +144,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         seen[-1] += [problem.question for problem in kwargs.get("to_explain", ())]
         return roll_out(*args, **kwargs)
 
-    monkeypatch.setattr("expo_lite.gather.roll_out", looking)
+    monkeypatch.setattr("expo_lite.step.gather.roll_out", looking)
     return seen
 
 
@@ -379,7 +379,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_nothing_is_lost(
     folder, words = done
     before = contents(folder)
     with monkeypatch.context() as patch:
-        patch.setattr("expo_lite.learn.sft_loss", lambda logprobs_N, _: logprobs_N.sum() * float("nan"))
+        patch.setattr("expo_lite.step.learn.sft_loss", lambda logprobs_N, _: logprobs_N.sum() * float("nan"))
         assert run([*words, "--resume", "--steps", "4"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: Step 3: the loss is nan and the gradient's norm nan. The last good checkpoint is ")

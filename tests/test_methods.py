@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 import pytest
 
-from expo_lite.config import DpoConfig, ExplanationConfig, LossConfig, Method, TrainConfig, resolve
-from expo_lite.methods import METHODS, Chain, Experience, chain_rows, chain_source, dpo_rows, grpo_rows
-from expo_lite.pairs import ScoredPair
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
+from expo_lite.settings.config import DpoConfig, ExplanationConfig, LossConfig, Method, TrainConfig, resolve
+from expo_lite.step.methods import METHODS, Chain, Experience, chain_rows, chain_source, dpo_rows, grpo_rows
+from expo_lite.step.pairs import ScoredPair
 
 CONFIG = resolve(TrainConfig(model="tiny", group_size=2))
 

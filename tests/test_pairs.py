@@ -9,16 +9,16 @@ from typing import Any, Literal
 import pytest
 from shaken import shaken
 
-from expo_lite.config import DpoConfig, EvaluationConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
-from expo_lite.fit import Limits
-from expo_lite.gather import Source, Stores
 from expo_lite.grading import Grader
 from expo_lite.loop import train
-from expo_lite.metrics import TIMES
-from expo_lite.pairs import PairStore, make_pairs, pair_rows, score_pairs
+from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
+from expo_lite.run.metrics import TIMES
+from expo_lite.settings.config import DpoConfig, EvaluationConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
+from expo_lite.step.gather import Source, Stores
+from expo_lite.step.pairs import PairStore, make_pairs, pair_rows, score_pairs
 from expo_lite.tasks import load_task
 
 CONFIG = resolve(TrainConfig(model="tiny", method="exp-dpo"))
@@ -177,7 +177,7 @@ def test_trl_takes_the_pairs(tmp_path: Path, policy: HfPolicy) -> None:
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    from expo_lite.presets import TINY
+    from expo_lite.settings.models import TINY
 
     dataset: Any = load_dataset(
         "json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path)

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from expo_lite import cli, plan_command
+from expo_lite.commands import cli
+from expo_lite.commands import plan as plan_command
 from expo_lite.errors import ConfigError, ModelError
-from expo_lite.memory import GIB
-from expo_lite.presets import PRESETS
-from expo_lite.shapes import ALIASES_FILE, find_shape, shape_of
+from expo_lite.memory.plan import GIB
+from expo_lite.memory.shapes import ALIASES_FILE, find_shape, shape_of
+from expo_lite.settings.models import PRESETS
 
 PUBLISHED = {
     "smollm2-135m": 134_515_008,
@@ -199,7 +200,7 @@ def test_the_gpu_s_memory_is_asked_of_its_driver(tmp_path: Path, monkeypatch: py
 def test_it_answers_without_torch_and_at_once(tmp_path: Path) -> None:
     fresh = """
 import sys
-from expo_lite.cli import run
+from expo_lite.commands.cli import run
 code = run(sys.argv[1:])
 sys.exit(f"imported: {heavy}" if (heavy := {"torch", "transformers", "numpy"} & set(sys.modules)) else code)
 """

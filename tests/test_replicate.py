@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from expo_lite.claims import CLAIMS
-from expo_lite.cli import run
-from expo_lite.config import ReplicateConfig
+from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
-from expo_lite.fit import fitted
-from expo_lite.replicate import BASE, prepare_runs
-from expo_lite.replication_plan import DEFAULT_PLAN, read_plan
-from expo_lite.run_folder import RunFolder, read_config
+from expo_lite.memory.limits import fitted
+from expo_lite.replication.claims import CLAIMS
+from expo_lite.replication.plan import DEFAULT_PLAN, read_plan
+from expo_lite.replication.run import BASE, prepare_runs
+from expo_lite.run.folder import RunFolder, read_config
+from expo_lite.settings.config import ReplicateConfig
 
 NAMES = ["grpo-hard", "exp-grpo-hard", "grpo-all", "gt-sft-grpo-all", "exp-grpo-all", "exp-grpo-all-0.5"]
 NAMES += ["dpo-offline", "dpo-offline-expert", "dpo-online", "dpo-online-expert"]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from full_disk import largest_file
 
-from expo_lite import checkpoint
-from expo_lite.config import LossConfig, TaskOptions, TrainConfig, resolve, to_json
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.run_folder import MAY_CHANGE, RunFolder, read_config
+from expo_lite.run import checkpoint
+from expo_lite.run.folder import MAY_CHANGE, RunFolder, read_config
+from expo_lite.settings.config import LossConfig, TaskOptions, TrainConfig, resolve, to_json
 
 
 def settings(folder: Path, **changes: Any) -> TrainConfig:

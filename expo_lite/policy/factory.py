@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from expo_lite.config import PolicyConfig, check_backend, is_installed
 from expo_lite.errors import ModelError
 from expo_lite.policy.base import Policy
+from expo_lite.settings.config import PolicyConfig, check_backend, is_installed
 
 
 def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> Policy:

@@ -6,8 +6,8 @@ import dataclasses
 import difflib
 from typing import TYPE_CHECKING
 
-from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError
+from expo_lite.settings.config import TaskOptions
 from expo_lite.tasks import arithmetic, competition_math, gsm8k, jsonl, reasoning_gym
 from expo_lite.tasks.base import FixedTask, Split, Task
 from expo_lite.tasks.splits import check_choice
