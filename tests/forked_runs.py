@@ -72,7 +72,7 @@ def kill_at(moment: str, n: int) -> None:
     from expo_lite.policy import sampler
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.run import checkpoint
-    from expo_lite.run.metrics import JsonLines
+    from expo_lite.run.files import JsonLines
     from expo_lite.step import learn
 
     places: dict[str, tuple[Any, str]] = {

@@ -13,7 +13,7 @@ import torch
 
 from expo_lite.grading import Grader
 from expo_lite.records import Completion, FinishReason, SampleRequest, SamplingParams
-from expo_lite.settings.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 
 SKILLS = {"tiny": 0.5, "smollm2-135m": 0.2}
 """Chance of a right answer by model name; sums above 90 are never solved."""

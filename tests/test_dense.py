@@ -13,7 +13,7 @@ from expo_lite.policy.batching import MicroBatch, Row, collate
 from expo_lite.policy.dense import dense_weights
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.products import linear, packed_linear
-from expo_lite.settings.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 
 
 @pytest.fixture(scope="module", params=[4, 16])

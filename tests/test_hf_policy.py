@@ -20,7 +20,7 @@ from expo_lite.policy.load import PROJECTIONS, load_base
 from expo_lite.policy.lora import _end_id, _eos_ids
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
-from expo_lite.settings.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import PRESETS
 
 TINY = PRESETS["tiny"].source

@@ -19,7 +19,7 @@ from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
-from expo_lite.settings.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.step.rollout import roll_out
 from expo_lite.tasks.arithmetic import sums
 
@@ -278,7 +278,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path: Path, capsys: pytest.
     for output in (folder, file):
         command = f"train --model tiny {SHORT} --steps 1 --output {output}"
         assert run(command.split()) == 1
-        assert capsys.readouterr().err.startswith(f"error: The run folder '{output}' exists. Continue it with --resume")
+        assert capsys.readouterr().err.startswith(f"error: The folder '{output}' exists. Continue it with --resume")
     assert [path.read_text() for path in (folder / "mine.txt", file)] == ["mine", "mine"]
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
@@ -322,7 +322,7 @@ RESUME_ERRORS: list[tuple[str, list[str], int, str]] = [
     ("nothing", ["--output", "elsewhere/run"], 1, "There is no run to continue in 'elsewhere/run'"),
     ("checkpoints", [], 1, "No whole checkpoint in"),
     ("samples.jsonl", [], 1, "samples.jsonl', line 1 is damaged"),
-    ("config.json", [], 1, "config.json' is no run's config.json."),
+    ("config.json", [], 1, "config.json' is not a run's config.json."),
 ]
 
 

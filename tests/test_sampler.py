@@ -18,7 +18,7 @@ from expo_lite.policy.sampler import choose
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams
-from expo_lite.settings.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.tasks.arithmetic import sums
 
 

@@ -19,8 +19,10 @@ from expo_lite.policy.factory import choose_backend, load_policy
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.records import SampleRequest, SamplingParams
-from expo_lite.settings.config import PolicyConfig, check_backend, is_installed
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.machine import backend_rules, is_installed
 from expo_lite.settings.models import PRESETS
+from expo_lite.settings.schema import check_rules
 
 HERE = Path(__file__).parent
 installed = pytest.mark.skipif(not is_installed("unsloth"), reason="unsloth is not installed (extra 'unsloth')")
@@ -173,7 +175,7 @@ def test_the_same_run_gives_the_same_losses(tmp_path: Path) -> None:
 
 CONTRACT = """
 import inspect, json, os, torch
-from expo_lite.settings.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.policy import unsloth as ours
 from unsloth_zoo.vllm_utils import load_lora
 assert ours.FastLanguageModel.__module__ == "unsloth.models.loader", "this is not the GPU code"
@@ -211,7 +213,7 @@ def test_a_language_model_scores_alike(tmp_path: Path) -> None:
     theirs.save_adapter(tmp_path)
     code = f"""
 import json, unsloth_process as process
-from expo_lite.settings.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.policy.factory import load_policy
 policy = load_policy({name!r}, PolicyConfig(backend="unsloth"), seed=0)
 print(json.dumps([process.scores(policy), process.self_check(policy, process.PROMPTS, temperature=1.0, token_budget=512)]))
@@ -236,17 +238,17 @@ print(json.dumps([process.scores(policy), process.self_check(policy, process.PRO
 def test_what_cannot_be_had_is_found_early(
     policy: PolicyConfig, there: tuple[str, ...], gpu: bool, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("expo_lite.settings.config.is_installed", lambda package: package in there)
-    monkeypatch.setattr("expo_lite.settings.config.has_gpu", lambda: gpu)
+    monkeypatch.setattr("expo_lite.settings.machine.is_installed", lambda package: package in there)
+    monkeypatch.setattr("expo_lite.settings.machine.has_gpu", lambda: gpu)
     if message:
         with pytest.raises(ConfigError, match=message):
-            check_backend(policy)
+            check_rules(backend_rules(policy.backend, policy.sampler))
     else:
-        check_backend(policy)
+        check_rules(backend_rules(policy.backend, policy.sampler))
 
 
 def test_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expo_lite.settings.config.is_installed", lambda package: True)
+    monkeypatch.setattr("expo_lite.settings.machine.is_installed", lambda package: True)
     assert "transformers" in sys.modules
     assert "unsloth" not in sys.modules
     with pytest.raises(ModelError, match=r"must be imported before .*transformers"):
@@ -259,7 +261,7 @@ def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> N
         "measure.evaluate",
         "commands.hard",
         "commands.explain",
-        "measure.diagnosis",
+        "measure.diagnose",
         "replication.run",
         "policy.factory",
     ]

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from expo_lite.settings.config import from_mapping, toml_values
+from expo_lite.settings.schema import from_mapping, toml_values
 
 REGISTRY = ConstructorRegistry()
 UNSET = "unset"

@@ -1,62 +1,81 @@
 """`expo-lite explain`: self-explanations of some problems, as training would sample and judge them, printed to be read."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
+from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
 from expo_lite.grading import Grader
-from expo_lite.policy.factory import load_policy
-from expo_lite.records import Explanation, SamplingParams
-from expo_lite.run.target import locate
-from expo_lite.settings.config import (
-    MOST_MICRO_BATCH_TOKENS,
-    ExplainConfig,
-    ExplanationConfig,
-    check_explain,
-    default_model,
-)
-from expo_lite.step.explain import judge, leaks, refusals
-from expo_lite.step.rollout import roll_out, stream_seed
+from expo_lite.records import SamplingParams
+from expo_lite.settings.groups import ExpoConfig
+from expo_lite.settings.measuring import ExplainConfig, check_measuring
 from expo_lite.tasks import load_task
+
+if TYPE_CHECKING:
+    from expo_lite.records import Explanation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explain(ConfiguredCommand):
+    """Print self-explanations of some problems, with what becomes of each."""
+
+    settings: Annotated[ExplainConfig, Inline]
+
+    def run(self) -> None:
+        """Check, then explain."""
+        run_explain(self.settings)
 
 
 def run_explain(config: ExplainConfig) -> None:
-    """Sample one explanation a problem, judge it and print it.
+    """Sample one explanation of each problem, judge it and print it.
 
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong.
     """
-    check_explain(config)
-    located = locate(
-        config.model or default_model(),
-        base_model=config.base_model,
-        bits=config.bits,
-        backend=config.backend,
-        sampler=config.sampler,
-    )
-    tokens = config.max_completion_tokens or located.max_completion_tokens
+    check_measuring(config)
+    console = Console()
+    target = target_of(config, config.model)
+    tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     with Grader() as grader:
-        task = load_task(config.task, grader=grader, options=config.data)
+        task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         levels = config.levels or task.levels[-1:]
-        problems = task.problems(config.split, levels=levels, limit=config.n, seed=config.seed)
-        policy = load_policy(located.model, located.policy, seed=config.seed, adapter=located.adapter)
-        seed = stream_seed(config.seed, "explain")
-        attempts = roll_out(policy, task, to_explain=problems, group_size=1, params=params, seed=seed).attempts
-    filters = ExplanationConfig(explanation_filter=config.explanation_filter)
-    explanations = judge(policy, attempts, filters, token_budget=MOST_MICRO_BATCH_TOKENS)
-    console = Console()
+        problems = task.problems(config.split, levels=levels, limit=config.problems, seed=config.seed)
+        from expo_lite.memory.limits import measuring_limits
+        from expo_lite.policy.factory import load_policy
+        from expo_lite.step.explain import judge, refusals
+        from expo_lite.step.rollout import roll_out, stream_seed
+
+        say(console, f"{target.label}: explaining {len(problems)} problems ...")
+        limits = measuring_limits(target.model, target.policy, params, lambda line: say(console, f"warning: {line}"))
+        policy = load_policy(target.model, target.policy, seed=config.seed, adapter=target.adapter)
+        attempts = limits.sampling(
+            lambda: roll_out(
+                policy,
+                task,
+                to_explain=problems,
+                group_size=1,
+                params=replace(params, rows=limits.sampling_rows),
+                seed=stream_seed(config.seed, "explain"),
+            )
+        ).attempts
+    filters = ExpoConfig(explanation_filter=config.explanation_filter)
+    explanations = limits.updating(lambda: judge(policy, attempts, filters, token_budget=limits.micro_batch_tokens))
     for explanation in explanations:
         _show(explanation, console)
     n_accepted = sum(explanation.accepted for explanation in explanations)
     reasons = "".join(f", {reason} {count}" for reason, count in refusals(explanations).most_common())
     console.print(Rule())
-    _say(console, f"{located.label}: {n_accepted} of {len(explanations)} explanations accepted{reasons}")
+    say(console, f"{target.label}: {n_accepted} of {len(explanations)} explanations accepted{reasons}")
 
 
-def _show(explanation: Explanation, console: Console) -> None:
+def _show(explanation: "Explanation", console: Console) -> None:
+    from expo_lite.step.explain import leaks
+
     problem, completion = explanation.problem, explanation.completion
     level = "" if problem.level is None else f", level {problem.level}"
     console.print(Rule(f"{problem.problem_id}{level}", align="left"))
@@ -73,9 +92,5 @@ def _show(explanation: Explanation, console: Console) -> None:
 def _block(console: Console, heading: str, lines: Iterable[str]) -> None:
     console.print(Text(heading, style="bold"))
     for line in lines:
-        _say(console, line)
-    _say(console, "")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(Text(text), soft_wrap=True)
+        say(console, line)
+    say(console, "")

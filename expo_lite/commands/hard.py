@@ -1,4 +1,4 @@
-"""The hard subset: the problems that a model never solves, as a data file to train on.
+"""`expo-lite hard`: the problems that a model never solves, as a data file to train on.
 
 What `--task jsonl:PATH` grades is the final answer against the reference. Of tasks with a checker of their own (reasoning-gym)
 that is stricter than the checker where a problem has several right answers.
@@ -6,25 +6,37 @@ that is stricter than the checker where a problem has several right answers.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
 from expo_lite.grading import Grader
-from expo_lite.measure.figures import Measured
-from expo_lite.measure.samples import Plan, SampleFolder, collect
 from expo_lite.records import SamplingParams
-from expo_lite.run.target import locate
-from expo_lite.settings.config import HardConfig, check_hard, default_model
-from expo_lite.settings.models import OTHER, PRESETS
+from expo_lite.settings.measuring import HardConfig, check_measuring
 from expo_lite.tasks import load_task
+
+if TYPE_CHECKING:
+    from expo_lite.measure.figures import GradedProblem
 
 HARD = "hard.jsonl"
 SOLVE_RATES = "solve_rates.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hard(ConfiguredCommand):
+    """Find the problems that a model never solves, and write them as a data file to train on."""
+
+    settings: Annotated[HardConfig, Inline]
+
+    def run(self) -> None:
+        """Check, then sample."""
+        run_hard(self.settings)
 
 
 def run_hard(config: HardConfig) -> None:
@@ -33,36 +45,35 @@ def run_hard(config: HardConfig) -> None:
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
     """
-    check_hard(config)
+    check_measuring(config)
     console = Console()
-    model = locate(config.model or default_model(), bits=config.bits, backend=config.backend, sampler=config.sampler)
-    tokens = config.max_completion_tokens or PRESETS.get(model.model, OTHER).max_completion_tokens
+    target = target_of(config, config.model)
+    tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     kind = config.task.partition(":")[0]
     with Grader() as grader:
-        task = load_task(config.task, grader=grader, options=config.data)
+        task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
-        plan = Plan(tuple(problems), config.zero_of, params, config.seed, greedy=False)
-        settings = {**model.identity(), "task": config.task, "split": config.split, **plan.settings()}
-        folder = SampleFolder(config.output or Path("runs") / f"hard-{model.label}-{kind}", settings)
+        from expo_lite.commands.sampling import graded_target
+        from expo_lite.measure.samples import SampleFolder, SampleSpec
+
+        spec = SampleSpec(tuple(problems), config.zero_of, params, config.seed, greedy=False)
+        settings = {**target.identity(), "task": config.task, "split": config.split, **spec.settings()}
+        folder = SampleFolder(config.output or Path("runs") / f"hard-{target.label}-{kind}", settings)
         folder.check(resume=config.resume)
-        found = collect(folder, model, plan, task, console)
+        found = graded_target(target, spec, task, folder, console)
     unsolved = [m for m in found if m.n_correct == 0]
     folder.write(SOLVE_RATES, map(_line, map(solve_rate, found)))
     file = folder.write(HARD, map(_line, map(hard_problem, unsolved)))
-    console.print(solve_table(found, f"{escape(model.label)} on {escape(config.task)} ({config.split})"))
-    console.print(
-        f"{len(unsolved):,} of {len(found):,} problems never solved in {config.zero_of} tries: {file}",
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(solve_table(found, f"{escape(target.label)} on {escape(config.task)} ({config.split})"))
+    say(console, f"{len(unsolved):,} of {len(found):,} problems never solved in {config.zero_of} tries: {file}")
     if unsolved:
-        console.print(f"train on them with --task jsonl:{file}", markup=False, soft_wrap=True)
+        say(console, f"train on them with --task jsonl:{file}")
     if unsolved and kind == "reasoning-gym":
-        console.print("note: from the file they are graded by their reference answer, not by reasoning-gym's checker.")
+        say(console, "note: from the file they are graded by their reference answer, not by reasoning-gym's checker.")
 
 
-def hard_problem(measured: Measured) -> dict[str, Any]:
+def hard_problem(measured: "GradedProblem") -> dict[str, Any]:
     """A problem as a row that `--task jsonl:PATH` reads."""
     problem = measured.problem
     return {
@@ -77,7 +88,7 @@ def hard_problem(measured: Measured) -> dict[str, Any]:
     }
 
 
-def solve_rate(measured: Measured) -> dict[str, Any]:
+def solve_rate(measured: "GradedProblem") -> dict[str, Any]:
     """How often a problem was solved."""
     return {
         "problem_id": measured.problem.problem_id,
@@ -89,7 +100,7 @@ def solve_rate(measured: Measured) -> dict[str, Any]:
     }
 
 
-def solve_table(found: Sequence[Measured], title: str) -> Table:
+def solve_table(found: Sequence["GradedProblem"], title: str) -> Table:
     """How many problems of each level were never, sometimes and always solved."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for name in ("level", "problems", "never solved", "sometimes", "always", "solve rate"):

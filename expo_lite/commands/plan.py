@@ -6,29 +6,44 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from expo_lite.commands.command import ConfiguredCommand, Inline, say
 from expo_lite.errors import ConfigError
-from expo_lite.memory.plan import GIB, Kind, Plan, Workload, longest_completion, make_plan, ram_bytes
+from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, make_plan, ram_bytes
 from expo_lite.memory.shapes import find_shape
-from expo_lite.settings.config import PlanConfig, default_model, has_gpu
-from expo_lite.settings.models import OTHER, PRESETS
+from expo_lite.settings.machine import default_model, has_gpu
+from expo_lite.settings.models import PRESETS, find_model
+from expo_lite.settings.plan import PlanConfig
+from expo_lite.settings.schema import check_values
 
 ALL = "all"
 """The model name that stands for every alias."""
 NVIDIA_SMI_TIMEOUT_S = 10.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan(ConfiguredCommand):
+    """Say what a training run will hold in memory, before anything is loaded, and which settings fit."""
+
+    settings: Annotated[PlanConfig, Inline]
+
+    def run(self) -> None:
+        """Check, then print the plan."""
+        run_plan(self.settings)
+
+
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PlannedModel:
     """The plan of one model on one machine, and the longest completions that would fit there."""
 
     model: str
     memory_gib: float
-    plan: Plan
+    plan: MemoryPlan
     longest: int
 
     def settings(self) -> dict[str, int | str]:
@@ -46,14 +61,15 @@ def run_plan(config: PlanConfig) -> None:
     """Plan, and print it as asked.
 
     Raises:
-        ConfigError: the model is unknown, or the machine's GPU cannot be asked for its memory.
+        ConfigError: a setting is out of bounds, the model is unknown, or the GPU cannot be asked for its memory.
         ModelError: the model's sizes are not known here.
     """
+    check_values(config)
+    console = Console()
     model = config.model or default_model()
     kind, sizes_gib = machine(config.vram)
     models = list(PRESETS) if model == ALL else [model]
-    answers = [answer(name, gib, kind, config) for name in models for gib in sizes_gib]
-    console = Console()
+    answers = [planned_model(name, gib, kind, config) for name in models for gib in sizes_gib]
     if config.json:
         found = [to_json(each) for each in answers]
         console.print_json(json.dumps(found[0] if len(found) == 1 else found), indent=2)
@@ -83,7 +99,7 @@ def gpu_gib() -> float:
         raise ConfigError("The GPU's memory cannot be read with nvidia-smi. Give it in GiB, as --vram 24.") from error
 
 
-def answer(model: str, memory_gib: float, kind: Kind, config: PlanConfig) -> Answer:
+def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig) -> PlannedModel:
     """The plan of one model on one machine."""
     shape = find_shape(model)
     workload = Workload(
@@ -93,18 +109,18 @@ def answer(model: str, memory_gib: float, kind: Kind, config: PlanConfig) -> Ans
         optimizer=config.optimizer,
         group_size=config.group_size,
         prompt_tokens=config.prompt_tokens,
-        completion_tokens=config.max_completion_tokens or PRESETS.get(model, OTHER).max_completion_tokens,
+        completion_tokens=config.max_completion_tokens or find_model(model).max_completion_tokens,
         vllm=config.sampler == "vllm",
     )
     total = memory_gib * GIB
     plan = make_plan(
         shape, workload, total, micro_batch_tokens=config.micro_batch_tokens, sampling_rows=config.sampling_rows
     )
-    return Answer(model, memory_gib, plan, longest_completion(shape, workload, total))
+    return PlannedModel(model, memory_gib, plan, longest_completion(shape, workload, total))
 
 
-def to_json(each: Answer) -> dict[str, object]:
-    """An answer as plain JSON values, memory in GiB."""
+def to_json(each: PlannedModel) -> dict[str, object]:
+    """One model's plan as plain JSON values, memory in GiB."""
     plan = each.plan
     return {
         "model": each.model,
@@ -123,12 +139,12 @@ def to_json(each: Answer) -> dict[str, object]:
     }
 
 
-def print_plan(console: Console, each: Answer) -> None:
+def print_plan(console: Console, each: PlannedModel) -> None:
     """One plan: parts by phases, and the settings."""
     plan, workload = each.plan, each.plan.workload
     where = "GPU" if workload.kind == "gpu" else "main memory, without a GPU"
     title = f"{each.model} ({plan.shape.n_parameters / 1e9:.2f}B parameters) in {each.memory_gib:.4g} GiB of {where}"
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    say(console, title)
     table = Table(box=box.SIMPLE)
     table.add_column("GiB", no_wrap=True)
     for phase in plan.phases:
@@ -142,10 +158,10 @@ def print_plan(console: Console, each: Answer) -> None:
     table.add_row("peak", *(f"{phase.peak / GIB:.3f}" for phase in plan.phases))
     console.print(table)
     for line in closing_lines(each):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
-def closing_lines(each: Answer) -> list[str]:
+def closing_lines(each: PlannedModel) -> list[str]:
     """The verdict and the settings, in words."""
     plan, workload = each.plan, each.plan.workload
     settings = ", ".join(f"{name} {value}" for name, value in each.settings().items())
@@ -163,7 +179,7 @@ def closing_lines(each: Answer) -> list[str]:
     return lines
 
 
-def print_overview(console: Console, answers: Sequence[Answer], config: PlanConfig) -> None:
+def print_overview(console: Console, answers: Sequence[PlannedModel], config: PlanConfig) -> None:
     """Models by memory sizes: the settings chosen and the longest completion that fits."""
     sizes = list(dict.fromkeys(each.memory_gib for each in answers))
     table = Table(box=box.MARKDOWN if config.markdown else box.SIMPLE)
@@ -182,10 +198,10 @@ def print_overview(console: Console, answers: Sequence[Answer], config: PlanConf
     text = (
         f"{what} (a group of {config.group_size}, prompts of up to {config.prompt_tokens} tokens, {config.bits} bits)"
     )
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(console, text)
 
 
-def cell(each: Answer, *, longest_only: bool) -> str:
+def cell(each: PlannedModel, *, longest_only: bool) -> str:
     """One model on one machine, in short."""
     if longest_only:
         return f"{each.longest}" if each.longest else "-"

@@ -1,23 +1,37 @@
 """Whether explanations are good positives: probable under the plain prompt, and of use for the answer.
 
 Own chains, explanations and expert chains are compared on the same problems: negative log-likelihood a token (nats), and the
-answer lift log pi(a*|q, c) - log pi(a*|q). The loop logs means; `diagnosis` gives each level its intervals over problems.
+answer lift log pi(a*|q, c) - log pi(a*|q). The loop logs means; a `Diagnosis` gives each level its intervals over problems.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
+from expo_lite.memory.limits import Limits, measuring_limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
+from expo_lite.policy.factory import load_policy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
-from expo_lite.records import Explanation, FinishReason, Group, GroupKind, Problem
-from expo_lite.run.metrics import mean
-from expo_lite.step.explain import answer_lifts, encode_target, leaks
+from expo_lite.records import Explanation, FinishReason, Group, GroupKind, Problem, SamplingParams
+from expo_lite.run.files import JsonLines, write_atomically
+from expo_lite.run.folder import make_folder, provenance
+from expo_lite.run.metrics import mean, sample_rows
+from expo_lite.run.target import Target
+from expo_lite.settings.groups import ExpoConfig
+from expo_lite.settings.measuring import DiagnoseConfig
+from expo_lite.settings.schema import to_json
+from expo_lite.step.explain import answer_lifts, encode_target, judge, leaks
+from expo_lite.step.rollout import roll_out, stream_seed
+from expo_lite.tasks import Task
 
+RESULTS = "diagnosis.json"
+SAMPLES = "samples.jsonl"
 KINDS = ("own", "explanation", "expert")
 LIFT_NAMES = {"own": "expo/answer_lift_own", "explanation": "expo/answer_lift", "expert": "expo/answer_lift_expert"}
 
@@ -96,7 +110,7 @@ class LevelDiagnosis:
         return plain
 
 
-def diagnosis(
+def levels_of(
     groups: Sequence[Group], explanations: Sequence[Explanation], figures: Sequence[ChainFigure]
 ) -> list[LevelDiagnosis]:
     """The figures by level, then of all where there is more than one level."""
@@ -163,3 +177,70 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The levels' figures, and the samples that they were measured on."""
+
+    levels: tuple[LevelDiagnosis, ...]
+    groups: tuple[Group, ...]
+    explanations: tuple[Explanation, ...]
+
+
+def diagnose_target(
+    target: Target,
+    task: Task,
+    problems: Sequence[Problem],
+    config: DiagnoseConfig,
+    folder: Path,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Diagnosis:
+    """Load a run or model, sample groups and explanations of these problems, measure them, and write all of it.
+
+    Raises:
+        ExpoLiteError: the model cannot be loaded, memory runs out, or the folder cannot be written.
+    """
+    tokens = config.max_completion_tokens or target.max_completion_tokens
+    params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+    policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
+    result = measure(
+        policy, task, problems, config, measuring_limits(target.model, target.policy, params, warn), params
+    )
+    make_folder(folder)
+    about = {"settings": to_json(config), **provenance(str(policy.device))}
+    rows = {"levels": [level.to_json() for level in result.levels]}
+    JsonLines(folder / SAMPLES).append(sample_rows(result.groups, result.explanations, step=0))
+    write_atomically(folder / RESULTS, json.dumps(about | rows, indent=2) + "\n")
+    return result
+
+
+def measure(
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    config: DiagnoseConfig,
+    limits: Limits,
+    params: SamplingParams,
+) -> Diagnosis:
+    """Everything that a diagnosis measures, on these problems."""
+    rolled = limits.sampling(
+        lambda: roll_out(
+            policy,
+            task,
+            problems=problems,
+            to_explain=problems,
+            group_size=config.group_size,
+            params=replace(params, rows=limits.sampling_rows),
+            seed=stream_seed(config.seed, "diagnose"),
+        )
+    )
+    filters = ExpoConfig(explanation_filter=config.explanation_filter)
+    explanations = limits.updating(
+        lambda: judge(policy, rolled.attempts, filters, token_budget=limits.micro_batch_tokens)
+    )
+    figures = limits.updating(
+        lambda: chain_figures(policy, rolled.groups, explanations, token_budget=limits.micro_batch_tokens)
+    )
+    levels = levels_of(rolled.groups, explanations, figures)
+    return Diagnosis(tuple(levels), rolled.groups, tuple(explanations))

@@ -24,7 +24,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Measured:
+class GradedProblem:
     """One problem with its graded completions: the greedy one, and those at a temperature."""
 
     problem: Problem
@@ -79,12 +79,24 @@ class LevelResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ProblemResult:
+    """How often one problem was solved, so that two evaluations can be compared problem by problem."""
+
+    problem_id: str
+    level: int | None
+    greedy: bool
+    n_correct: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """The results of one policy, level by level ("all" last, where there is more than one) and subject by subject."""
 
     levels: tuple[LevelResult, ...]
     temperature: float
     subjects: tuple[LevelResult, ...] = ()
+    problems: tuple[ProblemResult, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -94,7 +106,8 @@ class Evaluation:
     def from_json(cls, values: dict[str, Any]) -> "Evaluation":
         """Take back what `to_json` gave."""
         levels, subjects = (tuple(_result_from_json(row) for row in values[part]) for part in ("levels", "subjects"))
-        return cls(levels, values["temperature"], subjects)
+        problems = tuple(ProblemResult(**row) for row in values.get("problems", ()))
+        return cls(levels, values["temperature"], subjects, problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +122,20 @@ class Difference:
     maj_at: dict[int, Estimate]
 
 
-def evaluation_of(measured: Sequence[Measured], ks: Sequence[int], temperature: float) -> Evaluation:
+def evaluation_of(measured: Sequence[GradedProblem], ks: Sequence[int], temperature: float) -> Evaluation:
     """All figures of one policy."""
     return Evaluation(
         tuple(level_result(name, [measured[i] for i in places], ks) for name, places in _levels(measured)),
         temperature,
         tuple(level_result(name, [measured[i] for i in places], ks) for name, places in _subjects(measured)),
+        tuple(
+            ProblemResult(m.problem.problem_id, m.problem.level, m.greedy.correct, m.n_correct, len(m.samples))
+            for m in measured
+        ),
     )
 
 
-def differences(ours: Sequence[Measured], theirs: Sequence[Measured], ks: Sequence[int]) -> list[Difference]:
+def differences(ours: Sequence[GradedProblem], theirs: Sequence[GradedProblem], ks: Sequence[int]) -> list[Difference]:
     """Ours minus theirs by level, then by subject; both measured on the same problems in the same order."""
     return [
         difference(name, [ours[i] for i in places], [theirs[i] for i in places], ks)
@@ -126,7 +143,7 @@ def differences(ours: Sequence[Measured], theirs: Sequence[Measured], ks: Sequen
     ]
 
 
-def level_result(level: str, measured: Sequence[Measured], ks: Sequence[int]) -> LevelResult:
+def level_result(level: str, measured: Sequence[GradedProblem], ks: Sequence[int]) -> LevelResult:
     """The figures of one set of problems."""
     samples = [sample for m in measured for sample in m.samples]
     return LevelResult(
@@ -145,10 +162,12 @@ def level_result(level: str, measured: Sequence[Measured], ks: Sequence[int]) ->
     )
 
 
-def difference(level: str, ours: Sequence[Measured], theirs: Sequence[Measured], ks: Sequence[int]) -> Difference:
+def difference(
+    level: str, ours: Sequence[GradedProblem], theirs: Sequence[GradedProblem], ks: Sequence[int]
+) -> Difference:
     """The paired differences on one set of problems."""
 
-    def paired(figure: Callable[[Measured], float]) -> Estimate:
+    def paired(figure: Callable[[GradedProblem], float]) -> Estimate:
         values = [figure(a) - figure(b) for a, b in zip(ours, theirs, strict=True)]
         return bootstrap_mean(values, lowest=-1.0, highest=1.0)
 
@@ -157,8 +176,8 @@ def difference(level: str, ours: Sequence[Measured], theirs: Sequence[Measured],
         n_problems=len(ours),
         greedy=paired(lambda m: float(m.greedy.correct)),
         avg=paired(lambda m: m.pass_at(1)),
-        pass_at={k: paired(partial(Measured.pass_at, k=k)) for k in ks},
-        maj_at={k: paired(partial(Measured.majority_at, k=k)) for k in ks},
+        pass_at={k: paired(partial(GradedProblem.pass_at, k=k)) for k in ks},
+        maj_at={k: paired(partial(GradedProblem.majority_at, k=k)) for k in ks},
     )
 
 
@@ -170,7 +189,7 @@ def _estimate(figures: Iterable[float]) -> Estimate:
     return bootstrap_mean(values)
 
 
-def _levels(measured: Sequence[Measured]) -> list[tuple[str, list[int]]]:
+def _levels(measured: Sequence[GradedProblem]) -> list[tuple[str, list[int]]]:
     """Each level with the places of its problems; then "all", unless that is the one level again."""
     levels = {m.problem.level for m in measured}
     named = [
@@ -180,7 +199,7 @@ def _levels(measured: Sequence[Measured]) -> list[tuple[str, list[int]]]:
     return named if len(levels) == 1 and named else [*named, ("all", list(range(len(measured))))]
 
 
-def _subjects(measured: Sequence[Measured]) -> list[tuple[str, list[int]]]:
+def _subjects(measured: Sequence[GradedProblem]) -> list[tuple[str, list[int]]]:
     return [
         (subject, [i for i, m in enumerate(measured) if m.problem.subject == subject])
         for subject in sorted({m.problem.subject for m in measured if m.problem.subject is not None})

@@ -1,40 +1,31 @@
-"""Graded completions of many problems, wave by wave into a file; stopped at any moment, it goes on exactly.
+"""Graded completions of many problems, wave by wave into a file; stopped at any moment, sampling goes on exactly.
 
 A wave is as many problems as are decoded together; its rows are written in one go when it is graded. Each problem has random
 numbers of its own, and the waves are the same whenever they are made, so that an evaluation that was broken off and resumed
 has the same samples, to the byte, as one that was not.
 """
 
-import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from rich.console import Console
-from rich.progress import Progress
-
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.measure.figures import Measured, Sample
+from expo_lite.measure.figures import GradedProblem, Sample
+from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
-from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import encode_question
-from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
-from expo_lite.run.checkpoint import write_atomically
-from expo_lite.run.folder import provenance
-from expo_lite.run.metrics import JsonLines
-from expo_lite.run.target import Located
+from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams
+from expo_lite.run.files import JsonLines, write_atomically
+from expo_lite.run.folder import check_new, is_new, make_folder, provenance
 from expo_lite.step.rollout import grade_groups, stream_seed
 from expo_lite.tasks import Task
 
 SAMPLES = "samples.jsonl"
 CONFIG = "config.json"
-REWARDS = "rewards.jsonl"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +42,7 @@ class Wave:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SampleSpec:
     """What to sample: a function of these fields alone."""
 
     problems: tuple[Problem, ...]
@@ -70,6 +61,11 @@ class Plan:
             found += [Wave(kind, self.problems[i : i + size], n) for i in range(0, len(self.problems), size)]
         return found
 
+    @property
+    def n_completions(self) -> int:
+        """How many completions there will be."""
+        return len(self.problems) * (self.n_samples + self.greedy)
+
     def settings(self) -> dict[str, Any]:
         """Everything that the samples depend on beside the policy, as JSON values."""
         texts = [(p.problem_id, p.question, p.answer) for p in self.problems]
@@ -78,18 +74,23 @@ class Plan:
         return about | {"greedy": self.greedy} | asdict(self.params)
 
 
-def sample_wave(policy: Policy, task: Task, wave: Wave, plan: Plan) -> list[Row]:
+def sample_wave(policy: Policy, task: Task, wave: Wave, spec: SampleSpec, limits: Limits) -> list[dict[str, Any]]:
     """Sample and grade one wave; a row of samples.jsonl for each completion."""
-    params = replace(plan.params, temperature=0.0, top_p=1.0) if wave.kind == "greedy" else plan.params
+    params = replace(spec.params, temperature=0.0, top_p=1.0) if wave.kind == "greedy" else spec.params
     requests = [
         SampleRequest(
             encode_question(policy.tokenizer, problem),
             wave.n_completions,
-            stream_seed(plan.seed, "evaluation", problem.problem_id),
+            stream_seed(spec.seed, "evaluation", problem.problem_id),
         )
         for problem in wave.problems
     ]
-    groups = grade_groups(task, wave.problems, policy.sample(requests, params, seed=plan.seed))
+
+    def sample() -> list[tuple[Completion, ...]]:
+        rows = min(params.rows, limits.sampling_rows)
+        return policy.sample(requests, replace(params, rows=rows), seed=spec.seed)
+
+    groups = grade_groups(task, wave.problems, limits.sampling(sample))
     return [
         {
             "kind": wave.kind,
@@ -109,10 +110,10 @@ def sample_wave(policy: Policy, task: Task, wave: Wave, plan: Plan) -> list[Row]
     ]
 
 
-def measured(plan: Plan, rows: Sequence[Row]) -> list[Measured]:
-    """The rows of all waves, gathered by problem."""
+def by_problem(spec: SampleSpec, rows: Sequence[dict[str, Any]]) -> list[GradedProblem]:
+    """The rows of all waves as one record for each problem."""
     greedy: dict[str, Sample] = {}
-    samples: dict[str, list[Sample]] = {problem.problem_id: [] for problem in plan.problems}
+    samples: dict[str, list[Sample]] = {problem.problem_id: [] for problem in spec.problems}
     for row in rows:
         truncated = row["finish_reason"] == FinishReason.LENGTH.value
         sample = Sample(row["correct"], row["reason"], row["answer"], truncated, row["n_tokens"])
@@ -120,8 +121,8 @@ def measured(plan: Plan, rows: Sequence[Row]) -> list[Measured]:
             greedy[row["problem_id"]] = sample
         else:
             samples[row["problem_id"]].append(sample)
-    gathered = ((problem, samples[problem.problem_id]) for problem in plan.problems)
-    return [Measured(p, greedy.get(p.problem_id, own[0]), tuple(own)) for p, own in gathered]
+    own_samples = ((problem, samples[problem.problem_id]) for problem in spec.problems)
+    return [GradedProblem(p, greedy.get(p.problem_id, own[0]), tuple(own)) for p, own in own_samples]
 
 
 class SampleFolder:
@@ -137,15 +138,13 @@ class SampleFolder:
         """Whether the folder can be written to: it is new, or is to be resumed and was made with the same settings.
 
         Raises:
-            CheckpointError: it exists and is not to be resumed, or is none of ours.
+            CheckpointError: it exists and is not to be resumed, or holds something else.
             ConfigError: it was made with other settings.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if is_new(self.path):
             return
         if not resume:
-            raise CheckpointError(
-                f"The folder '{self.path}' exists. Continue it with --resume, or choose another one with --output."
-            )
+            check_new(self.path)
         try:
             there = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))["settings"]
             changed = [key for key, value in self.settings.items() if there.get(key) != value]
@@ -163,13 +162,10 @@ class SampleFolder:
         """
         if (self.path / CONFIG).exists():
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"Cannot make the folder '{self.path}': {error.strerror}.") from error
+        make_folder(self.path)
         self.write(CONFIG, [json.dumps({"settings": self.settings, **provenance(device)}, indent=2)])
 
-    def kept(self, waves: Sequence[Wave]) -> list[list[Row]]:
+    def kept(self, waves: Sequence[Wave]) -> list[list[dict[str, Any]]]:
         """The rows of each whole wave that the file has; what comes after them is cut off.
 
         Raises:
@@ -180,7 +176,7 @@ class SampleFolder:
         except OSError as error:
             raise CheckpointError(f"Cannot read '{self.samples.path}': {error.strerror}.") from error
         lines = data.split(b"\n")[:-1]  # the last one is empty, or was cut off in writing
-        whole: list[list[Row]] = []
+        whole: list[list[dict[str, Any]]] = []
         position = 0
         for wave in waves:
             keys = wave.keys()
@@ -193,7 +189,9 @@ class SampleFolder:
             os.truncate(self.samples.path, end)
         return whole
 
-    def _parsed(self, lines: Sequence[bytes], start: int, keys: Sequence[tuple[str, str, int]]) -> Iterator[Row]:
+    def _parsed(
+        self, lines: Sequence[bytes], start: int, keys: Sequence[tuple[str, str, int]]
+    ) -> Iterator[dict[str, Any]]:
         for number, key in enumerate(keys, start):
             try:
                 row = json.loads(lines[number])
@@ -211,37 +209,34 @@ class SampleFolder:
         return self.path / name
 
 
-def collect(folder: SampleFolder, located: Located, plan: Plan, task: Task, console: Console) -> list[Measured]:
-    """Sample what the folder lacks of the plan, and write the rewards; returns everything measured.
+def graded_problems(
+    spec: SampleSpec,
+    task: Task,
+    policy: Callable[[], Policy],
+    *,
+    limits: Limits,
+    folder: SampleFolder | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[GradedProblem]:
+    """Sample and grade what the folder lacks of the specification; returns every problem with its completions.
 
-    The policy is loaded only if there is something to sample, and is let go of at the end.
+    Args:
+        spec: what to sample.
+        task: what grades.
+        policy: asked for the policy only if there is something to sample.
+        limits: how many completions are decoded at the same time; halved where memory runs out.
+        folder: where samples are kept while they come; None keeps them in memory alone.
+        advance: told how many completions have been made, each time that some have.
     """
-    waves = plan.waves()
-    whole = folder.kept(waves)
+    waves = spec.waves()
+    whole = folder.kept(waves) if folder else []
     rows = [row for wave in whole for row in wave]
-    if len(whole) < len(waves):
-        for new in _sampled(folder, located, plan, task, waves[len(whole) :], console):
+    advance(len(rows))
+    for wave in waves[len(whole) :]:
+        new = sample_wave(policy(), task, wave, spec, limits)
+        if folder:
+            folder.create(str(policy().device))
             folder.samples.append(new)
-            rows += new
-    result = measured(plan, rows)
-    rewards = ({"prompt_id": m.problem.problem_id, "rewards": [float(s.correct) for s in m.samples]} for m in result)
-    folder.write(REWARDS, map(json.dumps, rewards))
-    return result
-
-
-def _sampled(
-    folder: SampleFolder, located: Located, plan: Plan, task: Task, waves: Sequence[Wave], console: Console
-) -> Iterator[list[Row]]:
-    """The rows of these waves, one wave after the other, with a bar on a terminal."""
-    n_completions = sum(len(wave.keys()) for wave in waves)
-    console.print(f"{located.label}: {n_completions:,} completions of {len(plan.problems):,} problems", markup=False)
-    policy = load_policy(located.model, located.policy, seed=0, adapter=located.adapter)
-    folder.create(str(policy.device))
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("completions", total=n_completions)
-        for wave in waves:
-            yield sample_wave(policy, task, wave, plan)
-            progress.advance(bar, len(wave.keys()))
-    del policy
-    gc.collect()  # a second policy needs the room
-    torch.cuda.empty_cache()
+        rows += new
+        advance(len(new))
+    return by_problem(spec, rows)

@@ -25,6 +25,11 @@ class Estimate:
     low: float
     high: float
 
+    def text(self, *, scale: float = 100.0, digits: int = 1, signed: bool = False) -> str:
+        """'31.2 (25.0 to 38.1)'; the value alone where the interval is a point. In percent unless told otherwise."""
+        value, low, high = (f"{scale * x:{'+' if signed else ''}.{digits}f}" for x in (self.value, self.low, self.high))
+        return value if self.low == self.high else f"{value} ({low} to {high})"
+
 
 def wilson(n_correct: int, n: int) -> Estimate:
     """A proportion with its 95% score interval (Wilson 1927); of nothing: 0, anywhere from 0 to 1."""

@@ -15,7 +15,7 @@ def evaluation_tables(evaluation: Evaluation, *, name: str) -> list[RenderableTy
     """Accuracies by level and by subject, then failures and lengths, and the reasons of all verdicts."""
     title = f"{name}: percent with 95% intervals, temperature {evaluation.temperature}"
     parts = [("level", evaluation.levels), ("subject", evaluation.subjects)]
-    tables: list[RenderableType] = [_accuracies(rows, column, title, _percent) for column, rows in parts if rows]
+    tables: list[RenderableType] = [_accuracies(rows, column, title, interval_cell) for column, rows in parts if rows]
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in evaluation.levels[-1].reasons.items())
     return [*tables, _failures(evaluation.levels, name), f"verdicts ({evaluation.levels[-1].level}): {reasons}\n"]
 
@@ -43,7 +43,7 @@ def _failures(rows: Sequence[LevelResult], name: str) -> Table:
     table = _table(title, "level", "all wrong", "truncated", "no answer", "mean tokens")
     for row in rows:
         rates = (f"{100 * rate:.1f}" for rate in (row.truncated_rate, row.no_answer_rate))
-        table.add_row(escape(row.level), _percent(row.all_wrong), *rates, f"{row.mean_tokens:.0f}")
+        table.add_row(escape(row.level), interval_cell(row.all_wrong), *rates, f"{row.mean_tokens:.0f}")
     return table
 
 
@@ -55,12 +55,36 @@ def _table(title: str, first: str, *others: str) -> Table:
     return table
 
 
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f}\n[dim]{100 * estimate.low:.1f}-{100 * estimate.high:.1f}[/dim]"
+def interval_cell(
+    estimate: Estimate | None, *, scale: float = 100.0, digits: int = 1, signed: bool = False, bold: bool = False
+) -> str:
+    """An estimate over its interval, in two lines so that tables stay narrow; '-' for None."""
+    if estimate is None:
+        return "-"
+    value, _, interval = estimate.text(scale=scale, digits=digits, signed=signed).partition(" ")
+    value = f"[bold]{value}[/bold]" if bold else value
+    return f"{value}\n[dim]{interval.strip('()')}[/dim]" if interval else value
 
 
 def _points(estimate: Estimate) -> str:
-    value = f"{100 * estimate.value:+.1f}"
-    if estimate.low > 0 or estimate.high < 0:
-        value = f"[bold]{value}[/bold]"
-    return f"{value}\n[dim]{100 * estimate.low:+.0f} to {100 * estimate.high:+.0f}[/dim]"
+    return interval_cell(estimate, signed=True, digits=1, bold=estimate.low > 0 or estimate.high < 0)
+
+
+def before_and_after(before: Evaluation | None, after: Evaluation) -> Table:
+    """Greedy accuracy and pass@k by level, before and after, in percent with 95% intervals."""
+    ks = sorted(after.levels[0].pass_at)
+    title = f"held-out problems, temperature {after.temperature}, percent with 95% intervals"
+    table = _table(title, "level", "problems", "", "greedy", *(f"pass@{k}" for k in ks))
+    befores = {result.level: result for result in before.levels} if before else {}
+    for result in after.levels:
+        pairs = [("before", befores[result.level])] if result.level in befores else []
+        for when, row in [*pairs, ("after", result)]:
+            first = not pairs or when == "before"
+            table.add_row(
+                result.level if first else "",
+                str(result.n_problems) if first else "",
+                when if pairs else "",
+                *(interval_cell(estimate) for estimate in (row.greedy, *(row.pass_at[k] for k in ks))),
+                end_section=when == "after",
+            )
+    return table

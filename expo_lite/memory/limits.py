@@ -11,9 +11,20 @@ from typing import TypeVar
 import torch
 
 from expo_lite.errors import ModelError
-from expo_lite.memory.plan import CONTEXT, GIB, Plan, Workload, make_plan, ram_bytes
+from expo_lite.memory.plan import (
+    CONTEXT,
+    GIB,
+    MOST_MICRO_BATCH_TOKENS,
+    MOST_SAMPLING_ROWS,
+    MemoryPlan,
+    Workload,
+    make_plan,
+    ram_bytes,
+)
 from expo_lite.memory.shapes import find_shape
-from expo_lite.settings.config import TrainConfig
+from expo_lite.records import SamplingParams
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.train import RunConfig
 
 T = TypeVar("T")
 
@@ -35,15 +46,11 @@ class Limits:
     """Told of each halving."""
 
     @classmethod
-    def of(cls, config: TrainConfig, warn: Callable[[str], None] = lambda line: None) -> "Limits":
-        """Those of a run's settings."""
-        return cls(config.micro_batch_tokens, config.sampling_rows, halve=config.fit == "auto", warn=warn)
-
-    def within(self, config: TrainConfig) -> TrainConfig:
-        """The settings with these limits."""
-        optimizer = dataclasses.replace(config.optimizer, micro_batch_tokens=self.micro_batch_tokens)
-        sampling = dataclasses.replace(config.sampling, sampling_rows=self.sampling_rows)
-        return dataclasses.replace(config, optimizer=optimizer, sampling=sampling)
+    def of(cls, config: RunConfig, warn: Callable[[str], None] = lambda line: None) -> "Limits":
+        """Those of a run's settings; what they leave open is as large as a plan ever chooses."""
+        tokens = config.optimizer.micro_batch_tokens or MOST_MICRO_BATCH_TOKENS
+        rows = config.sampling.sampling_rows or MOST_SAMPLING_ROWS
+        return cls(tokens, rows, halve=config.fit == "auto", warn=warn)
 
     def to_json(self) -> dict[str, int]:
         """The two limits as they are now, as JSON values."""
@@ -113,7 +120,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     return any(words in str(error) for words in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
-def fitted(config: TrainConfig, kept: TrainConfig | None = None) -> tuple[TrainConfig, Plan | None]:
+def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig, MemoryPlan | None]:
     """The settings with micro-batch and sampling rows filled in, and the plan that they come from.
 
     Args:
@@ -130,31 +137,48 @@ def fitted(config: TrainConfig, kept: TrainConfig | None = None) -> tuple[TrainC
         plan = planned(config, tokens, rows)
     if plan is not None:
         tokens, rows = plan.micro_batch_tokens, plan.sampling_rows
-    optimizer = dataclasses.replace(config.optimizer, micro_batch_tokens=tokens or config.micro_batch_tokens)
-    sampling = dataclasses.replace(config.sampling, sampling_rows=rows or config.sampling_rows)
+    optimizer = dataclasses.replace(config.optimizer, micro_batch_tokens=tokens or MOST_MICRO_BATCH_TOKENS)
+    sampling = dataclasses.replace(config.sampling, sampling_rows=rows or MOST_SAMPLING_ROWS)
     return dataclasses.replace(config, optimizer=optimizer, sampling=sampling), plan
 
 
-def planned(config: TrainConfig, tokens: int | None, rows: int | None) -> Plan | None:
+def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPlan | None:
     """The plan of a training run on this machine; None if the model's sizes are not known."""
-    try:
-        shape = find_shape(config.model_name)
-    except ModelError:
-        return None
-    gpu = torch.cuda.is_available()
-    nucleus = min(config.sampling.top_p, config.evaluation.eval_top_p) < 1
     workload = Workload(
-        kind="gpu" if gpu else "cpu",
+        kind="gpu" if torch.cuda.is_available() else "cpu",
         bits=config.policy.bits,
         lora_rank=config.policy.lora_rank,
         gradient_checkpointing=config.policy.gradient_checkpointing,
         optimizer=config.optimizer.optimizer,
         group_size=config.group_size,
-        completion_tokens=config.max_completion_tokens,
-        nucleus=nucleus,
+        completion_tokens=config.sampling.max_completion_tokens,
+        nucleus=min(config.sampling.top_p, config.evaluation.eval_top_p) < 1,
         vllm=config.policy.sampler == "vllm",
     )
-    total = free_gpu_bytes() if gpu else ram_bytes()
+    return _plan_here(config.model, workload, tokens, rows)
+
+
+def measuring_limits(model: str, policy: PolicyConfig, params: SamplingParams, warn: Callable[[str], None]) -> Limits:
+    """What a command that only samples and scores does at a time: what it asks for, as far as the plan allows."""
+    workload = Workload(
+        kind="gpu" if torch.cuda.is_available() else "cpu",
+        bits=policy.bits,
+        lora_rank=policy.lora_rank,
+        completion_tokens=params.max_completion_tokens,
+        nucleus=params.top_p < 1,
+        vllm=policy.sampler == "vllm",
+    )
+    plan = _plan_here(model, workload, None, None)
+    rows = min(params.rows, plan.sampling_rows) if plan else params.rows
+    return Limits(plan.micro_batch_tokens if plan else MOST_MICRO_BATCH_TOKENS, rows, warn=warn)
+
+
+def _plan_here(model: str, workload: Workload, tokens: int | None, rows: int | None) -> MemoryPlan | None:
+    try:
+        shape = find_shape(model)
+    except ModelError:
+        return None
+    total = free_gpu_bytes() if workload.kind == "gpu" else ram_bytes()
     return make_plan(shape, workload, total, micro_batch_tokens=tokens, sampling_rows=rows)
 
 

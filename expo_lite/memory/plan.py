@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Literal
 
 from expo_lite.memory.shapes import Shape
-from expo_lite.settings.config import MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS
 
 GIB = 2**30
 FP32 = 4
@@ -45,6 +44,10 @@ CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.95 * GIB}
 """The CUDA context and its libraries; on a CPU the interpreter with torch and transformers (measured: 0.92)."""
 RESERVE = {"gpu": 0.05, "cpu": 0.2}
 """Share of the memory that is left free."""
+MOST_MICRO_BATCH_TOKENS = 16_384
+"""What a micro-batch has at most where the plan chooses: longer passes are no faster."""
+MOST_SAMPLING_ROWS = 256
+"""How many rows are decoded at most where the plan chooses."""
 
 Kind = Literal["gpu", "cpu"]
 
@@ -92,7 +95,7 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """The phases of a run on a machine, and the two settings that follow from its memory."""
 
     shape: Shape
@@ -265,7 +268,7 @@ def make_plan(
     *,
     micro_batch_tokens: int | None = None,
     sampling_rows: int | None = None,
-) -> Plan:
+) -> MemoryPlan:
     """The plan for a machine with `total` bytes: settings that are None become as large as fits, up to the caps.
 
     Where nothing fits they are as small as can be, and the plan says that it does not fit.
@@ -280,7 +283,7 @@ def make_plan(
         lambda tokens: fits(tokens, rows), step=256, most=MOST_MICRO_BATCH_TOKENS, least=256
     )
     rows = sampling_rows or largest(lambda rows: fits(tokens, rows), step=8, most=MOST_SAMPLING_ROWS, least=1)
-    return Plan(shape, workload, total, tokens, rows, phases(shape, workload, tokens, rows))
+    return MemoryPlan(shape, workload, total, tokens, rows, phases(shape, workload, tokens, rows))
 
 
 def longest_completion(shape: Shape, workload: Workload, total: float) -> int:

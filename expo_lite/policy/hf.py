@@ -13,7 +13,7 @@ from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.dense import checkpoint_contexts, kept_products, product_bytes, use_lean_projections
 from expo_lite.policy.load import PROJECTIONS, load_base
 from expo_lite.policy.lora import LoraPolicy
-from expo_lite.settings.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
 KEPT_PRODUCTS_BYTES = 512 * 2**20

@@ -33,7 +33,7 @@ from expo_lite.policy.lora import LoraPolicy
 from expo_lite.policy.sampler import Sampled
 from expo_lite.policy.vllm import MEMORY_SHARE, VllmSampler
 from expo_lite.records import SampleRequest, SamplingParams
-from expo_lite.settings.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
 

@@ -65,7 +65,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Judgement:
     """A claim's result: figures by name with one value a seed; `holds` is None where something was not measured."""
 
     claim: Claim
@@ -95,18 +95,18 @@ class Outcome:
         return {name: over_seeds(values) for name, values in self.figures.items()}
 
 
-def judge_claims(results: Results) -> list[Outcome]:
+def judge_claims(results: Results) -> list[Judgement]:
     """The outcome of every claim."""
-    return [_outcome(claim, results) for claim in CLAIMS]
+    return [_judged(claim, results) for claim in CLAIMS]
 
 
-def _outcome(claim: Claim, results: Results) -> Outcome:
+def _judged(claim: Claim, results: Results) -> Judgement:
     try:
         measured = [claim.measure(results, seed) for seed in results.seeds]
     except KeyError:
-        return Outcome(claim, {}, 0, 0)
+        return Judgement(claim, {}, 0, 0)
     figures = {name: [own[name] for own, _ in measured] for name in measured[0][0]}
-    return Outcome(claim, figures, sum(true for _, true in measured), len(measured))
+    return Judgement(claim, figures, sum(true for _, true in measured), len(measured))
 
 
 def pass_at_4(evaluation: Evaluation, level: str) -> float:

@@ -17,8 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from expo_lite.errors import ConfigError
-from expo_lite.settings.config import ReplicateConfig, TrainConfig, default_model, from_mapping, resolve, toml_values
+from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
+from expo_lite.settings.replicate import ReplicateConfig, check_replicate
+from expo_lite.settings.schema import from_mapping, toml_values
+from expo_lite.settings.train import RunConfig, TrainConfig, resolve, run_name
+from expo_lite.tasks import check_name
 
 DEFAULT_PLAN = Path(__file__).parent / "replicate.toml"
 KEYS = ("seeds", "diagnose_problems", "common", "runs")
@@ -27,7 +31,7 @@ FIXED = ("model", "task", "seed", "output", "resume")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplicationPlan:
     """What is to be run: the settings of each run by name, before seed and folder are filled in."""
 
     seeds: tuple[int, ...]
@@ -35,23 +39,24 @@ class Plan:
     runs: dict[str, TrainConfig]
     folder: Path
 
-    def config(self, run: str, seed: int) -> TrainConfig:
+    def config(self, run: str, seed: int) -> RunConfig:
         """The whole settings of one run; it always goes on with what its folder has."""
         output = self.folder / "runs" / f"{run}-seed{seed}"
         return resolve(replace(self.runs[run], seed=seed, output=output, resume=True))
 
     @property
-    def any_config(self) -> TrainConfig:
+    def any_config(self) -> RunConfig:
         """The settings of the first run, for what is the same in all."""
         return self.config(next(iter(self.runs)), self.seeds[0])
 
 
-def read_plan(config: ReplicateConfig) -> Plan:
+def read_plan(config: ReplicateConfig) -> ReplicationPlan:
     """The plan as the command line asks for it, every run's settings checked.
 
     Raises:
-        ConfigError: the file is missing or no plan, or settings are wrong; the text names the run.
+        ConfigError: the file is missing or not a plan, or settings are wrong; the text names the run.
     """
+    check_replicate(config)
     file = config.plan or DEFAULT_PLAN
     values = toml_values(file)
     quick = values.pop("quick", {})
@@ -69,10 +74,11 @@ def read_plan(config: ReplicateConfig) -> Plan:
     seeds = config.seeds or tuple(values.get("seeds", ()))
     if not runs or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ConfigError(f"{file}: a plan has seeds, none below 0, and at least one run under [runs.NAME].")
-    folder = config.output or _folder(model, task, quick=config.quick)
-    plan = Plan(seeds, int(values.get("diagnose_problems", 32)), runs, folder)
+    folder = config.output or Path("runs") / f"replicate-{run_name(model, task)}{'-quick' if config.quick else ''}"
+    plan = ReplicationPlan(seeds, int(values.get("diagnose_problems", 32)), runs, folder)
     for name in runs:
-        plan.config(name, seeds[0])
+        run = plan.config(name, seeds[0])
+        check_name(task, run.data, run.levels)
     if len({_shared(plan.config(name, seeds[0])) for name in runs}) > 1:
         raise ConfigError(f"{file}: all runs must be evaluated alike, on one model: set that in [common].")
     return plan
@@ -85,14 +91,9 @@ def _run(where: str, settings: dict[str, Any], model: str, task: str) -> TrainCo
     return from_mapping(TrainConfig, settings | {"model": model, "task": task}, where)
 
 
-def _shared(config: TrainConfig) -> str:
+def _shared(config: RunConfig) -> str:
     """What the one evaluation of the base depends on."""
-    return repr((config.evaluation, config.policy.bits, config.max_completion_tokens))
-
-
-def _folder(model: str, task: str, *, quick: bool) -> Path:
-    names = (model.rstrip("/").rsplit("/", 1)[-1], task.split(":", 1)[0])
-    return Path("runs") / "-".join(["replicate", *names, *(["quick"] if quick else [])])
+    return repr((config.evaluation, config.policy.bits, config.sampling.max_completion_tokens))
 
 
 def _table(values: dict[str, Any], key: str, file: Path) -> dict[str, Any]:

@@ -8,16 +8,16 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from expo_lite.measure.statistics import Estimate, over_seeds
-from expo_lite.replication.claims import K, Outcome, Results, change, pass_at_4
-from expo_lite.replication.plan import Plan
-from expo_lite.run.checkpoint import write_atomically
+from expo_lite.measure.statistics import over_seeds
+from expo_lite.replication.claims import Judgement, K, Results, change, pass_at_4
+from expo_lite.replication.plan import ReplicationPlan
+from expo_lite.run.files import write_atomically
 
 NO_SHARES = {5: ("expert", "explanation", "ratio"), 6: ("explanations", "own chains"), 8: ("loss first", "loss last")}
 """Figures that are no shares, by the number of their claim."""
 
 
-def claim_table(outcomes: Sequence[Outcome]) -> Table:
+def claim_table(outcomes: Sequence[Judgement]) -> Table:
     """Claim by claim: the paper's figure, ours, holds or not."""
     table = Table(title="The paper's claims", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in ("", "claim", "paper", "ours", ""):
@@ -30,20 +30,16 @@ def claim_table(outcomes: Sequence[Outcome]) -> Table:
     return table
 
 
-def figures(outcome: Outcome) -> list[str]:
+def figures(outcome: Judgement) -> list[str]:
     """Each figure of a claim with its interval over seeds; shares in percent."""
     plain = NO_SHARES.get(outcome.claim.number, ())
-    return [f"{name}: {_text(e, share=name not in plain)}" for name, e in outcome.estimates().items()]
-
-
-def _text(estimate: Estimate, *, share: bool = True) -> str:
-    scale, digits = (100, 1) if share else (1, 2)
-    value, low, high = (f"{scale * x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
-    return value if low == high else f"{value} ({low} to {high})"
+    return [
+        f"{name}: {e.text(scale=1, digits=2) if name in plain else e.text()}" for name, e in outcome.estimates().items()
+    ]
 
 
 def write_report(
-    plan: Plan, results: Results, outcomes: Sequence[Outcome], failures: Mapping[str, str]
+    plan: ReplicationPlan, results: Results, outcomes: Sequence[Judgement], failures: Mapping[str, str]
 ) -> tuple[Path, Path]:
     """Write replication.md and replication.json into the plan's folder; returns their paths."""
     markdown, data = plan.folder / "replication.md", plan.folder / "replication.json"
@@ -65,7 +61,9 @@ def write_report(
     return markdown, data
 
 
-def _markdown(plan: Plan, results: Results, outcomes: Sequence[Outcome], failures: Mapping[str, str]) -> list[str]:
+def _markdown(
+    plan: ReplicationPlan, results: Results, outcomes: Sequence[Judgement], failures: Mapping[str, str]
+) -> list[str]:
     config = plan.any_config
     n = results.base.levels[0]
     lines = [
@@ -102,5 +100,5 @@ def level_table(results: Results) -> list[str]:
             cells = [over_seeds([pass_at_4(run.after, level) for run in by_seed.values()]) for level in levels]
             quarters = zip(*(change(run.metrics, "frac_all_wrong") for run in by_seed.values()), strict=True)
             cells += [over_seeds(values) for values in quarters]
-            lines.append(f"| {name} | {' | '.join(map(_text, cells))} |")
+            lines.append(f"| {name} | {' | '.join(cell.text() for cell in cells)} |")
     return lines

@@ -22,20 +22,24 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from expo_lite.errors import CheckpointError, ConfigError, ExpoLiteError
+from expo_lite.errors import ConfigError, ExpoLiteError
 from expo_lite.grading import Grader
-from expo_lite.loop import describe, train
-from expo_lite.measure.diagnosis import RESULTS, run_diagnose
-from expo_lite.measure.evaluate import evaluate
+from expo_lite.loop import describe, evaluate_held_out, held_out, train
+from expo_lite.measure.diagnose import RESULTS, diagnose_target
 from expo_lite.measure.figures import Evaluation
 from expo_lite.memory.limits import fitted
+from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.policy.factory import load_policy
 from expo_lite.replication.claims import Results, RunResult, judge_claims
-from expo_lite.replication.plan import Plan, read_plan
+from expo_lite.replication.plan import ReplicationPlan
 from expo_lite.replication.report import claim_table, write_report
-from expo_lite.run.checkpoint import write_atomically
-from expo_lite.run.folder import RunFolder, read_config
-from expo_lite.settings.config import DiagnoseConfig, ReplicateConfig, TrainConfig, check_replicate, has_gpu
+from expo_lite.run.files import write_atomically
+from expo_lite.run.folder import RunFolder, check_new, read_config
+from expo_lite.run.target import find_target
+from expo_lite.settings.machine import has_gpu
+from expo_lite.settings.measuring import DiagnoseConfig
+from expo_lite.settings.replicate import ReplicateConfig
+from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.tasks import load_task
 
 BASE = "base-evaluation.json"
@@ -61,19 +65,14 @@ class Job:
         return None if self.done.exists() else "stopped before its end"
 
 
-def run_replicate(config: ReplicateConfig) -> None:
+def run_replicate(plan: ReplicationPlan, config: ReplicateConfig, console: Console) -> None:
     """Carry out what is left of the plan, judge the claims, print and write them.
 
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong; finished runs are kept, and --resume goes on.
     """
-    check_replicate(config)
-    console = Console()
-    plan = read_plan(config)
-    if plan.folder.exists() and any(plan.folder.iterdir()) and not config.resume:
-        raise CheckpointError(
-            f"The folder '{plan.folder}' exists. Continue it with --resume, or choose another one with --output."
-        )
+    if not config.resume:
+        check_new(plan.folder)
     n_jobs = config.jobs or (1 if has_gpu() else os.cpu_count() or 1)
     failures = carry_out([base_job(plan)], n_jobs, console)
     if not failures:
@@ -84,21 +83,21 @@ def run_replicate(config: ReplicateConfig) -> None:
     if not (plan.folder / BASE).exists():
         raise ExpoLiteError("Without the base's evaluation there is nothing to compare with; see above.")
     results = collect_results(plan)
-    outcomes = judge_claims(results)
-    console.print(claim_table(outcomes))
-    for file in write_report(plan, results, outcomes, failures):
+    judgements = judge_claims(results)
+    console.print(claim_table(judgements))
+    for file in write_report(plan, results, judgements, failures):
         console.print(f"written to: {file}", markup=False, soft_wrap=True)
     if failures:
         raise ExpoLiteError(f"{len(failures)} of the plan's parts failed, see above; --resume tries them again.")
 
 
-def base_job(plan: Plan) -> Job:
+def base_job(plan: ReplicationPlan) -> Job:
     """The evaluation of the base."""
     file = plan.folder / BASE
     return Job("base evaluation", file, _log(plan, "base"), partial(evaluate_base, plan.any_config, file))
 
 
-def diagnosis_jobs(plan: Plan) -> list[Job]:
+def diagnosis_jobs(plan: ReplicationPlan) -> list[Job]:
     """A diagnosis of the base for each seed."""
     shared = plan.any_config
     jobs = []
@@ -109,49 +108,56 @@ def diagnosis_jobs(plan: Plan) -> list[Job]:
             task=shared.task,
             problems=plan.diagnose_problems,
             group_size=shared.group_size,
-            max_completion_tokens=shared.max_completion_tokens,
+            max_completion_tokens=shared.sampling.max_completion_tokens,
             bits=shared.policy.bits,
-            sampling_rows=shared.sampling_rows,
+            sampling_rows=shared.sampling.sampling_rows or MOST_SAMPLING_ROWS,
             seed=seed,
-            output=folder,
             data=shared.data,
         )
-        jobs.append(Job(folder.name, folder / RESULTS, _log(plan, folder.name), partial(diagnose_anew, settings)))
+        jobs.append(
+            Job(folder.name, folder / RESULTS, _log(plan, folder.name), partial(diagnose_anew, settings, folder))
+        )
     return jobs
 
 
-def run_jobs(plan: Plan) -> list[Job]:
+def run_jobs(plan: ReplicationPlan) -> list[Job]:
     """Every run of every seed, all runs of a seed before the next seed's."""
     configs = [plan.config(name, seed) for seed in plan.seeds for name in plan.runs]
     return [
-        Job(c.run_folder.name, RunFolder(c.run_folder).evaluation_file(c.total_steps), _log(plan, c.run_folder.name), partial(train, c))
+        Job(c.output.name, RunFolder(c.output).evaluation_file(c.steps), _log(plan, c.output.name), partial(train_printing, c))
         for c in configs
     ]  # fmt: skip
 
 
-def _log(plan: Plan, name: str) -> Path:
+def _log(plan: ReplicationPlan, name: str) -> Path:
     return plan.folder / "logs" / f"{name}.txt"
 
 
-def evaluate_base(config: TrainConfig, file: Path) -> None:
+def evaluate_base(config: RunConfig, file: Path) -> None:
     """Evaluate as the loop does before its first step."""
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)
-        problems = task.problems("test", limit=config.evaluation.eval_problems, seed=0)
-        policy = load_policy(config.model_name, config.policy, seed=config.seed)
-        tokens, rows = config.max_completion_tokens, config.sampling_rows
-        result = evaluate(policy, task, problems, config.evaluation, max_completion_tokens=tokens, rows=rows, seed=0)
+        policy = load_policy(config.model, config.policy, seed=config.seed)
+        result = evaluate_held_out(policy, task, held_out(task, config), config)
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
 
 
-def diagnose_anew(config: DiagnoseConfig) -> None:
+def train_printing(config: TrainConfig) -> None:
+    """Train, and print what goes on to where this process's output goes now."""
+    train(config, console=Console())
+
+
+def diagnose_anew(config: DiagnoseConfig, folder: Path) -> None:
     """Diagnose, whatever an attempt that was broken off has left."""
-    assert config.output is not None  # noqa: S101 (diagnosis_jobs)
-    shutil.rmtree(config.output, ignore_errors=True)
-    run_diagnose(config)
+    shutil.rmtree(folder, ignore_errors=True)
+    target = find_target(str(config.model), bits=config.bits)
+    with Grader() as grader:
+        task = load_task(config.task, grader=grader, options=config.data)
+        problems = task.problems(config.split, limit=config.problems, seed=0)
+        diagnose_target(target, task, problems, config, folder)
 
 
-def prepare_runs(plan: Plan, n_jobs: int) -> None:
+def prepare_runs(plan: ReplicationPlan, n_jobs: int) -> None:
     """Make each run's folder, with the base's evaluation in it.
 
     Raises:
@@ -161,7 +167,7 @@ def prepare_runs(plan: Plan, n_jobs: int) -> None:
     device = describe(torch.device("cuda")) if torch.cuda.is_available() else f"cpu: {_threads(n_jobs)} threads"
     for seed in plan.seeds:
         for name in plan.runs:
-            folder = RunFolder(plan.config(name, seed).run_folder)
+            folder = RunFolder(plan.config(name, seed).output)
             there = read_config(folder.path) if folder.config_file.exists() else None
             config, _ = fitted(plan.config(name, seed), there)  # as the loop will ask for it
             if there is None:
@@ -215,15 +221,15 @@ def _initialise(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def collect_results(plan: Plan) -> Results:
+def collect_results(plan: ReplicationPlan) -> Results:
     """What is there of the plan's results."""
     runs: dict[str, dict[int, RunResult]] = {name: {} for name in plan.runs}
     diagnoses: dict[int, dict[str, Any]] = {}
     for seed in plan.seeds:
         for name in plan.runs:
             config = plan.config(name, seed)
-            folder = RunFolder(config.run_folder)
-            file = folder.evaluation_file(config.total_steps)
+            folder = RunFolder(config.output)
+            file = folder.evaluation_file(config.steps)
             if file.exists():
                 runs[name][seed] = RunResult(_evaluation(file), folder.metrics.read())
         file = plan.folder / f"diagnosis-seed{seed}" / RESULTS

@@ -1,11 +1,9 @@
 """Checkpoints: written whole or not at all, read back exactly, no pickle.
 
 A checkpoint is written beside its place, flushed to the disk and then renamed; `state.json` holds the size and SHA-256 of every
-other file and, in front, of itself, so that a damaged one is told from a whole one before anything is loaded. The optimiser's
-state is kept by parameter name and read on the CPU.
+other file and, in front, of itself, so that a damaged one is told from a whole one before anything is loaded.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -13,38 +11,18 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from expo_lite.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 _NAME = re.compile(r"step-\d{6,}")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by a new text, or leave it as it was.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"Cannot write '{path}': {error.strerror}. Free some space or choose another --output."
-        ) from error
 
 
 def save(
@@ -52,7 +30,7 @@ def save(
     step: int,
     *,
     write_adapter: Callable[[Path], None],
-    optimizer: dict[str, torch.Tensor],
+    optimizer: "dict[str, torch.Tensor]",
     state: dict[str, Any],
     keep: int,
 ) -> Path:
@@ -69,6 +47,8 @@ def save(
     Raises:
         CheckpointError: the disk is full or not writable; the checkpoints that were there are untouched.
     """  # fmt: skip
+    from safetensors.torch import save_file  # imports torch, which reading a checkpoint does without
+
     final = folder / f"step-{step:06d}"
     temporary = folder / f".step-{step:06d}.tmp"
     try:
@@ -134,38 +114,6 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """The JSON part of a whole checkpoint."""
     state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     return state
-
-
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
-) -> dict[str, torch.Tensor]:
-    """The optimiser's state as `PARAMETER//KEY` tensors on the CPU; a whole number as a tensor without axes."""
-    return {
-        f"{name}//{key}": torch.as_tensor(value).detach().cpu()
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, torch.Tensor | int)
-    }
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter], checkpoint: Path
-) -> None:
-    """Put the state back that `optimizer_tensors` gave, each tensor beside its parameter.
-
-    Raises:
-        CheckpointError: the state belongs to other parameters.
-    """
-    tensors = load_file(checkpoint / OPTIMIZER, device="cpu")
-    for full_name, value in tensors.items():
-        name, _, key = full_name.rpartition("//")
-        if name not in parameters:
-            raise CheckpointError(f"The optimiser state in '{checkpoint}' has '{name}', which this model does not.")
-        parameter = parameters[name]
-        if value.dim() == 0:  # a count of steps: torch's AdamW has a float tensor on the CPU, bitsandbytes an int
-            optimizer.state[parameter][key] = value if value.is_floating_point() else int(value)
-        else:
-            optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def _sealed(text: bytes) -> bytes:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.run.checkpoint import load_state, newest_whole, write_atomically
-from expo_lite.run.metrics import JsonLines
-from expo_lite.settings.config import TrainConfig, from_mapping, to_json
+from expo_lite.run.checkpoint import load_state, newest_whole
+from expo_lite.run.files import JsonLines, write_atomically
+from expo_lite.settings.schema import from_mapping, to_json
+from expo_lite.settings.train import RunConfig
 
 PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth", "vllm")
 MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile")
@@ -34,25 +35,19 @@ class RunFolder:
         """Where the evaluation after `step` steps is kept."""
         return self.path / "evaluation" / f"step-{step:06d}.json"
 
-    def create(self, config: TrainConfig, *, device: str) -> None:
+    def create(self, config: RunConfig, *, device: str) -> None:
         """Make the folder with its config.json.
 
         Raises:
             CheckpointError: it exists and is not empty, or cannot be made.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise CheckpointError(
-                f"The run folder '{self.path}' exists. Continue it with --resume, or choose another name with --output."
-            )
-        try:
-            (self.path / "evaluation").mkdir(parents=True)
-            self.checkpoints.mkdir()
-        except OSError as error:
-            raise CheckpointError(f"Cannot make the run folder '{self.path}': {error.strerror}.") from error
+        check_new(self.path)
+        for folder in (self.path / "evaluation", self.checkpoints):
+            make_folder(folder)
         about = {"settings": to_json(config), **provenance(device)}
         write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
 
-    def reopen(self, config: TrainConfig) -> tuple[Path | None, list[str]]:
+    def reopen(self, config: RunConfig) -> tuple[Path | None, list[str]]:
         """Check that the folder belongs to these settings and cut its files back to the newest whole checkpoint.
 
         Returns:
@@ -80,7 +75,28 @@ class RunFolder:
         return checkpoint, damaged
 
 
-def read_config(folder: Path) -> TrainConfig:
+def is_new(folder: Path) -> bool:
+    """Whether a folder is not there yet, or is empty."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def check_new(folder: Path) -> None:
+    """Raise CheckpointError where something would be overwritten."""
+    if not is_new(folder):
+        raise CheckpointError(
+            f"The folder '{folder}' exists. Continue it with --resume, or choose another one with --output."
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it; raises CheckpointError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
+
+
+def read_config(folder: Path) -> RunConfig:
     """The settings of the run in a folder.
 
     Raises:
@@ -92,10 +108,10 @@ def read_config(folder: Path) -> TrainConfig:
     except OSError as error:
         raise CheckpointError(f"There is no run to continue in '{folder}': {file.name}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"'{file}' is no run's config.json.") from error
+        raise CheckpointError(f"'{file}' is not a run's config.json.") from error
     if not isinstance(settings, dict):
-        raise CheckpointError(f"'{file}' is no run's config.json.")
-    return from_mapping(TrainConfig, settings, str(file))
+        raise CheckpointError(f"'{file}' is not a run's config.json.")
+    return from_mapping(RunConfig, settings, str(file))
 
 
 def provenance(device: str) -> dict[str, Any]:

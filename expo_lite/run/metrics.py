@@ -5,13 +5,10 @@ Names are TRL's where TRL has one (`reward`, `kl`, `completions/mean_length`, `g
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from expo_lite.errors import CheckpointError
 from expo_lite.records import Explanation, FinishReason, Group, GroupKind
 
 TIMES = (
@@ -72,46 +69,6 @@ def mean(values: Iterable[float]) -> float:
 def _deviation(values: Sequence[float]) -> float:
     centre = mean(values)
     return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
-
-
-class JsonLines:
-    """An append-only JSON-lines file; every append is on its way to the disk when it returns."""
-
-    def __init__(self, path: Path) -> None:
-        """Open nothing yet."""
-        self.path = path
-
-    def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows in one write.
-
-        Raises:
-            CheckpointError: the disk is full or not writable.
-        """
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        try:
-            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-        except OSError as error:
-            raise CheckpointError(f"Cannot write '{self.path}': {error.strerror}.") from error
-
-    def read(self) -> list[dict[str, Any]]:
-        """All whole rows; a last line that was cut off in writing does not count.
-
-        Raises:
-            CheckpointError: the file is unreadable, or another line is none that was written.
-        """
-        rows: list[dict[str, Any]] = []
-        try:
-            data = self.path.read_bytes() if self.path.exists() else b""
-        except OSError as error:
-            raise CheckpointError(f"Cannot read '{self.path}': {error.strerror}.") from error
-        # bytes, for a line may have been cut off inside a character
-        for number, line in enumerate(data.split(b"\n")[:-1], 1):
-            try:
-                rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise CheckpointError(f"'{self.path}', line {number} is damaged: remove that line to go on.") from error
-        return rows
 
 
 def sample_rows(groups: Iterable[Group], explanations: Iterable[Explanation], *, step: int) -> list[dict[str, Any]]:

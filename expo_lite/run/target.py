@@ -9,8 +9,10 @@ from typing import Any, Literal
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run.checkpoint import damage, newest_whole
 from expo_lite.run.folder import read_config
-from expo_lite.settings.config import Backend, PolicyConfig, Sampler, TrainConfig
-from expo_lite.settings.models import OTHER, PRESETS, find_model
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.machine import Backend, Sampler
+from expo_lite.settings.models import PRESETS, find_model
+from expo_lite.settings.train import RunConfig
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -18,7 +20,7 @@ _UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "al
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class Target:
     """A policy that can be loaded: `load_policy(model, policy, seed=0, adapter=adapter)`.
 
     `run` is the folder of the run that the adapter belongs to and `config` its settings; None for other adapters and models.
@@ -28,7 +30,7 @@ class Located:
     policy: PolicyConfig
     adapter: Path | None = None
     run: Path | None = None
-    config: TrainConfig | None = None
+    config: RunConfig | None = None
 
     @property
     def label(self) -> str:
@@ -41,8 +43,8 @@ class Located:
     def max_completion_tokens(self) -> int:
         """The longest completion where none is asked for: the run's own, else by model."""
         if self.config:
-            return self.config.max_completion_tokens
-        return PRESETS.get(self.model, OTHER).max_completion_tokens
+            return self.config.sampling.max_completion_tokens
+        return find_model(self.model).max_completion_tokens
 
     def identity(self) -> dict[str, Any]:
         """What the samples depend on, as JSON values; the adapter by its bytes."""
@@ -53,14 +55,14 @@ class Located:
         return about | {"adapter_sha256": digest}
 
 
-def locate(
+def find_target(
     target: str,
     *,
     base_model: str | None = None,
     bits: Literal[4, 16] | None = None,
     backend: Backend | None = None,
     sampler: Sampler | None = None,
-) -> Located:
+) -> Target:
     """Find a run folder (its newest whole checkpoint), a checkpoint or adapter folder, or a model.
 
     Args:
@@ -84,7 +86,7 @@ def locate(
     return replace(found, policy=policy)
 
 
-def _find(target: str, base_model: str | None) -> Located:
+def _find(target: str, base_model: str | None) -> Target:
     path = Path(target).expanduser()
     if (path / "checkpoints").is_dir():
         checkpoint, damaged = newest_whole(path / "checkpoints")
@@ -97,10 +99,10 @@ def _find(target: str, base_model: str | None) -> Located:
     if target not in PRESETS and looks_like_path and not path.exists():
         raise ConfigError(f"There is no run, adapter or model at '{target}'.")
     find_model(target)
-    return Located(target, PolicyConfig())
+    return Target(target, PolicyConfig())
 
 
-def _adapter(folder: Path, base_model: str | None) -> Located:
+def _adapter(folder: Path, base_model: str | None) -> Target:
     if (folder / "state.json").exists() and (problem := damage(folder)):
         raise CheckpointError(f"The checkpoint '{folder}' is damaged: {problem}.")
     try:
@@ -109,7 +111,7 @@ def _adapter(folder: Path, base_model: str | None) -> Located:
         used = [name for name in _UNSUPPORTED if settings.get(name)]
         named = str(settings["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"'{folder / ADAPTER_CONFIG}' is no LoRA adapter's configuration.") from error
+        raise CheckpointError(f"'{folder / ADAPTER_CONFIG}' is not a LoRA adapter's configuration.") from error
     if used or not (folder / ADAPTER_WEIGHTS).is_file():
         what = f"uses {', '.join(used)}, which is not supported" if used else f"has no {ADAPTER_WEIGHTS}"
         raise CheckpointError(f"The adapter in '{folder}' {what}.")
@@ -117,7 +119,7 @@ def _adapter(folder: Path, base_model: str | None) -> Located:
     config = read_config(run) if folder.absolute().parent.name == "checkpoints" else None
     if config is not None:
         policy = config.policy
-        model = base_model or config.model_name
+        model = base_model or config.model
     else:
         model = base_model or next((alias for alias, preset in PRESETS.items() if preset.source == named), named)
     try:
@@ -126,4 +128,4 @@ def _adapter(folder: Path, base_model: str | None) -> Located:
         raise ConfigError(
             f"The adapter in '{folder}' was made for '{model}', which is not here. Name its base with --base-model."
         ) from error
-    return Located(model, policy, folder, run if config else None, config)
+    return Target(model, policy, folder, run if config else None, config)

@@ -9,7 +9,6 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from expo_lite.grading.extract import answer_start, final_answer
 from expo_lite.policy.base import Policy
@@ -17,7 +16,7 @@ from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
-from expo_lite.settings.config import ExplanationConfig
+from expo_lite.settings.groups import ExpoConfig
 
 _BOX = "\\boxed{"
 _LEAK = re.compile(
@@ -33,9 +32,7 @@ def leaks(text: str) -> bool:
     return _LEAK.search(text) is not None
 
 
-def judge(
-    policy: Policy, attempts: Sequence[Group], config: ExplanationConfig, *, token_budget: int
-) -> list[Explanation]:
+def judge(policy: Policy, attempts: Sequence[Group], config: ExpoConfig, *, token_budget: int) -> list[Explanation]:
     """One explanation a problem: the best of its attempts, accepted or refused with the reason.
 
     Of several accepted attempts the one with the highest answer lift is taken; of several refused ones the first.
@@ -60,7 +57,7 @@ def judge(
 
 
 def _candidate(
-    policy: Policy, problem: Problem, completion: Completion, verdict: Verdict, config: ExplanationConfig
+    policy: Policy, problem: Problem, completion: Completion, verdict: Verdict, config: ExpoConfig
 ) -> Explanation:
     filters = config.explanation_filter
     target_ids, accepted, reason = completion.token_ids, True, "accepted"
@@ -77,7 +74,7 @@ def _candidate(
     )
 
 
-def _with_lift(explanation: Explanation, lift: float, config: ExplanationConfig) -> Explanation:
+def _with_lift(explanation: Explanation, lift: float, config: ExpoConfig) -> Explanation:
     if "lift" in config.explanation_filter and lift <= 0:
         return dataclasses.replace(explanation, lift_nats=lift, accepted=False, reason="no_lift")
     return dataclasses.replace(explanation, lift_nats=lift)
@@ -135,49 +132,3 @@ def encode_target(policy: Policy, text: str) -> tuple[int, ...]:
 def refusals(explanations: Iterable[Explanation]) -> Counter[str]:
     """How often each reason for refusing an explanation came up."""
     return Counter(explanation.reason for explanation in explanations if not explanation.accepted)
-
-
-class ExplanationStore:
-    """Explanations to use again until they are `refresh_steps` old (0: for ever); part of a checkpoint."""
-
-    def __init__(self, refresh_steps: int) -> None:
-        """Start empty."""
-        self._refresh_steps = refresh_steps
-        self._kept: dict[str, tuple[int, Explanation]] = {}
-
-    def get(self, problem: Problem, *, step: int) -> Explanation | None:
-        """The problem's explanation if it is young enough."""
-        made, explanation = self._kept.get(problem.problem_id, (0, None))
-        if explanation is None or (self._refresh_steps and step - made >= self._refresh_steps):
-            return None
-        return explanation
-
-    def put(self, explanation: Explanation, *, step: int) -> None:
-        """Keep an accepted explanation; a refused one is tried again the next time."""
-        if self._refresh_steps != 1 and explanation.accepted:
-            self._kept[explanation.problem.problem_id] = (step, explanation)
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Everything kept, as plain JSON values."""
-        return [{"step": step, **dataclasses.asdict(explanation)} for step, explanation in self._kept.values()]
-
-    def load_json(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Take back what `to_json` gave."""
-        for row in rows:
-            completion = row["completion"] | {
-                "prompt_ids": tuple(row["completion"]["prompt_ids"]),
-                "token_ids": tuple(row["completion"]["token_ids"]),
-                "logprobs": tuple(row["completion"]["logprobs"]),
-                "finish_reason": FinishReason(row["completion"]["finish_reason"]),
-            }
-            explanation = Explanation(
-                problem=Problem(**row["problem"]),
-                completion=Completion(**completion),
-                prompt_ids=tuple(row["prompt_ids"]),
-                target_ids=tuple(row["target_ids"]),
-                verdict=Verdict(**row["verdict"]),
-                accepted=row["accepted"],
-                reason=row["reason"],
-                lift_nats=row["lift_nats"],
-            )
-            self._kept[explanation.problem.problem_id] = (row["step"], explanation)

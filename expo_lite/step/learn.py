@@ -7,39 +7,16 @@ the optimiser has not yet moved. Either way the same scorer makes old, new and r
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from expo_lite.errors import DivergedError
 from expo_lite.memory.limits import Limits
-from expo_lite.objectives import grpo_loss, scheduled, sft_loss
+from expo_lite.objectives import grpo_loss, sft_loss
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
-from expo_lite.settings.config import TrainConfig
-
-
-def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser over the adapter; its 8-bit form keeps its state in a quarter of the memory, on a GPU."""
-    parameters = list(policy.parameters().values())
-    kind: Any = torch.optim.AdamW
-    if config.optimizer.optimizer == "adamw-8bit":
-        from bitsandbytes.optim import adamw
-
-        kind = adamw.AdamW8bit
-    optimizer: torch.optim.Optimizer = kind(
-        parameters, lr=config.learning_rate, weight_decay=config.optimizer.weight_decay
-    )
-    return optimizer
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The learning rate of a step counted from 0: up in a line over the warmup, then as scheduled."""
-    warmup = config.optimizer.warmup_steps
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(config.total_steps - warmup, 1)
-    return scheduled(config.learning_rate, schedule=config.optimizer.lr_schedule, progress=min(progress, 1.0))
+from expo_lite.settings.train import RunConfig
+from expo_lite.step.optimizer import learning_rate
 
 
 @dataclass(slots=True)
@@ -69,7 +46,7 @@ def learn(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[Row],
-    config: TrainConfig,
+    config: RunConfig,
     *,
     step: int,
     last_good: str,
@@ -148,7 +125,7 @@ def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -
 
 
 def accumulate(
-    policy: Policy, batches: Sequence[MicroBatch], config: TrainConfig, old_logprobs: Mapping[int, torch.Tensor] | None
+    policy: Policy, batches: Sequence[MicroBatch], config: RunConfig, old_logprobs: Mapping[int, torch.Tensor] | None
 ) -> Totals:
     """One pass over the micro-batches: gradients are summed into the adapter, nothing is divided."""
     totals = Totals.zero(policy.device)

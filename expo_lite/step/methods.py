@@ -1,18 +1,18 @@
 """What a method is: what it asks for beside the groups, and how all of it becomes weighted rows of one batch.
 
-To add one, write a function from `Experience` to rows, and name it in `METHODS` and in `config.Method`.
+To add one, write a function from `Experience` to rows, and name it in `METHODS` and in `Method` (settings/train.py).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from expo_lite.objectives import group_advantages, scheduled, token_weights
 from expo_lite.policy.batching import Row
-from expo_lite.records import Group, GroupKind
-from expo_lite.settings.config import TrainConfig
+from expo_lite.records import Explanation, Group, GroupKind, Pair
+from expo_lite.settings.train import RunConfig
 from expo_lite.step.pairs import ScoredPair, dpo_terms_of
 
 ChainSource = Literal["none", "explanation", "expert"]
@@ -20,7 +20,7 @@ ChainSource = Literal["none", "explanation", "expert"]
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain of thought to imitate: `target_ids` behind the plain prompt `prompt_ids`."""
+    """A chain of thought to imitate: `target_ids` after the plain prompt `prompt_ids`."""
 
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
@@ -30,13 +30,17 @@ class Chain:
 class Experience:
     """All that one step learns from: a group for each problem, chains for some of them, and where in the run we are (0 to 1).
 
-    A method of pairs has no chains, and groups only of the problems that had no pair yet.
+    A method of pairs has no chains, and groups only of the problems that had no pair yet. `explanations`, `new_pairs` and
+    `metrics` tell how it came about; no method learns from them.
     """
 
     groups: tuple[Group, ...]
     chains: tuple[Chain, ...]
     progress: float
     pairs: tuple[ScoredPair, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
+    new_pairs: tuple[Pair, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class MethodSpec:
     """One method: the source of its chains, and its rows."""
 
     chains: ChainSource
-    rows: Callable[[Experience, TrainConfig], list[Row]]
+    rows: Callable[[Experience, RunConfig], list[Row]]
     scaled: bool = False
     """Whether --exp-sft-coef scales the chains; if it is 0, none are asked for."""
     only_failed: bool = False
@@ -53,7 +57,7 @@ class MethodSpec:
     """Whether chains become the preferred side of pairs; --chosen then says which chains."""
 
 
-def chain_source(config: TrainConfig) -> ChainSource:
+def chain_source(config: RunConfig) -> ChainSource:
     """Where a run's chains come from."""
     spec = METHODS[config.method]
     if spec.pairs:
@@ -61,7 +65,7 @@ def chain_source(config: TrainConfig) -> ChainSource:
     return "none" if spec.scaled and config.explanation.exp_sft_coef == 0 else spec.chains
 
 
-def grpo_rows(experience: Experience, config: TrainConfig) -> list[Row]:
+def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """The GRPO term: every completion with its advantage; the weights are those of the whole batch."""
     loss = config.loss
     rewards_PG = torch.tensor([group.rewards for group in experience.groups])
@@ -71,7 +75,7 @@ def grpo_rows(experience: Experience, config: TrainConfig) -> list[Row]:
     weights = token_weights(
         torch.tensor([len(completion.token_ids) for completion in completions]),
         normalisation=loss.loss_normalisation,
-        max_completion_tokens=config.max_completion_tokens,
+        max_completion_tokens=config.sampling.max_completion_tokens,
     ).tolist()
     return [
         Row(
@@ -86,7 +90,7 @@ def grpo_rows(experience: Experience, config: TrainConfig) -> list[Row]:
     ]
 
 
-def supervised_rows(chains: Sequence[Chain], total_weight: float, config: TrainConfig) -> list[Row]:
+def supervised_rows(chains: Sequence[Chain], total_weight: float, config: RunConfig) -> list[Row]:
     """Chains to imitate, of which each gets `total_weight`: spread over its tokens, or in full for each of them."""
     by_token = config.explanation.exp_sft_normalisation == "token"
     return [
@@ -95,25 +99,25 @@ def supervised_rows(chains: Sequence[Chain], total_weight: float, config: TrainC
     ]
 
 
-def chain_rows(chains: Sequence[Chain], n_problems: int, config: TrainConfig, progress: float) -> list[Row]:
+def chain_rows(chains: Sequence[Chain], n_problems: int, config: RunConfig, progress: float) -> list[Row]:
     """The supervised term: exp_sft_coef log pi(chain | q), averaged over the step's problems, with a chain or without."""
     expl = config.explanation
     coefficient = scheduled(expl.exp_sft_coef, schedule=expl.exp_sft_schedule, progress=progress)
     return supervised_rows(chains, coefficient / n_problems, config)
 
 
-def grpo_and_chain_rows(experience: Experience, config: TrainConfig) -> list[Row]:
+def grpo_and_chain_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """ExP-GRPO and GT-SFT-GRPO: the GRPO term and the supervised term; the chains stand outside the groups."""
     supervised = chain_rows(experience.chains, len(experience.groups), config, experience.progress)
     return grpo_rows(experience, config) + supervised
 
 
-def sft_rows(experience: Experience, config: TrainConfig) -> list[Row]:
+def sft_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """Supervised fine-tuning on the chains alone: the mean of -log pi(chain | q) over the step's problems."""
     return supervised_rows(experience.chains, 1.0 / len(experience.groups), config)
 
 
-def star_rows(experience: Experience, config: TrainConfig) -> list[Row]:
+def star_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """STaR (arXiv 2203.14465): the policy's own right answers, and explanations of the problems that it failed.
 
     Every problem has the same weight, and several right answers to one share it. Where this leaves the paper: it starts each
@@ -127,7 +131,7 @@ def star_rows(experience: Experience, config: TrainConfig) -> list[Row]:
     return rows
 
 
-def dpo_rows(experience: Experience, config: TrainConfig) -> list[Row]:
+def dpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """ExP-DPO: chosen tokens up and rejected ones down, each pair by the weight that the loss gives it, and the SFT term."""
     if not experience.pairs:
         return []

@@ -4,7 +4,6 @@ A pair is made once: its reference log-probabilities, with the adapter off, go w
 policy's for good; online ones are made anew by the updated policy once they are old enough.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,8 @@ from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import question_text
-from expo_lite.records import Group, Pair, Problem
-from expo_lite.settings.config import TrainConfig
+from expo_lite.records import Group, Pair
+from expo_lite.settings.train import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,12 @@ class ScoredPair:
 
 
 def make_pairs(
-    policy: Policy, groups: Sequence[Group], chosen: Mapping[str, tuple[int, ...]], config: TrainConfig
+    policy: Policy,
+    groups: Sequence[Group],
+    chosen: Mapping[str, tuple[int, ...]],
+    *,
+    temperature: float,
+    token_budget: int,
 ) -> tuple[list[Pair], dict[str, float]]:
     """A pair for each group that has a wrong completion (the first one is taken) and a chain in `chosen`, by problem.
 
@@ -48,34 +52,37 @@ def make_pairs(
         else:
             found.append((group.problem, rejected.prompt_ids, target, rejected.token_ids))
     with policy.reference():
-        nats = _nats(policy, [(prompt, chain, wrong) for _, prompt, chain, wrong in found], config)
+        triples = [(prompt, chain, wrong) for _, prompt, chain, wrong in found]
+        nats = _nats(policy, triples, temperature, token_budget)
     pairs = [Pair(*parts, *reference) for parts, reference in zip(found, nats, strict=True)]
     return pairs, {"pairs/new": len(pairs), "pairs/none_wrong": n_right, "pairs/no_chosen": n_without_chain}
 
 
-def score_pairs(policy: Policy, pairs: Sequence[Pair], config: TrainConfig) -> tuple[ScoredPair, ...]:
+def score_pairs(
+    policy: Policy, pairs: Sequence[Pair], *, temperature: float, token_budget: int
+) -> tuple[ScoredPair, ...]:
     """The pairs as the policy sees them now."""
-    nats = _nats(policy, [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs], config)
+    triples = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs]
+    nats = _nats(policy, triples, temperature, token_budget)
     return tuple(ScoredPair(pair, *both) for pair, both in zip(pairs, nats, strict=True))
 
 
 def _nats(
-    policy: Policy, triples: Iterable[tuple[tuple[int, ...], ...]], config: TrainConfig
+    policy: Policy, triples: Iterable[tuple[tuple[int, ...], ...]], temperature: float, token_budget: int
 ) -> list[tuple[float, float]]:
     rows = [Row(prompt, completion) for prompt, *both in triples for completion in both]
-    budget = config.micro_batch_tokens
-    scored = score_rows(policy, rows, temperature=config.sampling.temperature, token_budget=budget)
+    scored = score_rows(policy, rows, temperature=temperature, token_budget=token_budget)
     sums = [float(logprobs_T.sum()) for logprobs_T in scored]
     return list(zip(sums[::2], sums[1::2], strict=True))
 
 
-def dpo_terms_of(scored: Sequence[ScoredPair], config: TrainConfig) -> DpoTerms:
+def dpo_terms_of(scored: Sequence[ScoredPair], config: RunConfig) -> DpoTerms:
     """The loss and the weights of these pairs."""
     columns = [(s.chosen_nats, s.rejected_nats, s.pair.ref_chosen_nats, s.pair.ref_rejected_nats) for s in scored]
     return dpo_terms(*torch.tensor(columns, dtype=torch.float64).T, dpo_beta=config.dpo.dpo_beta)
 
 
-def dpo_metrics(scored: Sequence[ScoredPair], config: TrainConfig) -> dict[str, float]:
+def dpo_metrics(scored: Sequence[ScoredPair], config: RunConfig) -> dict[str, float]:
     """The loss before this step's update, and rewards and margins by TRL's names; nothing where there is no pair."""
     if not scored:
         return {}
@@ -112,40 +119,3 @@ def pair_rows(policy: Policy, pairs: Iterable[Pair], *, step: int) -> list[dict[
         }
         for pair in pairs
     ]
-
-
-class PairStore:
-    """Pairs to use again until they are `refresh_steps` old (0: for ever); part of a checkpoint."""
-
-    def __init__(self, refresh_steps: int) -> None:
-        """Start empty."""
-        self._refresh_steps = refresh_steps
-        self._kept: dict[str, tuple[int, Pair]] = {}
-
-    def get(self, problem: Problem, *, step: int) -> Pair | None:
-        """The problem's pair if it is young enough."""
-        made, pair = self._kept.get(problem.problem_id, (0, None))
-        return None if self._refresh_steps and step - made >= self._refresh_steps else pair
-
-    def put(self, pairs: Iterable[Pair], *, step: int) -> None:
-        """Keep new pairs, and forget those that are too old by now."""
-        self._kept |= {pair.problem.problem_id: (step, pair) for pair in pairs}
-        if self._refresh_steps:
-            self._kept = {
-                k: (made, pair) for k, (made, pair) in self._kept.items() if step - made < self._refresh_steps
-            }
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Everything kept, as plain JSON values."""
-        return [{"made": made, **dataclasses.asdict(pair)} for made, pair in self._kept.values()]
-
-    def load_json(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Take back what `to_json` gave."""
-        for row in rows:
-            made, problem = row["made"], Problem(**row["problem"])
-            prompt_ids, chosen_ids, rejected_ids = (
-                tuple(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")
-            )
-            reference = row["ref_chosen_nats"], row["ref_rejected_nats"]
-            pair = Pair(problem, prompt_ids, chosen_ids, rejected_ids, *reference)
-            self._kept[problem.problem_id] = (made, pair)

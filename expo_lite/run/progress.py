@@ -1,17 +1,15 @@
-"""What is seen while a run goes on: live bars on a terminal, plain lines elsewhere; and the table of what changed."""
+"""What is seen while a run goes on: live bars on a terminal, plain lines elsewhere."""
 
+import contextlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
-
-from expo_lite.measure.evaluate import Estimate, Evaluation
 
 PLAIN_SECONDS = 5.0
 """Without a terminal, at most one line in this time (and the first and last step's)."""
@@ -106,30 +104,16 @@ def binned(values: Sequence[float], n_bins: int) -> list[float]:
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
 
 
-def evaluation_table(before: Evaluation | None, after: Evaluation) -> Table:
-    """Greedy accuracy and pass@k by level, before and after, in percent with 95% intervals."""
-    ks = sorted(after.levels[0].pass_at)
-    table = Table(
-        title=f"held-out problems, temperature {after.temperature}, percent with 95% intervals", title_justify="left"
+@contextlib.contextmanager
+def completion_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal while this is open; gives the function that moves it on by so many completions."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(BAR_WIDTH),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
-    for column in ("level", "problems", "", "greedy", *(f"pass@{k}" for k in ks)):
-        table.add_column(column, justify="left" if column in ("level", "") else "right", no_wrap=True)
-    befores = {result.level: result for result in before.levels} if before else {}
-    for result in after.levels:
-        pairs = [("before", befores[result.level])] if result.level in befores else []
-        for when, row in [*pairs, ("after", result)]:
-            first = not pairs or when == "before"
-            table.add_row(
-                result.level if first else "",
-                str(result.n_problems) if first else "",
-                when if pairs else "",
-                percent(row.greedy),
-                *(percent(row.pass_at[k]) for k in ks),
-                end_section=when == "after",
-            )
-    return table
-
-
-def percent(estimate: Estimate) -> str:
-    """'31.2 (25.0-38.1)'."""
-    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f}-{100 * estimate.high:.1f})"
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda n: progress.advance(task, n)
