@@ -168,8 +168,8 @@ def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("--model", "qwen-2.5-3b"), "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'? "),
-        (("--vram", "0"), "error: vram must be above 0, not 0.0; it is in GiB, as in --vram 24."),
-        (("--vram", "24", "--group-size", "0"), "error: group_size must be at least 1, not 0."),
+        (("--vram", "0"), "error: vram must be above 0 and at most 100,000, not 0.0; it is in GiB, as in --vram 24."),
+        (("--vram", "24", "--group-size", "0"), "error: group_size must be at least 1 and at most 4,096, not 0."),
     ],
 )
 def test_wrong_arguments(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,9 +95,6 @@ def _find(target: str, base_model: str | None) -> Target:
         return _adapter(checkpoint, base_model)
     if (path / ADAPTER_CONFIG).is_file():
         return _adapter(path, base_model)
-    looks_like_path = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
-    if target not in PRESETS and looks_like_path and not path.exists():
-        raise ConfigError(f"There is no run, adapter or model at '{target}'.")
     find_model(target)
     return Target(target, PolicyConfig())
 

@@ -55,8 +55,10 @@ def find_model(name: str) -> Preset:
         return Preset(str(Path(name).expanduser()), "", "")
     if name.endswith(".gguf"):
         raise ConfigError(f"There is no GGUF file at '{name}'. Give the path of an existing file.")
-    looks_local = name.startswith((".", "/", "~"))
-    if name.count("/") == 1 and not looks_local:
+    first, *others = Path(name).expanduser().parts or ("",)
+    if others and (first == "runs" or name.startswith((".", "/", "~")) or Path(first).is_dir()):
+        raise ConfigError(f"There is no run, adapter or model at '{name}'.")
+    if name.count("/") == 1:
         return Preset(name, "", "")
     raise ConfigError(
         f"Unknown model '{name}'.{suggestion(name, PRESETS)} Give an alias (`expo-lite models` lists them), "
