@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from expo_lite import loop
@@ -134,7 +135,7 @@ def run(folder: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], list[dic
     from expo_lite.settings.groups import HeldOutConfig
 
     settings = SETTINGS | {"evaluation": HeldOutConfig(eval_problems=0)} | changes
-    loop.train(resolve(TrainConfig(model="tiny", output=folder, **settings)))
+    loop.train(TrainConfig(model="tiny", output=folder, **settings), console=Console())
     adapter = load_file(folder / "checkpoints" / "step-000002" / "adapter_model.safetensors")
     files = ((folder / name).read_text() for name in ("metrics.jsonl", "samples.jsonl"))
     metrics, samples = ([json.loads(line) for line in text.splitlines()] for text in files)

@@ -28,7 +28,7 @@ class Estimate:
     def text(self, *, scale: float = 100.0, digits: int = 1, signed: bool = False) -> str:
         """'31.2 (25.0 to 38.1)'; the value alone where the interval is a point. In percent unless told otherwise."""
         value, low, high = (f"{scale * x:{'+' if signed else ''}.{digits}f}" for x in (self.value, self.low, self.high))
-        return value if self.low == self.high else f"{value} ({low} to {high})"
+        return value if value == low == high else f"{value} ({low} to {high})"
 
 
 def wilson(n_correct: int, n: int) -> Estimate:
