@@ -1,0 +1,134 @@
+"""`compare`: in which settings two runs differ, and what of the same held-out problems became better or worse."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from expo_lite.errors import ConfigError
+
+if TYPE_CHECKING:
+    from expo_lite.report.paired import Change, PairedLevel
+    from expo_lite.report.record import RunRecord
+
+KS = (1, 4, 16, 64)
+KS_A_TABLE = 3
+"""More columns than these do not fit into 80 characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompareConfig:
+    """Say in which settings two runs differ, and which held-out problems were won and lost."""
+
+    first: Path
+    """Run folder to start from."""
+    second: Path
+    """Run folder to compare with it: differences are this one minus the first."""
+    show: int = 10
+    """Problems that are listed as won, and as lost."""
+
+
+def check_compare(config: CompareConfig) -> None:
+    """Every rule that a type alone does not hold; raises ConfigError."""
+    if config.show < 0:
+        raise ConfigError(f"show must not be negative, not {config.show}.")
+
+
+def run_compare(config: CompareConfig) -> None:
+    """Print the comparison.
+
+    Raises:
+        CheckpointError: a folder holds no run, or a file of it is damaged.
+        ConfigError: a setting is out of range.
+    """
+    check_compare(config)
+    from expo_lite.report.paired import best_pairing, ks_of, lost, paired_levels, won
+    from expo_lite.report.record import differing, read_runs
+
+    console = Console()
+    first, second = runs = read_runs([config.first, config.second])
+    console.print(settings_table(differing(runs), first.label, second.label))
+    pairing = best_pairing(first, second)
+    if pairing is None:
+        _unpaired(runs, console)
+        return
+    ours, theirs, changes = pairing
+    wanted = sorted({*KS, *(k for run in runs for k in run.settings.get("evaluation.k") or ())})
+    ks = ks_of(changes, wanted)
+    title = f"{second.label} minus {first.label}: {len(changes):,} problems of {ours.where}"
+    title += "" if ours.where == theirs.where else f" and of {theirs.where}"
+    for i in range(0, len(ks), KS_A_TABLE):
+        console.print(difference_table(paired_levels(changes, ks), ks[i : i + KS_A_TABLE], title))
+    console.print("percent, then percentage points with 95% intervals, paired by problem; bold: more than chance\n")
+    for name, own in (("won", won(changes)), ("lost", lost(changes))):
+        _list(name, own, config.show, console)
+
+
+def settings_table(differences: Sequence[tuple[str, list[Any]]], first: str, second: str) -> Table | str:
+    """The settings that differ, each in a row."""
+    if not differences:
+        return "The settings are the same.\n"
+    table = Table(title="settings that differ", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("", first, second):
+        table.add_column(escape(name), overflow="fold")
+    for name, values in differences:
+        table.add_row(escape(name), *(escape(_shown(value)) for value in values))
+    return table
+
+
+def difference_table(rows: Sequence["PairedLevel"], ks: Sequence[int], title: str) -> Table:
+    """By level: from the first run's pass@k to the second one's, and the difference with its interval."""
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("level")
+    for name in ("problems", *(f"pass@{k}" for k in ks)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = []
+        for k in ks:
+            estimate = row.difference[k]
+            change = f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.0f} to {100 * estimate.high:+.0f})"
+            if estimate.low > 0 or estimate.high < 0:
+                change = f"[bold]{change}[/bold]"
+            cells.append(f"{100 * row.first[k]:.1f} to {100 * row.second[k]:.1f}\n{change}")
+        table.add_row(escape(row.level), f"{row.n_problems:,}", *cells)
+    return table
+
+
+def _list(name: str, changes: Sequence["Change"], show: int, console: Console) -> None:
+    """Problems with their counts, the surest first."""
+    about = {"won": "never right, then right", "lost": "right, then never right"}[name]
+    console.print(f"{name}: {len(changes):,} problems ({about})", highlight=False)
+    for change in changes[:show]:
+        level = "" if change.level is None else f", level {change.level}"
+        line = f"  {change.problem_id}{level}: {change.first}/{change.n} to {change.second}/{change.n}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if len(changes) > show:
+        console.print(f"  and {len(changes) - show:,} more (--show {len(changes)})", highlight=False)
+
+
+def _unpaired(runs: Sequence["RunRecord"], console: Console) -> None:
+    """What can be said without counts by problem: the figures of each run alone."""
+    from expo_lite.measure.tables import evaluation_tables
+
+    for run in runs:
+        if run.evaluated:
+            last = run.evaluated[-1]
+            tables = evaluation_tables(last.evaluation, name=f"{run.label}, after step {last.step}")
+            console.print(tables[0])
+    console.print(
+        "No pairing: the runs have no held-out problems in common that were measured on equal terms and counted one by "
+        "one. Measure both alike with `expo-lite eval RUN`, and compare again.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "unset"
+    return "unset" if value is None else str(value)
