@@ -60,13 +60,14 @@ def run_compare(config: CompareConfig) -> None:
     ours, theirs, changes = pairing
     wanted = sorted({*KS, *(k for run in runs for k in run.settings.get("evaluation.k") or ())})
     ks = ks_of(changes, wanted)
-    title = f"{second.label} minus {first.label}: {len(changes):,} problems of {ours.where}"
-    title += "" if ours.where == theirs.where else f" and of {theirs.where}"
+    title = f"{second.label} minus {first.label}: {len(changes):,} problems, {ours.where}"
+    title += "" if ours.where == theirs.where else f" and {theirs.where}"
+    console.print(title, markup=False, soft_wrap=True)
     for i in range(0, len(ks), KS_A_TABLE):
-        console.print(difference_table(paired_levels(changes, ks), ks[i : i + KS_A_TABLE], title))
-    console.print("percent, then percentage points with 95% intervals, paired by problem; bold: more than chance\n")
-    for name, own in (("won", won(changes)), ("lost", lost(changes))):
-        _list(name, own, config.show, console)
+        console.print(difference_table(paired_levels(changes, ks), ks[i : i + KS_A_TABLE]))
+    console.print("Percent, then percentage points with 95% intervals, paired by problem. Bold: more than chance.\n")
+    _list(f"won (right in {second.label} alone)", won(changes), config.show, console)
+    _list(f"lost (right in {first.label} alone)", lost(changes), config.show, console)
 
 
 def settings_table(differences: Sequence[tuple[str, list[Any]]], first: str, second: str) -> Table | str:
@@ -81,9 +82,9 @@ def settings_table(differences: Sequence[tuple[str, list[Any]]], first: str, sec
     return table
 
 
-def difference_table(rows: Sequence["PairedLevel"], ks: Sequence[int], title: str) -> Table:
+def difference_table(rows: Sequence["PairedLevel"], ks: Sequence[int]) -> Table:
     """By level: from the first run's pass@k to the second one's, and the difference with its interval."""
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("level")
     for name in ("problems", *(f"pass@{k}" for k in ks)):
         table.add_column(name, justify="right", no_wrap=True)
@@ -101,8 +102,7 @@ def difference_table(rows: Sequence["PairedLevel"], ks: Sequence[int], title: st
 
 def _list(name: str, changes: Sequence["Change"], show: int, console: Console) -> None:
     """Problems with their counts, the surest first."""
-    about = {"won": "never right, then right", "lost": "right, then never right"}[name]
-    console.print(f"{name}: {len(changes):,} problems ({about})", highlight=False)
+    console.print(f"{name}: {len(changes):,}", markup=False, highlight=False, soft_wrap=True)
     for change in changes[:show]:
         level = "" if change.level is None else f", level {change.level}"
         line = f"  {change.problem_id}{level}: {change.first}/{change.n} to {change.second}/{change.n}"
@@ -113,19 +113,34 @@ def _list(name: str, changes: Sequence["Change"], show: int, console: Console) -
 
 def _unpaired(runs: Sequence["RunRecord"], console: Console) -> None:
     """What can be said without counts by problem: the figures of each run alone."""
-    from expo_lite.measure.tables import evaluation_tables
-
-    for run in runs:
-        if run.evaluated:
-            last = run.evaluated[-1]
-            tables = evaluation_tables(last.evaluation, name=f"{run.label}, after step {last.step}")
-            console.print(tables[0])
+    measured = [run for run in runs if run.evaluated]
+    ks = sorted({k for run in measured for k in run.evaluated[-1].evaluation.levels[0].pass_at})
+    if measured:
+        console.print(figures_table(measured, ks[:KS_A_TABLE]))
     console.print(
         "No pairing: the runs have no held-out problems in common that were measured on equal terms and counted one by "
         "one. Measure both alike with `expo-lite eval RUN`, and compare again.",
         markup=False,
         soft_wrap=True,
     )
+
+
+def figures_table(runs: Sequence["RunRecord"], ks: Sequence[int]) -> Table:
+    """By level and run: pass@k of the last evaluation in training, with its own interval."""
+    table = Table(title="percent, with 95% intervals", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("level", "run"):
+        table.add_column(name, overflow="fold")
+    for name in ("problems", *(f"pass@{k}" for k in ks)):
+        table.add_column(name, justify="right", no_wrap=True)
+    levels = dict.fromkeys(result.level for run in runs for result in run.evaluated[-1].evaluation.levels)
+    for level in levels:
+        for run in runs:
+            for row in run.evaluated[-1].evaluation.levels:
+                if row.level == level:
+                    estimates = [row.pass_at[k] for k in ks if k in row.pass_at]
+                    cells = [f"{100 * e.value:.1f} ({100 * e.low:.0f}-{100 * e.high:.0f})" for e in estimates]
+                    table.add_row(escape(level), escape(run.label), f"{row.n_problems:,}", *cells)
+    return table
 
 
 def _shown(value: Any) -> str:

@@ -22,6 +22,12 @@ function looks(chart, series, single) {
   return { colour: colour(name), dash: single ? [] : DASHES[series.place % DASHES.length] };
 }
 
+// Where a metric is absent for much longer than it usually is, its line is broken.
+function longestGap(pairs) {
+  const gaps = pairs.slice(1).map(([x], i) => x - pairs[i][0]).sort((a, b) => a - b);
+  return gaps.length ? 4 * gaps[Math.floor(gaps.length / 2)] : true;
+}
+
 function lines(chart, single) {
   const datasets = [];
   chart.series.forEach((series, number) => {
@@ -33,6 +39,7 @@ function lines(chart, single) {
       label: series.label,
       data: points(shown),
       clip: 6,
+      spanGaps: longestGap(shown),
       borderColor: look.colour,
       borderDash: look.dash,
       backgroundColor: chart.stacked ? look.colour + "55" : look.colour,

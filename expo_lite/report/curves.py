@@ -64,7 +64,7 @@ def sections(runs: Sequence[RunRecord]) -> list[tuple[str, list[Chart]]]:
 
 def chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart:
     """One panel of these runs."""
-    each = max(math.ceil(len(run.metrics) / MOST_POINTS) for run in runs)
+    each = max(1, *(math.ceil(len(run.metrics) / MOST_POINTS) for run in runs))
     lines = _members(panel, runs)
     named = len(lines) > 1 or any(line.name.endswith("/") for line in panel.lines)
     series = []

@@ -34,7 +34,11 @@ def overview(run: RunRecord, own: Sequence[Measurement]) -> Overview:
     """A run in a sentence and its tiles; `own` are its measurements, first and last."""
     settings = run.settings
     levels = settings.get("levels") or []
-    on = f"{settings.get('task')}, level{'s' if len(levels) > 1 else ''} {', '.join(map(str, levels))}" if levels else settings.get("task")
+    on = (
+        f"{settings.get('task')}, level{'s' if len(levels) > 1 else ''} {', '.join(map(str, levels))}"
+        if levels
+        else settings.get("task")
+    )
     planned = settings.get("steps")
     steps = f"{run.steps} of {planned} steps" if planned and planned != run.steps else f"{run.steps} steps"
     sentence = f"{settings.get('model')} by {settings.get('method')} on {on}; {steps}, seed {settings.get('seed')}."
@@ -51,10 +55,10 @@ def _passes(own: Sequence[Measurement]) -> list[Tile]:
     tiles = []
     for level in dict.fromkeys((hardest, levels[-1])):
         name = list(last.figures[level])[-1]
-        before = f"{own[0].figures[level][name].value:.0%}" if len(own) > 1 and level in own[0].figures else ""
+        before = share(own[0].figures[level][name].value) if len(own) > 1 and level in own[0].figures else ""
         estimate = last.figures[level][name]
         note = f"95%: {100 * estimate.low:.0f} to {100 * estimate.high:.0f}"
-        tiles.append(Tile(f"{name}, {level_name(level)}", f"{estimate.value:.0%}", before, note))
+        tiles.append(Tile(f"{name}, {level_name(level)}", share(estimate.value), before, note))
     return tiles
 
 
@@ -72,7 +76,7 @@ def _trends(run: RunRecord) -> list[Tile]:
             n = min(max(len(values) // ENDS, 1), 10)
             first, last = sum(values[:n]) / n, sum(values[-n:]) / n
             note = f"mean of {n} steps each" if n > 1 else "first and last step"
-            tiles.append(Tile(title, f"{last:.0%}", f"{first:.0%}", note))
+            tiles.append(Tile(title, share(last), share(first), note))
     return tiles
 
 
@@ -87,6 +91,11 @@ def _costs(run: RunRecord) -> list[Tile]:
         note = f"planned {max(planned):.1f} GiB" if planned else ""
         tiles.append(Tile("Peak memory", f"{max(memory):.1f} GiB", note=note))
     return tiles
+
+
+def share(value: float) -> str:
+    """In percent, with a decimal where it is small: '38%', '1.6%'."""
+    return f"{value:.1%}" if 0 < value < 0.0995 else f"{value:.0%}"
 
 
 def duration(seconds: float) -> str:

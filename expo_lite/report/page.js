@@ -20,7 +20,7 @@ draw(figures);
 
 unpack(document.getElementById("samples-data").textContent.trim())
   .then(({ problems, rows }) => {
-    browse(rows, figures.runs, sideBySide(problems, rows, figures.runs));
+    browse(rows, figures.runs, sideBySide(problems, figures.runs));
     document.documentElement.dataset.ready = "yes";
   })
   .catch((error) => {

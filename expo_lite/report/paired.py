@@ -101,7 +101,9 @@ def kept(run: RunRecord) -> list[Kept]:
     in_training = [evaluated for evaluated in run.evaluated if evaluated.tries]
     if in_training:
         last = in_training[-1]
-        terms = tuple((name, str(value)) for name, value in run.settings.items() if name in TERMS or name.startswith("data."))
+        terms = tuple(
+            (name, str(value)) for name, value in run.settings.items() if name in TERMS or name.startswith("data.")
+        )
         found.append(Kept(f"in training, after step {last.step}", terms, last.tries))
     folders = [file.parent for file in (run.path / "evaluation").glob("*/samples.jsonl")]
     return found + [_folder(folder) for folder in sorted(folders, reverse=True) if (folder / "config.json").is_file()]

@@ -97,8 +97,12 @@ def over_training(runs: Sequence[RunRecord]) -> list[Chart]:
         for m in measured:
             if level in m.figures:
                 points.setdefault(m.run, []).append((float(m.step), m.figures[level][names[-1]].value))
-        series = [Series(runs[i].label if len(runs) > 1 else names[-1], i, 0, None, own, []) for i, own in points.items()]
-        charts.append(Chart(f"{names[-1]}, {level_name(level)}", "Held-out problems.", "share", False, 1, len(runs) > 1, series))
+        series = [
+            Series(runs[i].label if len(runs) > 1 else names[-1], i, 0, None, own, []) for i, own in points.items()
+        ]
+        charts.append(
+            Chart(f"{names[-1]}, {level_name(level)}", "Held-out problems.", "share", False, 1, len(runs) > 1, series)
+        )
     return charts
 
 

@@ -1,7 +1,7 @@
 // The browser of samples, and the same problem early and late. What a model wrote is only ever set as text, never as HTML.
 "use strict";
 
-const AT_ONCE = 20;
+const AT_ONCE = 10;
 
 // The packed samples as objects; `problem` is shared by all rows of one problem.
 async function unpack(text) {
@@ -9,11 +9,12 @@ async function unpack(text) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const packed = JSON.parse(await new Response(stream).text());
-  const problems = packed.problems.map(([id, level, prompt, gold]) => ({ id, level, prompt, gold, times: new Set() }));
+  const problems = packed.problems.map(([id, level, prompt, gold]) => ({ id, level, prompt, gold, times: new Set(), rows: [] }));
   const rows = packed.rows.map(([run, step, kind, place, ...values]) => {
     const row = { run, step, kind, problem: problems[place] };
     packed.fields.forEach((name, i) => (row[name] = values[i]));
     row.problem.times.add(run + "/" + step);
+    row.problem.rows.push(row);
     return row;
   });
   return { problems, rows };
@@ -40,13 +41,13 @@ function marked(text, needle) {
   return parts;
 }
 
-function chips(row, runs) {
+function chips(row, runs, whole) {
   const found = [];
   const chip = (text, kind) => found.push(element("span", { class: "chip " + (kind || "") }, text));
-  if (runs.length > 1) chip(runs[row.run], "run" + ((row.run % 6) + 1));
-  chip("step " + row.step);
+  if (whole && runs.length > 1) chip(runs[row.run], "run" + ((row.run % 6) + 1));
+  if (whole) chip("step " + row.step);
   chip(row.kind);
-  if (row.problem.level !== null) chip("level " + row.problem.level);
+  if (whole && row.problem.level !== null) chip("level " + row.problem.level);
   if (row.correct !== null) chip(row.correct ? "\u2713 right" : "\u2717 wrong", row.correct ? "good" : "bad");
   if (row.accepted !== null) chip(row.accepted ? "accepted" : "refused", row.accepted ? "good" : "bad");
   if (row.finish_reason === "length") chip("truncated", "bad");
@@ -72,8 +73,10 @@ function block(name, text, needle) {
   return element("div", { class: "block" }, element("h4", {}, name), element("pre", { tabindex: "0" }, marked(text, needle)));
 }
 
+// With `compare`, which opens a problem in the part below, all is said; without it, what that part says already is left out.
 function card(row, runs, needle, compare) {
-  const head = element("div", { class: "head" }, ...chips(row, runs), element("code", {}, row.problem.id));
+  const head = element("div", { class: "head" }, ...chips(row, runs, compare !== null));
+  if (compare) head.append(element("code", {}, row.problem.id));
   if (compare && row.problem.times.size > 1) {
     const button = element("button", { type: "button", class: "link" }, "early and late");
     button.addEventListener("click", () => compare(row.problem));
@@ -148,7 +151,9 @@ function browse(rows, runs, compare) {
     document.getElementById("count").textContent = `${number(found.length)} of ${number(rows.length)} samples`;
     show();
   };
-  form.addEventListener("input", filter);
+  const isSelect = (event) => event.target.tagName === "SELECT";
+  form.addEventListener("input", (event) => isSelect(event) || filter());
+  form.addEventListener("change", (event) => isSelect(event) && filter());
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(filter));
   more.addEventListener("click", show);
@@ -156,14 +161,16 @@ function browse(rows, runs, compare) {
 }
 
 // Both sides of one problem: any two times that it was drawn, first and last to begin with. Returns what shows a problem there.
-function sideBySide(problems, rows, runs) {
+function sideBySide(problems, runs) {
   const twice = problems.filter((problem) => problem.times.size > 1);
   document.getElementById("twice").hidden = !twice.length;
   document.getElementById("once").hidden = twice.length > 0;
   const pick = document.getElementById("problem");
   const sides = ["left", "right"].map((name) => [document.getElementById(name), document.getElementById(name + "-list")]);
-  const rowsOf = (problem, time) => rows.filter((row) => row.problem === problem && row.run + "/" + row.step === time);
+  const rowsOf = (problem, time) => problem.rows.filter((row) => row.run + "/" + row.step === time);
   const name = (time) => (runs.length > 1 ? runs[time.split("/")[0]] + ", " : "") + "step " + time.split("/")[1];
+
+  const sorted = (problem) => [...problem.times].sort((a, b) => byNumber(a.split("/")[0], b.split("/")[0]) || byNumber(a.split("/")[1], b.split("/")[1]));
 
   const fill = (side) => {
     const [select, list] = side;
@@ -176,7 +183,7 @@ function sideBySide(problems, rows, runs) {
   };
   const open = () => {
     const problem = twice[Number(pick.value)];
-    const times = [...problem.times].sort((a, b) => byNumber(a.split("/")[0], b.split("/")[0]) || byNumber(a.split("/")[1], b.split("/")[1]));
+    const times = sorted(problem);
     sides.forEach(([select], i) => {
       select.replaceChildren();
       options(select, times, name);
@@ -185,6 +192,13 @@ function sideBySide(problems, rows, runs) {
     document.getElementById("asked").replaceChildren(block("Prompt", problem.prompt, ""), element("p", {}, "Gold: ", element("b", {}, String(problem.gold))));
     sides.forEach(fill);
   };
+  // the problem that gained most comes first
+  const share = (problem, time) => {
+    const own = rowsOf(problem, time).filter((row) => row.kind === "rollout");
+    return own.length ? own.filter((row) => row.correct).length / own.length : 0;
+  };
+  const gains = new Map(twice.map((problem) => [problem, share(problem, sorted(problem).at(-1)) - share(problem, sorted(problem)[0])]));
+  twice.sort((a, b) => gains.get(b) - gains.get(a));
   options(pick, twice.keys(), (i) => `${twice[i].level === null ? "" : "level " + twice[i].level + ", "}${twice[i].id}`);
   pick.addEventListener("change", open);
   sides.forEach((side) => side[0].addEventListener("change", () => fill(side)));
