@@ -115,6 +115,7 @@ def test_it_opens_without_a_request_and_every_curve_is_drawn(page: webdriver.Chr
 def test_what_a_model_wrote_stays_text(page: webdriver.Chrome) -> None:
     written = [block.text for block in page.find_elements(By.CSS_SELECTOR, "#list pre")]
     assert any(EVIL in text for text in written)
+    assert len(page.find_elements(By.CSS_SELECTOR, "#list details")) > 0  # a prompt is unfolded once for its problem
     assert page.execute_script("return document.querySelectorAll('main img, main script').length") == 0
     # a browser that was made to put it into the page as markup would still not run it
     page.execute_script("document.getElementById('count').innerHTML = arguments[0]", EVIL)

@@ -188,7 +188,7 @@ def test_evaluations_on_the_way_are_curves(tmp_path: Path) -> None:
     write_evaluation(folder / "evaluation" / "step-000003.json", (4, 0, 0, 0))
     (run,) = read_runs([folder])
     charts = over_training([run])
-    assert [c.title for c in charts] == ["pass@4, level 1", "pass@4, level 2", "pass@4, all levels"]
+    assert [c.title for c in charts] == ["pass@4, level 1", "pass@4, level 2", "pass@4, all problems"]
     assert charts[0].series[0].points == [(0.0, 0.5), (3.0, 0.5), (6.0, 1.0)]
 
 
@@ -220,4 +220,4 @@ def test_words() -> None:
         "3 h 05 min",
     ]
     assert [share(x) for x in (0.0, 0.0156, 0.0994, 0.0996, 0.375, 1.0)] == ["0%", "1.6%", "9.9%", "10%", "38%", "100%"]
-    assert [level_name(x) for x in ("3", "all", "hard")] == ["level 3", "all levels", "hard"]
+    assert [level_name(x) for x in ("3", "all", "hard")] == ["level 3", "all problems", "hard"]

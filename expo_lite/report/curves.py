@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from expo_lite.report.panels import SECTIONS, Line, Panel
+from expo_lite.report.panels import MEANINGS, SECTIONS, Line, Panel
 from expo_lite.report.record import RunRecord
 
 MOST_POINTS = 300
@@ -118,7 +118,7 @@ def _members(panel: Panel, runs: Sequence[RunRecord]) -> list[Line]:
             lines.append(line)
             continue
         names = {name for run in runs for row in run.metrics for name in row if name.startswith(line.name)}
-        lines += [Line(name, name.removeprefix(line.name)) for name in sorted(names)]
+        lines += [Line(name, name.removeprefix(line.name), MEANINGS.get(name)) for name in sorted(names)]
     return lines
 
 

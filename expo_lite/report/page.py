@@ -61,7 +61,7 @@ def render(runs: Sequence[RunRecord]) -> Page:
         "charts": [chart.to_json() for _, own in charts for chart in own],
     }
     values: dict[str, Any] = {
-        "title": " and ".join(run.label for run in runs),
+        "title": " and ".join(", ".join(run.label for run in runs).rsplit(", ", 1)),
         "version": __version__,
         "runs": runs,
         "overviews": [overview(run, measurements([run])) for run in runs],
@@ -93,9 +93,11 @@ def _between(runs: Sequence[RunRecord]) -> list[Paired]:
     for other in runs[1:]:
         pairing = best_pairing(runs[0], other)
         if pairing is not None:
-            changes = pairing[2]
+            own, _, changes = pairing
             ks = ks_of(changes, (1, 4, 16, 64))
-            found.append(Paired(f"{other.label} minus {runs[0].label}", ks, paired_levels(changes, ks), changes))
+            found.append(
+                Paired(f"{other.label} minus {runs[0].label} ({own.where})", ks, paired_levels(changes, ks), changes)
+            )
     return found
 
 

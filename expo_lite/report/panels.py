@@ -38,11 +38,13 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
               (Line("frac_all_wrong", "all wrong", "bad"), Line("frac_mixed", "mixed", "middling"),
                Line("frac_all_correct", "all right", "good")), stacked=True),
         Panel("Loss", "The whole objective, and the supervised term on chains.", "",
-              (Line("loss", "loss"), Line("expo/sft_loss", "on chains, nats a token"), Line("dpo_loss", "DPO loss"))),
+              (Line("loss", "loss"), Line("expo/sft_loss", "on chains, nats a token"))),
         Panel("KL to the base model", "How far the policy has moved; a steep climb comes before a collapse.", "nats",
               (Line("kl", "KL a token"),)),
         Panel("Gradient norm", "0 where a step had nothing to learn from; spikes call for a lower learning rate.", "",
               (Line("grad_norm", "norm before scaling"),)),
+        Panel("Clipping", "The share of tokens whose probability ratio was clipped; large where many updates share a batch.", "share",
+              (Line("clip_ratio/region_mean", "clipped"),)),
         Panel("Learning rate", "As scheduled.", "", (Line("learning_rate", "learning rate"),)),
     )),
     ("Explanations and chains", (
@@ -57,6 +59,8 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                Line("expo/answer_lift_expert", "expert"))),
     )),
     ("Pairs", (
+        Panel("DPO loss", "0.69 where the policy tells chosen and rejected no better apart than the base model.", "",
+              (Line("dpo_loss", "loss"),)),
         Panel("Preference accuracy", "How often the chosen side has the higher implicit reward.", "share",
               (Line("rewards/accuracies", "accuracy"),)),
         Panel("Implicit rewards", "The margin should grow because the chosen side rises, not because both fall.", "",
@@ -88,3 +92,6 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     )),
 )  # fmt: skip
 """What a report draws, in its order. Metrics that are in none of these get a panel each at the end."""
+
+MEANINGS = {"verdicts/equal": "good", "verdicts/different": "bad", "verdicts/truncated": "middling"}
+"""Colours of members of families that mean something."""

@@ -27,9 +27,9 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """What became of the same problems in training."""
+    """What became of the same problems: in training, or from one run to another."""
 
-    label: str
+    title: str
     ks: list[int]
     levels: list[PairedLevel]
     changes: list[Change]
@@ -116,13 +116,15 @@ def paired_within(runs: Sequence[RunRecord]) -> list[Paired]:
         changes = pair(counted[0].tries, counted[-1].tries)
         if changes:
             ks = ks_of(changes, list(counted[-1].evaluation.levels[0].pass_at))
-            found.append(Paired(run.label, ks, paired_levels(changes, ks), changes))
+            title = "The same problems, after minus before"
+            title += "" if len(runs) == 1 else f": {run.label}"
+            found.append(Paired(title, ks, paired_levels(changes, ks), changes))
     return found
 
 
 def level_name(level: str) -> str:
-    """As it is said: 'level 3', 'all levels'; a word stands for itself."""
-    return "all levels" if level == ALL else f"level {level}" if level.isdecimal() else level
+    """As it is said: 'level 3', 'all problems'; a word stands for itself."""
+    return "all problems" if level == ALL else f"level {level}" if level.isdecimal() else level
 
 
 def _measurement(label: str, run: int, before: bool, evaluated: Evaluated) -> Measurement:

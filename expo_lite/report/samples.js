@@ -2,6 +2,7 @@
 "use strict";
 
 const AT_ONCE = 10;
+const A_SIDE = 4;
 
 // The packed samples as objects; `problem` is shared by all rows of one problem.
 async function unpack(text) {
@@ -73,8 +74,12 @@ function block(name, text, needle) {
   return element("div", { class: "block" }, element("h4", {}, name), element("pre", { tabindex: "0" }, marked(text, needle)));
 }
 
+function folded(name, ...children) {
+  return element("details", {}, element("summary", {}, name), ...children);
+}
+
 // With `compare`, which opens a problem in the part below, all is said; without it, what that part says already is left out.
-function card(row, runs, needle, compare) {
+function card(row, runs, needle, compare, before) {
   const head = element("div", { class: "head" }, ...chips(row, runs, compare !== null));
   if (compare) head.append(element("code", {}, row.problem.id));
   if (compare && row.problem.times.size > 1) {
@@ -82,8 +87,13 @@ function card(row, runs, needle, compare) {
     button.addEventListener("click", () => compare(row.problem));
     head.append(button);
   }
-  const texts = element("div", { class: compare ? "texts" : "texts one" });
-  if (compare) texts.append(block("Prompt", row.problem.prompt, needle));
+  const again = compare && before && before.problem === row.problem;
+  const texts = element("div", { class: compare && !again ? "texts" : "texts one" });
+  if (again) {
+    const prompt = folded("Prompt, as above", block("Prompt", row.problem.prompt, needle));
+    prompt.open = needle !== "" && row.problem.prompt.toLowerCase().includes(needle);
+    texts.append(prompt);
+  } else if (compare) texts.append(block("Prompt", row.problem.prompt, needle));
   texts.append(block("Completion", row.completion, needle));
   return element("article", { class: "card sample" }, head, texts, facts(row));
 }
@@ -135,8 +145,9 @@ function browse(rows, runs, compare) {
   let shown = 0;
   const show = () => {
     const needle = form.text.value.trim().toLowerCase();
-    list.append(...found.slice(shown, shown + AT_ONCE).map((row) => card(row, runs, needle, compare)));
-    shown = Math.min(shown + AT_ONCE, found.length);
+    const last = Math.min(shown + AT_ONCE, found.length);
+    for (let i = shown; i < last; i++) list.append(card(found[i], runs, needle, compare, i % AT_ONCE ? found[i - 1] : null));
+    shown = last;
     more.hidden = shown >= found.length;
     more.textContent = `Show ${Math.min(AT_ONCE, found.length - shown)} more`;
   };
@@ -179,7 +190,10 @@ function sideBySide(problems, runs) {
     const right = rollouts.filter((row) => row.correct).length;
     const summary = rollouts.length ? `${right} of ${rollouts.length} rollouts kept here right` : "no rollout kept here";
     const order = (row) => (row.kind === "rollout" ? 1 : 0) + (row.correct ? 0 : 1);
-    list.replaceChildren(element("p", { class: "about" }, summary), ...own.sort((a, b) => order(a) - order(b)).map((row) => card(row, runs, "", null)));
+    const cards = own.sort((a, b) => order(a) - order(b)).map((row) => card(row, runs, "", null, null));
+    const rest = cards.splice(A_SIDE);
+    list.replaceChildren(element("p", { class: "about" }, summary), ...cards);
+    if (rest.length) list.append(folded(`${rest.length} more`, ...rest));
   };
   const open = () => {
     const problem = twice[Number(pick.value)];
