@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from expo_lite.measure.figures import Measured, Sample, evaluation_of
+from expo_lite.measure.figures import GradedProblem, Sample, evaluation_of
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 from expo_lite.run.folder import RunFolder
 from expo_lite.run.metrics import explanation_metrics, group_metrics, sample_rows
-from expo_lite.settings.config import Method, TrainConfig, resolve
+from expo_lite.settings.train import Method, TrainConfig, resolve
 
 GROUP_SIZE = 4
 
@@ -54,13 +54,10 @@ def write_evaluation(file: Path, n_correct: tuple[int, ...], n: int = 4, *, coun
         samples = tuple(
             Sample(j < right, "equal" if j < right else "different", str(j < right), False, 9) for j in range(n)
         )
-        measured.append(Measured(Problem(f"held/{i}", "?", "True", i % 2 + 1), samples[0], samples))
+        measured.append(GradedProblem(Problem(f"held/{i}", "?", "True", i % 2 + 1), samples[0], samples))
     values = evaluation_of(measured, (1, 4), 0.7).to_json()
-    if counts:
-        values["problems"] = [
-            {"problem_id": m.problem.problem_id, "level": m.problem.level, "n_correct": m.n_correct, "n": n}
-            for m in measured
-        ]
+    if not counts:
+        del values["problems"]
     file.write_text(json.dumps(values))
 
 

@@ -7,9 +7,10 @@ import pytest
 from made_run import make_run, write_evaluation
 
 from expo_lite.commands import cli
+from expo_lite.measure.figures import ProblemResult
 from expo_lite.measure.statistics import bootstrap_mean, pass_at_k
 from expo_lite.report.paired import Change, best_pairing, kept, ks_of, level_order, lost, pair, paired_levels, won
-from expo_lite.report.record import Tries, read_runs
+from expo_lite.report.record import read_runs
 
 
 @pytest.fixture(autouse=True)
@@ -17,8 +18,8 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def tries(*counts: int, n: int = 4, level: str | None = "1") -> list[Tries]:
-    return [Tries(f"p{i}", level, count, n) for i, count in enumerate(counts)]
+def tries(*counts: int, n: int = 4) -> list[ProblemResult]:
+    return [ProblemResult(f"p{i}", 1, count > 2, count, n) for i, count in enumerate(counts)]
 
 
 def test_problems_are_paired_by_their_names() -> None:
@@ -53,7 +54,7 @@ def test_the_difference_turned_round_is_its_negative() -> None:
 def test_pass_at_k_is_the_evaluations_own(tmp_path: Path) -> None:
     (run,) = read_runs([make_run(tmp_path / "a")])
     last = run.evaluated[-1]
-    rows = {row.level: row for row in paired_levels(pair(last.tries, last.tries), [1, 4])}
+    rows = {row.level: row for row in paired_levels(pair(last.evaluation.problems, last.evaluation.problems), [1, 4])}
     for result in last.evaluation.levels:
         assert rows[result.level].first == pytest.approx({k: e.value for k, e in result.pass_at.items()})
 
@@ -88,7 +89,7 @@ def test_evaluation_folders_are_paired_on_equal_terms(tmp_path: Path) -> None:
     eval_folder(a, "step-000006-x", [True, False, False, True, True], seed=0)
     eval_folder(b, "step-000006-x", [True, True, False, True, False], seed=1)
     first, second = read_runs([a, b])
-    assert [len(found.tries) for found in kept(first)] == [4, 5]
+    assert [len(found.problems) for found in kept(first)] == [4, 5]
     pairing = best_pairing(first, second)
     assert pairing is not None
     assert pairing[0].where == "in training, after step 6"  # the seeds of the others differ

@@ -38,14 +38,15 @@ def test_a_run_is_read_whole(tmp_path: Path) -> None:
     assert "output" not in run.settings
     assert run.made_with["device"] == "cpu: 1 threads"
     assert [e.step for e in run.evaluated] == [0, 3]
-    assert next((t.problem_id, t.level, t.n_correct, t.n) for t in run.evaluated[1].tries) == ("held/0", "1", 3, 4)
+    problem = run.evaluated[1].evaluation.problems[0]
+    assert (problem.problem_id, problem.level, problem.n_correct, problem.n) == ("held/0", 1, 3, 4)
 
 
 def test_an_evaluation_without_counts_is_read_too(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a")
     write_evaluation(folder / "evaluation" / "step-000000.json", (1, 1), counts=False)
     (run,) = read_runs([folder])
-    assert run.evaluated[0].tries == ()
+    assert run.evaluated[0].evaluation.problems == ()
     assert run.evaluated[0].evaluation.levels[0].n_problems == 1
 
 

@@ -1,4 +1,4 @@
-"""`compare`: in which settings two runs differ, and what of the same held-out problems became better or worse."""
+"""`expo-lite compare`: in which settings two runs differ, and what of the same held-out problems became better or worse."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from expo_lite.commands.command import Command, say
 from expo_lite.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,37 +22,35 @@ KS_A_TABLE = 3
 """More columns than these do not fit into 80 characters."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompareConfig:
+@dataclass(frozen=True, kw_only=True)
+class Compare(Command):
     """Say in which settings two runs differ, and which held-out problems were won and lost."""
 
     first: Path
-    """Run folder to start from."""
+    """The run folder to start from."""
     second: Path
-    """Run folder to compare with it: differences are this one minus the first."""
+    """The run folder to compare with it: differences are this one minus the first."""
     show: int = 10
-    """Problems that are listed as won, and as lost."""
+    """List so many of the problems won, and so many of those lost."""
+
+    def run(self) -> None:
+        """Check, then print the comparison."""
+        if self.show < 0:
+            raise ConfigError(f"show must be at least 0, not {self.show}.")
+        compare(self.first, self.second, self.show)
 
 
-def check_compare(config: CompareConfig) -> None:
-    """Every rule that a type alone does not hold; raises ConfigError."""
-    if config.show < 0:
-        raise ConfigError(f"show must not be negative, not {config.show}.")
-
-
-def run_compare(config: CompareConfig) -> None:
+def compare(first_run: Path, second_run: Path, show: int) -> None:
     """Print the comparison.
 
     Raises:
         CheckpointError: a folder holds no run, or a file of it is damaged.
-        ConfigError: a setting is out of range.
     """
-    check_compare(config)
     from expo_lite.report.paired import best_pairing, ks_of, lost, paired_levels, won
     from expo_lite.report.record import differing, read_runs
 
     console = Console()
-    first, second = runs = read_runs([config.first, config.second])
+    first, second = runs = read_runs([first_run, second_run])
     console.print(settings_table(differing(runs), first.label, second.label))
     pairing = best_pairing(first, second)
     if pairing is None:
@@ -62,12 +61,12 @@ def run_compare(config: CompareConfig) -> None:
     ks = ks_of(changes, wanted)
     title = f"{second.label} minus {first.label}: {len(changes):,} problems, {ours.where}"
     title += "" if ours.where == theirs.where else f" and {theirs.where}"
-    console.print(title, markup=False, soft_wrap=True)
+    say(console, title)
     for i in range(0, len(ks), KS_A_TABLE):
         console.print(difference_table(paired_levels(changes, ks), ks[i : i + KS_A_TABLE]))
-    console.print("Percent, then percentage points with 95% intervals, paired by problem. Bold: more than chance.\n")
-    _list(f"won (right in {second.label} alone)", won(changes), config.show, console)
-    _list(f"lost (right in {first.label} alone)", lost(changes), config.show, console)
+    say(console, "Percent, then percentage points with 95% intervals, paired by problem. Bold: more than chance.\n")
+    _list(f"won (right in {second.label} alone)", won(changes), show, console)
+    _list(f"lost (right in {first.label} alone)", lost(changes), show, console)
 
 
 def settings_table(differences: Sequence[tuple[str, list[Any]]], first: str, second: str) -> Table | str:
@@ -102,13 +101,13 @@ def difference_table(rows: Sequence["PairedLevel"], ks: Sequence[int]) -> Table:
 
 def _list(name: str, changes: Sequence["Change"], show: int, console: Console) -> None:
     """Problems with their counts, the surest first."""
-    console.print(f"{name}: {len(changes):,}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{name}: {len(changes):,}")
     for change in changes[:show]:
         level = "" if change.level is None else f", level {change.level}"
         line = f"  {change.problem_id}{level}: {change.first}/{change.n} to {change.second}/{change.n}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
     if len(changes) > show:
-        console.print(f"  and {len(changes) - show:,} more (--show {len(changes)})", highlight=False)
+        say(console, f"  and {len(changes) - show:,} more (--show {len(changes)})")
 
 
 def _unpaired(runs: Sequence["RunRecord"], console: Console) -> None:

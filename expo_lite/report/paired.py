@@ -1,17 +1,22 @@
 """Two policies on the same held-out problems: paired differences of pass@k, and which problems were won and lost."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from expo_lite.measure.figures import ProblemResult
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, pass_at_k
-from expo_lite.report.record import RunRecord, Tries, flat, read_json
-from expo_lite.run.metrics import JsonLines
+from expo_lite.report.record import RunRecord, flat, read_json
+from expo_lite.run.files import JsonLines
 
 ALL = "all"
 IDENTITY = ("model", "bits", "backend", "sampler", "adapter_sha256")
 """What tells policies apart in the config.json of an evaluation folder; all else must be equal for a pairing."""
 
+IN_TRAINING = re.compile(r"step-\d+")
+"""Folders of samples that belong to an evaluation in training, whose counts are in the file beside them."""
 TERMS = ("task", "evaluation.eval_temperature", "evaluation.eval_top_p")
 """What must be equal for a pairing of evaluations in training; that problems and their numbers of samples are is looked at one by one."""
 
@@ -45,14 +50,14 @@ class Kept:
     where: str
     terms: tuple[tuple[str, str], ...]
     """On what was measured and how: everything that is not the policy's own."""
-    tries: tuple[Tries, ...]
+    problems: tuple[ProblemResult, ...]
 
 
-def pair(first: Sequence[Tries], second: Sequence[Tries]) -> list[Change]:
+def pair(first: Sequence[ProblemResult], second: Sequence[ProblemResult]) -> list[Change]:
     """The problems that both have, with as many samples in both, in the order of the first."""
-    others = {tries.problem_id: tries for tries in second}
+    others = {result.problem_id: result for result in second}
     return [
-        Change(own.problem_id, own.level, own.n, own.n_correct, others[own.problem_id].n_correct)
+        Change(own.problem_id, _word(own.level), own.n, own.n_correct, others[own.problem_id].n_correct)
         for own in first
         if own.problem_id in others and others[own.problem_id].n == own.n
     ]
@@ -98,21 +103,22 @@ def kept(run: RunRecord) -> list[Kept]:
         CheckpointError: a file is damaged.
     """
     found = []
-    in_training = [evaluated for evaluated in run.evaluated if evaluated.tries]
+    in_training = [evaluated for evaluated in run.evaluated if evaluated.evaluation.problems]
     if in_training:
         last = in_training[-1]
         terms = tuple(
             (name, str(value)) for name, value in run.settings.items() if name in TERMS or name.startswith("data.")
         )
-        found.append(Kept(f"in training, after step {last.step}", terms, last.tries))
+        found.append(Kept(f"in training, after step {last.step}", terms, last.evaluation.problems))
     folders = [file.parent for file in (run.path / "evaluation").glob("*/samples.jsonl")]
-    return found + [_folder(folder) for folder in sorted(folders, reverse=True) if (folder / "config.json").is_file()]
+    asked_for = [folder for folder in folders if not IN_TRAINING.fullmatch(folder.name)]
+    return found + [_folder(folder) for folder in sorted(asked_for, reverse=True) if (folder / "config.json").is_file()]
 
 
 def best_pairing(first: RunRecord, second: RunRecord) -> tuple[Kept, Kept, list[Change]] | None:
     """The counts of both runs on equal terms that have most problems in common; None where there are none."""
     candidates = [
-        (own, other, pair(own.tries, other.tries))
+        (own, other, pair(own.problems, other.problems))
         for own in kept(first)
         for other in kept(second)
         if own.terms == other.terms
@@ -136,14 +142,23 @@ def _paired_level(level: str, changes: Sequence[Change], ks: Sequence[int]) -> P
 
 
 def _folder(folder: Path) -> Kept:
-    """The counts in a folder of `expo-lite eval`; its greedy samples are left out."""
+    """The counts in a folder of `expo-lite eval`."""
     settings = read_json(folder / "config.json").get("settings", {})
     terms = tuple((name, str(value)) for name, value in flat(settings) if name not in IDENTITY)
-    counts: dict[str, tuple[str | None, int, int]] = {}
+    levels: dict[str, int | None] = {}
+    greedy: dict[str, bool] = {}
+    right, n = Counter[str](), Counter[str]()
     for row in JsonLines(folder / "samples.jsonl").read():
-        if row["kind"] == "sample":
-            level = None if row["level"] is None else str(row["level"])
-            _, n_correct, n = counts.get(row["problem_id"], (None, 0, 0))
-            counts[row["problem_id"]] = (level, n_correct + bool(row["correct"]), n + 1)
-    tries = tuple(Tries(problem_id, *count) for problem_id, count in counts.items())
-    return Kept(f"evaluation/{folder.name}", terms, tries)
+        name = row["problem_id"]
+        levels[name] = row["level"]
+        if row["kind"] == "greedy":
+            greedy[name] = bool(row["correct"])
+        else:
+            right[name] += bool(row["correct"])
+            n[name] += 1
+    problems = (ProblemResult(name, levels[name], greedy.get(name, False), right[name], n[name]) for name in n)
+    return Kept(f"evaluation/{folder.name}", terms, tuple(problems))
+
+
+def _word(level: int | str | None) -> str | None:
+    return None if level is None else str(level)

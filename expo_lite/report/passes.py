@@ -110,10 +110,10 @@ def paired_within(runs: Sequence[RunRecord]) -> list[Paired]:
     """Last minus first evaluation of each run that has counts by problem in both."""
     found = []
     for run in runs:
-        counted = [evaluated for evaluated in run.evaluated if evaluated.tries]
+        counted = [evaluated for evaluated in run.evaluated if evaluated.evaluation.problems]
         if len(counted) < 2:
             continue
-        changes = pair(counted[0].tries, counted[-1].tries)
+        changes = pair(counted[0].evaluation.problems, counted[-1].evaluation.problems)
         if changes:
             ks = ks_of(changes, list(counted[-1].evaluation.levels[0].pass_at))
             title = "The same problems, after minus before"

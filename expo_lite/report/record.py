@@ -8,29 +8,19 @@ from typing import Any
 
 from expo_lite.errors import CheckpointError
 from expo_lite.measure.figures import Evaluation
-from expo_lite.run.metrics import JsonLines
+from expo_lite.run.files import JsonLines
+from expo_lite.run.folder import RunFolder
 
 PLACES = ("output", "resume")
 """Settings that say where a run is, not what it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tries:
-    """How many of `n` samples of one held-out problem were right."""
-
-    problem_id: str
-    level: str | None
-    n_correct: int
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The held-out evaluation after `step` steps; `tries` is empty where the file keeps no counts by problem."""
+    """The held-out evaluation after `step` steps; its `problems` are empty where an older version made it."""
 
     step: int
     evaluation: Evaluation
-    tries: tuple[Tries, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +57,8 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
 
 def read_run(path: Path, label: str) -> RunRecord:
     """The run in a folder; a file that is not there yet counts as empty."""
-    file = path / "config.json"
+    folder = RunFolder(path)
+    file = folder.config_file
     if not file.is_file():
         raise CheckpointError(f"There is no run in '{path}': it has no config.json. Give the folder that train made.")
     about = read_json(file)
@@ -78,9 +69,9 @@ def read_run(path: Path, label: str) -> RunRecord:
         path=path,
         settings={key: value for key, value in flat(about["settings"]) if key not in PLACES},
         made_with=dict(flat({key: value for key, value in about.items() if key != "settings"})),
-        metrics=JsonLines(path / "metrics.jsonl").read(),
-        samples=JsonLines(path / "samples.jsonl").read(),
-        pairs=JsonLines(path / "pairs.jsonl").read(),
+        metrics=folder.metrics.read(),
+        samples=folder.samples.read(),
+        pairs=folder.pairs.read(),
         held_out=list(_held_out(path / "evaluation")),
         evaluated=tuple(_evaluated(found) for found in sorted((path / "evaluation").glob("step-*.json"))),
     )
@@ -118,7 +109,7 @@ def differing(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
 
 
 def _held_out(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows in folders whose name begins with the step: those of `expo-lite eval RUN`, say."""
+    """The rows in folders whose name begins with the step: those in training, and those of `expo-lite eval RUN`."""
     for file in sorted(folder.glob("step-*/samples.jsonl")):
         step = int(file.parent.name.split("-")[1])
         for row in JsonLines(file).read():
@@ -129,11 +120,7 @@ def _held_out(folder: Path) -> Iterator[dict[str, Any]]:
 def _evaluated(file: Path) -> Evaluated:
     values = read_json(file)
     try:
-        tries = tuple(
-            Tries(row["problem_id"], None if row["level"] is None else str(row["level"]), row["n_correct"], row["n"])
-            for row in values.get("problems", [])
-        )
-        return Evaluated(int(file.stem.removeprefix("step-")), Evaluation.from_json(values), tries)
+        return Evaluated(int(file.stem.removeprefix("step-")), Evaluation.from_json(values))
     except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"The evaluation in '{file}' is damaged: remove that file to go on.") from error
 

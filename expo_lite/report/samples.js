@@ -171,6 +171,11 @@ function browse(rows, runs, compare) {
   filter();
 }
 
+// What counts as a try of the policy, with no answer in sight.
+function isTry(row) {
+  return row.kind === "rollout" || row.kind === "held-out";
+}
+
 // Both sides of one problem: any two times that it was drawn, first and last to begin with. Returns what shows a problem there.
 function sideBySide(problems, runs) {
   const twice = problems.filter((problem) => problem.times.size > 1);
@@ -186,10 +191,10 @@ function sideBySide(problems, runs) {
   const fill = (side) => {
     const [select, list] = side;
     const own = rowsOf(twice[Number(pick.value)], select.value);
-    const rollouts = own.filter((row) => row.kind === "rollout");
-    const right = rollouts.filter((row) => row.correct).length;
-    const summary = rollouts.length ? `${right} of ${rollouts.length} rollouts kept here right` : "no rollout kept here";
-    const order = (row) => (row.kind === "rollout" ? 1 : 0) + (row.correct ? 0 : 1);
+    const tries = own.filter(isTry);
+    const right = tries.filter((row) => row.correct).length;
+    const summary = tries.length ? `${right} of ${tries.length} tries kept here right` : "no try kept here";
+    const order = (row) => (isTry(row) ? 1 : 0) + (row.correct ? 0 : 1);
     const cards = own.sort((a, b) => order(a) - order(b)).map((row) => card(row, runs, "", null, null));
     const rest = cards.splice(A_SIDE);
     list.replaceChildren(element("p", { class: "about" }, summary), ...cards);
@@ -208,7 +213,7 @@ function sideBySide(problems, runs) {
   };
   // the problem that gained most comes first
   const share = (problem, time) => {
-    const own = rowsOf(problem, time).filter((row) => row.kind === "rollout");
+    const own = rowsOf(problem, time).filter(isTry);
     return own.length ? own.filter((row) => row.correct).length / own.length : 0;
   };
   const gains = new Map(twice.map((problem) => [problem, share(problem, sorted(problem).at(-1)) - share(problem, sorted(problem)[0])]));

@@ -31,8 +31,8 @@ LEVEL = 6
 NEAR, FULL = 0.98, 0.95
 """Which part of the budget is aimed at, and which is enough."""
 RULE = (
-    "Kept first, of problems drawn more than once: their first and last time, one right and one wrong rollout and every "
-    "explanation each; then the same of all other draws; then the remaining rollouts. Where there is room for a part of "
+    "Kept first, of problems seen more than once: their first and last time, one right and one wrong completion of each kind "
+    "and every explanation; then the same of all other times; then the remaining completions. Where there is room for a part of "
     "these only, a fixed lot decides."
 )
 
@@ -110,10 +110,9 @@ def rank(run: int, rows: Sequence[dict[str, Any]]) -> list[Ranked]:
     found = []
     for number, row in enumerate(rows):
         first, last = ends[row["problem_id"]]
-        verdict = (row["step"], row["problem_id"], row.get("correct")) if row["kind"] == "rollout" else None
-        spare = verdict in seen
-        if verdict:
-            seen.add(verdict)
+        verdict = (row["step"], row["problem_id"], row["kind"], row.get("correct"))
+        spare = verdict in seen and row["kind"] != "explanation"
+        seen.add(verdict)
         is_end = first < last and row["step"] in (first, last)
         order = 2 if spare else 0 if is_end else 1
         lot = row["problem_id"] if is_end else f"{row['problem_id']}/{row['step']}"
