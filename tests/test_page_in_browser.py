@@ -197,7 +197,7 @@ def test_the_same_problem_early_and_late(page: webdriver.Chrome) -> None:
     named = find(page, "#list article:first-child .head code").text
     assert named in Select(find(page, "#problem")).first_selected_option.text
     sides[0].select_by_visible_text("step 2")
-    assert "of 4 tries kept here right" in find(page, "#left-list").text
+    assert "of 4 tries in this file are right" in find(page, "#left-list").text
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])

@@ -64,7 +64,7 @@ def compare(first_run: Path, second_run: Path, show: int) -> None:
     say(console, title)
     for i in range(0, len(ks), KS_A_TABLE):
         console.print(difference_table(paired_levels(changes, ks), ks[i : i + KS_A_TABLE]))
-    say(console, "Percent, then percentage points with 95% intervals, paired by problem. Bold: more than chance.\n")
+    say(console, "Percent; below, the paired difference with its 95% interval. Bold: not chance.\n")
     _list(f"won (right in {second.label} alone)", won(changes), show, console)
     _list(f"lost (right in {first.label} alone)", lost(changes), show, console)
 

@@ -13,6 +13,8 @@ from expo_lite.run.folder import RunFolder
 
 PLACES = ("output", "resume")
 """Settings that say where a run is, not what it is."""
+HELD_OUT = "held-out"
+"""The kind of samples of an evaluation; a greedy one has a second word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def _held_out(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.glob("step-*/samples.jsonl")):
         step = int(file.parent.name.split("-")[1])
         for row in JsonLines(file).read():
-            kind = "held-out greedy" if row["kind"] == "greedy" else "held-out"
+            kind = f"{HELD_OUT} greedy" if row["kind"] == "greedy" else HELD_OUT
             yield {**row, "step": step, "kind": kind}
 
 

@@ -193,7 +193,7 @@ function sideBySide(problems, runs) {
     const own = rowsOf(twice[Number(pick.value)], select.value);
     const tries = own.filter(isTry);
     const right = tries.filter((row) => row.correct).length;
-    const summary = tries.length ? `${right} of ${tries.length} tries kept here right` : "no try kept here";
+    const summary = tries.length ? `${right} of ${tries.length} tries in this file are right` : "no try in this file";
     const order = (row) => (isTry(row) ? 1 : 0) + (row.correct ? 0 : 1);
     const cards = own.sort((a, b) => order(a) - order(b)).map((row) => card(row, runs, "", null, null));
     const rest = cards.splice(A_SIDE);

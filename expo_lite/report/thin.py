@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expo_lite.report.record import RunRecord
+from expo_lite.report.record import HELD_OUT, RunRecord
 
 FIELDS = (
     "completion",
@@ -48,11 +48,11 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A row of a run, how soon it is kept (lower ranks first), and where it is shown: by run, step and problem."""
+    """A row of a run, how soon it is kept (lower ranks first), and where it is shown: by run, held-out ones last, step and problem."""
 
     row: dict[str, Any]
     rank: tuple[int, str]
-    place: tuple[int, int, int, int]
+    place: tuple[int, bool, int, int, int]
 
     @property
     def run(self) -> int:
@@ -116,7 +116,13 @@ def rank(run: int, rows: Sequence[dict[str, Any]]) -> list[Ranked]:
         is_end = first < last and row["step"] in (first, last)
         order = 2 if spare else 0 if is_end else 1
         lot = row["problem_id"] if is_end else f"{row['problem_id']}/{row['step']}"
-        place = (run, row["step"], problems.setdefault(row["problem_id"], number), number)
+        place = (
+            run,
+            row["kind"].startswith(HELD_OUT),
+            row["step"],
+            problems.setdefault(row["problem_id"], number),
+            number,
+        )
         found.append(Ranked(row, (order, hashlib.sha256(lot.encode()).hexdigest()), place))
     return found
 
