@@ -15,6 +15,7 @@ import tyro
 from expo_lite import __version__
 from expo_lite.commands import arguments
 from expo_lite.commands.command import Command, ConfiguredCommand
+from expo_lite.commands.compare import Compare
 from expo_lite.commands.diagnose import Diagnose
 from expo_lite.commands.eval import Eval
 from expo_lite.commands.explain import Explain
@@ -23,6 +24,7 @@ from expo_lite.commands.hard import Hard
 from expo_lite.commands.models import Models
 from expo_lite.commands.plan import Plan
 from expo_lite.commands.replicate import Replicate
+from expo_lite.commands.report import Report
 from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.errors import ExpoLiteError
@@ -49,7 +51,13 @@ COMMANDS: dict[str, type[ConfiguredCommand]] = {
     "replicate": Replicate,
 }
 """The commands that take settings."""
-OTHERS: dict[str, Command] = {"grade": Grade(file=tyro.MISSING), "models": Models(), "tasks": Tasks()}
+OTHERS: dict[str, Command] = {
+    "report": Report(runs=tyro.MISSING),
+    "compare": Compare(first=tyro.MISSING, second=tyro.MISSING),
+    "grade": Grade(file=tyro.MISSING),
+    "models": Models(),
+    "tasks": Tasks(),
+}
 
 
 def run(words: Sequence[str]) -> int:
