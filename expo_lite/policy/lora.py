@@ -1,7 +1,7 @@
 """What the backends share: a peft model sampled, scored, switched off and saved; each only loads it and switches its modes.
 
-Samplers, by `--sampler`: `own` is our decoding loop (sampler.py), `native` the backend's own generate (native.py), and `vllm`
-an engine that shares the model's weights (vllm.py).
+Samplers, by `--sampler`: `own` is our decoder on merged weights (sampler.py), `native` the backend's own generate (native.py),
+and `vllm` an engine that shares the model's weights (vllm.py).
 """
 
 import contextlib
@@ -19,8 +19,10 @@ from transformers import GenerationConfig
 from expo_lite.errors import CheckpointError
 from expo_lite.policy import native, sampler, scoring
 from expo_lite.policy.batching import MicroBatch
-from expo_lite.policy.dense import dense_weights
+from expo_lite.policy.decoder import Decoder
+from expo_lite.policy.dense import release_freed_memory
 from expo_lite.policy.load import first_line
+from expo_lite.policy.merged import merge
 from expo_lite.policy.sampler import Sampled
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
@@ -45,6 +47,8 @@ class LoraPolicy:
         self._peft = model
         self._model: Any = model.get_base_model()
         self._sampler = sampler
+        self._decoder: Decoder | None = None
+        self._merged_of: tuple[object, ...] = ()
         self.eos_ids = _eos_ids(tokenizer, self._model)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(tokenizer, self.eos_ids)
@@ -58,22 +62,40 @@ class LoraPolicy:
     ) -> list[tuple[Completion, ...]]:
         """Sample completions, one tuple a request, in order."""
         self._to_sampling()
-        with dense_weights(self._model) if self.device.type == "cpu" else contextlib.nullcontext():
-            sampled = self._sample(requests, params, seed)
+        sampled = self._sample(requests, params, seed)
         return [
             tuple(sampler.to_completion(request.prompt_ids, row, self.tokenizer) for row in rows)
             for request, rows in zip(requests, sampled, strict=True)
         ]
 
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
-        draw = native.sample if self._sampler == "native" else sampler.sample
-        return draw(self._model, requests, params, seed=seed, eos_ids=self.eos_ids, pad_id=self.pad_id)
+        if self._sampler == "native":
+            return native.sample(self._model, requests, params, seed=seed, eos_ids=self.eos_ids, pad_id=self.pad_id)
+        return sampler.sample(self._merged(), requests, params, seed=seed, eos_ids=self.eos_ids)
+
+    def _merged(self) -> Decoder:
+        """The decoder of the weights as they are now; made anew when they have changed, or the adapter was switched."""
+        adapter = self.parameters().values()
+        disabled = any(getattr(module, "disable_adapters", False) for module in self._model.modules())
+        # torch counts what is written to a tensor
+        now = (disabled, *(p._version for p in adapter))
+        if self._decoder is None or self._merged_of != now:
+            self._drop_decoder()
+            self._decoder, self._merged_of = Decoder(merge(self._model)), now
+        return self._decoder
+
+    def _drop_decoder(self) -> None:
+        """Training begins, and has no use for a dense copy of the weights."""
+        if self._decoder is not None:
+            self._decoder = None
+            release_freed_memory()
 
     def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter.
 
         Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
         """
+        self._drop_decoder()
         self._to_training()
         with torch.enable_grad():
             return scoring.score(self._model, batch, temperature=temperature)
