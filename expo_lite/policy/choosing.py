@@ -9,6 +9,8 @@ from expo_lite.records import SamplingParams
 
 BELOW_ONE = 1 - 2**-23
 """Times any fp32 total, a number below that total."""
+BLOCK = 128
+"""Divides the vocabulary of every alias."""
 
 
 def choose(
@@ -29,8 +31,30 @@ def choose(
         # the smallest set whose mass reaches top_p: a token stays while the mass before it is below
         outside_RV = sorted_RV.cumsum(dim=1) - sorted_RV >= params.top_p
         probs_RV = probs_RV.masked_fill(outside_RV.scatter(1, order_RV, outside_RV), 0.0)
-    cumulative_RV = probs_RV.cumsum(dim=1)
-    # below the total, so that there is a token at which the sum first exceeds it; that token's probability is not 0
-    thresholds_R1 = uniforms_R.clamp(max=BELOW_ONE)[:, None] * cumulative_RV[:, -1:]
-    tokens_R1 = torch.searchsorted(cumulative_RV, thresholds_R1, right=True)
+    tokens_R1 = _inverted(probs_RV, uniforms_R[:, None])
     return tokens_R1.squeeze(1), full_RV.gather(1, tokens_R1).squeeze(1).log()
+
+
+def _inverted(probs_RV: torch.Tensor, uniforms_R1: torch.Tensor) -> torch.Tensor:
+    """Where each row's cumulative sum first exceeds this share of the whole; that token's probability is not 0.
+
+    Large vocabularies are summed up in blocks, and token by token inside one block alone: a CPU's cumulative sum is slow.
+    """
+    n_blocks, rest = divmod(probs_RV.shape[1], BLOCK)
+    if n_blocks < BLOCK or rest:
+        return _search(probs_RV, uniforms_R1)[0]
+    blocks_RNB = probs_RV.view(-1, n_blocks, BLOCK)
+    block_R1, share_R1 = _search(blocks_RNB.sum(dim=2), uniforms_R1)
+    inside_RB = blocks_RNB.gather(1, block_R1[:, :, None].expand(-1, -1, BLOCK)).squeeze(1)
+    return block_R1 * BLOCK + _search(inside_RB, share_R1)[0]
+
+
+def _search(weights_RN: torch.Tensor, shares_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight at which a share of the sum is exceeded, and how far into that weight it reaches, as a share of it."""
+    cumulative_RN = weights_RN.cumsum(dim=1)
+    # below the total, so that there is a place where it is exceeded
+    thresholds_R1 = shares_R1.clamp(max=BELOW_ONE) * cumulative_RN[:, -1:]
+    found_R1 = torch.searchsorted(cumulative_RN, thresholds_R1, right=True)
+    weight_R1 = weights_RN.gather(1, found_R1)
+    into_R1 = thresholds_R1 - (cumulative_RN.gather(1, found_R1) - weight_R1)
+    return found_R1, (into_R1 / weight_R1).clamp(0, 1)

@@ -33,6 +33,9 @@ END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
 class LoraPolicy:
     """A causal language model with a LoRA adapter; the part of a policy that does not depend on who loaded it."""
 
+    _decoder: Decoder | None = None
+    _merged_of: tuple[object, ...] = ()
+
     def __init__(self, name: str, model: PeftModel, tokenizer: Any, device: torch.device, *, sampler: str) -> None:
         """Hold a loaded model.
 
@@ -47,8 +50,6 @@ class LoraPolicy:
         self._peft = model
         self._model: Any = model.get_base_model()
         self._sampler = sampler
-        self._decoder: Decoder | None = None
-        self._merged_of: tuple[object, ...] = ()
         self.eos_ids = _eos_ids(tokenizer, self._model)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(tokenizer, self.eos_ids)

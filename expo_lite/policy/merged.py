@@ -113,7 +113,7 @@ class _Joiner:
         bases = [getattr(projection, "base_layer", projection) for projection in projections]
         sizes = [base.out_features for base in bases]
         weight_OI = self._buffer(sum(sizes), bases[0].in_features)
-        for projection, out_OI in zip(projections, weight_OI.split(sizes), strict=True):
+        for projection, out_OI in zip(projections, torch.split(weight_OI, sizes), strict=True):
             _merge_into(out_OI, projection)
         return product(weight_OI, self._bias(bases))
 

@@ -27,7 +27,7 @@ class Replays:
             self._graphs[shape].replay()
             return
         # this is the step itself; libraries set themselves up in it, which must not happen while it is recorded
-        beside = torch.cuda.Stream()
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             step()

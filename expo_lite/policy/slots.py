@@ -9,11 +9,12 @@ Axes: S slots, R rows (the slots that are decoded: the first ones), L longest co
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from expo_lite.policy.choosing import choose
-from expo_lite.policy.decoder import CACHE_BLOCK, Decoder, SlotCache
+from expo_lite.policy.decoder import CACHE_BLOCK, Decoder
 from expo_lite.policy.replays import Replays
 from expo_lite.records import SamplingParams
 
@@ -73,7 +74,7 @@ class Slots:
         self._n_slots = _up(n_slots, ROW_STEP[self._kind])
         on_cpu = self._kind == "cpu"
         room = max(map(len, prompts)) + 1 if on_cpu else self._most_positions
-        self._cache = SlotCache(decoder.weights, self._n_slots, _up(room, CACHE_BLOCK))
+        self._cache = decoder.new_cache(self._n_slots, _up(room, CACHE_BLOCK))
         self._rope = decoder.rope_table(_up(self._most_positions, CACHE_BLOCK))
         n_vocabulary = decoder.weights.embeddings_VH.shape[0]
         self._is_end_V = torch.zeros(n_vocabulary, dtype=torch.bool, device=device)
@@ -111,11 +112,8 @@ class Slots:
             slots_of.setdefault(row.prompt, []).append(slot)
         hidden_of: dict[int, torch.Tensor] = {}
         if self._kept is not None and self._kept[0] in slots_of:
-            prompt, layers, hidden_of[prompt] = self._kept
-            slots = slots_of.pop(prompt)
-            n_tokens = len(self._prompts[prompt])
-            for layer, kept in zip(self._cache.layers, layers, strict=True):
-                layer[:, slots, :, :n_tokens] = kept[:, None]
+            prompt, kept, hidden_of[prompt] = self._kept
+            self._cache.restore(kept, slots_of.pop(prompt))
         for piece in self._pieces(list(slots_of)):
             hidden_PH = self._decoder.prefill(
                 self._cache, [self._prompts[p] for p in piece], [slots_of[p] for p in piece], self._rope
@@ -152,9 +150,7 @@ class Slots:
         if not queue or queue[0].prompt != prompt:
             self._kept = None
         elif self._kept is None or self._kept[0] != prompt:
-            n_tokens = len(self._prompts[prompt])
-            layers = tuple(layer[:, slot, :, :n_tokens].clone() for layer in self._cache.layers)
-            self._kept = prompt, layers, hidden_of[prompt]
+            self._kept = prompt, self._cache.keep(slot, len(self._prompts[prompt])), hidden_of[prompt]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -165,7 +161,7 @@ class Slots:
                 self._cache.grow(_up(width, CACHE_BLOCK))
             n_rows = min(_up(self.n_rows, ROW_STEP[self._kind]), self._n_slots)
             if self._replays is not None:
-                self._replays((n_rows, width), lambda n_rows=n_rows, width=width: self.advance(n_rows, width))
+                self._replays((n_rows, width), partial(self.advance, n_rows, width))
             else:
                 self.advance(n_rows, width)
             self._n_steps += 1
@@ -182,9 +178,7 @@ class Slots:
         slots_R = self._slots_S[:n_rows]
         # the last chosen token is the count-th of its completion; a row that has ended stays where it is
         positions_R = self._prompt_tokens_S[:n_rows] + self._count_S[:n_rows] - 1
-        hidden_RH = self._decoder.step(
-            self._cache, self._last_S[:n_rows], slots_R, positions_R, self._rope, width
-        )
+        hidden_RH = self._decoder.step(self._cache, self._last_S[:n_rows], slots_R, positions_R, self._rope, width)
         self._pick(hidden_RH, slots_R)
 
     def _pick(self, hidden_RH: torch.Tensor, slots_R: torch.Tensor) -> None:
@@ -199,7 +193,9 @@ class Slots:
         running_R = self._running_S[slots_R]
         count_R = count_R + running_R
         self._count_S[slots_R] = count_R
-        self._running_S[slots_R] = running_R & ~self._is_end_V[tokens_R] & (count_R < self._params.max_completion_tokens)
+        self._running_S[slots_R] = (
+            running_R & ~self._is_end_V[tokens_R] & (count_R < self._params.max_completion_tokens)
+        )
 
     @torch.no_grad()
     def harvest(self) -> dict[int, Ended]:
@@ -209,9 +205,7 @@ class Slots:
         if not ended:
             return {}
         ended_E = torch.tensor(ended, device=self._decoder.device)
-        counts, tokens, logprobs = (
-            x[ended_E].tolist() for x in (self._count_S, self._tokens_SL, self._logprobs_SL)
-        )
+        counts, tokens, logprobs = (x[ended_E].tolist() for x in (self._count_S, self._tokens_SL, self._logprobs_SL))
         taken = {
             self._rows[slot].number: Ended(ids[:n], values[:n])
             for slot, n, ids, values in zip(ended, counts, tokens, logprobs, strict=True)
