@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from expo_lite.errors import CheckpointError
+from expo_lite.errors import CheckpointError, ModelError
 from expo_lite.policy import native, sampler, scoring
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.dense import release_freed_memory
 from expo_lite.policy.load import first_line
-from expo_lite.policy.merged import merge
+from expo_lite.policy.merged import is_known, merge
 from expo_lite.policy.sampler import Sampled
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
@@ -138,6 +138,15 @@ class LoraPolicy:
         if _shapes(weights) != _shapes(own):
             raise CheckpointError(f"The adapter in '{folder}' was made for another model or LoRA rank.")
         set_peft_model_state_dict(self._peft, weights)
+
+
+def choose_sampler(asked: str, config: Any, name: str) -> str:
+    """`own` where our decoder knows the model, else `native`; raises ModelError where that is not what was asked for."""
+    if asked == "own" and not is_known(config):
+        raise ModelError(
+            f"sampler 'own' does not know models like '{name}' (type {config.model_type}): take --sampler native."
+        )
+    return ("own" if is_known(config) else "native") if asked == "auto" else asked
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
