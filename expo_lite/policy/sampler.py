@@ -50,7 +50,7 @@ def sample(
         slots = Slots(
             decoder,
             [request.prompt_ids for request in requests],
-            _uniforms(requests, params.max_completion_tokens, seed),
+            uniforms(requests, params.max_completion_tokens, seed),
             params,
             n_slots=min(params.rows, len(queue)),
             eos_ids=eos_ids,
@@ -69,7 +69,7 @@ def sample(
     return results
 
 
-def _uniforms(requests: Sequence[SampleRequest], n_tokens: int, seed: int) -> torch.Tensor:
+def uniforms(requests: Sequence[SampleRequest], n_tokens: int, seed: int) -> torch.Tensor:
     """A uniform number [C, L] for each token that may be sampled."""
     shared = torch.Generator().manual_seed(seed)
     rows = [torch.empty(0, n_tokens)]

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from expo_lite.errors import ModelError
-from expo_lite.policy.native import request_seeds
 from expo_lite.policy.sampler import Sampled
 from expo_lite.records import FinishReason, SampleRequest, SamplingParams
 
@@ -68,6 +67,12 @@ class VllmSampler:
             vllm.SamplingParams(**sampling_arguments(request.n_completions, params, self._eos_ids, own_seed))
             for request, own_seed in zip(requests, request_seeds(requests, seed), strict=True)
         ]
+
+
+def request_seeds(requests: Sequence[SampleRequest], seed: int) -> list[int]:
+    """A seed for each request: its own, or one drawn for it from that of the call."""
+    drawn = torch.randint(2**62, (len(requests),), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [d if request.seed is None else request.seed for d, request in zip(drawn, requests, strict=True)]
 
 
 def sampling_arguments(n: int, params: SamplingParams, eos_ids: list[int], seed: int) -> dict[str, Any]:
