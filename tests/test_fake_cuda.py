@@ -48,7 +48,7 @@ def test_a_decoding_step_can_be_recorded(name: str, params: SamplingParams) -> N
         assert state._cache.keys[0].device.type == state._tokens_SL.device.type == "cuda"
         assert state._cache.keys[0].dtype == torch.bfloat16
         before = [id(buffer) for buffer in (*state._cache.keys, state._last_S, state._count_S, state._running_S)]
-        with OnlyCuda():
+        with OnlyCuda():  # type: ignore[no-untyped-call]
             for n_rows, width in ((16, 80), (8, 64)):
                 state.advance(n_rows, width)
         # a recording reads and writes the same buffers each time
@@ -83,7 +83,7 @@ def test_a_step_that_could_not_be_recorded_is_found(broken: Any, error: Any, mon
         policy.materialise()
         state = full_slots(policy, SamplingParams(1.0, 50))
         monkeypatch.setattr(slots, "choose", broken)
-        with pytest.raises(error), OnlyCuda():
+        with pytest.raises(error), OnlyCuda():  # type: ignore[no-untyped-call]
             state.advance(16, 80)
 
 
@@ -110,7 +110,7 @@ def test_scoring_stays_on_the_gpu(name: str) -> None:
         sent = on_the_gpu(mode, made)
         assert scoring.is_packable(policy._model)
         policy._peft.train()
-        with OnlyCuda():
+        with OnlyCuda():  # type: ignore[no-untyped-call]
             logprobs_N = policy.logprobs(sent, temperature=0.7)
             padded_NH = scoring.padded_hidden(policy._model, sent)
         assert (logprobs_N.shape, logprobs_N.device.type, logprobs_N.dtype) == ((n_targets,), "cuda", torch.float32)
@@ -129,5 +129,5 @@ def test_a_mask_that_is_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch
         policy.materialise()
         sent = on_the_gpu(mode, made)
         monkeypatch.setattr(torch, "empty", on_the_cpu)
-        with pytest.raises(LeftOnTheCpu, match=r"shape \(1, 1, 0, 0\) on the cpu"), OnlyCuda():
+        with pytest.raises(LeftOnTheCpu, match=r"shape \(1, 1, 0, 0\) on the cpu"), OnlyCuda():  # type: ignore[no-untyped-call]
             policy.logprobs(sent, temperature=1.0)
