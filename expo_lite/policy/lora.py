@@ -22,7 +22,7 @@ from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.dense import release_freed_memory
 from expo_lite.policy.load import first_line
-from expo_lite.policy.merged import is_known, merge
+from expo_lite.policy.merged import adapter_is_off, is_known, merge
 from expo_lite.policy.sampler import Sampled
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
@@ -77,9 +77,8 @@ class LoraPolicy:
     def _merged(self) -> Decoder:
         """The decoder of the weights as they are now; made anew when they have changed, or the adapter was switched."""
         adapter = self.parameters().values()
-        disabled = any(getattr(module, "disable_adapters", False) for module in self._model.modules())
         # torch counts what is written to a tensor
-        now = (disabled, *(p._version for p in adapter))
+        now = (adapter_is_off(self._model), *(p._version for p in adapter))
         if self._decoder is None or self._merged_of != now:
             self._drop_decoder()
             self._decoder, self._merged_of = Decoder(merge(self._model)), now

@@ -65,6 +65,11 @@ def is_known(config: Any) -> bool:
     )
 
 
+def adapter_is_off(model: Any) -> bool:
+    """Whether a peft model's adapter is switched off, as it is while it is its own reference."""
+    return any(getattr(module, "disable_adapters", False) for module in model.modules())
+
+
 @torch.no_grad()
 def merge(model: Any) -> DenseWeights:
     """The dense weights of a transformers causal language model, its active adapter merged in."""
