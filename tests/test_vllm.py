@@ -67,9 +67,8 @@ class Adapted(torch.nn.Module):
 
 
 def sampler_of(engine: Adapted, monkeypatch: pytest.MonkeyPatch) -> VllmSampler:
-    sampler = VllmSampler(engine, [2])
-    monkeypatch.setattr(sampler, "_params", lambda *_: [])  # vLLM's own class
-    return sampler
+    monkeypatch.setattr(VllmSampler, "_params", lambda *_: [])  # vLLM's own class
+    return VllmSampler(engine, [2])
 
 
 def test_the_adapter_goes_over_after_every_update_and_only_then(
