@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from expo_lite import loop
 from expo_lite.errors import ModelError
 from expo_lite.memory import limits as fit
-from expo_lite.memory.limits import Limits, fitted, out_of_memory
+from expo_lite.memory.exhausted import out_of_memory
+from expo_lite.memory.limits import Limits, fitted
 from expo_lite.memory.plan import GIB
 from expo_lite.policy import scoring, slots
 from expo_lite.policy.batching import Row
