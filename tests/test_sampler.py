@@ -1,5 +1,6 @@
 """Our decoding against transformers' own, against the scorer, against the softmax; and against its neighbours."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -182,6 +183,18 @@ def test_a_token_by_hand(uniform: float, top_p: float, token: int) -> None:
     tokens_R, logprobs_R = choose(LOG, torch.tensor([uniform]), SamplingParams(1.0, 1, top_p))
     assert tokens_R.tolist() == [token]
     assert logprobs_R.tolist() == [LOG[0, token].item()]  # of the whole distribution, whatever top_p cut off
+
+
+@pytest.mark.parametrize("n", [4, choosing.BLOCK * choosing.BLOCK])
+@pytest.mark.parametrize("params", [SamplingParams(1.0, 1), SamplingParams(0.7, 1, 0.9)])
+def test_a_row_that_is_not_a_number_spoils_no_other(n: int, params: SamplingParams) -> None:
+    """A GPU would stop at an index beyond the vocabulary, and say little."""
+    logits_RV = torch.zeros(2, n)
+    logits_RV[0, 1] = torch.nan
+    tokens_R, logprobs_R = choose(logits_RV, torch.tensor([0.5, 0.5]), params)
+    assert bool(((tokens_R >= 0) & (tokens_R < n)).all())
+    assert bool(logprobs_R[0].isnan())
+    assert float(logprobs_R[1]) == pytest.approx(-math.log(n), rel=1e-5)
 
 
 def test_temperature_by_hand() -> None:

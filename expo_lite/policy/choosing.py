@@ -54,7 +54,8 @@ def _search(weights_RN: torch.Tensor, shares_R1: torch.Tensor) -> tuple[torch.Te
     cumulative_RN = weights_RN.cumsum(dim=1)
     # below the total, so that there is a place where it is exceeded
     thresholds_R1 = shares_R1.clamp(max=BELOW_ONE) * cumulative_RN[:, -1:]
-    found_R1 = torch.searchsorted(cumulative_RN, thresholds_R1, right=True)
+    # where nothing is a number nothing is exceeded: any place will do, and its log-probability is no number either
+    found_R1 = torch.searchsorted(cumulative_RN, thresholds_R1, right=True).clamp(max=weights_RN.shape[1] - 1)
     weight_R1 = weights_RN.gather(1, found_R1)
     into_R1 = thresholds_R1 - (cumulative_RN.gather(1, found_R1) - weight_R1)
     return found_R1, (into_R1 / weight_R1).clamp(0, 1)

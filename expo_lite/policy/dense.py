@@ -25,7 +25,8 @@ Product = Callable[[], torch.Tensor]
 
 
 def _dense(weight: Any) -> torch.Tensor:
-    return dequantised(weight).to(torch.float32)
+    dense = dequantised(weight)
+    return dense.float() if dense.dtype.itemsize < 4 else dense
 
 
 def _adapted(model: torch.nn.Module) -> list[Any]:
