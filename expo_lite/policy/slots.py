@@ -30,7 +30,7 @@ WIDTH_STEP = {"cpu": 8, "cuda": 256}
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A completion to be sampled: its number, which prompt it continues, and the number of its random stream."""
+    """A completion to be sampled: its number, which is that of its random stream too, and which prompt it continues."""
 
     number: int
     prompt: int
