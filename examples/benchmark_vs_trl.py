@@ -113,7 +113,7 @@ def ours(folder: str, bits: int) -> None:
     import torch
 
     from expo_lite.objectives import group_advantages, token_weights
-    from expo_lite.policy import sampler
+    from expo_lite.policy import sampler, slots
     from expo_lite.policy.batching import Row
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.records import SampleRequest, SamplingParams
@@ -125,8 +125,10 @@ def ours(folder: str, bits: int) -> None:
     policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
     (end,) = [policy.end_id]
     policy.eos_ids = (end,)
-    hooks: Any = sampler
-    uniforms, choose = hooks._uniforms, hooks.choose
+    streams: Any = sampler
+    choices: Any = slots
+    uniforms, choose = streams.uniforms, choices.choose
+    others_V = torch.arange(policy._model.config.vocab_size, device=policy.device) != end
     optimizer = None
     for order in orders():
         table = torch.tensor(order["lengths"])
@@ -139,13 +141,11 @@ def ours(folder: str, bits: int) -> None:
             return uniforms_RT.scatter_(1, table[:, None] - 1, 2.0)  # no uniform number: "end here"
 
         def forced_choice(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, params: Any) -> Any:
-            ends_R = uniforms_R > 1
-            logits_RV[:, end] = torch.where(ends_R, torch.inf, -torch.inf)
-            logits_RV[ends_R, :end] = logits_RV[ends_R, end + 1 :] = -torch.inf
-            logits_RV[ends_R, end] = 0.0
-            return choose(logits_RV, uniforms_R.clamp(max=0.5), params)
+            # nothing but the end where it is due, anything else before
+            barred_RV = (uniforms_R > 1)[:, None] == others_V
+            return choose(logits_RV.masked_fill_(barred_RV, -torch.inf), uniforms_R.clamp(max=0.5), params)
 
-        hooks._uniforms, hooks.choose = forced_uniforms, forced_choice
+        streams.uniforms, choices.choose = forced_uniforms, forced_choice
         config = resolve(
             TrainConfig(
                 model="tiny",

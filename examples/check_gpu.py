@@ -49,8 +49,6 @@ def why_not(backend: str, sampler: str) -> str:
         return "no GPU"
     if sampler == "vllm" and not is_installed("vllm"):
         return "vllm is not installed (extra 'vllm')"
-    if (backend, sampler) == ("unsloth", "own") and has_gpu():
-        return "our loop cannot drive Unsloth's GPU code"
     return ""
 
 

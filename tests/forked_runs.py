@@ -69,14 +69,14 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 def kill_at(moment: str, n: int) -> None:
     """Arrange for this process to kill itself at the nth time that it comes to a moment."""
-    from expo_lite.policy import sampler
+    from expo_lite.policy import slots
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.run import checkpoint
     from expo_lite.run.files import JsonLines
     from expo_lite.step import learn
 
     places: dict[str, tuple[Any, str]] = {
-        "sampling": (sampler, "choose"),
+        "sampling": (slots, "choose"),
         "in the update": (learn, "sft_loss"),
         "writing samples or metrics": (JsonLines, "append"),
         "saving the adapter": (HfPolicy, "save_adapter"),

@@ -1,4 +1,4 @@
-"""The CPU's projections against peft's and bitsandbytes' own, sampling and training."""
+"""The CPU's projections in training against peft's and bitsandbytes' own."""
 
 import contextlib
 from typing import Any
@@ -10,9 +10,8 @@ from shaken import shaken
 
 from expo_lite.policy import dense, hf
 from expo_lite.policy.batching import MicroBatch, Row, collate
-from expo_lite.policy.dense import dense_weights
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.policy.products import linear, packed_linear
+from expo_lite.policy.products import linear
 from expo_lite.settings.groups import PolicyConfig
 
 
@@ -94,29 +93,3 @@ def test_the_reference_is_the_base_model(policy: HfPolicy) -> None:
             theirs = policy.logprobs(batch(), temperature=1.0).detach()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(ours, scored(policy)[0])
-
-
-def test_merged_weights_give_the_same_hidden_states(policy: HfPolicy) -> None:
-    policy._peft.eval()
-    ids = torch.tensor([[5, 6, 7, 8]])
-    with torch.no_grad():
-        with plain(policy):
-            expected = policy._model.get_decoder()(input_ids=ids).last_hidden_state
-        with dense_weights(policy._model):
-            merged = policy._model.get_decoder()(input_ids=ids).last_hidden_state
-    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
-    assert not any("forward" in vars(module) for module in policy._model.modules() if isinstance(module, LoraLayer))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(1, 5, 7), (33, 64, 96), (3, 1, 16, 24)])
-@pytest.mark.parametrize("biased", [False, True])
-def test_products_are_torchs(shape: tuple[int, ...], biased: bool, dtype: torch.dtype) -> None:
-    *rows, n_in, n_out = shape
-    x, weight = torch.randn(*rows, n_in).to(dtype), torch.randn(n_out, n_in).to(dtype)
-    bias = torch.randn(n_out).to(dtype) if biased else None
-    expected = torch.nn.functional.linear(x, weight, bias)
-    across = weight.t().contiguous().t()  # as the backward pass has it
-    for result in (linear(x, weight, bias), linear(x, across, bias), packed_linear(weight, bias)(x)):
-        assert result.dtype == dtype
-        torch.testing.assert_close(result, expected)

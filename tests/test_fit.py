@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from expo_lite import loop
 from expo_lite.errors import ModelError
 from expo_lite.memory import limits as fit
-from expo_lite.memory.limits import Limits, fitted, out_of_memory
+from expo_lite.memory.exhausted import out_of_memory
+from expo_lite.memory.limits import Limits, fitted
 from expo_lite.memory.plan import GIB
-from expo_lite.policy import sampler, scoring
+from expo_lite.policy import scoring, slots
 from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.settings.groups import LossConfig, OptimizerConfig, RolloutConfig
@@ -151,7 +152,7 @@ def test_running_out_of_memory_while_sampling_gives_the_same_run(
     undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # in the first step in the middle of decoding, in the second one at once
-    runs_out = RunsOut(monkeypatch, sampler, "choose", at=(7, 9))
+    runs_out = RunsOut(monkeypatch, slots, "choose", at=(7, 9))
     runs_out.wait_for_the_first_step(monkeypatch)
     adapter, _, samples = run(tmp_path / "run")
     assert runs_out.calls > 100

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ from expo_lite.memory import plan as memory
 from expo_lite.memory.plan import GIB, Workload, largest, longest_completion, make_plan, phases
 from expo_lite.memory.shapes import ALIASES_FILE, Shape, find_shape, shape_of
 from expo_lite.objectives import token_logprobs
+from expo_lite.policy.decoder import CACHE_BLOCK, SlotCache
 from expo_lite.policy.hf import KEPT_PRODUCTS_BYTES
-from expo_lite.policy.sampler import CACHE_BLOCK, PREFILL_TOKENS, RowCache
+from expo_lite.policy.slots import PREFILL_TOKENS
 
 CONFIGS: dict[str, dict[str, Any]] = json.loads(ALIASES_FILE.read_text())
 SMALL = Shape(
@@ -120,24 +122,24 @@ def test_the_peak_does_not_grow_with_vocabulary_times_length() -> None:
     assert abs(growth[800_000] - growth[400_000]) < 0.01 * 1280 * 400_000 * 4
 
 
-def test_the_cache_of_the_sampler_is_planned_to_the_byte() -> None:
+@pytest.mark.parametrize("turned", [True, False])
+def test_the_cache_of_the_sampler_is_planned_to_the_byte(turned: bool) -> None:
     shape = find_shape("qwen2.5-0.5b")
     workload = Workload(prompt_tokens=100, completion_tokens=150)
     tracker = MemoryTracker()
     with simulation(), tracker:
-        cache = RowCache()
-        new = torch.zeros(16, shape.kv_heads, 100, shape.head_dim, dtype=torch.bfloat16)
-        one = new[:, :, :1]
-        for layer in range(shape.layers):
-            cache.update(new, new, layer)
-        before = tracker.live - 2 * shape.layers * 16 * 128 * shape.kv_width * 2
-        cache.length = 100
-        for _ in range(150):
-            for layer in range(shape.layers):
-                cache.update(one, one, layer)
-            cache.length += 1
-        cache.select(torch.arange(16))
-    assert tracker.peak - before == pytest.approx(memory.cache_bytes(shape, workload, 16), rel=0.001)
+        weights: Any = SimpleNamespace(
+            embeddings_VH=torch.zeros(1, dtype=torch.bfloat16),
+            layers=[None] * shape.layers,
+            n_keys=shape.kv_heads,
+            head_dim=shape.head_dim,
+        )
+        cache = SlotCache(weights, 16, 128, turned=turned)
+        while cache.n_positions < 250:
+            cache.grow(cache.n_positions + CACHE_BLOCK)
+    # the last buffer's old copy is a block shorter than a whole one
+    shorter = 16 * CACHE_BLOCK * shape.kv_width * 2
+    assert tracker.peak == pytest.approx(memory.cache_bytes(shape, workload, 16) - shorter, rel=0.001)
 
 
 def test_the_plan_chooses_what_fits_and_no_more() -> None:

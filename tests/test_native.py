@@ -7,7 +7,7 @@ import torch
 
 from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.policy.native import Recorder, _cut, generate_arguments
+from expo_lite.policy.native import Chooser, _cut, generate_arguments
 from expo_lite.policy.scoring import score_rows
 from expo_lite.records import Completion, FinishReason, SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
@@ -39,6 +39,38 @@ def test_greedy_is_greedy_in_our_loop_too(policy: HfPolicy) -> None:
     assert [c.token_ids for c in sample(policy, 0.0)] == [c.token_ids for c in sample(own, 0.0)]
 
 
+@pytest.mark.parametrize("params", [SamplingParams(1.0, 16), SamplingParams(2.0, 16, 0.8, rows=4)])
+def test_it_samples_what_our_decoder_samples(policy: HfPolicy, params: SamplingParams) -> None:
+    own = HfPolicy("tiny", PolicyConfig(sampler="own"), seed=0)
+    requests = [SampleRequest(prompt, 3, seed=i or None) for i, prompt in enumerate(PROMPTS)]
+    theirs, ours = (p.sample(requests, params, seed=5) for p in (policy, own))
+    assert len({c.token_ids for row in ours for c in row}) > len(PROMPTS)
+    for a, b in zip(theirs, ours, strict=True):
+        assert [c.token_ids for c in a] == [c.token_ids for c in b]
+        for x, y in zip(a, b, strict=True):
+            assert x.logprobs == pytest.approx(y.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(256, [9]), (4, [4, 4, 1])])
+def test_prompts_are_decoded_together_as_far_as_they_fit(
+    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch, rows: int, expected: list[int]
+) -> None:
+    calls: list[tuple[int, ...]] = []
+    generate = policy._model.generate
+
+    def seen(**keywords: Any) -> Any:
+        calls.append(tuple(keywords["input_ids"].shape))
+        # padded on the left, and the padding masked
+        assert bool((keywords["attention_mask"][:, -1] == 1).all())
+        assert bool((keywords["input_ids"][keywords["attention_mask"] == 0] == policy.pad_id).all())
+        return generate(**keywords)
+
+    monkeypatch.setattr(policy._model, "generate", seen)
+    sample(policy, 1.0, rows=rows)
+    assert [n for n, _ in calls] == expected
+    assert calls[0][1] == max(map(len, PROMPTS))
+
+
 def test_the_seed_decides_and_the_global_one_is_left_alone(policy: HfPolicy) -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)
@@ -53,7 +85,7 @@ def test_a_request_with_its_own_seed_does_not_depend_on_its_neighbours(policy: H
     params = SamplingParams(1.0, 16)
     (alone,) = policy.sample([SampleRequest(PROMPTS[0], 3, seed=11)], params, seed=0)
     beside = policy.sample([SampleRequest(PROMPTS[1], 2), SampleRequest(PROMPTS[0], 3, seed=11)], params, seed=5)[1]
-    assert alone == beside
+    assert [c.token_ids for c in alone] == [c.token_ids for c in beside]
 
 
 def test_the_nucleus_is_cut(policy: HfPolicy) -> None:
@@ -68,20 +100,19 @@ def test_rows_are_cut_at_the_first_end_token() -> None:
     assert (whole.token_ids, whole.finish_reason) == ([5, 6], FinishReason.LENGTH)
 
 
-def test_the_recorder_by_hand() -> None:
-    recorder = Recorder(temperature=2.0)
-    first, second = torch.tensor([[0.0, 2.0]]), torch.tensor([[4.0, 0.0]])
-    assert recorder(torch.tensor([[9]]), first) is first  # the prompt alone: nothing to note yet
-    recorder(torch.tensor([[9, 1]]), second)
-    logprobs = recorder.logprobs(torch.tensor([[9, 1, 1]]))
-    # token 1 of logits (0, 1), then token 1 of logits (2, 0)
-    expected = torch.tensor([[-0.313262, -2.126928]])
-    torch.testing.assert_close(logprobs, expected)
+def test_a_choice_by_hand() -> None:
+    chooser = Chooser(torch.tensor([[0.5, 0.1]]), SamplingParams(2.0, 2))
+    # logits (0, 2) at temperature 2: shares of 0.269 and 0.731; the first half ends in the second token
+    first = chooser(torch.tensor([[9]]), torch.tensor([[0.0, 2.0]]))
+    assert first.tolist() == [[-torch.inf, 0.0]]
+    # logits (4, 0): shares of 0.881 and 0.119; the first tenth ends in the first token
+    second = chooser(torch.tensor([[9, 1]]), torch.tensor([[4.0, 0.0]]))
+    assert second.tolist() == [[0.0, -torch.inf]]
+    torch.testing.assert_close(chooser.logprobs(), torch.tensor([[-0.313262, -0.126928]]))
 
 
 def test_no_setting_of_generation_is_left_to_a_default() -> None:
-    given = generate_arguments(SamplingParams(0.7, 10, 0.9), eos_ids=(1, 2), pad_id=0)
-    assert given["temperature"] == 0.7
-    assert given["top_p"] == 0.9
-    assert given["top_k"] == 0
-    assert {"min_new_tokens", "repetition_penalty", "eos_token_id", "pad_token_id", "max_new_tokens"} <= given.keys()
+    given = generate_arguments(10, eos_ids=(1, 2), pad_id=0)
+    assert given["do_sample"] is False
+    assert given["max_new_tokens"] == 10
+    assert {"min_new_tokens", "repetition_penalty", "eos_token_id", "pad_token_id", "num_beams"} <= given.keys()

@@ -1,7 +1,8 @@
 """Our decoding against transformers' own, against the scorer, against the softmax; and against its neighbours."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,12 @@ from scipy.stats import chisquare
 from shaken import shaken
 from smollm2 import gguf_file
 
-from expo_lite.policy import sampler
+from expo_lite.policy import choosing, lora, slots
 from expo_lite.policy.batching import Row
+from expo_lite.policy.choosing import choose
+from expo_lite.policy.decoder import Decoder, SlotCache
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.policy.sampler import choose
+from expo_lite.policy.merged import DenseWeights, merge
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams
@@ -167,7 +170,7 @@ LOG = torch.tensor([[0.5, 0.0, 0.3, 0.2]]).log()
         (0.51, 1.0, 2),  # never the token without probability
         (0.79, 1.0, 2),
         (0.81, 1.0, 3),
-        (1.0, 1.0, 0),  # cannot come, but must not leave the vocabulary
+        (1.0, 1.0, 3),  # cannot come, but must not leave the vocabulary
         (0.99, 0.4999, 0),  # the first token alone reaches it
         (0.99, 0.51, 2),
         (0.62, 0.8, 0),  # of 0.8, 0.5 are the first token's
@@ -182,6 +185,18 @@ def test_a_token_by_hand(uniform: float, top_p: float, token: int) -> None:
     assert logprobs_R.tolist() == [LOG[0, token].item()]  # of the whole distribution, whatever top_p cut off
 
 
+@pytest.mark.parametrize("n", [4, choosing.BLOCK * choosing.BLOCK])
+@pytest.mark.parametrize("params", [SamplingParams(1.0, 1), SamplingParams(0.7, 1, 0.9)])
+def test_a_row_that_is_not_a_number_spoils_no_other(n: int, params: SamplingParams) -> None:
+    """A GPU would stop at an index beyond the vocabulary, and say little."""
+    logits_RV = torch.zeros(2, n)
+    logits_RV[0, 1] = torch.nan
+    tokens_R, logprobs_R = choose(logits_RV, torch.tensor([0.5, 0.5]), params)
+    assert bool(((tokens_R >= 0) & (tokens_R < n)).all())
+    assert bool(logprobs_R[0].isnan())
+    assert float(logprobs_R[1]) == pytest.approx(-math.log(n), rel=1e-5)
+
+
 def test_temperature_by_hand() -> None:
     # 0.5, 0.3 and 0.2 squared, over their sum of 0.38
     tokens_R, logprobs_R = choose(LOG, torch.tensor([0.67]), SamplingParams(0.5, 1))
@@ -189,6 +204,31 @@ def test_temperature_by_hand() -> None:
     assert logprobs_R.exp().tolist() == pytest.approx([0.09 / 0.38])
     greedy_R, values_R = choose(LOG, torch.tensor([0.99]), SamplingParams(0.0, 1))
     assert (greedy_R.tolist(), values_R.tolist()) == ([0], [LOG[0, 0].item()])
+
+
+def test_a_large_vocabulary_is_searched_in_blocks_with_the_same_result() -> None:
+    n = choosing.BLOCK * choosing.BLOCK
+    torch.manual_seed(0)
+    logits_RV = 3 * torch.randn(64, n)
+    logits_RV[:, ::3] = -torch.inf
+    logits_RV[0, 5 * choosing.BLOCK : 9 * choosing.BLOCK] = -torch.inf  # whole blocks without a probability
+    uniforms_R = torch.rand(64)
+    uniforms_R[:4] = torch.tensor([0.0, 1.0, 1 - 2**-24, 0.5])
+    tokens_R, logprobs_R = choose(logits_RV, uniforms_R, SamplingParams(1.0, 1))
+    probs_RV = logits_RV.double().softmax(dim=1)
+    cumulative_RV = probs_RV.cumsum(dim=1)
+    upto_R = cumulative_RV.gather(1, tokens_R[:, None]).squeeze(1)
+    own_R = probs_RV.gather(1, tokens_R[:, None]).squeeze(1)
+    # the share lies within the token's own piece of the whole, to the rounding of fp32
+    assert bool((uniforms_R.double() <= upto_R + 1e-6).all())
+    assert bool((uniforms_R.double() >= upto_R - own_R - 1e-6).all())
+    assert bool((own_R > 0).all())
+    torch.testing.assert_close(logprobs_R.double(), own_R.log(), rtol=0, atol=1e-5)
+    # and where V is no multiple of a block, or small, the plain way is taken: same tokens but for rounding
+    plain_R, _ = choose(
+        torch.cat([logits_RV, torch.full((64, 1), -torch.inf)], dim=1), uniforms_R, SamplingParams(1.0, 1)
+    )
+    assert int((plain_R == tokens_R).sum()) >= 60
 
 
 def seeded(policy: HfPolicy, n: int) -> list[SampleRequest]:
@@ -262,71 +302,135 @@ def test_nothing_is_asked_for(policy: HfPolicy) -> None:
     assert (len(none), len(some)) == (0, 2)
 
 
+class Passes:
+    """What the decoder is given: prompts to prefill, and rows in each step."""
+
+    def __init__(self) -> None:
+        self.prompts: list[tuple[int, ...]] = []
+        self.rows: list[int] = []
+
+
 @pytest.fixture
-def shapes(policy: HfPolicy) -> Iterator[list[tuple[int, int]]]:
-    """Rows and tokens of each forward pass of the decoder."""
-    seen: list[tuple[int, int]] = []
+def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
+    seen = Passes()
+    prefill, step = Decoder.prefill, Decoder.step
 
-    def look(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append(tuple(kwargs["input_ids"].shape))
+    def seen_prefill(self: Decoder, cache: SlotCache, prompts: list[tuple[int, ...]], *others: Any) -> torch.Tensor:
+        seen.prompts += prompts
+        return prefill(self, cache, prompts, *others)
 
-    handle = policy._model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
-    yield seen
-    handle.remove()
+    def seen_step(self: Decoder, cache: SlotCache, tokens_R: torch.Tensor, *others: Any) -> torch.Tensor:
+        seen.rows.append(len(tokens_R))
+        return step(self, cache, tokens_R, *others)
+
+    monkeypatch.setattr(Decoder, "prefill", seen_prefill)
+    monkeypatch.setattr(Decoder, "step", seen_step)
+    return seen
 
 
-def test_a_groups_prompt_is_prefilled_once_and_finished_rows_leave(
-    policy: HfPolicy, shapes: list[tuple[int, int]]
+def groups_of(policy: HfPolicy) -> list[SampleRequest]:
+    return [SampleRequest(encode_question(policy.tokenizer, problem), 4) for problem in problems(1)]
+
+
+def lengths_of(groups: Sequence[tuple[Completion, ...]]) -> list[int]:
+    return [len(completion.token_ids) for group in groups for completion in group]
+
+
+def test_a_groups_prompt_is_prefilled_once_and_finished_rows_leave(policy: HfPolicy, passes: Passes) -> None:
+    requests = groups_of(policy)
+    lengths = lengths_of(policy.sample(requests, SamplingParams(1.0, 60), seed=0))
+    assert passes.prompts == [request.prompt_ids for request in requests]  # 5 prompts, 20 completions
+    # the first token is the prefill's; a row is decoded for each of its others, and no longer
+    assert passes.rows == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    assert passes.rows[0] > passes.rows[-1]
+
+
+def test_the_place_of_a_finished_row_is_taken_by_the_next(policy: HfPolicy, passes: Passes) -> None:
+    requests = groups_of(policy)
+    lengths = lengths_of(policy.sample(requests, SamplingParams(2.5, 60, rows=5), seed=0))
+    assert passes.prompts == [request.prompt_ids for request in requests]  # once, though their rows come bit by bit
+    assert len(set(lengths)) > 4
+    # no work but the completions' own, and no place empty while one waits
+    assert sum(passes.rows) == sum(length - 1 for length in lengths)
+    places = [0] * 5  # when each is free again
+    for length in lengths:
+        places[places.index(min(places))] += length - 1
+    assert len(passes.rows) == max(places)
+    waves = sum(max(lengths[i : i + 5]) - 1 for i in range(0, 20, 5))
+    assert len(passes.rows) < 0.85 * waves
+
+
+@pytest.mark.parametrize("rows", [3, 256])
+def test_looking_seldom_and_padded_shapes_change_nothing(
+    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    easy, hard = (encode_question(policy.tokenizer, problem) for problem in problems(1)[1::-1])
-    width = max(len(easy), len(hard))
-    groups = policy.sample([SampleRequest(easy, 8), SampleRequest(hard, 8)], SamplingParams(1.0, 60), seed=0)
-    lengths = [len(completion.token_ids) for group in groups for completion in group]
-    assert shapes[0] == (2, width)  # 2 prompts, 16 completions
-    rows = [rows for rows, tokens in shapes[1:] if tokens == 1]
-    assert len(rows) == len(shapes) - 1 == max(lengths) - 1
-    assert rows == sorted(rows, reverse=True)
-    assert rows[0] > rows[-1]
-    for step, n in enumerate(rows, 1):
-        n_running = sum(length > step for length in lengths)
-        assert n_running <= n <= n_running / (1 - sampler.LEAVE_SHARE) + 1
+    """As on a GPU: ends are looked at every few steps, and rows and widths come in multiples."""
+    params = SamplingParams(2.5, 40, rows=rows)
+    expected = policy.sample(groups_of(policy), params, seed=0)
+    for name, value in (("LOOK_EVERY", 7), ("ROW_STEP", 4), ("WIDTH_STEP", 64)):
+        monkeypatch.setitem(getattr(slots, name), "cpu", value)
+    found = policy.sample(groups_of(policy), params, seed=0)
+    assert len(set(lengths_of(expected))) > 4
+    for a, b in zip(expected, found, strict=True):
+        check_same(a, b)
 
 
-def test_rows_bound_what_is_decoded_together(policy: HfPolicy, shapes: list[tuple[int, int]]) -> None:
-    requests = seeded(policy, 4)
-    policy.sample(requests, SamplingParams(1.0, 5, rows=3), seed=0)
-    assert max(rows for rows, _ in shapes) == 3
+def test_rows_bound_what_is_decoded_together(policy: HfPolicy, passes: Passes) -> None:
+    policy.sample(seeded(policy, 4), SamplingParams(1.0, 5, rows=3), seed=0)
+    assert max(passes.rows) == 3
 
 
 def test_prefill_in_pieces_changes_nothing(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = seeded(policy, 2)
     whole = policy.sample(requests, SamplingParams(1.0, 30), seed=0)
-    monkeypatch.setattr(sampler, "PREFILL_TOKENS", 300)
+    monkeypatch.setattr(slots, "PREFILL_TOKENS", 300)
     pieces = policy.sample(requests, SamplingParams(1.0, 30), seed=0)
     for a, b in zip(whole, pieces, strict=True):
         check_same(a, b)
 
 
 @pytest.mark.parametrize("bits", [4, 16])
-def test_dense_weights_for_sampling_leave_the_model_as_it_was(
-    bits: Any, monkeypatch: pytest.MonkeyPatch, policy: HfPolicy
+def test_merged_weights_follow_the_adapter_and_leave_the_model_as_it_was(
+    bits: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when sampling is broken off."""
     policy = shaken(HfPolicy("tiny", PolicyConfig(bits=bits), seed=0), 0.05, only_b=True)
     prompt = encode_question(policy.tokenizer, problems(1)[0])
     before = first_token_probs(policy, prompt, 1.0)
-    adapted = policy.sample([SampleRequest(prompt, 4)], SamplingParams(1.0, 20), seed=0)
+
+    def sample() -> tuple[Completion, ...]:
+        return policy.sample([SampleRequest(prompt, 4)], SamplingParams(1.0, 20), seed=0)[0]
+
+    adapted = sample()
     with policy.reference():
-        base = policy.sample([SampleRequest(prompt, 4)], SamplingParams(1.0, 20), seed=0)
-    assert base != adapted
-
-    def broken(*_args: Any, **_kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
+        assert sample() != adapted
+    assert sample() == adapted
     with monkeypatch.context() as patch:
-        patch.setattr(sampler, "choose", broken)
+        patch.setattr(slots, "choose", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            policy.sample([SampleRequest(prompt, 4)], SamplingParams(1.0, 20), seed=0)
+            sample()
     assert torch.equal(before, first_token_probs(policy, prompt, 1.0))
-    layers: Callable[[], Iterator[Any]] = policy._model.modules
-    assert not any("forward" in vars(module) for module in layers() if hasattr(module, "lora_A"))
+    shaken(policy, 0.1, seed=1, only_b=True)  # as an optimiser does: in place
+    moved = sample()
+    assert moved != adapted
+    check_logprobs(policy, [moved], SamplingParams(1.0, 20))
+
+
+def test_weights_are_merged_once_a_phase_and_let_go_when_training_begins(
+    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged: list[DenseWeights] = []
+
+    def counted(model: Any) -> DenseWeights:
+        merged.append(merge(model))
+        return merged[-1]
+
+    monkeypatch.setattr(lora, "merge", counted)
+    prompt = encode_question(policy.tokenizer, problems(1)[0])
+    row = Row(prompt, (5, 6))
+    for n_phases in (1, 2):
+        score_rows(policy, [row], temperature=1.0, token_budget=999)
+        assert policy._decoder is None
+        for _ in range(2):
+            policy.sample([SampleRequest(prompt, 1)], SamplingParams(1.0, 2), seed=0)
+        assert len(merged) == n_phases

@@ -9,8 +9,10 @@ from shaken import shaken
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ModelError
-from expo_lite.policy import sampler
+from expo_lite.policy import slots
 from expo_lite.policy.batching import Row
+from expo_lite.policy.choosing import choose
+from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.self_check import MEAN_LIMIT_NATS, self_check
 from expo_lite.prompts import encode_explanation, encode_question
@@ -46,30 +48,32 @@ def test_the_native_sampler_passes() -> None:
     assert check(shaken(HfPolicy("tiny", PolicyConfig(sampler="native"), seed=0), 0.03)) < 1e-4
 
 
-def without_pad_offset(prefill: Any) -> Any:
-    """Positions that count the padding: what a sampler does that forgets position_ids."""
+def moved_positions(step: Any) -> Any:
+    """New tokens are rotated as if they stood nine places further: what a sampler does that counts the padding."""
 
-    def broken(*arguments: Any) -> Any:
-        cache, pads_P, hidden_PH = prefill(*arguments)
-        return cache, torch.zeros_like(pads_P), hidden_PH
+    def broken(self: Decoder, cache: Any, tokens_R: Any, slots_R: Any, positions_R: Any, rope: Any, width: int) -> Any:
+        cos_Td, sin_Td = rope
+        return step(self, cache, tokens_R, slots_R, positions_R, (cos_Td.roll(-9, 0), sin_Td.roll(-9, 0)), width)
 
     return broken
 
 
-def test_wrong_positions_of_padded_rows_are_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampler, "_prefill", without_pad_offset(sampler._prefill))
+def test_wrong_positions_are_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Decoder, "step", moved_positions(Decoder.step))
     with pytest.raises(ModelError, match=r"together gives other tokens|differ from the scorer"):
         check(policy)
 
 
-def test_padding_that_is_attended_to_is_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = policy._model.get_decoder()
-    forward = decoder.forward
+def test_what_lies_behind_a_rows_end_is_caught_when_attended_to(
+    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right for each prompt alone, wrong together."""
+    step = Decoder.step
 
-    def unmasked(*arguments: Any, **keywords: Any) -> Any:
-        return forward(*arguments, **keywords | {"attention_mask": None})
+    def unmasked(self: Decoder, cache: Any, tokens_R: Any, slots_R: Any, positions_R: Any, *others: Any) -> Any:
+        return step(self, cache, tokens_R, slots_R, positions_R.max().expand_as(positions_R), *others)
 
-    monkeypatch.setattr(decoder, "forward", unmasked)
+    monkeypatch.setattr(Decoder, "step", unmasked)
     with pytest.raises(ModelError, match=r"together gives other tokens|differ from the scorer"):
         check(policy)
 
@@ -87,12 +91,11 @@ def test_a_sampler_without_the_adapter_is_caught(policy: HfPolicy, monkeypatch: 
 
 
 def test_a_sampler_at_another_temperature_is_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = sampler.choose
 
     def colder(logits_RV: torch.Tensor, *others: Any) -> Any:
         return choose(logits_RV * 1.3, *others)
 
-    monkeypatch.setattr(sampler, "choose", colder)
+    monkeypatch.setattr(slots, "choose", colder)
     with pytest.raises(ModelError, match="differ from the scorer"):
         check(policy)
 
@@ -100,7 +103,7 @@ def test_a_sampler_at_another_temperature_is_caught(policy: HfPolicy, monkeypatc
 def test_training_does_not_begin_on_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sampler, "_prefill", without_pad_offset(sampler._prefill))
+    monkeypatch.setattr(Decoder, "step", moved_positions(Decoder.step))
     words = ["train", "--model", "tiny", "--steps", "1", "--eval-problems", "0", "--output", str(tmp_path / "run")]
     assert run(words) == 1
     error = capsys.readouterr().err

@@ -177,11 +177,13 @@ CONTRACT = """
 import inspect, json, os, torch
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.policy import unsloth as ours
-from unsloth_zoo.vllm_utils import load_lora
+from unsloth_zoo.vllm_utils import load_lora, load_vllm
 assert ours.FastLanguageModel.__module__ == "unsloth.models.loader", "this is not the GPU code"
 assert "UNSLOTH_VLLM_STANDBY" not in os.environ and os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
 cuda, model = torch.device("cuda"), object()
 fast = ours.FastLanguageModel
+assert "max_num_seqs" in inspect.getfullargspec(load_vllm).args  # Unsloth hands on what this takes
+assert ours.load_arguments("folder", PolicyConfig(sampler="vllm"), cuda, 1536, sampling_rows=72)["max_num_seqs"] == 72
 calls = [(fast.from_pretrained, (), ours.load_arguments("folder", PolicyConfig(sampler=sampler, bits=bits), cuda, 4096))
          for sampler in ("native", "vllm") for bits in (4, 16)]
 calls += [(fast.get_peft_model, (model,), ours.lora_arguments(PolicyConfig(), 0)),
@@ -199,8 +201,9 @@ print(json.dumps(sorted(set(unnamed))))
 @installed
 def test_every_argument_is_one_of_the_installed_gpu_code(tmp_path: Path) -> None:
     out = in_own_process("-c", CONTRACT, cwd=tmp_path, UNSLOTH_ALLOW_CPU="1")  # it leaves a cache where it runs
-    # transformers' own, which Unsloth takes as **kwargs and hands on; any other name there would be a name it has dropped
-    assert json.loads(out.splitlines()[-1]) == ["local_files_only"]
+    # transformers' own and load_vllm's, which Unsloth takes as **kwargs and hands on; any other name there would be a name
+    # it has dropped
+    assert json.loads(out.splitlines()[-1]) == ["local_files_only", "max_num_seqs"]
 
 
 @installed

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from expo_lite.errors import ModelError
+from expo_lite.memory.exhausted import out_of_memory
 from expo_lite.memory.plan import (
     CONTEXT,
     GIB,
@@ -99,10 +100,10 @@ class Limits:
         while True:
             try:
                 return phase()
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                message = str(error).strip().splitlines()[0].rstrip(".")
+                message = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             # behind the handler: the error's traceback has let go of what was computed
             gc.collect()
             if torch.cuda.is_available():
@@ -111,13 +112,6 @@ class Limits:
             if change is None:
                 raise ModelError(f"Out of memory ({message}), with as little at a time as allowed. Lower {lower}, or take a smaller model; `expo-lite plan` says what fits.")  # fmt: skip
             self.warn(f"out of memory ({message}): again with {change}")
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error is a lack of memory; a CPU's allocator and cuBLAS have no class of their own for it."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return any(words in str(error) for words in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
 def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig, MemoryPlan | None]:

@@ -1,11 +1,8 @@
-"""The seven projections on a CPU: less work than peft and bitsandbytes do, with the same result to fp32 rounding.
+"""The seven projections in training on a CPU: less work than peft and bitsandbytes do, with the same result to fp32 rounding.
 
-While sampling, with nothing to train, base weight and adapter are merged into one dense matrix: one product instead of a
-dequantisation and three. The memory is that of the dense model, which is why a GPU samples without this.
-
-While training, a projection has a backward of its own, which keeps its input and nothing else. Under gradient checkpointing
-it can remember its product (`keep=True`): the backward pass then recomputes norms, activations and attention alone, a few per
-cent of the work, and not the matrix products.
+A projection has a backward of its own, which keeps its input and nothing else. Under gradient checkpointing it can remember its
+product (`keep=True`): the backward pass then recomputes norms, activations and attention alone, a few per cent of the work, and
+not the matrix products.
 
 Axes: N tokens of all rows, I input and O output features, r rank.
 """
@@ -18,46 +15,22 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
-from bitsandbytes.nn.modules import Params4bit
 from peft.tuners.lora import LoraLayer
 
-from expo_lite.memory.plan import MOST_HEAD_COPY
-from expo_lite.policy.products import Linear, linear, packed_linear
+from expo_lite.policy.merged import dequantised
+from expo_lite.policy.products import linear
 
 Product = Callable[[], torch.Tensor]
 
 
 def _dense(weight: Any) -> torch.Tensor:
-    if isinstance(weight, Params4bit):
-        return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(torch.float32)
-    dense: torch.Tensor = weight.detach()
-    return dense
+    dense = dequantised(weight)
+    return dense.float() if dense.dtype.itemsize < 4 else dense
 
 
 def _adapted(model: torch.nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
-
-
-@contextlib.contextmanager
-def dense_weights(model: Any) -> Iterator[None]:
-    """While this is open, each LoRA projection of the model computes with its merged dense weight; inference only.
-
-    These weights, and a copy of the head's where it is small, are laid out for few rows.
-    """
-    layers, head = _adapted(model), model.get_output_embeddings()
-    try:
-        for layer in layers:
-            layer.forward = _merged(layer)
-        if head.weight.nbytes <= MOST_HEAD_COPY:
-            head.forward = packed_linear(head.weight.detach(), head.bias)
-            layers.append(head)
-        yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)  # the class's own is behind it
-        release_freed_memory()
 
 
 def release_freed_memory() -> None:
@@ -65,15 +38,6 @@ def release_freed_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another libc has no such call
             ctypes.CDLL(None).malloc_trim(0)
-
-
-@torch.no_grad()
-def _merged(layer: Any) -> Linear:
-    weight = _dense(layer.base_layer.weight)
-    if not layer.disable_adapters:
-        for adapter in layer.active_adapters:
-            weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
-    return packed_linear(weight, layer.base_layer.bias)
 
 
 def use_lean_projections(model: torch.nn.Module) -> None:

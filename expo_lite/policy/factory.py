@@ -11,7 +11,15 @@ from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import is_installed
 
 
-def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> Policy:
+def load_policy(
+    name: str,
+    config: PolicyConfig,
+    *,
+    seed: int,
+    adapter: Path | None = None,
+    max_tokens: int | None = None,
+    sampling_rows: int | None = None,
+) -> Policy:
     """Load a model with a fresh adapter, or the one in the folder `adapter`, on the backend that the settings ask for.
 
     Args:
@@ -19,6 +27,9 @@ def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | N
         config: backend, sampler, bits, LoRA rank and scale, gradient checkpointing.
         seed: of the fresh adapter.
         adapter: a folder with an adapter to go on from.
+        max_tokens: of the longest row that is to come, prompt and completion, where it is known.
+        sampling_rows: completions to be decoded at the same time, where it is known; an engine that reserves memory
+            when it starts (vLLM) reserves it for these two.
 
     Raises:
         ModelError: the model cannot be found, read or held in memory; or Unsloth would come too late in this process.
@@ -36,7 +47,8 @@ def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | N
         )
     from expo_lite.policy.unsloth import UnslothPolicy
 
-    return UnslothPolicy(name, config, seed=seed, adapter=adapter)
+    known = {} if sampling_rows is None else {"sampling_rows": sampling_rows}
+    return UnslothPolicy(name, config, seed=seed, adapter=adapter, max_tokens=max_tokens, **known)
 
 
 def choose_backend(config: PolicyConfig) -> str:

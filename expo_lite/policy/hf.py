@@ -12,7 +12,7 @@ from expo_lite.policy import attention
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.dense import checkpoint_contexts, kept_products, product_bytes, use_lean_projections
 from expo_lite.policy.load import PROJECTIONS, load_base
-from expo_lite.policy.lora import LoraPolicy
+from expo_lite.policy.lora import LoraPolicy, choose_sampler
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
@@ -33,7 +33,8 @@ class HfPolicy(LoraPolicy):
             adapter: a folder with an adapter to go on from.
 
         Raises:
-            ModelError: the model cannot be found or read, or has no chat template or sliding-window attention.
+            ModelError: the model cannot be found or read, has no chat template or sliding-window attention, or is not of a
+                kind that the sampler asked for can decode.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         base, tokenizer = load_base(find_model(name).source, name, config, device)
@@ -48,7 +49,7 @@ class HfPolicy(LoraPolicy):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = get_peft_model(base, lora)
-        super().__init__(name, model, tokenizer, device, sampler="own" if config.sampler == "auto" else config.sampler)
+        super().__init__(name, model, tokenizer, device, sampler=choose_sampler(config.sampler, base.config, name))
         if device.type == "cpu":
             use_lean_projections(self._model)
         if adapter is not None:

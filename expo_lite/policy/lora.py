@@ -1,7 +1,7 @@
 """What the backends share: a peft model sampled, scored, switched off and saved; each only loads it and switches its modes.
 
-Samplers, by `--sampler`: `own` is our decoding loop (sampler.py), `native` the backend's own generate (native.py), and `vllm`
-an engine that shares the model's weights (vllm.py).
+Samplers, by `--sampler`: `own` is our decoder on merged weights (sampler.py), `native` the backend's own generate (native.py),
+and `vllm` an engine that shares the model's weights (vllm.py).
 """
 
 import contextlib
@@ -16,11 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from expo_lite.errors import CheckpointError
+from expo_lite.errors import CheckpointError, ModelError
 from expo_lite.policy import native, sampler, scoring
 from expo_lite.policy.batching import MicroBatch
-from expo_lite.policy.dense import dense_weights
+from expo_lite.policy.decoder import Decoder
+from expo_lite.policy.dense import release_freed_memory
 from expo_lite.policy.load import first_line
+from expo_lite.policy.merged import adapter_is_off, is_known, merge
 from expo_lite.policy.sampler import Sampled
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
@@ -30,6 +32,9 @@ END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
 
 class LoraPolicy:
     """A causal language model with a LoRA adapter; the part of a policy that does not depend on who loaded it."""
+
+    _decoder: Decoder | None = None
+    _merged_of: tuple[object, ...] = ()
 
     def __init__(self, name: str, model: PeftModel, tokenizer: Any, device: torch.device, *, sampler: str) -> None:
         """Hold a loaded model.
@@ -58,22 +63,39 @@ class LoraPolicy:
     ) -> list[tuple[Completion, ...]]:
         """Sample completions, one tuple a request, in order."""
         self._to_sampling()
-        with dense_weights(self._model) if self.device.type == "cpu" else contextlib.nullcontext():
-            sampled = self._sample(requests, params, seed)
+        sampled = self._sample(requests, params, seed)
         return [
             tuple(sampler.to_completion(request.prompt_ids, row, self.tokenizer) for row in rows)
             for request, rows in zip(requests, sampled, strict=True)
         ]
 
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
-        draw = native.sample if self._sampler == "native" else sampler.sample
-        return draw(self._model, requests, params, seed=seed, eos_ids=self.eos_ids, pad_id=self.pad_id)
+        if self._sampler == "native":
+            return native.sample(self._model, requests, params, seed=seed, eos_ids=self.eos_ids, pad_id=self.pad_id)
+        return sampler.sample(self._merged(), requests, params, seed=seed, eos_ids=self.eos_ids)
+
+    def _merged(self) -> Decoder:
+        """The decoder of the weights as they are now; made anew when they have changed, or the adapter was switched."""
+        adapter = self.parameters().values()
+        # torch counts what is written to a tensor
+        now = (adapter_is_off(self._model), *(p._version for p in adapter))
+        if self._decoder is None or self._merged_of != now:
+            self._drop_decoder()
+            self._decoder, self._merged_of = Decoder(merge(self._model)), now
+        return self._decoder
+
+    def _drop_decoder(self) -> None:
+        """Training begins, and has no use for a dense copy of the weights."""
+        if self._decoder is not None:
+            self._decoder = None
+            release_freed_memory()
 
     def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter.
 
         Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
         """
+        self._drop_decoder()
         self._to_training()
         with torch.enable_grad():
             return scoring.score(self._model, batch, temperature=temperature)
@@ -115,6 +137,15 @@ class LoraPolicy:
         if _shapes(weights) != _shapes(own):
             raise CheckpointError(f"The adapter in '{folder}' was made for another model or LoRA rank.")
         set_peft_model_state_dict(self._peft, weights)
+
+
+def choose_sampler(asked: str, config: Any, name: str) -> str:
+    """`own` where our decoder knows the model, else `native`; raises ModelError where that is not what was asked for."""
+    if asked == "own" and not is_known(config):
+        raise ModelError(
+            f"sampler 'own' does not know models like '{name}' (type {config.model_type}): take --sampler native."
+        )
+    return ("own" if is_known(config) else "native") if asked == "auto" else asked
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

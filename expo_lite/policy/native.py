@@ -1,10 +1,11 @@
 """Sampling by the backend's own generate: transformers', or Unsloth's faster one where Unsloth loaded the model.
 
-The completions of one prompt are decoded together and nothing else with them: there is no padding to get wrong, and nothing for
-left padding, which Unsloth switches on, to change. Finished rows go on computing until the last one ends, which is what our own
-loop does better. The model's own generation settings must have been made neutral (`LoraPolicy` does): generate would mix them in.
+As many completions as fit, of whatever prompts, are decoded together, padded on the left. Generate computes; which token comes
+next is chosen here, from a random stream a completion, and forced upon it: so the same seed gives the same samples as our own
+decoder does, whoever is decoded beside whom. Finished rows go on computing until the last one ends, which is what our own decoder
+does better. The model's own generation settings must have been made neutral (`LoraPolicy` does): generate would mix them in.
 
-Axes: R rows (completions of one prompt), T tokens, V vocabulary.
+Axes: R rows (completions), T tokens, V vocabulary, L longest completion in tokens.
 """
 
 from collections.abc import Sequence
@@ -13,33 +14,28 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-from expo_lite.policy.sampler import Sampled
+from expo_lite.policy.choosing import choose
+from expo_lite.policy.sampler import Sampled, uniforms
 from expo_lite.records import FinishReason, SampleRequest, SamplingParams
 
 
-class Recorder(LogitsProcessor):
-    """Takes down the log-probability of each token: when it has been chosen, that is when the next one's logits come."""
+class Chooser(LogitsProcessor):
+    """Chooses each row's next token, leaves generate no other, and takes down its log-probability."""
 
-    def __init__(self, temperature: float) -> None:
-        """Nothing taken down yet."""
-        self._temperature = temperature
-        self._pending_RV: torch.Tensor | None = None
+    def __init__(self, uniforms_RL: torch.Tensor, params: SamplingParams) -> None:
+        """Nothing chosen yet; a random stream a row."""
+        self._uniforms_RL, self._params = uniforms_RL, params
         self._taken: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Note the token that was chosen last, and keep the distribution of the next one; changes nothing."""
-        self._note(input_ids)
-        self._pending_RV = (scores.float() / self._temperature).log_softmax(dim=1)
-        return scores
+        """Scores that are minus infinity for all tokens but the chosen ones."""
+        tokens_R, logprobs_R = choose(scores.float(), self._uniforms_RL[:, len(self._taken)], self._params)
+        self._taken.append(logprobs_R)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens_R[:, None], 0.0)
 
-    def logprobs(self, sequences_RT: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities [R, T] of the new tokens of what generate returned, which holds the last of them."""
-        self._note(sequences_RT)
-        return torch.cat(self._taken, dim=1)
-
-    def _note(self, input_ids_RT: torch.Tensor) -> None:
-        if self._pending_RV is not None:
-            self._taken.append(self._pending_RV.gather(1, input_ids_RT[:, -1:]))
+    def logprobs(self) -> torch.Tensor:
+        """Log-probabilities [R, T] of the tokens chosen so far."""
+        return torch.stack(self._taken, dim=1)
 
 
 def sample(
@@ -51,52 +47,59 @@ def sample(
     eos_ids: Sequence[int],
     pad_id: int,
 ) -> list[list[Sampled]]:
-    """Sample completions, one list a request, in order; arguments and results as those of `sampler.sample`."""
+    """Sample completions, one list a request, in order; `pad_id` fills prompts up, the rest is as in `sampler.sample`."""
     device = model.get_input_embeddings().weight.device
-    results = []
-    with torch.random.fork_rng():  # generate draws from torch's own generators
-        for request, own_seed in zip(requests, request_seeds(requests, seed), strict=True):
-            torch.manual_seed(own_seed)
-            rows: list[Sampled] = []
-            while len(rows) < request.n_completions:
-                n = min(params.rows, request.n_completions - len(rows))
-                prompts_RT = torch.tensor([request.prompt_ids] * n, device=device)
-                rows += _generate(model, prompts_RT, params, eos_ids=eos_ids, pad_id=pad_id)
-            results.append(rows)
+    streams_CL = uniforms(requests, params.max_completion_tokens, seed)
+    owners = [i for i, request in enumerate(requests) for _ in range(request.n_completions)]
+    # rows of one generate are padded to one width
+    order = sorted(range(len(owners)), key=lambda number: -len(requests[owners[number]].prompt_ids))
+    done: dict[int, Sampled] = {}
+    for start in range(0, len(order), params.rows):
+        numbers = order[start : start + params.rows]
+        prompts = [requests[owners[number]].prompt_ids for number in numbers]
+        chooser = Chooser(streams_CL[numbers].to(device), params)
+        rows = _generate(model, prompts, chooser, params.max_completion_tokens, eos_ids=eos_ids, pad_id=pad_id)
+        done.update(zip(numbers, rows, strict=True))
+    results: list[list[Sampled]] = [[] for _ in requests]
+    for number, owner in enumerate(owners):
+        results[owner].append(done[number])
     return results
 
 
-def request_seeds(requests: Sequence[SampleRequest], seed: int) -> list[int]:
-    """A seed for each request: its own, or one drawn for it from that of the call."""
-    drawn = torch.randint(2**62, (len(requests),), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [d if request.seed is None else request.seed for d, request in zip(drawn, requests, strict=True)]
-
-
 def _generate(
-    model: Any, prompts_RT: torch.Tensor, params: SamplingParams, *, eos_ids: Sequence[int], pad_id: int
+    model: Any,
+    prompts: Sequence[tuple[int, ...]],
+    chooser: Chooser,
+    limit: int,
+    *,
+    eos_ids: Sequence[int],
+    pad_id: int,
 ) -> list[Sampled]:
-    recorder = Recorder(params.temperature or 1.0)
+    device = model.get_input_embeddings().weight.device
+    width = max(map(len, prompts))
+    padded = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    seen = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     sequences_RT = model.generate(
-        input_ids=prompts_RT,
-        attention_mask=torch.ones_like(prompts_RT),
-        logits_processor=[recorder],
-        **generate_arguments(params, eos_ids=eos_ids, pad_id=pad_id),
+        input_ids=torch.tensor(padded, device=device),
+        attention_mask=torch.tensor(seen, device=device),
+        logits_processor=[chooser],
+        **generate_arguments(limit, eos_ids=eos_ids, pad_id=pad_id),
     )
     # lists are copies: what generate returns may be an inference tensor, or be overwritten by the next call
-    logprobs = recorder.logprobs(sequences_RT).tolist()
-    tokens = sequences_RT[:, prompts_RT.shape[1] :].tolist()
+    tokens, logprobs = sequences_RT[:, width:].tolist(), chooser.logprobs().tolist()
     return [_cut(ids, values, set(eos_ids)) for ids, values in zip(tokens, logprobs, strict=True)]
 
 
-def generate_arguments(params: SamplingParams, *, eos_ids: Sequence[int], pad_id: int) -> dict[str, Any]:
-    """Every argument of generate that bears on what is sampled, so that no default of a model or library does."""
-    chosen: dict[str, Any] = {"do_sample": False}
-    if params.temperature:
-        chosen = {"do_sample": True, "temperature": params.temperature, "top_p": params.top_p, "top_k": 0}
-    return chosen | {
+def generate_arguments(limit: int, *, eos_ids: Sequence[int], pad_id: int) -> dict[str, Any]:
+    """Every argument of generate that bears on what is sampled, so that no default of a model or library does.
+
+    It is to take the most probable token: `Chooser` leaves it one.
+    """
+    return {
+        "do_sample": False,
         "num_return_sequences": 1,
         "num_beams": 1,
-        "max_new_tokens": params.max_completion_tokens,
+        "max_new_tokens": limit,
         "min_new_tokens": 0,
         "repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0,

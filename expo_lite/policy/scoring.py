@@ -45,7 +45,9 @@ def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
     hidden_1NH = model.get_decoder()(
         input_ids=packed.input_ids_1N,
         position_ids=packed.position_ids_1N,
-        attention_mask=torch.empty(1, 1, 0, 0),  # taken as it is, and not looked at: the layout says who sees whom
+        attention_mask=torch.empty(
+            1, 1, 0, 0, device=packed.input_ids_1N.device
+        ),  # taken as it is, and not looked at: the layout says who sees whom
         layout=packed.layout,
         use_cache=False,
     ).last_hidden_state

@@ -1,6 +1,6 @@
 """The Unsloth policy: its four-bit base, LoRA, checkpointing and fast inference, which it asks to be imported first of all.
 
-On a GPU Unsloth runs kernels of its own, which only its own generate (or vLLM) can drive: `--sampler own` is for its CPU backend.
+Our decoder, `--sampler own`, takes the weights alone, so that it samples from what Unsloth has loaded on a GPU too.
 
 What has run where: all of this file but the GPU and vLLM branches runs in the tests, on Unsloth's CPU backend, and every
 argument given to it is held against the signatures of its GPU code. Nothing of it has yet been run on a GPU.
@@ -14,6 +14,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +27,12 @@ with contextlib.redirect_stdout(sys.stderr):  # it greets on stdout, where our t
 
 from transformers import AutoConfig, AutoTokenizer
 
-from expo_lite.errors import ConfigError, ModelError
+from expo_lite.errors import ModelError
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.load import PROJECTIONS, load_base, plain_weights
-from expo_lite.policy.lora import LoraPolicy
+from expo_lite.policy.lora import LoraPolicy, choose_sampler
 from expo_lite.policy.sampler import Sampled
-from expo_lite.policy.vllm import MEMORY_SHARE, VllmSampler
+from expo_lite.policy.vllm import MEMORY_SHARE, VLLM_ROWS, VllmSampler
 from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
@@ -40,7 +41,16 @@ from expo_lite.settings.models import find_model
 class UnslothPolicy(LoraPolicy):
     """A causal language model loaded and run by Unsloth, with its LoRA adapter."""
 
-    def __init__(self, name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: PolicyConfig,
+        *,
+        seed: int,
+        adapter: Path | None = None,
+        max_tokens: int | None = None,
+        sampling_rows: int = VLLM_ROWS,
+    ) -> None:
         """Load the base model and put a fresh adapter on it, or the one in the folder `adapter`.
 
         Args:
@@ -48,24 +58,24 @@ class UnslothPolicy(LoraPolicy):
             config: bits, LoRA rank and scale, gradient checkpointing, sampler.
             seed: of the fresh adapter's A matrices (B starts at 0).
             adapter: a folder with an adapter to go on from.
+            max_tokens: of the longest row that is to come, prompt and completion; default: as many as the model has
+                positions for. vLLM reserves memory for it.
+            sampling_rows: completions that vLLM is to decode at the same time.
 
         Raises:
-            ConfigError: our own sampler is asked for on a GPU.
-            ModelError: the model cannot be found, read or held in memory, or is of a kind that we cannot train.
+            ModelError: the model cannot be found, read or held in memory, or is of a kind that we cannot train or decode.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        on_gpu = device.type == "cuda"
-        sampler = config.sampler if config.sampler != "auto" else "native" if on_gpu else "own"
-        if sampler == "own" and on_gpu:
-            raise ConfigError("sampler 'own' cannot drive Unsloth's GPU code; take --sampler native, or --backend hf.")
         self._checkpointing: Literal["unsloth", False] = "unsloth" if config.gradient_checkpointing else False
         self._mode = ""
         with torch.random.fork_rng(), contextlib.redirect_stdout(sys.stderr):
-            base, tokenizer = load_base(find_model(name).source, name, config, device, read=_read)
+            read = partial(_read, max_tokens=max_tokens, sampling_rows=sampling_rows)
+            base, tokenizer = load_base(find_model(name).source, name, config, device, read=read)
             base.requires_grad_(False)
             model = FastLanguageModel.get_peft_model(base, **lora_arguments(config, seed))
+        sampler = choose_sampler(config.sampler, base.config, name)
         super().__init__(name, model, tokenizer, device, sampler=sampler)
-        self._max_tokens: int = self._model.config.max_position_embeddings
+        self._max_tokens = _shorter(self._model.config.max_position_embeddings, max_tokens)
         self._vllm = VllmSampler(model, self.eos_ids) if sampler == "vllm" else None
         if adapter is not None:
             self.load_adapter(adapter)
@@ -102,16 +112,25 @@ class UnslothPolicy(LoraPolicy):
             self._mode = "training"
 
 
-def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any, set[str]]:
+def _shorter(positions: int, max_tokens: int | None) -> int:
+    return positions if max_tokens is None else min(positions, max_tokens)
+
+
+def _read(
+    source: str, config: PolicyConfig, device: torch.device, *, max_tokens: int | None, sampling_rows: int
+) -> tuple[Any, Any, set[str]]:
     with plain_weights(source) as (folder, missing):
         limit = AutoConfig.from_pretrained(folder, local_files_only=True).max_position_embeddings
-        model, _ = FastLanguageModel.from_pretrained(**load_arguments(folder, config, device, limit))
+        given = load_arguments(folder, config, device, _shorter(limit, max_tokens), sampling_rows=sampling_rows)
+        model, _ = FastLanguageModel.from_pretrained(**given)
         # our own: Unsloth's may have another padding token and padding side
         return model, AutoTokenizer.from_pretrained(folder, local_files_only=True), missing
 
 
-def load_arguments(folder: str, config: PolicyConfig, device: torch.device, limit: int) -> dict[str, Any]:
-    """What `FastLanguageModel.from_pretrained` is given; `limit` is the model's own context in tokens."""
+def load_arguments(
+    folder: str, config: PolicyConfig, device: torch.device, limit: int, *, sampling_rows: int = VLLM_ROWS
+) -> dict[str, Any]:
+    """What `FastLanguageModel.from_pretrained` is given; `limit` is that of a row in tokens."""
     checkpointing = "unsloth" if config.gradient_checkpointing else False
     arguments: dict[str, Any] = {
         "model_name": folder,
@@ -129,6 +148,8 @@ def load_arguments(folder: str, config: PolicyConfig, device: torch.device, limi
             "fast_inference": True,
             "gpu_memory_utilization": MEMORY_SHARE,
             "max_lora_rank": config.lora_rank,
+            # 256, its default, would mean a table by free memory: 48 with 12 GB of cache
+            "max_num_seqs": min(sampling_rows, VLLM_ROWS),
         }
     return arguments
 

@@ -6,18 +6,23 @@ None of it has yet been run: vLLM needs a GPU.
 Standby, which hands vLLM's memory back while the policy trains, is Unsloth's `UNSLOTH_VLLM_STANDBY=1`; whoever sets it gets it.
 """
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from expo_lite.errors import ModelError
-from expo_lite.policy.native import request_seeds
+from expo_lite.policy.merged import adapter_is_off
 from expo_lite.policy.sampler import Sampled
 from expo_lite.records import FinishReason, SampleRequest, SamplingParams
 
 MEMORY_SHARE = 0.5
 """Of the GPU's memory, for vLLM: the weights that both use, and its cache of keys and values."""
+VLLM_ROWS = 255
+"""The most completions that vLLM decodes at the same time."""
 
 
 class VllmSampler:
@@ -37,16 +42,21 @@ class VllmSampler:
         self._eos_ids = list(eos_ids)
         self._stamp: tuple[float, ...] = ()
         self._adapter: Any = None
+        # Unsloth writes the adapter's settings into it, once
+        self._folder = tempfile.mkdtemp(prefix="expo-lite-vllm-")
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.version = 0
         """How many adapters the engine has been given: one more after every update."""
 
     def sample(self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int) -> list[list[Sampled]]:
-        """Sample completions, one list a request, in order."""
-        self.hand_over()
+        """Sample completions, one list a request, in order; of the base model while the adapter is off."""
+        off = adapter_is_off(self._model)
+        if not off:
+            self.hand_over()
         outputs = self._model.fast_generate(
             [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
             sampling_params=self._params(requests, params, seed),
-            lora_request=self._adapter,
+            lora_request=None if off else self._adapter,
             use_tqdm=False,
         )
         return [[_sampled(completion) for completion in output.outputs] for output in outputs]
@@ -57,8 +67,8 @@ class VllmSampler:
         stamp = tuple(torch.stack([t.double().sum() for t in tensors]).tolist())
         if stamp != self._stamp:
             self.version += 1
-            # a new request each time, or the engine answers from the adapter it keeps under that name
-            self._adapter = self._model.load_lora(f"adapter-{self.version}", load_tensors=True)
+            # a new request each time, with a number of its own: the engine keeps an adapter under its number
+            self._adapter = self._model.load_lora(self._folder, load_tensors=True)
             self._stamp = stamp
 
     def _params(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[Any]:
@@ -68,6 +78,12 @@ class VllmSampler:
             vllm.SamplingParams(**sampling_arguments(request.n_completions, params, self._eos_ids, own_seed))
             for request, own_seed in zip(requests, request_seeds(requests, seed), strict=True)
         ]
+
+
+def request_seeds(requests: Sequence[SampleRequest], seed: int) -> list[int]:
+    """A seed for each request: its own, or one drawn for it from that of the call."""
+    drawn = torch.randint(2**62, (len(requests),), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [d if request.seed is None else request.seed for d, request in zip(drawn, requests, strict=True)]
 
 
 def sampling_arguments(n: int, params: SamplingParams, eos_ids: list[int], seed: int) -> dict[str, Any]:

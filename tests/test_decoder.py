@@ -1,0 +1,146 @@
+"""The decoder against transformers' own forward pass: every architecture of the aliases, adapter on and off, both bits."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shaken import shaken
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from expo_lite.errors import ModelError
+from expo_lite.memory.shapes import ALIASES_FILE
+from expo_lite.policy.decoder import Decoder
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.merged import is_known, merge
+from expo_lite.policy.products import PlainProduct
+from expo_lite.records import SampleRequest, SamplingParams
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.models import PRESETS
+
+SIZES = {
+    "vocab_size": 384,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+LLAMA_3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "smollm2": {"model_type": "llama", "num_attention_heads": 6, "hidden_size": 96},  # 3 query heads a key head
+    "llama-3.2": {
+        "model_type": "llama",
+        "rope_parameters": LLAMA_3 | {"rope_theta": 500.0, "original_max_position_embeddings": 32},
+    },
+    "qwen2.5": {"model_type": "qwen2"},
+    "qwen2.5-7b": {"model_type": "qwen2", "tie_word_embeddings": False, "num_key_value_heads": 1},
+    "qwen3": {"model_type": "qwen3", "head_dim": 32},
+    "biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4},
+}
+PROMPTS = ((5, 6, 7, 8, 9), (300,), tuple(range(40, 90)))
+
+
+def folder_of(kind: str, root: Path) -> Path:
+    """A tiny model of this kind with random weights, biases and norms."""
+    sizes = SIZES | CONFIGS[kind]
+    config: Any = CONFIG_MAPPING[sizes.pop("model_type")]
+    torch.manual_seed(0)
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_config(config(**sizes))
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(root)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (Path(PRESETS["tiny"].source) / name).exists():
+            shutil.copy(Path(PRESETS["tiny"].source) / name, root)
+    return root
+
+
+@pytest.fixture(scope="module", params=[(kind, bits) for kind in CONFIGS for bits in (4, 16)], ids=str)
+def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HfPolicy:
+    kind, bits = request.param
+    folder = folder_of(kind, tmp_path_factory.mktemp("model"))
+    return shaken(HfPolicy(str(folder), PolicyConfig(bits=bits, lora_rank=4), seed=0), 0.1)
+
+
+def check_logits(policy: HfPolicy, decoder: Decoder, width: int = 64) -> None:
+    """Prompts in shared slots, then six tokens each: all logits are those of whole forward passes."""
+    owners = [0, 1, 2, 0, 2]
+    cache, rope = decoder.new_cache(6, 64), decoder.rope_table(64)
+    tokens_RT = torch.randint(384, (5, 6), generator=torch.Generator().manual_seed(1))
+    slots_R, lengths_R = torch.arange(5), torch.tensor([len(PROMPTS[owner]) for owner in owners])
+    with torch.no_grad():
+        hidden_PH = decoder.prefill(cache, PROMPTS, [[0, 3], [1], [2, 4]], rope)
+        found = [decoder.logits(hidden_PH)[owners]]
+        for t in range(6):
+            hidden_RH = decoder.step(cache, tokens_RT[:, t], slots_R, lengths_R + t, rope, width)
+            found.append(decoder.logits(hidden_RH))
+        policy._peft.eval()
+        for row, owner in enumerate(owners):
+            ids = [*PROMPTS[owner], *tokens_RT[row].tolist()]
+            logits_TV = policy._model(torch.tensor([ids]), use_cache=False).logits[0, len(PROMPTS[owner]) - 1 :]
+            assert logits_TV.abs().max() > 0.5
+            torch.testing.assert_close(torch.stack([step[row] for step in found]), logits_TV, rtol=0, atol=1e-4)
+
+
+def test_logits_are_those_of_transformers_with_the_adapter_and_without(policy: HfPolicy) -> None:
+    adapted = Decoder(merge(policy._model))
+    check_logits(policy, adapted)
+    with policy.reference():
+        base = Decoder(merge(policy._model))
+        check_logits(policy, base)
+        with pytest.raises(AssertionError, match="not close"):
+            check_logits(policy, adapted)
+
+
+def test_logits_of_what_runs_on_a_gpu_are_the_same(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own products, one attention kernel, keys token by token."""
+    monkeypatch.setattr("expo_lite.policy.products.has_onednn", lambda *_: False)
+    monkeypatch.setattr("expo_lite.policy.merged.has_onednn", lambda *_: False)
+    decoder = Decoder(merge(policy._model), fused=True)
+    assert isinstance(decoder.weights.layers[0].qkv, PlainProduct)
+    assert decoder.new_cache(1, 8).keys[0].is_contiguous()
+    check_logits(policy, decoder)
+
+
+def test_greedy_decoding_is_that_of_generate(policy: HfPolicy) -> None:
+    native = HfPolicy(policy.name, PolicyConfig(bits=16, lora_rank=4, sampler="native"), seed=0)
+    own = HfPolicy(policy.name, PolicyConfig(bits=16, lora_rank=4), seed=0)
+    assert own._sampler == "own"
+    requests = [SampleRequest(prompt, 1) for prompt in PROMPTS]
+    ours, theirs = (p.sample(requests, SamplingParams(0.0, 12, rows=2), seed=0) for p in (own, native))
+    assert [c.token_ids for (c,) in ours] == [c.token_ids for (c,) in theirs]
+
+
+def test_every_alias_is_known() -> None:
+    configs: dict[str, dict[str, Any]] = json.loads(ALIASES_FILE.read_text())
+    assert len(configs) > 10
+    for sizes in configs.values():
+        kind: Any = CONFIG_MAPPING[sizes["model_type"]]
+        assert is_known(kind(**{name: value for name, value in sizes.items() if name != "model_type"}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "mistral", "sliding_window": None},
+        {"model_type": "llama", "hidden_act": "gelu"},
+        {"model_type": "llama", "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+    ],
+)
+def test_other_models_are_sampled_by_their_own_generate(change: dict[str, Any], tmp_path: Path) -> None:
+    CONFIGS["other"] = change
+    try:
+        folder = folder_of("other", tmp_path)
+    finally:
+        del CONFIGS["other"]
+    policy = HfPolicy(str(folder), PolicyConfig(bits=16), seed=0)
+    assert not is_known(policy._model.config)
+    assert policy._sampler == "native"
+    with pytest.raises(ModelError, match="--sampler native"):
+        HfPolicy(str(folder), PolicyConfig(bits=16, sampler="own"), seed=0)
