@@ -92,7 +92,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
 
     kind = policy.device.type if policy.device.type == "cpu" else "gpu"
     longest = max(len(prompt) for prompt in prompts)
-    workload = Workload(kind=kind, group_size=GROUP_SIZE, prompt_tokens=longest, completion_tokens=n_tokens, vllm=sampler == "vllm")  # type: ignore[arg-type]  # fmt: skip
+    workload = Workload(kind=kind, group_size=GROUP_SIZE, prompt_tokens=longest, completion_tokens=n_tokens, sampler=sampler)  # type: ignore[arg-type]  # fmt: skip
     n_rows = GROUP_SIZE * len(prompts)
     tokens = min(MOST_MICRO_BATCH_TOKENS, n_rows * workload.width)
     # what is measured is the allocator's, which does not see the context

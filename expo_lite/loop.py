@@ -102,7 +102,7 @@ def start(task: Task, config: RunConfig, console: Console) -> Run:
     resumed_from, damaged = folder.reopen(config) if config.resume else (None, [])
     for line in damaged:
         warn(f"{line}; going on from an older one.")
-    policy = load_policy(config.model, config.policy, seed=config.seed)
+    policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
     if not config.resume:
         folder.create(config, device=describe(policy.device))
     optimizer = make_optimizer(policy, config)

@@ -16,7 +16,7 @@ from simulated_update import Measured, MemoryTracker, measure_update, simulation
 from smollm2 import gguf_file
 
 from expo_lite.memory import plan as memory
-from expo_lite.memory.plan import GIB, Workload, largest, longest_completion, make_plan, phases
+from expo_lite.memory.plan import GIB, Workload, largest, longest_completion, make_plan, phases, plan_for
 from expo_lite.memory.shapes import ALIASES_FILE, Shape, find_shape, shape_of
 from expo_lite.objectives import token_logprobs
 from expo_lite.policy.decoder import CACHE_BLOCK, SlotCache
@@ -143,7 +143,7 @@ def test_the_cache_of_the_sampler_is_planned_to_the_byte(turned: bool) -> None:
 
 
 def test_the_plan_chooses_what_fits_and_no_more() -> None:
-    shape, workload = find_shape("qwen2.5-3b"), Workload()
+    shape, workload = find_shape("qwen2.5-3b"), Workload(sampler="native")
     roomy, tight = (make_plan(shape, workload, gib * GIB) for gib in (24, 8))
     assert (roomy.micro_batch_tokens, roomy.sampling_rows) == (16_384, 256)
     assert roomy.fits
@@ -156,13 +156,27 @@ def test_the_plan_chooses_what_fits_and_no_more() -> None:
     assert not make_plan(shape, workload, 3 * GIB).fits
 
 
+def test_auto_samples_with_a_dense_copy_where_a_group_fits_beside_it() -> None:
+    shape, workload = find_shape("qwen2.5-7b"), Workload()
+    roomy, tight = (plan_for(shape, workload, gib * GIB, "auto") for gib in (24, 12))
+    assert (roomy.workload.sampler, tight.workload.sampler) == ("own", "native")
+    assert roomy.fits
+    assert tight.fits
+    dense = next(p.parts["merged dense weights"] for p in roomy.phases if p.name == "sampling")
+    assert dense == shape.n_projection_weights * 2  # bf16
+    assert not plan_for(shape, workload, 12 * GIB, "own").fits  # asked for, it is planned all the same
+    assert (
+        plan_for(shape, workload, 3 * GIB, "auto").workload.sampler == "own"
+    )  # nothing fits: our own says what it needs
+
+
 def test_defaults_on_a_small_machine_are_the_caps_for_tiny() -> None:
     plan = make_plan(find_shape("tiny"), Workload(kind="cpu", completion_tokens=160), 4 * GIB)
     assert (plan.micro_batch_tokens, plan.sampling_rows, plan.fits) == (16_384, 256, True)
 
 
 def test_the_longest_completion_is_the_last_that_fits() -> None:
-    shape, workload = find_shape("qwen2.5-7b"), Workload()
+    shape, workload = find_shape("qwen2.5-7b"), Workload(sampler="native")
     longest = longest_completion(shape, workload, 12 * GIB)
     assert longest % 64 == 0
 
@@ -179,10 +193,10 @@ def test_the_longest_completion_is_the_last_that_fits() -> None:
 def test_more_of_anything_never_needs_less() -> None:
     shape, workload = find_shape("llama-3.2-1b"), Workload()
     plan = make_plan(shape, workload, 12 * GIB, micro_batch_tokens=4096, sampling_rows=32)
-    for change in ({"lora_rank": 64}, {"bits": 16}, {"completion_tokens": 2048}, {"gradient_checkpointing": False}, {"vllm": True}):  # fmt: skip
+    for change in ({"lora_rank": 64}, {"bits": 16}, {"completion_tokens": 2048}, {"gradient_checkpointing": False}, {"sampler": "vllm"}):  # fmt: skip
         more = make_plan(shape, replace(workload, **change), 12 * GIB, micro_batch_tokens=4096, sampling_rows=32)
         assert more.peak > plan.peak
-        assert all(now.peak >= then.peak for now, then in zip(more.phases, plan.phases, strict=True) if change != {"vllm": True} or now.name != "sampling")  # fmt: skip
+        assert all(now.peak >= then.peak for now, then in zip(more.phases, plan.phases, strict=True) if change != {"sampler": "vllm"} or now.name != "sampling")  # fmt: skip
     lean = make_plan(
         shape, replace(workload, optimizer="adamw-8bit"), 12 * GIB, micro_batch_tokens=4096, sampling_rows=32
     )

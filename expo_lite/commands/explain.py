@@ -45,14 +45,16 @@ def run_explain(config: ExplainConfig) -> None:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         levels = config.levels or task.levels[-1:]
         problems = task.problems(config.split, levels=levels, limit=config.problems, seed=config.seed)
-        from expo_lite.memory.limits import measuring_limits
+        from expo_lite.memory.limits import fitted_policy
         from expo_lite.policy.factory import load_policy
         from expo_lite.step.explain import judge, refusals
         from expo_lite.step.rollout import roll_out, stream_seed
 
         say(console, f"{target.label}: explaining {len(problems)} problems ...")
-        limits = measuring_limits(target.model, target.policy, params, lambda line: say(console, f"warning: {line}"))
-        policy = load_policy(target.model, target.policy, seed=config.seed, adapter=target.adapter)
+        settings, limits = fitted_policy(
+            target.model, target.policy, params, lambda line: say(console, f"warning: {line}")
+        )
+        policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)
         attempts = limits.sampling(
             lambda: roll_out(
                 policy,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from expo_lite.commands.command import ConfiguredCommand, Inline, say
 from expo_lite.errors import ConfigError
-from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, make_plan, ram_bytes
+from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, plan_for, ram_bytes
 from expo_lite.memory.shapes import find_shape
 from expo_lite.settings.machine import default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
@@ -54,6 +54,7 @@ class PlannedModel:
             "sampling_rows": self.plan.sampling_rows,
             "group_size": workload.group_size,
             "max_completion_tokens": workload.completion_tokens,
+            "sampler": workload.sampler,
         }
 
 
@@ -110,13 +111,17 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
         group_size=config.group_size,
         prompt_tokens=config.prompt_tokens,
         completion_tokens=config.max_completion_tokens or find_model(model).max_completion_tokens,
-        vllm=config.sampler == "vllm",
     )
     total = memory_gib * GIB
-    plan = make_plan(
-        shape, workload, total, micro_batch_tokens=config.micro_batch_tokens, sampling_rows=config.sampling_rows
+    plan = plan_for(
+        shape,
+        workload,
+        total,
+        config.sampler,
+        micro_batch_tokens=config.micro_batch_tokens,
+        sampling_rows=config.sampling_rows,
     )
-    return PlannedModel(model, memory_gib, plan, longest_completion(shape, workload, total))
+    return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total))
 
 
 def to_json(each: PlannedModel) -> dict[str, object]:
@@ -172,6 +177,10 @@ def closing_lines(each: PlannedModel) -> list[str]:
         f"Groups may be of any size: {plan.sampling_rows} completions are decoded at a time, and learned from in "
         f"micro-batches; {workload.prompt_tokens} tokens are allowed for the longest prompt (--prompt-tokens)."
     )
+    if workload.sampler == "native":
+        lines.append(
+            "Sampler native: our own decoder, which is faster, needs a dense copy of the weights, and that does not fit."
+        )
     if each.longest:
         lines.append(f"The longest completion that fits, a group of {workload.group_size} sampled at once: {each.longest} tokens.")  # fmt: skip
     else:

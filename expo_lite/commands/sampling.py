@@ -26,17 +26,19 @@ def graded_target(
     import torch
 
     from expo_lite.measure.samples import graded_problems
-    from expo_lite.memory.limits import measuring_limits
+    from expo_lite.memory.limits import fitted_policy
     from expo_lite.policy.factory import load_policy
 
     loaded: list[Policy] = []
 
     def policy() -> "Policy":
         if not loaded:
-            loaded.append(load_policy(target.model, target.policy, seed=0, adapter=target.adapter))
+            loaded.append(load_policy(target.model, settings, seed=0, adapter=target.adapter))
         return loaded[0]
 
-    limits = measuring_limits(target.model, target.policy, spec.params, lambda line: say(console, f"warning: {line}"))
+    settings, limits = fitted_policy(
+        target.model, target.policy, spec.params, lambda line: say(console, f"warning: {line}")
+    )
     title = f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems"
     say(console, title)
     with completion_bar(console, "completions", spec.n_completions) as advance:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
-from expo_lite.memory.limits import Limits, measuring_limits
+from expo_lite.memory.limits import Limits, fitted_policy
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.factory import load_policy
@@ -203,10 +203,9 @@ def diagnose_target(
     """
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
-    policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
-    result = measure(
-        policy, task, problems, config, measuring_limits(target.model, target.policy, params, warn), params
-    )
+    settings, limits = fitted_policy(target.model, target.policy, params, warn)
+    policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
+    result = measure(policy, task, problems, config, limits, params)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
     rows = {"levels": [level.to_json() for level in result.levels]}

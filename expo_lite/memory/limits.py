@@ -19,12 +19,13 @@ from expo_lite.memory.plan import (
     MOST_SAMPLING_ROWS,
     MemoryPlan,
     Workload,
-    make_plan,
+    plan_for,
     ram_bytes,
 )
 from expo_lite.memory.shapes import find_shape
 from expo_lite.records import SamplingParams
 from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.machine import Sampler
 from expo_lite.settings.train import RunConfig
 
 T = TypeVar("T")
@@ -126,14 +127,20 @@ def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig,
     """
     tokens = config.optimizer.micro_batch_tokens or (kept.optimizer.micro_batch_tokens if kept else None)
     rows = config.sampling.sampling_rows or (kept.sampling.sampling_rows if kept else None)
-    plan = None
+    plan, policy = None, config.policy
+    if kept and policy.sampler == "auto":
+        policy = dataclasses.replace(policy, sampler=kept.policy.sampler)
     if config.fit == "auto":
-        plan = planned(config, tokens, rows)
+        plan = planned(dataclasses.replace(config, policy=policy), tokens, rows)
     if plan is not None:
         tokens, rows = plan.micro_batch_tokens, plan.sampling_rows
+        if (
+            plan.workload.sampler == "native"
+        ):  # no room for a dense copy; else `auto` is settled when the model is there
+            policy = dataclasses.replace(policy, sampler="native")
     optimizer = dataclasses.replace(config.optimizer, micro_batch_tokens=tokens or MOST_MICRO_BATCH_TOKENS)
     sampling = dataclasses.replace(config.sampling, sampling_rows=rows or MOST_SAMPLING_ROWS)
-    return dataclasses.replace(config, optimizer=optimizer, sampling=sampling), plan
+    return dataclasses.replace(config, policy=policy, optimizer=optimizer, sampling=sampling), plan
 
 
 def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPlan | None:
@@ -147,33 +154,38 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
         group_size=config.group_size,
         completion_tokens=config.sampling.max_completion_tokens,
         nucleus=min(config.sampling.top_p, config.evaluation.eval_top_p) < 1,
-        vllm=config.policy.sampler == "vllm",
     )
-    return _plan_here(config.model, workload, tokens, rows)
+    return _plan_here(config.model, workload, config.policy.sampler, tokens, rows)
 
 
-def measuring_limits(model: str, policy: PolicyConfig, params: SamplingParams, warn: Callable[[str], None]) -> Limits:
-    """What a command that only samples and scores does at a time: what it asks for, as far as the plan allows."""
+def fitted_policy(
+    model: str, policy: PolicyConfig, params: SamplingParams, warn: Callable[[str], None]
+) -> tuple[PolicyConfig, Limits]:
+    """For a command that only samples and scores: the sampler, and what is asked for at a time, as far as the plan allows."""
     workload = Workload(
         kind="gpu" if torch.cuda.is_available() else "cpu",
         bits=policy.bits,
         lora_rank=policy.lora_rank,
         completion_tokens=params.max_completion_tokens,
         nucleus=params.top_p < 1,
-        vllm=policy.sampler == "vllm",
     )
-    plan = _plan_here(model, workload, None, None)
-    rows = min(params.rows, plan.sampling_rows) if plan else params.rows
-    return Limits(plan.micro_batch_tokens if plan else MOST_MICRO_BATCH_TOKENS, rows, warn=warn)
+    plan = _plan_here(model, workload, policy.sampler, None, None)
+    if plan is None:
+        return policy, Limits(MOST_MICRO_BATCH_TOKENS, params.rows, warn=warn)
+    if plan.workload.sampler == "native":
+        policy = dataclasses.replace(policy, sampler="native")
+    return policy, Limits(plan.micro_batch_tokens, min(params.rows, plan.sampling_rows), warn=warn)
 
 
-def _plan_here(model: str, workload: Workload, tokens: int | None, rows: int | None) -> MemoryPlan | None:
+def _plan_here(
+    model: str, workload: Workload, sampler: Sampler, tokens: int | None, rows: int | None
+) -> MemoryPlan | None:
     try:
         shape = find_shape(model)
     except ModelError:
         return None
     total = free_gpu_bytes() if workload.kind == "gpu" else ram_bytes()
-    return make_plan(shape, workload, total, micro_batch_tokens=tokens, sampling_rows=rows)
+    return plan_for(shape, workload, total, sampler, micro_batch_tokens=tokens, sampling_rows=rows)
 
 
 def free_gpu_bytes() -> float:

@@ -50,6 +50,7 @@ MOST_SAMPLING_ROWS = 256
 """How many rows are decoded at most where the plan chooses."""
 
 Kind = Literal["gpu", "cpu"]
+PlannedSampler = Literal["own", "native", "vllm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +68,9 @@ class Workload:
     completion_tokens: int = 1024
     nucleus: bool = False
     """Whether top_p is below 1, in training or evaluation."""
-    vllm: bool = False
-    """Whether vLLM samples, with a cache of its own beside everything else."""
+    sampler: PlannedSampler = "own"
+    """own holds a dense copy of the weights while it samples, native nothing beside its cache, and vllm a cache of its own
+    beside everything else, in every phase."""
 
     @property
     def width(self) -> int:
@@ -213,8 +215,9 @@ def sampling_working(shape: Shape, workload: Workload, rows: int) -> float:
     """The worst of choosing a token, attending over the cache and prefilling, beside the cache itself."""
     copies = SAMPLING_COPIES["nucleus" if workload.nucleus else "full"]
     choosing = rows * shape.vocabulary * FP32 * copies
-    # on a GPU, behind a padded prompt, keys and values are repeated for every query head
-    attention = 2 * rows * workload.width * shape.query_width * workload.element if workload.kind == "gpu" else 0.0
+    # generate's mask on a GPU makes transformers repeat keys and values for every query head
+    repeated = workload.kind == "gpu" and workload.sampler == "native"
+    attention = 2 * rows * workload.width * shape.query_width * workload.element if repeated else 0.0
     n_prompts = math.ceil(rows / workload.group_size)
     prefill_tokens = min(max(PREFILL_TOKENS, workload.prompt_tokens), n_prompts * workload.prompt_tokens)
     return max(choosing, attention, forward_activations(shape, workload, prefill_tokens))
@@ -227,7 +230,7 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
     base = base_parts(shape, workload) | context
     adapter = shape.n_adapter_weights(workload.lora_rank) * FP32
     steady = base | {"LoRA adapter": adapter, "optimiser state": optimizer_bytes(shape, workload)}
-    if workload.vllm:
+    if workload.sampler == "vllm":
         steady["vLLM's share"] = cache_bytes(shape, workload, sampling_rows) + VLLM_WORKSPACE
         sampling = steady
     else:
@@ -235,10 +238,11 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
             "KV cache of sampling": cache_bytes(shape, workload, sampling_rows),
             "sampling beside it": sampling_working(shape, workload, sampling_rows),
         }
-        if workload.kind == "cpu":
+        if workload.sampler == "own":
+            sampling["merged dense weights"] = shape.n_projection_weights * workload.element
             head = shape.vocabulary * shape.hidden * FP32
-            sampling["merged dense weights"] = shape.n_projection_weights * FP32
-            sampling["copy of the head"] = head if head <= MOST_HEAD_COPY else 0.0
+            if workload.kind == "cpu" and head <= MOST_HEAD_COPY:
+                sampling["copy of the head"] = head
     largest = max(shape.vocabulary * shape.hidden, shape.hidden * shape.intermediate) * workload.element
     kept = {"kept inputs of layers": kept_inputs(shape, workload, tokens)}
     products = kept_products(shape, workload, tokens)
@@ -284,6 +288,33 @@ def make_plan(
     )
     rows = sampling_rows or largest(lambda rows: fits(tokens, rows), step=8, most=MOST_SAMPLING_ROWS, least=1)
     return MemoryPlan(shape, workload, total, tokens, rows, phases(shape, workload, tokens, rows))
+
+
+def plan_for(
+    shape: Shape,
+    workload: Workload,
+    total: float,
+    sampler: Literal["auto", "own", "native", "vllm"],
+    *,
+    micro_batch_tokens: int | None = None,
+    sampling_rows: int | None = None,
+) -> MemoryPlan:
+    """The plan with the sampler that is asked for; auto takes our own where it can decode a whole group, else native.
+
+    Our own decodes faster, but needs room for a dense copy of the weights while it samples.
+    """
+
+    def plan(name: PlannedSampler) -> MemoryPlan:
+        chosen = dataclasses.replace(workload, sampler=name)
+        return make_plan(shape, chosen, total, micro_batch_tokens=micro_batch_tokens, sampling_rows=sampling_rows)
+
+    if sampler != "auto":
+        return plan(sampler)
+    own = plan("own")
+    if own.fits and own.sampling_rows >= min(workload.group_size, sampling_rows or workload.group_size):
+        return own
+    native = plan("native")
+    return native if native.fits else own
 
 
 def longest_completion(shape: Shape, workload: Workload, total: float) -> int:

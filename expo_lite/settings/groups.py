@@ -59,8 +59,8 @@ class PolicyConfig:
     backend: Backend = "auto"
     """What holds and runs the model: unsloth, hf (transformers), or auto, which is unsloth where it is installed and there is a GPU."""
     sampler: Sampler = "auto"
-    """What samples: own is our decoding loop, native the backend's generate, vllm runs through Unsloth on a GPU. auto takes
-    own, and with unsloth on a GPU native."""
+    """What samples: own is our decoder, native the backend's generate, vllm runs through Unsloth on a GPU. auto takes own where
+    it knows the model and the memory plan has room for its dense copy of the weights, else native."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from expo_lite.settings.machine import Sampler
 from expo_lite.settings.schema import COMPLETIONS, ROWS, TOKENS, Bounds
 
 
@@ -26,8 +27,9 @@ class PlanConfig:
     """Rank of the adapter."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """The optimiser, as for train."""
-    sampler: Literal["own", "vllm"] = "own"
-    """vllm counts its cache and workspace, which stay in memory while training."""
+    sampler: Sampler = "auto"
+    """own counts a dense copy of the weights while sampling; vllm its cache and workspace, which stay in memory while training;
+    native neither. auto takes own where a group fits, else native."""
     micro_batch_tokens: Annotated[int | None, Bounds(least=1, most=2**24)] = None
     """Take this many tokens in a micro-batch instead of choosing."""
     sampling_rows: Annotated[int | None, ROWS] = None
