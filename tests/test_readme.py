@@ -23,10 +23,8 @@ SHORT = f"{STEP} --diagnostics-every 0 --eval-problems 0 --output runs/new"
 
 RUN = {
     "train --model tiny": SHORT,
-    "report runs/tiny-hidden-rules-exp-grpo-seed0": "",
     "report runs/a": "",
     "report runs/a runs/b --output both.html": "",
-    "compare runs/a runs/b": "",
     "compare runs/a runs/b --show 20": "",
     "plan --model all --vram 8 12 16 24": "",
     "plan --model all --vram 8 12 16 24 --markdown": "",
@@ -123,7 +121,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"gold": "1/2", "reply": "\\boxed{0.5}"}, {"gold": "3", "reply": "\\boxed{4}"}]
     (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "runs" / "hard").mkdir(parents=True)
-    for name in ("a", "b", "tiny-hidden-rules-exp-grpo-seed0"):
+    for name in ("a", "b"):
         make_run(tmp_path / "runs" / name, seed=len(name))
     monkeypatch.chdir(tmp_path)
     return tmp_path
