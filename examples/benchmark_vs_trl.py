@@ -1,24 +1,27 @@
 r"""Our step against TRL's: same model, prompts, lengths, LoRA and optimiser, in turns on the same machine.
 
-    uv run examples/benchmark_vs_trl.py            # SmolLM2-135M-Instruct, fp32 and NF4; about 15 minutes on 2 quiet cores
+    uv run examples/benchmark_vs_trl.py            # SmolLM2-135M-Instruct, fp32 and NF4; about 15 minutes
     uv run examples/benchmark_vs_trl.py --quick    # the embedded model: whether everything runs, in about 2 minutes
     uv run examples/benchmark_vs_trl.py --sizes    # seconds and memory of our step over G, length and prompts
 
-What is compared: 4 prompts x G=8, one optimiser step, as many tokens in a forward pass as 8 completions have at the limit (8 is TRL's
-default), KL off, AdamW, LoRA r=16 on the seven projections, gradient checkpointing as each side has it by default. Each side is a
-process of its own that waits while the other works. After one short step to warm up, rounds alternate; ratios are of the
-two steps of a round. `--cases dpo`: 16 pairs, each of a prompt of its own, 4 in a forward pass, spread lengths, against
-DPOTrainer; both sides compute the reference anew (we would keep it for as long as the pair).
+What is compared: 4 prompts x G=8, one optimiser step, as many tokens in a forward pass as 8 completions have at the
+limit (8 is TRL's default), KL off, AdamW, LoRA r=16 on the seven projections, gradient checkpointing as each side has
+it by default. Each side is a process of its own that waits while the other works. After one short step to warm up,
+rounds alternate; ratios are of the two steps of a round. `--cases dpo`: 16 pairs, each of a prompt of its own, 4 in a
+forward pass, spread lengths, against DPOTrainer; both sides compute the reference anew (we would keep it for as long as
+the pair).
 
-Equal work: lengths come from one table (`spread`: as unequal as real ones; `equal`: all at the limit). On both sides the
-end-of-sequence token cannot be sampled before the table says so, and is forced there; everything else is sampled as usual. Both
-count the tokens generated and trained, and the script stops if the counts differ. Rewards are 0, 1, 0, 1, ... on both sides.
+Equal work: lengths come from one table (`spread`: as unequal as real ones; `equal`: all at the limit). On both sides
+the end-of-sequence token cannot be sampled before the table says so, and is forced there; everything else is sampled as
+usual. Both count the tokens generated and trained, and the script stops if the counts differ. Rewards are 0, 1, 0, 1,
+... on both sides.
 
-On a CPU the peer is TRL 1.14.0, the newest whose GRPOTrainer scores without a Triton kernel; it is installed without dependencies
-into the user's cache and used by the peer's process alone. On a GPU it is the TRL of this environment. Nothing here has been
-run on a GPU.
+On a CPU the peer is TRL 1.14.0, the newest whose GRPOTrainer scores without a Triton kernel; it is installed without
+dependencies into the user's cache and used by the peer's process alone. On a GPU it is the TRL of this environment.
+Nothing here has been run on a GPU.
 
-Memory: the peak of resident memory while the update runs, reset before it (Linux), in all and above what was resident at its start.
+Memory: the peak of resident memory while the update runs, reset before it (Linux), in all and above what was resident
+at its start.
 """
 
 import argparse
@@ -59,7 +62,7 @@ def lengths(case: str, limit: int, rows: int) -> list[int]:
 
 
 def pair_tokens(table: list[int], tokenizer: Any) -> list[tuple[tuple[int, ...], list[int], list[int]]]:
-    """Pairs of a prompt, and a chosen and a rejected completion of the table's lengths: tokens at random, then the end."""
+    """Pairs: a prompt, a chosen and a rejected completion of the table's lengths; random tokens, then the end."""
     rng, end = random.Random(1), tokenizer.eos_token_id
     prompts = encode(tokenizer, len(table) // 2)
     completions = [[rng.randrange(50, 150) for _ in range(n - 1)] + [end] for n in table]
@@ -416,7 +419,8 @@ def peer_dpo(folder: str, bits: int) -> None:
             seconds = time.perf_counter() - turns.started
             answer(
                 seconds=seconds, update_s=seconds, trained=int(turns.sums["trained"]),
-                prompt_tokens=int(turns.sums["prompt_tokens"]), peak_mib=peak_mib(), grown_mib=peak_mib() - turns.resident,
+                prompt_tokens=int(turns.sums["prompt_tokens"]), peak_mib=peak_mib(),
+                grown_mib=peak_mib() - turns.resident,
             )  # fmt: skip
             turns.sums = {}
             control.should_training_stop = next(turns.incoming, None) is None
@@ -428,7 +432,11 @@ def peer_dpo(folder: str, bits: int) -> None:
     )  # fmt: skip
     rows = [{"prompt_ids": list(p), "chosen_ids": c, "rejected_ids": r} for p, c, r in pairs]
     trainer = Trainer(
-        model=model, args=arguments, processing_class=tokenizer, callbacks=[Stop()], train_dataset=Dataset.from_list(rows),
+        model=model,
+        args=arguments,
+        processing_class=tokenizer,
+        callbacks=[Stop()],
+        train_dataset=Dataset.from_list(rows),
         peft_config=lora,
     )  # fmt: skip
     turns.resident, turns.started = reset_peak(), time.perf_counter()
@@ -549,7 +557,13 @@ def step_order(case: str, limit: int, round_: int, *, prompts: int = N_PROMPTS, 
     """One step to take; round -1 warms up with two tokens a completion."""
     short = round_ < 0 and case != "dpo"
     table = [2] * (prompts * group) if short else lengths(case, limit, prompts * group)
-    return {"lengths": table, "limit": 2 if short else limit, "full_limit": limit, "prompts": prompts, "round": max(round_, 0)}  # fmt: skip
+    return {
+        "lengths": table,
+        "limit": 2 if short else limit,
+        "full_limit": limit,
+        "prompts": prompts,
+        "round": max(round_, 0),
+    }
 
 
 def compare(folder: Path, bits: int, cases: list[str], limit: int, rounds: int) -> None:
@@ -601,7 +615,10 @@ def show(title: str, taken: dict[str, list[dict[str, float]]], product_s: float,
         print(f"| sampled tokens/s | {speeds[0]:.0f} | {speeds[1]:.0f} | |")
         if case == "equal":
             most = N_PROMPTS * G / product_s
-            print(f"\nMatrix products alone allow {most:.0f} tokens/s at {N_PROMPTS * G} rows; our sampling, prompts and all, reaches {speeds[0] / most:.0%}.")  # fmt: skip
+            print(
+                f"\nMatrix products alone allow {most:.0f} tokens/s at {N_PROMPTS * G} rows; our sampling, prompts and "
+                f"all, reaches {speeds[0] / most:.0%}."
+            )
     print("\nOf our step: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()) + ".", flush=True)
 
 
@@ -610,14 +627,29 @@ def sizes(folder: Path, bits: int, limit: int) -> None:
     worker = Worker("ours", folder, bits)
     worker.step(**step_order("equal", limit, -1))
     print(
-        "\n| prompts | G | tokens each | sampling, s | update, s | update ms a token | update peak above resident, MiB |"
+        "\n| prompts | G | tokens each | sampling, s | update, s | update ms a token | update peak above resident, MiB "
+        "|"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for prompts, group, length in ((1, 8, limit), (2, 8, limit), (4, 8, limit), (8, 8, limit), (4, 2, limit),
-                                   (4, 4, limit), (4, 16, limit), (4, 8, limit // 4), (4, 8, limit // 2), (4, 8, 2 * limit)):  # fmt: skip
+    for prompts, group, length in (
+        (1, 8, limit),
+        (2, 8, limit),
+        (4, 8, limit),
+        (8, 8, limit),
+        (4, 2, limit),
+        (4, 4, limit),
+        (4, 16, limit),
+        (4, 8, limit // 4),
+        (4, 8, limit // 2),
+        (4, 8, 2 * limit),
+    ):
         step = worker.step(**step_order("equal", length, 0, prompts=prompts, group=group))
         per_token = 1000 * step["update_s"] / step["trained"]
-        print(f"| {prompts} | {group} | {length} | {step['sample_s']:.2f} | {step['update_s']:.2f} | {per_token:.2f} | {step['grown_mib']:.0f} |", flush=True)  # fmt: skip
+        print(
+            f"| {prompts} | {group} | {length} | {step['sample_s']:.2f} | {step['update_s']:.2f} | {per_token:.2f} | "
+            f"{step['grown_mib']:.0f} |",
+            flush=True,
+        )
     worker.close()
 
 

@@ -2,9 +2,9 @@
 
     uv run python examples/check_gpu.py [MODEL] [--tokens N] [--json FILE]
 
-MODEL is an alias or folder as for `expo-lite train` (default: qwen2.5-3b with a GPU, tiny without). Without a GPU the same checks
-run on the CPU, and the table says what was skipped. Each backend runs in a process of its own, for Unsloth patches transformers.
-Exit code 0: nothing failed.
+MODEL is an alias or folder as for `expo-lite train` (default: qwen2.5-3b with a GPU, tiny without). Without a GPU the
+same checks run on the CPU, and the table says what was skipped. Each backend runs in a process of its own, for Unsloth
+patches transformers. Exit code 0: nothing failed.
 
 What has been run on a GPU: nothing yet, by us. Please send us what it prints (with --json).
 """
@@ -53,7 +53,7 @@ def why_not(backend: str, sampler: str) -> str:
 
 
 def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) -> list[Finding]:
-    """Everything about one backend and sampler, in this process; `shared` holds the adapter that the first one wrote."""
+    """Check one backend and sampler in this process; `shared` holds the adapter that the first one wrote."""
     import torch
 
     from expo_lite.memory.limits import peak_memory_gib, reset_peak_memory
@@ -92,7 +92,13 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
 
     kind = policy.device.type if policy.device.type == "cpu" else "gpu"
     longest = max(len(prompt) for prompt in prompts)
-    workload = Workload(kind=kind, group_size=GROUP_SIZE, prompt_tokens=longest, completion_tokens=n_tokens, sampler=sampler)  # type: ignore[arg-type]  # fmt: skip
+    workload = Workload(
+        kind=kind,  # type: ignore[arg-type]
+        group_size=GROUP_SIZE,
+        prompt_tokens=longest,
+        completion_tokens=n_tokens,
+        sampler=sampler,  # type: ignore[arg-type]
+    )
     n_rows = GROUP_SIZE * len(prompts)
     tokens = min(MOST_MICRO_BATCH_TOKENS, n_rows * workload.width)
     # what is measured is the allocator's, which does not see the context

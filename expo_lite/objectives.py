@@ -1,18 +1,20 @@
-r"""All the mathematics of the methods, torch only: tensors and keyword-only numbers in, losses and detached numbers out.
+r"""All the mathematics of the methods, torch only: tensors and numbers in, losses and detached numbers out.
 
 Axes: B completions in the batch, P prompts, G completions a prompt, T tokens, N tokens of the batch laid end to end,
 H hidden, V vocabulary, K pairs of a chosen and a rejected completion.
 
 ExP-GRPO maximises (arXiv 2507.02834, section on ExP-GRPO)
 
-    1/G sum_i 1/|o_i| sum_t min(rho_t A_i, clip(rho_t, 1-eps_low, 1+eps_high) A_i) - kl_coef KL + exp_sft_coef log pi(c~, a*|q)
+    1/G sum_i 1/|o_i| sum_t min(rho_t A_i, clip(rho_t, 1-eps_low, 1+eps_high) A_i)
+        - kl_coef KL + exp_sft_coef log pi(c~, a*|q)
 
-averaged over problems q. Each token-level loss here is a weighted sum, sum_t weight_t loss_t, with weights computed once on the
-whole batch (`token_weights`): splitting a batch into micro-batches cannot change the gradient.
+averaged over problems q. Each token-level loss here is a weighted sum, sum_t weight_t loss_t, with weights computed
+once on the whole batch (`token_weights`): splitting a batch into micro-batches cannot change the gradient.
 
-Where this leaves the paper: the supervised term is by default the mean over a chain's tokens, as the GRPO term is, and not their
-sum, which is hundreds of times larger; clipping may be asymmetric (DAPO, arXiv 2503.14476); and the KL is the k3 estimator,
-exp(r) - r - 1 with r = log pi_ref - log pi (http://joschu.net/blog/kl-approx.html), as in GRPO (arXiv 2402.03300).
+Where this leaves the paper: the supervised term may be the mean over a chain's tokens, as the GRPO term is, instead of
+their sum, which is hundreds of times larger (`exp_sft_normalisation`); clipping may be asymmetric (DAPO, arXiv
+2503.14476); and the KL is the k3 estimator, exp(r) - r - 1 with r = log pi_ref - log pi
+(http://joschu.net/blog/kl-approx.html), as in GRPO (arXiv 2402.03300).
 """
 
 import math
@@ -52,8 +54,8 @@ def token_weights(lengths_B: torch.Tensor, *, normalisation: str, max_completion
 
     Args:
         lengths_B: completion lengths in tokens, dead groups included: they are part of the average.
-        normalisation: "sequence" (mean over a completion's tokens, then over completions; TRL's grpo), "token" (mean over
-            all tokens of the batch; TRL's bnpo and dapo), or "dr_grpo" (over B * max_completion_tokens).
+        normalisation: "sequence" (mean over a completion's tokens, then over completions; TRL's grpo), "token" (mean
+            over all tokens of the batch; TRL's bnpo and dapo), or "dr_grpo" (over B * max_completion_tokens).
         max_completion_tokens: the constant of "dr_grpo", in tokens.
     """
     n_completions = lengths_B.numel()
@@ -121,7 +123,7 @@ def grpo_loss(
 
 
 def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
-    """The weighted negative log-likelihood of N tokens: the term -exp_sft_coef log pi(c~, a*|q), coefficient in the weights.
+    """The weighted negative log-likelihood of N tokens; weights hold the coefficient of log pi(c~, a*|q).
 
     A token that is to become less probable has a negative weight (`dpo_terms`).
     """
@@ -132,8 +134,9 @@ def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
 class DpoTerms:
     """The DPO loss of K pairs, and what it makes of each; all detached.
 
-    `weights_K` is the share of a pair in the gradient: descent raises the log-probability of each chosen token by it and lowers
-    that of each rejected one by as much. Rewards are dpo_beta times the log-ratio to the reference, as TRL logs them.
+    `weights_K` is the share of a pair in the gradient: descent raises the log-probability of each chosen token by it
+    and lowers that of each rejected one by as much. Rewards are dpo_beta times the log-ratio to the reference, as TRL
+    logs them.
     """
 
     loss: torch.Tensor
@@ -152,10 +155,11 @@ def dpo_terms(
 ) -> DpoTerms:
     """The sigmoid loss of DPO (arXiv 2305.18290, eq. 7) as a weighted sum over tokens.
 
-    With m_k = log pi(y_c|x) / pi_ref(y_c|x) - log pi(y_r|x) / pi_ref(y_r|x) it is -1/K sum_k log sigmoid(dpo_beta m_k). Its derivative
-    by each chosen token's log-probability is -dpo_beta sigmoid(-dpo_beta m_k) / K, and by each rejected one's the opposite. The margins
-    are known before any gradient is, so these weights are computed once on the whole batch, and two completions of a pair
-    need not share a micro-batch: `sft_loss` with these weights has exactly the gradient of the DPO loss.
+    With m_k = log pi(y_c|x) / pi_ref(y_c|x) - log pi(y_r|x) / pi_ref(y_r|x) it is -1/K sum_k log sigmoid(dpo_beta m_k).
+    Its derivative by each chosen token's log-probability is -dpo_beta sigmoid(-dpo_beta m_k) / K, and by each rejected
+    one's the opposite. The margins are known before any gradient is, so these weights are computed once on the whole
+    batch, and two completions of a pair need not share a micro-batch: `sft_loss` with these weights has exactly the
+    gradient of the DPO loss.
 
     Args:
         chosen_nats_K: log-probability of each chosen completion, nats, summed over its tokens; no gradient.
@@ -191,8 +195,9 @@ def token_logprobs(
 ) -> torch.Tensor:
     """Log-probabilities [N] of target tokens, without ever holding all logits [N, V].
 
-    The logits of `chunk_tokens` positions at a time are made, reduced and thrown away. The gradient of a log-probability to its
-    hidden state is made while the logits are there, and backward only scales it: no second pass over the vocabulary.
+    The logits of `chunk_tokens` positions at a time are made, reduced and thrown away. The gradient of a
+    log-probability to its hidden state is made while the logits are there, and backward only scales it: no second pass
+    over the vocabulary.
 
     Args:
         hidden_NH: last hidden states at the positions that predict the targets.

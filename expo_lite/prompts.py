@@ -1,8 +1,8 @@
 r"""The two prompts of ExPO, side by side.
 
-The question prompt is what the policy is trained and evaluated on. The explanation prompt shows the answer as well; it is
-used for sampling explanations and for nothing else. Both go through the tokenizer's chat template and ask for `\boxed{}`.
-The paper does not print its wording; this one is ours.
+The question prompt is what the policy is trained and evaluated on. The explanation prompt shows the answer as well; it
+is used for sampling explanations and for nothing else. Both go through the tokenizer's chat template and ask for
+`\boxed{}`. The paper does not print its wording; this one is ours.
 """
 
 from typing import Any, Protocol

@@ -41,8 +41,8 @@ class FinishReason(StrEnum):
 class Completion:
     """One sampled continuation of a prompt.
 
-    `token_ids` ends with the end-of-sequence token if `finish_reason` is STOP; `logprobs` (nats) has one entry for each of
-    them, at the sampling temperature. `text` is the decoded completion without special tokens.
+    `token_ids` ends with the end-of-sequence token if `finish_reason` is STOP; `logprobs` (nats) has one entry for each
+    of them, at the sampling temperature. `text` is the decoded completion without special tokens.
     """
 
     prompt_ids: tuple[int, ...]
@@ -56,7 +56,8 @@ class Completion:
 class SampleRequest:
     """A prompt, and how many completions of it to sample.
 
-    With a `seed` of its own a prompt gets the same random numbers whatever is sampled beside it; else those of the call.
+    With a `seed` of its own a prompt gets the same random numbers whatever is sampled beside it; else those of the
+    call.
     """
 
     prompt_ids: tuple[int, ...]
@@ -108,9 +109,9 @@ class Group:
 class Explanation:
     """A chain written with the answer in sight, to be trained on as if the answer had not been shown.
 
-    `completion.prompt_ids` is the explanation prompt it was sampled after (question and answer); `prompt_ids` is the plain
-    prompt (question alone) it is scored and trained after, with `target_ids` after it. `accepted` says whether the
-    filter let it pass and `reason` why; `lift_nats` is log pi(a*|q,c) - log pi(a*|q) where it was measured.
+    `completion.prompt_ids` is the explanation prompt it was sampled after (question and answer); `prompt_ids` is the
+    plain prompt (question alone) it is scored and trained after, with `target_ids` after it. `accepted` says whether
+    the filter let it pass and `reason` why; `lift_nats` is log pi(a*|q,c) - log pi(a*|q) where it was measured.
     """
 
     problem: Problem

@@ -1,7 +1,8 @@
 """A GPU without a GPU: the project's own code on fake CUDA tensors, which have a device and a shape and no values.
 
-Whatever looks at a value raises, as it would have to wait for the GPU, and could not be recorded as a CUDA graph. So does every
-operator that gets or makes a tensor on the CPU; what is made from Python's numbers may be sent to the device.
+Whatever looks at a value raises, as it would have to wait for the GPU, and could not be recorded as a CUDA graph. So
+does every operator that gets or makes a tensor on the CPU; what is made from Python's numbers may be sent to the
+device.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
 """Runs in processes that can be killed, without loading torch for each: one process loads it and forks a run at a time.
 
-`python forked_runs.py` reads a JSON line {"words", "log", "die"} from its input and forks a process that carries out the
-command line `words`, its output in the file `log`; it answers with the process's id and, when that has ended, with its exit code.
-`die` is [MOMENT, N]: at the Nth time that the run comes to that moment it kills itself with SIGKILL, in the middle of whatever
-it is doing, as a kill from outside would that came then.
+`python forked_runs.py` reads a JSON line {"words", "log", "die"} from its input and forks a process that carries out
+the command line `words`, its output in the file `log`; it answers with the process's id and, when that has ended, with
+its exit code. `die` is [MOMENT, N]: at the Nth time that the run comes to that moment it kills itself with SIGKILL, in
+the middle of whatever it is doing, as a kill from outside would that came then.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ class ForkedRuns:
     """The side of the tests."""
 
     def __init__(self) -> None:
-        """Start the process that forks; one thread, so that forking is safe and results do not depend on the machine."""
+        """Start the process that forks; one thread makes forking safe, and results the same everywhere."""
         environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"}
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -1,4 +1,4 @@
-"""Disks that are full: a limit on the size of a file, which every system has, and a small disk of its own, where one may be made."""
+"""Full disks: a limit on the size of a file, and a small disk of its own where one may be made."""
 
 import contextlib
 import os

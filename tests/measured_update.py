@@ -3,7 +3,7 @@
     python measured_update.py MODEL N_ROWS PROMPT COMPLETION MICRO_BATCH_TOKENS
 
 Linux only: the kernel counts the peak anew when asked to, so that loading does not hide the step's.
-"""  # fmt: skip
+"""
 
 import gc
 import json

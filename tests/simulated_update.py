@@ -1,9 +1,10 @@
-"""The update step of a model of any size without its weights: fake tensors on the CPU, and a count of all that are alive.
+"""The update step of a model of any size without its weights: fake tensors, and a count of those alive.
 
-The decoder is transformers', the adapter peft's, the scorer and the loss ours. The stand-ins: a four-bit layer keeps its weight as
-packed bytes with block constants, as bitsandbytes does, and its dequantised bf16 copy lives during its forward and its backward,
-as on a GPU (bitsandbytes' own layer cannot be made of fake tensors); attention is the CPU's flash kernel, which like the GPU's
-keeps the output and a number a position (without the mask, which torch cannot make of fake tensors; the kernel has none either); the optimiser's state is made of tensors of its size.
+The decoder is transformers', the adapter peft's, the scorer and the loss ours. The stand-ins: a four-bit layer keeps
+its weight as packed bytes with block constants, as bitsandbytes does, and its dequantised bf16 copy lives during its
+forward and its backward, as on a GPU (bitsandbytes' own layer cannot be made of fake tensors); attention is the CPU's
+flash kernel, which like the GPU's keeps the output and a number a position (without the mask, which torch cannot make
+of fake tensors; the kernel has none either); the optimiser's state is made of tensors of its size.
 """
 
 import dataclasses
@@ -162,7 +163,7 @@ def measure_update(
     micro_batch_tokens: int,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Measured:
-    """One pass of the update over completions with these (prompt, completion) lengths, gradients and state being there."""
+    """One pass of the update over completions of these (prompt, completion) lengths, with gradients and state."""
     policy = SimulatedPolicy(config, dtype=dtype)
     # no two prompts are the same: rows that share one need less
     rows = [Row((i,) * p, (1,) * c, advantage=1.0, weight=1.0, sft_weight=0.1) for i, (p, c) in enumerate(lengths)]

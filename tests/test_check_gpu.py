@@ -1,4 +1,4 @@
-"""examples/check_gpu.py, which a user with a GPU runs once: whole on the CPU here, and on the GPU where there is one."""
+"""examples/check_gpu.py, which a user with a GPU runs once: on the CPU here, and on a GPU where there is one."""
 
 import json
 import os

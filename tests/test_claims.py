@@ -134,7 +134,10 @@ def test_a_task_without_levels_is_all_one_level() -> None:
     def only(value: float) -> Evaluation:
         return replace(evaluation({"1": value}), levels=evaluation({"1": value}).levels[-1:])
 
-    runs = {name: {0: replace(SOUND[name], after=only(value))} for name, value in (("grpo-all", 0.1), ("gt-sft-grpo-all", 0.2), ("exp-grpo-all", 0.3))}  # fmt: skip
+    runs = {
+        name: {0: replace(SOUND[name], after=only(value))}
+        for name, value in (("grpo-all", 0.1), ("gt-sft-grpo-all", 0.2), ("exp-grpo-all", 0.3))
+    }
     outcomes = judge_claims(Results(only(0.1), runs, {0: diagnosis()}, (0,)))
     assert outcomes[1].holds is True
     assert outcomes[1].figures["ExP-GRPO's worst change of a level"] == pytest.approx([0.2])

@@ -144,7 +144,8 @@ def test_no_number_may_be_nan(config: Any, name: str) -> None:
         (
             "group_size",
             10**20,
-            "group_size must be at least 2 and at most 4,096, not 100000000000000000000: an advantage compares completions of one problem.",
+            "group_size must be at least 2 and at most 4,096, not 100000000000000000000: an advantage compares "
+            "completions of one problem.",
         ),
         (
             "seed",
@@ -180,11 +181,13 @@ def test_each_rule_of_training(name: str, value: Any, message: str) -> None:
         ),
         (
             TrainConfig(method="exp-dpo", explanation=ExpoConfig(explanation_refresh_steps=0)),
-            "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so explanations, are made anew.",
+            "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so "
+            "explanations, are made anew.",
         ),
         (
             TrainConfig(method="exp-dpo", loss=LossConfig(updates_per_batch=2)),
-            "updates_per_batch must be 1 for method 'exp-dpo', not 2: the weights of pairs are those before the update.",
+            "updates_per_batch must be 1 for method 'exp-dpo', not 2: the weights of pairs are those before the "
+            "update.",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The decoder against transformers' own forward pass: every architecture of the aliases, adapter on and off, both bits."""
+"""The decoder against transformers' forward pass: every architecture, adapter on and off, both bits."""
 
 import json
 import shutil

@@ -37,7 +37,9 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_it_writes_every_sample_and_the_figures(policy: type[ScriptedPolicy], config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_it_writes_every_sample_and_the_figures(
+    policy: type[ScriptedPolicy], config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     run_eval(EvalConfig(target="tiny", **config))
     rows, folder = rows_of(config["output"]), config["output"]
     n = len({row["problem_id"] for row in rows})

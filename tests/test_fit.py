@@ -77,8 +77,9 @@ def test_a_phase_is_repeated_with_half_until_it_fits() -> None:
     assert limits.sampling_rows == 3
     assert limits.micro_batch_tokens == 1000
     assert said == [
-        f"out of memory (CUDA out of memory. Tried to allocate 2.00 GiB): again with sampling {n} rows at a time" for n in (6, 3)
-    ]  # fmt: skip
+        f"out of memory (CUDA out of memory. Tried to allocate 2.00 GiB): again with sampling {n} rows at a time"
+        for n in (6, 3)
+    ]
 
 
 def test_a_single_row_that_does_not_fit_is_a_clear_error() -> None:

@@ -1,4 +1,4 @@
-"""One update on the tiny model: by hand, at no cost where there is nothing to learn, and without harm where it fails."""
+"""One update on the tiny model: by hand, free where there is nothing to learn, harmless where it fails."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Model folders and files that are not what they should be: each an error of the tree that names the model and the matter."""
+"""Broken model folders and files: each is an error of the tree that names the model and the matter."""
 
 import json
 import shutil
@@ -82,7 +82,10 @@ HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped bit in the header": (flip_in_header, "Cannot read model"),
     "a weight that is missing": (without_a_weight, "does not fit its config.json"),
     "weights of another width": (change("config.json", hidden_size=64), ""),
-    "weights of fewer layers": (change("config.json", num_hidden_layers=6, layer_types=["full_attention"] * 6), "does not fit"),
+    "weights of fewer layers": (
+        change("config.json", num_hidden_layers=6, layer_types=["full_attention"] * 6),
+        "does not fit",
+    ),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ""),
     "half a tokenizer": (cut("tokenizer.json", 0.5), "Cannot read model"),
     "no chat template": (remove("chat_template.jinja"), "has no chat template. Give an instruct model"),

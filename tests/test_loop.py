@@ -94,7 +94,7 @@ def moved(folder: Path, step: int) -> bool:
 
 @pytest.fixture
 def n_scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How often the policy has been asked to score: each is a forward pass for a backward pass, or for the reference."""
+    """How often the policy was asked to score: a forward pass, for a backward pass or the reference."""
     calls = []
     original = HfPolicy.logprobs
 

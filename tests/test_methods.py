@@ -114,7 +114,21 @@ def test_where_chains_come_from() -> None:
         explanation = ExpoConfig(exp_sft_coef=coef)
         return chain_source(dataclasses.replace(CONFIG, method=method, explanation=explanation, dpo=dpo))
 
-    assert [source(method) for method in METHODS] == ["none", "explanation", "expert", "explanation", "explanation", "expert"]  # fmt: skip
+    assert [source(method) for method in METHODS] == [
+        "none",
+        "explanation",
+        "expert",
+        "explanation",
+        "explanation",
+        "expert",
+    ]
     assert source("exp-dpo", dpo=DpoConfig(chosen="expert")) == "expert"
     # a coefficient of 0 spares the sampling where it would scale the chains, and only there
-    assert [source(method, 0.0) for method in METHODS] == ["none", "none", "none", "explanation", "explanation", "expert"]  # fmt: skip
+    assert [source(method, 0.0) for method in METHODS] == [
+        "none",
+        "none",
+        "none",
+        "explanation",
+        "explanation",
+        "expert",
+    ]

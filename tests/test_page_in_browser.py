@@ -1,4 +1,4 @@
-"""The page in a real browser, headless Chromium: it opens without an error, is drawn, filtered, narrow and wide, light and dark.
+"""The page in headless Chromium: opened without an error, drawn, filtered, narrow and wide, light and dark.
 
 Skipped where there is no Chromium with its driver (Debian: `apt-get install chromium chromium-driver`).
 """
@@ -73,7 +73,8 @@ def show(browser: webdriver.Chrome, *folders: Path) -> None:
 
 READY = "return document.documentElement.dataset.ready === 'yes'"
 DRAWN = """
-return [...document.querySelectorAll("canvas")].filter((canvas) => !canvas.closest("details:not([open])")).map((canvas) => {
+const shown = [...document.querySelectorAll("canvas")].filter((canvas) => !canvas.closest("details:not([open])"));
+return shown.map((canvas) => {
   const chart = Chart.getChart(canvas);
   const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
   const context = copy.getContext("2d", { willReadFrequently: true }); // or Chromium warns
@@ -132,7 +133,10 @@ def test_what_a_model_wrote_stays_text(page: webdriver.Chrome) -> None:
         ({"verdict": "refused"}, lambda row: row.get("accepted") is False),
         ({"verdict": "reason different"}, lambda row: row["reason"] == "different"),
         ({"level": "2"}, lambda row: row["level"] == 2),
-        ({"level": "1", "kind": "rollout", "verdict": "wrong"}, lambda r: r["level"] == 1 and r["kind"] == "rollout" and not r["correct"]),
+        (
+            {"level": "1", "kind": "rollout", "verdict": "wrong"},
+            lambda r: r["level"] == 1 and r["kind"] == "rollout" and not r["correct"],
+        ),
     ],
 )  # fmt: skip
 def test_choices(page: webdriver.Chrome, folder: Path, chosen: dict[str, str], fits: Callable[[Any], bool]) -> None:

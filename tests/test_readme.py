@@ -1,4 +1,4 @@
-"""README and guides: every command is run here or elsewhere, or it is said why not; the Python example runs; no link is dead."""
+"""README and guides: every command is run, or it is said why not; the example runs; no link is dead."""
 
 import json
 import re
@@ -42,8 +42,9 @@ RUN = {
 }
 """Each is run below, with what is added here so that it takes seconds."""
 
+TOGETHER = "test_commands_together.py: test_hard_then_train_then_eval_against_the_base"
 ELSEWHERE = {
-    "eval runs/a --baseline tiny --samples 64": "test_commands_together.py: test_hard_then_train_then_eval_against_the_base",
+    "eval runs/a --baseline tiny --samples 64": TOGETHER,
     "replicate": "test_replicate.py: test_finished_runs_stay_and_broken_ones_go_on",
     "replicate --quick": "test_replicate.py: test_the_plan_that_is_shipped",
 }
@@ -55,7 +56,7 @@ NOT_RUN = {
     "train --model qwen2.5-3b --task math": HUB_AND_GPU,
     "diagnose --model qwen2.5-3b --task math": HUB_AND_GPU,
     "replicate --model qwen2.5-3b --task math": HUB_AND_GPU,
-    "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data come from the hub, and OWNER/NAME stands for yours",
+    "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data are the hub's; OWNER/NAME stands for yours",
     "replicate --plan examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems.jsonl "
     "--output runs/smollm2": SMOLLM2 + "; the runs take an hour",
     "diagnose --model smollm2-format --task jsonl:smollm2-format/problems.jsonl": SMOLLM2,

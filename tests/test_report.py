@@ -1,4 +1,4 @@
-"""What a report takes from run folders: labels, settings that differ, curves, figures before and after, the overview."""
+"""What a report takes from run folders: labels, differing settings, curves, figures, the overview."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Files with any field names: what is read, where the splits come from, and an error with file and line for the rest."""
+"""Files with any field names: what is read, where the splits come from, and errors with file and line."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""reasoning-gym: the answers that must be right and wrong in every data set, and replies that would break its scorers."""
+"""reasoning-gym: answers that must be right or wrong in every data set, and replies that break its scorers."""
 
 import importlib.util
 import subprocess

@@ -201,8 +201,8 @@ print(json.dumps(sorted(set(unnamed))))
 @installed
 def test_every_argument_is_one_of_the_installed_gpu_code(tmp_path: Path) -> None:
     out = in_own_process("-c", CONTRACT, cwd=tmp_path, UNSLOTH_ALLOW_CPU="1")  # it leaves a cache where it runs
-    # transformers' own and load_vllm's, which Unsloth takes as **kwargs and hands on; any other name there would be a name
-    # it has dropped
+    # transformers' own and load_vllm's, which Unsloth takes as **kwargs and hands on; another name there would be
+    # one that it has dropped
     assert json.loads(out.splitlines()[-1]) == ["local_files_only", "max_num_seqs"]
 
 
@@ -219,7 +219,8 @@ import json, unsloth_process as process
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.policy.factory import load_policy
 policy = load_policy({name!r}, PolicyConfig(backend="unsloth"), seed=0)
-print(json.dumps([process.scores(policy), process.self_check(policy, process.PROMPTS, temperature=1.0, token_budget=512)]))
+checked = process.self_check(policy, process.PROMPTS, temperature=1.0, token_budget=512)
+print(json.dumps([process.scores(policy), checked]))
 """
     ours, difference = json.loads(in_own_process("-c", code, PYTHONPATH=str(HERE)).splitlines()[-1])
     torch.testing.assert_close(flat(ours), scores(theirs), rtol=0, atol=1e-4)
@@ -283,7 +284,8 @@ def test_auto_takes_unsloth_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> N
 
 @missing
 def test_without_unsloth_asking_for_it_is_an_error_before_anything_heavy() -> None:
-    code = "import sys; from expo_lite.commands.cli import run; c = run(sys.argv[1:]); sys.exit(9 if 'torch' in sys.modules else c)"
+    code = "import sys; from expo_lite.commands.cli import run; c = run(sys.argv[1:]); "
+    code += "sys.exit(9 if 'torch' in sys.modules else c)"
     for words in (["train"], ["eval", "tiny"], ["hard"], ["explain"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *words, "--backend", "unsloth"], capture_output=True, text=True, check=False

@@ -1,7 +1,7 @@
 """The vLLM sampler: every argument against the installed library; the adapter handed over after every update.
 
-vLLM itself needs a GPU and has not been run here. Where it is installed (extra `vllm`) its signatures are read; the hand-over is
-tested on a stand-in for the engine alone, which shows when it happens and not that vLLM takes it.
+vLLM itself needs a GPU and has not been run here. Where it is installed (extra `vllm`) its signatures are read; the
+hand-over is tested on a stand-in for the engine alone, which shows when it happens and not that vLLM takes it.
 """
 
 import gc

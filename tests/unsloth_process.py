@@ -1,7 +1,7 @@
-"""Run in a process of its own, for importing Unsloth patches transformers: does things with it, and prints what came out as JSON.
+"""Unsloth in a process of its own, since importing it patches transformers; prints what came out as JSON.
 
-The arguments: a folder with an adapter that transformers wrote, a folder to write one to, and a model folder whose generation
-settings are hostile.
+The arguments: a folder with an adapter that transformers wrote, a folder to write one to, and a model folder whose
+generation settings are hostile.
 """
 
 import importlib

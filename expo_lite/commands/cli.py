@@ -1,7 +1,7 @@
 """The command line: one subcommand a verb, its flags made from the dataclasses of settings/.
 
-Everything that can be wrong about arguments is found before anything heavy is imported: torch and transformers take seconds, and
-a mistyped name should not. An ExpoLiteError becomes one line and its exit code.
+Everything that can be wrong about arguments is found before anything heavy is imported: torch and transformers take
+seconds, and a mistyped name should not. An ExpoLiteError becomes one line and its exit code.
 """
 
 import os
@@ -29,10 +29,11 @@ from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.errors import ExpoLiteError
 
-DESCRIPTION = f"""expo-lite {__version__}: teach a language model what it cannot yet do, by having it explain right answers to itself (ExPO).
+DESCRIPTION = f"""expo-lite {__version__}: teach a language model what it cannot yet do (ExPO).
 
-`expo-lite train` alone trains the built-in model on the built-in task, in some minutes on a CPU. `expo-lite COMMAND --help` lists
-the flags of a command. Settings come from defaults, then --config FILE.toml, then flags. --version prints the version."""  # fmt: skip
+`expo-lite train` alone trains the built-in model on the built-in task, in some minutes on a CPU. `expo-lite COMMAND
+--help` lists the flags of a command. Settings come from defaults, then --config FILE.toml, then flags. --version prints
+the version."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""

@@ -1,4 +1,4 @@
-"""`expo-lite compare`: in which settings two runs differ, and what of the same held-out problems became better or worse."""
+"""`expo-lite compare`: in which settings two runs differ, and which held-out problems became better or worse."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`expo-lite diagnose`: the two properties of a good positive, measured for a model and a task before a night is spent on them."""
+"""`expo-lite diagnose`: the two properties of a good positive, measured before a night is spent on training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Diagnose(ConfiguredCommand):
 
 
 def run_diagnose(config: DiagnoseConfig) -> None:
-    """Sample groups and one explanation of each problem, measure them and the expert chains, print and write the figures.
+    """Sample groups and an explanation of each problem, measure them and expert chains, show the figures.
 
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong.
@@ -88,5 +88,6 @@ def verdict(row: "LevelDiagnosis") -> list[str]:
     helps = "more" if lift.value > own_lift.value else "no more"
     return [
         f"in distribution: explanations {compared}",
-        f"positive signal: explanations raise the answer's log-probability by {lift.value:.2f} nats, {helps} than own chains ({own_lift.value:.2f})",
+        f"positive signal: explanations raise the answer's log-probability by {lift.value:.2f} nats, {helps} than own "
+        f"chains ({own_lift.value:.2f})",
     ]

@@ -1,4 +1,4 @@
-"""`expo-lite explain`: self-explanations of some problems, as training would sample and judge them, printed to be read."""
+"""`expo-lite explain`: self-explanations of some problems, as training would sample and judge them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

@@ -42,10 +42,12 @@ class Grade(Command):
 
 
 def _agreement(report: GradeReport) -> Iterable[str]:
-    yield f"against {report.n_labelled:,} labels: recall {_percent(report.recall)}, precision {_percent(report.precision)}"
+    rates = f"recall {_percent(report.recall)}, precision {_percent(report.precision)}"
+    yield f"against {report.n_labelled:,} labels: {rates}"
     for row in report.disagreements:
         ours, theirs = ("correct", "wrong") if row.verdict.correct else ("wrong", "correct")
-        yield f"line {row.line}: gold {row.gold!r}, answer {row.answer!r}: {ours} ({row.verdict.reason}, {row.verdict.how}), label {theirs}"
+        why = f"{row.verdict.reason}, {row.verdict.how}"
+        yield f"line {row.line}: gold {row.gold!r}, answer {row.answer!r}: {ours} ({why}), label {theirs}"
 
 
 def _percent(share: float | None) -> str:

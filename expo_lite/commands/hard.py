@@ -1,7 +1,7 @@
 """`expo-lite hard`: the problems that a model never solves, as a data file to train on.
 
-What `--task jsonl:PATH` grades is the final answer against the reference. Of tasks with a checker of their own (reasoning-gym)
-that is stricter than the checker where a problem has several right answers.
+What `--task jsonl:PATH` grades is the final answer against the reference. Of tasks with a checker of their own
+(reasoning-gym) that is stricter than the checker where a problem has several right answers.
 """
 
 import json

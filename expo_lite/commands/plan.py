@@ -94,7 +94,9 @@ def gpu_gib() -> float:
     tool = shutil.which("nvidia-smi")
     query = ["--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run([tool or "nvidia-smi", *query], capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_TIMEOUT_S)  # noqa: S603  # fmt: skip
+        done = subprocess.run(  # noqa: S603
+            [tool or "nvidia-smi", *query], capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_TIMEOUT_S
+        )
         return float(done.stdout.splitlines()[0]) / 1024
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         raise ConfigError("The GPU's memory cannot be read with nvidia-smi. Give it in GiB, as --vram 24.") from error
@@ -179,10 +181,14 @@ def closing_lines(each: PlannedModel) -> list[str]:
     )
     if workload.sampler == "native":
         lines.append(
-            "Sampler native: our own decoder, which is faster, needs a dense copy of the weights, and that does not fit."
+            "Sampler native: our own decoder, which is faster, needs a dense copy of the weights, and that does not "
+            "fit."
         )
     if each.longest:
-        lines.append(f"The longest completion that fits, a group of {workload.group_size} sampled at once: {each.longest} tokens.")  # fmt: skip
+        lines.append(
+            f"The longest completion that fits, a group of {workload.group_size} sampled at once: {each.longest} "
+            "tokens."
+        )
     else:
         lines.append("No completion fits, however short.")
     return lines

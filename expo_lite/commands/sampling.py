@@ -1,4 +1,4 @@
-"""What eval and hard share: the samples of a run or model, kept in a folder while they come, with a bar on a terminal."""
+"""What eval and hard share: the samples of a run or model, kept while they come, with a progress bar."""
 
 import gc
 import json

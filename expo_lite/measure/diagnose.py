@@ -1,7 +1,8 @@
 """Whether explanations are good positives: probable under the plain prompt, and of use for the answer.
 
-Own chains, explanations and expert chains are compared on the same problems: negative log-likelihood a token (nats), and the
-answer lift log pi(a*|q, c) - log pi(a*|q). The loop logs means; a `Diagnosis` gives each level its intervals over problems.
+Own chains, explanations and expert chains are compared on the same problems: negative log-likelihood a token (nats),
+and the answer lift log pi(a*|q, c) - log pi(a*|q). The loop logs means; a `Diagnosis` gives each level its intervals
+over problems.
 """
 
 import json
@@ -89,8 +90,8 @@ def diagnose(
 class LevelDiagnosis:
     """The figures of one level, or of "all"; None for a kind of chain that is absent. Intervals are over problems.
 
-    `nll` and `lift` are by kind of chain, `nll_ratio` is expert NLL over explanation NLL on the problems that have both. Of
-    the own completions: `reward`, `all_wrong` (problems whose completions are all wrong) and `truncated`.
+    `nll` and `lift` are by kind of chain, `nll_ratio` is expert NLL over explanation NLL on the problems that have
+    both. Of the own completions: `reward`, `all_wrong` (problems whose completions are all wrong) and `truncated`.
     """
 
     level: str
@@ -164,7 +165,7 @@ def _unbounded(values: Sequence[float]) -> Estimate | None:
 
 
 def _ratio(both: Sequence[tuple[float, float]]) -> Estimate | None:
-    """The ratio of two means over the same problems; the interval is the bootstrap's of its linearised form (delta method)."""
+    """The ratio of two means over the same problems; its interval is by bootstrap and the delta method."""
     below = mean(b for _, b in both)
     if not below:
         return None

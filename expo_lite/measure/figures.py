@@ -54,9 +54,9 @@ class GradedProblem:
 class LevelResult:
     """What was measured on the problems of one level, of "all", or of one subject.
 
-    `pass_at` and `maj_at` are by k; `avg` is the mean over all samples (avg@n). Rates and `mean_tokens` are of the samples, not
-    of the greedy completions: `truncated_rate` ran into the token limit, `no_answer_rate` shows no final answer, truncated
-    ones included. `frac_all_wrong` is of problems; `reasons` counts the samples' verdicts.
+    `pass_at` and `maj_at` are by k; `avg` is the mean over all samples (avg@n). Rates and `mean_tokens` are of the
+    samples, not of the greedy completions: `truncated_rate` ran into the token limit, `no_answer_rate` shows no final
+    answer, truncated ones included. `frac_all_wrong` is of problems; `reasons` counts the samples' verdicts.
     """
 
     level: str
@@ -112,7 +112,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One policy minus another on the same problems with the same random numbers; intervals are of paired differences."""
+    """One policy minus another on the same problems and random numbers; intervals of paired differences."""
 
     level: str
     n_problems: int

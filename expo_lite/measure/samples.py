@@ -1,8 +1,8 @@
 """Graded completions of many problems, wave by wave into a file; stopped at any moment, sampling goes on exactly.
 
-A wave is as many problems as are decoded together; its rows are written in one go when it is graded. Each problem has random
-numbers of its own, and the waves are the same whenever they are made, so that an evaluation that was broken off and resumed
-has the same samples, to the byte, as one that was not.
+A wave is as many problems as are decoded together; its rows are written in one go when it is graded. Each problem has
+random numbers of its own, and the waves are the same whenever they are made, so that an evaluation that was broken off
+and resumed has the same samples, to the byte, as one that was not.
 """
 
 import hashlib

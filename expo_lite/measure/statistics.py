@@ -1,8 +1,8 @@
 """What samples say about a policy: pass@k, majority votes, and 95% intervals; pure Python.
 
-Problems are the unit of chance. Completions of one problem go together, so intervals treat a problem's figure as one draw:
-Wilson's where it is right or wrong, else a bootstrap over problems (clusters). Seeds are fixed: the same figures give the
-same interval.
+Problems are the unit of chance. Completions of one problem go together, so intervals treat a problem's figure as one
+draw: Wilson's where it is right or wrong, else a bootstrap over problems (clusters). Seeds are fixed: the same figures
+give the same interval.
 """
 
 import math
@@ -45,8 +45,9 @@ def wilson(n_correct: int, n: int) -> Estimate:
 def bootstrap_mean(values: Sequence[float], *, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
     """The mean over problems with its 95% percentile bootstrap interval.
 
-    Where all values are equal the bootstrap has nothing to vary and would claim certainty. Then the interval says that, with
-    95% confidence (Wilson), at most so many further problems have another value, and the worst that these could do.
+    Where all values are equal the bootstrap has nothing to vary and would claim certainty. Then the interval says that,
+    with 95% confidence (Wilson), at most so many further problems have another value, and the worst that these could
+    do.
 
     Args:
         values: one figure a problem; differences of two policies on the same problem for a paired comparison.
@@ -68,7 +69,7 @@ def bootstrap_mean(values: Sequence[float], *, lowest: float = 0.0, highest: flo
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean over up to ten seeds with Student's 95% interval; of one seed, the value without one (its ends are the value)."""
+    """The mean over up to ten seeds with Student's 95% interval; of one seed, its value as a point."""
     n = len(values)
     centre = sum(values) / n
     if n == 1:
@@ -79,20 +80,20 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def pass_at_k(n_samples: int, n_correct: int, k: int) -> float:
-    """The unbiased estimate 1 - C(n-c, k) / C(n, k) of the chance that one of k samples is right (arXiv 2107.03374, eq. 1)."""
+    """The unbiased estimate 1 - C(n-c, k) / C(n, k) of pass@k (arXiv 2107.03374, eq. 1)."""
     return 1.0 - math.comb(n_samples - n_correct, k) / math.comb(n_samples, k)
 
 
 def majority_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int) -> float:
-    """How often the majority of k answers is right: the mean over all C(n, k) subsets of the n answers, not over a few drawn ones.
+    """How often the majority of k answers is right: the mean over all C(n, k) subsets of the n answers.
 
-    None means no answer, and casts no vote; without any vote the subset is wrong. Of t answers with equally many votes each wins with
-    chance 1/t. An answer counts as right if it was judged so the first time.
+    None means no answer, and casts no vote; without any vote the subset is wrong. Of t answers with equally many votes
+    each wins with chance 1/t. An answer counts as right if it was judged so the first time.
 
-    The subsets are counted, not listed. For each number v of votes that can win: an answer given fewer than v times can never
-    reach v, so any of its votes may be in the subset, and answers given v times or more are gone through one by one,
-    counting the ways to have `used` votes of them with `tied` of them at v.
-    """  # fmt: skip
+    The subsets are counted, not listed. For each number v of votes that can win: an answer given fewer than v times can
+    never reach v, so any of its votes may be in the subset, and answers given v times or more are gone through one by
+    one, counting the ways to have `used` votes of them with `tied` of them at v.
+    """
     first: dict[Hashable, bool] = {}
     counts: dict[Hashable, int] = {}
     for answer, is_correct in zip(answers, correct, strict=True):
@@ -120,7 +121,7 @@ def _majority(n: int, votes: tuple[tuple[int, bool], ...], k: int) -> float:
 
 
 def _ways(able: Sequence[tuple[int, bool]], v: int, k: int) -> dict[tuple[int, int], tuple[int, int]]:
-    """By votes used and answers tied at v: in how many ways, and the right answers among the tied summed over these ways."""
+    """By votes used and answers tied at v: the number of ways, and the right tied answers summed over them."""
     ways = {(0, 0): (1, 0)}
     for count, right in able:
         grown: dict[tuple[int, int], tuple[int, int]] = {}

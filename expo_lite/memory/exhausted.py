@@ -1,7 +1,7 @@
 """Whether an error is a lack of memory, in every form that libraries give it; without torch.
 
-The texts are those of torch 2.14 (its allocators on a GPU and a CPU, cuBLAS, cuDNN), of CUDA's runtime and of Triton. cuBLAS says
-NOT_INITIALIZED where it found no memory for its handle; on a GPU that works at all it has no other reason.
+The texts are those of torch 2.14 (its allocators on a GPU and a CPU, cuBLAS, cuDNN), of CUDA's runtime and of Triton.
+cuBLAS says NOT_INITIALIZED where it found no memory for its handle; on a GPU that works at all it has no other reason.
 """
 
 FORMS = (

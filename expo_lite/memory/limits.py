@@ -1,4 +1,4 @@
-"""Fitting a run into the memory that is there: settings by the plan, halved where the plan was wrong, and the measured peak."""
+"""Fitting a run into memory: settings by the plan, halved where it was wrong, and the measured peak."""
 
 import dataclasses
 import gc
@@ -35,9 +35,9 @@ T = TypeVar("T")
 class Limits:
     """How much is done at a time. What runs out of memory is done again with half of it, and so is all that follows.
 
-    A phase is repeated whole: rows have random streams of their own, so the same samples come out of smaller batches, and
-    weights are computed on the whole batch, so the same gradient comes out of smaller micro-batches (to rounding, since sums
-    are taken in another order).
+    A phase is repeated whole: rows have random streams of their own, so the same samples come out of smaller batches,
+    and weights are computed on the whole batch, so the same gradient comes out of smaller micro-batches (to rounding,
+    since sums are taken in another order).
     """
 
     micro_batch_tokens: int
@@ -87,7 +87,7 @@ class Limits:
 
         Raises:
             ModelError: not even a micro-batch of a single row fits.
-        """  # fmt: skip
+        """
 
         def smaller() -> str | None:
             if self.micro_batch_tokens <= one_row:
@@ -111,7 +111,10 @@ class Limits:
                 torch.cuda.empty_cache()
             change = smaller() if self.halve else None
             if change is None:
-                raise ModelError(f"Out of memory ({message}), with as little at a time as allowed. Lower {lower}, or take a smaller model; `expo-lite plan` says what fits.")  # fmt: skip
+                raise ModelError(
+                    f"Out of memory ({message}), with as little at a time as allowed. Lower {lower}, or take a smaller "
+                    "model; `expo-lite plan` says what fits."
+                )
             self.warn(f"out of memory ({message}): again with {change}")
 
 
@@ -161,7 +164,7 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
 def fitted_policy(
     model: str, policy: PolicyConfig, params: SamplingParams, warn: Callable[[str], None]
 ) -> tuple[PolicyConfig, Limits]:
-    """For a command that only samples and scores: the sampler, and what is asked for at a time, as far as the plan allows."""
+    """For a command that only samples and scores: the sampler and the batch sizes that the plan allows."""
     workload = Workload(
         kind="gpu" if torch.cuda.is_available() else "cpu",
         bits=policy.bits,

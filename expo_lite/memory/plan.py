@@ -1,13 +1,14 @@
 """The memory plan: what a run will hold in memory in each of its phases, before anything is loaded; without torch.
 
-A plan is a sum of parts that are known from the model's sizes (`shapes.py`) and from what the code keeps, recomputes and throws
-away. Its factors are held against the code itself: the tests run the real update step without weights and count every tensor.
-What no simulation shows is a margin: the CUDA context, the allocator's fragments, the libraries' own workspaces (`reserve`).
-Resident memory on a CPU holds more still: pages of the weights' file, which the system takes back when it needs them, and what
-the C library's allocator keeps. No figure for a GPU has yet been held against a GPU.
+A plan is a sum of parts that are known from the model's sizes (`shapes.py`) and from what the code keeps, recomputes
+and throws away. Its factors are held against the code itself: the tests run the real update step without weights and
+count every tensor. What no simulation shows is a margin: the CUDA context, the allocator's fragments, the libraries'
+own workspaces (`reserve`). Resident memory on a CPU holds more still: pages of the weights' file, which the system
+takes back when it needs them, and what the C library's allocator keeps. No figure for a GPU has yet been held against a
+GPU.
 
-On a GPU the model computes in bf16, on a CPU in fp32; the adapter is fp32 on both, so with bf16 each projection keeps an fp32
-copy of its input for the adapter's gradient. The optimiser's state stays where the adapter is, in every phase.
+On a GPU the model computes in bf16, on a CPU in fp32; the adapter is fp32 on both, so with bf16 each projection keeps
+an fp32 copy of its input for the adapter's gradient. The optimiser's state stays where the adapter is, in every phase.
 """
 
 import dataclasses
@@ -69,8 +70,8 @@ class Workload:
     nucleus: bool = False
     """Whether top_p is below 1, in training or evaluation."""
     sampler: PlannedSampler = "own"
-    """own holds a dense copy of the weights while it samples, native nothing beside its cache, and vllm a cache of its own
-    beside everything else, in every phase."""
+    """own holds a dense copy of the weights while it samples, native nothing beside its cache, and vllm a cache of its
+    own beside everything else, in every phase."""
 
     @property
     def width(self) -> int:
@@ -176,8 +177,9 @@ def kept_products(shape: Shape, workload: Workload, tokens: int) -> float:
 def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:
     """One layer's activations at the worst moment of its backward pass, in its feed-forward part.
 
-    Counted tensor by tensor; with its dequantised weight, where that is the worst moment. No two rows are taken to share a
-    prompt, so keys and values, repeated for every query head, exist twice: alone, and with the prompt's before a completion's.
+    Counted tensor by tensor; with its dequantised weight, where that is the worst moment. No two rows are taken to
+    share a prompt, so keys and values, repeated for every query head, exist twice: alone, and with the prompt's before
+    a completion's.
     """
     h, i, q = shape.hidden, shape.intermediate, shape.query_width
     weight = h * i * workload.element
@@ -205,7 +207,7 @@ def logits(shape: Shape, workload: Workload, tokens: int) -> float:
 
 
 def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
-    """Keys and values of all layers for rows of the greatest length; one of the buffers exists twice while it is copied."""
+    """Keys and values of all layers for rows of the greatest length; one buffer is copied at a time."""
     width = math.ceil(workload.width / CACHE_BLOCK) * CACHE_BLOCK
     buffer = rows * width * shape.kv_width * workload.element
     return buffer * (2 * shape.layers + 1)
@@ -332,7 +334,7 @@ def longest_completion(shape: Shape, workload: Workload, total: float) -> int:
 
 
 def largest(fits: Callable[[int], bool], *, step: int, most: int, least: int) -> int:
-    """The largest value up to `most` that fits, in steps; below the first step `least` times powers of two; else `least`."""
+    """The largest value up to `most` that fits, in steps; below one step, `least` times powers of two."""
     low, high = 0, most // step
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,7 +1,7 @@
-"""The paper's claims (arXiv 2507.02834), each with its figures there and what must be true of ours for it to hold; free of torch.
+"""The paper's claims (arXiv 2507.02834), each with its figures and with what must be true of ours; no torch.
 
-Every criterion was settled before the runs whose figures are reported. A claim holds if it is true in every seed. Accuracies are
-pass@4, of base and trained models alike (the paper gives pass@64 for its base).
+Every criterion was settled before the runs whose figures are reported. A claim holds if it is true in every seed.
+Accuracies are pass@4, of base and trained models alike (the paper gives pass@64 for its base).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything that was measured; runs by name, then by seed; `diagnoses` has the "all" row of diagnosis.json by seed."""
+    """All that was measured: runs by name, then seed; `diagnoses` has the "all" row of diagnosis.json by seed."""
 
     base: Evaluation
     runs: Mapping[str, Mapping[int, RunResult]]

@@ -69,9 +69,12 @@ def _markdown(
     lines = [
         f"# The paper's claims on {config.model}, {config.task}",
         "",
-        f"Seeds {', '.join(map(str, plan.seeds))}; {config.steps} steps of {config.problems_per_step} problems with {config.group_size} completions each; "
-        f"pass@{K} of {n.n_samples} samples a problem at temperature {results.base.temperature}, {n.n_problems} held-out problems a level. "
-        "Percent, with Student's 95% intervals over seeds where there are several. A claim holds if it is true in every seed.",
+        f"Seeds {', '.join(map(str, plan.seeds))}; {config.steps} steps of {config.problems_per_step} problems with "
+        f"{config.group_size} completions each; "
+        f"pass@{K} of {n.n_samples} samples a problem at temperature {results.base.temperature}, {n.n_problems} "
+        "held-out problems a level. "
+        "Percent, with Student's 95% intervals over seeds where there are several. A claim holds if it is true in "
+        "every seed.",
         "",
         "| | claim | paper | ours | |",
         "| --- | --- | --- | --- | --- |",
@@ -87,7 +90,7 @@ def _markdown(
 
 
 def level_table(results: Results) -> list[str]:
-    """pass@4 of the base and of every run by level, and all-wrong groups in a run's first and last quarter, as Markdown."""
+    """As Markdown: pass@4 of base and runs by level, and all-wrong groups in the first and last quarter."""
     levels = [row.level for row in results.base.levels]
     base = [f"{100 * pass_at_4(results.base, level):.1f}" for level in levels]
     lines = [

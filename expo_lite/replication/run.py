@@ -1,8 +1,8 @@
 """`expo-lite replicate`: a fixed plan of runs, and what becomes of the paper's claims.
 
-Each run is an ordinary run folder made by the ordinary loop, in a child process; several go on side by side. What is finished
-is not done again: a run whose last evaluation is there, a diagnosis, and the evaluation of the base, which is put into each
-run's folder before the run starts, where the loop finds it.
+Each run is an ordinary run folder made by the ordinary loop, in a child process; several go on side by side. What is
+finished is not done again: a run whose last evaluation is there, a diagnosis, and the evaluation of the base, which is
+put into each run's folder before the run starts, where the loop finds it.
 """
 
 import contextlib
@@ -124,9 +124,14 @@ def run_jobs(plan: ReplicationPlan) -> list[Job]:
     """Every run of every seed, all runs of a seed before the next seed's."""
     configs = [plan.config(name, seed) for seed in plan.seeds for name in plan.runs]
     return [
-        Job(c.output.name, RunFolder(c.output).evaluation_file(c.steps), _log(plan, c.output.name), partial(train_printing, c))
+        Job(
+            c.output.name,
+            RunFolder(c.output).evaluation_file(c.steps),
+            _log(plan, c.output.name),
+            partial(train_printing, c),
+        )
         for c in configs
-    ]  # fmt: skip
+    ]
 
 
 def _log(plan: ReplicationPlan, name: str) -> Path:

@@ -1,8 +1,9 @@
 """One HTML file of one or several runs, with everything in it: style, scripts, figures and samples; nothing is fetched.
 
-What a model wrote is never part of the page's markup: the template escapes, and the scripts set text, not HTML. Beside that the
-page names the hashes of its own scripts (a content security policy), so that a browser runs no others and loads nothing.
-The curves are drawn by Chart.js, which the chartkick package carries: 0.9 MB in the file, where plotly has 4.8 MB.
+What a model wrote is never part of the page's markup: the template escapes, and the scripts set text, not HTML. Beside
+that the page names the hashes of its own scripts (a content security policy), so that a browser runs no others and
+loads nothing. The curves are drawn by Chart.js, which the chartkick package carries: 0.9 MB in the file, where plotly
+has 4.8 MB.
 """
 
 import base64

@@ -18,7 +18,8 @@ IDENTITY = ("model", "bits", "backend", "sampler", "adapter_sha256")
 IN_TRAINING = re.compile(r"step-\d+")
 """Folders of samples that belong to an evaluation in training, whose counts are in the file beside them."""
 TERMS = ("task", "evaluation.eval_temperature", "evaluation.eval_top_p")
-"""What must be equal for a pairing of evaluations in training; that problems and their numbers of samples are is looked at one by one."""
+"""What must be equal for a pairing of evaluations in training; that problems and their numbers of samples are is looked
+at one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def lost(changes: Sequence[Change]) -> list[Change]:
 
 
 def kept(run: RunRecord) -> list[Kept]:
-    """All counts by problem in a run folder: those of its last evaluation in training, then of its evaluation folders, newest first.
+    """All counts by problem in a run folder: of its last evaluation, then of evaluation folders, newest first.
 
     Raises:
         CheckpointError: a file is damaged.

@@ -8,7 +8,7 @@ Unit = Literal["share", "nats", "tokens", "s", "GiB", ""]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One metric of a panel. A name that ends in / stands for all metrics that begin so (the reasons of verdicts, say)."""
+    """One metric of a panel. A name that ends in / stands for all metrics that begin with it."""
 
     name: str
     label: str

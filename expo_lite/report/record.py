@@ -39,7 +39,8 @@ class RunRecord:
     samples: list[dict[str, Any]] = field(repr=False)
     pairs: list[dict[str, Any]] = field(repr=False)
     held_out: list[dict[str, Any]] = field(repr=False)
-    """Samples of evaluations, where they were kept: as samples.jsonl has them, `kind` being held-out or held-out greedy."""
+    """Samples of evaluations, where they were kept: as samples.jsonl has them, `kind` being held-out or held-out
+    greedy."""
     evaluated: tuple[Evaluated, ...] = ()
 
     @property
@@ -99,7 +100,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def differing(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
-    """The settings, versions and devices in which runs differ, each with its value in every run; None where a run has none."""
+    """The settings, versions and devices in which runs differ, with each run's value, or None."""
     found = []
     for tables in ([run.settings for run in runs], [run.made_with for run in runs]):
         names = dict.fromkeys(name for table in tables for name in table)

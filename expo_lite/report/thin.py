@@ -31,8 +31,10 @@ LEVEL = 6
 NEAR, FULL = 0.98, 0.95
 """Which part of the budget is aimed at, and which is enough."""
 RULE = (
-    "Kept first, of problems seen more than once: their first and last time, one right and one wrong completion of each kind "
-    "and every explanation; then the same of all other times; then the remaining completions. Where there is room for a part of "
+    "Kept first, of problems seen more than once: their first and last time, one right and one wrong completion of "
+    "each kind "
+    "and every explanation; then the same of all other times; then the remaining completions. Where there is room for "
+    "a part of "
     "these only, a fixed lot decides."
 )
 
@@ -48,11 +50,12 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A row of a run, how soon it is kept (lower ranks first), and where it is shown: by run, held-out ones last, step and problem."""
+    """A row of a run, how soon it is kept (lower ranks first), and where it is shown (`place`)."""
 
     row: dict[str, Any]
     rank: tuple[int, str]
     place: tuple[int, bool, int, int, int]
+    """By run, held-out samples last, then step and problem."""
 
     @property
     def run(self) -> int:

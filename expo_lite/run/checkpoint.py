@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, read back exactly, no pickle.
 
-A checkpoint is written beside its place, flushed to the disk and then renamed; `state.json` holds the size and SHA-256 of every
-other file and, in front, of itself, so that a damaged one is told from a whole one before anything is loaded.
+A checkpoint is written beside its place, flushed to the disk and then renamed; `state.json` holds the size and SHA-256
+of every other file and, in front, of itself, so that a damaged one is told from a whole one before anything is loaded.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def save(
 
     Raises:
         CheckpointError: the disk is full or not writable; the checkpoints that were there are untouched.
-    """  # fmt: skip
+    """
     from safetensors.torch import save_file  # imports torch, which reading a checkpoint does without
 
     final = folder / f"step-{step:06d}"
@@ -67,7 +67,8 @@ def save(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"Cannot save checkpoint '{final}': {error}. Earlier checkpoints are whole; make room on the disk and go on with --resume."
+            f"Cannot save checkpoint '{final}': {error}. Earlier checkpoints are whole; make room on the disk and go "
+            "on with --resume."
         ) from error
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)

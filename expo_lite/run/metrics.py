@@ -1,7 +1,8 @@
 """Metric names and the append-only files of a run folder; free of torch.
 
 Names are TRL's where TRL has one (`reward`, `kl`, `completions/mean_length`, `grad_norm`, ...) and ours beside them
-(`frac_all_wrong`, `expo/...`, `time/...`, `sampling/...`). Only names in `TIMES` differ between a run and its exact repetition.
+(`frac_all_wrong`, `expo/...`, `time/...`, `sampling/...`). Only names in `TIMES` differ between a run and its exact
+repetition.
 """
 
 import dataclasses

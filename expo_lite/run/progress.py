@@ -68,8 +68,9 @@ def _line(metrics: dict[str, float]) -> str:
     if "reward" in metrics:  # nothing is sampled where every problem has a kept pair
         parts += [
             f"reward {metrics['reward']:.3f}",
-            f"all-wrong {metrics['frac_all_wrong']:.0%} mixed {metrics['frac_mixed']:.0%} all-right {metrics['frac_all_correct']:.0%}",
-        ]  # fmt: skip
+            f"all-wrong {metrics['frac_all_wrong']:.0%} mixed {metrics['frac_mixed']:.0%} all-right "
+            f"{metrics['frac_all_correct']:.0%}",
+        ]
     if "dpo_loss" in metrics:
         parts.append(f"{metrics['pairs/used']:.0f} pairs, loss {metrics['dpo_loss']:.3f}")
     if "expo/explanation_accept_rate" in metrics:

@@ -1,4 +1,4 @@
-"""What a RUN or MODEL on the command line stands for: a base model, perhaps an adapter, perhaps the run that made it."""
+"""What a RUN or MODEL stands for: a base model, perhaps an adapter, perhaps the run that made it."""
 
 import hashlib
 import json
@@ -23,7 +23,8 @@ _UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "al
 class Target:
     """A policy that can be loaded: `load_policy(model, policy, seed=0, adapter=adapter)`.
 
-    `run` is the folder of the run that the adapter belongs to and `config` its settings; None for other adapters and models.
+    `run` is the folder of the run that the adapter belongs to and `config` its settings; None for other adapters and
+    models.
     """
 
     model: str

@@ -59,7 +59,8 @@ class _ModelOnTask(MeasuringConfig):
     """One model on one task."""
 
     model: str | None = None
-    """An alias, OWNER/NAME, a folder, a GGUF file, a run folder or an adapter. Default: tiny without a GPU, qwen2.5-3b with one."""
+    """An alias, OWNER/NAME, a folder, a GGUF file, a run folder or an adapter. Default: tiny without a GPU, qwen2.5-3b
+    with one."""
     task: str = "arithmetic"
     """Where the problems come from; `expo-lite tasks` lists them."""
 

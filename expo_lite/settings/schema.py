@@ -1,6 +1,7 @@
 """How settings are bounded, read and written: frozen dataclasses, TOML in, JSON out.
 
-One field is one flag. A field's bounds stand in its type, `Annotated[int, AT_LEAST_1]`, and hold for every member of a tuple.
+One field is one flag. A field's bounds stand in its type, `Annotated[int, AT_LEAST_1]`, and hold for every member of a
+tuple.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ RENAMED = {"n": "problems"}
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a number may be, its ends included but for `above`; `why` goes on with the sentence that refuses another one."""
+    """What a number may be, its ends included except `above`; `why` ends the sentence that refuses it."""
 
     least: float = -math.inf
     most: float = math.inf

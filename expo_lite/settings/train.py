@@ -36,8 +36,9 @@ from expo_lite.settings.schema import (
 Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
 GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
 DPO_LEARNING_RATE_SHARE = 0.1
-"""Of the model's learning rate by default. Once pairs are told apart, nothing in the loss holds either side up: at the full
-rate `tiny` tells them apart in 30 steps, and has unlearned all levels in 60. DPO is commonly run at a tenth of SFT's rate or less."""
+"""Of the model's learning rate by default. Once pairs are told apart, nothing in the loss holds either side up: at the
+full rate `tiny` tells them apart in 30 steps, and has unlearned all levels in 60. DPO is commonly run at a tenth of
+SFT's rate or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,11 @@ class TrainConfig:
     save_every: Annotated[int, AT_LEAST_1] = 20
     """How many steps lie between two checkpoints. The last two checkpoints are kept."""
     profile: bool = False
-    """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder; open it in ui.perfetto.dev."""
+    """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder; open it in
+    ui.perfetto.dev."""
     diagnostics_every: Annotated[int, AT_LEAST_0] = 10
-    """How many steps lie between two measurements of the answer lift and of the expert chains' likelihood. 0 switches them off."""
+    """How many steps lie between two measurements of the answer lift and of the expert chains' likelihood. 0 switches
+    them off."""
     train_problems: Annotated[int | None, PROBLEMS] = None
     """Train on at most this many problems of each level; of a task without levels, this many in all. Default: all."""
     data: TaskOptions = field(default_factory=TaskOptions)
@@ -182,7 +185,8 @@ def _check(config: TrainConfig) -> None:
             ),
             (
                 method != "exp-dpo" or config.loss.updates_per_batch == 1,
-                f"updates_per_batch must be 1 for method 'exp-dpo', not {config.loss.updates_per_batch}: the weights of "
+                f"updates_per_batch must be 1 for method 'exp-dpo', not {config.loss.updates_per_batch}: the weights "
+                "of "
                 "pairs are those before the update.",
             ),
         ]

@@ -1,4 +1,4 @@
-"""What one step learns from: groups of completions, chains to imitate, and pairs to prefer; sampled, or kept from before."""
+"""What one step learns from: groups, chains to imitate, and pairs; sampled, or kept from before."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,8 @@
 r"""Self-explanations: written after question and answer, judged here, trained on after the question alone.
 
-`Explanation.completion.prompt_ids` shows the answer; `Explanation.prompt_ids` does not, and nothing but that one ever reaches
-the loss. `target_ids` are the sampled tokens as they are; only with the filter "none", the paper's literal form, is the right
-answer put in place of the explanation's own.
+`Explanation.completion.prompt_ids` shows the answer; `Explanation.prompt_ids` does not, and nothing but that one ever
+reaches the loss. `target_ids` are the sampled tokens as they are; only with the filter "none", the paper's literal
+form, is the right answer put in place of the explanation's own.
 """
 
 import dataclasses
@@ -87,8 +87,8 @@ def _best(candidates: Sequence[Explanation]) -> Explanation:
 def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token_budget: int) -> list[float]:
     r"""Log pi(a*|q, c) - log pi(a*|q) of each (problem, chain text), in nats.
 
-    Both are the log-probability of the right answer's tokens and the closing brace after `\boxed{`, which is given: how to
-    present an answer is not what a chain is there for. The chain is cut before its own answer (`before_answer`).
+    Both are the log-probability of the right answer's tokens and the closing brace after `\boxed{`, which is given: how
+    to present an answer is not what a chain is there for. The chain is cut before its own answer (`before_answer`).
     """
     rows = []
     for problem, text in chains:

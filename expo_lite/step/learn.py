@@ -1,7 +1,7 @@
 """One update: weighted rows in, a changed adapter and what it is worth logging out.
 
-With one update a batch the old log-probabilities are the new ones, detached; with more they are kept from the first pass, which
-the optimiser has not yet moved. Either way the same scorer makes old, new and reference values.
+With one update a batch the old log-probabilities are the new ones, detached; with more they are kept from the first
+pass, which the optimiser has not yet moved. Either way the same scorer makes old, new and reference values.
 """
 
 import math
@@ -59,7 +59,7 @@ def learn(
     Raises:
         DivergedError: a loss or gradient is not finite; the adapter has not been changed by it.
         ModelError: the memory does not hold a single row's pass; the adapter has not been changed by it.
-    """  # fmt: skip
+    """
     useful = [row for row in rows if row.has_gradient]
     rate = learning_rate(config, step)
     metrics = {"learning_rate": rate, "update/n_rows": float(len(useful)), "grad_norm": 0.0, "loss": 0.0}
@@ -92,7 +92,8 @@ def learn(
             optimizer.zero_grad(set_to_none=True)
             raise DivergedError(
                 f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
-                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to the same."
+                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to "
+                "the same."
             )
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -109,8 +110,9 @@ def learn(
 def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -> dict[str, float]:
     """How far the sampler's log-probabilities are from the scorer's of the same policy, nats a token: mean and largest.
 
-    Costs nothing: the update needs the scorer's values anyway. About 1e-6 in fp32 and 1e-2 in bf16; more is a sampler that has
-    another adapter, model or setting than what is trained. Chains sampled after another prompt have no part in it.
+    Costs nothing: the update needs the scorer's values anyway. About 1e-6 in fp32 and 1e-2 in bf16; more is a sampler
+    that has another adapter, model or setting than what is trained. Chains sampled after another prompt have no part in
+    it.
     """
     differences = [
         logprobs[i].cpu() - torch.tensor(row.sampler_logprobs) for i, row in enumerate(rows) if row.sampler_logprobs

@@ -28,10 +28,10 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """All that one step learns from: a group for each problem, chains for some of them, and where in the run we are (0 to 1).
+    """All that one step learns from: a group for each problem, chains for some, and progress (0 to 1).
 
-    A method of pairs has no chains, and groups only of the problems that had no pair yet. `explanations`, `new_pairs` and
-    `metrics` tell how it came about; no method learns from them.
+    A method of pairs has no chains, and groups only of the problems that had no pair yet. `explanations`, `new_pairs`
+    and `metrics` tell how it came about; no method learns from them.
     """
 
     groups: tuple[Group, ...]
@@ -100,7 +100,7 @@ def supervised_rows(chains: Sequence[Chain], total_weight: float, config: RunCon
 
 
 def chain_rows(chains: Sequence[Chain], n_problems: int, config: RunConfig, progress: float) -> list[Row]:
-    """The supervised term: exp_sft_coef log pi(chain | q), averaged over the step's problems, with a chain or without."""
+    """The supervised term: exp_sft_coef log pi(chain | q), averaged over all of the step's problems."""
     expl = config.explanation
     coefficient = scheduled(expl.exp_sft_coef, schedule=expl.exp_sft_schedule, progress=progress)
     return supervised_rows(chains, coefficient / n_problems, config)
@@ -120,8 +120,9 @@ def sft_rows(experience: Experience, config: RunConfig) -> list[Row]:
 def star_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """STaR (arXiv 2203.14465): the policy's own right answers, and explanations of the problems that it failed.
 
-    Every problem has the same weight, and several right answers to one share it. Where this leaves the paper: it starts each
-    round from the base model again, and asks once a problem; here the adapter goes on learning, from all G answers.
+    Every problem has the same weight, and several right answers to one share it. Where this leaves the paper: it starts
+    each round from the base model again, and asks once a problem; here the adapter goes on learning, from all G
+    answers.
     """
     rows = sft_rows(experience, config)
     for group in experience.groups:
@@ -132,7 +133,7 @@ def star_rows(experience: Experience, config: RunConfig) -> list[Row]:
 
 
 def dpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
-    """ExP-DPO: chosen tokens up and rejected ones down, each pair by the weight that the loss gives it, and the SFT term."""
+    """ExP-DPO: chosen tokens up, rejected ones down, by the pair's weight in the loss; and the SFT term."""
     if not experience.pairs:
         return []
     weights = dpo_terms_of(experience.pairs, config).weights_K.tolist()

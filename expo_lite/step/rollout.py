@@ -68,7 +68,7 @@ def stream_seed(seed: int, *purpose: str | int) -> int:
 
 
 def draw(problems: Sequence[Problem], n: int, *, step: int, seed: int) -> list[Problem]:
-    """The `n` problems of a step (counted from 0): each epoch is one shuffled pass over all; a function of its arguments."""
+    """The `n` problems of a step (counted from 0); each epoch is one shuffled pass over all."""
     drawn = []
     for position in range(step * n, (step + 1) * n):
         epoch, place = divmod(position, len(problems))

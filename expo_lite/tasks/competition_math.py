@@ -26,7 +26,8 @@ _INSTEAD = {
     "math": (
         "Fetch the seven folders, algebra to precalculus, each with train-00000-of-00001.parquet and "
         "test-00000-of-00001.parquet, from https://huggingface.co/datasets/EleutherAI/hendrycks_math, and name the "
-        "folder that holds them with --data FOLDER (train.jsonl and test.jsonl with problem, solution and level do too)."
+        "folder that holds them with --data FOLDER (train.jsonl and test.jsonl with problem, solution and level do "
+        "too)."
     ),
     "math-500": (
         "Fetch test.jsonl from https://huggingface.co/datasets/HuggingFaceH4/MATH-500, and name it with --data FILE."

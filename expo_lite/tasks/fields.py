@@ -1,7 +1,8 @@
 r"""From a row with any field names to a Problem: question, answer, level, subject and expert chain.
 
 The answer field may hold the bare answer, a solution that ends in `#### answer` (GSM8K) or one with a `\boxed{answer}`
-(MATH); the solution is then the expert chain too. A chain without a box gets one, so that it can be trained on as it is.
+(MATH); the solution is then the expert chain too. A chain without a box gets one, so that it can be trained on as it
+is.
 """
 
 import math

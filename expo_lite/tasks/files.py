@@ -47,7 +47,7 @@ class HubFiles:
 
 
 def read_rows(path: Path, *, kind: str | None = None) -> list[Row]:
-    """All rows of one file, read as `kind` (jsonl, csv, parquet) or by its suffix; blank lines of a jsonl file are skipped.
+    """All rows of one file, read as `kind` (jsonl, csv, parquet) or by its suffix; blank lines are skipped.
 
     Raises DataError for a file that is missing, empty, of another kind, or malformed.
     """

@@ -1,8 +1,8 @@
 r"""The process that runs reasoning-gym: makes its items and scores answers to them, one JSON line in, one out.
 
-Why a process of its own: five data sets follow Python's string hashes, so that only a fixed PYTHONHASHSEED makes them the
-same everywhere; some scorers hand the model's reply to `eval` or `sympy.parse_expr`, which may never come back; and the
-import takes seconds. Run as `python -m expo_lite.tasks.reasoning_gym_worker`; it ends with its standard input.
+Why a process of its own: five data sets follow Python's string hashes, so that only a fixed PYTHONHASHSEED makes them
+the same everywhere; some scorers hand the model's reply to `eval` or `sympy.parse_expr`, which may never come back; and
+the import takes seconds. Run as `python -m expo_lite.tasks.reasoning_gym_worker`; it ends with its standard input.
 
 Requests: {"op": "check", "name", "settings"}, {"op": "item", "name", "settings", "seed", "index"} and
 {"op": "score", ..., "answer"}. Replies: {"ok": ...} or {"config_error": TEXT} or {"error": TEXT}.
