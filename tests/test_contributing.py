@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from expo_lite.records import Completion, FinishReason, Group, Problem, Verdict
+from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.methods import METHODS, Chain, Experience
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -35,7 +36,7 @@ def test_add_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     wrong = tuple(Completion((1, 2), (3,), (0.0,), "", FinishReason.STOP) for _ in range(3))
     group = Group(Problem("p", "q", "1"), wrong, (Verdict(False, "", ""),) * 3)
-    config = names["resolve"](names["config"])
+    config = resolve(TrainConfig(model="tiny"))
     got = names["insertion_rows"](Experience((group,), (Chain((1, 2), (4, 5)),), 0.0), config)
     # rewards 0, 0, 0, 1: mean 1/4, deviation 1/2
     assert [row.advantage for row in got] == pytest.approx([-0.5, -0.5, -0.5, 1.5], abs=1e-3)

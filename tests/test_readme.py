@@ -1,0 +1,171 @@
+"""README and guides: every command is run here or elsewhere, or it is said why not; the Python example runs; no link is dead."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_run import make_run
+
+from expo_lite.commands import cli
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+GUIDES = sorted((ROOT / "examples").rglob("*.md"))
+MOST_LINES, WIDEST = 140, 160
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
+
+STEP = "--steps 1 --group-size 2 --problems-per-step 2 --max-completion-tokens 16"
+SHORT = f"{STEP} --diagnostics-every 0 --eval-problems 0 --output runs/new"
+
+RUN = {
+    "train --model tiny": SHORT,
+    "report runs/a": "",
+    "report runs/a runs/b --output both.html": "",
+    "compare runs/a runs/b --show 20": "",
+    "plan --model all --vram 8 12 16 24": "",
+    "plan --model all --vram 8 12 16 24 --markdown": "",
+    "plan --model all --vram 8 12 16 24 --largest": "",
+    "plan --model qwen2.5-3b --vram 24": "",
+    "models": "",
+    "grade replies.jsonl": "",
+    "diagnose --model tiny": "--problems 1 --group-size 2 --max-completion-tokens 16",
+    "explain --model tiny": "--problems 1 --max-completion-tokens 16",
+    "explain --model tiny --task jsonl:problems.jsonl": "--problems 1 --max-completion-tokens 16",
+    "hard --model tiny --task jsonl:problems.jsonl --zero-of 16 --output runs/hard": "--max-completion-tokens 8",
+    "train --model tiny --task jsonl:problems.jsonl": SHORT,
+    "train --model tiny --task csv:problems.csv --question-field text --answer-field result": SHORT,
+    "train --model tiny --task jsonl:runs/hard/hard.jsonl": SHORT,
+}
+"""Each is run below, with what is added here so that it takes seconds."""
+
+ELSEWHERE = {
+    "eval runs/a --baseline tiny --samples 64": "test_commands_together.py: test_hard_then_train_then_eval_against_the_base",
+    "replicate": "test_replicate.py: test_finished_runs_stay_and_broken_ones_go_on",
+    "replicate --quick": "test_replicate.py: test_the_plan_that_is_shipped",
+}
+"""Run by another test, on a smaller scale."""
+
+HUB_AND_GPU = "the model comes from the hub, and it is too large for a CPU"
+SMOLLM2 = "needs SmolLM2-135M-Instruct, a download of 90 MB, taught for 4 minutes; tests -m slow run that model"
+NOT_RUN = {
+    "train --model qwen2.5-3b --task math": HUB_AND_GPU,
+    "diagnose --model qwen2.5-3b --task math": HUB_AND_GPU,
+    "replicate --model qwen2.5-3b --task math": HUB_AND_GPU,
+    "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data come from the hub, and OWNER/NAME stands for yours",
+    "replicate --plan examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems.jsonl "
+    "--output runs/smollm2": SMOLLM2 + "; the runs take an hour",
+    "diagnose --model smollm2-format --task jsonl:smollm2-format/problems.jsonl": SMOLLM2,
+    "explain --model smollm2-format --task jsonl:smollm2-format/problems.jsonl": SMOLLM2,
+}
+"""With the reason. They are parsed all the same."""
+
+
+def lines() -> list[str]:
+    """Every line of the fenced blocks without a language; a line that ends in a backslash goes on in the next."""
+    found = []
+    for file in (README, *GUIDES):
+        for language, block in BLOCK.findall(file.read_text(encoding="utf-8")):
+            if not language:
+                found += block.replace("\\\n", " ").splitlines()
+    return found
+
+
+def commands() -> list[str]:
+    """What stands after `expo-lite` in these lines."""
+    parts = [part.strip() for line in lines() for part in line.split("&&")]
+    words = [re.fullmatch(r"(?:uv run )?expo-lite (.+)", part) for part in parts]
+    return sorted({" ".join(found[1].split()) for found in words if found})
+
+
+def test_the_lists_have_every_command_and_no_other() -> None:
+    listed = [*RUN, *ELSEWHERE, *NOT_RUN]
+    assert len(listed) == len(set(listed))
+    assert sorted(listed) == commands()
+    assert all(NOT_RUN.values())
+
+
+def test_the_first_command_sets_everything_up() -> None:
+    text = README.read_text(encoding="utf-8")
+    first = BLOCK.search(text)
+    assert first is not None
+    assert first[2].splitlines() == [
+        "git clone REPOSITORY expo-lite && cd expo-lite",
+        "pip install uv && uv run expo-lite train --model tiny",
+    ]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_parses(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.parse(shlex.split(command))
+
+
+@pytest.mark.parametrize("place", ELSEWHERE.values())
+def test_what_runs_a_command_elsewhere_is_there(place: str) -> None:
+    file, _, name = place.partition(": ")
+    assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the commands read: problems, replies and finished runs."""
+    problems = [{"question": f"What is {i} + {i * 7 % 5}?", "answer": str(i + i * 7 % 5)} for i in range(24)]
+    text = "".join(json.dumps(row) + "\n" for row in problems)
+    (tmp_path / "problems.jsonl").write_text(text)
+    csv = ["text,result", *(f"{row['question']},{row['answer']}" for row in problems)]
+    (tmp_path / "problems.csv").write_text("\n".join(csv) + "\n")
+    rows = [{"gold": "1/2", "reply": "\\boxed{0.5}"}, {"gold": "3", "reply": "\\boxed{4}"}]
+    (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "runs" / "hard").mkdir(parents=True)
+    for name in ("a", "b"):
+        make_run(tmp_path / "runs" / name, seed=len(name))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_the_commands_run(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if "runs/hard/hard.jsonl" in command:
+        (folder / "problems.jsonl").rename(folder / "runs" / "hard" / "hard.jsonl")
+    assert cli.run(shlex.split(f"{command} {RUN[command]}")) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    ((_, code),) = [block for block in BLOCK.findall(README.read_text(encoding="utf-8")) if block[0] == "python"]
+    assert len(code.splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 (our own text)
+    *levels, folder = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in levels] == [f"level {level}" for level in (1, 2, 3, 4, 5, "all")]
+    assert all(re.fullmatch(r"level \w+: pass@4 \d+% -> \d+%", line) for line in levels)
+    assert len((tmp_path / folder / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("file", [README, ROOT / "CONTRIBUTING.md", *GUIDES], ids=lambda file: file.stem)
+def test_links_lead_to_files(file: Path) -> None:
+    links = LINK.findall(file.read_text(encoding="utf-8"))
+    dead = [link for link in links if "://" not in link and not (file.parent / link).exists()]
+    assert not dead
+
+
+def test_scripts_that_are_named_exist() -> None:
+    named = {word for line in lines() for word in line.split() if word.startswith("examples/")}
+    assert {"examples/check_gpu.py", "examples/benchmark_vs_trl.py", "examples/smollm2_format.py"} <= named
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_index_has_every_guide() -> None:
+    index = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    for guide in (ROOT / "examples" / "guides").glob("*.md"):
+        assert f"(guides/{guide.name})" in index
+
+
+def test_the_readme_is_short() -> None:
+    rows = README.read_text(encoding="utf-8").splitlines()
+    assert len(rows) <= MOST_LINES
+    assert max(map(len, rows)) <= WIDEST
