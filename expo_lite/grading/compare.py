@@ -9,7 +9,17 @@ from collections.abc import Callable
 
 from expo_lite.grading import words
 from expo_lite.grading.compound import in_one_unit
-from expo_lite.grading.leaves import Deep, Outcome, compare_leaves, one_currency, one_decimal_sign, quantity
+from expo_lite.grading.leaves import (
+    Deep,
+    Outcome,
+    Rounding,
+    Scope,
+    approximates,
+    compare_leaves,
+    one_currency,
+    one_decimal_sign,
+    quantity,
+)
 from expo_lite.grading.names import same_name, split_name, sum_value
 from expo_lite.grading.normalise import normalise, text_key
 from expo_lite.grading.notations import compare_notations
@@ -29,16 +39,16 @@ Compare = Callable[[str, str], Result]
 
 def judge_quickly(gold: str, answer: str) -> Result:
     """The outcome of the steps that need no symbolic mathematics, and the name of the one that decided."""
-    return judge(gold, answer, None)
+    return judge(gold, answer)
 
 
 def equal_answers(gold: str, answer: str) -> str | None:
     """The name of the cheap step that finds the answers equal, or None."""
-    outcome, how = judge(gold, answer, None)
+    outcome, how = judge(gold, answer)
     return how if outcome is Outcome.EQUAL else None
 
 
-def judge(gold: str, answer: str, deep: Deep | None) -> Result:
+def judge(gold: str, answer: str, deep: Deep | None = None, *, rounding: Rounding = "never") -> Result:
     """Compare two raw answers; with `deep` also by the values of expressions."""
     if gold.strip() == answer.strip():
         return Outcome.EQUAL, "text"
@@ -50,12 +60,12 @@ def judge(gold: str, answer: str, deep: Deep | None) -> Result:
     if not answer or not gold:
         return Outcome.DIFFERENT, "text"
     try:
-        return _compare(gold, answer, deep, 0)
+        return _compare(gold, answer, Scope(deep, rounding), 0)
     except RecursionError:  # such as a set in a set in a set
         return Outcome.DIFFERENT, "too_deep"
 
 
-def _compare(gold: str, answer: str, deep: Deep | None, depth: int) -> Result:
+def _compare(gold: str, answer: str, scope: Scope, depth: int) -> Result:
     if text_key(gold) == text_key(answer):
         return Outcome.EQUAL, "text"
     if depth > _MAX_DEPTH:
@@ -63,34 +73,37 @@ def _compare(gold: str, answer: str, deep: Deep | None, depth: int) -> Result:
     gold, answer = (in_one_unit(words.digits_for_words(text)) for text in (gold, answer))
     gold, answer = one_currency(*one_decimal_sign(gold, answer))
     if r"\approx" in gold or r"\approx" in answer:
-        outcome = _approximate(gold, answer, deep, depth)
+        outcome = _approximate(gold, answer, scope, depth)
         if outcome is not None:
             return outcome
-    chosen = _choices(gold, answer, deep, depth)
+    chosen = _choices(gold, answer, scope, depth)
     if chosen is not None:
         return chosen
     noted = compare_notations(gold, answer)
     if noted is not None:
         return noted
-    return _by_structure(gold, answer, deep, depth)
+    return _by_structure(gold, answer, scope, depth)
 
 
-def _approximate(gold: str, answer: str, deep: Deep | None, depth: int) -> Result | None:
-    """An exact value with an approximation behind it counts as its exact value."""
+def _approximate(gold: str, answer: str, scope: Scope, depth: int) -> Result | None:
+    """An exact value with an approximation behind it counts as its exact value; the approximation if it is one."""
     exact_gold, exact_answer = (re.split(r"\\approx ?", text)[0].strip() for text in (gold, answer))
     last_gold, last_answer = (re.split(r"\\approx ?", text)[-1].strip() for text in (gold, answer))
     if not exact_gold or not exact_answer:
-        return _compare(last_gold, last_answer, deep, depth + 1)
+        return _compare(last_gold, last_answer, scope, depth + 1)
     if split_name(exact_answer + "=0")[0] or split_name(exact_gold + "=0")[0]:
         # "x \approx 1.41" names x.
-        return _compare(gold.replace(r"\approx", "="), answer.replace(r"\approx", "="), deep, depth + 1)
-    result = _compare(exact_gold, exact_answer, deep, depth + 1)
-    if result[0] is not Outcome.EQUAL and quantity(last_gold).place is not None and r"\approx" not in gold:
-        return _compare(gold, last_answer, deep, depth + 1)
+        return _compare(gold.replace(r"\approx", "="), answer.replace(r"\approx", "="), scope, depth + 1)
+    result = _compare(exact_gold, exact_answer, scope, depth + 1)
+    if result[0] is not Outcome.EQUAL and r"\approx" not in gold and quantity(last_gold).place is not None:
+        fits = approximates(last_answer, exact_answer, scope)
+        if fits is None:
+            return Outcome.OPEN, "approximation"
+        return _as(_compare(gold, last_answer, scope, depth + 1), "approximation") if fits else result
     return result
 
 
-def _choices(gold: str, answer: str, deep: Deep | None, depth: int) -> Result | None:
+def _choices(gold: str, answer: str, scope: Scope, depth: int) -> Result | None:
     wanted, given = words.choice(gold), words.choice(answer)
     if wanted is None and given is None:
         return None
@@ -103,13 +116,13 @@ def _choices(gold: str, answer: str, deep: Deep | None, depth: int) -> Result | 
     if not rest:
         return None
     pair = (rest, answer) if wanted is not None else (gold, rest)
-    outcome, _ = _compare(*pair, deep, depth + 1)
+    outcome, _ = _compare(*pair, scope, depth + 1)
     return outcome, "choice"
 
 
-def _by_structure(gold: str, answer: str, deep: Deep | None, depth: int) -> Result:
+def _by_structure(gold: str, answer: str, scope: Scope, depth: int) -> Result:
     def inner(one: str, other: str) -> Result:
-        return _compare(one, other, deep, depth + 1)
+        return _compare(one, other, scope, depth + 1)
 
     gold, answer = solutions(gold), solutions(answer)
     wanted, given = region(gold), region(answer)
@@ -119,7 +132,7 @@ def _by_structure(gold: str, answer: str, deep: Deep | None, depth: int) -> Resu
             return result
     one, other = structure(gold), structure(answer)
     if isinstance(one, Relation) or isinstance(other, Relation):
-        return _compare_named(gold, answer, one, other, deep, inner)
+        return _compare_named(gold, answer, one, other, scope, inner)
     if isinstance(one, Matrix) or isinstance(other, Matrix):
         return _compare_matrices(one, other, inner)
     if isinstance(one, Sequence) and isinstance(other, Sequence):
@@ -127,7 +140,7 @@ def _by_structure(gold: str, answer: str, deep: Deep | None, depth: int) -> Resu
     if isinstance(one, Leaf) and isinstance(other, Leaf):
         if (one.text, other.text) != (gold, answer):
             return inner(one.text, other.text)
-        return compare_leaves(gold, answer, deep)
+        return compare_leaves(gold, answer, scope)
     return _compare_mixed(one, other, inner, outermost=depth == 0)
 
 
@@ -141,14 +154,22 @@ def _compare_mixed(one: Structure, other: Structure, inner: Compare, *, outermos
                 pair = (sequence.items[0], leaf.text)
                 outcome, _ = inner(*(pair[::-1] if swapped else pair))
                 return outcome, "set"
+            if sequence.link == "or" and outermost:
+                return _one_value(leaf, sequence, inner, swapped=swapped)
             if quantity(leaf.text).value is not None:
                 return Outcome.DIFFERENT, "list"
     return _UNKNOWN
 
 
-def _compare_named(
-    gold: str, answer: str, one: Structure, other: Structure, deep: Deep | None, inner: Compare
-) -> Result:
+def _one_value(leaf: Leaf, sequence: Sequence, inner: Compare, *, swapped: bool) -> Result:
+    """ "0.5 or 1/2" is one value in two spellings, if all of them are equal to the other side."""
+    outcomes = {inner(*((leaf.text, item) if swapped else (item, leaf.text)))[0] for item in sequence.items}
+    if Outcome.DIFFERENT in outcomes:
+        return Outcome.DIFFERENT, "alternatives"
+    return (Outcome.OPEN if Outcome.OPEN in outcomes else Outcome.EQUAL), "alternatives"
+
+
+def _compare_named(gold: str, answer: str, one: Structure, other: Structure, scope: Scope, inner: Compare) -> Result:
     """Equations and inequalities; "x = 5" may be written "5"."""
     (name, value), (other_name, other_value) = split_name(gold), split_name(answer)
     if name is not None and other_name is not None:
@@ -161,8 +182,8 @@ def _compare_named(
     elif isinstance(one, Leaf) and (total := sum_value(answer)) is not None:
         return _as(inner(gold, total), "equation")
     if isinstance(one, Relation) and isinstance(other, Relation):
-        return compare_relations(one, other, deep, inner)
-    return _UNKNOWN if deep is None or _mentions_text(gold + answer) else (Outcome.DIFFERENT, "relation")
+        return compare_relations(one, other, scope, inner)
+    return _UNKNOWN if scope.deep is None or _mentions_text(gold + answer) else (Outcome.DIFFERENT, "relation")
 
 
 def _mentions_text(text: str) -> bool:

@@ -50,6 +50,8 @@ _FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log exp sqrt gcd lcm min max det".split()
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?\s*")
+_LETTER_ARGUMENT = re.compile(r"(?:\{\s?)?([A-Za-z])(?:\s?\})?")
+_MAX_CHARS = 3000
 _SPACING = re.compile(r"\\[,;:> ]|~|\\hspace\*?\{[^{}]{0,20}\}|\\[hv]?phantom\{[^{}]{0,40}\}|\\tag\{[^{}]{0,20}\}")
 _GROUPED = re.compile(r"(?<=\d)\s?(?:\{\s?,\s?\}|,\\!|\\!,|\{,\\!\}|\{?\\[,;:]\}?|~)\s?(?=\d{3}(?!\d))")
 _UNDERSCORED = re.compile(r"(?<![\w.])[1-9]\d{0,2}(?:_\d{3})+(?!\w)")
@@ -73,8 +75,13 @@ _WORD_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
 def normalise(text: str) -> str:
-    r"""The answer with one spelling a thing: plain `\frac`, `\le`, `\text{}`; no sizes, delimiters or end punctuation."""
+    r"""The answer with one spelling a thing: plain `\frac`, `\le`, `\text{}`; no sizes, delimiters or end punctuation.
+
+    A text of more than 3,000 characters stays as it is: nobody writes such an answer.
+    """
     text = sanitise(text)
+    if len(text) > _MAX_CHARS:
+        return text.strip()
     if text.isascii() and text.isalnum():
         return text
     text = _unicode(text)
@@ -143,10 +150,10 @@ def _commands(text: str) -> str:
         elif name in _SPACES:
             out.append(" ")
         elif name == "mathbb":
-            letter = text[position : position + 3].strip("{} ")[:1]
-            end = text.find("}", position) if text[position : position + 1] == "{" else position
-            out.append(f"\\{letter} ")
-            position = end + 1
+            letter = _LETTER_ARGUMENT.match(text, position)
+            if letter is not None:
+                out.append(f"\\{letter.group(1)} ")
+                position = letter.end()
         elif name in _CONTENT_ONLY:
             pass
         else:

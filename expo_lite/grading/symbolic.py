@@ -9,7 +9,7 @@ from math_verify import parse, verify
 
 from expo_lite.grading import identity
 from expo_lite.grading.compare import judge
-from expo_lite.grading.leaves import Outcome
+from expo_lite.grading.leaves import Outcome, Rounding
 from expo_lite.grading.normalise import NEWLINE, normalise
 
 _MAX_CHARS = 600
@@ -38,14 +38,12 @@ def _read(text: str) -> list[Any]:
     return list(parse(text, parsing_timeout=None))
 
 
-def equal_deeply(gold: str, answer: str) -> str | None:
-    """The name of the step that finds the answers equal, or None."""
-    outcome, how = judge(gold, answer, identity)
-    if outcome is Outcome.EQUAL:
-        return how
+def equal_deeply(gold: str, answer: str, *, rounding: Rounding = "never") -> tuple[bool, str]:
+    """Whether the answers are equal, and the name of the step that says so."""
+    outcome, how = judge(gold, answer, identity, rounding=rounding)
     if outcome is Outcome.OPEN and _math_verify_guarded(normalise(gold), normalise(answer)):
-        return "math_verify"
-    return None
+        return True, "math_verify"
+    return outcome is Outcome.EQUAL, how if outcome is not Outcome.OPEN else "nothing_found"
 
 
 def _math_verify_guarded(gold: str, answer: str) -> bool:
