@@ -7,8 +7,9 @@ from fractions import Fraction
 from typing import Literal, Protocol
 
 from expo_lite.grading.exact import NotRational, exact_value
-from expo_lite.grading.expression import NotUnderstood, Tree, parse
+from expo_lite.grading.expression import Tree, parse
 from expo_lite.grading.normalise import text_key
+from expo_lite.grading.tokens import NotUnderstood
 from expo_lite.grading.units import Unit, split_unit
 
 _DECIMAL = re.compile(
@@ -123,12 +124,10 @@ def compare_leaves(gold: str, answer: str, scope: Scope) -> tuple[Outcome, str]:
 
 
 def one_decimal_sign(gold: str, answer: str) -> tuple[str, str]:
-    """2,74 is 2.74 where the other side is a number with a point."""
-    texts = [gold, answer]
-    for mine, yours in ((0, 1), (1, 0)):
-        if _DECIMAL_COMMA.match(texts[mine]) and re.fullmatch(r"[+-]?\d*\.\d+", texts[yours]):
-            texts[mine] = texts[mine].replace(",", ".")
-    return texts[0], texts[1]
+    """A gold of 2,74 is 2.74 where the answer is a number with a point; in an answer a comma separates a list."""
+    if _DECIMAL_COMMA.match(gold) and re.fullmatch(r"[+-]?\d*\.\d+", answer):
+        return gold.replace(",", "."), answer
+    return gold, answer
 
 
 def one_currency(gold: str, answer: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ _SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
 _LETTER = rf"(?:[A-Za-z]|\\(?!pi\b|infty\b|sin\b|cos\b|tan\b|log\b|ln\b|frac\b|sqrt\b|text\b|in\b|R\b|lim\b|sum\b|int\b)[A-Za-z]+){_SUBSCRIPT}'*"
 _SEGMENT = rf"(?:[A-Z]{{2,6}}|[A-Z]{_SUBSCRIPT}){_SUBSCRIPT}"
 _SIMPLE = (
-    rf"{_LETTER}|{_LETTER}(?:\^\{{?-1\}}?|\^\{{?\*\}}?|\^\{{\(\d\)\}})?\((?:[^()=<>]|\([^()]*\))*\)|{_SEGMENT}|\|{_SEGMENT}\||"
+    rf"{_LETTER}|[A-Z]\^\{{?-?[1T]\}}?|{_LETTER}(?:\^\{{?-1\}}?|\^\{{?\*\}}?|\^\{{\(\d\)\}})?\((?:[^()=<>]|\([^()]*\))*\)|{_SEGMENT}|\|{_SEGMENT}\||"
     rf"(?:m ?)?\\angle ?(?:[A-Z]{{1,3}}|\\[a-z]+|\d)|\\(?:overline|overarc|widehat|vec|hat|bar) ?\{{?\w+\}}?|"
     rf"\\frac\{{{_SEGMENT}\}}\{{{_SEGMENT}\}}|{_SEGMENT} ?[/:] ?{_SEGMENT}|\\frac\{{d\^?\d?[a-z]?\}}\{{d[a-z]\^?\d?\}}(?:[a-z](?:\([a-z]\))?)?|"
     r"\\text\{[^{}=]{1,60}\}(?:_\{?\w+\}?)?|[A-Z]?[a-z]{2,20}(?: [A-Za-z]{1,20}){0,5}"
@@ -48,12 +48,47 @@ def same_name(one: str, other: str) -> bool:
     a, b = (re.sub(r"[\s{}]", "", name) for name in (one, other))
     if a == b or not a or not b:
         return True
-    heads = [re.match(r"^(\\?[A-Za-z]+)\(", name) for name in (a, b)]
+    heads = [re.match(r"^(\\?[A-Za-z]+)\((.*)\)$", name) for name in (a, b)]
     if all(heads):
-        return len({head.group(1) for head in heads if head}) == 1
+        # f(x) and f(t) may be the same function, f(2) and f(3) are two of its values.
+        told = {
+            (head.group(1), "x" if len(head.group(2)) == 1 and head.group(2).isalpha() else head.group(2))
+            for head in heads
+            if head
+        }
+        return len(told) == 1
     if any(heads):
         bare = b if heads[0] else a
         head = next(head.group(1) for head in heads if head)
         return bare == "y" or bare == head
     wordy = [bool(re.match(r"^(?:\\text|[A-Z]?[a-z]{2})", name)) for name in (a, b)]
     return any(wordy) and not all(wordy)
+
+
+def renamed(name: str, other_name: str, other_value: str) -> str | None:
+    """The value of h(m) = 3m - 5 with the variable of h(n); None where that one stands for something else in it."""
+    mine, yours = (re.match(r"^\\?[A-Za-z]+\s?\(\s?([A-Za-z])\s?\)$", text.strip()) for text in (name, other_name))
+    if mine is None or yours is None or mine.group(1) == yours.group(1):
+        return other_value
+    letter = r"(?<![A-Za-z\\]){}(?![A-Za-z])"
+    if re.search(letter.format(mine.group(1)), other_value):
+        return None
+    return re.sub(letter.format(yours.group(1)), mine.group(1), other_value)
+
+
+_SET = r"(?:\\[RZNQC](?![A-Za-z])[^=<>]{0,12}|[\[(][^=<>]{1,30}[\])])"
+_DOMAIN = re.compile(
+    rf"^(?P<formula>[^=]{{1,40}}=.+?)[,;]?\s?(?:\(\s?|\\text\{{\s?,?\s?)?"
+    rf"(?:(?:for|where|with)(?: all| every| any| each)?(?: real| reals| integers?| numbers?| values of)*(?: [a-z])?\s?\}}?\s?"
+    rf"(?:\s?[a-z]?\s?(?:\\in\s?|\\text\{{ ?in ?\}} ?){_SET})?[a-z]?(?:\\text\{{ ?real(?: numbers?)? ?\}})?"
+    rf"|(?<=[,;( ])[a-z]\s?\\in\s?{_SET})\s?\)?$",
+    re.DOTALL,
+)
+
+
+def without_domain(text: str) -> str:
+    r"""The formula of "g(x) = 2 \text{{ for all }} x \in \R"; any other text as it is."""
+    if "=" not in text or not (r"\in" in text or "for" in text or "wh" in text):
+        return text
+    match = _DOMAIN.match(text)
+    return text if match is None else match.group("formula").strip(" ,;")

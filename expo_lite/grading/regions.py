@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 
 from expo_lite.grading import words
-from expo_lite.grading.exact import NotRational, exact_value
-from expo_lite.grading.expression import NotUnderstood, parse
+from expo_lite.grading.exact import NotRational, exact_value, linear
+from expo_lite.grading.expression import parse
 from expo_lite.grading.structures import Leaf, Relation, Sequence, split_top, structure
+from expo_lite.grading.tokens import NotUnderstood
 
 _VARIABLE = re.compile(r"^(?:[A-DF-Za-df-hj-z]|\\(?!pi|infty)[a-z]+|[A-Za-z]\((?:[a-z]|\\[a-z]+)\))(?:_\{?\w+\}?)?$")
 _BARS = re.compile(r"^\| ?([A-Za-z]) ?\|$")
+_BARRED = re.compile(r"^\| ?(?P<inside>[^|]{1,40}) ?\|$")
 _MEMBER = re.compile(r"^((?:\\?[A-Za-z]|\\[a-z]+|[A-Za-z]\([a-z]\))(?:_\{?\w+\}?)?)\s?\\in\s?(.+)$", re.DOTALL)
 _BUILDER = re.compile(
     r"^\\\{\s?(?P<name>[A-Za-z])\s?(?:\\in\s?\\R\s?)?(?:\||:|\\text\{ ?such that ?\})\s?(?P<condition>.+)\\\}$",
@@ -134,6 +136,9 @@ def _simple(text: str) -> Region | None:
 
 def _several(form: Sequence) -> Region | None:
     """Inequalities side by side: a union with "or", a section where one bounds from below and one from above."""
+    joined = _side_by_side(form)
+    if joined is not None:
+        return joined
     holes = [item for item in form.items if r"\ne" in item]
     if holes and len(holes) < len(form.items) and form.link != "or":
         kept = Sequence("", "", tuple(item for item in form.items if item not in holes), form.link)
@@ -158,6 +163,26 @@ def _several(form: Sequence) -> Region | None:
     return Region(tuple(pieces), name)
 
 
+def _side_by_side(form: Sequence) -> Region | None:
+    """Intervals one after the other, with "or", "and" or commas: their union, if they lie apart; perhaps with inequalities."""
+    parts = [region(item) for item in form.items]
+    if len(parts) > 8 or not any(part is not None and part.name is None for part in parts):
+        return None
+    names = {part.name for part in parts if part is not None} - {None}
+    pieces = [piece for part in parts if part is not None for piece in part.pieces]
+    if None in parts or len(names) > 1 or any(piece.low == piece.high for piece in pieces):
+        return None
+    if form.link != "or" and (names or not _lie_apart(pieces)):
+        return None
+    certain = any(part is not None and part.certain for part in parts)
+    return Region(tuple(pieces), names.pop() if names else None, certain=certain)
+
+
+def _lie_apart(pieces: list[Piece]) -> bool:
+    ends = sorted((_rough_value(piece.low), _rough_value(piece.high)) for piece in pieces)
+    return all(one[1] <= other[0] for one, other in itertools.pairwise(ends))
+
+
 def _with_holes(solid: Region | None, points: tuple[str, ...]) -> Region | None:
     """A region without some points, if each lies in it for all that can be seen."""
     for point in points:
@@ -179,6 +204,9 @@ def _with_holes(solid: Region | None, points: tuple[str, ...]) -> Region | None:
 def _inequality(form: Relation) -> Region | None:
     sides, signs = form.sides, form.signs
     if len(sides) == 2:
+        around = _around(sides[0], signs[0], sides[1]) or _around(sides[1], _FLIPPED.get(signs[0], "="), sides[0])
+        if around is not None:
+            return around
         if _names_variable(sides[1]) and not _names_variable(sides[0]):
             sides, signs = sides[::-1], (_FLIPPED.get(signs[0], signs[0]),)
         return _bounded_once(sides[0], signs[0], sides[1])
@@ -214,6 +242,27 @@ def _bounded_once(name: str, sign: str, bound: str) -> Region | None:
     if sign in ("<", r"\le"):
         return Region((Piece(_MINUS_INFINITY, False, bound, sign == r"\le"),), name)
     return Region((Piece(bound, sign == r"\ge", _INFINITY, False),), name)
+
+
+def _around(barred: str, sign: str, bound: str) -> Region | None:
+    """|2x - 3| < 5: what lies within, or beyond, a distance from a point."""
+    bars = _BARRED.match(barred)
+    names = set(re.findall(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", bars.group("inside"))) if bars is not None else set()
+    if bars is None or len(names) != 1 or sign not in _FLIPPED or len(bars.group("inside")) == 1:
+        return None
+    name = names.pop()
+    try:
+        distance = exact_value(parse(bound))
+        slope, offset = linear(parse(bars.group("inside")), name)
+    except (NotUnderstood, NotRational, ZeroDivisionError):
+        return None
+    if distance <= 0 or slope == 0:
+        return None
+    low, high = (str(end) for end in sorted(((-distance - offset) / slope, (distance - offset) / slope)))
+    if sign in ("<", r"\le"):
+        return Region((Piece(low, sign == r"\le", high, sign == r"\le"),), name)
+    closed = sign == r"\ge"
+    return Region((Piece(_MINUS_INFINITY, False, low, closed), Piece(high, closed, _INFINITY, False)), name)
 
 
 def _ring(sides: tuple[str, ...], signs: tuple[str, ...], name: str) -> Region | None:

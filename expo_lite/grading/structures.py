@@ -4,7 +4,7 @@ import itertools
 import re
 from dataclasses import dataclass
 
-from expo_lite.grading.normalise import NEWLINE
+from expo_lite.grading.latex import NEWLINE
 
 _TOKEN = re.compile(
     r"\\begin\{\w+\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?|\\end\{\w+\*?\}|\\text\{[^{}]*\}|\\[{}|]|\\[A-Za-z]+"
@@ -126,6 +126,8 @@ def structure(text: str) -> Structure:
     environment = _ENVIRONMENT.match(text)
     if environment is not None and text.count(r"\begin") == 1:
         rows = [row for row in environment.group(2).split(NEWLINE) if row.strip(" \\hline")]
+        if environment.group(1) == "array" and len(rows) == 1 and "&" not in rows[0]:
+            return structure(rows[0])
         return Matrix(environment.group(1), tuple(tuple(cell.strip() for cell in split_cells(row)) for row in rows))
     items, link = list_items(text, bracketed=False)
     if len(items) > 1:

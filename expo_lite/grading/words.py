@@ -17,7 +17,6 @@ _PARTS = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
     "ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100,
 }  # fmt: skip
-_NUMBER_WORD = re.compile(r"[A-Za-z]+")
 
 _YES = frozenset(("yes", "true", "correct"))
 _NO = frozenset(("no", "false", "incorrect", "not true"))
@@ -39,6 +38,20 @@ _CHOICE = re.compile(
     r"(?:\s?\})?[\s.:,)]*(?P<rest>.*)$",
     re.DOTALL,
 )
+_IS_RIGHT = re.compile(
+    r"^(?:is|was) (?:the )?(?:correct|right|answer)(?: (?:answer|choice|option|one))?[.!]?$", re.IGNORECASE
+)
+# What makes of "(A) ..." more than one choice, or none.
+_DOUBTED = re.compile(
+    r"^(?:\\text\{ ?)?(?:[,;/&]|(?:or|and|but|nor|not|is|isn't|was|wasn't|are|would|could|might|may|maybe|perhaps|probably|if|unless|"
+    r"except|wrong|incorrect|false|instead|rather)\b)|(?<![A-Za-z])[(\[]?[A-J][)\]](?![A-Za-z])",
+    re.IGNORECASE,
+)
+_CONTRARY = {
+    True: frozenset("no not false incorrect but however maybe or sometimes except unless perhaps wrong if nor".split()),
+    False: frozenset("yes true correct but however maybe or sometimes except unless perhaps right if".split()),
+}
+_REASON = re.compile(r"^[\s,;:.]*(?:because|since|as|for)\b")
 _LOWER_CHOICE = re.compile(r"^(?:\\text\{)?\(([a-j])\)\}?$")
 _TIME = re.compile(
     r"^(?:\\text\{)?(\d{1,2})(?::(\d{2}))?(?::(\d{2}))? ?(?:\\text\{)? ?([ap])\.? ?m\.? ?\}?$|^(\d{1,2}):(\d{2})$",
@@ -62,9 +75,19 @@ def plain(normalised: str) -> str:
 
 
 def yes_no(normalised: str) -> bool | None:
-    """What a yes or no says, with or without a reason behind a comma; None for anything else."""
-    head = re.split(r"[,;.:!]", plain(normalised), maxsplit=1)[0].strip()
-    return True if head in _YES else False if head in _NO else None
+    """What a yes or no says, alone or with a reason behind it; None for anything else, such as "yes, but no"."""
+    head, mark, rest = _split_off(plain(normalised))
+    said = True if head in _YES else False if head in _NO else None
+    if said is None or not mark or _REASON.match(rest):
+        return said
+    words = set(re.findall(r"[a-z]+", rest.replace("n't", " not")))
+    return None if _CONTRARY[said] & words else said
+
+
+def _split_off(text: str) -> tuple[str, str, str]:
+    """A text before and after its first punctuation mark, and the mark."""
+    found = re.search(r"[,;.:!]", text)
+    return (text, "", "") if found is None else (text[: found.start()].strip(), found.group(), text[found.end() :])
 
 
 def nothing(normalised: str) -> str | None:
@@ -73,7 +96,7 @@ def nothing(normalised: str) -> str | None:
 
 
 def choice(normalised: str) -> tuple[str, str] | None:
-    """Letter and text of a multiple choice answer such as "(B) 12"; None for anything else."""
+    """Letter and text of a multiple choice answer such as "(B) 12"; None for anything else, such as "(A) or (B)"."""
     lower = _LOWER_CHOICE.match(normalised)
     if lower is not None:
         return lower.group(1).upper(), ""
@@ -82,7 +105,9 @@ def choice(normalised: str) -> tuple[str, str] | None:
         return None
     letter = match.group("round") or match.group("square") or match.group("bare")
     rest = match.group("rest").strip()
-    return letter, rest
+    if _IS_RIGHT.match(plain(rest)):
+        return letter, ""
+    return None if _DOUBTED.search(rest) else (letter, rest)
 
 
 def time_of_day(normalised: str) -> tuple[int, str] | None:
