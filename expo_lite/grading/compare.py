@@ -19,13 +19,33 @@ from expo_lite.grading.leaves import (
     one_decimal_sign,
     quantity,
 )
-from expo_lite.grading.names import renamed, same_name, split_name, sum_value, without_domain
+from expo_lite.grading.names import (
+    in_name_order,
+    renamed,
+    same_constant,
+    same_name,
+    split_name,
+    sum_value,
+    without_domain,
+)
 from expo_lite.grading.normalise import normalise, text_key
 from expo_lite.grading.notations import compare_notations
 from expo_lite.grading.parts import Compare, Result, compare_matrices, compare_regions, compare_sequences, under
 from expo_lite.grading.regions import region, solutions
 from expo_lite.grading.relations import compare_relations
-from expo_lite.grading.structures import Leaf, Matrix, Relation, Sequence, Structure, nesting, structure
+from expo_lite.grading.sentences import stated
+from expo_lite.grading.structures import (
+    Leaf,
+    Matrix,
+    Relation,
+    Sequence,
+    Structure,
+    as_tuple,
+    is_one_tuple,
+    mixed_number,
+    nesting,
+    structure,
+)
 
 _MAX_CHARS = 3000
 _MAX_NESTING = 60
@@ -66,8 +86,11 @@ def _compare(gold: str, answer: str, scope: Scope, depth: int) -> Result:
         return Outcome.EQUAL, "text"
     if depth > _MAX_DEPTH:
         return _UNKNOWN
-    gold, answer = (in_one_unit(words.digits_for_words(text)) for text in (gold, answer))
+    gold, answer = (in_one_unit(words.digits_for_words(stated(text))) for text in (gold, answer))
+    if text_key(gold) == text_key(answer):
+        return Outcome.EQUAL, "sentence"
     gold, answer = one_currency(*one_decimal_sign(gold, answer))
+    answer = same_constant(gold, answer)
     if r"\approx" in gold or r"\approx" in answer:
         outcome = _approximate(gold, answer, scope, depth)
         if outcome is not None:
@@ -122,23 +145,43 @@ def _by_structure(gold: str, answer: str, scope: Scope, depth: int) -> Result:
         return _compare(one, other, scope, depth + 1)
 
     gold, answer = (solutions(without_domain(text)) for text in (gold, answer))
-    wanted, given = region(gold), region(answer)
-    if wanted is not None and given is not None and (wanted.certain or given.certain):
-        result = compare_regions(wanted, given, inner)
-        if result[0] is not Outcome.DIFFERENT or wanted.name == given.name or None in (wanted.name, given.name):
-            return result
+    regions = _as_regions(gold, answer, inner)
+    if regions is not None:
+        return regions
     one, other = structure(gold), structure(answer)
+    if not isinstance(one, Leaf):
+        other = as_tuple(other)
+    if not isinstance(other, Leaf):
+        one = as_tuple(one)
     if isinstance(one, Relation) or isinstance(other, Relation):
         return _compare_named(gold, answer, one, other, scope, inner)
     if isinstance(one, Matrix) or isinstance(other, Matrix):
         return compare_matrices(one, other, inner)
     if isinstance(one, Sequence) and isinstance(other, Sequence):
-        return compare_sequences(one, other, inner)
+        return _compare_lists(gold, answer, one, other, inner)
     if isinstance(one, Leaf) and isinstance(other, Leaf):
         if (one.text, other.text) != (gold, answer):
             return inner(one.text, other.text)
         return compare_leaves(gold, answer, scope)
     return _compare_mixed(one, other, inner, outermost=depth == 0)
+
+
+def _as_regions(gold: str, answer: str, inner: Compare) -> Result | None:
+    """The comparison of two parts of the real line; None where one is none, or they differ and their names do too."""
+    wanted, given = region(gold), region(answer)
+    if wanted is None or given is None or not (wanted.certain or given.certain):
+        return None
+    result = compare_regions(wanted, given, inner)
+    names_fit = wanted.name == given.name or None in (wanted.name, given.name)
+    return result if result[0] is not Outcome.DIFFERENT or names_fit else None
+
+
+def _compare_lists(gold: str, answer: str, one: Sequence, other: Sequence, inner: Compare) -> Result:
+    if is_one_tuple(one) != is_one_tuple(other):  # the set of one point
+        return under(inner(one.items[0], answer) if is_one_tuple(one) else inner(gold, other.items[0]), "set")
+    if one.ordered != other.ordered:
+        one, other = (form if form.ordered else in_name_order(form) for form in (one, other))
+    return compare_sequences(one, other, inner)
 
 
 def _compare_mixed(one: Structure, other: Structure, inner: Compare, *, outermost: bool) -> Result:
@@ -151,6 +194,9 @@ def _compare_mixed(one: Structure, other: Structure, inner: Compare, *, outermos
                 pair = (sequence.items[0], leaf.text)
                 outcome, _ = inner(*(pair[::-1] if swapped else pair))
                 return outcome, "set"
+            total = mixed_number(sequence)
+            if total is not None:
+                return under(inner(*((leaf.text, total) if swapped else (total, leaf.text))), "mixed_number")
             if sequence.link == "or" and outermost:
                 return _one_value(leaf, sequence, inner, swapped=swapped)
             if quantity(leaf.text).value is not None:
@@ -168,7 +214,8 @@ def _one_value(leaf: Leaf, sequence: Sequence, inner: Compare, *, swapped: bool)
 
 def _compare_named(gold: str, answer: str, one: Structure, other: Structure, scope: Scope, inner: Compare) -> Result:
     """Equations and inequalities; "x = 5" may be written "5"."""
-    (name, value), (other_name, other_value) = split_name(gold), split_name(answer)
+    name, value = (None, gold) if isinstance(one, Sequence) else split_name(gold)
+    other_name, other_value = (None, answer) if isinstance(other, Sequence) else split_name(answer)
     if name is not None and other_name is not None:
         if same_name(name, other_name):
             translated = renamed(name, other_name, other_value)

@@ -21,7 +21,9 @@ _DROPPED = frozenset(
     "limits nolimits rm bf it sf tt normalsize large Large small strut hfill noindent centering boldmath qed".split()
 )
 _SPACES = frozenset("quad qquad thinspace medspace thickspace space enspace nobreakspace newline allowbreak".split())
-_CONTENT_ONLY = frozenset("vec boldsymbol bm mathbf underline uline mathit mathnormal mathcal overset emph".split())
+_CONTENT_ONLY = frozenset(
+    "vec boldsymbol bm ensuremath underbrace mathbf underline uline mathit mathnormal mathcal overset emph".split()
+)
 _TEXT = frozenset(
     "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathsf mathtt operatorname textup".split()
 )
@@ -38,6 +40,8 @@ _LAYOUT = re.compile(
     r"\\(begin|end) ?\{(?:aligned|align|equation|gathered|gather|split|alignedat|multline)\*?\}(?:\[[tbc]\])?"
 )
 _CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose(?![A-Za-z])([^{}]{1,60})\}")
+_NEGATED = re.compile(r"\\not ?(=|<|>)")
+_NEGATIONS = {"=": r"\ne ", "<": r"\ge ", ">": r"\le "}
 _DELIMITERS = re.compile(r"\\[()\[\]]")
 _BLANK = re.compile(r"\\(?:text|mathrm|mbox|textrm) ?\{\s*\}")
 _DEGREE = re.compile(
@@ -67,6 +71,7 @@ def spelled(text: str) -> str:
     text = _DELIMITERS.sub(" ", _BLANK.sub(" ", text))
     text = _money_or_delimiter(text).replace("\ue000", "$")
     text = _OVER.sub(r"\\frac{\1}{\2}", _DEGREE.sub(r"\\degree ", text))
+    text = _NEGATED.sub(lambda found: _NEGATIONS[found.group(1)], text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text).replace("{:}", ":")
     text = _DECIMAL_COMMA.sub(".", _GROUPED.sub("", text))
     text = _SPACING.sub(" ", _COLOUR.sub("", text)).replace(r"\!", "").replace(r"\/", "")

@@ -2,7 +2,7 @@
 
 import re
 
-from expo_lite.grading.structures import split_top
+from expo_lite.grading.structures import Sequence, split_top
 
 _SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
 _LETTER = rf"(?:[A-Za-z]|\\(?!pi\b|infty\b|sin\b|cos\b|tan\b|log\b|ln\b|frac\b|sqrt\b|text\b|in\b|R\b|lim\b|sum\b|int\b)[A-Za-z]+){_SUBSCRIPT}'*"
@@ -31,6 +31,8 @@ def split_name(text: str) -> tuple[str | None, str]:
     name = sides[0]
     if len(name) < 80 and (_NAME.match(name) or _NAMES.match(name)):
         return name, sides[-1]
+    if re.match(r"\\(?:int|iint|oint|sum|prod|lim)(?![A-Za-z])", name):
+        return "", sides[-1]
     # 2 + 3 = 5 says 5.
     if not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div)", "", "".join(sides))):
         return "", sides[-1]
@@ -74,6 +76,25 @@ def renamed(name: str, other_name: str, other_value: str) -> str | None:
     if re.search(letter.format(mine.group(1)), other_value):
         return None
     return re.sub(letter.format(yours.group(1)), mine.group(1), other_value)
+
+
+_CONSTANT = r"(?:(?<=[+-])|(?<=[+-] )|^){}(?![A-Za-z(_^])"
+
+
+def same_constant(gold: str, answer: str) -> str:
+    """The answer with its constant of integration named as in the gold: "+ c" for "+ C"."""
+    if re.search(_CONSTANT.format("C"), gold) is None or "C" in answer:
+        return answer
+    return re.sub(_CONSTANT.format("[cKk]"), "C", answer, count=1)
+
+
+def in_name_order(form: Sequence) -> Sequence:
+    """A list such as "y = 4, x = 3" in the order of its names; any other list as it is."""
+    names = [re.match(r"([A-Za-z])(?:_\{?\d\}?)? ?=", item) for item in form.items]
+    if form.opening or not all(names) or len({name.group() for name in names if name}) < len(names):
+        return form
+    ordered = sorted(form.items, key=lambda item: item.split("=")[0])
+    return Sequence(form.opening, form.closing, tuple(ordered), form.link)
 
 
 _SET = r"(?:\\[RZNQC](?![A-Za-z])[^=<>]{0,12}|[\[(][^=<>]{1,30}[\])])"

@@ -36,8 +36,11 @@ _LEAD = re.compile(
     r"^\s?(?:\\text\{\s?)?(?:so |thus |hence )?(?:the )?(?:final |correct )?answer(?: is\b:?|:)(?:\s?\})?\s?(?=[^}])",
     re.IGNORECASE,
 )
-_ARTICLE = re.compile(r"^(?:an?|the) (?!(?:sin|cos|tan|cot|sec|csc|log|ln|sqrt|exp|arc))(?=[a-z]{3}[a-z' -]*$)")
+_ARTICLE = re.compile(
+    r"^(?:an?|the|on|in|at) (?!(?:sin|cos|tan|cot|sec|csc|log|ln|sqrt|exp|arc))(?=[a-z]{3}[a-z' -]*$)"
+)
 _COUNTED = re.compile(r"^\\text\{ ?([-+]?\d[^{}]*)\}$")
+_QUOTED = re.compile(r"^([\"'`])([^\"'`]{1,200})\1$")
 _ENDS = " \t\n*_.,;:`⏎"
 _STARTS = re.compile(r"^(?:[ \t\n*_,;:`⏎]|\.(?!\d))+")
 _WORD_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -63,6 +66,7 @@ def normalise(text: str) -> str:
     text = _STARTS.sub("", _PERCENT.sub("%", as_fractions(text)).rstrip(_ENDS))
     text = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", "^", text).replace("**", "")
     text = _COUNTED.sub(r"\1", text)
+    text = _QUOTED.sub(r"\2", re.sub(r"(?<![A-Za-z])oo(?![A-Za-z])", lambda _: r"\infty", text))
     while text.startswith("{") and _closes_at(text, 0) == len(text) - 1:
         text = _STARTS.sub("", text[1:-1].rstrip(_ENDS))
     return text

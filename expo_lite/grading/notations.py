@@ -105,5 +105,5 @@ def _ratios(gold: str, answer: str) -> Result | None:
         return None
     # 7:30 may be a time of day.
     timely = words.time_of_day(gold) or words.time_of_day(answer)
-    equal = not timely and len(ratio) == 2 and ratio[1] != 0 and ratio[0] / ratio[1] == value
+    equal = not timely and len(ratio) == 2 and ratio[1] not in (0, 1) and ratio[0] / ratio[1] == value
     return (Outcome.EQUAL if equal else Outcome.DIFFERENT), "ratio"

@@ -32,8 +32,11 @@ _NOTHING = {
     r"\infty": r"\infty", r"-\infty": r"-\infty", r"\r": r"\R", "infinitely many": "infinitely many", "infinitely many solutions": "infinitely many",
 }  # fmt: skip
 
+_NO_SOLUTION = re.compile(
+    r"^(?:there (?:is|are|exists?) |(?:the |this )?(?:equation|system|inequality|problem|it)s? has )?no (?:real )?solutions?(?: exists?)?$"
+)
 _CHOICE = re.compile(
-    r"^(?:\\text\{\s?)?(?i:(?:the )?(?:answer|option|choice|correct answer)(?: is)?:? ?)?"
+    r"^(?:\\text\{\s?)?(?i:(?:the )?(?:answer choice|option|choice|letter|(?:correct )?answer)(?: is)?:? ?)?"
     r"(?:\((?P<round>[A-J])\)|\[(?P<square>[A-J])\]|(?P<bare>[A-J])(?P<mark>[).:]|(?=\s?\}?$)))"
     r"(?:\s?\})?[\s.:,)]*(?P<rest>.*)$",
     re.DOTALL,
@@ -57,6 +60,8 @@ _TIME = re.compile(
     r"^(?:\\text\{)?(\d{1,2})(?::(\d{2}))?(?::(\d{2}))? ?(?:\\text\{)? ?([ap])\.? ?m\.? ?\}?$|^(\d{1,2}):(\d{2})$",
     re.IGNORECASE,
 )
+_HALF_OF_DAY = re.compile(r"(?: o'clock)? (?:in the (morning|afternoon|evening)|at (night))$", re.IGNORECASE)
+_NAMED_TIMES = {"noon": "12:00 pm", "12 noon": "12:00 pm", "midnight": "12:00 am", "12 midnight": "12:00 am"}
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATES = [
@@ -92,7 +97,10 @@ def _split_off(text: str) -> tuple[str, str, str]:
 
 def nothing(normalised: str) -> str | None:
     """One name for each way to say that there is no answer, infinity, or everything."""
-    return _NOTHING.get(plain(normalised))
+    text = plain(normalised)
+    if _NO_SOLUTION.match(text):
+        return "no real solution" if "real" in text else "no solution"
+    return _NOTHING.get(text)
 
 
 def choice(normalised: str) -> tuple[str, str] | None:
@@ -112,7 +120,8 @@ def choice(normalised: str) -> tuple[str, str] | None:
 
 def time_of_day(normalised: str) -> tuple[int, str] | None:
     """Minutes and "am", "pm" or "" of a time of day."""
-    match = _TIME.match(normalised)
+    normalised = _HALF_OF_DAY.sub(lambda found: "am" if found.group(1).lower() == "morning" else "pm", normalised)
+    match = _TIME.match(_NAMED_TIMES.get(plain(normalised), normalised))
     if match is None:
         return None
     hour, minute = int(match.group(1) or match.group(5)), int(match.group(2) or match.group(6) or 0)
@@ -160,6 +169,8 @@ def digits_for_words(normalised: str) -> str:
         positive = " ".join(tokens[1:])
         inner = digits_for_words(positive)
         return f"-{inner}" if inner != positive else normalised
+    if text in ("half", "a half"):
+        return "1/2"
     value, used = _read_number(tokens)
     if used == 0:
         return normalised
