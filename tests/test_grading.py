@@ -404,7 +404,7 @@ def test_the_table_in_the_docs_is_what_the_command_gives(verdicts: list[bool]) -
 
 def test_replies_with_labels(tmp_path: Path, grader: Grader) -> None:
     report = grade_file(Path(__file__).parent / "data" / "grading_replies.jsonl", tmp_path / "out.jsonl", grader)
-    assert (report.n_rows, report.n_labelled) == (63, 63)
+    assert report.n_rows == report.n_labelled >= 265
     assert report.disagreements == ()
     assert report.recall == report.precision == 1
 

@@ -18,7 +18,7 @@ _MAX_LINK_CHARS = 120
 _MAX_LINK_WORDS = 6
 _MAX_PARTS = 12
 _CORRECTED = frozenset(
-    "wait actually wrong mistake mistaken error oops sorry recheck correction corrected final finally".split()
+    "wait actually wrong mistake mistaken error oops sorry recheck correction corrected better final finally".split()
 )
 _HEDGED = frozenset("also or another alternatively maybe perhaps possibly either".split())
 _DERIVED = frozenset(
@@ -34,6 +34,8 @@ _WRONG_AFTER = re.compile(
     r"[\s$*.,;)]{0,9}(?:(?:but|which|that|this|it) )?(?:is|was|would be) (?:wrong|incorrect|not|false|a mistake)\b",
     re.IGNORECASE,
 )
+_OPERATOR_BEFORE = re.compile(r"(?:[-+*/]|\\(?:times|cdot|div|pm))[\s$({]*\Z")
+_SUBSCRIPT = re.compile(r"_\{?\w\}?")
 _COMPUTED = re.compile(r"[-+*/]\s?[\d\\]|\\(?:times|cdot|div)|[\d}]\s?[-+*/=]")
 
 
@@ -140,8 +142,10 @@ def settle(text: str, found: list[Statement]) -> Settled:
         if _same(statement, parts[0]):
             if len(between) > _MAX_LINK_CHARS:
                 break
-        elif link is Link.STEP:
-            break
+        elif link is Link.STEP or (
+            link is Link.OR and _OPERATOR_BEFORE.search(text[max(0, statement.start - 20) : statement.start])
+        ):
+            break  # in 9 + [9] = [18] the first box is a step
         elif link is Link.UNCLEAR or len(parts) == _MAX_PARTS:
             unclear = True
         else:
@@ -168,7 +172,7 @@ def _link(between: str) -> Link:
         return Link.UNCLEAR
     if _DERIVED.intersection(words) or any(len(word) > 5 and word.endswith("ing") for word in words):
         return Link.UNCLEAR if _HEDGED.intersection(words) else Link.STEP
-    if len(words) > _MAX_LINK_WORDS or _COMPUTED.search(between):
+    if len(words) > _MAX_LINK_WORDS or _COMPUTED.search(_SUBSCRIPT.sub("", between)):
         return Link.STEP
     if _HEDGED.intersection(words) - _LIST_WORDS:
         return Link.UNCLEAR

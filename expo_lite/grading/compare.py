@@ -21,6 +21,7 @@ from expo_lite.grading.leaves import (
 )
 from expo_lite.grading.names import (
     in_name_order,
+    is_false,
     renamed,
     same_constant,
     same_name,
@@ -216,6 +217,8 @@ def _compare_named(gold: str, answer: str, one: Structure, other: Structure, sco
     """Equations and inequalities; "x = 5" may be written "5"."""
     name, value = (None, gold) if isinstance(one, Sequence) else split_name(gold)
     other_name, other_value = (None, answer) if isinstance(other, Sequence) else split_name(answer)
+    if other_name == "" and is_false(answer, lambda a, b: inner(a, b)[0] is not Outcome.DIFFERENT):
+        return Outcome.DIFFERENT, "false_equation"
     if name is not None and other_name is not None:
         if same_name(name, other_name):
             translated = renamed(name, other_name, other_value)

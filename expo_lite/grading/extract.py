@@ -12,10 +12,13 @@ from expo_lite.grading.unit_names import lookup
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}([^\s{}$\\,;]{1,99})")
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _PHRASE = re.compile(
-    r"(?:final\s{1,9}answer(?:\b[^\n:=]{0,60}?(?:\bis\b\s{0,9}:?|:|=)|[*#\s]{0,9}\n(?=\s{0,9}\S))"
-    r"|\bthe\s{1,9}(?:correct\s{1,9})?answer\s{1,9}(?:is\b\s{0,9}:?|:)|\banswer\s{0,9}:)",
-    re.IGNORECASE,
+    r"(?:final\s{1,9}answer(?:\b[^\n:=→]{0,60}?(?:\bis\b\s{0,9}:?|[:=→])|[*#\s]{0,9}\n(?=\s{0,9}\S))"
+    r"|\banswer\s{0,9}(?:(?:is|equals|would\s{1,9}be|will\s{1,9}be|must\s{1,9}be|comes\s{1,9}(?:out\s{1,9})?to)\b\s{0,9}:?|[:=→])"
+    r"|^[#*]{1,6}\s{0,9}answer[*#:]{0,6}[ \t]{0,9}\n(?=\s{0,9}\S))"
+    r"(?:\s{0,9}(?:therefore|thus|hence|then|simply|just|clearly)\b,?)?",
+    re.IGNORECASE | re.MULTILINE,
 )
+_TAG = re.compile(r"<answer>([^<]{0,3000})(?:<(?!/?answer>)[^<]{0,3000}){0,9}</answer>", re.IGNORECASE)
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$\n])+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<!\b[ap])(?<!\b[ap]\.m)[.!?](?=\s+[A-Z(*]|\s*$)|(?<=\D)\.(?=\s)")
 _UNIT_BEHIND = re.compile(r"\s*(%|[A-Za-z]{2,12})(?![A-Za-z])")
@@ -33,10 +36,10 @@ def sanitise(text: str) -> str:
 
 
 def final_answer(completion: str) -> tuple[str | None, str]:
-    r"""The final answer and "boxed", "hashes" or "phrase"; or None with "no_answer", "empty_answer" or "unclear_answer".
+    r"""The final answer and "boxed", "tag", "hashes" or "phrase"; or None with "no_answer", "empty_answer" or "unclear_answer".
 
-    The last complete box wins (nested braces, `\fbox`, spaces before the brace), then the last "#### n", then the last
-    "final answer is", "the answer is" or "answer:". Boxes side by side are one answer with several parts. Of a reply
+    The last complete box wins (nested braces, `\fbox`, spaces before the brace), then the last <answer> tag, then the last
+    "#### n", then the last "final answer is", "answer is" or "answer:". Boxes side by side are one answer with several parts. Of a reply
     of more than a million characters the end is read.
     """
     text = without_comments(sanitise(completion[-_READ_CHARS:]))
@@ -78,6 +81,9 @@ def _statement(text: str) -> tuple[Settled | None, str]:
     bare = [Statement(m.start(), m.end(), m.group(1)) for m in _BARE_BOX.finditer(text)]
     if bare:
         return settle(text, bare), "boxed"
+    tags = [Statement(m.start(), m.end(), m.group()[8:-9].strip()) for m in _TAG.finditer(text)] if "<" in text else []
+    if tags:
+        return settle(text, tags), "tag"
     lines = [Statement(m.start(), m.end(), m.group(1).strip(" \t*$")) for m in _HASHES.finditer(text)]
     if lines:
         return _last_line(text, lines), "hashes"

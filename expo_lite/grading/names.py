@@ -1,6 +1,8 @@
 """The names in front of an equals sign that an answer may leave out: x = 5, f(x) = 5, AB = 5, (x, y) = (1, 2)."""
 
+import itertools
 import re
+from collections.abc import Callable
 
 from expo_lite.grading.structures import Sequence, split_top
 
@@ -32,11 +34,17 @@ def split_name(text: str) -> tuple[str | None, str]:
     if len(name) < 80 and (_NAME.match(name) or _NAMES.match(name)):
         return name, sides[-1]
     if re.match(r"\\(?:int|iint|oint|sum|prod|lim)(?![A-Za-z])", name):
-        return "", sides[-1]
+        return name, sides[-1]
     # 2 + 3 = 5 says 5.
     if not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div)", "", "".join(sides))):
         return "", sides[-1]
     return None, text
+
+
+def is_false(text: str, may_be_equal: Callable[[str, str], bool]) -> bool:
+    """Whether a chain of numbers such as "19 = 18" contradicts itself."""
+    sides, _ = split_top(text, _EQUALS)
+    return any(not may_be_equal(one, other) for one, other in itertools.pairwise(sides))
 
 
 def sum_value(text: str) -> str | None:

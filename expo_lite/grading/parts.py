@@ -64,7 +64,9 @@ def compare_sequences(one: Sequence, other: Sequence, inner: Compare) -> Result:
     if one.ordered and other.ordered:
         # (1,2) and [1,2] differ as intervals; <1,2> and (1,2) are the same vector, and so are longer lists.
         plain = kinds <= {"(", r"\langle"} and closings <= {")", r"\rangle"}
-        if one.opening + one.closing != other.opening + other.closing and len(one.items) == 2 and not plain:
+        brackets = {one.opening + one.closing, other.opening + other.closing}
+        whole = brackets <= {"()", "[]", r"\langle\rangle"}
+        if len(brackets) == 2 and not plain and (len(one.items) == 2 or not whole):
             return Outcome.DIFFERENT, "interval"
         return under(_each(one.items, other.items, inner), "tuple")
     if one.ordered or other.ordered:
