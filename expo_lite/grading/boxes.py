@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from expo_lite.grading.plain import plain_number
+
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,99}(?=\{)")
 _SCAN = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,99}\{|\\(?:[A-Za-z]+|.)|[{}]", re.DOTALL)
 # A percent sign makes a comment at the head of a line, or right in front of a box; elsewhere it is a percent sign.
@@ -18,7 +20,7 @@ _MAX_LINK_CHARS = 120
 _MAX_LINK_WORDS = 6
 _MAX_PARTS = 12
 _CORRECTED = frozenset(
-    "wait actually wrong mistake mistaken error oops sorry recheck correction corrected better final finally".split()
+    "wait actually wrong mistake mistaken error oops sorry recheck correction corrected better conclusion summary final finally".split()
 )
 _HEDGED = frozenset("also or another alternatively maybe perhaps possibly either".split())
 _DERIVED = frozenset(
@@ -156,7 +158,9 @@ def settle(text: str, found: list[Statement]) -> Settled:
 
 
 def _same(one: Statement, other: Statement) -> bool:
-    return one.content.replace(" ", "") == other.content.replace(" ", "")
+    contents = [statement.content.replace(" ", "") for statement in (one, other)]
+    numbers = [plain_number(content) for content in contents]
+    return contents[0] == contents[1] or (numbers[0] is not None and numbers[0] == numbers[1])
 
 
 def _link(between: str) -> Link:
@@ -176,4 +180,8 @@ def _link(between: str) -> Link:
         return Link.STEP
     if _HEDGED.intersection(words) - _LIST_WORDS:
         return Link.UNCLEAR
-    return Link.OR if "or" in words or re.search(r"=\W*\Z|\\(?:approx|equiv|lor|vee)\b", between) else Link.AND
+    return (
+        Link.OR
+        if "or" in words or re.search(r"^[^\w\\]*=[^\w\\]*\Z|\\(?:approx|equiv|lor|vee)\b", between)
+        else Link.AND
+    )

@@ -87,7 +87,11 @@ def _compare(gold: str, answer: str, scope: Scope, depth: int) -> Result:
         return Outcome.EQUAL, "text"
     if depth > _MAX_DEPTH:
         return _UNKNOWN
-    gold, answer = (in_one_unit(words.digits_for_words(stated(text))) for text in (gold, answer))
+    gold, answer = (words.digits_for_words(stated(text)) for text in (gold, answer))
+    larger = in_one_unit(answer, first=True)
+    if larger != answer and compare_leaves(gold, larger, scope)[0] is Outcome.EQUAL:
+        return Outcome.EQUAL, "compound"
+    gold, answer = in_one_unit(gold), in_one_unit(answer)
     if text_key(gold) == text_key(answer):
         return Outcome.EQUAL, "sentence"
     gold, answer = one_currency(*one_decimal_sign(gold, answer))

@@ -21,6 +21,7 @@ _POUNDS = re.compile(r"(?:\\text\{ ?)?\bpounds?(?: sterling)?(?: ?\})?$")
 _DECIMAL_COMMA = re.compile(r"^[+-]?(?:\d+,(?:\d\d|\d{4,})|0,\d{2,})$")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|\\text\{")
 _WORD = re.compile(r"^(?!(?:sqrt|sin|cos|tan|log|ln|exp)[a-z]|\d)[A-Za-z]{3,}$")
+_WORDS = re.compile(r"(?:\\text\{)? ?[A-Za-z][A-Za-z' -]{2,}\}?")
 _NOUN = re.compile(
     r"(?<=[a-z]{3}) ?(?:function|triangle|quadrilateral|sequence|series|curve|number)$"
 )  # an even function is even
@@ -143,7 +144,7 @@ def one_currency(gold: str, answer: str) -> tuple[str, str]:
 
 
 def _compare_text(gold: str, answer: str) -> tuple[Outcome, str]:
-    if all(re.fullmatch(r"[A-Za-z][A-Za-z' -]{2,}", text) for text in (gold, answer)) and re.search("[a-z]", gold):
+    if all(_WORDS.fullmatch(text) for text in (gold, answer)) and re.search("[a-z]", gold):
         equal = _NOUN.sub("", text_key(gold).casefold()) == _NOUN.sub("", text_key(answer).casefold())
         return (Outcome.EQUAL if equal else Outcome.DIFFERENT), "words"
     if _PROSE.search(gold) or _PROSE.search(answer):

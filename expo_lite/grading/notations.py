@@ -104,6 +104,6 @@ def _ratios(gold: str, answer: str) -> Result | None:
     if ratio is None or value is None:
         return None
     # 7:30 may be a time of day.
-    timely = words.time_of_day(gold) or words.time_of_day(answer)
+    timely = wanted is not None and words.time_of_day(gold) is not None
     equal = not timely and len(ratio) == 2 and ratio[1] not in (0, 1) and ratio[0] / ratio[1] == value
     return (Outcome.EQUAL if equal else Outcome.DIFFERENT), "ratio"

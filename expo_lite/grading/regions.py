@@ -19,6 +19,9 @@ _BUILDER = re.compile(
     r"^\\\{\s?(?P<name>[A-Za-z])\s?(?:\\in\s?\\R\s?)?(?:\||:|\\text\{ ?such that ?\})\s?(?P<condition>.+)\\\}$",
     re.DOTALL,
 )
+_HALF_LINE = re.compile(
+    r"^(?:all )?(?:the )?(?P<non>non[ -]?)?(?P<sign>positive|negative) (?:reals|real numbers?|real [a-z])$"
+)
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _MINUS_INFINITY, _INFINITY = r"-\infty", r"\infty"
 
@@ -90,6 +93,8 @@ def _difference(text: str) -> Region | None:
     if len(found) == 1 and sides[0] and sides[1].startswith(r"\{"):
         points = structure(sides[1])
         return _with_holes(region(sides[0]), points.items) if isinstance(points, Sequence) else None
+    if len(found) == 1 and sides[0] == r"\R" and sides[1][:1] in ("(", "["):
+        return _outside(region(sides[1]))
     match = re.match(r"^(?:\\R|\(-\\infty, ?\+?\\infty\))\s?-\s?\\\{(.+)\\\}$", text)
     if match is None:
         match = re.match(r"^\\text\{all real numbers? except\}? ?\{?(.+?)\}?$", text) or re.match(
@@ -99,6 +104,15 @@ def _difference(text: str) -> Region | None:
         return None
     inner = structure(match.group(1))
     return _without(tuple(inner.items) if isinstance(inner, Sequence) else (match.group(1),))
+
+
+def _outside(taken: Region | None) -> Region | None:
+    """The real line without one finite interval."""
+    if taken is None or len(taken.pieces) != 1 or _INFINITY in taken.pieces[0].low + taken.pieces[0].high:
+        return None
+    piece = taken.pieces[0]
+    left = Piece(_MINUS_INFINITY, False, piece.low, not piece.low_closed)
+    return Region((left, Piece(piece.high, not piece.high_closed, _INFINITY, False)))
 
 
 def _without(points: tuple[str, ...]) -> Region:
@@ -119,6 +133,13 @@ def _simple(text: str) -> Region | None:
     form = structure(text)
     if isinstance(form, Leaf) and words.nothing(form.text) == r"\R":
         return Region((Piece(_MINUS_INFINITY, False, _INFINITY, False),))
+    half = _HALF_LINE.match(words.plain(text))
+    if half is not None:
+        closed = half.group("non") is not None
+        # What is not negative begins at zero.
+        if (half.group("sign") == "positive") != closed:
+            return Region((Piece("0", closed, _INFINITY, False),))
+        return Region((Piece(_MINUS_INFINITY, False, "0", closed),))
     if isinstance(form, Relation):
         return _inequality(form)
     if not isinstance(form, Sequence):

@@ -15,6 +15,7 @@ _MAX_WORDS = 10
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*[,:]?$")
 _TEXT = re.compile(r"^\\text\{([^{}]*)\}$")
 _TEXT_IN_FRONT = re.compile(r"^\\text\{([^{}]*)\} ?(?=\S)")
+_CHOSEN = re.compile(r"^ ?\(?[A-J]\)?(?:(?:,| and| or|, and) ?\(?[A-J]\)?)+ ?$")  # "(B) and (D)"
 _AMOUNT = re.compile(r"^(?:a total of|equal to|in total|exactly|just|only) ", re.IGNORECASE)
 _ARROW = re.compile(r"^ ?(?:\\(?:therefore|Rightarrow|implies|to|rightarrow|Longrightarrow)(?![A-Za-z])|=>|→|⇒|∴|➡) ?")
 _MARK = re.compile(r" ?(?:\\(?:checkmark|blacksquare|square|qed|Box)(?![A-Za-z])|[✓✔✅☑■□∎]\ufe0f?)$")
@@ -31,6 +32,8 @@ def stated(text: str) -> str:
         return text
     text = _ALL.sub("", text)
     whole = _TEXT.match(text)
+    if whole is not None and _CHOSEN.match(whole.group(1)):
+        return whole.group(1).strip()
     if whole is not None:
         said = _behind_verb(whole.group(1).strip())
         return text if said is None else said

@@ -60,7 +60,7 @@ _TIME = re.compile(
     r"^(?:\\text\{)?(\d{1,2})(?::(\d{2}))?(?::(\d{2}))? ?(?:\\text\{)? ?([ap])\.? ?m\.? ?\}?$|^(\d{1,2}):(\d{2})$",
     re.IGNORECASE,
 )
-_HALF_OF_DAY = re.compile(r"(?: o'clock)? (?:in the (morning|afternoon|evening)|at (night))$", re.IGNORECASE)
+_HALF_OF_DAY = re.compile(r"(?: o'clock)? ?(?:in the (morning|afternoon|evening)|at (night))$", re.IGNORECASE)
 _NAMED_TIMES = {"noon": "12:00 pm", "12 noon": "12:00 pm", "midnight": "12:00 am", "12 midnight": "12:00 am"}
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
@@ -120,7 +120,9 @@ def choice(normalised: str) -> tuple[str, str] | None:
 
 def time_of_day(normalised: str) -> tuple[int, str] | None:
     """Minutes and "am", "pm" or "" of a time of day."""
-    normalised = _HALF_OF_DAY.sub(lambda found: "am" if found.group(1).lower() == "morning" else "pm", normalised)
+    if "in the" in normalised or "at night" in normalised:
+        normalised = plain(normalised)
+    normalised = _HALF_OF_DAY.sub(lambda found: " am" if found.group(1).lower() == "morning" else " pm", normalised)
     match = _TIME.match(_NAMED_TIMES.get(plain(normalised), normalised))
     if match is None:
         return None
