@@ -398,8 +398,58 @@ def test_grade_file_of_a_missing_file(tmp_path: Path, grader: Grader) -> None:
         grade_file(tmp_path / "none.jsonl", tmp_path / "no" / "out.jsonl", grader)
 
 
+def test_the_table_in_the_docs_has_these_cases_and_our_verdicts(verdicts: list[bool]) -> None:
+    documented = _rows_of(expo_lite.grading.__doc__ or "")
+    ours = _rows_of(table(CASES, verdicts, [False] * len(CASES)))
+    assert [row[:3] + row[4:6] for row in documented] == [row[:3] + row[4:6] for row in ours]
+
+
+def _rows_of(text: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.slow
 def test_the_table_in_the_docs_is_what_the_command_gives(verdicts: list[bool]) -> None:
     assert table(CASES, verdicts, math_verify_verdicts(CASES)) in (expo_lite.grading.__doc__ or "")
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_no_mutated_reply_stops_the_grader() -> None:
+    command = [sys.executable, str(EXAMPLES / "fuzz_grader.py"), "--replies", "400", "--seed", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("400 replies by mutation") and "later than 2.5 s: 0" in done.stdout
+
+
+@pytest.mark.slow
+def test_no_mutated_reply_of_many_stops_the_grader() -> None:
+    command = [sys.executable, str(EXAMPLES / "fuzz_grader.py"), "--replies", "20000", "--seed", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("name", "recall", "n_false"), [("a", 0.98, 4), ("b", 0.97, 10)])
+def test_blind_sets(name: str, recall: float, n_false: int, tmp_path: Path, grader: Grader) -> None:
+    path = Path(__file__).parent / "data" / f"grading_blind_{name}.jsonl"
+    report = grade_file(path, tmp_path / "out.jsonl", grader)
+    assert report.recall is not None and report.recall >= recall
+    assert sum(entry.verdict.correct for entry in report.disagreements) <= n_false
+
+
+def test_the_duel_prints_both_sides(tmp_path: Path) -> None:
+    rows = [
+        {"gold": "5", "reply": r"\boxed{5}", "label": True, "kind": "same"},
+        {"gold": "5", "reply": r"\boxed{6}", "label": False, "kind": "off"},
+        {"gold": "5", "reply": r"\boxed{5\text{ squared}}", "label": False, "kind": "off"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, str(EXAMPLES / "compare_math_verify.py"), "--data", str(path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "ours: recall 1 of 1 (100.0%), false acceptances 0 of 2 (0.0%)" in printed
+    assert "| **all** | 1 | 1 | 1 | 2 | 0 | " in printed
 
 
 def test_replies_with_labels(tmp_path: Path, grader: Grader) -> None:

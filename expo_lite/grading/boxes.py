@@ -29,7 +29,7 @@ _DERIVED = frozenset(
 )
 _LIST_WORDS = frozenset(("or", "and", "either", "also"))
 _NOT_BEFORE = re.compile(
-    r"(?:\b(?:not|instead of|rather than|except|without|nor|isn't)|n't)(?: be| equal(?: to)?)?[\s$*:(]{0,9}\Z",
+    r"(?:\b(?:not|cannot|never|instead of|rather than|except|without|nor|isn't)|n't)(?: be| equal(?: to)?)?[\s$*:(]{0,9}\Z",
     re.IGNORECASE,
 )
 _WRONG_AFTER = re.compile(
