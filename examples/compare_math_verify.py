@@ -3,10 +3,11 @@
     uv run examples/compare_math_verify.py                                  # the two blind sets of the test data
     uv run examples/compare_math_verify.py --data FILE.jsonl --failures     # your own; and what we got wrong
 
-A row is {"gold", "reply", "label", "kind"}: the reference answer, a whole reply, whether it is right, and any name. The blind sets were
-written by others than who wrote the rules, before anyone who wrote rules had read them. math-verify is asked as its authors
-show: parse the gold in dollar signs, parse the reply, verify; with its time limits off, in a process that is killed after
-ten seconds a row. Seconds are of one process each, starting not counted; rows that are killed count with what they took.
+A row is {"gold", "reply", "label", "kind"}: the reference answer, a whole reply, whether it is right, and any name.
+The blind sets were written by others than who wrote the rules, before anyone who wrote rules had read them.
+math-verify is asked as its authors show: parse the gold in dollar signs, parse the reply, verify; with its time limits
+off, in a process that is killed after ten seconds a row. Seconds are of one process each, starting not counted; rows
+that are killed count with what they took.
 """
 
 import argparse

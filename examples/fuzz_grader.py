@@ -1,17 +1,17 @@
-r"""Whether any reply, or any reference answer, can stop the grader: mutated real replies, with the slowest verdict named.
+r"""Whether any reply or reference answer can stop the grader: mutated real replies, with the slowest verdict named.
 
-    uv run examples/fuzz_grader.py                          # replies made from the shipped cases, about a minute for 2,000
+    uv run examples/fuzz_grader.py                          # replies made from the shipped cases
     uv run examples/fuzz_grader.py --data FOLDER --replies 20000
 
-FOLDER holds JSONL files, in it or below it, whose rows have a chain of thought: `answer` ending in "#### n" (GSM8K) or `solution`
-with a `\boxed{}` (MATH). The mutations: cut at every token, a part wrapped 1 to 300 times in braces, boxes or fractions, a part
-repeated to 10,000 characters, two boxes with any run of signs between them, characters of other scripts and invisible ones
-put in, braces taken out, commands left open, formulas of towers and sums, and half of one reply with half of another. One in eight goes into the
-reference answer too.
+FOLDER holds JSONL files, in it or below it, whose rows have a chain of thought: `answer` ending in "#### n" (GSM8K) or
+`solution` with a `\boxed{}` (MATH). The mutations: cut at every token, a part wrapped 1 to 300 times in braces, boxes
+or fractions, a part repeated to 10,000 characters, two boxes with any run of signs between them, characters of other
+scripts and invisible ones put in, braces taken out, commands left open, formulas of towers and sums, and half of one reply with half of
+another. One in eight goes into the reference answer too.
 
-Every verdict is timed by itself. The limit on one is the grader's own time limit and half a second for killing; a watchdog
-thread of the interpreter ends the script with a traceback if a verdict takes a minute. The exit status is 1 if any is too
-late, raises, or cannot be written as UTF-8.
+Every verdict is timed by itself. The limit on one is the grader's own time limit and half a second for killing; a
+watchdog thread of the interpreter ends the script with a traceback if a verdict takes a minute. The exit status is 1
+if any is too late, raises, or cannot be written as UTF-8.
 """
 
 import argparse
@@ -102,7 +102,10 @@ FORMULAS = (
     r"\binom{%s}{%s}",
     r"f(x) = %s",
 )
-STRANGE = "\u202e\u200b\u0301\u00a0\ud800\x00\x1b\u0663\u4e94\xbd\xb2\u221a\u221e\u2264\u2260\u222a\u03c0\xb0\u2212\u2013\u201c\U0001d7d9\U0001f642\ufeff\u2028\x85"
+STRANGE = (
+    "\u202e\u200b\u0301\u00a0\ud800\x00\x1b\u0663\u4e94\xbd\xb2\u221a\u221e\u2264\u2260\u222a"
+    "\u03c0\xb0\u2212\u2013\u201c\U0001d7d9\U0001f642\ufeff\u2028\x85"
+)
 
 Pair = tuple[str, str]
 
@@ -162,7 +165,8 @@ def repeated(text: str, rng: random.Random) -> str:
 def two_boxes(text: str, rng: random.Random) -> str:
     """Another box behind it, with a run of signs between."""
     run = "".join(rng.choice(SIGNS) * rng.choice((1, 3, 12, 45)) for _ in range(rng.randint(1, 4)))
-    return f"{text}\\boxed{{{rng.randint(1, 99)}}}{run}{rng.choice(('', '!', '**Check:** '))}\\boxed{{{rng.randint(1, 99)}}}"
+    one, other = rng.randint(1, 99), rng.randint(1, 99)
+    return f"{text}\\boxed{{{one}}}{run}{rng.choice(('', '!', '**Check:** '))}\\boxed{{{other}}}"
 
 
 def strange(text: str, rng: random.Random) -> str:

@@ -1,16 +1,18 @@
 r"""Whether a completion's final answer equals the reference answer.
 
-The final answer is what the last complete boxes hold (side by side they are one answer; where they contradict each other there is
-none), else what follows the last <answer> tag, "####" or "the answer is". It is compared step by step, strict to loose, and the
-step that decided is the verdict's `how`: the same text and plain numbers at once; everything else in a worker process that
-is killed at its time limit: numbers exactly, with their units; lists, sets, intervals, matrices, equations, choices, words;
-expressions by value; math-verify for the sums and integrals that our grammar does not read.
+The final answer is what the last complete boxes hold (side by side they are one answer; where they contradict each
+other there is none), else what follows the last <answer> tag, "####" or "the answer is". It is compared step by step,
+strict to loose, and the step that decided is the verdict's `how`: the same text and plain numbers at once; everything
+else in a worker process that is killed at its time limit: numbers exactly, with their units; lists, sets, intervals,
+matrices, equations, choices, words; expressions by value; math-verify for the sums and integrals that our grammar does
+not read.
 
-What it makes of the cases in `tests/data/grading_cases.jsonl` (math-verify's own among them, written anew): how many of the
-equal and of the different ones it calls equal, and how many math-verify does on its own. The rules were made with these
-cases at hand, so that nothing is left to miss here. `examples/compare_math_verify.py` makes the comparison on two sets that others
-wrote before the rules. At the first look it accepted 551 of 572 right and 4 of 856 wrong replies of set A (math-verify 451
-and 58), and after rules were mended for what A showed, 664 of 681 right and 11 of 934 wrong ones of set B (597 and 53).
+What it makes of the cases in `tests/data/grading_cases.jsonl` (math-verify's own among them, written anew): how many
+of the equal and of the different ones it calls equal, and how many math-verify does on its own. The rules were made
+with these cases at hand, so that nothing is left to miss here. `examples/compare_math_verify.py` makes the comparison
+on two sets that others wrote, and that nobody had read who wrote rules. At the first look it accepted 551 of 572 right
+and 4 of 856 wrong replies of set A (math-verify 451 and 58), and after rules were mended for what A showed, 664 of 681
+right and 11 of 934 wrong ones of set B (597 and 53).
 `python -m expo_lite.grading.table tests/data/grading_cases.jsonl` makes the table:
 
 | kind | equal cases | ours | math-verify | near misses | ours | math-verify |

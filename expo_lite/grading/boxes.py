@@ -20,7 +20,8 @@ _MAX_LINK_CHARS = 120
 _MAX_LINK_WORDS = 6
 _MAX_PARTS = 12
 _CORRECTED = frozenset(
-    "wait actually wrong mistake mistaken error oops sorry recheck correction corrected better conclusion summary final finally".split()
+    "wait actually wrong mistake mistaken error oops sorry recheck correction corrected better conclusion "
+    "summary final finally".split()
 )
 _HEDGED = frozenset("also or another alternatively maybe perhaps possibly either".split())
 _DERIVED = frozenset(
@@ -29,7 +30,8 @@ _DERIVED = frozenset(
 )
 _LIST_WORDS = frozenset(("or", "and", "either", "also"))
 _NOT_BEFORE = re.compile(
-    r"(?:\b(?:not|cannot|never|instead of|rather than|except|without|nor|isn't)|n't)(?: be| equal(?: to)?)?[\s$*:(]{0,9}\Z",
+    r"(?:\b(?:not|cannot|never|instead of|rather than|except|without|nor|isn't)|n't)(?: be"
+    r"| equal(?: to)?)?[\s$*:(]{0,9}\Z",
     re.IGNORECASE,
 )
 _WRONG_AFTER = re.compile(

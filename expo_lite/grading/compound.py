@@ -13,7 +13,7 @@ _MAX_PARTS = 4
 
 
 def in_one_unit(text: str, *, first: bool = False) -> str:
-    """The quantity in the last (or the first) of its units; a text that is not one number with its unit behind the other stays."""
+    """The quantity in the last (or the first) of its units; a text that is no such quantity stays as it is."""
     parts: list[tuple[Fraction, str, Fraction, str]] = []
     position = 0
     while position < len(text) and len(parts) <= _MAX_PARTS:

@@ -36,11 +36,11 @@ def sanitise(text: str) -> str:
 
 
 def final_answer(completion: str) -> tuple[str | None, str]:
-    r"""The final answer and "boxed", "tag", "hashes" or "phrase"; or None with "no_answer", "empty_answer" or "unclear_answer".
+    r"""The final answer and "boxed", "tag", "hashes" or "phrase"; or None and "no_answer", "empty_" or "unclear_answer".
 
-    The last complete box wins (nested braces, `\fbox`, spaces before the brace), then the last <answer> tag, then the last
-    "#### n", then the last "final answer is", "answer is" or "answer:". Boxes side by side are one answer with several parts. Of a reply
-    of more than a million characters the end is read.
+    The last complete box wins (nested braces, `\fbox`, spaces before the brace), then the last <answer> tag, then the
+    last "#### n", then the last "final answer is", "answer is" or "answer:". Boxes side by side are one answer with
+    several parts. Of a reply of more than a million characters the end is read.
     """
     text = without_comments(sanitise(completion[-_READ_CHARS:]))
     settled, found = _statement(text)
@@ -53,7 +53,7 @@ def final_answer(completion: str) -> tuple[str | None, str]:
 
 
 def answer_start(completion: str) -> int | None:
-    r"""Where the statement of the final answer begins, in characters; a box that is not closed counts; None without any."""
+    r"""Where the statement of the final answer begins; a box that is not closed counts; None without any."""
     text = without_comments(completion)
     settled, _ = _statement(text)
     if settled is not None and boxes(text):

@@ -1,7 +1,7 @@
 """The grader: what is plain here, the rest in workers that can be killed.
 
-In the caller's thread there are only a linear scan for the final answer, a comparison of texts and one of plain numbers.
-All else, reading an answer included, is done by a worker under the time limit, so that no text can stop a run.
+In the caller's thread there are only a linear scan for the final answer, a comparison of texts and one of plain
+numbers. All else, reading an answer included, is done by a worker under the time limit, so that no text can stop a run.
 """
 
 import math
@@ -39,9 +39,10 @@ class GradeItem:
 class Grader:
     """Grades completions; safe to share between threads.
 
-    What is not plain goes to one of `n_workers` processes, started when first needed, each capped at `memory_mib` of address
-    space and killed after `timeout_s` on one question. `rounding` says where a rounded answer counts: "never", or "gold":
-    where the gold is a decimal with at least three digits and the answer, rounded to as many places, is the gold.
+    What is not plain goes to one of `n_workers` processes, started when first needed, each capped at `memory_mib` of
+    address space and killed after `timeout_s` on one question. `rounding` says where a rounded answer counts: "never",
+    or "gold": where the gold is a decimal with at least three digits and the answer, rounded to as many places, is the
+    gold.
     """
 
     def __init__(

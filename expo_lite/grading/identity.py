@@ -1,7 +1,7 @@
 """Whether two expressions have the same value everywhere, by evaluating both to many digits.
 
-Constants are compared at 150 digits, expressions with variables at fixed points of several ranges, and with more digits where
-the numbers in them are long: x + 10^-70 is not x. Two different
+Constants are compared at 150 digits, expressions with variables at fixed points of several ranges, and with more
+digits where the numbers in them are long: x + 10^-70 is not x. Two different
 expressions of the length that people write agree at all of them with negligible probability, while simplifying with
 sympy misses many equal ones. Only workers use this: a power tower can take for ever.
 """

@@ -1,4 +1,4 @@
-"""The commands of LaTeX in one spelling: no sizes, colours, delimiters or layout; text, letters and degrees in one form."""
+"""The commands of LaTeX in one spelling: no sizes, colours, delimiters or layout; texts and letters in one form."""
 
 import re
 
@@ -17,7 +17,8 @@ _RENAMED = {
     "tan^{-1}": r"\arctan ", "exponentialE": "e", "imaginaryI": "i",
 }  # fmt: skip
 _DROPPED = frozenset(
-    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle scriptstyle "
+    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle "
+    "scriptstyle "
     "limits nolimits rm bf it sf tt normalsize large Large small strut hfill noindent centering boldmath qed".split()
 )
 _SPACES = frozenset("quad qquad thinspace medspace thickspace space enspace nobreakspace newline allowbreak".split())
@@ -28,7 +29,8 @@ _TEXT = frozenset(
     "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathsf mathtt operatorname textup".split()
 )
 _FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log exp sqrt gcd lcm min max det".split()
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log exp sqrt gcd lcm min max "
+    "det".split()
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?\s*")
 _LETTER_ARGUMENT = re.compile(r"(?:\{\s?)?([A-Za-z])(?:\s?\})?")

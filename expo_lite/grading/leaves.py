@@ -26,7 +26,8 @@ _NOUN = re.compile(
     r"(?<=[a-z]{3}) ?(?:function|triangle|quadrilateral|sequence|series|curve|number)$"
 )  # an even function is even
 _ROUGHLY = re.compile(
-    r"^(?:\\text\{ ?)?(?:approximately|approx\.?|about|roughly|around|nearly|exactly|only)(?: ?\}| ) ?|^(?:\\approx|\\sim|~|=) ?"
+    r"^(?:\\text\{ ?)?(?:approximately|approx\.?|about|roughly|around|nearly|exactly|only)(?: ?\}| ) ?"
+    r"|^(?:\\approx|\\sim|~|=) ?"
 )
 _ROUNDED_DIGITS = 3
 _DEGREES, _RADIANS = (("angle", 1),), (("radian", 1),)
@@ -68,8 +69,8 @@ class Scope:
 class Quantity:
     """A number or expression with its unit.
 
-    `value` is None where it is not rational, `tree` where it is no expression; `place` is the value of the last digit and
-    `digits` the number of significant ones where it is a decimal.
+    `value` is None where it is not rational, `tree` where it is no expression; `place` is the value of the last digit
+    and `digits` the number of significant ones where it is a decimal.
     """
 
     unit: Unit
@@ -199,7 +200,7 @@ def _rounds_to(decimal: Quantity, value: Fraction, place: Fraction | None) -> bo
 
 
 def approximates(decimal: str, exact: str, scope: Scope) -> bool | None:
-    r"""Whether the right side of "exact \\approx decimal" is the left one, rounded or cut; None where only a worker can say."""
+    r"""Whether a decimal is an exact value, rounded or cut, as in "x \approx y"; None where only a worker can say."""
     one, other = quantity(decimal), quantity(exact)
     if one.value is None or one.place is None or other.tree is None:
         return False

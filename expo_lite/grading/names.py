@@ -7,12 +7,16 @@ from collections.abc import Callable
 from expo_lite.grading.structures import Sequence, split_top
 
 _SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
-_LETTER = rf"(?:[A-Za-z]|\\(?!pi\b|infty\b|sin\b|cos\b|tan\b|log\b|ln\b|frac\b|sqrt\b|text\b|in\b|R\b|lim\b|sum\b|int\b)[A-Za-z]+){_SUBSCRIPT}'*"
+_LETTER = (
+    rf"(?:[A-Za-z]|\\(?!pi\b|infty\b|sin\b|cos\b|tan\b|log\b|ln\b|frac\b|sqrt\b|text\b"
+    rf"|in\b|R\b|lim\b|sum\b|int\b)[A-Za-z]+){_SUBSCRIPT}'*"
+)
 _SEGMENT = rf"(?:[A-Z]{{2,6}}|[A-Z]{_SUBSCRIPT}){_SUBSCRIPT}"
 _SIMPLE = (
     rf"{_LETTER}|[A-Z]\^\{{?-?[1T]\}}?|{_LETTER}(?:\^\{{?-1\}}?|\^\{{?\*\}}?|\^\{{\(\d\)\}})?\((?:[^()=<>]|\([^()]*\))*\)|{_SEGMENT}|\|{_SEGMENT}\||"
     rf"(?:m ?)?\\angle ?(?:[A-Z]{{1,3}}|\\[a-z]+|\d)|\\(?:overline|overarc|widehat|vec|hat|bar) ?\{{?\w+\}}?|"
-    rf"\\frac\{{{_SEGMENT}\}}\{{{_SEGMENT}\}}|{_SEGMENT} ?[/:] ?{_SEGMENT}|[a-z](?: ?: ?[a-z])+|\\frac\{{d\^?\d?[a-z]?\}}\{{d[a-z]\^?\d?\}}(?:[a-z](?:\([a-z]\))?)?|"
+    rf"\\frac\{{{_SEGMENT}\}}\{{{_SEGMENT}\}}|{_SEGMENT} ?[/:] ?{_SEGMENT}|[a-z](?: ?: ?[a-z])+"
+    rf"|\\frac\{{d\^?\d?[a-z]?\}}\{{d[a-z]\^?\d?\}}(?:[a-z](?:\([a-z]\))?)?|"
     r"\\text\{[^{}=]{1,60}\}(?:_\{?\w+\}?)?|[A-Z]?[a-z]{2,20}(?: [A-Za-z]{1,20}){0,5}"
 )
 _NAME = re.compile(rf"^(?:{_SIMPLE})$")
@@ -108,7 +112,8 @@ def in_name_order(form: Sequence) -> Sequence:
 _SET = r"(?:\\[RZNQC](?![A-Za-z])[^=<>]{0,12}|[\[(][^=<>]{1,30}[\])])"
 _DOMAIN = re.compile(
     rf"^(?P<formula>[^=]{{1,40}}=.+?)[,;]?\s?(?:\(\s?|\\text\{{\s?,?\s?)?"
-    rf"(?:(?:for|where|with)(?: all| every| any| each)?(?: real| reals| integers?| numbers?| values of)*(?: [a-z])?\s?\}}?\s?"
+    rf"(?:(?:for|where|with)(?: all| every| any| each)?(?: real| reals| integers?| numbers?"
+    rf"| values of)*(?: [a-z])?\s?\}}?\s?"
     rf"(?:\s?[a-z]?\s?(?:\\in\s?|\\text\{{ ?in ?\}} ?){_SET})?[a-z]?(?:\\text\{{ ?real(?: numbers?)? ?\}})?"
     rf"|(?<=[,;( ])[a-z]\s?\\in\s?{_SET})\s?\)?$",
     re.DOTALL,

@@ -1,8 +1,8 @@
 """A process that can be killed: start it, ask with a time limit, kill, replace.
 
-Used for grading and for the scorers of generated puzzles. The process is a module of this package that speaks in frames:
-{"ready": true} once it has started, then one reply a question, in order. Before a reply it may say {"loading": true} and
-later {"ready": true}; what it loads in between is not part of the time limit.
+Used for grading and for the scorers of generated puzzles. The process is a module of this package that speaks in
+frames: {"ready": true} once it has started, then one reply a question, in order. Before a reply it may say {"loading":
+true} and later {"ready": true}; what it loads in between is not part of the time limit.
 """
 
 import contextlib
@@ -48,10 +48,10 @@ class Worker:
         return self.ask_all([question], limit_s=limit_s)[0]
 
     def ask_all(self, questions: Sequence[Reply], *, limit_s: float | None = None) -> list[Reply]:
-        """The replies in order; an error is {"error": "timeout" | "worker_died" | "not_started" | what the process says}.
+        """The replies in order; an error is {"error": "timeout", "worker_died", "not_started" or the process's own}.
 
-        A process that somebody killed under a question is replaced and asked again, one that fell over it by itself once
-        more; one that is too slow is killed, and so is one that reports an error.
+        A process that somebody killed under a question is replaced and asked again, one that fell over it by itself
+        once more; one that is too slow is killed, and so is one that reports an error.
         """
         limit_s = self._limit_s if limit_s is None else limit_s
         frames = [encode(question) for question in questions]

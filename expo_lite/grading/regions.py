@@ -185,7 +185,7 @@ def _several(form: Sequence) -> Region | None:
 
 
 def _side_by_side(form: Sequence) -> Region | None:
-    """Intervals one after the other, with "or", "and" or commas: their union, if they lie apart; perhaps with inequalities."""
+    """Intervals with "or", "and" or commas between them: their union, if they lie apart."""
     parts = [region(item) for item in form.items]
     if len(parts) > 8 or not any(part is not None and part.name is None for part in parts):
         return None

@@ -3,13 +3,17 @@
 import re
 
 _VERBS = frozenset(
-    "is are was were be equals equal has have had needs need gets get makes make made earns earned costs cost pays paid takes "
-    "took spends spent saves saved sells sold buys bought gives gave contains contain requires require receives received owes "
+    "is are was were be equals equal has have had needs need gets get makes make made earns earned costs cost "
+    "pays paid takes "
+    "took spends spent saves saved sells sold buys bought gives gave contains contain requires require receives "
+    "received owes "
     "weighs ate eats drinks reads read walks walked travels travelled traveled ran runs becomes totals".split()
 )
 _DENIED = frozenset(
-    "not no never neither nor none nothing isn't aren't wasn't doesn't don't didn't cannot can't won't hardly except unless if "
-    "than false wrong incorrect without instead rather either or both maybe perhaps possibly probably might could but".split()
+    "not no never neither nor none nothing isn't aren't wasn't doesn't don't didn't cannot can't won't hardly "
+    "except unless if "
+    "than false wrong incorrect without instead rather either or both maybe perhaps possibly probably might "
+    "could but".split()
 )
 _MAX_WORDS = 10
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*[,:]?$")
@@ -20,7 +24,8 @@ _AMOUNT = re.compile(r"^(?:a total of|equal to|in total|exactly|just|only) ", re
 _ARROW = re.compile(r"^ ?(?:\\(?:therefore|Rightarrow|implies|to|rightarrow|Longrightarrow)(?![A-Za-z])|=>|→|⇒|∴|➡) ?")
 _MARK = re.compile(r" ?(?:\\(?:checkmark|blacksquare|square|qed|Box)(?![A-Za-z])|[✓✔✅☑■□∎]\ufe0f?)$")
 _ALL = re.compile(
-    r"^(?:\\text\{ ?)?(?:for )?all (?:real )?(?:numbers? |values? |of )*(?:\} ?)?(?=[A-Za-z] ?(?:[<>]|\\(?:le|ge|ne)(?![A-Za-z])))",
+    r"^(?:\\text\{ ?)?(?:for )?all (?:real )?(?:numbers? |values? |of )*(?:\} ?)?(?=[A-Za-z] ?(?:[<>]|\\(?:le|ge"
+    r"|ne)(?![A-Za-z])))",
     re.IGNORECASE,
 )
 

@@ -24,7 +24,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}$")
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Items between a pair of brackets; a bare list has none. `link` is what stands between them: "and", "or" or ","."""
+    """Items between brackets; a bare list has none. `link` is what stands between them: "and", "or" or ","."""
 
     opening: str
     closing: str
@@ -144,12 +144,14 @@ def _expanded(items: list[str]) -> tuple[str, ...]:
 
 
 _POINT = re.compile(
-    r"^(?:[A-Z]'? ?|(?:\\text\{ ?)?(?:the )?(?:point|vertex|center|centre|focus|ordered pair|pair|vector|coordinates)(?: at)? ?(?:[A-Z] ?)?\}? ?)"
+    r"^(?:[A-Z]'? ?|(?:\\text\{ ?)?(?:the )?(?:point|vertex|center|centre|focus|ordered pair|pair|vector"
+    r"|coordinates)(?: at)? ?(?:[A-Z] ?)?\}? ?)"
     r"=? ?(?=\()",
     re.IGNORECASE,
 )
 _UNIT_VECTORS = re.compile(
-    r"^(?P<i>[+-]?[^-+ij=,]{0,20})(?:\\hat ?|\\ihat|\{)?\{?i\}? ?(?P<j>[+-][^-+ijk=,]{0,20})(?:\\hat ?)?\{?j\}? ?(?:(?P<k>[+-][^-+k=,]{0,20})(?:\\hat ?)?\{?k\}?)?$"
+    r"^(?P<i>[+-]?[^-+ij=,]{0,20})(?:\\hat ?|\\ihat"
+    r"|\{)?\{?i\}? ?(?P<j>[+-][^-+ijk=,]{0,20})(?:\\hat ?)?\{?j\}? ?(?:(?P<k>[+-][^-+k=,]{0,20})(?:\\hat ?)?\{?k\}?)?$"
 )
 
 

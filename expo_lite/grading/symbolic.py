@@ -72,7 +72,7 @@ def _forms(normalised: str) -> list[Any]:
 
 
 def _is_read_whole(text: str) -> bool:
-    r"""Whether each number and each variable makes a difference to what math-verify reads: of "3 \\cup 4" it reads 3."""
+    r"""Whether each number and variable makes a difference to what math-verify reads: of "3 \cup 4" it reads 3."""
     read = _forms(text)[:1]
     tokens = list(_ATOM.finditer(text))
     if len(tokens) > _MAX_ATOMS:

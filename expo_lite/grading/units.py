@@ -20,9 +20,12 @@ _BLOCKED = frozenset(
     "larger smaller greater bigger lower higher negative positive even odd prime by from until "
     "such that any every some is are was be am pm noon midnight c k n x y z "
     # What makes another number of the one before it, or says what is thought of it.
-    "squared cubed factorial root permille permil permill promille mille basis doubled tripled halved quadrupled lakh crore gross "
-    "power choose fold ish times root log above below off short beyond versus vs instead rather wrong incorrect false true "
-    "invalid untrue maybe perhaps probably possibly guess nearly almost never sometimes unknown error mistake impossible yes nope".split()
+    "squared cubed factorial root permille permil permill promille mille basis doubled tripled halved quadrupled "
+    "lakh crore gross "
+    "power choose fold ish times root log above below off short beyond versus vs instead rather wrong incorrect "
+    "false true "
+    "invalid untrue maybe perhaps probably possibly guess nearly almost never sometimes unknown error mistake "
+    "impossible yes nope".split()
 )
 _PARTS = re.compile(
     r"(?:half|halve|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|twelfth|hundredth|thousandth|millionth|percentile|inverse|"
@@ -43,8 +46,8 @@ _PREFIX = re.compile(r"^([+-]?)\s?(?:US|CA|AU)?(\$|€|£|¥|₹|USD|EUR|Rs\.?)\
 class Unit:
     """What stands behind a number.
 
-    `dimensions` are powers of kinds of quantity, `factor` turns the number into base units, `scale` is a number word such
-    as million, `words` are those that no table knows ("apples").
+    `dimensions` are powers of kinds of quantity, `factor` turns the number into base units, `scale` is a number word
+    such as million, `words` are those that no table knows ("apples").
     """
 
     dimensions: tuple[tuple[str, int], ...] = ()

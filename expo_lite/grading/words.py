@@ -5,7 +5,8 @@ import re
 _SMALL = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen "
         "eighteen nineteen".split()
     )
 } | {
@@ -23,17 +24,20 @@ _NO = frozenset(("no", "false", "incorrect", "not true"))
 _NOTHING = {
     "dne": "does not exist", "does not exist": "does not exist", "doesn't exist": "does not exist",
     "no limit": "does not exist", "limit does not exist": "does not exist", "undefined": "undefined",
-    "not defined": "undefined", "no solution": "no solution", "no solutions": "no solution", r"\emptyset": "no solution",
+    "not defined": "undefined", "no solution": "no solution", "no solutions": "no solution", 
+    r"\emptyset": "no solution",
     r"\{\}": "no solution", r"\{ \}": "no solution", "empty set": "no solution", "the empty set": "no solution",
     "no real solution": "no real solution", "no real solutions": "no real solution", "infinity": r"\infty",
     r"+\infty": r"\infty", "+infinity": r"\infty", "positive infinity": r"\infty", "inf": r"\infty", "oo": r"\infty",
     "-infinity": r"-\infty", "negative infinity": r"-\infty", "-inf": r"-\infty", "minus infinity": r"-\infty",
     "all real numbers": r"\R", "all reals": r"\R", "the real numbers": r"\R", "all real x": r"\R", "reals": r"\R",
-    r"\infty": r"\infty", r"-\infty": r"-\infty", r"\r": r"\R", "infinitely many": "infinitely many", "infinitely many solutions": "infinitely many",
+    r"\infty": r"\infty", r"-\infty": r"-\infty", r"\r": r"\R", "infinitely many": "infinitely many",
+    "infinitely many solutions": "infinitely many",
 }  # fmt: skip
 
 _NO_SOLUTION = re.compile(
-    r"^(?:there (?:is|are|exists?) |(?:the |this )?(?:equation|system|inequality|problem|it)s? has )?no (?:real )?solutions?(?: exists?)?$"
+    r"^(?:there (?:is|are|exists?) |(?:the |this )?(?:equation|system|inequality|problem"
+    r"|it)s? has )?no (?:real )?solutions?(?: exists?)?$"
 )
 _CHOICE = re.compile(
     r"^(?:\\text\{\s?)?(?i:(?:the )?(?:answer choice|option|choice|letter|(?:correct )?answer)(?: is)?:? ?)?"
@@ -46,7 +50,8 @@ _IS_RIGHT = re.compile(
 )
 # What makes of "(A) ..." more than one choice, or none.
 _DOUBTED = re.compile(
-    r"^(?:\\text\{ ?)?(?:[,;/&]|(?:or|and|but|nor|not|is|isn't|was|wasn't|are|would|could|might|may|maybe|perhaps|probably|if|unless|"
+    r"^(?:\\text\{ ?)?(?:[,;/&]|(?:or|and|but|nor|not|is|isn't|was|wasn't|are|would|could|might|may|maybe"
+    r"|perhaps|probably|if|unless|"
     r"except|wrong|incorrect|false|instead|rather)\b)|(?<![A-Za-z])[(\[]?[A-J][)\]](?![A-Za-z])",
     re.IGNORECASE,
 )

@@ -1,9 +1,9 @@
 """The process that compares answers: `python -m expo_lite.grading.worker MEMORY_MIB LIMIT_S`.
 
-It reads one question after the other from its standard input and leaves at the end of it. It never imports torch, and sympy
-only for the first question that needs it. It has no time limit that it could enforce on itself in Python, since one big
-power or one pattern holds the interpreter lock for ever: the grader kills it, and if the grader is gone the kernel does,
-by an alarm that nothing catches.
+It reads one question after the other from its standard input and leaves at the end of it. It never imports torch, and
+sympy only for the first question that needs it. It has no time limit that it could enforce on itself in Python, since
+one big power or one pattern holds the interpreter lock for ever: the grader kills it, and if the grader is gone the
+kernel does, by an alarm that nothing catches.
 """
 
 import logging
