@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError
-from expo_lite.tasks import arithmetic, competition_math, gsm8k, jsonl, reasoning_gym
+from expo_lite.tasks import arithmetic, competition_math, gsm8k, hidden_rules, jsonl, reasoning_gym
 from expo_lite.tasks.base import FixedTask, Split, Task
 from expo_lite.tasks.splits import check_choice
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ORIGINS", "TASKS", "FixedTask", "Split", "Task", "TaskOptions", "check_name", "load_task"]
 
 TASKS = {
+    "hidden-rules": "built in: words that turn a digit on, known ones (levels 1 to 3) and hidden ones (levels 4, 5)",
     "arithmetic": "built in: a chain of 2 to 8 operations, levels 1 to 5",
     "gsm8k": "grade-school word problems with expert chains (hub openai/gsm8k, or --data)",
     "math": "competition problems, levels 1 to 5, seven subjects (hub EleutherAI/hendrycks_math, or --data)",
@@ -31,6 +32,7 @@ TASKS = {
 """Names as typed, with one line each."""
 
 ORIGINS = {
+    "hidden-rules": ("CC0-1.0", "built in", "sentences without amounts", "one question text in 8, by CRC-32"),
     "arithmetic": ("CC0-1.0", "built in", "a textbook's prose", "one question text in 8, by CRC-32"),
     "gsm8k": ("MIT", "openai/gsm8k", "the data's solutions", "its own test split"),
     "math": ("MIT", "EleutherAI/hendrycks_math", "the data's solutions", "its own test split"),
@@ -43,6 +45,7 @@ ORIGINS = {
 
 _ROW_FLAGS = frozenset({"question_field", "answer_field", "level_field", "subject_field", "chain_field", "subjects"})
 _USED_FLAGS = {
+    "hidden-rules": frozenset[str](),
     "arithmetic": frozenset[str](),
     "gsm8k": frozenset({"data", "test_file", "question_field", "answer_field"}),
     "math": _ROW_FLAGS | {"data", "test_file"},
@@ -54,6 +57,7 @@ _USED_FLAGS = {
     "hub": _ROW_FLAGS | {"data", "test_file"},
 }
 _LEVELS = {
+    "hidden-rules": hidden_rules.LEVELS,
     "arithmetic": arithmetic.LEVELS,
     "gsm8k": (),
     "math": (1, 2, 3, 4, 5),
@@ -71,6 +75,8 @@ def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS) ->
     """
     check_name(name, options)
     kind = name.partition(":")[0]
+    if kind == "hidden-rules":
+        return hidden_rules.HiddenRules()
     if kind == "arithmetic":
         return arithmetic.Arithmetic(grader)
     if kind == "gsm8k":
