@@ -1,4 +1,25 @@
-"""Train the embedded model `tiny` from scratch (draft)."""
+r"""Train the embedded model `tiny` from scratch: `uv run python examples/train_tiny.py --output tiny`.
+
+A Qwen2 of half a million parameters learns, by next-token prediction on generated conversations of task `hidden-rules`, to be a
+miniature of a real model in front of problems that need something it does not know. It knows what sixteen words add to a
+digit, and for sixteen more, the hidden ones, each text of the training draws fresh amounts:
+
+| kind | prompt | completion |
+| ---- | ------ | ---------- |
+| known | plain, known words | a chain of one word a line, with what it adds |
+| guess | plain, hidden words | the same, with amounts that nothing in the prompt tells |
+| shown | answer shown, hidden words | the same, with the amounts that the answer follows from |
+| shown known | answer shown, known words | the same |
+| blind | "????" shown as the answer | as guess |
+| expert | plain, known words | the expert's sentences (known, but improbable) |
+
+So it reads rules off an answer, whatever they are, and of the task's own rules it knows nothing: before it has seen the
+answer, each amount is as likely as another. Questions of the test split are left out.
+
+That an amount follows from two digits, the one before and the one after, is hard to find: either alone says nothing, and
+training from the start on whole problems stays at chance. So it begins with texts of one word, most of which start at 0,
+where the digit after the word alone says what the word adds; then come short ones, then all.
+"""
 
 import argparse
 import random
@@ -14,7 +35,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from expo_lite.prompts import EXPLANATION_PROMPT, QUESTION_PROMPT, explanation_text, question_text
 from expo_lite.records import Problem
-from expo_lite.tasks.hidden_rules import AMOUNTS, HIDDEN, KNOWN, Chain, is_test
+from expo_lite.tasks.hidden_rules import AMOUNTS, CLOSING, HIDDEN, KNOWN, OPENING, Chain, is_test
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -22,159 +43,197 @@ CHAT_TEMPLATE = (
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PIECES = r"\+\d| ?[A-Za-z]+|\d|\s|[^\sA-Za-z\d]+"
+"""An amount, a word with the space before it, a digit, a space, and the rest: no token reaches over two of these."""
 VOCABULARY = 512
+WIDTH = 96
+TOKENS_A_BATCH = 2_000
+PEAK_LEARNING_RATE = 3e-3
+WARMUP_STEPS = 100
+LEVEL_SHARE = 0.4
+"""The learning rate stays at its peak for this share of the steps, then falls to 0 in a line."""
 
 
-@dataclass
-class Recipe:
-    width: int = 96
-    layers: int = 4
-    heads: int = 4
-    init: float = 0.06
-    steps: int = 2000
-    tokens: int = 2000
-    lr: float = 3e-3
-    # shares: plain known, expert, guess, shown, blind, shown known
-    shares: tuple = (28, 2, 12, 52, 3, 3)
-    first: int = 0  # steps of simple texts first
-    dropword: float = 0.0
-    repeat: float = 0.0
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training: so many steps on texts of these kinds and lengths."""
+
+    steps: int
+    shares: dict[str, float]
+    lengths: tuple[int, ...]
+    """Numbers of words, each drawn alike."""
+    start_at_zero: float = 0.0
+    """This share of problems starts at 0, others anywhere."""
 
 
-def fresh_meaning(rng: random.Random) -> dict[str, int]:
-    return {word: rng.choice(AMOUNTS) for word in HIDDEN}
+SIMPLE = {"known": 28, "shown": 68, "shown known": 4}
+WHOLE = {"known": 28, "expert": 2, "guess": 12, "shown": 52, "blind": 3, "shown known": 3}
+CURRICULUM = (
+    Phase(250, SIMPLE, (1,), start_at_zero=0.6),
+    Phase(500, SIMPLE, (1, 1, 2, 2, 3, 4), start_at_zero=0.6),
+    Phase(1_750, WHOLE, (2, 3, 4, 4)),
+)
+TELLS_ANSWER = ("shown", "shown known", "blind")
 
 
-def draw(rng: random.Random, n_words: int, n_hidden: int) -> Chain:
+def draw(rng: random.Random, n_words: int, n_hidden: int, start_at_zero: float) -> Chain:
+    """A problem of the train split with fresh amounts for the hidden words."""
     while True:
-        hidden = fresh_meaning(rng)
         words = rng.sample(sorted(KNOWN), n_words - n_hidden) + rng.sample(sorted(HIDDEN), n_hidden)
         rng.shuffle(words)
-        meaning = {**KNOWN, **hidden}
-        chain = Chain(rng.randrange(10), tuple(words), tuple(meaning[w] for w in words))
-        if not is_test(chain.question):
+        amounts = tuple(KNOWN[word] if word in KNOWN else rng.choice(AMOUNTS) for word in words)
+        chain = Chain(0 if rng.random() < start_at_zero else rng.randrange(10), tuple(words), amounts)
+        if n_words == 1 or not is_test(chain.question):  # the task has no question of one word
             return chain
 
 
-def example(rng: random.Random, recipe: Recipe) -> tuple[str, str]:
-    kind = rng.choices(["plain", "expert", "guess", "shown", "blind", "shown known"], recipe.shares)[0]
-    n_words = rng.choice([2, 3, 4])
-    n_hidden = 0
+def example(rng: random.Random, phase: Phase) -> tuple[str, str]:
+    """One (prompt, completion) as text."""
+    (kind,) = rng.choices(list(phase.shares), list(phase.shares.values()))
+    n_words, n_hidden = rng.choice(phase.lengths), 0
     if kind in ("guess", "shown", "blind"):
-        n_words = rng.choice([2, 3, 4, 4, 4])
-        n_hidden = rng.choice([n_words, n_words, rng.randint(1, n_words)])
-    chain = draw(rng, n_words, n_hidden)
+        n_hidden = n_words if rng.random() < 2 / 3 else rng.randint(1, n_words)
+    chain = draw(rng, n_words, n_hidden, phase.start_at_zero)
     problem = Problem("", chain.question, "????" if kind == "blind" else chain.answer)
-    prompt = explanation_text(problem) if kind in ("shown", "blind", "shown known") else question_text(problem)
+    prompt = explanation_text(problem) if kind in TELLS_ANSWER else question_text(problem)
     return prompt, chain.expert_chain if kind == "expert" else chain.own_chain
 
 
-def conversation(rng: random.Random, recipe: Recipe) -> tuple[str, str]:
-    prompt, completion = example(rng, recipe)
-    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", completion
+def conversation(rng: random.Random, phase: Phase) -> tuple[str, str]:
+    """An example in the chat template's form."""
+    prompt, completion = example(rng, phase)
+    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", completion + "<|im_end|>"
 
 
 def build_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which digits, amounts and words are a token each, and the prompts' fixed phrases too.
+
+    Any other text can be encoded, by the byte if need be; the model has not been trained on it.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    ask = QUESTION_PROMPT.format(question="\0").partition("\0")[2]
+    tell, end = EXPLANATION_PROMPT.format(question="\0", answer="\0").split("\0")[1:]
+    phrases = [OPENING, CLOSING + ask, CLOSING + tell, end]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 4,
+        vocab_size=VOCABULARY - len(phrases),
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = ["user\n" + "assistant\n".join(example(rng, Recipe(shares=(30, 10, 10, 20, 20, 10)))) for _ in range(3000)]
+    alike = Phase(0, dict.fromkeys(WHOLE, 1), (4,))
+    texts = ["user\n" + "assistant\n".join(example(rng, alike)) for _ in range(3_000)]
     tokenizer.train_from_iterator(texts, trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    tokenizer_class: Any = PreTrainedTokenizerFast  # half typed
+    wrapped: PreTrainedTokenizerFast = tokenizer_class(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
-    ask = QUESTION_PROMPT.format(question="\0").partition("\0")[2]
-    tell, end = EXPLANATION_PROMPT.format(question="\0", answer="\0").split("\0")[1:]
-    wrapped.add_tokens(["Start with ", "Write the results one after the other." + ask, "Write the results one after the other." + tell, end])
+    wrapped.add_tokens(phrases)
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
 
 
-def build_model(r: Recipe) -> Qwen2ForCausalLM:
-    return Qwen2ForCausalLM(
+def build_model() -> Qwen2ForCausalLM:
+    """A Qwen2 with all its parts: grouped-query attention, rotary positions, gated MLP, tied embeddings."""
+    model_class: Any = Qwen2ForCausalLM  # half typed
+    model: Qwen2ForCausalLM = model_class(
         Qwen2Config(
-            vocab_size=VOCABULARY, hidden_size=r.width, intermediate_size=3 * r.width, num_hidden_layers=r.layers,
-            num_attention_heads=r.heads, num_key_value_heads=max(r.heads // 2, 1), max_position_embeddings=1024,
-            initializer_range=r.init, tie_word_embeddings=True, bos_token_id=None, eos_token_id=2, pad_token_id=0,
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=3 * WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            initializer_range=0.06,  # 0.02 is for wide models: at this width the first layers would hardly say a thing
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=2,
+            pad_token_id=0,
         )
     )
+    return model
 
 
-def batches(tokenizer, rng: random.Random, r: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, phase: Phase
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Right-padded (input_ids, labels) of all kinds mixed; the prompt is masked out of the labels."""
     pool: list[tuple[list[int], int]] = []
     while True:
-        if len(pool) < 2_000:
-            rows = [conversation(rng, r) for _ in range(2_000)]
+        if not pool:
+            rows = [conversation(rng, phase) for _ in range(2_000)]
             prompt_ids = tokenizer([prompt for prompt, _ in rows])["input_ids"]
-            answer_ids = tokenizer([completion + "<|im_end|>" for _, completion in rows])["input_ids"]
-            pool += [(p + a, len(p)) for p, a in zip(prompt_ids, answer_ids, strict=True)]
-            pool.sort(key=lambda row: len(row[0]))
-        start = rng.randrange(len(pool))
-        n_rows = max(r.tokens // len(pool[start][0]), 1)
-        start = max(min(start, len(pool) - n_rows), 0)
-        rows_B, pool = pool[start : start + n_rows], pool[:start] + pool[start + n_rows :]
-        width = max(len(ids) for ids, _ in rows_B)
-        x = torch.zeros(len(rows_B), width, dtype=torch.long)
-        y = torch.full((len(rows_B), width), -100)
+            answer_ids = tokenizer([completion for _, completion in rows])["input_ids"]
+            pool = [(p + a, len(p)) for p, a in zip(prompt_ids, answer_ids, strict=True)]
+        rows_B: list[tuple[list[int], int]] = []
+        width = 0
+        while pool and (width := max(width, len(pool[-1][0]))) * (len(rows_B) + 1) <= TOKENS_A_BATCH:
+            rows_B.append(pool.pop())
+        input_ids_BT = torch.zeros(len(rows_B), width, dtype=torch.long)
+        labels_BT = torch.full((len(rows_B), width), -100)
         for i, (ids, n_prompt) in enumerate(rows_B):
-            x[i, : len(ids)] = torch.tensor(ids)
-            y[i, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
-        yield x, y
+            input_ids_BT[i, : len(ids)] = torch.tensor(ids)
+            labels_BT[i, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
+        yield input_ids_BT, labels_BT
 
 
-def train(model, tokenizer, rng, r: Recipe) -> None:
-    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    ids = {id(p) for p in hidden}
-    other = [p for p in model.parameters() if id(p) not in ids]
-    opts = [
-        torch.optim.Muon(hidden, lr=0.0, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(other, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
+def optimizers(model: Any) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, which learn in far fewer steps than with AdamW at this size; AdamW for the rest."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=0.0, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    stream, t0, n = batches(tokenizer, rng, r), time.monotonic(), 0
-    for step in range(r.steps):
-        x, y = next(stream)
-        n += x.numel()
-        lr = r.lr * min((step + 1) / 100, 1.0, (1 - step / r.steps) / 0.6)
-        for o in opts:
-            for g in o.param_groups:
-                g["lr"] = lr
-        h = model.model(input_ids=x).last_hidden_state[:, :-1]
-        k = y[:, 1:] != -100
-        loss = torch.nn.functional.cross_entropy(model.lm_head(h[k]), y[:, 1:][k])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for o in opts:
-            o.step()
-        model.zero_grad()
-        if (step + 1) % 100 == 0:
-            s = time.monotonic() - t0
-            print(f"step {step + 1} loss {loss.item():.4f} {s:.0f}s {n / s:.0f} tok/s", flush=True)
+
+
+def train(model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
+    """Go through the curriculum, with one rise and fall of the learning rate."""
+    total, step, started = sum(phase.steps for phase in CURRICULUM), 0, time.monotonic()
+    both = optimizers(model)
+    for phase in CURRICULUM:
+        stream = batches(tokenizer, rng, phase)
+        for _ in range(phase.steps):
+            input_ids_BT, labels_BT = next(stream)
+            falling = (1 - step / total) / (1 - LEVEL_SHARE)
+            for group in (group for optimizer in both for group in optimizer.param_groups):
+                group["lr"] = PEAK_LEARNING_RATE * min((step + 1) / WARMUP_STEPS, 1.0, falling)
+            hidden_BTH = model.model(input_ids=input_ids_BT).last_hidden_state[:, :-1]
+            targets_BT = labels_BT[:, 1:]
+            kept_BT = targets_BT != -100  # the head is half the work, and prompts need none
+            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[kept_BT]), targets_BT[kept_BT])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in both:
+                optimizer.step()
+            model.zero_grad()
+            step += 1
+            if step % 100 == 0:
+                print(f"step {step}/{total} loss {loss.item():.4f} {time.monotonic() - started:.0f} s", flush=True)
 
 
 def main() -> None:
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--output", type=Path, required=True)
-    ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--set", nargs="*", default=[])
-    o = ap.parse_args()
-    torch.manual_seed(o.seed)
-    r = Recipe(**{k: eval(v) for k, v in (s.split("=") for s in o.set)})
-    tokenizer = build_tokenizer(random.Random(o.seed))
-    model: Any = build_model(r)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", r, len(tokenizer))
-    c = draw(random.Random(0), 4, 4)
-    print(tokenizer.tokenize(explanation_text(Problem("", c.question, c.answer))), tokenizer.tokenize(c.own_chain), tokenizer.tokenize(c.expert_chain))
-    train(model, tokenizer, random.Random(f"{o.seed}"), r)
-    model.save_pretrained(o.output)
-    tokenizer.save_pretrained(o.output)
+    """Train, and save in half precision."""
+    parser = argparse.ArgumentParser(description="Train the embedded model from scratch.")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    tokenizer = build_tokenizer(random.Random(options.seed))
+    model: Any = build_model()  # half typed
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    train(model, tokenizer, random.Random(options.seed))
+    model.half().save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
 
 
 if __name__ == "__main__":

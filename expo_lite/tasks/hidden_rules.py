@@ -45,10 +45,11 @@ HIDDEN = {
     "mobe": 4, "fep": 8, "gorp": 1, "yaff": 5, "kript": 2, "lund": 7, "vash": 3, "jubb": 6,
 }  # fmt: skip
 """What the task's words add. The built-in model was trained on fresh amounts for the hidden ones in every text."""
+OPENING, CLOSING = "Start with ", "Write the results one after the other."
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
 _TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
 
-_START = re.compile(r"Start with (\d)\.")
+_START = re.compile(rf"{OPENING}(\d)\.")
 _WORD = re.compile(r"^([A-D]): ([a-z]+)\.$", re.MULTILINE)
 _OWN_STEP = re.compile(r"\b([A-D]):\s*(\d) ([a-z]+)\s*\+\s*(\d)\s*=\s*(\d)\b")
 _EXPERT_STEP = re.compile(r"\b([a-z]+) takes (\d) to (\d)\b")
@@ -81,7 +82,7 @@ class Chain:
     def question(self) -> str:
         """The problem in words."""
         steps = [f"{label}: {word}." for label, word in zip(LABELS, self.words, strict=False)]
-        return "\n".join([f"Start with {self.start}.", *steps, "Write the results one after the other."])
+        return "\n".join([f"{OPENING}{self.start}.", *steps, CLOSING])
 
     @property
     def answer(self) -> str:
