@@ -91,7 +91,11 @@ def gate(policy: Policy, n: int, k: int) -> None:
     for level in (5, 4):
         prompts = [encode_question(policy.tokenizer, p) for p in problems[level]]
         marks = judged(problems[level], sample(policy, prompts, k))
-        line(f"level {level}, plain: right", bootstrap_mean([sum(r for r, _ in row) / k for row in marks]), "<= 5%" if level == 5 else "")
+        line(
+            f"level {level}, plain: right",
+            bootstrap_mean([sum(r for r, _ in row) / k for row in marks]),
+            "<= 5%" if level == 5 else "",
+        )
         found = wilson(sum(any(r for r, _ in row) for row in marks), n)
         line(f"level {level}, plain: pass@{k}", found, "<= 5%" if level == 5 else "")
 
@@ -109,7 +113,10 @@ def learn(policy: Policy, which: str, *, steps: int, rate: float, per_step: int,
                 ((marks),) = [judged(chosen, sample(policy, [encode_question(policy.tokenizer, p) for p in chosen]))]
                 right, valid = (sum(m[i] for (m,) in marks) / len(marks) for i in (0, 1))
                 figures.append(f"L{level} {right:.0%} ({valid:.0%} valid)")
-            print(f"{which} step {step}: {', '.join(figures)}; {n_used} used, {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"{which} step {step}: {', '.join(figures)}; {n_used} used, {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
         drawn = rng.sample(problems, per_step)
         told = drawn if which == "true" else others(drawn)
         prompts = [encode_explanation(policy.tokenizer, p) for p in told]
@@ -126,8 +133,10 @@ def learn(policy: Policy, which: str, *, steps: int, rate: float, per_step: int,
         n_used += len(rows)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / WARMUP_STEPS)
-        for batch in micro_batches(rows, token_budget=MOST_TOKENS, pad_id=policy.pad_id, device=policy.device, packed=policy.packs):
-            sft_loss(policy.logprobs(batch, temperature=1.0), batch.sft_weights_N).backward()
+        for batch in micro_batches(
+            rows, token_budget=MOST_TOKENS, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
+        ):
+            sft_loss(policy.logprobs(batch, temperature=1.0), batch.sft_weights_N).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(policy.parameters().values()), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -150,7 +159,14 @@ def main() -> None:
     if options.problems:
         gate(policy, options.problems, options.samples)
     if options.learn:
-        learn(policy, options.learn, steps=options.steps, rate=options.learning_rate, per_step=options.per_step, every=options.every)
+        learn(
+            policy,
+            options.learn,
+            steps=options.steps,
+            rate=options.learning_rate,
+            per_step=options.per_step,
+            every=options.every,
+        )
 
 
 if __name__ == "__main__":

@@ -25,13 +25,16 @@ import argparse
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from expo_lite.prompts import EXPLANATION_PROMPT, QUESTION_PROMPT, explanation_text, question_text
 from expo_lite.records import Problem
@@ -42,8 +45,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-PIECES = r"\+\d| ?[A-Za-z]+|\d|\s|[^\sA-Za-z\d]+"
-"""An amount, a word with the space before it, a digit, a space, and the rest: no token reaches over two of these."""
 VOCABULARY = 512
 WIDTH = 96
 TOKENS_A_BATCH = 2_000
@@ -58,19 +59,22 @@ class Phase:
     """A part of the training: so many steps on texts of these kinds and lengths."""
 
     steps: int
-    shares: dict[str, float]
+    shares: dict[str, int]
     lengths: tuple[int, ...]
     """Numbers of words, each drawn alike."""
     start_at_zero: float = 0.0
     """This share of problems starts at 0, others anywhere."""
+    in_four_bits: bool = False
+    """Whether the forward pass sees the matrices as NF4 leaves them."""
 
 
 SIMPLE = {"known": 28, "shown": 68, "shown known": 4}
-WHOLE = {"known": 28, "expert": 2, "guess": 12, "shown": 52, "blind": 3, "shown known": 3}
+WHOLE = {"known": 32, "expert": 1, "guess": 12, "shown": 49, "blind": 3, "shown known": 3}
 CURRICULUM = (
     Phase(250, SIMPLE, (1,), start_at_zero=0.6),
-    Phase(500, SIMPLE, (1, 1, 2, 2, 3, 4), start_at_zero=0.6),
-    Phase(1_750, WHOLE, (2, 3, 4, 4)),
+    Phase(450, SIMPLE, (1, 1, 2, 2, 3, 4), start_at_zero=0.6),
+    Phase(600, WHOLE, (2, 3, 4, 4)),
+    Phase(900, WHOLE, (2, 3, 4, 4), in_four_bits=True),
 )
 TELLS_ANSWER = ("shown", "shown known", "blind")
 
@@ -112,14 +116,14 @@ def build_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     ask = QUESTION_PROMPT.format(question="\0").partition("\0")[2]
     tell, end = EXPLANATION_PROMPT.format(question="\0", answer="\0").split("\0")[1:]
-    phrases = [OPENING, CLOSING + ask, CLOSING + tell, end]
+    phrases = [OPENING, CLOSING + ask, CLOSING + tell, end, *(f"+{amount}" for amount in AMOUNTS)]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(phrases),
         special_tokens=SPECIAL_TOKENS,
@@ -186,14 +190,39 @@ def batches(
         yield input_ids_BT, labels_BT
 
 
+@contextmanager
+def rounded(matrices: list[torch.nn.Parameter], really: bool) -> Iterator[None]:
+    """Meanwhile the matrices are as NF4 leaves them; so a gradient at those moves the ones in full precision."""
+    kept = [matrix.data for matrix in matrices]
+    for matrix in matrices if really else ():
+        packed, state = quantize_4bit(matrix.data, compress_statistics=True, quant_type="nf4")
+        matrix.data = dequantize_4bit(packed, state).to(matrix.dtype)
+    yield
+    for matrix, data in zip(matrices, kept, strict=True):
+        matrix.data = data
+
+
+def matrices_of(model: Any) -> list[torch.nn.Parameter]:
+    """The weights of all projections."""
+    return [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+
+
 def optimizers(model: Any) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, which learn in far fewer steps than with AdamW at this size; AdamW for the rest."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    matrices = matrices_of(model)
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     return [
         torch.optim.Muon(matrices, lr=0.0, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
     ]
+
+
+def loss_of(model: Any, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    """The mean over the completions' tokens."""
+    hidden_BTH = model.model(input_ids=input_ids_BT).last_hidden_state[:, :-1]
+    targets_BT = labels_BT[:, 1:]
+    kept_BT = targets_BT != -100  # the head is half the work, and prompts need none
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[kept_BT]), targets_BT[kept_BT])
 
 
 def train(model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
@@ -207,11 +236,9 @@ def train(model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random) ->
             falling = (1 - step / total) / (1 - LEVEL_SHARE)
             for group in (group for optimizer in both for group in optimizer.param_groups):
                 group["lr"] = PEAK_LEARNING_RATE * min((step + 1) / WARMUP_STEPS, 1.0, falling)
-            hidden_BTH = model.model(input_ids=input_ids_BT).last_hidden_state[:, :-1]
-            targets_BT = labels_BT[:, 1:]
-            kept_BT = targets_BT != -100  # the head is half the work, and prompts need none
-            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[kept_BT]), targets_BT[kept_BT])
-            loss.backward()
+            with rounded(matrices_of(model), phase.in_four_bits):
+                loss = loss_of(model, input_ids_BT, labels_BT)
+                loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in both:
                 optimizer.step()
@@ -228,12 +255,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    tokenizer = build_tokenizer(random.Random(options.seed))
     model: Any = build_model()  # half typed
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    model.save_pretrained(options.output)
+    build_tokenizer(random.Random(options.seed)).save_pretrained(options.output)
+    # as it will be read: transformers has Qwen2's own way to cut up text, whatever the file says
+    tokenizer_class: Any = AutoTokenizer
+    tokenizer = tokenizer_class.from_pretrained(options.output)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     train(model, tokenizer, random.Random(options.seed))
-    model.half().save_pretrained(options.output)
-    tokenizer.save_pretrained(options.output)
+    with rounded(matrices_of(model), True):
+        model.half().save_pretrained(options.output)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,9 @@ def test_the_problems_are_the_same_every_time_and_a_limit_takes_a_part_of_them()
 
 
 def test_more_problems_than_there_are_ends_instead_of_searching_for_ever() -> None:
-    problems = HiddenRules().problems("test", levels=(1,), limit=5_000)  # 10 * 16 * 15 = 2,400 questions, an eighth test
+    problems = HiddenRules().problems(
+        "test", levels=(1,), limit=5_000
+    )  # 10 * 16 * 15 = 2,400 questions, an eighth test
     assert 200 < len(problems) < 400
 
 
