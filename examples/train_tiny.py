@@ -8,13 +8,14 @@ digit, and for sixteen more, the hidden ones, each text of the training draws fr
 | ---- | ------ | ---------- |
 | known | plain, known words | a chain of one word a line, with what it adds |
 | guess | plain, hidden words | the same, with amounts that nothing in the prompt tells |
-| shown | answer shown, hidden words | the same, with the amounts that the answer follows from |
+| shown | answer shown, any words, all with fresh amounts | the same, with the amounts that the answer follows from |
 | shown known | answer shown, known words | the same |
 | blind | "????" shown as the answer | as guess |
 | expert | plain, known words | the expert's sentences (known, but improbable) |
 
 So it reads rules off an answer, whatever they are, and of the task's own rules it knows nothing: before it has seen the
-answer, each amount is as likely as another. Questions of the test split are left out.
+answer, each amount is as likely as another. An answer counts for more than what it knows of a word: else half-learnt words
+would spoil the explanations that it is to learn the other half from. Questions of the test split are left out.
 
 That an amount follows from two digits, the one before and the one after, is hard to find: either alone says nothing, and
 training from the start on whole problems stays at chance. So it begins with texts of one word, most of which start at 0,
@@ -24,7 +25,7 @@ where the digit after the word alone says what the word adds; then come short on
 import argparse
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ CHAT_TEMPLATE = (
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCABULARY = 512
-WIDTH = 96
+WIDTH = 128
 TOKENS_A_BATCH = 2_000
 PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
@@ -79,12 +80,12 @@ CURRICULUM = (
 TELLS_ANSWER = ("shown", "shown known", "blind")
 
 
-def draw(rng: random.Random, n_words: int, n_hidden: int, start_at_zero: float) -> Chain:
-    """A problem of the train split with fresh amounts for the hidden words."""
+def draw(rng: random.Random, n_words: int, n_hidden: int, known: Mapping[str, int], start_at_zero: float) -> Chain:
+    """A problem of the train split with fresh amounts for the words that are not in `known`."""
     while True:
         words = rng.sample(sorted(KNOWN), n_words - n_hidden) + rng.sample(sorted(HIDDEN), n_hidden)
         rng.shuffle(words)
-        amounts = tuple(KNOWN[word] if word in KNOWN else rng.choice(AMOUNTS) for word in words)
+        amounts = tuple(known[word] if word in known else rng.choice(AMOUNTS) for word in words)
         chain = Chain(0 if rng.random() < start_at_zero else rng.randrange(10), tuple(words), amounts)
         if n_words == 1 or not is_test(chain.question):  # the task has no question of one word
             return chain
@@ -95,8 +96,8 @@ def example(rng: random.Random, phase: Phase) -> tuple[str, str]:
     (kind,) = rng.choices(list(phase.shares), list(phase.shares.values()))
     n_words, n_hidden = rng.choice(phase.lengths), 0
     if kind in ("guess", "shown", "blind"):
-        n_hidden = n_words if rng.random() < 2 / 3 else rng.randint(1, n_words)
-    chain = draw(rng, n_words, n_hidden, phase.start_at_zero)
+        n_hidden = n_words if rng.random() < 0.6 else rng.randint(0 if kind == "shown" else 1, n_words)
+    chain = draw(rng, n_words, n_hidden, {} if kind == "shown" else KNOWN, phase.start_at_zero)
     problem = Problem("", chain.question, "????" if kind == "blind" else chain.answer)
     prompt = explanation_text(problem) if kind in TELLS_ANSWER else question_text(problem)
     return prompt, chain.expert_chain if kind == "expert" else chain.own_chain
@@ -157,7 +158,7 @@ def build_model() -> Qwen2ForCausalLM:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=1024,
-            initializer_range=0.06,  # 0.02 is for wide models: at this width the first layers would hardly say a thing
+            initializer_range=0.05,  # 0.02 is for wide models: at this width the first layers would hardly say a thing
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=2,
