@@ -3,13 +3,13 @@ r"""Measure what the embedded model must be able to do, and must not: `uv run py
 All on held-out problems of task `hidden-rules`, at temperature 1, with the prompts, the sampler and the four-bit weights that training
 uses. Prints the table of the model's card, each figure with its 95% interval and the gate that it must pass.
 
-With `--learn true` (or `wrong`) it then trains a LoRA adapter on explanations of level 5 and says what came of it: true ones are sampled with the true
-answer shown and kept if the answer is right; wrong ones with another problem's answer shown, and kept whatever they say.
+With `--learn true` (or `wrong`) it then trains an adapter on explanations of all levels, which the untrained model has written
+once: true ones with the true answer shown, and kept if their answer is right; wrong ones with another problem's answer
+shown, and kept whatever they say. So it shows whether the hidden words can be learnt from explanations at all.
 """
 
 import argparse
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -100,46 +100,53 @@ def gate(policy: Policy, n: int, k: int) -> None:
         line(f"level {level}, plain: pass@{k}", found, "<= 5%" if level == 5 else "")
 
 
-def learn(policy: Policy, which: str, *, steps: int, rate: float, per_step: int, every: int) -> None:
-    """Train on explanations of level 5 behind the plain prompt; print level 5 and the easy levels as it goes."""
-    problems = TASK.problems("train", levels=(5,))
-    tests = {level: TASK.problems("test", levels=(level,), limit=100) for level in TASK.levels}
-    optimizer = torch.optim.AdamW(list(policy.parameters().values()), lr=rate, weight_decay=0.0)
-    rng, n_used, started = random.Random(0), 0, time.monotonic()
-    for step in range(steps + 1):
-        if step % every == 0:
-            figures = []
-            for level, chosen in tests.items():
-                ((marks),) = [judged(chosen, sample(policy, [encode_question(policy.tokenizer, p) for p in chosen]))]
-                right, valid = (sum(m[i] for (m,) in marks) / len(marks) for i in (0, 1))
-                figures.append(f"L{level} {right:.0%} ({valid:.0%} valid)")
-            print(
-                f"{which} step {step}: {', '.join(figures)}; {n_used} used, {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
-        drawn = rng.sample(problems, per_step)
-        told = drawn if which == "true" else others(drawn)
-        prompts = [encode_explanation(policy.tokenizer, p) for p in told]
-        completions = policy.sample([SampleRequest(p, 1) for p in prompts], SamplingParams(1.0, LONGEST), seed=step + 1)
-        kept = [
-            (problem, c)
-            for problem, (c,) in zip(drawn, completions, strict=True)
-            if which == "wrong" or TASK.grade(problem, c.text).correct
-        ]
-        rows = [
-            Row(encode_question(policy.tokenizer, p), c.token_ids, sft_weight=1 / len(kept) / len(c.token_ids))
-            for p, c in kept
-        ]
-        n_used += len(rows)
+def explanations(policy: Policy, which: str, n_a_level: int) -> list[tuple[Problem, tuple[int, ...]]]:
+    """Explanations by the untrained policy: of true answers those that are right, of wrong answers all."""
+    problems = TASK.problems("train", limit=n_a_level)
+    told = problems if which == "true" else others(problems)
+    requests = [SampleRequest(encode_explanation(policy.tokenizer, p), 1) for p in told]
+    completions = policy.sample(requests, SamplingParams(1.0, LONGEST), seed=1)
+    return [
+        (problem, c.token_ids)
+        for problem, (c,) in zip(problems, completions, strict=True)
+        if which == "wrong" or TASK.grade(problem, c.text).correct
+    ]
+
+
+def report(policy: Policy, tests: dict[int, list[Problem]], head: str) -> None:
+    """Right and valid by level, one plain completion of each problem."""
+    figures = []
+    for chosen in tests.values():
+        marks = judged(chosen, sample(policy, [encode_question(policy.tokenizer, p) for p in chosen]))
+        right, valid = (wilson(sum(mark[i] for (mark,) in marks), len(marks)) for i in (0, 1))
+        interval = f"{100 * right.low:.0f}-{100 * right.high:.0f}"
+        figures.append(f"{100 * right.value:.1f}% ({interval}), valid {100 * valid.value:.1f}%")
+    print(f"| {head} | {' | '.join(figures)} |", flush=True)
+
+
+def learn(policy: Policy, which: str, *, steps: int, rate: float, every: int, n_a_level: int) -> None:
+    """Train a fresh adapter on explanations behind the plain prompt; print what it can do as it goes."""
+    tests = {level: TASK.problems("test", levels=(level,), limit=200) for level in (3, 5)}
+    chains, parameters = explanations(policy, which, n_a_level), list(policy.parameters().values())
+    optimizer, rng = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0), random.Random(0)
+    print(
+        f"\n| explanations of {which} answers: {len(chains)} | level 3, plain | level 5, plain |\n| --- | --- | --- |"
+    )
+    report(policy, tests, "step 0")
+    for step in range(1, steps + 1):
+        drawn = rng.sample(chains, 8)
+        rows = [Row(encode_question(policy.tokenizer, p), ids, sft_weight=1 / 8 / len(ids)) for p, ids in drawn]
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / WARMUP_STEPS)
+            group["lr"] = rate * min(1.0, step / WARMUP_STEPS)
         for batch in micro_batches(
             rows, token_budget=MOST_TOKENS, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
         ):
             sft_loss(policy.logprobs(batch, temperature=1.0), batch.sft_weights_N).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(list(policy.parameters().values()), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if step % every == 0:
+            report(policy, tests, f"step {step}")
 
 
 def main() -> None:
@@ -149,11 +156,11 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=200, help="held-out problems a level")
     parser.add_argument("--samples", type=int, default=64, help="completions a problem for pass@k")
     parser.add_argument("--bits", type=int, default=4, choices=[4, 16])
-    parser.add_argument("--learn", choices=["true", "wrong"])
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--per-step", type=int, default=8, help="explanations sampled a step")
-    parser.add_argument("--every", type=int, default=50)
+    parser.add_argument("--learn", choices=["true", "wrong"], help="then train on explanations of these answers")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--every", type=int, default=50, help="steps between measurements")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--explained", type=int, default=64, help="problems a level to learn from")
     options = parser.parse_args()
     policy = load_policy(options.model, PolicyConfig(bits=options.bits), seed=0)
     if options.problems:
@@ -164,8 +171,8 @@ def main() -> None:
             options.learn,
             steps=options.steps,
             rate=options.learning_rate,
-            per_step=options.per_step,
             every=options.every,
+            n_a_level=options.explained,
         )
 
 

@@ -1,6 +1,6 @@
 r"""Train the embedded model `tiny` from scratch: `uv run python examples/train_tiny.py --output tiny`.
 
-A Qwen2 of half a million parameters learns, by next-token prediction on generated conversations of task `hidden-rules`, to be a
+A Qwen2 of 0.8 million parameters learns, by next-token prediction on generated conversations of task `hidden-rules`, to be a
 miniature of a real model in front of problems that need something it does not know. It knows what sixteen words add to a
 digit, and for sixteen more, the hidden ones, each text of the training draws fresh amounts:
 

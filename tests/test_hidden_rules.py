@@ -5,9 +5,12 @@ from collections import Counter
 from itertools import islice
 
 import pytest
+from transformers import AutoTokenizer
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
+from expo_lite.presets import TINY
+from expo_lite.prompts import explanation_text
 from expo_lite.records import Problem
 from expo_lite.tasks import check_name, load_task
 from expo_lite.tasks.base import Split
@@ -191,3 +194,19 @@ def test_it_is_a_task_by_name(split: Split) -> None:
     assert problem.problem_id == f"hidden-rules/{split}/5/0"
     with pytest.raises(ConfigError, match="has no level 6"):
         check_name("hidden-rules", levels=(6,))
+
+
+def test_the_built_in_model_reads_every_word_and_amount_as_one_token_and_any_other_text_too() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY.source)
+    for word in (*KNOWN, *HIDDEN):
+        assert len(tokenizer.encode(f" {word}")) == 1
+    for amount in AMOUNTS:
+        assert len(tokenizer.encode(f"+{amount}")) == 1
+    for text in (
+        explanation_text(PROBLEM),
+        OWN,
+        EXPERT,
+        "Straße 漢字: 47+18=65?\n\t\\frac{1}{2} \U0001f600",
+        "Explain it.",
+    ):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
