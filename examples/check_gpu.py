@@ -22,7 +22,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from expo_lite.config import PolicyConfig, default_model, has_gpu, is_installed
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.machine import default_model, has_gpu, is_installed
 
 COMBINATIONS = (("hf", "own"), ("hf", "native"), ("unsloth", "own"), ("unsloth", "native"), ("unsloth", "vllm"))
 QUESTIONS = ("3 + 4", "12 + 7 - 3", "5 * (12 + 7) - 3 + 40", "2 * 88 - 15 + 4 - 31 + 6 * 12 - (3 + 9) * 2 + 17")
@@ -57,17 +58,18 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     """Everything about one backend and sampler, in this process; `shared` holds the adapter that the first one wrote."""
     import torch
 
-    from expo_lite.batching import Row
-    from expo_lite.config import TrainConfig, resolve
-    from expo_lite.fit import peak_memory_gib, reset_peak_memory
-    from expo_lite.learn import learn, make_optimizer
-    from expo_lite.memory import CONTEXT, GIB, Workload, phases
+    from expo_lite.memory.limits import peak_memory_gib, reset_peak_memory
+    from expo_lite.memory.plan import CONTEXT, GIB, MOST_MICRO_BATCH_TOKENS, Workload, phases
+    from expo_lite.memory.shapes import find_shape
+    from expo_lite.policy.batching import Row
     from expo_lite.policy.factory import load_policy
     from expo_lite.policy.scoring import score_rows
     from expo_lite.policy.self_check import self_check
     from expo_lite.prompts import encode_explanation, encode_question
     from expo_lite.records import Problem, SampleRequest, SamplingParams
-    from expo_lite.shapes import find_shape
+    from expo_lite.settings.train import TrainConfig, resolve
+    from expo_lite.step.learn import learn
+    from expo_lite.step.optimizer import make_optimizer
 
     found: list[Finding] = []
     label = f"{backend}, {sampler}"
@@ -94,7 +96,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     longest = max(len(prompt) for prompt in prompts)
     workload = Workload(kind=kind, group_size=GROUP_SIZE, prompt_tokens=longest, completion_tokens=n_tokens, vllm=sampler == "vllm")  # type: ignore[arg-type]  # fmt: skip
     n_rows = GROUP_SIZE * len(prompts)
-    tokens = min(config.micro_batch_tokens, n_rows * workload.width)
+    tokens = min(MOST_MICRO_BATCH_TOKENS, n_rows * workload.width)
     # what is measured is the allocator's, which does not see the context
     unseen = CONTEXT["gpu"] if kind == "gpu" else 0.0
     planned = {p.name: (p.peak - unseen) / GIB for p in phases(find_shape(name), workload, tokens, n_rows)}

@@ -18,13 +18,15 @@ import random
 from pathlib import Path
 from typing import Any
 
-from expo_lite.batching import Row
-from expo_lite.config import OptimizerConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
-from expo_lite.explain import encode_target
-from expo_lite.learn import learn, make_optimizer
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem
+from expo_lite.settings.groups import OptimizerConfig, PolicyConfig, RolloutConfig
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step.explain import encode_target
+from expo_lite.step.learn import learn
+from expo_lite.step.optimizer import make_optimizer
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 THINGS = ("apples", "books", "cards", "coins", "marbles", "pencils", "shells", "stamps", "stickers", "tickets")
@@ -66,7 +68,7 @@ def main() -> None:
     config = resolve(
         TrainConfig(
             model="tiny",  # of which nothing is used but the defaults
-            sampling=SamplingConfig(max_completion_tokens=64),
+            sampling=RolloutConfig(max_completion_tokens=64),
             optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=2, micro_batch_tokens=2048),
         )
     )

@@ -21,16 +21,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from expo_lite.config import (
-    EvaluationConfig,
-    ExplanationConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TaskOptions,
-    TrainConfig,
-    resolve,
-)
 from expo_lite.loop import train
+from expo_lite.settings.groups import ExpoConfig, HeldOutConfig, OptimizerConfig, RolloutConfig, TaskOptions
+from expo_lite.settings.train import TrainConfig, resolve
 
 NAMES = ("Ann", "Ben", "Cem", "Dora", "Eli", "Fay")
 THINGS = ("apples", "stamps", "marbles", "books", "shells")
@@ -75,10 +68,10 @@ def config(model: Path, output: Path, data: Path, *, steps: int, group_size: int
             problems_per_step=2,
             output=output,
             data=TaskOptions(data=data),
-            sampling=SamplingConfig(temperature=0.7, max_completion_tokens=tokens),
-            explanation=ExplanationConfig(explanation_filter=("none",)),
+            sampling=RolloutConfig(temperature=0.7, max_completion_tokens=tokens),
+            explanation=ExpoConfig(explanation_filter=("none",)),
             optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=2, micro_batch_tokens=2048),
-            evaluation=EvaluationConfig(eval_problems=0),
+            evaluation=HeldOutConfig(eval_problems=0),
             diagnostics_every=0,
         )
     )

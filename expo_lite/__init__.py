@@ -1,13 +1,36 @@
 """expo-lite: teach a language model what it cannot yet do, by having it explain right answers to itself (ExPO).
 
-The command line is the way in (`expo-lite --help`). What stands here can be imported without waiting for torch;
-`expo_lite.loop.train(resolve(TrainConfig(...)))` is what `expo-lite train` calls.
+`expo-lite --help` is the command line. From Python:
+
+    from expo_lite import TrainConfig, train
+    result = train(TrainConfig(model="tiny", steps=20))
+
+Importing this package does not wait for torch; the first use of a function that needs it does.
 """
 
-from expo_lite.config import TrainConfig, resolve
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from expo_lite.errors import CheckpointError, ConfigError, DataError, DivergedError, ExpoLiteError, ModelError
+from expo_lite.settings.groups import HeldOutConfig, PolicyConfig, TaskOptions
+from expo_lite.settings.train import TrainConfig
+
+if TYPE_CHECKING:
+    from expo_lite.grading import Grader
+    from expo_lite.loop import train
+    from expo_lite.measure.evaluate import evaluate
+    from expo_lite.policy.factory import load_policy
+    from expo_lite.tasks import load_task
 
 __version__ = "0.1.0"
+
+_LATE = {
+    "Grader": "expo_lite.grading",
+    "evaluate": "expo_lite.measure.evaluate",
+    "load_policy": "expo_lite.policy.factory",
+    "load_task": "expo_lite.tasks",
+    "train": "expo_lite.loop",
+}
 
 __all__ = [
     "CheckpointError",
@@ -15,8 +38,22 @@ __all__ = [
     "DataError",
     "DivergedError",
     "ExpoLiteError",
+    "Grader",
+    "HeldOutConfig",
     "ModelError",
+    "PolicyConfig",
+    "TaskOptions",
     "TrainConfig",
     "__version__",
-    "resolve",
+    "evaluate",
+    "load_policy",
+    "load_task",
+    "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first asked for."""
+    if name not in _LATE:
+        raise AttributeError(f"module 'expo_lite' has no attribute '{name}'")
+    return getattr(importlib.import_module(_LATE[name]), name)

@@ -2,7 +2,7 @@
 
 import sys
 
-from expo_lite.cli import run
+from expo_lite.commands.cli import run
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -13,30 +13,35 @@ from types import FrameType
 import torch
 from rich.console import Console
 
-from expo_lite import checkpoint
-from expo_lite.config import TrainConfig
-from expo_lite.diagnose import diagnose
-from expo_lite.display import Display, binned, evaluation_table, sparkline
 from expo_lite.errors import CheckpointError, ConfigError, DivergedError
-from expo_lite.evaluate import Evaluation, evaluate
-from expo_lite.explain import leaks
-from expo_lite.fit import Limits, fitted, peak_memory_gib
-from expo_lite.gather import Source, Stores
 from expo_lite.grading import Grader
-from expo_lite.learn import learn, make_optimizer
-from expo_lite.memory import GIB
-from expo_lite.methods import METHODS, chain_source
-from expo_lite.metrics import explanation_metrics, group_metrics, sample_rows
-from expo_lite.pairs import dpo_metrics, pair_rows
+from expo_lite.measure.diagnose import diagnose
+from expo_lite.measure.evaluate import evaluate
+from expo_lite.measure.figures import Evaluation
+from expo_lite.measure.tables import before_and_after
+from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
+from expo_lite.memory.plan import GIB, MOST_SAMPLING_ROWS
 from expo_lite.policy.base import Policy
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Problem
-from expo_lite.rollout import draw
-from expo_lite.run_folder import RunFolder, read_config
+from expo_lite.run import checkpoint
+from expo_lite.run.files import write_atomically
+from expo_lite.run.folder import RunFolder, read_config
+from expo_lite.run.metrics import explanation_metrics, group_metrics, sample_rows
+from expo_lite.run.progress import Display, binned, completion_bar, sparkline
+from expo_lite.run.trace import traced
+from expo_lite.settings.train import RunConfig, TrainConfig, resolve
+from expo_lite.step.experience import sample_experience
+from expo_lite.step.explain import leaks
+from expo_lite.step.learn import learn
+from expo_lite.step.methods import METHODS, chain_source
+from expo_lite.step.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from expo_lite.step.pairs import dpo_metrics, pair_rows
+from expo_lite.step.rollout import draw
+from expo_lite.step.run import Run
 from expo_lite.tasks import Task, load_task
-from expo_lite.trace import traced
 
 KEEP_CHECKPOINTS = 2
 CHECKED_PROBLEMS = 32
@@ -44,61 +49,72 @@ CHECKED_PROBLEMS = 32
 TREND_BINS = 30
 
 
-@dataclass(slots=True)
-class Run:
-    """Everything that one run holds in memory."""
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What became of a run: its folder, the steps done, and its evaluations (None where there was none)."""
 
-    config: TrainConfig
-    folder: RunFolder
-    policy: Policy
-    task: Task
-    problems: list[Problem]
-    held_out: list[Problem]
-    optimizer: torch.optim.Optimizer
-    stores: Stores
-    limits: Limits
-    planned_gib: float | None = None
-    """The peak of memory that the plan foresees, as it is measured; None without a plan."""
-    step: int = 0
-    """Steps done."""
+    folder: Path
+    steps: int
+    finished: bool
+    before: Evaluation | None
+    after: Evaluation | None
 
 
-def train(config: TrainConfig) -> None:
-    """Train as configured (see `config.resolve`), evaluate before and after, print what changed.
+def train(config: TrainConfig, *, task: Task | None = None, console: Console | None = None) -> TrainingResult:
+    """Train as configured, and evaluate before and after.
+
+    Args:
+        config: the settings; what they leave open follows from the model and the machine.
+        task: what to train on; default: the one that the settings name.
+        console: where to print what goes on; default: nowhere.
 
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong; the run folder can be resumed.
     """
-    console = Console()
-    folder = RunFolder(config.run_folder)
-    config, plan = fitted(config, read_config(folder.path) if config.resume else None)
+    resolved, console = resolve(config), console or Console(quiet=True)
+    if task is not None:
+        return train_on(task, resolved, console)
     with Grader() as grader:
-        task = load_task(config.task, grader=grader, options=config.data)
-        problems, held_out = load_problems(task, config)
-        resumed_from, damaged = folder.reopen(config) if config.resume else (None, [])
-        for line in damaged:
-            console.print(f"warning: {line}; going on from an older one.", soft_wrap=True)
-        policy = load_policy(config.model_name, config.policy, seed=config.seed)
-        if not config.resume:
-            folder.create(config, device=describe(policy.device))
-        optimizer, limits = make_optimizer(policy, config), Limits.of(config, warn=warning(console))
-        run = Run(config, folder, policy, task, problems, held_out, optimizer, Stores(config), limits)
-        if plan is not None:
-            run.planned_gib = plan.measurable_peak / GIB
-            if not plan.fits:
-                limits.warn(f"this run needs {plan.describe()}")
-        if resumed_from is not None:
-            restore(run, resumed_from)
-            console.print(f"resumed at step {run.step} from '{resumed_from}'", soft_wrap=True)
-        check_sampler(run, console)
-        before = evaluate_once(run, 0, console) if run.step == 0 else load_evaluation(run, 0)
-        finished = run_steps(run, console)
-        if finished:
-            after = evaluate_once(run, run.step, console)
-            summarise(run, before, after, console)
-        else:
-            console.print(f"Stopped and saved after step {run.step}. Continue with --resume.", soft_wrap=True)
-    console.print(f"run folder: {config.run_folder}", soft_wrap=True)
+        named = load_task(resolved.task, grader=grader, options=resolved.data, levels=resolved.levels)
+        return train_on(named, resolved, console)
+
+
+def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
+    """Train on a task with resolved settings; prints what goes on, and raises what `train` does."""
+    run = start(task, config, console)
+    check_sampler(run, console)
+    before = evaluate_once(run, 0, console) if run.step == 0 else load_evaluation(run, 0)
+    finished = run_steps(run, console)
+    after = evaluate_once(run, run.step, console) if finished else None
+    if finished:
+        summarise(run, before, after, console)
+    else:
+        console.print(f"Stopped and saved after step {run.step}. Continue with --resume.", soft_wrap=True)
+    console.print(f"run folder: {run.config.output}", markup=False, soft_wrap=True)
+    return TrainingResult(run.config.output, run.step, finished, before, after)
+
+
+def start(task: Task, config: RunConfig, console: Console) -> Run:
+    """Load the policy, and make the run folder or go on with the one that is there."""
+    folder, warn = RunFolder(config.output), warning(console)
+    config, plan = fitted(config, read_config(folder.path) if config.resume else None)
+    problems = training_problems(task, config)
+    resumed_from, damaged = folder.reopen(config) if config.resume else (None, [])
+    for line in damaged:
+        warn(f"{line}; going on from an older one.")
+    policy = load_policy(config.model, config.policy, seed=config.seed)
+    if not config.resume:
+        folder.create(config, device=describe(policy.device))
+    optimizer = make_optimizer(policy, config)
+    run = Run(config, folder, policy, task, problems, held_out(task, config), optimizer, Limits.of(config, warn=warn))
+    if plan is not None:
+        run.planned_gib = plan.measurable_peak / GIB
+        if not plan.fits:
+            warn(f"this run needs {plan.describe()}")
+    if resumed_from is not None:
+        restore(run, resumed_from)
+        console.print(f"resumed at step {run.step} from '{resumed_from}'", markup=False, soft_wrap=True)
+    return run
 
 
 def check_sampler(run: Run, console: Console) -> None:
@@ -120,8 +136,8 @@ def check_sampler(run: Run, console: Console) -> None:
     )
 
 
-def load_problems(task: Task, config: TrainConfig) -> tuple[list[Problem], list[Problem]]:
-    """The problems to train on (by default the hardest level's) and the held-out ones, of all levels.
+def training_problems(task: Task, config: RunConfig) -> list[Problem]:
+    """The problems to train on, by default the hardest level's.
 
     Raises:
         ConfigError: the method needs expert chains, and the task has none.
@@ -130,14 +146,18 @@ def load_problems(task: Task, config: TrainConfig) -> tuple[list[Problem], list[
     problems = task.problems("train", levels=levels, limit=config.train_problems, seed=config.seed)
     if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
         raise ConfigError(f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none.")
-    n_held_out = config.evaluation.eval_problems
-    # the same held-out problems for every seed: seeds then differ in training alone
-    return problems, task.problems("test", limit=n_held_out, seed=0) if n_held_out else []
+    return problems
+
+
+def held_out(task: Task, config: RunConfig) -> list[Problem]:
+    """The held-out problems of all levels: the same for every seed, so that seeds differ in training alone."""
+    n = config.evaluation.eval_problems
+    return task.problems("test", limit=n, seed=0) if n else []
 
 
 def run_steps(run: Run, console: Console) -> bool:
     """Take the steps that remain; False if a signal cut them short. Either way the last one is saved."""
-    total = run.config.total_steps
+    total = run.config.steps
     # not the first step, which pays for what later ones find ready
     profiled = min(run.step + 1, total - 1) if run.config.profile else None
     with Display(console, total, run.step) as display, stop_requests(display.console) as stop_requested:
@@ -155,11 +175,11 @@ def take_step(run: Run) -> dict[str, float]:
     """One step: sample groups and chains, update on them, write down what happened."""
     config, started = run.config, time.monotonic()
     problems = draw(run.problems, config.problems_per_step, step=run.step, seed=config.seed)
-    gathered = Source(run.policy, run.task, config, run.stores, run.limits).gather(problems, step=run.step)
-    groups, explanations = gathered.experience.groups, gathered.explanations
+    experience = sample_experience(run, problems)
+    groups, explanations = experience.groups, experience.explanations
     sampled = time.monotonic()
-    rows = METHODS[config.method].rows(gathered.experience, config)
-    metrics = (group_metrics(groups) if groups else {}) | gathered.metrics
+    rows = METHODS[config.method].rows(experience, config)
+    metrics = (group_metrics(groups) if groups else {}) | experience.metrics
     if not math.isfinite(metrics.get("expo/nll_own", 0.0)):
         raise DivergedError(
             f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
@@ -175,7 +195,7 @@ def take_step(run: Run) -> dict[str, float]:
     learning = time.monotonic()
     good = last_good(run, before=run.step + 1)
     metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)
-    metrics |= dpo_metrics(gathered.experience.pairs, config)
+    metrics |= dpo_metrics(experience.pairs, config)
     ended = time.monotonic()
     n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
     n_sampled += sum(len(explanation.completion.token_ids) for explanation in explanations)
@@ -194,8 +214,8 @@ def take_step(run: Run) -> dict[str, float]:
     if metrics["update/n_rows"]:
         metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - learning)
     run.folder.samples.append(sample_rows(groups, explanations, step=run.step))
-    if gathered.new_pairs:
-        run.folder.pairs.append(pair_rows(run.policy, gathered.new_pairs, step=run.step))
+    if experience.new_pairs:
+        run.folder.pairs.append(pair_rows(run.policy, experience.new_pairs, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])
     return metrics
 
@@ -208,13 +228,17 @@ def last_good(run: Run, *, before: int) -> str:
 
 def save(run: Run) -> None:
     """Write a checkpoint of the steps done."""
-    optimizer = checkpoint.optimizer_tensors(run.optimizer, run.policy.parameters())
+    optimizer = optimizer_tensors(run.optimizer, run.policy.parameters())
     checkpoint.save(
         run.folder.checkpoints,
         run.step,
         write_adapter=run.policy.save_adapter,
         optimizer=optimizer,
-        state=run.stores.to_json() | {"limits": run.limits.to_json()},
+        state={
+            "explanations": run.explanations.to_json(step=run.step),
+            "pairs": run.pairs.to_json(step=run.step),
+            "limits": run.limits.to_json(),
+        },
         keep=KEEP_CHECKPOINTS,
     )
 
@@ -223,8 +247,9 @@ def restore(run: Run, folder: Path) -> None:
     """Take adapter, optimiser, explanations and pairs back from a whole checkpoint."""
     state = checkpoint.load_state(folder)
     run.policy.load_adapter(folder)
-    checkpoint.restore_optimizer(run.optimizer, run.policy.parameters(), folder)
-    run.stores.load_json(state)
+    restore_optimizer(run.optimizer, run.policy.parameters(), folder)
+    run.explanations.load_json(state.get("explanations", []))
+    run.pairs.load_json(state.get("pairs", []))
     run.limits.load_json(state.get("limits", {}))
     run.step = state["step"]
 
@@ -234,21 +259,45 @@ def evaluate_once(run: Run, step: int, console: Console) -> Evaluation | None:
     done = load_evaluation(run, step)
     if done is not None or not run.held_out:
         return done
-    config = run.config
     console.print(f"evaluating on {len(run.held_out)} held-out problems ...", soft_wrap=True)
-    result = run.limits.sampling(
-        lambda: evaluate(
+    file = run.folder.evaluation_file(step)
+    with completion_bar(console, "evaluating", len(run.held_out) * (run.config.evaluation.eval_samples + 1)) as advance:
+        result = evaluate_held_out(
             run.policy,
             run.task,
             run.held_out,
-            config.evaluation,
-            max_completion_tokens=config.max_completion_tokens,
-            rows=run.limits.sampling_rows,
-            seed=0,
+            run.config,
+            limits=run.limits,
+            folder=file.with_suffix(""),
+            advance=advance,
         )
-    )
-    checkpoint.write_atomically(run.folder.evaluation_file(step), json.dumps(result.to_json(), indent=2) + "\n")
+    write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
     return result
+
+
+def evaluate_held_out(
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    config: RunConfig,
+    *,
+    limits: Limits | None = None,
+    folder: Path | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Evaluation:
+    """Evaluate as a run's settings ask for it; the same random numbers for every run, before and after."""
+    return evaluate(
+        policy,
+        task,
+        problems,
+        config.evaluation,
+        max_completion_tokens=config.sampling.max_completion_tokens,
+        rows=config.sampling.sampling_rows or MOST_SAMPLING_ROWS,
+        seed=0,
+        limits=limits or Limits.of(config),
+        folder=folder,
+        advance=advance,
+    )
 
 
 def load_evaluation(run: Run, step: int) -> Evaluation | None:
@@ -269,7 +318,7 @@ def load_evaluation(run: Run, step: int) -> Evaluation | None:
 def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, console: Console) -> None:
     """Print what changed: pass@k by level, and the fraction of all-wrong groups over time."""
     if after is not None:
-        console.print(evaluation_table(before, after))
+        console.print(before_and_after(before, after))
     rows = run.folder.metrics.read()
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
     if trend := binned(values, TREND_BINS):

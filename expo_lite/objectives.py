@@ -16,13 +16,12 @@ exp(r) - r - 1 with r = log pi_ref - log pi (http://joschu.net/blog/kl-approx.ht
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
-
-from expo_lite.products import linear
 
 ADVANTAGE_EPSILON = 1e-4
 """Added to the standard deviation of rewards, as TRL does."""
@@ -188,6 +187,7 @@ def token_logprobs(
     *,
     temperature: float,
     chunk_tokens: int = 256,
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.nn.functional.linear,
 ) -> torch.Tensor:
     """Log-probabilities [N] of target tokens, without ever holding all logits [N, V].
 
@@ -200,8 +200,10 @@ def token_logprobs(
         head_VH: the language model head's weight; it is not trained.
         temperature: logits are divided by it.
         chunk_tokens: positions a chunk.
+        product: what computes x W'; there may be a faster one for a device.
     """
-    logprobs_N: torch.Tensor = _TokenLogprobs.apply(hidden_NH, targets_N, head_VH.detach(), temperature, chunk_tokens)
+    head_VH = head_VH.detach()
+    logprobs_N: torch.Tensor = _TokenLogprobs.apply(hidden_NH, targets_N, head_VH, temperature, chunk_tokens, product)
     return logprobs_N
 
 
@@ -216,13 +218,14 @@ class _TokenLogprobs(torch.autograd.Function):
         head_VH: torch.Tensor,
         temperature: float,
         chunk_tokens: int,
+        product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         logprobs_N = hidden_NH.new_empty(targets_N.shape, dtype=torch.float32)
         gradients_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
         for start in range(0, targets_N.numel(), chunk_tokens):
             piece = slice(start, start + chunk_tokens)
             targets_n = targets_N[piece]
-            logits_nV = linear(hidden_NH[piece], head_VH).float()
+            logits_nV = product(hidden_NH[piece], head_VH).float()
             if temperature != 1:
                 logits_nV.div_(temperature)
             # in place from here on, and each row's largest logit first, or the exponentials would overflow
@@ -232,7 +235,7 @@ class _TokenLogprobs(torch.autograd.Function):
             total_n = masses_nV.sum(dim=1)
             logprobs_N[piece] -= total_n.log()
             if gradients_NH is not None:
-                expected_nH = linear(masses_nV.to(head_VH.dtype), head_VH.t()) / total_n[:, None]
+                expected_nH = product(masses_nV.to(head_VH.dtype), head_VH.t()) / total_n[:, None]
                 gradients_NH[piece] = (head_VH[targets_n] - expected_nH) / temperature
             del logits_nV, masses_nV  # or they would still be there while the next chunk's are made
         ctx.save_for_backward(gradients_NH)
@@ -241,4 +244,4 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradients_NH,) = ctx.saved_tensors
-        return (gradients[0][:, None] * gradients_NH).to(gradients_NH.dtype), None, None, None, None
+        return (gradients[0][:, None] * gradients_NH).to(gradients_NH.dtype), *[None] * 5

@@ -69,10 +69,11 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 def kill_at(moment: str, n: int) -> None:
     """Arrange for this process to kill itself at the nth time that it comes to a moment."""
-    from expo_lite import checkpoint, learn
-    from expo_lite.metrics import JsonLines
     from expo_lite.policy import sampler
     from expo_lite.policy.hf import HfPolicy
+    from expo_lite.run import checkpoint
+    from expo_lite.run.files import JsonLines
+    from expo_lite.step import learn
 
     places: dict[str, tuple[Any, str]] = {
         "sampling": (sampler, "choose"),
@@ -106,14 +107,14 @@ def kill_at(moment: str, n: int) -> None:
 
 def carry_out(words: list[str], log: str, die: list[Any] | None) -> int:
     """Run one command line in this (forked) process."""
-    import expo_lite.cli
+    import expo_lite.commands.cli
 
     os.setpgrp()  # so that a signal to the group, as a terminal sends it, reaches the run and what it has started
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Path(log).open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         if die:
             kill_at(*die)
-        return expo_lite.cli.run(words)
+        return expo_lite.commands.cli.run(words)
 
 
 def serve() -> None:

@@ -11,10 +11,12 @@ import re
 import sys
 from pathlib import Path
 
-from expo_lite.batching import Row
-from expo_lite.config import OptimizerConfig, TrainConfig, resolve
-from expo_lite.learn import learn, make_optimizer
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
+from expo_lite.settings.groups import OptimizerConfig
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step.learn import learn
+from expo_lite.step.optimizer import make_optimizer
 
 
 def resident(field: str) -> int:

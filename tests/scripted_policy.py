@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from expo_lite.config import PolicyConfig
 from expo_lite.grading import Grader
 from expo_lite.records import Completion, FinishReason, SampleRequest, SamplingParams
+from expo_lite.settings.groups import PolicyConfig
 
 SKILLS = {"tiny": 0.5, "smollm2-135m": 0.2}
 """Chance of a right answer by model name; sums above 90 are never solved."""
@@ -70,7 +70,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedPolicy]:
     """Let commands load this policy instead of a model, and share one grader."""
     monkeypatch.setattr("expo_lite.policy.hf.HfPolicy", ScriptedPolicy)
     monkeypatch.setattr("expo_lite.policy.factory.choose_backend", lambda config: "hf")  # also where there is a GPU
-    for module in ("evaluate", "hard"):
+    for module in ("commands.eval", "commands.hard"):
         monkeypatch.setattr(f"expo_lite.{module}.Grader", lambda: contextlib.nullcontext(GRADER))
     monkeypatch.setattr(ScriptedPolicy, "loaded", [])
     monkeypatch.setattr(ScriptedPolicy, "n_calls", 0)

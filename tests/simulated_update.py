@@ -21,13 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from expo_lite.batching import MicroBatch, Row, micro_batches
-from expo_lite.config import TrainConfig
-from expo_lite.learn import accumulate
 from expo_lite.policy import attention
+from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.dense import checkpoint_contexts, use_lean_projections
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.load import PROJECTIONS
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step.learn import accumulate
 
 
 class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -183,7 +183,7 @@ def measure_update(
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
             tracker.peak = 0
-            accumulate(policy, batches, TrainConfig(), None)
+            accumulate(policy, batches, resolve(TrainConfig(model="tiny")), None)
             del state
     return Measured(static, scoring, tracker.peak)
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from shaken import shaken
 
-from expo_lite.batching import Row, collate, micro_batches
-from expo_lite.config import LossConfig, PolicyConfig, TrainConfig, resolve
-from expo_lite.learn import accumulate
 from expo_lite.policy.attention import pack
+from expo_lite.policy.batching import Row, collate, micro_batches
 from expo_lite.policy.hf import HfPolicy
+from expo_lite.settings.groups import LossConfig, PolicyConfig
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step.learn import accumulate
 
 
 def rows_of(lengths: list[tuple[int, int]]) -> list[Row]:

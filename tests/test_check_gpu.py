@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from expo_lite.config import is_installed
+from expo_lite.settings.machine import is_installed
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "check_gpu.py"
 Findings = dict[str, dict[str, tuple[str, str]]]

@@ -14,8 +14,10 @@ from bitsandbytes.optim import adamw
 from full_disk import largest_file, small_disk
 from safetensors.torch import load_file, save_file
 
-from expo_lite import checkpoint
 from expo_lite.errors import CheckpointError
+from expo_lite.run import checkpoint
+from expo_lite.run.files import write_atomically
+from expo_lite.step.optimizer import optimizer_tensors, restore_optimizer
 
 ADAPTER = "adapter_model.safetensors"
 FILES = (ADAPTER, "adapter_config.json", "optimizer.safetensors", "state.json")
@@ -227,15 +229,15 @@ def test_a_break_in_the_middle_of_a_save_leaves_what_was_there(tmp_path: Path, m
 
 def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
-    checkpoint.write_atomically(file, "old ä\n")
+    write_atomically(file, "old ä\n")
     for full in (largest_file(100), largest_file(0)):
         with full, pytest.raises(CheckpointError, match=f"Cannot write '{file}'.*Free some space"):
-            checkpoint.write_atomically(file, "new" * 1000)
+            write_atomically(file, "new" * 1000)
         assert snapshot(tmp_path) == {"config.json": "old ä\n".encode()}
-    checkpoint.write_atomically(file, "new\n")
+    write_atomically(file, "new\n")
     assert snapshot(tmp_path) == {"config.json": b"new\n"}
     with pytest.raises(CheckpointError, match="No such file"):
-        checkpoint.write_atomically(tmp_path / "missing" / "x", "text")
+        write_atomically(tmp_path / "missing" / "x", "text")
 
 
 Maker = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -266,7 +268,7 @@ def take_steps(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim
 def test_an_optimizer_goes_on_as_if_it_had_not_been_broken_off(name: str, tmp_path: Path) -> None:
     unbroken, optimizer = model_and_optimizer(OPTIMIZERS[name])
     take_steps(unbroken, optimizer, range(3))
-    state = checkpoint.optimizer_tensors(optimizer, unbroken)
+    state = optimizer_tensors(optimizer, unbroken)
     assert {key.split("//")[0] for key in state} == {"a", "b"}
     checkpoint.save(tmp_path, 3, write_adapter=lambda _: None, optimizer=state, state={}, keep=1)
     values = {key: value.detach().clone() for key, value in unbroken.items()}
@@ -276,7 +278,7 @@ def test_an_optimizer_goes_on_as_if_it_had_not_been_broken_off(name: str, tmp_pa
     with torch.no_grad():
         for key, value in values.items():
             resumed[key].copy_(value)
-    checkpoint.restore_optimizer(fresh, resumed, tmp_path / "step-000003")
+    restore_optimizer(fresh, resumed, tmp_path / "step-000003")
     take_steps(resumed, fresh, range(3, 6))
     for key in unbroken:
         assert torch.equal(unbroken[key], resumed[key])
@@ -285,8 +287,8 @@ def test_an_optimizer_goes_on_as_if_it_had_not_been_broken_off(name: str, tmp_pa
 def test_an_optimizer_state_of_other_parameters_is_refused(tmp_path: Path) -> None:
     parameters, optimizer = model_and_optimizer(OPTIMIZERS["adamw"])
     take_steps(parameters, optimizer, range(1))
-    state = checkpoint.optimizer_tensors(optimizer, parameters)
+    state = optimizer_tensors(optimizer, parameters)
     folder = checkpoint.save(tmp_path, 1, write_adapter=lambda _: None, optimizer=state, state={}, keep=1)
     parameters["c"] = parameters.pop("a")
     with pytest.raises(CheckpointError, match="has 'a', which this model does not"):
-        checkpoint.restore_optimizer(optimizer, parameters, folder)
+        restore_optimizer(optimizer, parameters, folder)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from expo_lite.claims import CLAIMS, Outcome, Results, RunResult, change, judge_claims
-from expo_lite.figures import Evaluation, LevelResult
-from expo_lite.intervals import Estimate, over_seeds
-from expo_lite.replication_report import claim_table, figures, level_table
+from expo_lite.measure.figures import Evaluation, LevelResult
+from expo_lite.measure.statistics import Estimate, over_seeds
+from expo_lite.replication.claims import CLAIMS, Judgement, Results, RunResult, change, judge_claims
+from expo_lite.replication.report import claim_table, figures, level_table
 
 BASE = {"1": 0.95, "2": 0.02}
 """pass@4 by level; "all" is their mean."""
@@ -59,8 +59,8 @@ def results(
     changed: dict[str, RunResult] | None = None,
     seeds: tuple[int, ...] = (0,),
     figures: dict[str, float] | None = None,
-) -> dict[int, Outcome]:
-    """Outcomes by claim, with some runs of the last seed changed."""
+) -> dict[int, Judgement]:
+    """Judgements by claim, with some runs of the last seed changed."""
     runs = {name: dict.fromkeys(seeds, sound) for name, sound in SOUND.items()}
     for name, other in (changed or {}).items():
         runs[name] = runs[name] | {seeds[-1]: other}

@@ -14,17 +14,23 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from expo_lite import __version__, cli
-from expo_lite.config import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig, ReplicateConfig, TrainConfig
-from expo_lite.presets import PRESETS
-from expo_lite.tasks import ORIGINS, TASKS
+from expo_lite import __version__
+from expo_lite.commands import cli
+from expo_lite.commands.eval import Eval
+from expo_lite.commands.tasks import Tasks
+from expo_lite.commands.train import Train
+from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig
+from expo_lite.settings.models import PRESETS
+from expo_lite.settings.replicate import ReplicateConfig
+from expo_lite.settings.train import RunConfig, TrainConfig
+from expo_lite.tasks import TASKS
 
 LIMIT_S = 2.5
 """What must take less than 1 s on a free machine."""
 
 FRESH = """
 import sys
-from expo_lite.cli import run
+from expo_lite.commands.cli import run
 code = 0
 try:
     code = run(sys.argv[1:])
@@ -109,7 +115,7 @@ WRONG = {
     "train --steps 1.5": "Error parsing --steps",
     "train --k 1,x": "Error parsing --k",
     "train --bits 8": "'8'",
-    "train --group-size 1": "error: group_size must be at least 2, not 1",
+    "train --group-size 1": "error: group_size must be at least 2 and at most 4,096, not 1",
     "train --k 32": "error: every k must be between 1 and eval_samples (16), not (32,).",
     "train --explanation-filter none,verified": "error: explanation_filter 'none' cannot be combined",
     "train --explanation-filter verify": "'verify' is none of verified, lift, no-leak, none",
@@ -126,14 +132,14 @@ WRONG = {
     "eval tiny --baseline runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
     "eval tiny --task aritmetic": "Did you mean 'arithmetic'?",
     "eval tiny --samples 4 --k 1,8": "error: every k must be between 1 and samples (4), not 1, 8.",
-    "explain --n 0": "error: problems must be at least 1, not 0",
-    "hard --zero-of 0": "error: zero_of must be at least 1, not 0.",
+    "explain --problems 0": "error: problems must be at least 1 and at most 1,000,000, not 0",
+    "hard --zero-of 0": "error: zero_of must be at least 1 and at most 4,096, not 0.",
     "hard --model qwen9": "error: Unknown model 'qwen9'.",
-    "diagnose --problems 0": "error: problems must be at least 1, not 0",
+    "diagnose --problems 0": "error: problems must be at least 1 and at most 1,000,000, not 0",
     "diagnose --task arithmetics": "Did you mean 'arithmetic'?",
-    "diagnose --group-size 0": "error: group_size must be at least 1, not 0.",
+    "diagnose --group-size 0": "error: group_size must be at least 1 and at most 4,096, not 0.",
     "diagnose --explanation-filter none,lift": "error: explanation_filter 'none' cannot be combined",
-    "replicate --jobs 0": "error: jobs must be at least 1, not 0.",
+    "replicate --jobs 0": "error: jobs must be at least 1 and at most 1,024, not 0.",
     "replicate --seeds 1 1": "error: seeds must differ: 1, 1.",
     "replicate --model tinny": "error: Unknown model 'tinny'. Did you mean 'tiny'?",
     "replicate --task gsm8k": "has no levels; leave --levels out.",
@@ -160,26 +166,28 @@ def test_an_existing_run_folder_is_an_error_before_anything_is_loaded(tmp_path: 
     (tmp_path / "mine" / "config.json").touch()
     outcome = in_fresh_process("train", "--output", "mine", cwd=tmp_path)
     assert outcome.code == 1
-    assert outcome.err.startswith("error: The run folder 'mine' exists. Continue it with --resume")
+    assert outcome.err.startswith("error: The folder 'mine' exists. Continue it with --resume")
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TrainConfig]]:
+def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunConfig]]:
     """What the training loop was called with; the loop itself stays away."""
-    seen: list[TrainConfig] = []
-    monkeypatch.setattr("expo_lite.config.has_gpu", lambda: False)
-    monkeypatch.setitem(sys.modules, "expo_lite.loop", SimpleNamespace(train=seen.append))
+    seen: list[RunConfig] = []
+    monkeypatch.setattr("expo_lite.settings.machine.has_gpu", lambda: False)
+    monkeypatch.setattr("expo_lite.commands.train.load_task", lambda *_, **__: None)
+    loop = SimpleNamespace(train_on=lambda task, config, console: seen.append(config))
+    monkeypatch.setitem(sys.modules, "expo_lite.loop", loop)
     yield seen
 
 
-def test_train_alone_trains_the_built_in_model(trained: list[TrainConfig]) -> None:
+def test_train_alone_trains_the_built_in_model(trained: list[RunConfig]) -> None:
     assert cli.run(["train"]) == 0
     (config,) = trained
     assert (config.model, config.task, config.method, config.steps) == ("tiny", "arithmetic", "exp-grpo", 60)
     assert config.output == Path("runs/tiny-arithmetic-exp-grpo-seed0")
 
 
-def test_the_flags_people_type_most(trained: list[TrainConfig]) -> None:
+def test_the_flags_people_type_most(trained: list[RunConfig]) -> None:
     words = "train --model qwen2.5-3b --task math --levels 4 5 --method grpo --steps 7 --group-size 4 --seed 3"
     assert cli.run([*words.split(), "--output", "runs/x", "--resume"]) == 0
     (config,) = trained
@@ -191,13 +199,13 @@ def test_the_flags_people_type_most(trained: list[TrainConfig]) -> None:
 @pytest.mark.parametrize("typed", [["1", "4", "16"], ["1,4,16"], ["1,", "4,", "16"], ["1,4", "16"]])
 def test_lists_with_spaces_or_commas(typed: list[str]) -> None:
     command = cli.parse(["train", "--k", *typed, "--explanation-filter", "verified,lift", "--subjects", "A, B", "C"])
-    assert isinstance(command, cli.Train)
+    assert isinstance(command, Train)
     assert command.settings.evaluation.k == (1, 4, 16)
     assert command.settings.explanation.explanation_filter == ("verified", "lift")
     assert command.settings.data.subjects == ("A, B", "C")
 
 
-def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path, trained: list[TrainConfig]) -> None:
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path, trained: list[RunConfig]) -> None:
     toml = 'steps = 9\nseed = 5\nresume = true\nlevels = [4]\n[loss]\nkl_coef = 0.1\nclip_low = 0.3\n[data]\nsubjects = ["A"]'
     (tmp_path / "run.toml").write_text(toml + "\n")
     command = "train --config run.toml --task jsonl:x --seed 6 --clip-low 0.4 --no-resume --levels unset"
@@ -212,7 +220,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path, trai
 def test_a_file_may_leave_out_what_must_be_given(tmp_path: Path, words: str) -> None:
     (tmp_path / "e.toml").write_text("samples = 4\nbits = 16\n")
     command = cli.parse(["eval", *words.split()])
-    assert isinstance(command, cli.Eval)
+    assert isinstance(command, Eval)
     assert (command.settings.target, command.settings.samples, command.settings.bits) == ("runs/x", 4, 16)
 
 
@@ -264,7 +272,7 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     def interrupt(_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Tasks, "run", interrupt)
+    monkeypatch.setattr(Tasks, "run", interrupt)
     assert in_this_process(capsys, "tasks") == Outcome(130, "", "interrupted\n")
 
 
@@ -296,10 +304,10 @@ def test_models_and_tasks_are_complete(
             assert preset.license in row
             assert preset.parameters in row
             assert "built in" in row if alias == "tiny" else preset.source in row
-        for name, about in TASKS.items():
-            assert any(name in line and about in line for line in tasks.out.splitlines())
-        for name, origin in ORIGINS.items():
-            assert any(line.split() == " ".join([name, *origin]).split() for line in tasks.out.splitlines())
+        for kind, spec in TASKS.items():
+            origin = [kind, spec.license, spec.source, spec.chains, spec.held_out]
+            assert any(spec.shape in line and spec.about in line for line in tasks.out.splitlines())
+            assert any(line.split() == " ".join(origin).split() for line in tasks.out.splitlines())
 
 
 def test_what_is_piped_is_not_cut_to_80_columns(tmp_path: Path) -> None:
@@ -312,7 +320,7 @@ def test_what_is_piped_is_not_cut_to_80_columns(tmp_path: Path) -> None:
         cwd=tmp_path,
         check=True,
     )
-    assert TASKS["math"] in done.stdout
+    assert TASKS["math"].about in done.stdout
 
 
 def test_grade_counts_and_compares_with_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

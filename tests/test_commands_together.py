@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from expo_lite.cli import run
+from expo_lite.commands.cli import run
 
 MODEL = "tiny"
 

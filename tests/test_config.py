@@ -1,37 +1,30 @@
 """Settings: every rule has a case that breaks it; what is written is read back."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from expo_lite import config as module
-from expo_lite.config import (
+from expo_lite.errors import ConfigError
+from expo_lite.settings import machine as module
+from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig
+from expo_lite.settings.machine import default_model
+from expo_lite.settings.measuring import (
     DiagnoseConfig,
-    DpoConfig,
     EvalConfig,
     ExplainConfig,
-    ExplanationConfig,
     HardConfig,
-    LossConfig,
-    ReplicateConfig,
-    TrainConfig,
-    check_diagnose,
-    check_eval,
-    check_explain,
-    check_hard,
-    check_replicate,
-    default_model,
-    from_mapping,
-    read_toml,
-    resolve,
-    to_json,
+    MeasuringConfig,
+    check_measuring,
 )
-from expo_lite.errors import ConfigError
-from expo_lite.presets import PRESETS
+from expo_lite.settings.models import PRESETS
+from expo_lite.settings.plan import PlanConfig
+from expo_lite.settings.replicate import ReplicateConfig, check_replicate
+from expo_lite.settings.schema import check_values, from_mapping, read_toml, to_json
+from expo_lite.settings.train import TrainConfig, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -59,23 +52,26 @@ def numbers(cls: Any) -> Iterator[tuple[str, type]]:
 
 
 def check_any(config: Any) -> None:
-    checks: dict[type, Callable[[Any], object]] = {
-        EvalConfig: check_eval,
-        HardConfig: check_hard,
-        ExplainConfig: check_explain,
-        DiagnoseConfig: check_diagnose,
-        ReplicateConfig: check_replicate,
-        TrainConfig: resolve,
-    }
-    checks[type(config)](config)
+    if isinstance(config, TrainConfig):
+        resolve(config)
+    elif isinstance(config, ReplicateConfig):
+        check_replicate(config)
+    elif isinstance(config, MeasuringConfig):
+        check_measuring(config)
+    else:
+        check_values(config)
 
 
-SOUND = [TrainConfig(), EvalConfig("tiny"), HardConfig(), ExplainConfig(), DiagnoseConfig(), ReplicateConfig()]
+SOUND = [
+    TrainConfig(),
+    EvalConfig(target="tiny"),
+    HardConfig(),
+    ExplainConfig(),
+    DiagnoseConfig(),
+    ReplicateConfig(),
+    PlanConfig(),
+]
 NUMBERS = [(config, name, kind) for config in SOUND for name, kind in numbers(type(config))]
-
-
-def called(name: str) -> str:
-    return "problems" if name == "n" else name
 
 
 @pytest.mark.parametrize("config", SOUND, ids=lambda config: type(config).__name__)
@@ -85,7 +81,7 @@ def test_defaults_are_sound(config: Any) -> None:
 
 @pytest.mark.parametrize(("config", "name", "kind"), NUMBERS, ids=lambda value: value if isinstance(value, str) else "")
 def test_no_number_may_be_negative(config: Any, name: str, kind: type) -> None:
-    with pytest.raises(ConfigError, match=rf"^{called(name)} must .*-1") as caught:
+    with pytest.raises(ConfigError, match=rf"^{name} must .*-1") as caught:
         check_any(with_value(config, name, kind(-1)))
     assert caught.value.exit_code == 2
 
@@ -103,40 +99,59 @@ def test_no_number_may_be_nan(config: Any, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("steps", 0, "steps must be at least 1, not 0."),
-        ("group_size", 1, "group_size must be at least 2, not 1: an advantage compares completions of one problem."),
-        ("problems_per_step", 0, "problems_per_step must be at least 1, not 0."),
-        ("save_every", 0, "save_every must be at least 1, not 0."),
-        ("train_problems", 0, "train_problems must be at least 1, not 0; leave it out for all."),
-        ("lora_rank", 0, "lora_rank must be at least 1, not 0."),
-        ("lora_alpha", 0, "lora_alpha must be at least 1, not 0."),
-        ("temperature", 0.0, "temperature must be above 0, not 0.0; GRPO needs samples that differ."),
-        ("temperature", math.inf, "temperature must be above 0, not inf; GRPO needs samples that differ."),
+        ("steps", 0, "steps must be at least 1 and at most 1,000,000,000, not 0."),
+        (
+            "group_size",
+            1,
+            "group_size must be at least 2 and at most 4,096, not 1: an advantage compares completions of one problem.",
+        ),
+        ("problems_per_step", 0, "problems_per_step must be at least 1 and at most 4,096, not 0."),
+        ("save_every", 0, "save_every must be at least 1 and at most 1,000,000,000, not 0."),
+        ("train_problems", 0, "train_problems must be at least 1 and at most 1,000,000, not 0; leave it out for all."),
+        ("lora_rank", 0, "lora_rank must be at least 1 and at most 1,024, not 0."),
+        ("lora_alpha", 0, "lora_alpha must be at least 1 and at most 65,536, not 0."),
+        ("temperature", 0.0, "temperature must be above 0 and at most 100, not 0.0; GRPO needs samples that differ."),
+        (
+            "temperature",
+            math.inf,
+            "temperature must be above 0 and at most 100, not inf; GRPO needs samples that differ.",
+        ),
         ("top_p", 0.0, "top_p must be above 0 and at most 1, not 0.0."),
         ("top_p", 1.5, "top_p must be above 0 and at most 1, not 1.5."),
-        ("max_completion_tokens", 0, "max_completion_tokens must be at least 1, not 0."),
-        ("sampling_rows", 0, "sampling_rows must be at least 1, not 0."),
-        ("exp_sft_coef", math.inf, "exp_sft_coef must not be negative, not inf."),
-        ("explanations_per_problem", 0, "explanations_per_problem must be at least 1, not 0."),
+        ("max_completion_tokens", 0, "max_completion_tokens must be at least 1 and at most 1,048,576, not 0."),
+        ("sampling_rows", 0, "sampling_rows must be at least 1 and at most 65,536, not 0."),
+        ("exp_sft_coef", math.inf, "exp_sft_coef must be at least 0 and at most 1,000, not inf."),
+        ("explanations_per_problem", 0, "explanations_per_problem must be at least 1 and at most 4,096, not 0."),
         ("explanation_filter", (), "explanation_filter must not be empty; 'none' accepts every explanation."),
         ("explanation_filter", ("none", "lift"), "explanation_filter 'none' cannot be combined with another filter."),
-        ("kl_coef", math.inf, "kl_coef must not be negative, not inf."),
-        ("clip_low", 1.5, "clip_low must be between 0 and 1, not 1.5."),
-        ("updates_per_batch", 0, "updates_per_batch must be at least 1, not 0."),
-        ("pair_refresh_steps", 0, "pair_refresh_steps must be at least 1, not 0."),
-        ("dpo_beta", 0.0, "dpo_beta must be above 0, not 0.0."),
-        ("dpo_beta", math.inf, "dpo_beta must be above 0, not inf."),
-        ("dpo_sft_coef", math.inf, "dpo_sft_coef must not be negative, not inf."),
-        ("learning_rate", 0.0, "learning_rate must be above 0, not 0.0."),
-        ("learning_rate", math.inf, "learning_rate must be above 0, not inf."),
-        ("max_grad_norm", 0.0, "max_grad_norm must be above 0, not 0.0."),
-        ("micro_batch_tokens", 0, "micro_batch_tokens must be at least 1, not 0."),
+        ("kl_coef", math.inf, "kl_coef must be at least 0 and at most 1,000, not inf."),
+        ("clip_low", 1.5, "clip_low must be at least 0 and at most 1, not 1.5."),
+        ("updates_per_batch", 0, "updates_per_batch must be at least 1 and at most 4,096, not 0."),
+        ("pair_refresh_steps", 0, "pair_refresh_steps must be at least 1 and at most 1,000,000,000, not 0."),
+        ("dpo_beta", 0.0, "dpo_beta must be above 0 and at most 1,000, not 0.0."),
+        ("dpo_beta", math.inf, "dpo_beta must be above 0 and at most 1,000, not inf."),
+        ("dpo_sft_coef", math.inf, "dpo_sft_coef must be at least 0 and at most 1,000, not inf."),
+        ("learning_rate", 0.0, "learning_rate must be above 0 and at most 10, not 0.0."),
+        ("learning_rate", math.inf, "learning_rate must be above 0 and at most 10, not inf."),
+        ("max_grad_norm", 0.0, "max_grad_norm must be above 0 and at most 1,000, not 0.0."),
+        ("micro_batch_tokens", 0, "micro_batch_tokens must be at least 1 and at most 16,777,216, not 0."),
         ("optimizer", "adamw-8bit", "optimizer 'adamw-8bit' needs a GPU; use 'adamw'."),
-        ("eval_samples", 0, "eval_samples must be at least 1, not 0."),
+        ("eval_samples", 0, "eval_samples must be at least 1 and at most 4,096, not 0."),
         ("eval_samples", 4, "every k must be between 1 and eval_samples (4), not (1, 4, 16)."),
         ("k", (), "every k must be between 1 and eval_samples (16), not ()."),
         ("k", (0, 4), "every k must be between 1 and eval_samples (16), not (0, 4)."),
-        ("eval_temperature", 0.0, "eval_temperature must be above 0, not 0.0."),
+        ("eval_temperature", 0.0, "eval_temperature must be above 0 and at most 100, not 0.0."),
+        (
+            "group_size",
+            10**20,
+            "group_size must be at least 2 and at most 4,096, not 100000000000000000000: an advantage compares completions of one problem.",
+        ),
+        (
+            "seed",
+            10**60,
+            "seed must be at least 0 and at most 9,223,372,036,854,775,807, not a number of more than 40 digits.",
+        ),
+        ("learning_rate", 1e20, "learning_rate must be above 0 and at most 10, not 1e+20."),
         ("eval_top_p", 1.1, "eval_top_p must be above 0 and at most 1, not 1.1."),
     ],
 )
@@ -164,7 +179,7 @@ def test_each_rule_of_training(name: str, value: Any, message: str) -> None:
             "pair_refresh_steps is for pairs 'online'; pairs 'offline' are made once.",
         ),
         (
-            TrainConfig(method="exp-dpo", explanation=ExplanationConfig(explanation_refresh_steps=0)),
+            TrainConfig(method="exp-dpo", explanation=ExpoConfig(explanation_refresh_steps=0)),
             "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so explanations, are made anew.",
         ),
         (
@@ -188,18 +203,21 @@ def test_each_method_takes_its_own_settings() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (EvalConfig("tiny", samples=0), "samples must be at least 1, not 0."),
-        (EvalConfig("tiny", samples=4, k=(8,)), "every k must be between 1 and samples (4), not 8."),
-        (EvalConfig("tiny", split="dev"), "split must be train or test, not dev."),  # type: ignore[arg-type]
-        (EvalConfig("tiny", bits=8), "bits must be 4 or 16, not 8."),  # type: ignore[arg-type]
-        (EvalConfig("tiny", problems=0), "problems must be at least 1, not 0; leave it out for all."),
-        (HardConfig(zero_of=0), "zero_of must be at least 1, not 0."),
-        (HardConfig(max_completion_tokens=0), "max_completion_tokens must be at least 1, not 0."),
-        (HardConfig(sampling_rows=0), "sampling_rows must be at least 1, not 0."),
-        (ReplicateConfig(jobs=0), "jobs must be at least 1, not 0."),
-        (ReplicateConfig(seeds=(0, -1)), "no seed may be negative: 0, -1."),
+        (EvalConfig(target="tiny", samples=0), "samples must be at least 1 and at most 4,096, not 0."),
+        (EvalConfig(target="tiny", samples=4, k=(8,)), "every k must be between 1 and samples (4), not 8."),
+        (EvalConfig(target="tiny", split="dev"), "split must be one of train, test, not dev."),  # type: ignore[arg-type]
+        (EvalConfig(target="tiny", bits=8), "bits must be one of 4, 16, not 8."),  # type: ignore[arg-type]
+        (
+            EvalConfig(target="tiny", problems=0),
+            "problems must be at least 1 and at most 1,000,000, not 0; leave it out for all.",
+        ),
+        (HardConfig(zero_of=0), "zero_of must be at least 1 and at most 4,096, not 0."),
+        (HardConfig(max_completion_tokens=0), "max_completion_tokens must be at least 1 and at most 1,048,576, not 0."),
+        (HardConfig(sampling_rows=0), "sampling_rows must be at least 1 and at most 65,536, not 0."),
+        (ReplicateConfig(jobs=0), "jobs must be at least 1 and at most 1,024, not 0."),
+        (ReplicateConfig(seeds=(0, -1)), "seeds must be at least 0 and at most 9,223,372,036,854,775,807, not -1."),
         (ReplicateConfig(seeds=(0, 0)), "seeds must differ: 0, 0."),
-        (DiagnoseConfig(group_size=0), "group_size must be at least 1, not 0."),
+        (DiagnoseConfig(group_size=0), "group_size must be at least 1 and at most 4,096, not 0."),
         (
             DiagnoseConfig(explanation_filter=("none", "lift")),
             "explanation_filter 'none' cannot be combined with another filter.",
@@ -226,37 +244,38 @@ def test_the_8_bit_optimiser_is_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_default_model_is_what_the_machine_can_hold(gpu: bool, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "has_gpu", lambda: gpu)
     assert default_model() == model
-    assert resolve(TrainConfig()).model_name == model
+    assert resolve(TrainConfig()).model == model
 
 
 @pytest.mark.parametrize("alias", PRESETS)
 def test_what_is_left_open_follows_from_the_model(alias: str) -> None:
     config = resolve(TrainConfig(model=alias, task="jsonl:some/file.jsonl", seed=2))
     preset = PRESETS[alias]
-    assert (config.total_steps, config.learning_rate) == (preset.steps, preset.learning_rate)
-    assert config.max_completion_tokens == preset.max_completion_tokens
-    assert config.run_folder == Path(f"runs/{alias}-jsonl-exp-grpo-seed2")
+    assert (config.steps, config.optimizer.learning_rate) == (preset.steps, preset.learning_rate)
+    assert config.sampling.max_completion_tokens == preset.max_completion_tokens
+    assert config.output == Path(f"runs/{alias}-jsonl-exp-grpo-seed2")
 
 
 def test_pairs_are_learned_from_at_a_tenth_of_the_rate() -> None:
-    assert resolve(TrainConfig(model="tiny", method="exp-dpo")).learning_rate == pytest.approx(2e-4)
-    assert resolve(TrainConfig(model="tiny", method="star")).learning_rate == 2e-3
+    assert resolve(TrainConfig(model="tiny", method="exp-dpo")).optimizer.learning_rate == pytest.approx(2e-4)
+    assert resolve(TrainConfig(model="tiny", method="star")).optimizer.learning_rate == 2e-3
     given = with_value(TrainConfig(model="tiny", method="exp-dpo"), "learning_rate", 0.5)
-    assert resolve(given).learning_rate == 0.5
-    assert resolve(resolve(TrainConfig(model="tiny", method="exp-dpo"))).learning_rate == pytest.approx(2e-4)
+    assert resolve(given).optimizer.learning_rate == 0.5
+    assert resolve(resolve(TrainConfig(model="tiny", method="exp-dpo"))).optimizer.learning_rate == pytest.approx(2e-4)
 
 
 def test_what_is_given_stays(tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
     given = with_value(TrainConfig(model=f"{tmp_path}/my-model/", steps=3), "learning_rate", 0.5)
     config = resolve(with_value(given, "max_completion_tokens", 7))
-    assert (config.total_steps, config.learning_rate, config.max_completion_tokens) == (3, 0.5, 7)
-    assert config.run_folder == Path("runs/my-model-arithmetic-exp-grpo-seed0")
+    assert (config.steps, config.optimizer.learning_rate, config.sampling.max_completion_tokens) == (3, 0.5, 7)
+    assert config.output == Path("runs/my-model-arithmetic-exp-grpo-seed0")
     assert resolve(config) == config
 
 
 CHANGED = [
     resolve(with_value(TrainConfig(levels=(4, 5), output=Path("x"), resume=True), "data", Path("some/folder"))),
-    EvalConfig("runs/x", task="math", k=(1, 2), bits=16, output=Path("y")),
+    EvalConfig(target="runs/x", task="math", k=(1, 2), bits=16, output=Path("y")),
     HardConfig(model="tiny", problems=3),
     ExplainConfig(explanation_filter=("verified", "lift"), bits=4),
 ]
@@ -291,8 +310,8 @@ def test_toml_fills_what_it_has(tmp_path: Path) -> None:
         ("levels = 5", "levels must be a list, not 5."),
         ('levels = ["5"]', "levels must be int, not '5'."),
         ("loss = 3", "loss must be LossConfig, not 3."),
-        ("steps = ", "is no valid TOML"),
-        ("steps = 1\nsteps = 2", "is no valid TOML"),
+        ("steps = ", "is not valid TOML"),
+        ("steps = 1\nsteps = 2", "is not valid TOML"),
     ],
 )
 def test_a_wrong_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -306,6 +325,6 @@ def test_a_wrong_file_is_refused(text: str, message: str, tmp_path: Path) -> Non
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b'model = "\xe9"')
-    for name, message in [("missing", "No such file"), (".", "Is a directory"), ("latin", "is no valid TOML")]:
+    for name, message in [("missing", "No such file"), (".", "Is a directory"), ("latin", "is not valid TOML")]:
         with pytest.raises(ConfigError, match=message):
             read_toml(TrainConfig, tmp_path / name)

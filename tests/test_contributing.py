@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from expo_lite.methods import METHODS, Chain, Experience
 from expo_lite.records import Completion, FinishReason, Group, Problem, Verdict
+from expo_lite.step.methods import METHODS, Chain, Experience
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 

@@ -8,12 +8,12 @@ import torch
 from peft.tuners.lora import LoraLayer
 from shaken import shaken
 
-from expo_lite.batching import MicroBatch, Row, collate
-from expo_lite.config import PolicyConfig
 from expo_lite.policy import dense, hf
+from expo_lite.policy.batching import MicroBatch, Row, collate
 from expo_lite.policy.dense import dense_weights
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.products import linear, packed_linear
+from expo_lite.policy.products import linear, packed_linear
+from expo_lite.settings.groups import PolicyConfig
 
 
 @pytest.fixture(scope="module", params=[4, 16])

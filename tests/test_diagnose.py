@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from expo_lite.cli import run
-from expo_lite.diagnose import ChainFigure, diagnosis
-from expo_lite.diagnose_command import verdict
+from expo_lite.commands.cli import run
+from expo_lite.commands.diagnose import verdict
+from expo_lite.measure.diagnose import ChainFigure, levels_of
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 
 P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))
@@ -39,7 +39,7 @@ FIGURES = [
 
 
 def test_figures_by_level_by_hand() -> None:
-    one, two, everything = diagnosis(GROUPS, EXPLANATIONS, FIGURES)
+    one, two, everything = levels_of(GROUPS, EXPLANATIONS, FIGURES)
     assert [(row.level, row.n_problems) for row in (one, two, everything)] == [("1", 1), ("2", 2), ("all", 3)]
     assert [row.reward.value for row in (one, two, everything)] == pytest.approx([1 / 2, 0, 1 / 6])
     assert [row.all_wrong.value for row in (one, two, everything)] == pytest.approx([0, 1, 2 / 3])
@@ -59,7 +59,7 @@ def test_figures_by_level_by_hand() -> None:
 
 
 def test_one_level_stands_alone_and_what_is_absent_is_none() -> None:
-    (row,) = diagnosis(GROUPS[:1], [explanation(P1, False)], FIGURES[:1])
+    (row,) = levels_of(GROUPS[:1], [explanation(P1, False)], FIGURES[:1])
     assert (row.level, row.nll["explanation"], row.lift["expert"], row.nll_ratio) == ("1", None, None, None)
     own = row.nll["own"]
     assert own is not None
@@ -69,7 +69,7 @@ def test_one_level_stands_alone_and_what_is_absent_is_none() -> None:
 
 
 def test_the_words_follow_the_figures() -> None:
-    *_, row = diagnosis(GROUPS, EXPLANATIONS, FIGURES)
+    *_, row = levels_of(GROUPS, EXPLANATIONS, FIGURES)
     assert verdict(row) == [
         "in distribution: explanations 1.50 nats a token, own chains 0.50, expert chains 5.00",
         "positive signal: explanations raise the answer's log-probability by 3.00 nats, more than own chains (-1.00)",

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from expo_lite import display
-from expo_lite.display import Display, binned, evaluation_table, percent, sparkline
-from expo_lite.evaluate import Estimate, Evaluation, LevelResult
+from expo_lite.measure.figures import Evaluation, LevelResult
+from expo_lite.measure.statistics import Estimate
+from expo_lite.measure.tables import before_and_after
+from expo_lite.run import progress as display
+from expo_lite.run.progress import Display, binned, sparkline
 
 METRICS = {
     "reward": 0.3125,
@@ -142,22 +144,26 @@ def result(level: str, value: float) -> LevelResult:
 def test_the_table_has_before_and_after() -> None:
     before, after = (Evaluation((result("5", value), result("all", value)), 0.7, ()) for value in (0.1, 0.3))
     shown, file = console(terminal=False, width=160)
-    shown.print(evaluation_table(before, after))
+    shown.print(before_and_after(before, after))
     text = file.getvalue()
     assert "temperature 0.7, percent with 95% intervals" in text
     rows = [line for line in text.splitlines() if "before" in line or "after" in line]
-    assert [row.count("10.0 (5.0-15.0)") for row in rows] == [3, 0, 3, 0]
-    assert [row.count("30.0 (25.0-35.0)") for row in rows] == [0, 3, 0, 3]
+    assert [row.count("10.0") for row in rows] == [3, 0, 3, 0]
+    assert [row.count("30.0") for row in rows] == [0, 3, 0, 3]
+    assert (text.count("5.0 to 15.0"), text.count("25.0 to 35.0")) == (6, 6)
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
     assert "pass@1" in text
     assert "pass@4" in text
 
 
 def test_the_table_without_before() -> None:
     shown, file = console(terminal=False, width=160)
-    shown.print(evaluation_table(None, Evaluation((result("5", 0.3),), 0.7, ())))
+    shown.print(before_and_after(None, Evaluation((result("5", 0.3),), 0.7, ())))
     assert "before" not in file.getvalue()
-    assert file.getvalue().count("30.0 (25.0-35.0)") == 3
+    assert file.getvalue().count("25.0 to 35.0") == 3
 
 
-def test_percent() -> None:
-    assert percent(Estimate(0.3125, 0.25, 0.381)) == "31.2 (25.0-38.1)"
+def test_an_estimate_in_words() -> None:
+    assert Estimate(0.3125, 0.25, 0.381).text() == "31.2 (25.0 to 38.1)"
+    assert Estimate(-0.5, -1, 0.25).text(scale=1, digits=2, signed=True) == "-0.50 (-1.00 to +0.25)"
+    assert Estimate(0.5, 0.5, 0.5).text() == "50.0"

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from scripted_policy import GRADER, ScriptedPolicy, install, write_problems
 
-from expo_lite.collect import Plan, sample_wave
-from expo_lite.config import EvalConfig, EvaluationConfig, PolicyConfig
+from expo_lite.commands.eval import run_eval
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.evaluate import evaluate, run_eval
-from expo_lite.figures import Evaluation
+from expo_lite.measure.evaluate import evaluate
+from expo_lite.measure.figures import Evaluation
+from expo_lite.measure.samples import SampleSpec, sample_wave
+from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.records import SamplingParams
+from expo_lite.settings.groups import HeldOutConfig, PolicyConfig
+from expo_lite.settings.measuring import EvalConfig
 from expo_lite.tasks import load_task
 
 
@@ -35,7 +38,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_it_writes_every_sample_and_the_figures(policy: type[ScriptedPolicy], config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    run_eval(EvalConfig("tiny", **config))
+    run_eval(EvalConfig(target="tiny", **config))
     rows, folder = rows_of(config["output"]), config["output"]
     n = len({row["problem_id"] for row in rows})
     assert n > 60
@@ -64,19 +67,19 @@ def test_it_writes_every_sample_and_the_figures(policy: type[ScriptedPolicy], co
 def test_resumed_equals_unbroken(
     policy: type[ScriptedPolicy], config: dict[str, Any], tmp_path: Path, die_at: int
 ) -> None:
-    run_eval(EvalConfig("tiny", **config))
+    run_eval(EvalConfig(target="tiny", **config))
     whole, broken = config["output"], tmp_path / "broken"
     settings = config | {"output": broken}
     policy.n_calls, policy.die_at = 0, die_at
     with pytest.raises(KeyboardInterrupt):
-        run_eval(EvalConfig("tiny", **settings))
+        run_eval(EvalConfig(target="tiny", **settings))
     n_rows = len(rows_of(broken))
     assert 0 < n_rows < len(rows_of(whole))
     with (broken / "samples.jsonl").open("ab") as file:  # and a wave that was cut off in writing
         following = (whole / "samples.jsonl").read_bytes().split(b"\n")[n_rows : n_rows + 2]
         file.write(following[0] + b"\n" + following[1][:20])
     policy.n_calls, policy.die_at = 0, None
-    run_eval(EvalConfig("tiny", **settings, resume=True))
+    run_eval(EvalConfig(target="tiny", **settings, resume=True))
     assert policy.n_calls < 10
     for name in ("samples.jsonl", "rewards.jsonl"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
@@ -85,10 +88,10 @@ def test_resumed_equals_unbroken(
 
 
 def test_a_finished_one_is_only_read_again_with_other_k(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
-    run_eval(EvalConfig("tiny", **config))
+    run_eval(EvalConfig(target="tiny", **config))
     before = (config["output"] / "samples.jsonl").read_bytes()
     policy.loaded.clear()
-    run_eval(EvalConfig("tiny", **config, resume=True, k=(2, 3)))
+    run_eval(EvalConfig(target="tiny", **config, resume=True, k=(2, 3)))
     assert policy.loaded == []
     assert (config["output"] / "samples.jsonl").read_bytes() == before
     results = json.loads((config["output"] / "evaluation.json").read_text())
@@ -96,30 +99,30 @@ def test_a_finished_one_is_only_read_again_with_other_k(policy: type[ScriptedPol
 
 
 def test_nothing_is_overwritten_or_mixed(policy: type[ScriptedPolicy], config: dict[str, Any], tmp_path: Path) -> None:
-    run_eval(EvalConfig("tiny", **config))
+    run_eval(EvalConfig(target="tiny", **config))
     with pytest.raises(CheckpointError, match="--resume"):
-        run_eval(EvalConfig("tiny", **config))
+        run_eval(EvalConfig(target="tiny", **config))
     with pytest.raises(ConfigError, match=r"temperature \(0.7 there, 0.9 given\)"):
-        run_eval(EvalConfig("tiny", **config, resume=True, temperature=0.9))
+        run_eval(EvalConfig(target="tiny", **config, resume=True, temperature=0.9))
     with pytest.raises(ConfigError, match="model"):
-        run_eval(EvalConfig("smollm2-135m", **config, resume=True))
+        run_eval(EvalConfig(target="smollm2-135m", **config, resume=True))
     write_problems(tmp_path / "sums.jsonl", 81)
     with pytest.raises(ConfigError, match="problems"):
-        run_eval(EvalConfig("tiny", **config, resume=True))
+        run_eval(EvalConfig(target="tiny", **config, resume=True))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="nothing to resume"):
-        run_eval(EvalConfig("tiny", **config | {"output": tmp_path / "other"}, resume=True))
+        run_eval(EvalConfig(target="tiny", **config | {"output": tmp_path / "other"}, resume=True))
 
 
 def test_a_file_with_foreign_rows_is_refused(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
-    run_eval(EvalConfig("tiny", **config))
+    run_eval(EvalConfig(target="tiny", **config))
     file = config["output"] / "samples.jsonl"
     lines = file.read_bytes().split(b"\n")
     lines[3], lines[4] = lines[4], lines[3]
     file.write_bytes(b"\n".join(lines))
     with pytest.raises(CheckpointError, match="line 4"):
-        run_eval(EvalConfig("tiny", **config, resume=True))
+        run_eval(EvalConfig(target="tiny", **config, resume=True))
 
 
 def test_a_model_that_cannot_be_loaded_leaves_no_folder(
@@ -127,15 +130,15 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(
 ) -> None:
     monkeypatch.setattr(policy, "__init__", lambda *_args, **_kwargs: (_ for _ in ()).throw(ConfigError("no")))
     with pytest.raises(ConfigError):
-        run_eval(EvalConfig("tiny", **config))
+        run_eval(EvalConfig(target="tiny", **config))
     assert not config["output"].exists()
 
 
 def test_baseline_on_the_same_problems_and_seeds(
     policy: type[ScriptedPolicy], config: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_eval(EvalConfig("tiny", **config))
-    run_eval(EvalConfig("tiny", **config, resume=True, baseline="smollm2-135m"))  # samples the baseline alone
+    run_eval(EvalConfig(target="tiny", **config))
+    run_eval(EvalConfig(target="tiny", **config, resume=True, baseline="smollm2-135m"))  # samples the baseline alone
     assert policy.loaded == ["tiny", "smollm2-135m"]
     ours, theirs = rows_of(config["output"]), rows_of(config["output"] / "baseline")
     assert [(r["kind"], r["problem_id"], r["sample"]) for r in ours] == [
@@ -151,7 +154,7 @@ def test_baseline_on_the_same_problems_and_seeds(
 
 
 def test_against_itself_nothing_differs(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
-    run_eval(EvalConfig("tiny", **config, baseline="tiny"))
+    run_eval(EvalConfig(target="tiny", **config, baseline="tiny"))
     folder = config["output"]
     assert (folder / "samples.jsonl").read_bytes() == (folder / "baseline" / "samples.jsonl").read_bytes()
 
@@ -161,18 +164,18 @@ def test_against_itself_nothing_differs(policy: type[ScriptedPolicy], config: di
 )
 def test_settings_out_of_range(policy: type[ScriptedPolicy], config: dict[str, Any], wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        run_eval(EvalConfig("tiny", **config | wrong))
+        run_eval(EvalConfig(target="tiny", **config | wrong))
     assert policy.loaded == []
 
 
 def test_the_loop_and_the_command_give_the_same_figures(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
-    run_eval(EvalConfig("tiny", **config))
+    run_eval(EvalConfig(target="tiny", **config))
     task = load_task(config["task"], grader=GRADER)
     result = evaluate(
         policy("tiny", PolicyConfig(), seed=0),  # type: ignore[arg-type]
         task,
         task.problems("train"),
-        EvaluationConfig(eval_samples=4, k=(1, 4)),
+        HeldOutConfig(eval_samples=4, k=(1, 4)),
         max_completion_tokens=100,
         rows=1000,
         seed=0,
@@ -188,8 +191,8 @@ def test_the_samples_of_a_problem_do_not_depend_on_its_company() -> None:
     problems = tuple(task.problems("test", limit=2))
 
     def texts(order: tuple[Any, ...], n: int, rows: int) -> dict[tuple[str, str, int], str]:
-        plan = Plan(order, n, SamplingParams(0.7, 48, rows=rows), seed=3)
-        found = [row for wave in plan.waves() for row in sample_wave(policy, task, wave, plan)]
+        spec = SampleSpec(order, n, SamplingParams(0.7, 48, rows=rows), seed=3)
+        found = [row for wave in spec.waves() for row in sample_wave(policy, task, wave, spec, Limits(1_024, rows))]
         return {(row["kind"], row["problem_id"], row["sample"]): row["completion"] for row in found}
 
     together = texts(problems, 4, 256)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from expo_lite.config import ExplanationConfig, PolicyConfig
-from expo_lite.explain import ExplanationStore, answer_lifts, before_answer, judge, leaks
 from expo_lite.grading import Grader
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, SamplingParams, Verdict
-from expo_lite.rollout import roll_out
+from expo_lite.settings.groups import ExpoConfig, PolicyConfig
+from expo_lite.step.explain import answer_lifts, before_answer, judge, leaks
+from expo_lite.step.rollout import roll_out
+from expo_lite.step.store import RefreshStore
 from expo_lite.tasks import load_task
 
 BUDGET = 4096
@@ -37,7 +38,7 @@ def write(path: Path, row: dict[str, object]) -> str:
 
 def one_problem_of(name: str, folder: Path, grader: Grader) -> Problem:
     """A problem of each task, read by the task's own reader; the answer is SECRET where we write the file."""
-    from expo_lite.config import TaskOptions
+    from expo_lite.settings.groups import TaskOptions
 
     question = "How many of them are there?"
     if name == "arithmetic":
@@ -70,7 +71,7 @@ def test_the_training_prompt_never_contains_the_answer(
     task = load_task("arithmetic", grader=grader)
     params = SamplingParams(1.0, 40)
     attempts = roll_out(policy, task, to_explain=[problem], group_size=2, params=params, seed=0).attempts
-    (explanation,) = judge(policy, attempts, ExplanationConfig(explanation_filter=("none",)), token_budget=BUDGET)
+    (explanation,) = judge(policy, attempts, ExpoConfig(explanation_filter=("none",)), token_budget=BUDGET)
     assert explanation.accepted
     seen = policy.tokenizer.decode(explanation.completion.prompt_ids)
     trained = policy.tokenizer.decode(explanation.prompt_ids)
@@ -90,7 +91,7 @@ def attempt(text: str, *, correct: bool, finish: FinishReason = FinishReason.STO
 
 
 def test_verified_refuses_wrong_and_truncated_ones(policy: HfPolicy) -> None:
-    config = ExplanationConfig()
+    config = ExpoConfig()
     right, wrong, cut = judge(
         policy,
         [
@@ -108,13 +109,13 @@ def test_verified_refuses_wrong_and_truncated_ones(policy: HfPolicy) -> None:
 
 def test_no_leak_refuses_talk_of_the_given_answer(policy: HfPolicy) -> None:
     group = attempt("Since the correct answer is 21, \\boxed{21}", correct=True, policy=policy)
-    (explanation,) = judge(policy, [group], ExplanationConfig(explanation_filter=("no-leak",)), token_budget=BUDGET)
+    (explanation,) = judge(policy, [group], ExpoConfig(explanation_filter=("no-leak",)), token_budget=BUDGET)
     assert (explanation.accepted, explanation.reason) == (False, "leak")
 
 
 def test_none_puts_the_right_answer_at_the_end(policy: HfPolicy) -> None:
     group = attempt("A:0010+11=0022\n\\boxed{22}", correct=False, policy=policy)
-    (explanation,) = judge(policy, [group], ExplanationConfig(explanation_filter=("none",)), token_budget=BUDGET)
+    (explanation,) = judge(policy, [group], ExpoConfig(explanation_filter=("none",)), token_budget=BUDGET)
     text = policy.tokenizer.decode(explanation.target_ids, skip_special_tokens=True)
     assert explanation.accepted
     assert text == "A:0010+11=0022\n\\boxed{21}"
@@ -127,10 +128,10 @@ def test_a_chain_that_helps_has_a_higher_lift_and_the_best_is_kept(policy: HfPol
     lifts = answer_lifts(policy, [(g.problem, g.completions[0].text) for g in (good, bad)], token_budget=BUDGET)
     assert lifts[0] > 0 > lifts[1]
     both = Group(good.problem, bad.completions + good.completions, bad.verdicts + good.verdicts)
-    (best,) = judge(policy, [both], ExplanationConfig(explanations_per_problem=2), token_budget=BUDGET)
+    (best,) = judge(policy, [both], ExpoConfig(explanations_per_problem=2), token_budget=BUDGET)
     assert best.completion == good.completions[0]
     assert best.lift_nats == pytest.approx(lifts[0], abs=1e-3)
-    config = ExplanationConfig(explanation_filter=("verified", "lift"))
+    config = ExpoConfig(explanation_filter=("verified", "lift"))
     (refused,) = judge(policy, [bad], config, token_budget=BUDGET)
     assert (refused.accepted, refused.reason) == (False, "no_lift")
 
@@ -181,15 +182,16 @@ def test_the_store_ages_and_survives_json() -> None:
     explanation = Explanation(
         problem, completion, (1,), (3,), Verdict(True, "equal", "text", "1"), True, "accepted", 0.1
     )
-    store = ExplanationStore(3)
-    store.put(explanation, step=4)
-    again = ExplanationStore(3)
-    again.load_json(json.loads(json.dumps(store.to_json())))
-    assert again.get(problem, step=6) == explanation
-    assert again.get(problem, step=7) is None
-    once = ExplanationStore(0)
-    once.put(explanation, step=0)
-    assert once.get(problem, step=10_000) == explanation
-    always = ExplanationStore(1)
-    always.put(explanation, step=0)
-    assert always.get(problem, step=0) is None
+    store = RefreshStore(Explanation, 3)
+    store.put([explanation], step=4)
+    again = RefreshStore(Explanation, 3)
+    again.load_json(json.loads(json.dumps(store.to_json(step=6))))
+    assert again.get(problem.problem_id, step=6) == explanation
+    assert again.get(problem.problem_id, step=7) is None
+    once = RefreshStore(Explanation, 0)
+    once.put([explanation], step=0)
+    assert once.get(problem.problem_id, step=10_000) == explanation
+    always = RefreshStore(Explanation, 1)
+    always.put([explanation], step=0)
+    assert always.get(problem.problem_id, step=1) is None
+    assert always.to_json(step=1) == []

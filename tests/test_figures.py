@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from expo_lite.figures import Evaluation, Measured, Sample, differences, evaluation_of
-from expo_lite.intervals import bootstrap_mean, wilson
+from expo_lite.measure.figures import Evaluation, GradedProblem, Sample, differences, evaluation_of
+from expo_lite.measure.statistics import bootstrap_mean, wilson
 from expo_lite.records import Problem
 
 
-def outcome(name: str, greedy: str, samples: str, *, level: int | None = 1, subject: str | None = None) -> Measured:
+def outcome(
+    name: str, greedy: str, samples: str, *, level: int | None = 1, subject: str | None = None
+) -> GradedProblem:
     """A problem whose answer is 7; one character a completion: its answer, '-' for none, '.' for truncated."""
 
     def sample(answer: str) -> Sample:
@@ -18,7 +20,7 @@ def outcome(name: str, greedy: str, samples: str, *, level: int | None = 1, subj
         return Sample(answer == "7", reasons.get(answer, "different"), given, answer == ".", 10)
 
     problem = Problem(name, f"What is {name}?", "7", level, subject)
-    return Measured(problem, sample(greedy), tuple(map(sample, samples)))
+    return GradedProblem(problem, sample(greedy), tuple(map(sample, samples)))
 
 
 def test_figures_by_hand() -> None:
@@ -55,8 +57,8 @@ def test_spellings_of_an_answer_vote_together() -> None:
     problem = Problem("a", "?", "1/2")
     answers = ["\\frac{1}{2}", "\\dfrac{1}{2} ", "$\\frac12$", "3", "3"]
     samples = tuple(Sample("2" in a, "equal", a, False, 1) for a in answers)
-    assert Measured(problem, samples[0], samples[:2] + samples[3:]).majority_at(4) == 0.5
-    assert len(set(Measured(problem, samples[0], samples[:2]).votes)) == 1
+    assert GradedProblem(problem, samples[0], samples[:2] + samples[3:]).majority_at(4) == 0.5
+    assert len(set(GradedProblem(problem, samples[0], samples[:2]).votes)) == 1
 
 
 def test_one_level_none_and_some_without() -> None:

@@ -8,17 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
-from expo_lite import fit, loop
-from expo_lite.batching import Row
-from expo_lite.config import LossConfig, OptimizerConfig, SamplingConfig, TrainConfig, resolve
+from expo_lite import loop
 from expo_lite.errors import ModelError
-from expo_lite.fit import Limits, fitted, out_of_memory
-from expo_lite.learn import learn, make_optimizer
-from expo_lite.memory import GIB
+from expo_lite.memory import limits as fit
+from expo_lite.memory.limits import Limits, fitted, out_of_memory
+from expo_lite.memory.plan import GIB
 from expo_lite.policy import sampler, scoring
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
+from expo_lite.settings.groups import LossConfig, OptimizerConfig, RolloutConfig
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step.learn import learn
+from expo_lite.step.optimizer import make_optimizer
+from expo_lite.step.run import Run
 
 SETTINGS: dict[str, Any] = {
     "steps": 2,
@@ -51,7 +56,7 @@ class RunsOut:
         """What comes before does not count."""
         self.armed, take_step = False, loop.take_step
 
-        def armed_step(run: loop.Run) -> dict[str, float]:
+        def armed_step(run: Run) -> dict[str, float]:
             self.armed = True
             return take_step(run)
 
@@ -127,10 +132,10 @@ def test_other_errors_pass_through() -> None:
 
 def run(folder: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
     """Train a little; the adapter, the metrics and the samples."""
-    from expo_lite.config import EvaluationConfig
+    from expo_lite.settings.groups import HeldOutConfig
 
-    settings = SETTINGS | {"evaluation": EvaluationConfig(eval_problems=0)} | changes
-    loop.train(resolve(TrainConfig(model="tiny", output=folder, **settings)))
+    settings = SETTINGS | {"evaluation": HeldOutConfig(eval_problems=0)} | changes
+    loop.train(TrainConfig(model="tiny", output=folder, **settings), console=Console())
     adapter = load_file(folder / "checkpoints" / "step-000002" / "adapter_model.safetensors")
     files = ((folder / name).read_text() for name in ("metrics.jsonl", "samples.jsonl"))
     metrics, samples = ([json.loads(line) for line in text.splitlines()] for text in files)
@@ -252,13 +257,13 @@ def test_the_plan_chooses_what_the_user_leaves_open(machine: Any) -> None:
     assert (config.optimizer.micro_batch_tokens, config.sampling.sampling_rows) == (16_384, 256)
     assert plan is not None
     machine(5)
-    config, plan = fitted(resolve(TrainConfig(model="qwen2.5-0.5b", sampling=SamplingConfig(sampling_rows=16))))
+    config, plan = fitted(resolve(TrainConfig(model="qwen2.5-0.5b", sampling=RolloutConfig(sampling_rows=16))))
     assert plan is not None
     assert plan.fits
     assert config.sampling.sampling_rows == 16
-    assert config.micro_batch_tokens < 16_384
+    assert (config.optimizer.micro_batch_tokens or 0) < 16_384
     config, plan = fitted(resolve(TrainConfig(model="qwen2.5-0.5b", fit="off")))
-    assert (config.micro_batch_tokens, config.sampling_rows, plan) == (16_384, 256, None)
+    assert (config.optimizer.micro_batch_tokens, config.sampling.sampling_rows, plan) == (16_384, 256, None)
 
 
 def test_a_resumed_run_keeps_its_choice(machine: Any) -> None:
@@ -273,7 +278,7 @@ def test_a_resumed_run_keeps_its_choice(machine: Any) -> None:
 
 def test_a_model_of_unknown_size_gets_the_caps() -> None:
     config, plan = fitted(resolve(TrainConfig(model="nobody/nothing-cached")))
-    assert (config.micro_batch_tokens, config.sampling_rows, plan) == (16_384, 256, None)
+    assert (config.optimizer.micro_batch_tokens, config.sampling.sampling_rows, plan) == (16_384, 256, None)
 
 
 def test_limits_go_into_a_checkpoint() -> None:

@@ -13,15 +13,15 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from shaken import shaken
 
-from expo_lite.batching import MicroBatch, Row, micro_batches
-from expo_lite.config import PolicyConfig
 from expo_lite.errors import CheckpointError
+from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.load import PROJECTIONS, load_base
 from expo_lite.policy.lora import _end_id, _eos_ids
-from expo_lite.presets import PRESETS
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.models import PRESETS
 
 TINY = PRESETS["tiny"].source
 CONFIG = PolicyConfig(lora_rank=4, lora_alpha=8)

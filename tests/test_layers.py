@@ -18,7 +18,7 @@ def layers() -> list[list[str]]:
     """The names of the modules of each layer in pyproject.toml, highest layer first."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (found,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
-    return [layer.split(" | ") for layer in found]
+    return [re.split(r" [|:] ", layer) for layer in found]
 
 
 def table() -> str:

@@ -8,14 +8,16 @@ import pytest
 import torch
 from shaken import shaken
 
-from expo_lite import learn as module
-from expo_lite.batching import MicroBatch, Row, micro_batches
-from expo_lite.config import LossConfig, OptimizerConfig, PolicyConfig, TrainConfig, resolve
 from expo_lite.errors import DivergedError
-from expo_lite.learn import accumulate, learn, learning_rate, make_optimizer
 from expo_lite.objectives import grpo_loss, sft_loss
+from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.scoring import score_rows
+from expo_lite.settings.groups import LossConfig, OptimizerConfig, PolicyConfig
+from expo_lite.settings.train import RunConfig, TrainConfig, resolve
+from expo_lite.step import learn as module
+from expo_lite.step.learn import accumulate, learn
+from expo_lite.step.optimizer import learning_rate, make_optimizer
 
 CONFIG = resolve(
     TrainConfig(model="tiny", steps=10, optimizer=OptimizerConfig(warmup_steps=0, learning_rate=0.01, weight_decay=0.1))
@@ -57,12 +59,12 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def update(policy: HfPolicy, rows: Sequence[Row], config: TrainConfig = CONFIG, **kwargs: Any) -> dict[str, float]:
+def update(policy: HfPolicy, rows: Sequence[Row], config: RunConfig = CONFIG, **kwargs: Any) -> dict[str, float]:
     optimizer = kwargs.pop("optimizer", None) or make_optimizer(policy, config)
     return learn(policy, optimizer, rows, config, step=3, last_good="'step-000003'", **kwargs)
 
 
-def with_loss(**values: Any) -> TrainConfig:
+def with_loss(**values: Any) -> RunConfig:
     return dataclasses.replace(CONFIG, loss=LossConfig(**values))
 
 
@@ -109,7 +111,7 @@ def _copy(source: HfPolicy, target: HfPolicy) -> None:
             parameter.copy_(source.parameters()[name])
 
 
-def gradient(policy: HfPolicy, batches: Sequence[MicroBatch], config: TrainConfig = CONFIG) -> torch.Tensor:
+def gradient(policy: HfPolicy, batches: Sequence[MicroBatch], config: RunConfig = CONFIG) -> torch.Tensor:
     for parameter in policy.parameters().values():
         parameter.grad = None
     accumulate(policy, batches, config, None)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from expo_lite.cli import run
-from expo_lite.config import PolicyConfig
+from expo_lite.commands.cli import run
 from expo_lite.errors import ModelError
 from expo_lite.policy.load import HUB_FILES, first_line, load_base
-from expo_lite.presets import PRESETS
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.models import PRESETS
 
 CPU = torch.device("cpu")
 

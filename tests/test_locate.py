@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from expo_lite import checkpoint
-from expo_lite.config import EvalConfig, TaskOptions, TrainConfig, resolve
+from expo_lite.commands.eval import output_folder, settled
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.evaluate import output_folder, settle
-from expo_lite.locate import locate
-from expo_lite.presets import PRESETS
-from expo_lite.run_folder import RunFolder
+from expo_lite.run import checkpoint
+from expo_lite.run.folder import RunFolder
+from expo_lite.run.target import find_target
+from expo_lite.settings.groups import TaskOptions
+from expo_lite.settings.measuring import EvalConfig
+from expo_lite.settings.models import PRESETS
+from expo_lite.settings.train import TrainConfig, resolve
 
 
 def write_adapter(folder: Path, **changes: Any) -> None:
@@ -35,30 +37,30 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_run_is_its_newest_whole_checkpoint(run: Path) -> None:
-    located = locate(str(run))
+    located = find_target(str(run))
     assert (located.model, located.run, located.label) == ("tiny", run, "run-step-000040")
     assert located.adapter == run / "checkpoints" / "step-000040"
     assert located.policy.lora_rank == TrainConfig().policy.lora_rank
     (run / "checkpoints" / "step-000040" / "adapter_model.safetensors").write_bytes(b"weightz")
-    older = locate(str(run))
+    older = find_target(str(run))
     assert older.adapter == run / "checkpoints" / "step-000020"
     assert older.identity() == located.identity() | {"adapter_sha256": older.identity()["adapter_sha256"]}
     with pytest.raises(CheckpointError, match="damaged"):
-        locate(str(run / "checkpoints" / "step-000040"))
+        find_target(str(run / "checkpoints" / "step-000040"))
 
 
 def test_a_checkpoint_belongs_to_its_run(run: Path) -> None:
-    located = locate(str(run / "checkpoints" / "step-000020"), bits=16)
+    located = find_target(str(run / "checkpoints" / "step-000020"), bits=16)
     assert (located.run, located.policy.bits, located.label) == (run, 16, "run-step-000020")
 
 
 def test_settings_default_to_the_runs_own(run: Path) -> None:
-    located = locate(str(run))
-    settled = settle(EvalConfig(str(run)), located)
-    assert (settled.task, settled.levels, settled.data.question_field) == ("jsonl:sums.jsonl", (5,), "q")
-    assert settled.max_completion_tokens == PRESETS["tiny"].max_completion_tokens
-    assert output_folder(settled, located) == run / "evaluation" / "step-000040-jsonl-test-seed0"
-    other = settle(EvalConfig(str(run), task="arithmetic", max_completion_tokens=7), located)
+    located = find_target(str(run))
+    config = settled(EvalConfig(target=str(run)), located)
+    assert (config.task, config.levels, config.data.question_field) == ("jsonl:sums.jsonl", (5,), "q")
+    assert config.max_completion_tokens == PRESETS["tiny"].max_completion_tokens
+    assert output_folder(config, located) == run / "evaluation" / "step-000040-jsonl-test-seed0"
+    other = settled(EvalConfig(target=str(run), task="arithmetic", max_completion_tokens=7), located)
     assert (other.task, other.levels, other.data, other.max_completion_tokens) == ("arithmetic", (), TaskOptions(), 7)
 
 
@@ -66,16 +68,16 @@ def test_a_run_without_checkpoint(run: Path) -> None:
     for folder in checkpoint.checkpoints(run / "checkpoints"):
         (folder / "state.json").unlink()
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        locate(str(run))
+        find_target(str(run))
 
 
 def test_a_lone_adapter_names_its_model_and_shape(tmp_path: Path) -> None:
     write_adapter(tmp_path / "mine")
-    located = locate(str(tmp_path / "mine"))
+    located = find_target(str(tmp_path / "mine"))
     assert (located.model, located.run, located.label) == ("tiny", None, "mine")
     assert (located.policy.lora_rank, located.policy.lora_alpha) == (8, 4)
-    settled = settle(EvalConfig("mine"), located)
-    assert (settled.task, output_folder(settled, located)) == (
+    config = settled(EvalConfig(target="mine"), located)
+    assert (config.task, output_folder(config, located)) == (
         "arithmetic",
         Path("runs/eval-mine-arithmetic-test-seed0"),
     )
@@ -84,32 +86,34 @@ def test_a_lone_adapter_names_its_model_and_shape(tmp_path: Path) -> None:
 def test_a_lone_adapter_whose_model_is_elsewhere(tmp_path: Path) -> None:
     write_adapter(tmp_path / "mine", base_model_name_or_path="/gone/model")
     with pytest.raises(ConfigError, match="--base-model"):
-        locate(str(tmp_path / "mine"))
-    assert locate(str(tmp_path / "mine"), base_model="qwen3-4b").model == "qwen3-4b"
+        find_target(str(tmp_path / "mine"))
+    assert find_target(str(tmp_path / "mine"), base_model="qwen3-4b").model == "qwen3-4b"
 
 
 @pytest.mark.parametrize("changes", [{"use_dora": True}, {"r": None}, {"modules_to_save": ["lm_head"]}])
 def test_adapters_of_other_kinds(tmp_path: Path, changes: dict[str, Any]) -> None:
     write_adapter(tmp_path / "mine", **changes)
     with pytest.raises(CheckpointError):
-        locate(str(tmp_path / "mine"))
+        find_target(str(tmp_path / "mine"))
 
 
 def test_models_and_typing_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     about = {"model": "tiny", "bits": 4, "backend": "auto", "sampler": "auto", "adapter_sha256": None}
-    assert locate("tiny").identity() == about
-    assert locate("owner/name", bits=16).policy.bits == 16
+    assert find_target("tiny").identity() == about
+    assert find_target("owner/name", bits=16).policy.bits == 16
     with pytest.raises(ConfigError, match="Did you mean 'tiny'"):
-        locate("tyny")
+        find_target("tyny")
     (tmp_path / "runs").mkdir()
     with pytest.raises(ConfigError, match="no run, adapter or model at 'runs/typo'"):
-        locate("runs/typo")
+        find_target("runs/typo")
 
 
 def test_settled_settings_are_the_given_ones_where_given(run: Path) -> None:
-    given = EvalConfig(str(run), task="gsm8k", levels=(1,), max_completion_tokens=9, bits=16, k=(2,), output=run / "x")
-    located = locate(str(run), bits=16)
-    settled = settle(given, located)
-    assert dataclasses.replace(settled, data=given.data) == given
-    assert output_folder(settled, located) == run / "x"
+    given = EvalConfig(
+        target=str(run), task="gsm8k", levels=(1,), max_completion_tokens=9, bits=16, k=(2,), output=run / "x"
+    )
+    located = find_target(str(run), bits=16)
+    config = settled(given, located)
+    assert dataclasses.replace(config, data=given.data) == given
+    assert output_folder(config, located) == run / "x"

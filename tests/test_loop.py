@@ -3,6 +3,7 @@
 That a run which is broken off and resumed is the one that was not is in test_resume.py.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -11,16 +12,22 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from expo_lite import loop
-from expo_lite.batching import Row
-from expo_lite.cli import run
-from expo_lite.config import PolicyConfig
+from expo_lite.commands import cli
+from expo_lite.commands.cli import run
+from expo_lite.errors import DivergedError
+from expo_lite.grading import Grader
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
-from expo_lite.rollout import roll_out
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.train import resolve
+from expo_lite.step.rollout import roll_out
+from expo_lite.tasks import load_task
 from expo_lite.tasks.arithmetic import sums
 
 Rows = list[dict[str, Any]]
@@ -144,7 +151,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         seen[-1] += [problem.question for problem in kwargs.get("to_explain", ())]
         return roll_out(*args, **kwargs)
 
-    monkeypatch.setattr("expo_lite.gather.roll_out", looking)
+    monkeypatch.setattr("expo_lite.step.experience.roll_out", looking)
     return seen
 
 
@@ -278,7 +285,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path: Path, capsys: pytest.
     for output in (folder, file):
         command = f"train --model tiny {SHORT} --steps 1 --output {output}"
         assert run(command.split()) == 1
-        assert capsys.readouterr().err.startswith(f"error: The run folder '{output}' exists. Continue it with --resume")
+        assert capsys.readouterr().err.startswith(f"error: The folder '{output}' exists. Continue it with --resume")
     assert [path.read_text() for path in (folder / "mine.txt", file)] == ["mine", "mine"]
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
@@ -322,7 +329,7 @@ RESUME_ERRORS: list[tuple[str, list[str], int, str]] = [
     ("nothing", ["--output", "elsewhere/run"], 1, "There is no run to continue in 'elsewhere/run'"),
     ("checkpoints", [], 1, "No whole checkpoint in"),
     ("samples.jsonl", [], 1, "samples.jsonl', line 1 is damaged"),
-    ("config.json", [], 1, "config.json' is no run's config.json."),
+    ("config.json", [], 1, "config.json' is not a run's config.json."),
 ]
 
 
@@ -379,7 +386,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_nothing_is_lost(
     folder, words = done
     before = contents(folder)
     with monkeypatch.context() as patch:
-        patch.setattr("expo_lite.learn.sft_loss", lambda logprobs_N, _: logprobs_N.sum() * float("nan"))
+        patch.setattr("expo_lite.step.learn.sft_loss", lambda logprobs_N, _: logprobs_N.sum() * float("nan"))
         assert run([*words, "--resume", "--steps", "4"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: Step 3: the loss is nan and the gradient's norm nan. The last good checkpoint is ")
@@ -388,30 +395,34 @@ def test_a_loss_that_is_no_number_stops_the_run_and_nothing_is_lost(
     test_a_run_can_be_made_longer(done, tmp_path)
 
 
-def test_a_coefficient_beyond_all_numbers(
-    tmp_path: Path, tasks: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without any patch: 1e39 is a number to Python, and infinite in fp32."""
-    command = f"train --model tiny --output {tmp_path / 'run'} {tasks['wrong']} --steps 2 --explanation-filter none"
-    assert run([*command.split(), "--exp-sft-coef", "1e39"]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: Step 1: the loss is inf")
-    assert "The last good checkpoint is none yet." in error
+def train_beyond_bounds(words: str, group: str, **values: float) -> None:
+    """Train with values that the bounds of settings refuse; nothing is patched."""
+    command: Any = cli.parse(words.split())
+    config = resolve(command.settings)
+    config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **values)})
+    with Grader() as grader:
+        task = load_task(config.task, grader=grader, options=config.data)
+        loop.train_on(task, config, Console(quiet=True))
+
+
+def test_a_coefficient_beyond_all_numbers(tmp_path: Path, tasks: dict[str, str]) -> None:
+    """1e39 is a number to Python, and infinite in fp32."""
+    words = f"train --model tiny --output {tmp_path / 'run'} {tasks['wrong']} --steps 2 --explanation-filter none"
+    with pytest.raises(DivergedError, match=r"^Step 1: the loss is inf.*The last good checkpoint is none yet\."):
+        train_beyond_bounds(words, "explanation", exp_sft_coef=1e39)
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
-def test_a_policy_that_gives_no_numbers_stops_the_run(
-    tmp_path: Path, tasks: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_policy_that_gives_no_numbers_stops_the_run(tmp_path: Path, tasks: dict[str, str]) -> None:
     """A learning rate that throws the adapter beyond all numbers: no loss ever shows it if every group is wrong."""
-    command = (
+    words = (
         f"train --model tiny --output {tmp_path / 'run'} {tasks['wrong']} --steps 5 --save-every 1 --warmup-steps 0"
+        " --explanation-filter none --explain all-wrong --explanation-refresh-steps 1"
     )
-    words = "--explanation-filter none --explain all-wrong --explanation-refresh-steps 1 --learning-rate 1e30"
-    assert run([*command.split(), *words.split()]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: Step 2: the policy's log-probabilities are no longer finite.")
-    assert "The last good checkpoint is none yet." in error  # that of step 1 holds what has just failed
+    # the last good checkpoint is not that of step 1, which holds what has just failed
+    message = r"^Step 2: the policy's log-probabilities are no longer finite\..*The last good checkpoint is none yet\."
+    with pytest.raises(DivergedError, match=message):
+        train_beyond_bounds(words, "optimizer", learning_rate=1e30)
     assert len(read(tmp_path / "run" / "metrics.jsonl")) == 1
 
 

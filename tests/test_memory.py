@@ -14,12 +14,12 @@ import torch
 from simulated_update import Measured, MemoryTracker, measure_update, simulation
 from smollm2 import gguf_file
 
-from expo_lite import memory
-from expo_lite.memory import GIB, Workload, largest, longest_completion, make_plan, phases
+from expo_lite.memory import plan as memory
+from expo_lite.memory.plan import GIB, Workload, largest, longest_completion, make_plan, phases
+from expo_lite.memory.shapes import ALIASES_FILE, Shape, find_shape, shape_of
 from expo_lite.objectives import token_logprobs
 from expo_lite.policy.hf import KEPT_PRODUCTS_BYTES
 from expo_lite.policy.sampler import CACHE_BLOCK, PREFILL_TOKENS, RowCache
-from expo_lite.shapes import ALIASES_FILE, Shape, find_shape, shape_of
 
 CONFIGS: dict[str, dict[str, Any]] = json.loads(ALIASES_FILE.read_text())
 SMALL = Shape(

@@ -6,10 +6,11 @@ from typing import Any, get_args
 
 import pytest
 
-from expo_lite.config import DpoConfig, ExplanationConfig, LossConfig, Method, TrainConfig, resolve
-from expo_lite.methods import METHODS, Chain, Experience, chain_rows, chain_source, dpo_rows, grpo_rows
-from expo_lite.pairs import ScoredPair
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
+from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig
+from expo_lite.settings.train import Method, RunConfig, TrainConfig, resolve
+from expo_lite.step.methods import METHODS, Chain, Experience, chain_rows, chain_source, dpo_rows, grpo_rows
+from expo_lite.step.pairs import ScoredPair
 
 CONFIG = resolve(TrainConfig(model="tiny", group_size=2))
 
@@ -23,7 +24,7 @@ def group(rewards: list[int], lengths: list[int]) -> Group:
 MIXED, WRONG, RIGHT = group([1, 0], [2, 4]), group([0, 0], [2, 2]), group([1, 1], [1, 1])
 
 
-def with_loss(**values: object) -> TrainConfig:
+def with_loss(**values: object) -> RunConfig:
     return dataclasses.replace(CONFIG, loss=LossConfig(**values))  # type: ignore[arg-type]
 
 
@@ -53,9 +54,9 @@ def test_chain_rows_by_hand() -> None:
     chain = Chain((1, 2), (3, 4, 5, 6))
     # 0.04 over 2 problems, over 4 tokens
     assert chain_rows([chain], 2, CONFIG, 0.0)[0].sft_weight == pytest.approx(0.005)
-    summed = dataclasses.replace(CONFIG, explanation=ExplanationConfig(exp_sft_normalisation="sequence"))
+    summed = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_normalisation="sequence"))
     assert chain_rows([chain], 2, summed, 0.0)[0].sft_weight == pytest.approx(0.02)
-    falling = dataclasses.replace(CONFIG, explanation=ExplanationConfig(exp_sft_schedule="linear"))
+    falling = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_schedule="linear"))
     assert chain_rows([chain], 2, falling, 0.75)[0].sft_weight == pytest.approx(0.00125)
 
 
@@ -110,7 +111,7 @@ def test_dpo_rows_by_hand() -> None:
 
 def test_where_chains_come_from() -> None:
     def source(method: Any, coef: float = 0.04, dpo: DpoConfig = CONFIG.dpo) -> str:
-        explanation = ExplanationConfig(exp_sft_coef=coef)
+        explanation = ExpoConfig(exp_sft_coef=coef)
         return chain_source(dataclasses.replace(CONFIG, method=method, explanation=explanation, dpo=dpo))
 
     assert [source(method) for method in METHODS] == ["none", "explanation", "expert", "explanation", "explanation", "expert"]  # fmt: skip

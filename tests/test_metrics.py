@@ -8,8 +8,9 @@ import pytest
 from full_disk import largest_file
 
 from expo_lite.errors import CheckpointError
-from expo_lite.metrics import JsonLines, explanation_metrics, group_metrics, mean, sample_rows
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
+from expo_lite.run.files import JsonLines
+from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 
 PROBLEM = Problem("p", "1 + 1?", "2", 3, "sums")
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from expo_lite.batching import Row
-from expo_lite.config import PolicyConfig
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.native import Recorder, _cut, generate_arguments
 from expo_lite.policy.scoring import score_rows
 from expo_lite.records import Completion, FinishReason, SampleRequest, SamplingParams
+from expo_lite.settings.groups import PolicyConfig
 
 PROMPTS = ((2, 8, 9, 10, 11), (2, 8, 9, 10, 11, 12, 13, 14, 15, 16), (2, 20, 21))
 

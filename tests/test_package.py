@@ -1,8 +1,12 @@
 """The public surface and the version."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import expo_lite
 
@@ -16,12 +20,46 @@ def test_the_public_surface() -> None:
         "DataError",
         "DivergedError",
         "ExpoLiteError",
+        "Grader",
+        "HeldOutConfig",
         "ModelError",
+        "PolicyConfig",
+        "TaskOptions",
         "TrainConfig",
         "__version__",
-        "resolve",
+        "evaluate",
+        "load_policy",
+        "load_task",
+        "train",
     ]
     assert all(hasattr(expo_lite, name) for name in expo_lite.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        expo_lite.trian  # noqa: B018
+
+
+def test_importing_the_package_does_not_wait_for_torch() -> None:
+    code = "import sys, expo_lite; expo_lite.TrainConfig; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_training_from_python_is_quiet_and_says_what_happened(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from expo_lite import Grader, HeldOutConfig, PolicyConfig, TrainConfig, evaluate, load_policy, load_task, train
+
+    held_out = HeldOutConfig(eval_problems=2, eval_samples=2, k=(1, 2))
+    result = train(TrainConfig(model="tiny", steps=2, group_size=2, output=tmp_path / "run", evaluation=held_out))
+    assert (result.steps, result.finished, result.folder) == (2, True, tmp_path / "run")
+    assert result.before is not None
+    assert result.after is not None
+    with Grader() as grader:
+        task = load_task("arithmetic", grader=grader)
+        policy = load_policy("tiny", PolicyConfig(), seed=0)
+        again = evaluate(policy, task, task.problems("test", limit=2), held_out, max_completion_tokens=160)
+    assert again == result.before  # the same problems, model and random numbers
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(expo_lite.CheckpointError, match="exists"):
+        train(TrainConfig(model="tiny", output=tmp_path / "run"))
 
 
 def test_one_version_everywhere() -> None:

@@ -9,19 +9,25 @@ from typing import Any, Literal
 import pytest
 from shaken import shaken
 
-from expo_lite.config import DpoConfig, EvaluationConfig, PolicyConfig, SamplingConfig, TrainConfig, resolve
-from expo_lite.fit import Limits
-from expo_lite.gather import Source, Stores
+from expo_lite.errors import CheckpointError
 from expo_lite.grading import Grader
 from expo_lite.loop import train
-from expo_lite.metrics import TIMES
-from expo_lite.pairs import PairStore, make_pairs, pair_rows, score_pairs
+from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
+from expo_lite.run.folder import RunFolder
+from expo_lite.run.metrics import TIMES
+from expo_lite.settings.groups import DpoConfig, HeldOutConfig, PolicyConfig, RolloutConfig
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step.experience import sample_experience
+from expo_lite.step.optimizer import make_optimizer
+from expo_lite.step.pairs import make_pairs, pair_rows, score_pairs
+from expo_lite.step.run import Run
+from expo_lite.step.store import RefreshStore
 from expo_lite.tasks import load_task
 
-CONFIG = resolve(TrainConfig(model="tiny", method="exp-dpo"))
+SCORED: Any = {"temperature": 1.0, "token_budget": 4_096}
 PROBLEM = Problem("p", "Start with 10.\nA: add 11.\nWhat is the result?", "21", 1, expert_chain="So \\boxed{21}.")
 
 
@@ -50,7 +56,7 @@ def group(policy: HfPolicy, problem_id: str, verdicts: list[bool]) -> Group:
 def test_the_first_wrong_completion_meets_the_chain(policy: HfPolicy) -> None:
     groups = [group(policy, "a", [True, False, False]), group(policy, "b", [True] * 3), group(policy, "c", [False] * 3)]
     chain = (*policy.tokenizer.encode("A:0010+11=0021\n\\boxed{21}"), policy.end_id)
-    (pair,), metrics = make_pairs(policy, groups, {"a": chain, "b": chain}, CONFIG)
+    (pair,), metrics = make_pairs(policy, groups, {"a": chain, "b": chain}, **SCORED)
     assert metrics == {"pairs/new": 1, "pairs/none_wrong": 1, "pairs/no_chosen": 1}
     assert pair.problem == groups[0].problem
     assert (pair.chosen_ids, pair.rejected_ids) == (chain, groups[0].completions[1].token_ids)
@@ -58,36 +64,39 @@ def test_the_first_wrong_completion_meets_the_chain(policy: HfPolicy) -> None:
     assert row["chosen"] == [{"role": "assistant", "content": "A:0010+11=0021\n\\boxed{21}"}]
     assert row["rejected"] == [{"role": "assistant", "content": "\\boxed{1}"}]
     assert row["prompt"][0]["content"].startswith("Start with 10.")
-    assert make_pairs(policy, [], {}, CONFIG) == ([], {"pairs/new": 0, "pairs/none_wrong": 0, "pairs/no_chosen": 0})
+    assert make_pairs(policy, [], {}, **SCORED) == ([], {"pairs/new": 0, "pairs/none_wrong": 0, "pairs/no_chosen": 0})
 
 
 def test_the_reference_is_the_policy_with_its_adapter_off(policy: HfPolicy) -> None:
     groups = [group(policy, "a", [False, False])]
     chain = policy.tokenizer.encode("A:0010+11=0021\n\\boxed{21}")
-    (fresh,), _ = make_pairs(policy, groups, {"a": tuple(chain)}, CONFIG)
-    (scored,) = score_pairs(policy, [fresh], CONFIG)  # a fresh adapter changes nothing
+    (fresh,), _ = make_pairs(policy, groups, {"a": tuple(chain)}, **SCORED)
+    (scored,) = score_pairs(policy, [fresh], **SCORED)  # a fresh adapter changes nothing
     assert scored.chosen_nats == pytest.approx(fresh.ref_chosen_nats, abs=1e-4)
     assert scored.rejected_nats == pytest.approx(fresh.ref_rejected_nats, abs=1e-4)
     shaken(policy, 0.1, seed=1)  # as after an update with a large learning rate
-    (again,), _ = make_pairs(policy, groups, {"a": tuple(chain)}, CONFIG)
+    (again,), _ = make_pairs(policy, groups, {"a": tuple(chain)}, **SCORED)
     assert (again.ref_chosen_nats, again.ref_rejected_nats) == (fresh.ref_chosen_nats, fresh.ref_rejected_nats)
-    (moved,) = score_pairs(policy, [fresh], CONFIG)
+    (moved,) = score_pairs(policy, [fresh], **SCORED)
     assert abs(moved.chosen_nats - scored.chosen_nats) > 0.1
 
 
 def test_the_store_ages_forgets_and_survives_json() -> None:
     pair = Pair(PROBLEM, (1, 2), (3,), (4, 5), -1.5, -1 / 3)
-    store = PairStore(3)
+    store = RefreshStore(Pair, 3)
     store.put([pair], step=4)
-    again = PairStore(3)
-    again.load_json(json.loads(json.dumps(store.to_json())))
-    assert again.get(PROBLEM, step=6) == pair
-    assert again.get(PROBLEM, step=7) is None
+    assert store.to_json(step=7) == []
+    again = RefreshStore(Pair, 3)
+    again.load_json(json.loads(json.dumps(store.to_json(step=6))))
+    assert again.get("p", step=6) == pair
+    assert again.get("p", step=7) is None
     again.put([], step=7)
-    assert again.to_json() == []
-    once = PairStore(0)
+    assert again.to_json(step=6) == []
+    once = RefreshStore(Pair, 0)
     once.put([pair], step=0)
-    assert once.get(PROBLEM, step=10_000) == pair
+    assert once.get("p", step=10_000) == pair
+    with pytest.raises(CheckpointError, match="unknown setting 'chosen'"):
+        once.load_json([{"made": 1, "record": {"chosen": 3}}])
 
 
 @pytest.mark.parametrize("chosen", ["explanation", "expert"])
@@ -99,26 +108,30 @@ def test_online_pairs_come_from_the_updated_policy(
     config = resolve(TrainConfig(model="tiny", method="exp-dpo", group_size=2, dpo=dpo))
     task = load_task("arithmetic", grader=grader)
     problems = task.problems("train", levels=(5,), limit=8)
-    source = Source(policy, task, config, Stores(config), Limits.of(config))
-    before = source.gather(problems, step=0)
+
+    def start() -> Run:
+        optimizer, folder = make_optimizer(policy, config), RunFolder(Path("unused"))
+        return Run(config, folder, policy, task, problems, [], optimizer, Limits.of(config))
+
+    run = start()
+    before = sample_experience(run, problems)
     assert len(before.new_pairs) >= 2
     shaken(policy, 0.1, seed=1)  # as after an update with a large learning rate
-    fresh = Source(policy, task, config, Stores(config), Limits.of(config)).gather(
-        problems, step=0
-    )  # the same random numbers
+    fresh = sample_experience(start(), problems)  # the same random numbers
+    run.step = 1
     if pairs == "offline":
         assert fresh.new_pairs == before.new_pairs
-        again = source.gather(problems, step=1)
+        again = sample_experience(run, problems)
         made = {pair.problem.problem_id for pair in before.new_pairs}
         assert made.isdisjoint(pair.problem.problem_id for pair in again.new_pairs)  # each is made once
-        assert again.experience.pairs[0].pair in before.new_pairs
-        assert again.experience.pairs[0] not in before.experience.pairs  # but scored anew
+        assert again.pairs[0].pair in before.new_pairs
+        assert again.pairs[0] not in before.pairs  # but scored anew
     else:
         old = {pair.problem.problem_id: pair.rejected_ids for pair in before.new_pairs}
         new = {pair.problem.problem_id: pair.rejected_ids for pair in fresh.new_pairs}
         assert old != new
-        again = source.gather(problems, step=1)
-        assert not set(before.new_pairs) & {scored.pair for scored in again.experience.pairs}
+        again = sample_experience(run, problems)
+        assert not set(before.new_pairs) & {scored.pair for scored in again.pairs}
 
 
 def run(folder: Path, steps: int, pairs: Literal["offline", "online"], *, resume: bool = False) -> None:
@@ -137,9 +150,9 @@ def run(folder: Path, steps: int, pairs: Literal["offline", "online"], *, resume
                 output=folder,
                 resume=resume,
                 save_every=10,
-                sampling=SamplingConfig(max_completion_tokens=120),
+                sampling=RolloutConfig(max_completion_tokens=120),
                 dpo=DpoConfig(pairs="offline") if pairs == "offline" else DpoConfig(pair_refresh_steps=3),
-                evaluation=EvaluationConfig(eval_problems=0),
+                evaluation=HeldOutConfig(eval_problems=0),
             )
         )
     )
@@ -177,7 +190,7 @@ def test_trl_takes_the_pairs(tmp_path: Path, policy: HfPolicy) -> None:
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    from expo_lite.presets import TINY
+    from expo_lite.settings.models import TINY
 
     dataset: Any = load_dataset(
         "json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path)

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from expo_lite import cli, plan_command
+from expo_lite.commands import cli
+from expo_lite.commands import plan as plan_command
 from expo_lite.errors import ConfigError, ModelError
-from expo_lite.memory import GIB
-from expo_lite.presets import PRESETS
-from expo_lite.shapes import ALIASES_FILE, find_shape, shape_of
+from expo_lite.memory.plan import GIB
+from expo_lite.memory.shapes import ALIASES_FILE, find_shape, shape_of
+from expo_lite.settings.models import PRESETS
 
 PUBLISHED = {
     "smollm2-135m": 134_515_008,
@@ -167,8 +168,8 @@ def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("--model", "qwen-2.5-3b"), "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'? "),
-        (("--vram", "0"), "error: vram must be above 0, not 0.0; it is in GiB, as in --vram 24."),
-        (("--vram", "24", "--group-size", "0"), "error: group_size must be at least 1, not 0."),
+        (("--vram", "0"), "error: vram must be above 0 and at most 100,000, not 0.0; it is in GiB, as in --vram 24."),
+        (("--vram", "24", "--group-size", "0"), "error: group_size must be at least 1 and at most 4,096, not 0."),
     ],
 )
 def test_wrong_arguments(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +200,7 @@ def test_the_gpu_s_memory_is_asked_of_its_driver(tmp_path: Path, monkeypatch: py
 def test_it_answers_without_torch_and_at_once(tmp_path: Path) -> None:
     fresh = """
 import sys
-from expo_lite.cli import run
+from expo_lite.commands.cli import run
 code = run(sys.argv[1:])
 sys.exit(f"imported: {heavy}" if (heavy := {"torch", "transformers", "numpy"} & set(sys.modules)) else code)
 """

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from expo_lite.presets import PRESETS
 from expo_lite.prompts import encode_explanation, encode_question, explanation_text, question_text
 from expo_lite.records import Problem
+from expo_lite.settings.models import PRESETS
 
 ODD = ["{answer}", "{}", "{0} and {question}", "%s", "$x \\in \\{1, 2\\}$", "a\nb\n", "😀 ä", "\\boxed{7}"]
 

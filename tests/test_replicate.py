@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from expo_lite.claims import CLAIMS
-from expo_lite.cli import run
-from expo_lite.config import ReplicateConfig
+from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
-from expo_lite.fit import fitted
-from expo_lite.replicate import BASE, prepare_runs
-from expo_lite.replication_plan import DEFAULT_PLAN, read_plan
-from expo_lite.run_folder import RunFolder, read_config
+from expo_lite.memory.limits import fitted
+from expo_lite.replication.claims import CLAIMS
+from expo_lite.replication.plan import DEFAULT_PLAN, read_plan
+from expo_lite.replication.run import BASE, prepare_runs
+from expo_lite.run.folder import RunFolder, read_config
+from expo_lite.settings.replicate import ReplicateConfig
 
 NAMES = ["grpo-hard", "exp-grpo-hard", "grpo-all", "gt-sft-grpo-all", "exp-grpo-all", "exp-grpo-all-0.5"]
 NAMES += ["dpo-offline", "dpo-offline-expert", "dpo-online", "dpo-online-expert"]
@@ -46,10 +46,10 @@ def test_the_plan_that_is_shipped(quick: bool) -> None:
     assert list(plan.runs) == NAMES
     assert plan.seeds == ((0,) if quick else (0, 1, 2))
     configs = {name: plan.config(name, 1) for name in plan.runs}
-    assert len({config.total_steps for config in configs.values()}) == 1
+    assert len({config.steps for config in configs.values()}) == 1
     # one rate a family, the default
-    assert len({config.learning_rate for name, config in configs.items() if not name.startswith("dpo")}) == 1
-    assert len({config.learning_rate for name, config in configs.items() if name.startswith("dpo")}) == 1
+    assert len({config.optimizer.learning_rate for name, config in configs.items() if not name.startswith("dpo")}) == 1
+    assert len({config.optimizer.learning_rate for name, config in configs.items() if name.startswith("dpo")}) == 1
     assert {name: config.levels for name, config in configs.items() if name.endswith("hard")} == dict.fromkeys(
         NAMES[:2], ()
     )
@@ -59,14 +59,14 @@ def test_the_plan_that_is_shipped(quick: bool) -> None:
     assert replace(expert, output=offline.output, dpo=replace(expert.dpo, chosen="explanation")) == offline
     online = configs["dpo-online"]
     assert replace(offline, output=online.output, dpo=replace(offline.dpo, pairs="online")) == online
-    assert configs["grpo-hard"].run_folder.name == "grpo-hard-seed1"
+    assert configs["grpo-hard"].output.name == "grpo-hard-seed1"
 
 
 def test_the_same_plan_for_a_large_model() -> None:
     plan = read_plan(ReplicateConfig(model="qwen2.5-3b", task="math"))
     config = plan.config("exp-grpo-all", 0)
-    assert (config.model, config.task, config.total_steps) == ("qwen2.5-3b", "math", 300)
-    assert config.run_folder.parts[:2] == ("runs", "replicate-qwen2.5-3b-math")
+    assert (config.model, config.task, config.steps) == ("qwen2.5-3b", "math", 300)
+    assert config.output.parts[:2] == ("runs", "replicate-qwen2.5-3b-math")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_loop_goes_on_with_the_folders_that_are_prepared(tmp_path: Path) -> 
         prepare_runs(plan, 1)
         for name in plan.runs:
             config = plan.config(name, 0)
-            folder = RunFolder(config.run_folder)
+            folder = RunFolder(config.output)
             assert folder.reopen(fitted(config, read_config(folder.path))[0]) == (None, [])
             assert folder.evaluation_file(0).read_text() == "{}"
 

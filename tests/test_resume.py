@@ -16,8 +16,8 @@ import pytest
 from forked_runs import ForkedRuns, wait_until
 from full_disk import small_disk
 
-from expo_lite import checkpoint
-from expo_lite.metrics import TIMES
+from expo_lite.run import checkpoint
+from expo_lite.run.metrics import TIMES
 
 STEPS = 6
 WORDS = (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams, Verdict
-from expo_lite.rollout import draw, grade_groups, roll_out, stream_seed
+from expo_lite.step.rollout import draw, grade_groups, roll_out, stream_seed
 
 PROBLEMS = [Problem(f"p{i}", f"Question {i}?", str(i)) for i in range(5)]
 PARAMS = SamplingParams(1.0, 10)

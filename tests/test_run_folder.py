@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from full_disk import largest_file
 
-from expo_lite import checkpoint
-from expo_lite.config import LossConfig, TaskOptions, TrainConfig, resolve, to_json
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.run_folder import MAY_CHANGE, RunFolder, read_config
+from expo_lite.run import checkpoint
+from expo_lite.run.folder import MAY_CHANGE, RunFolder, read_config
+from expo_lite.settings.groups import LossConfig, TaskOptions
+from expo_lite.settings.schema import to_json
+from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 
 
-def settings(folder: Path, **changes: Any) -> TrainConfig:
+def settings(folder: Path, **changes: Any) -> RunConfig:
     return resolve(TrainConfig(model="tiny", output=folder, **changes))
 
 
@@ -54,7 +56,7 @@ def test_what_is_there_is_never_overwritten(what: str, folder: RunFolder, tmp_pa
     elif what == "a file in its place":
         path.write_text("mine")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises(CheckpointError, match=f"The run folder '{path}' exists. Continue it with --resume"):
+    with pytest.raises(CheckpointError, match=f"The folder '{path}' exists. Continue it with --resume"):
         RunFolder(path).create(settings(path), device="cpu")
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
@@ -67,7 +69,7 @@ def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "run"
-    with pytest.raises(CheckpointError, match=f"Cannot make the run folder '{path}'"):
+    with pytest.raises(CheckpointError, match=f"Cannot make the folder '{path}"):
         RunFolder(path).create(settings(path), device="cpu")
     with largest_file(0), pytest.raises(CheckpointError, match=r"Cannot write .*config.json"):
         RunFolder(tmp_path / "full").create(settings(tmp_path), device="cpu")
@@ -154,11 +156,11 @@ def test_some_settings_may_change(folder: RunFolder) -> None:
     ("text", "error"),
     [
         (None, r"There is no run to continue in .*config\.json: No such file"),
-        ("", r"config\.json' is no run's"),
-        ('{"settings": ', r"config\.json' is no run's"),
-        ('{"settings": []}', r"config\.json' is no run's"),
-        ("[]", r"config\.json' is no run's"),
-        ("\0" * 20, r"config\.json' is no run's"),
+        ("", r"config\.json' is not a run's"),
+        ('{"settings": ', r"config\.json' is not a run's"),
+        ('{"settings": []}', r"config\.json' is not a run's"),
+        ("[]", r"config\.json' is not a run's"),
+        ("\0" * 20, r"config\.json' is not a run's"),
         ('{"settings": {"stepz": 1}}', r"config\.json: unknown setting 'stepz'. Did you mean 'steps'"),
         ('{"settings": {"steps": "many"}}', r"config\.json: steps must be int"),
     ],
@@ -170,7 +172,7 @@ def test_an_unreadable_config(text: str | None, error: str, folder: RunFolder) -
     with pytest.raises((CheckpointError, ConfigError), match=error):
         folder.reopen(settings(folder.path))
     folder.config_file.write_bytes(b"\xff\xfe")
-    with pytest.raises(CheckpointError, match="is no run's"):
+    with pytest.raises(CheckpointError, match="is not a run's"):
         read_config(folder.path)
 
 

@@ -11,14 +11,14 @@ from scipy.stats import chisquare
 from shaken import shaken
 from smollm2 import gguf_file
 
-from expo_lite.batching import Row
-from expo_lite.config import PolicyConfig
 from expo_lite.policy import sampler
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.sampler import choose
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.tasks.arithmetic import sums
 
 

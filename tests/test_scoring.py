@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import log_softmax, scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from expo_lite.batching import MicroBatch, Row, collate
 from expo_lite.objectives import token_logprobs
 from expo_lite.policy import attention, scoring
 from expo_lite.policy.attention import Layout, pack, packed_attention
+from expo_lite.policy.batching import MicroBatch, Row, collate
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 300,

@@ -7,16 +7,18 @@ import pytest
 import torch
 from shaken import shaken
 
-from expo_lite.batching import Row
-from expo_lite.cli import run
-from expo_lite.config import OptimizerConfig, PolicyConfig, TrainConfig, resolve
+from expo_lite.commands.cli import run
 from expo_lite.errors import ModelError
-from expo_lite.learn import learn, logp_difference, make_optimizer
 from expo_lite.policy import sampler
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.self_check import MEAN_LIMIT_NATS, self_check
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
+from expo_lite.settings.groups import OptimizerConfig, PolicyConfig
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step.learn import learn, logp_difference
+from expo_lite.step.optimizer import make_optimizer
 
 PROBLEMS = [Problem("1", "3 + 4", "7"), Problem("2", "12 + 7 - 3 + 40 - 2 + 88 - 15 + 4 - 31", "100")]
 

@@ -15,7 +15,7 @@ import pytest
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.records import Problem, Verdict
-from expo_lite.tasks import ORIGINS, TASKS, FixedTask, TaskOptions, load_task
+from expo_lite.tasks import TASKS, FixedTask, TaskOptions, load_task
 from expo_lite.tasks.fields import last_boxed
 from expo_lite.tasks.splits import hold_out, normalised, select, without_test_questions
 
@@ -313,8 +313,8 @@ def test_every_task_names_licence_and_source(tmp_path: Path, grader: Grader) -> 
         load_task("math", grader=grader, options=TaskOptions(data=math_folder(tmp_path / "m"))),
     ]
     assert all(task.license and task.source and task.name in TASKS for task in loaded)
-    assert all(task.license.startswith(ORIGINS[task.name][0]) for task in loaded)
-    assert {name for names in ORIGINS for name in names.split(", ")} == {name.partition(":")[0] for name in TASKS}
+    assert all(task.license.startswith(TASKS[task.name].license) for task in loaded)
+    assert all(spec.shape.partition(":")[0] == kind for kind, spec in TASKS.items())
 
 
 def test_hold_out_is_decided_by_the_text_alone() -> None:

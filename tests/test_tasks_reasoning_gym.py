@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.records import Problem
+from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks import load_task
 from expo_lite.tasks.reasoning_gym import WORKER, ReasoningGym
 from expo_lite.tasks.reasoning_gym_worker import fits, is_safe

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from expo_lite.errors import CheckpointError
-from expo_lite.trace import traced
+from expo_lite.run.trace import traced
 
 
 def test_a_trace_holds_the_operators_that_ran(tmp_path: Path) -> None:

@@ -13,14 +13,16 @@ import torch
 from shaken import shaken
 from unsloth_process import PROMPTS, ROWS
 
-from expo_lite.cli import run
-from expo_lite.config import PolicyConfig, check_backend, is_installed
+from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError, ModelError
 from expo_lite.policy.factory import choose_backend, load_policy
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.scoring import score_rows
-from expo_lite.presets import PRESETS
 from expo_lite.records import SampleRequest, SamplingParams
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.machine import backend_rules, is_installed
+from expo_lite.settings.models import PRESETS
+from expo_lite.settings.schema import check_rules
 
 HERE = Path(__file__).parent
 installed = pytest.mark.skipif(not is_installed("unsloth"), reason="unsloth is not installed (extra 'unsloth')")
@@ -173,7 +175,7 @@ def test_the_same_run_gives_the_same_losses(tmp_path: Path) -> None:
 
 CONTRACT = """
 import inspect, json, os, torch
-from expo_lite.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.policy import unsloth as ours
 from unsloth_zoo.vllm_utils import load_lora
 assert ours.FastLanguageModel.__module__ == "unsloth.models.loader", "this is not the GPU code"
@@ -211,7 +213,7 @@ def test_a_language_model_scores_alike(tmp_path: Path) -> None:
     theirs.save_adapter(tmp_path)
     code = f"""
 import json, unsloth_process as process
-from expo_lite.config import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.policy.factory import load_policy
 policy = load_policy({name!r}, PolicyConfig(backend="unsloth"), seed=0)
 print(json.dumps([process.scores(policy), process.self_check(policy, process.PROMPTS, temperature=1.0, token_budget=512)]))
@@ -236,17 +238,17 @@ print(json.dumps([process.scores(policy), process.self_check(policy, process.PRO
 def test_what_cannot_be_had_is_found_early(
     policy: PolicyConfig, there: tuple[str, ...], gpu: bool, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("expo_lite.config.is_installed", lambda package: package in there)
-    monkeypatch.setattr("expo_lite.config.has_gpu", lambda: gpu)
+    monkeypatch.setattr("expo_lite.settings.machine.is_installed", lambda package: package in there)
+    monkeypatch.setattr("expo_lite.settings.machine.has_gpu", lambda: gpu)
     if message:
         with pytest.raises(ConfigError, match=message):
-            check_backend(policy)
+            check_rules(backend_rules(policy.backend, policy.sampler))
     else:
-        check_backend(policy)
+        check_rules(backend_rules(policy.backend, policy.sampler))
 
 
 def test_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expo_lite.config.is_installed", lambda package: True)
+    monkeypatch.setattr("expo_lite.settings.machine.is_installed", lambda package: True)
     assert "transformers" in sys.modules
     assert "unsloth" not in sys.modules
     with pytest.raises(ModelError, match=r"must be imported before .*transformers"):
@@ -254,7 +256,15 @@ def test_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> None:
-    modules = ["loop", "evaluate", "hard", "explain_command", "diagnose_command", "replicate", "policy.factory"]
+    modules = [
+        "loop",
+        "measure.evaluate",
+        "commands.hard",
+        "commands.explain",
+        "measure.diagnose",
+        "replication.run",
+        "policy.factory",
+    ]
     code = f"import sys, importlib; [importlib.import_module('expo_lite.' + name) for name in {modules}]; "
     code += "print({'transformers', 'peft', 'trl', 'unsloth'} & set(sys.modules))"
     assert in_own_process("-c", code).splitlines()[-1] == "set()"
@@ -270,9 +280,7 @@ def test_auto_takes_unsloth_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> N
 
 @missing
 def test_without_unsloth_asking_for_it_is_an_error_before_anything_heavy() -> None:
-    code = (
-        "import sys; from expo_lite.cli import run; c = run(sys.argv[1:]); sys.exit(9 if 'torch' in sys.modules else c)"
-    )
+    code = "import sys; from expo_lite.commands.cli import run; c = run(sys.argv[1:]); sys.exit(9 if 'torch' in sys.modules else c)"
     for words in (["train"], ["eval", "tiny"], ["hard"], ["explain"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *words, "--backend", "unsloth"], capture_output=True, text=True, check=False

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from expo_lite.config import is_installed
 from expo_lite.errors import ModelError
 from expo_lite.policy.vllm import VllmSampler, _sampled, sampling_arguments
 from expo_lite.records import FinishReason, SamplingParams
+from expo_lite.settings.machine import is_installed
 
 installed = pytest.mark.skipif(not is_installed("vllm"), reason="vllm is not installed (extra 'vllm')")
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from expo_lite.batching import Row
-from expo_lite.config import PolicyConfig
 from expo_lite.errors import ModelError
 from expo_lite.policy.base import Policy
+from expo_lite.policy.batching import Row
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.policy.self_check import self_check
 from expo_lite.records import SampleRequest, SamplingParams
+from expo_lite.settings.groups import PolicyConfig
 
 PROMPTS = ((2, 8, 9, 10, 11), (2, 8, 9, 10, 11, 12, 13, 14, 15, 16), (2, 20, 21))
 ROWS = [Row(prompt, tuple(range(30, 30 + 7 * i))) for i, prompt in enumerate(PROMPTS, 1)]

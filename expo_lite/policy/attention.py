@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from expo_lite.batching import Row
+from expo_lite.policy.batching import Row
 
 NAME = "expo_lite"
 

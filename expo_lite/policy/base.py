@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from expo_lite.batching import MicroBatch
+from expo_lite.policy.batching import MicroBatch
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
 

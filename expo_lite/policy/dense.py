@@ -23,8 +23,8 @@ import torch
 from bitsandbytes.nn.modules import Params4bit
 from peft.tuners.lora import LoraLayer
 
-from expo_lite.memory import MOST_HEAD_COPY
-from expo_lite.products import Linear, linear, packed_linear
+from expo_lite.memory.plan import MOST_HEAD_COPY
+from expo_lite.policy.products import Linear, linear, packed_linear
 
 Product = Callable[[], torch.Tensor]
 

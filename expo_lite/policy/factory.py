@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from expo_lite.config import PolicyConfig, check_backend, is_installed
 from expo_lite.errors import ModelError
 from expo_lite.policy.base import Policy
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.machine import is_installed
 
 
 def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> Policy:
@@ -20,10 +21,8 @@ def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | N
         adapter: a folder with an adapter to go on from.
 
     Raises:
-        ConfigError: the backend or sampler is not installed, or not to be had on this machine.
         ModelError: the model cannot be found, read or held in memory; or Unsloth would come too late in this process.
     """
-    check_backend(config)
     if choose_backend(config) == "hf":
         from expo_lite.policy.hf import HfPolicy
 

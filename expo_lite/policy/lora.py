@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from expo_lite.batching import MicroBatch
 from expo_lite.errors import CheckpointError
 from expo_lite.policy import native, sampler, scoring
+from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.dense import dense_weights
 from expo_lite.policy.load import first_line
 from expo_lite.policy.sampler import Sampled

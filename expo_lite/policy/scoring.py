@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from expo_lite.batching import MicroBatch, Row, micro_batches
 from expo_lite.objectives import token_logprobs
 from expo_lite.policy.base import Policy
+from expo_lite.policy.batching import MicroBatch, Row, micro_batches
+from expo_lite.policy.products import linear
 
 PACKED_MODELS = ("llama", "qwen2", "qwen3")
 """Model types whose attention is all in the attention interface: their rows can share a prompt."""
@@ -24,7 +25,8 @@ def score(model: Any, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
         temperature: logits are divided by it, as they were in sampling.
     """
     hidden_NH = packed_hidden(model, batch) if is_packable(model) else padded_hidden(model, batch)
-    return token_logprobs(hidden_NH, batch.targets_N, model.get_output_embeddings().weight, temperature=temperature)
+    head_VH = model.get_output_embeddings().weight
+    return token_logprobs(hidden_NH, batch.targets_N, head_VH, temperature=temperature, product=linear)
 
 
 def is_packable(model: Any) -> bool:

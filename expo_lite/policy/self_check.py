@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from expo_lite.batching import Row
 from expo_lite.errors import ModelError
 from expo_lite.policy.base import Policy
+from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 

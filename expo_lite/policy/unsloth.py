@@ -26,15 +26,15 @@ with contextlib.redirect_stdout(sys.stderr):  # it greets on stdout, where our t
 
 from transformers import AutoConfig, AutoTokenizer
 
-from expo_lite.batching import MicroBatch
-from expo_lite.config import PolicyConfig
 from expo_lite.errors import ConfigError, ModelError
+from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.load import PROJECTIONS, load_base, plain_weights
 from expo_lite.policy.lora import LoraPolicy
 from expo_lite.policy.sampler import Sampled
 from expo_lite.policy.vllm import MEMORY_SHARE, VllmSampler
-from expo_lite.presets import find_model
 from expo_lite.records import SampleRequest, SamplingParams
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.models import find_model
 
 
 class UnslothPolicy(LoraPolicy):

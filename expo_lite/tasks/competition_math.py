@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from expo_lite.config import TaskOptions
+from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.files import HubFiles
 from expo_lite.tasks.jsonl import row_reader

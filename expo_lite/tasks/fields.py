@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from expo_lite.config import TaskOptions
 from expo_lite.errors import DataError
 from expo_lite.grading import final_answer
 from expo_lite.records import Problem
+from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.files import Row
 
 _ID_FIELDS = ("problem_id", "unique_id")

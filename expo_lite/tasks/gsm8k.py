@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from expo_lite.config import TaskOptions
 from expo_lite.errors import DataError
 from expo_lite.records import Problem
+from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.fields import Fields, answer_text_of, question_of, split_at_hashes
 from expo_lite.tasks.files import HubFiles, Row

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError
+from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.fields import Fields, problem_from_row
 from expo_lite.tasks.files import HubFiles, split_files

@@ -20,10 +20,10 @@ import time
 import weakref
 from typing import Any
 
-from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import final_answer
 from expo_lite.records import Problem, Verdict
+from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import Split
 from expo_lite.tasks.splits import check_choice, normalised
 

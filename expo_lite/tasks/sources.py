@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from expo_lite.config import TaskOptions
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.records import Problem
+from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.files import HubFiles, Row, configurations, fetch, read_rows, split_files, split_in_name
 from expo_lite.tasks.splits import hold_out, without_test_questions

@@ -1,0 +1,119 @@
+"""How values are typed on the command line, and how a settings file comes before them; no command is known here."""
+
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from expo_lite.settings.schema import from_mapping, toml_values
+
+REGISTRY = ConstructorRegistry()
+UNSET = "unset"
+"""How nothing is shown, and typed: it takes back what a settings file has."""
+
+T = TypeVar("T")
+
+
+@REGISTRY.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """`INT | None` is one word, like INT."""
+    inner, *others = get_args(info.type) or (None,)
+    if info.type_origin not in (types.UnionType, Union) or others != [types.NoneType]:
+        return None
+    read, metavar = _reader(inner), _metavar(inner)
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: None if words == [UNSET] else read(words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [UNSET if value is None else str(value)],
+    )
+
+
+@REGISTRY.primitive_rule
+def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """`1 4 16` and `1,4,16` are the same; a free text may have a comma of its own."""
+    inner, *others = get_args(info.type) or (None,)
+    if info.type_origin is not tuple or others != [Ellipsis]:
+        return None
+    read, metavar = _reader(inner), _metavar(inner)
+
+    def parse(words: list[str]) -> tuple[Any, ...]:
+        parts = words if inner is str else [part for word in words for part in word.split(",") if part]
+        return () if parts == [UNSET] else tuple(read(part.strip()) for part in parts)
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"{metavar} [{metavar} ...]" if get_origin(inner) is not Literal else f"{metavar} [...]",
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [str(part) for part in value] or [UNSET],
+    )
+
+
+def _reader(hint: Any) -> Callable[[str], Any]:
+    if get_origin(hint) is not Literal:
+        return (lambda word: Path(word).expanduser()) if hint is Path else hint
+    known = {str(value): value for value in get_args(hint)}
+
+    def read(word: str) -> Any:
+        if word not in known:
+            raise ValueError(f"'{word}' is none of {', '.join(known)}")
+        return known[word]
+
+    return read
+
+
+def _metavar(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(map(str, get_args(hint))) + "}"
+    return str(hint.__name__).upper()
+
+
+def settings_file(arguments: Sequence[str]) -> Path | None:
+    """The value of --config, looked for before anything is parsed: it changes the defaults."""
+    for i, word in enumerate(arguments):
+        if word.startswith("--config="):
+            return Path(word.partition("=")[2]).expanduser()
+        if word == "--config" and i + 1 < len(arguments):
+            return Path(arguments[i + 1]).expanduser()
+    return None
+
+
+def defaults(cls: type[T], file: Path | None) -> T:
+    """Settings as a TOML file has them; what it leaves open keeps its default, or is asked for on the command line.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds an unknown or ill-typed setting.
+    """
+    values = toml_values(file) if file else {}
+    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    missing = {name: "" for name in required if name not in values}
+    settings = from_mapping(cls, values | missing, str(file))
+    return replace(settings, **dict.fromkeys(missing, tyro.MISSING))  # type: ignore[type-var]
+
+
+def read(defaults_of: dict[str, Any], arguments: Sequence[str], *, description: str) -> Any:
+    """The command that the arguments name, an instance of what `defaults_of` has under its name.
+
+    Raises:
+        SystemExit: help was asked for (code 0), or the arguments are wrong (code 2); either is printed.
+    """
+    descriptions = {name: str(type(command).__doc__) for name, command in defaults_of.items()}
+    command: Any = tyro.cli(
+        tyro.extras.subcommand_type_from_defaults(defaults_of, descriptions, prefix_names=False),
+        prog="expo-lite",
+        description=description,
+        args=arguments,
+        config=(
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.PositionalRequiredArgs,
+            tyro.conf.PositionalMetavarFromFieldName,
+        ),
+        registry=REGISTRY,
+    )
+    return command

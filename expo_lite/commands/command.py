@@ -1,0 +1,51 @@
+"""What the commands have in common: their flags, how a model is found, and how progress and results are printed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from expo_lite.run.target import Target, find_target
+from expo_lite.settings.machine import default_model
+from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig
+
+Inline = tyro.conf.arg(name="")
+"""The settings' fields stand beside the command's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What every command takes."""
+
+    debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show the traceback of an error."""
+
+    def run(self) -> None:
+        """Do it; raises ExpoLiteError for whatever can be foreseen to go wrong."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredCommand(Command):
+    """What every command with settings takes."""
+
+    config: Path | None = None
+    """Read settings from this TOML file; flags override it."""
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: no markup, no highlighting, not folded."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def target_of(settings: EvalConfig | HardConfig | ExplainConfig | DiagnoseConfig, name: str | None) -> Target:
+    """The run or model that a measuring command is about; raises what `find_target` does."""
+    return find_target(
+        name or default_model(),
+        base_model=settings.base_model,
+        bits=settings.bits,
+        backend=settings.backend,
+        sampler=settings.sampler,
+    )

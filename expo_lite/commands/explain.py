@@ -1,0 +1,96 @@
+"""`expo-lite explain`: self-explanations of some problems, as training would sample and judge them, printed to be read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
+from expo_lite.grading import Grader
+from expo_lite.records import SamplingParams
+from expo_lite.settings.groups import ExpoConfig
+from expo_lite.settings.measuring import ExplainConfig, check_measuring
+from expo_lite.tasks import load_task
+
+if TYPE_CHECKING:
+    from expo_lite.records import Explanation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explain(ConfiguredCommand):
+    """Print self-explanations of some problems, with what becomes of each."""
+
+    settings: Annotated[ExplainConfig, Inline]
+
+    def run(self) -> None:
+        """Check, then explain."""
+        run_explain(self.settings)
+
+
+def run_explain(config: ExplainConfig) -> None:
+    """Sample one explanation of each problem, judge it and print it.
+
+    Raises:
+        ExpoLiteError: whatever can be foreseen to go wrong.
+    """
+    check_measuring(config)
+    console = Console()
+    target = target_of(config, config.model)
+    tokens = config.max_completion_tokens or target.max_completion_tokens
+    params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+    with Grader() as grader:
+        task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
+        levels = config.levels or task.levels[-1:]
+        problems = task.problems(config.split, levels=levels, limit=config.problems, seed=config.seed)
+        from expo_lite.memory.limits import measuring_limits
+        from expo_lite.policy.factory import load_policy
+        from expo_lite.step.explain import judge, refusals
+        from expo_lite.step.rollout import roll_out, stream_seed
+
+        say(console, f"{target.label}: explaining {len(problems)} problems ...")
+        limits = measuring_limits(target.model, target.policy, params, lambda line: say(console, f"warning: {line}"))
+        policy = load_policy(target.model, target.policy, seed=config.seed, adapter=target.adapter)
+        attempts = limits.sampling(
+            lambda: roll_out(
+                policy,
+                task,
+                to_explain=problems,
+                group_size=1,
+                params=replace(params, rows=limits.sampling_rows),
+                seed=stream_seed(config.seed, "explain"),
+            )
+        ).attempts
+    filters = ExpoConfig(explanation_filter=config.explanation_filter)
+    explanations = limits.updating(lambda: judge(policy, attempts, filters, token_budget=limits.micro_batch_tokens))
+    for explanation in explanations:
+        _show(explanation, console)
+    n_accepted = sum(explanation.accepted for explanation in explanations)
+    reasons = "".join(f", {reason} {count}" for reason, count in refusals(explanations).most_common())
+    console.print(Rule())
+    say(console, f"{target.label}: {n_accepted} of {len(explanations)} explanations accepted{reasons}")
+
+
+def _show(explanation: "Explanation", console: Console) -> None:
+    from expo_lite.step.explain import leaks
+
+    problem, completion = explanation.problem, explanation.completion
+    level = "" if problem.level is None else f", level {problem.level}"
+    console.print(Rule(f"{problem.problem_id}{level}", align="left"))
+    found = "no final answer" if explanation.verdict.answer is None else f"answer {explanation.verdict.answer}"
+    outcome = "accepted" if explanation.accepted else f"refused: {explanation.reason}"
+    lift = "" if explanation.lift_nats is None else f", lift {explanation.lift_nats:+.2f} nats"
+    leak = "talks about a given answer" if leaks(completion.text) else "no leak"
+    _block(console, "question", [problem.question])
+    _block(console, "reference answer", [problem.answer])
+    _block(console, f"explanation, {len(completion.token_ids)} tokens", [completion.text.strip()])
+    _block(console, "verdict", [f"{outcome} ({found}: {explanation.verdict.reason}; {leak}{lift})"])
+
+
+def _block(console: Console, heading: str, lines: Iterable[str]) -> None:
+    console.print(Text(heading, style="bold"))
+    for line in lines:
+        say(console, line)
+    say(console, "")

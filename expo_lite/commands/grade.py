@@ -1,0 +1,52 @@
+"""`expo-lite grade`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from expo_lite.commands.command import Command, say
+from expo_lite.grading import Grader, GradeReport, grade_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grade(Command):
+    """Grade the replies of a JSONL file with fields gold and reply; with a label too, measure the grader itself."""
+
+    file: Path
+    """A JSONL file: on each line an object with gold and reply, and perhaps label (whether the reply is right)."""
+    output: Path | None = None
+    """The JSONL file to write, with correct, reason and how added. Default: FILE.graded.jsonl."""
+
+    def run(self) -> None:
+        """Grade, print the counts by reason and, where the rows have labels, how far the grader agrees with them.
+
+        Raises:
+            DataError: the file is missing or malformed.
+        """
+        console, output = Console(), self.output or self.file.with_suffix(".graded.jsonl")
+        with Grader() as grader:
+            report = grade_file(self.file, output, grader)
+        table = Table("reason", "rows", box=box.SIMPLE)
+        for reason, count in report.reasons.items():
+            table.add_row(reason, f"{count:,}")
+        console.print(table)
+        say(console, f"{report.n_correct:,} of {report.n_rows:,} correct")
+        if report.n_labelled:
+            for line in _agreement(report):
+                say(console, line)
+        say(console, f"written to: {output}")
+
+
+def _agreement(report: GradeReport) -> Iterable[str]:
+    yield f"against {report.n_labelled:,} labels: recall {_percent(report.recall)}, precision {_percent(report.precision)}"
+    for row in report.disagreements:
+        ours, theirs = ("correct", "wrong") if row.verdict.correct else ("wrong", "correct")
+        yield f"line {row.line}: gold {row.gold!r}, answer {row.answer!r}: {ours} ({row.verdict.reason}, {row.verdict.how}), label {theirs}"
+
+
+def _percent(share: float | None) -> str:
+    return "none to measure" if share is None else f"{share:.1%}"

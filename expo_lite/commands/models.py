@@ -1,0 +1,28 @@
+"""`expo-lite models`."""
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from expo_lite.commands.command import Command, say
+from expo_lite.settings.models import PRESETS, TINY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models(Command):
+    """List the model aliases, and the settings that follow from them."""
+
+    def run(self) -> None:
+        """Print the table."""
+        table = Table(box=box.SIMPLE)
+        for column in ("alias", "model", "parameters", "license", "steps", "learning rate", "max tokens"):
+            table.add_column(column, overflow="fold")
+        for alias, preset in PRESETS.items():
+            source = "built in" if preset is TINY else preset.source
+            defaults = (str(preset.steps), f"{preset.learning_rate:g}", str(preset.max_completion_tokens))
+            table.add_row(alias, source, preset.parameters, preset.license, *defaults)
+        console = Console()
+        console.print(table)
+        say(console, "--model also takes OWNER/NAME of the model hub, a local folder or a GGUF file.")

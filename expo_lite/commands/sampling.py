@@ -1,0 +1,50 @@
+"""What eval and hard share: the samples of a run or model, kept in a folder while they come, with a bar on a terminal."""
+
+import gc
+import json
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from expo_lite.commands.command import say
+from expo_lite.run.progress import completion_bar
+from expo_lite.run.target import Target
+
+if TYPE_CHECKING:
+    from expo_lite.measure.figures import GradedProblem
+    from expo_lite.measure.samples import SampleFolder, SampleSpec
+    from expo_lite.policy.base import Policy
+    from expo_lite.tasks import Task
+
+REWARDS = "rewards.jsonl"
+
+
+def graded_target(
+    target: Target, spec: "SampleSpec", task: "Task", folder: "SampleFolder", console: Console
+) -> "list[GradedProblem]":
+    """Sample what the folder lacks, and write the rewards; the policy is loaded only if something is lacking."""
+    import torch
+
+    from expo_lite.measure.samples import graded_problems
+    from expo_lite.memory.limits import measuring_limits
+    from expo_lite.policy.factory import load_policy
+
+    loaded: list[Policy] = []
+
+    def policy() -> "Policy":
+        if not loaded:
+            loaded.append(load_policy(target.model, target.policy, seed=0, adapter=target.adapter))
+        return loaded[0]
+
+    limits = measuring_limits(target.model, target.policy, spec.params, lambda line: say(console, f"warning: {line}"))
+    title = f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems"
+    say(console, title)
+    with completion_bar(console, "completions", spec.n_completions) as advance:
+        graded = graded_problems(spec, task, policy, limits=limits, folder=folder, advance=advance)
+    rewards = ({"prompt_id": m.problem.problem_id, "rewards": [float(s.correct) for s in m.samples]} for m in graded)
+    folder.write(REWARDS, map(json.dumps, rewards))
+    loaded.clear()
+    gc.collect()  # a second policy needs the room
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return graded

@@ -1,0 +1,29 @@
+"""`expo-lite tasks`."""
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from expo_lite.commands.command import Command
+from expo_lite.tasks import TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks(Command):
+    """List the tasks, and where their problems come from."""
+
+    def run(self) -> None:
+        """Print the tables."""
+        about = Table("task", "problems", box=box.SIMPLE)
+        origins = Table("task", "license", "source", "expert chains", "held-out split", box=box.SIMPLE)
+        for table in (about, origins):
+            for column in table.columns:
+                column.overflow = "fold"
+        for kind, spec in TASKS.items():
+            about.add_row(spec.shape, spec.about)
+            origins.add_row(kind, spec.license, spec.source, spec.chains, spec.held_out)
+        console = Console()
+        console.print(about)
+        console.print(origins)

@@ -1,0 +1,30 @@
+"""`expo-lite train`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from rich.console import Console
+
+from expo_lite.commands.command import ConfiguredCommand, Inline
+from expo_lite.grading import Grader
+from expo_lite.run.folder import check_new
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.tasks import load_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(ConfiguredCommand):
+    """Train a LoRA adapter with ExPO, and show what changed."""
+
+    settings: Annotated[TrainConfig, Inline]
+
+    def run(self) -> None:
+        """Check the settings, read the problems, then train."""
+        config = resolve(self.settings)
+        if not config.resume:
+            check_new(config.output)
+        with Grader() as grader:
+            task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
+            from expo_lite.loop import train_on
+
+            train_on(task, config, Console())

@@ -1,0 +1,1 @@
+"""Measuring a policy: graded samples, statistics, evaluation, and whether explanations are good positives."""

@@ -1,0 +1,212 @@
+"""From graded completions to the figures of an evaluation, by level and by subject; free of torch."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from expo_lite.grading.normalise import normalise, text_key
+from expo_lite.measure.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
+from expo_lite.records import Problem
+from expo_lite.run.metrics import mean
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the figures need to know of one graded completion."""
+
+    correct: bool
+    reason: str
+    answer: str | None
+    truncated: bool
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class GradedProblem:
+    """One problem with its graded completions: the greedy one, and those at a temperature."""
+
+    problem: Problem
+    greedy: Sample
+    samples: tuple[Sample, ...]
+
+    @property
+    def n_correct(self) -> int:
+        """How many of the samples are right."""
+        return sum(sample.correct for sample in self.samples)
+
+    @cached_property
+    def votes(self) -> tuple[str | None, ...]:
+        """The samples' answers as they are counted for a majority: equal up to spelling; None is no vote."""
+        return tuple(None if s.answer is None else text_key(normalise(s.answer)) for s in self.samples)
+
+    def pass_at(self, k: int) -> float:
+        """Unbiased pass@k of this problem."""
+        return pass_at_k(len(self.samples), self.n_correct, k)
+
+    def majority_at(self, k: int) -> float:
+        """maj@k of this problem, over all subsets of k samples."""
+        return majority_at_k(self.votes, [sample.correct for sample in self.samples], k)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelResult:
+    """What was measured on the problems of one level, of "all", or of one subject.
+
+    `pass_at` and `maj_at` are by k; `avg` is the mean over all samples (avg@n). Rates and `mean_tokens` are of the samples, not
+    of the greedy completions: `truncated_rate` ran into the token limit, `no_answer_rate` shows no final answer, truncated
+    ones included. `frac_all_wrong` is of problems; `reasons` counts the samples' verdicts.
+    """
+
+    level: str
+    n_problems: int
+    n_samples: int
+    greedy: Estimate
+    avg: Estimate
+    pass_at: dict[int, Estimate]
+    maj_at: dict[int, Estimate]
+    frac_all_wrong: float
+    truncated_rate: float
+    no_answer_rate: float
+    mean_tokens: float
+    reasons: dict[str, int]
+
+    @property
+    def all_wrong(self) -> Estimate:
+        """`frac_all_wrong` with its interval."""
+        return wilson(round(self.frac_all_wrong * self.n_problems), self.n_problems)
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemResult:
+    """How often one problem was solved, so that two evaluations can be compared problem by problem."""
+
+    problem_id: str
+    level: int | None
+    greedy: bool
+    n_correct: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The results of one policy, level by level ("all" last, where there is more than one) and subject by subject."""
+
+    levels: tuple[LevelResult, ...]
+    temperature: float
+    subjects: tuple[LevelResult, ...] = ()
+    problems: tuple[ProblemResult, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Evaluation":
+        """Take back what `to_json` gave."""
+        levels, subjects = (tuple(_result_from_json(row) for row in values[part]) for part in ("levels", "subjects"))
+        problems = tuple(ProblemResult(**row) for row in values.get("problems", ()))
+        return cls(levels, values["temperature"], subjects, problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One policy minus another on the same problems with the same random numbers; intervals are of paired differences."""
+
+    level: str
+    n_problems: int
+    greedy: Estimate
+    avg: Estimate
+    pass_at: dict[int, Estimate]
+    maj_at: dict[int, Estimate]
+
+
+def evaluation_of(measured: Sequence[GradedProblem], ks: Sequence[int], temperature: float) -> Evaluation:
+    """All figures of one policy."""
+    return Evaluation(
+        tuple(level_result(name, [measured[i] for i in places], ks) for name, places in _levels(measured)),
+        temperature,
+        tuple(level_result(name, [measured[i] for i in places], ks) for name, places in _subjects(measured)),
+        tuple(
+            ProblemResult(m.problem.problem_id, m.problem.level, m.greedy.correct, m.n_correct, len(m.samples))
+            for m in measured
+        ),
+    )
+
+
+def differences(ours: Sequence[GradedProblem], theirs: Sequence[GradedProblem], ks: Sequence[int]) -> list[Difference]:
+    """Ours minus theirs by level, then by subject; both measured on the same problems in the same order."""
+    return [
+        difference(name, [ours[i] for i in places], [theirs[i] for i in places], ks)
+        for name, places in (*_levels(ours), *_subjects(ours))
+    ]
+
+
+def level_result(level: str, measured: Sequence[GradedProblem], ks: Sequence[int]) -> LevelResult:
+    """The figures of one set of problems."""
+    samples = [sample for m in measured for sample in m.samples]
+    return LevelResult(
+        level=level,
+        n_problems=len(measured),
+        n_samples=len(measured[0].samples),
+        greedy=_estimate(float(m.greedy.correct) for m in measured),
+        avg=_estimate(m.pass_at(1) for m in measured),
+        pass_at={k: _estimate(m.pass_at(k) for m in measured) for k in ks},
+        maj_at={k: _estimate(m.majority_at(k) for m in measured) for k in ks},
+        frac_all_wrong=mean(m.n_correct == 0 for m in measured),
+        truncated_rate=mean(sample.truncated for sample in samples),
+        no_answer_rate=mean(sample.answer is None for sample in samples),
+        mean_tokens=mean(sample.n_tokens for sample in samples),
+        reasons=dict(sorted(Counter(sample.reason for sample in samples).items())),
+    )
+
+
+def difference(
+    level: str, ours: Sequence[GradedProblem], theirs: Sequence[GradedProblem], ks: Sequence[int]
+) -> Difference:
+    """The paired differences on one set of problems."""
+
+    def paired(figure: Callable[[GradedProblem], float]) -> Estimate:
+        values = [figure(a) - figure(b) for a, b in zip(ours, theirs, strict=True)]
+        return bootstrap_mean(values, lowest=-1.0, highest=1.0)
+
+    return Difference(
+        level=level,
+        n_problems=len(ours),
+        greedy=paired(lambda m: float(m.greedy.correct)),
+        avg=paired(lambda m: m.pass_at(1)),
+        pass_at={k: paired(partial(GradedProblem.pass_at, k=k)) for k in ks},
+        maj_at={k: paired(partial(GradedProblem.majority_at, k=k)) for k in ks},
+    )
+
+
+def _estimate(figures: Iterable[float]) -> Estimate:
+    """Wilson's interval where every problem is right or wrong, else the bootstrap over problems."""
+    values = list(figures)
+    if all(value in (0.0, 1.0) for value in values):
+        return wilson(round(sum(values)), len(values))
+    return bootstrap_mean(values)
+
+
+def _levels(measured: Sequence[GradedProblem]) -> list[tuple[str, list[int]]]:
+    """Each level with the places of its problems; then "all", unless that is the one level again."""
+    levels = {m.problem.level for m in measured}
+    named = [
+        (str(level), [i for i, m in enumerate(measured) if m.problem.level == level])
+        for level in sorted(level for level in levels if level is not None)
+    ]
+    return named if len(levels) == 1 and named else [*named, ("all", list(range(len(measured))))]
+
+
+def _subjects(measured: Sequence[GradedProblem]) -> list[tuple[str, list[int]]]:
+    return [
+        (subject, [i for i, m in enumerate(measured) if m.problem.subject == subject])
+        for subject in sorted({m.problem.subject for m in measured if m.problem.subject is not None})
+    ]
+
+
+def _result_from_json(row: dict[str, Any]) -> LevelResult:
+    single = {name: Estimate(**row[name]) for name in ("greedy", "avg")}
+    by_k = {name: {int(k): Estimate(**e) for k, e in row[name].items()} for name in ("pass_at", "maj_at")}
+    return LevelResult(**row | single | by_k)

@@ -1,0 +1,1 @@
+"""The memory plan: model sizes, what a run holds in each phase, and the limits that follow."""

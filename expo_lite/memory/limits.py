@@ -1,0 +1,202 @@
+"""Fitting a run into the memory that is there: settings by the plan, halved where the plan was wrong, and the measured peak."""
+
+import dataclasses
+import gc
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from expo_lite.errors import ModelError
+from expo_lite.memory.plan import (
+    CONTEXT,
+    GIB,
+    MOST_MICRO_BATCH_TOKENS,
+    MOST_SAMPLING_ROWS,
+    MemoryPlan,
+    Workload,
+    make_plan,
+    ram_bytes,
+)
+from expo_lite.memory.shapes import find_shape
+from expo_lite.records import SamplingParams
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.train import RunConfig
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Limits:
+    """How much is done at a time. What runs out of memory is done again with half of it, and so is all that follows.
+
+    A phase is repeated whole: rows have random streams of their own, so the same samples come out of smaller batches, and
+    weights are computed on the whole batch, so the same gradient comes out of smaller micro-batches (to rounding, since sums
+    are taken in another order).
+    """
+
+    micro_batch_tokens: int
+    sampling_rows: int
+    halve: bool = True
+    """Whether to try again, or to give up at once."""
+    warn: Callable[[str], None] = lambda line: None
+    """Told of each halving."""
+
+    @classmethod
+    def of(cls, config: RunConfig, warn: Callable[[str], None] = lambda line: None) -> "Limits":
+        """Those of a run's settings; what they leave open is as large as a plan ever chooses."""
+        tokens = config.optimizer.micro_batch_tokens or MOST_MICRO_BATCH_TOKENS
+        rows = config.sampling.sampling_rows or MOST_SAMPLING_ROWS
+        return cls(tokens, rows, halve=config.fit == "auto", warn=warn)
+
+    def to_json(self) -> dict[str, int]:
+        """The two limits as they are now, as JSON values."""
+        return {"micro_batch_tokens": self.micro_batch_tokens, "sampling_rows": self.sampling_rows}
+
+    def load_json(self, limits: Mapping[str, int]) -> None:
+        """Take back what `to_json` gave: a resumed run need not run out of memory again."""
+        self.micro_batch_tokens = limits.get("micro_batch_tokens", self.micro_batch_tokens)
+        self.sampling_rows = limits.get("sampling_rows", self.sampling_rows)
+
+    def sampling(self, phase: Callable[[], T]) -> T:
+        """Do something that samples, which reads `sampling_rows` itself.
+
+        Raises:
+            ModelError: not even one row at a time fits.
+        """
+
+        def smaller() -> str | None:
+            if self.sampling_rows == 1:
+                return None
+            self.sampling_rows //= 2
+            return f"sampling {self.sampling_rows} rows at a time"
+
+        return self._repeat(phase, smaller, "one completion at a time, or --max-completion-tokens")
+
+    def updating(self, phase: Callable[[], T], *, one_row: int = 1) -> T:
+        """Do something that scores or learns, which reads `micro_batch_tokens` itself.
+
+        Args:
+            phase: drops what it has done when it starts anew.
+            one_row: with so many tokens or fewer every micro-batch has a single row.
+
+        Raises:
+            ModelError: not even a micro-batch of a single row fits.
+        """  # fmt: skip
+
+        def smaller() -> str | None:
+            if self.micro_batch_tokens <= one_row:
+                return None
+            self.micro_batch_tokens //= 2
+            return f"micro-batches of {self.micro_batch_tokens} tokens"
+
+        return self._repeat(phase, smaller, "--max-completion-tokens or --lora-rank")
+
+    def _repeat(self, phase: Callable[[], T], smaller: Callable[[], str | None], lower: str) -> T:
+        while True:
+            try:
+                return phase()
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                message = str(error).strip().splitlines()[0].rstrip(".")
+            # behind the handler: the error's traceback has let go of what was computed
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            change = smaller() if self.halve else None
+            if change is None:
+                raise ModelError(f"Out of memory ({message}), with as little at a time as allowed. Lower {lower}, or take a smaller model; `expo-lite plan` says what fits.")  # fmt: skip
+            self.warn(f"out of memory ({message}): again with {change}")
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error is a lack of memory; a CPU's allocator and cuBLAS have no class of their own for it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+
+
+def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig, MemoryPlan | None]:
+    """The settings with micro-batch and sampling rows filled in, and the plan that they come from.
+
+    Args:
+        config: resolved settings.
+        kept: those of the run that is resumed, whose choice is kept, whatever the memory is now.
+
+    Returns:
+        No plan if `fit` is off or the model's sizes are not known before it is loaded: then the caps hold.
+    """
+    tokens = config.optimizer.micro_batch_tokens or (kept.optimizer.micro_batch_tokens if kept else None)
+    rows = config.sampling.sampling_rows or (kept.sampling.sampling_rows if kept else None)
+    plan = None
+    if config.fit == "auto":
+        plan = planned(config, tokens, rows)
+    if plan is not None:
+        tokens, rows = plan.micro_batch_tokens, plan.sampling_rows
+    optimizer = dataclasses.replace(config.optimizer, micro_batch_tokens=tokens or MOST_MICRO_BATCH_TOKENS)
+    sampling = dataclasses.replace(config.sampling, sampling_rows=rows or MOST_SAMPLING_ROWS)
+    return dataclasses.replace(config, optimizer=optimizer, sampling=sampling), plan
+
+
+def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPlan | None:
+    """The plan of a training run on this machine; None if the model's sizes are not known."""
+    workload = Workload(
+        kind="gpu" if torch.cuda.is_available() else "cpu",
+        bits=config.policy.bits,
+        lora_rank=config.policy.lora_rank,
+        gradient_checkpointing=config.policy.gradient_checkpointing,
+        optimizer=config.optimizer.optimizer,
+        group_size=config.group_size,
+        completion_tokens=config.sampling.max_completion_tokens,
+        nucleus=min(config.sampling.top_p, config.evaluation.eval_top_p) < 1,
+        vllm=config.policy.sampler == "vllm",
+    )
+    return _plan_here(config.model, workload, tokens, rows)
+
+
+def measuring_limits(model: str, policy: PolicyConfig, params: SamplingParams, warn: Callable[[str], None]) -> Limits:
+    """What a command that only samples and scores does at a time: what it asks for, as far as the plan allows."""
+    workload = Workload(
+        kind="gpu" if torch.cuda.is_available() else "cpu",
+        bits=policy.bits,
+        lora_rank=policy.lora_rank,
+        completion_tokens=params.max_completion_tokens,
+        nucleus=params.top_p < 1,
+        vllm=policy.sampler == "vllm",
+    )
+    plan = _plan_here(model, workload, None, None)
+    rows = min(params.rows, plan.sampling_rows) if plan else params.rows
+    return Limits(plan.micro_batch_tokens if plan else MOST_MICRO_BATCH_TOKENS, rows, warn=warn)
+
+
+def _plan_here(model: str, workload: Workload, tokens: int | None, rows: int | None) -> MemoryPlan | None:
+    try:
+        shape = find_shape(model)
+    except ModelError:
+        return None
+    total = free_gpu_bytes() if workload.kind == "gpu" else ram_bytes()
+    return make_plan(shape, workload, total, micro_batch_tokens=tokens, sampling_rows=rows)
+
+
+def free_gpu_bytes() -> float:
+    """What the GPU has for this process: the free memory, and the context that this very question has made."""
+    free, total = torch.cuda.mem_get_info()
+    return min(free + CONTEXT["gpu"], float(total))
+
+
+def peak_memory_gib() -> float:
+    """The process's peak so far, in GiB: of the GPU's allocator where there is one, else of resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / GIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
+
+
+def reset_peak_memory() -> None:
+    """Count the GPU's peak anew; resident memory cannot be."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()

@@ -1,0 +1,323 @@
+"""The memory plan: what a run will hold in memory in each of its phases, before anything is loaded; without torch.
+
+A plan is a sum of parts that are known from the model's sizes (`shapes.py`) and from what the code keeps, recomputes and throws
+away. Its factors are held against the code itself: the tests run the real update step without weights and count every tensor.
+What no simulation shows is a margin: the CUDA context, the allocator's fragments, the libraries' own workspaces (`reserve`).
+Resident memory on a CPU holds more still: pages of the weights' file, which the system takes back when it needs them, and what
+the C library's allocator keeps. No figure for a GPU has yet been held against a GPU.
+
+On a GPU the model computes in bf16, on a CPU in fp32; the adapter is fp32 on both, so with bf16 each projection keeps an fp32
+copy of its input for the adapter's gradient. The optimiser's state stays where the adapter is, in every phase.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from expo_lite.memory.shapes import Shape
+
+GIB = 2**30
+FP32 = 4
+
+QUANTISATION_BLOCK = 64
+"""Four-bit weights that share a constant; the constants are quantised to a byte each, in blocks of CONSTANTS_BLOCK."""
+CONSTANTS_BLOCK = 256
+LOGIT_CHUNK_TOKENS = 256
+"""Positions whose logits exist at the same time (`objectives.token_logprobs`)."""
+KEPT_PRODUCTS_BYTES = 512 * 2**20
+"""On a CPU matrix products of a micro-batch are kept, and not computed again, if those of all layers fit in this."""
+CACHE_BLOCK = 64
+"""Tokens by which the sampler's cache grows."""
+PREFILL_TOKENS = 8192
+"""Prompt tokens in one prefill pass."""
+SAMPLING_COPIES = {"full": 4, "nucleus": 8}
+"""fp32 matrices [rows, vocabulary] while a token is chosen."""
+MOST_HEAD_COPY = 256 * 2**20
+"""Bytes of the largest head of which sampling on a CPU makes a copy laid out for few rows."""
+VLLM_WORKSPACE = 1.0 * GIB
+"""What vLLM holds beside its cache: CUDA graphs, activations of its own."""
+CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.95 * GIB}
+"""The CUDA context and its libraries; on a CPU the interpreter with torch and transformers (measured: 0.92)."""
+RESERVE = {"gpu": 0.05, "cpu": 0.2}
+"""Share of the memory that is left free."""
+MOST_MICRO_BATCH_TOKENS = 16_384
+"""What a micro-batch has at most where the plan chooses: longer passes are no faster."""
+MOST_SAMPLING_ROWS = 256
+"""How many rows are decoded at most where the plan chooses."""
+
+Kind = Literal["gpu", "cpu"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What is to be done, as far as the memory depends on it."""
+
+    kind: Kind = "gpu"
+    bits: int = 4
+    lora_rank: int = 16
+    gradient_checkpointing: bool = True
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    group_size: int = 8
+    prompt_tokens: int = 512
+    """The longest prompt, that of an explanation included."""
+    completion_tokens: int = 1024
+    nucleus: bool = False
+    """Whether top_p is below 1, in training or evaluation."""
+    vllm: bool = False
+    """Whether vLLM samples, with a cache of its own beside everything else."""
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest row."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def element(self) -> int:
+        """Bytes of a number that the model computes with."""
+        return 2 if self.kind == "gpu" else FP32
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase's worst moment: bytes by part."""
+
+    name: str
+    parts: Mapping[str, float]
+
+    @property
+    def peak(self) -> float:
+        """Bytes in all."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The phases of a run on a machine, and the two settings that follow from its memory."""
+
+    shape: Shape
+    workload: Workload
+    total: float
+    """Bytes that the machine has for the run."""
+    micro_batch_tokens: int
+    sampling_rows: int
+    phases: tuple[Phase, ...]
+
+    @property
+    def reserve(self) -> float:
+        """Bytes that are left free."""
+        return self.total * RESERVE[self.workload.kind]
+
+    @property
+    def peak(self) -> float:
+        """Bytes of the worst phase."""
+        return max(phase.peak for phase in self.phases)
+
+    @property
+    def measurable_peak(self) -> float:
+        """The peak as it is measured: a GPU's allocator does not see the context."""
+        return self.peak - (CONTEXT["gpu"] if self.workload.kind == "gpu" else 0.0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every phase leaves the reserve free."""
+        return self.peak + self.reserve <= self.total
+
+    def describe(self) -> str:
+        """The worst phase against what there is, in words."""
+        worst = max(self.phases, key=lambda phase: phase.peak)
+        return (
+            f"{worst.peak / GIB:.1f} GiB in its {worst.name} phase by the memory plan, and there are "
+            f"{(self.total - self.reserve) / GIB:.1f} GiB (beside a reserve of {self.reserve / GIB:.1f})"
+        )
+
+
+def base_parts(shape: Shape, workload: Workload) -> dict[str, float]:
+    """The frozen model: bytes by part."""
+    element, n = workload.element, shape.n_projection_weights
+    parts: dict[str, float] = {}
+    if workload.bits == 4:
+        n_blocks = n / QUANTISATION_BLOCK
+        parts["four-bit weights"] = n / 2
+        parts["their block constants"] = n_blocks + n_blocks / CONSTANTS_BLOCK * FP32
+    else:
+        parts["projection weights"] = n * element
+    parts["embeddings and head"] = shape.n_embedding_weights * element
+    parts["norms and biases"] = shape.n_other_weights * element
+    return parts
+
+
+def optimizer_bytes(shape: Shape, workload: Workload) -> float:
+    """AdamW's two moments of each adapter weight, in fp32, or in a byte each with block constants."""
+    n = shape.n_adapter_weights(workload.lora_rank)
+    return 2 * n * FP32 if workload.optimizer == "adamw" else 2 * n * (1 + FP32 / 256)
+
+
+def kept_inputs(shape: Shape, workload: Workload, tokens: int) -> float:
+    """What a pass keeps of every layer: its input, or all activations where they are not recomputed."""
+    inputs = shape.layers * tokens * shape.hidden * workload.element
+    if workload.gradient_checkpointing:
+        return inputs
+    return inputs + (shape.layers - 1) * layer_activations(shape, workload, tokens)
+
+
+def kept_products(shape: Shape, workload: Workload, tokens: int) -> float:
+    """One layer's products, where all layers' are kept for the backward pass (on a CPU, if they are small); else 0."""
+    layer = tokens * FP32 * sum(n_out for _, n_out in shape.projections)
+    small = shape.layers * layer <= KEPT_PRODUCTS_BYTES
+    return layer if workload.kind == "cpu" and workload.gradient_checkpointing and small else 0.0
+
+
+def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:
+    """One layer's activations at the worst moment of its backward pass, in its feed-forward part.
+
+    Counted tensor by tensor; with its dequantised weight, where that is the worst moment. No two rows are taken to share a
+    prompt, so keys and values, repeated for every query head, exist twice: alone, and with the prompt's before a completion's.
+    """
+    h, i, q = shape.hidden, shape.intermediate, shape.query_width
+    weight = h * i * workload.element
+    ranks = 6 * FP32 * workload.lora_rank
+    head_norms = (q + shape.kv_width) * FP32 if shape.head_norms else 0
+    if workload.element == FP32:
+        kept, before, after = 16 * h + 28 * q, 24 * i, 20 * i
+    else:
+        kept, before, after = 38 * h + 16 * q, 14 * i, 10 * i
+    kept += ranks + head_norms
+    return max(tokens * (kept + before), tokens * (kept + after) + weight)
+
+
+def forward_activations(shape: Shape, workload: Workload, tokens: int) -> float:
+    """One layer's activations at the worst moment of a forward pass that keeps nothing."""
+    h, i = shape.hidden, shape.intermediate
+    return max(tokens * (12 * i + 8 * h), tokens * (6 * i + 4 * h) + h * i * workload.element)
+
+
+def logits(shape: Shape, workload: Workload, tokens: int) -> float:
+    """Logits of a chunk, in fp32 and beside them in the model's own type, and hidden states with their gradients."""
+    narrow = workload.element if workload.element < FP32 else 0
+    chunk = min(LOGIT_CHUNK_TOKENS, tokens) * shape.vocabulary * (FP32 + narrow)
+    return chunk + tokens * shape.hidden * (FP32 + 2 * workload.element)
+
+
+def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
+    """Keys and values of all layers for rows of the greatest length; one of the buffers exists twice while it is copied."""
+    width = math.ceil(workload.width / CACHE_BLOCK) * CACHE_BLOCK
+    buffer = rows * width * shape.kv_width * workload.element
+    return buffer * (2 * shape.layers + 1)
+
+
+def sampling_working(shape: Shape, workload: Workload, rows: int) -> float:
+    """The worst of choosing a token, attending over the cache and prefilling, beside the cache itself."""
+    copies = SAMPLING_COPIES["nucleus" if workload.nucleus else "full"]
+    choosing = rows * shape.vocabulary * FP32 * copies
+    # on a GPU, behind a padded prompt, keys and values are repeated for every query head
+    attention = 2 * rows * workload.width * shape.query_width * workload.element if workload.kind == "gpu" else 0.0
+    n_prompts = math.ceil(rows / workload.group_size)
+    prefill_tokens = min(max(PREFILL_TOKENS, workload.prompt_tokens), n_prompts * workload.prompt_tokens)
+    return max(choosing, attention, forward_activations(shape, workload, prefill_tokens))
+
+
+def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_rows: int) -> tuple[Phase, ...]:
+    """Every phase of a run with these two settings."""
+    tokens = max(micro_batch_tokens, workload.width)  # a row is never split
+    context = {"context": CONTEXT[workload.kind]}
+    base = base_parts(shape, workload) | context
+    adapter = shape.n_adapter_weights(workload.lora_rank) * FP32
+    steady = base | {"LoRA adapter": adapter, "optimiser state": optimizer_bytes(shape, workload)}
+    if workload.vllm:
+        steady["vLLM's share"] = cache_bytes(shape, workload, sampling_rows) + VLLM_WORKSPACE
+        sampling = steady
+    else:
+        sampling = steady | {
+            "KV cache of sampling": cache_bytes(shape, workload, sampling_rows),
+            "sampling beside it": sampling_working(shape, workload, sampling_rows),
+        }
+        if workload.kind == "cpu":
+            head = shape.vocabulary * shape.hidden * FP32
+            sampling["merged dense weights"] = shape.n_projection_weights * FP32
+            sampling["copy of the head"] = head if head <= MOST_HEAD_COPY else 0.0
+    largest = max(shape.vocabulary * shape.hidden, shape.hidden * shape.intermediate) * workload.element
+    kept = {"kept inputs of layers": kept_inputs(shape, workload, tokens)}
+    products = kept_products(shape, workload, tokens)
+    if products:
+        kept["kept products of layers"] = shape.layers * products
+    update = steady | {"gradients": adapter} | kept
+
+    def worse(name: str, shared: dict[str, float], layer: float) -> Phase:
+        # the layer's own products are among those that are kept
+        ends = ({"logits of a chunk": logits(shape, workload, tokens)}, {"activations of a layer": layer - products})
+        return max((Phase(name, shared | end) for end in ends), key=lambda phase: phase.peak)
+
+    return (
+        Phase("load", base | {"one matrix before quantising": largest}),
+        Phase("sampling", sampling),
+        worse("scoring", steady | kept, forward_activations(shape, workload, tokens)),
+        worse("update", update, layer_activations(shape, workload, tokens)),
+        # the state is read on the CPU and moved tensor by tensor
+        Phase("resume", steady | ({"adapter file": adapter} if workload.kind == "cpu" else {})),
+    )
+
+
+def make_plan(
+    shape: Shape,
+    workload: Workload,
+    total: float,
+    *,
+    micro_batch_tokens: int | None = None,
+    sampling_rows: int | None = None,
+) -> MemoryPlan:
+    """The plan for a machine with `total` bytes: settings that are None become as large as fits, up to the caps.
+
+    Where nothing fits they are as small as can be, and the plan says that it does not fit.
+    """
+    budget = total * (1 - RESERVE[workload.kind])
+
+    def fits(tokens: int, rows: int) -> bool:
+        return max(phase.peak for phase in phases(shape, workload, tokens, rows)) <= budget
+
+    rows = sampling_rows or 1
+    tokens = micro_batch_tokens or largest(
+        lambda tokens: fits(tokens, rows), step=256, most=MOST_MICRO_BATCH_TOKENS, least=256
+    )
+    rows = sampling_rows or largest(lambda rows: fits(tokens, rows), step=8, most=MOST_SAMPLING_ROWS, least=1)
+    return MemoryPlan(shape, workload, total, tokens, rows, phases(shape, workload, tokens, rows))
+
+
+def longest_completion(shape: Shape, workload: Workload, total: float) -> int:
+    """The most completion tokens with which a row can be learned from and a whole group be sampled at once; 0: none.
+
+    Never more than the model has positions for.
+    """
+
+    def fits(tokens: int) -> bool:
+        longer = dataclasses.replace(workload, completion_tokens=tokens)
+        return make_plan(shape, longer, total, micro_batch_tokens=1, sampling_rows=workload.group_size).fits
+
+    found = largest(fits, step=64, most=shape.positions - workload.prompt_tokens, least=64)
+    return found if fits(found) else 0
+
+
+def largest(fits: Callable[[int], bool], *, step: int, most: int, least: int) -> int:
+    """The largest value up to `most` that fits, in steps; below the first step `least` times powers of two; else `least`."""
+    low, high = 0, most // step
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle * step) else (low, middle - 1)
+    if low:
+        return low * step
+    value = step // 2
+    while value > least and not fits(value):
+        value //= 2
+    return max(value, least)
+
+
+def ram_bytes() -> float:
+    """The machine's memory, or what its control group allows."""
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if file.exists() and (limit := file.read_text(encoding="ascii").strip()).isdigit():
+            total = min(total, float(limit))
+    return total

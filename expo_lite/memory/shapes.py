@@ -1,0 +1,167 @@
+"""The sizes that a model's memory follows from: of an alias, a folder, a hub's cache or a GGUF file; without torch.
+
+The aliases' sizes are shipped in `model_shapes.json`, under the names that a model's own config.json has for them.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from expo_lite.errors import ModelError
+from expo_lite.settings.models import PRESETS, find_model
+
+ALIASES_FILE = Path(__file__).parent / "model_shapes.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A decoder of Llama's or Qwen's kind."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    positions: int
+    """The longest sequence in tokens."""
+    tied: bool
+    """Whether the head is the embeddings' own matrix."""
+    attention_bias: bool = False
+    """Of the query, key and value projections (Qwen2)."""
+    head_norms: bool = False
+    """Norms over each query and key head (Qwen3)."""
+
+    @property
+    def query_width(self) -> int:
+        """All query heads side by side."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """All key heads side by side; the values are as wide."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def projections(self) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of a layer's seven projections: those that are quantised and get an adapter."""
+        h, i, q, kv = self.hidden, self.intermediate, self.query_width, self.kv_width
+        return (h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)
+
+    @property
+    def n_projection_weights(self) -> int:
+        """Weights of all projections of all layers."""
+        return self.layers * sum(n_in * n_out for n_in, n_out in self.projections)
+
+    @property
+    def n_embedding_weights(self) -> int:
+        """Of the embeddings, and of the head where it is a matrix of its own."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def n_other_weights(self) -> int:
+        """Norms and biases."""
+        biases = self.query_width + 2 * self.kv_width if self.attention_bias else 0
+        head_norms = 2 * self.head_dim if self.head_norms else 0
+        return self.layers * (2 * self.hidden + biases + head_norms) + self.hidden
+
+    @property
+    def n_parameters(self) -> int:
+        """All parameters of the base model."""
+        return self.n_projection_weights + self.n_embedding_weights + self.n_other_weights
+
+    def n_adapter_weights(self, rank: int) -> int:
+        """Parameters of a LoRA adapter of this rank on all projections."""
+        return self.layers * sum(rank * (n_in + n_out) for n_in, n_out in self.projections)
+
+
+def find_shape(name: str) -> Shape:
+    """The sizes of a model, by any name that `--model` takes.
+
+    Raises:
+        ConfigError: there is no such model.
+        ModelError: its sizes cannot be read here; those of a hub model are known once it is in the hub's cache.
+    """
+    source = find_model(name).source
+    alias = next((alias for alias, preset in PRESETS.items() if preset.source == source), "")
+    if alias in _aliases():
+        return _aliases()[alias]
+    path = Path(source)
+    if path.suffix == ".gguf":
+        return _of_gguf(path)
+    file = path / "config.json" if path.exists() else _cached(source)
+    if file is None:
+        raise ModelError(f"The sizes of '{name}' are not known here: it is no alias, and not in the hub's cache.")
+    try:
+        return shape_of(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"'{file}' is no configuration of a Llama- or Qwen-like model: {error!r}.") from error
+
+
+def shape_of(config: dict[str, Any]) -> Shape:
+    """The sizes that a config.json holds; raises KeyError where one is missing."""
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    kind = config.get("model_type", "llama")
+    return Shape(
+        hidden=hidden,
+        intermediate=int(config["intermediate_size"]),
+        layers=int(config["num_hidden_layers"]),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or hidden // heads),
+        vocabulary=int(config["vocab_size"]),
+        positions=int(config["max_position_embeddings"]),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        attention_bias=kind == "qwen2" or bool(config.get("attention_bias", False)),
+        head_norms=kind == "qwen3",
+    )
+
+
+@cache
+def _aliases() -> dict[str, Shape]:
+    configs = json.loads(ALIASES_FILE.read_text(encoding="utf-8"))
+    return {alias: shape_of(config) for alias, config in configs.items()}
+
+
+def _cached(source: str) -> Path | None:
+    """The newest config.json that the hub's cache has of OWNER/NAME; huggingface_hub itself is slow to import."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    files = (hub / f"models--{source.replace('/', '--')}" / "snapshots").glob("*/config.json")
+    return max(files, key=lambda file: file.stat().st_mtime, default=None)
+
+
+def _of_gguf(path: Path) -> Shape:
+    from gguf import GGUFReader  # imports numpy
+
+    try:
+        reader = GGUFReader(path)
+        kind = str(reader.fields["general.architecture"].contents())
+
+        def field(name: str, default: int | None = None) -> int:
+            found = reader.fields.get(f"{kind}.{name}")
+            if found is None and default is None:
+                raise KeyError(name)
+            return int(found.contents()) if found else int(default or 0)
+
+        heads, hidden = field("attention.head_count"), field("embedding_length")
+        names = {tensor.name: tensor for tensor in reader.tensors}
+        return Shape(
+            hidden=hidden,
+            intermediate=field("feed_forward_length"),
+            layers=field("block_count"),
+            heads=heads,
+            kv_heads=field("attention.head_count_kv", heads),
+            head_dim=field("attention.key_length", hidden // heads),
+            vocabulary=int(names["token_embd.weight"].shape[1]),
+            positions=field("context_length"),
+            tied="output.weight" not in names,
+            attention_bias="blk.0.attn_q.bias" in names,
+            head_norms="blk.0.attn_q_norm.weight" in names,
+        )
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ModelError(f"'{path}' is no GGUF file of a Llama- or Qwen-like model: {error!r}.") from error

@@ -1,0 +1,219 @@
+// Draws the figures of the page with Chart.js; colours are those of the style, so that light and dark need no second set.
+"use strict";
+
+const DASHES = [[], [6, 4], [2, 3], [8, 3, 2, 3], [12, 4], [1, 4]];
+const COLOURS = 6;
+let drawn = [];
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+}
+
+function read(value, unit) {
+  if (unit === "share") return Number((100 * value).toPrecision(3)) + "%";
+  const text = Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
+  return unit ? text + " " + unit : text;
+}
+
+// The colour says which run, the dashes which metric; of a single run the colour says which metric.
+function looks(chart, series, single) {
+  const place = single ? series.place : series.run;
+  const name = single && series.colour ? series.colour : "s" + ((place % COLOURS) + 1);
+  return { colour: colour(name), dash: single ? [] : DASHES[series.place % DASHES.length] };
+}
+
+// Where a metric is absent for much longer than it usually is, its line is broken.
+function longestGap(pairs) {
+  const gaps = pairs.slice(1).map(([x], i) => x - pairs[i][0]).sort((a, b) => a - b);
+  return gaps.length ? 4 * gaps[Math.floor(gaps.length / 2)] : true;
+}
+
+function lines(chart, single) {
+  const datasets = [];
+  chart.series.forEach((series, number) => {
+    const look = looks(chart, series, single);
+    const strong = series.means.length && !chart.stacked ? series.means : series.points;
+    const points = (pairs) => pairs.map(([x, y]) => ({ x, y }));
+    const shown = chart.stacked && series.means.length ? series.means : strong;
+    datasets.push({
+      label: series.label,
+      data: points(shown),
+      clip: 6,
+      spanGaps: longestGap(shown),
+      borderColor: look.colour,
+      borderDash: look.dash,
+      backgroundColor: chart.stacked ? look.colour + "55" : look.colour,
+      fill: chart.stacked ? (number ? "-1" : "origin") : false,
+      borderWidth: chart.stacked ? 1 : 2,
+      pointRadius: shown.length <= 30 && !chart.stacked ? 2 : 0,
+      pointHitRadius: 8,
+    });
+    if (series.means.length && !chart.stacked) {
+      datasets.push({
+        label: series.label,
+        faint: true,
+        data: points(series.points),
+        borderColor: look.colour + "40",
+        borderWidth: 1,
+        pointRadius: 0,
+        pointHitRadius: 0,
+      });
+    }
+  });
+  return datasets;
+}
+
+function axes(unit, stacked, last) {
+  const grid = { color: colour("line") };
+  const ticks = { color: colour("muted"), maxTicksLimit: 6 };
+  const text = (value) => (unit === "share" ? read(value, unit) : read(value, ""));
+  return {
+    x: {
+      type: "linear",
+      min: 0,
+      max: last,
+      grid: { display: false },
+      border: { color: colour("line") },
+      ticks: { ...ticks, precision: 0, maxRotation: 0, includeBounds: false },
+    },
+    y: {
+      grid,
+      border: { display: false },
+      stacked,
+      beginAtZero: unit !== "nats" && unit !== "",
+      max: stacked && unit === "share" ? 1 : undefined,
+      ticks: { ...ticks, callback: text },
+    },
+  };
+}
+
+function curve(canvas, chart, single, last) {
+  const datasets = lines(chart, single);
+  return new Chart(canvas, {
+    type: "line",
+    data: { datasets },
+    options: {
+      animation: false,
+      maintainAspectRatio: false,
+      interaction: { mode: "nearest", axis: "x", intersect: false },
+      scales: axes(chart.unit, chart.stacked, last),
+      plugins: {
+        legend: {
+          display: chart.named || !single,
+          position: "bottom",
+          labels: {
+            color: colour("ink"),
+            boxWidth: 18,
+            boxHeight: 0,
+            padding: 8,
+            filter: (item, data) => !data.datasets[item.datasetIndex].faint,
+          },
+          onClick: (event, item, legend) => toggle(legend.chart, item.datasetIndex),
+        },
+        tooltip: {
+          filter: (item) => !item.dataset.faint,
+          callbacks: {
+            title: (items) => (items.length ? "step " + items[0].parsed.x : ""),
+            label: (item) => item.dataset.label + ": " + read(item.parsed.y, chart.unit),
+          },
+        },
+      },
+    },
+  });
+}
+
+// A line and its faint steps go together.
+function toggle(chart, index) {
+  const hidden = chart.isDatasetVisible(index);
+  const own = [index];
+  if (chart.data.datasets[index + 1] && chart.data.datasets[index + 1].faint) own.push(index + 1);
+  own.forEach((i) => chart.setDatasetVisibility(i, !hidden));
+  chart.update();
+}
+
+// 95% intervals on the bars: Chart.js has none of its own.
+const whiskers = {
+  id: "whiskers",
+  afterDatasetsDraw(chart) {
+    const context = chart.ctx;
+    context.save();
+    chart.data.datasets.forEach((dataset, i) => {
+      if (!dataset.ends || !chart.isDatasetVisible(i)) return;
+      chart.getDatasetMeta(i).data.forEach((bar, j) => {
+        if (!dataset.ends[j]) return;
+        const [low, high] = dataset.ends[j].map((value) => chart.scales.y.getPixelForValue(value));
+        const half = Math.min(bar.width / 4, 5);
+        context.beginPath();
+        context.moveTo(bar.x, low);
+        context.lineTo(bar.x, high);
+        for (const y of [low, high]) {
+          context.moveTo(bar.x - half, y);
+          context.lineTo(bar.x + half, y);
+        }
+        // dark on light on dark: seen on the bar and beside it
+        for (const [name, width] of [["card", 4], ["ink", 1.5]]) {
+          context.strokeStyle = colour(name);
+          context.lineWidth = width;
+          context.stroke();
+        }
+      });
+    });
+    context.restore();
+  },
+};
+
+function bars(canvas, passes, name, single) {
+  const datasets = passes.series.map((series) => {
+    const values = series.values[name];
+    const own = colour("s" + ((series.run % COLOURS) + 1));
+    const shared = series.before && (single || !series.label.includes(","));
+    return {
+      label: series.label,
+      data: values.map((value) => value && value[0]),
+      ends: values.map((value) => value && value.slice(1)),
+      backgroundColor: shared ? colour("before") : series.before ? own + "66" : own,
+      maxBarThickness: 34,
+      minBarLength: 2,
+    };
+  });
+  const scales = axes("", false, undefined);
+  Object.assign(scales.x, { type: "category", min: undefined, title: { display: true, text: "level", color: colour("muted") } });
+  Object.assign(scales.y, { min: 0, max: 100 });
+  scales.y.ticks.callback = (value) => value + "%";
+  return new Chart(canvas, {
+    type: "bar",
+    data: { labels: passes.levels, datasets },
+    plugins: [whiskers],
+    options: {
+      animation: false,
+      maintainAspectRatio: false,
+      interaction: { mode: "index", intersect: false },
+      scales,
+      plugins: {
+        legend: { position: "bottom", labels: { color: colour("ink"), boxWidth: 12, boxHeight: 12 } },
+        tooltip: {
+          callbacks: {
+            title: (items) => (items.length ? name + ", level " + items[0].label : ""),
+            label: (item) => {
+              const [low, high] = item.dataset.ends[item.dataIndex];
+              return `${item.dataset.label}: ${item.parsed.y.toFixed(1)}% (${low.toFixed(0)} to ${high.toFixed(0)})`;
+            },
+          },
+        },
+      },
+    },
+  });
+}
+
+function draw(figures) {
+  drawn.forEach((chart) => chart.destroy());
+  drawn = [];
+  Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
+  const single = figures.runs.length === 1;
+  const passes = document.getElementById("passes");
+  if (passes) drawn.push(bars(passes, figures.passes, document.getElementById("figure").value, single));
+  document.querySelectorAll("canvas[data-chart]").forEach((canvas) => {
+    if (canvas.closest("details").open) drawn.push(curve(canvas, figures.charts[Number(canvas.dataset.chart)], single, figures.last));
+  });
+  document.querySelectorAll("[data-colour]").forEach((dot) => (dot.style.background = colour(dot.dataset.colour)));
+}

@@ -1,0 +1,127 @@
+"""Curves of one or several runs, ready to be drawn: points, running means, and what they are called."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from expo_lite.report.panels import MEANINGS, SECTIONS, Line, Panel
+from expo_lite.report.record import RunRecord
+
+MOST_POINTS = 300
+"""A longer curve is drawn as means of equally many steps: a screen shows no more, and the file stays small."""
+SMOOTHED_FROM = 40
+"""Curves of so many points get a running mean; shorter ones are read as they are."""
+SHARE = 20
+"""A running mean is over one part in so many of a curve."""
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: `run` and `place` choose its colour and dashes; `means` is empty where `points` are few."""
+
+    label: str
+    run: int
+    place: int
+    colour: str | None
+    points: list[Point]
+    means: list[Point]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A panel with the series that the runs have for it; `each` is how many steps a point stands for.
+
+    Where it is not `named`, its one series is what the title says, and of a single run needs no legend.
+    """
+
+    title: str
+    about: str
+    unit: str
+    stacked: bool
+    each: int
+    named: bool
+    series: list[Series]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def sections(runs: Sequence[RunRecord]) -> list[tuple[str, list[Chart]]]:
+    """All charts by section; sections and panels without a series are left out, metrics without a panel come last."""
+    found = [(title, [chart(panel, runs) for panel in panels]) for title, panels in SECTIONS]
+    drawn = {line.name for _, panels in SECTIONS for panel in panels for line in panel.lines}
+    names = dict.fromkeys(name for run in runs for row in run.metrics for name in row if name != "step")
+    families = tuple(name for name in drawn if name.endswith("/"))
+    rest = [name for name in names if name not in drawn and not name.startswith(families)]
+    found.append(("Other metrics", [chart(Panel(name, "", "", (Line(name, name),)), runs) for name in rest]))
+    kept = [(title, [chart for chart in charts if chart.series]) for title, charts in found]
+    return [(title, charts) for title, charts in kept if charts]
+
+
+def chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart:
+    """One panel of these runs."""
+    each = max(1, *(math.ceil(len(run.metrics) / MOST_POINTS) for run in runs))
+    lines = _members(panel, runs)
+    named = len(lines) > 1 or any(line.name.endswith("/") for line in panel.lines)
+    series = []
+    for number, run in enumerate(runs):
+        for place, line in enumerate(lines):
+            points = binned(points_of(run, line.name, panel.whole), each)
+            if points:
+                label = line.label if len(runs) == 1 else f"{run.label}: {line.label}" if named else run.label
+                means = running_mean(points) if len(points) >= SMOOTHED_FROM else []
+                series.append(Series(label, number, place, line.colour, _rounded(points), _rounded(means)))
+    stacked = panel.stacked and len(runs) == 1
+    return Chart(panel.title, panel.about, panel.unit, stacked, each, named, series)
+
+
+def points_of(run: RunRecord, name: str, whole: str | None = None) -> list[Point]:
+    """A metric by step where it is there and finite; 0 where it is absent beside `whole`, if the run ever has it."""
+    if whole is not None and not any(name in row for row in run.metrics):
+        return []
+    found = []
+    for row in run.metrics:
+        value = row.get(name, 0.0 if whole in row else None)
+        if value is not None and math.isfinite(value):
+            found.append((float(row["step"]), float(value)))
+    return found
+
+
+def binned(points: Sequence[Point], each: int) -> list[Point]:
+    """Means over stretches of `each` points, at the mean of their steps; the last stretch may be shorter."""
+    if each == 1:
+        return list(points)
+    stretches = (points[i : i + each] for i in range(0, len(points), each))
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
+
+
+def running_mean(points: Sequence[Point]) -> list[Point]:
+    """At each point the mean over its neighbours, as many on either side; towards the ends over fewer."""
+    reach = max(len(points) // SHARE // 2, 1)
+    found = []
+    for i, (x, _) in enumerate(points):
+        around = min(reach, i, len(points) - 1 - i)
+        near = points[i - around : i + around + 1]
+        found.append((x, sum(y for _, y in near) / len(near)))
+    return found
+
+
+def _members(panel: Panel, runs: Sequence[RunRecord]) -> list[Line]:
+    """The lines of a panel, families replaced by their members."""
+    lines = []
+    for line in panel.lines:
+        if not line.name.endswith("/"):
+            lines.append(line)
+            continue
+        names = {name for run in runs for row in run.metrics for name in row if name.startswith(line.name)}
+        lines += [Line(name, name.removeprefix(line.name), MEANINGS.get(name)) for name in sorted(names)]
+    return lines
+
+
+def _rounded(points: Sequence[Point]) -> list[Point]:
+    """Five digits are more than a screen shows."""
+    return [(round(x, 1), float(f"{y:.5g}")) for x, y in points]

@@ -1,0 +1,140 @@
+"""A run as its folder tells it: settings, curves, samples and evaluations; nothing is loaded or sampled anew."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expo_lite.errors import CheckpointError
+from expo_lite.measure.figures import Evaluation
+from expo_lite.run.files import JsonLines
+from expo_lite.run.folder import RunFolder
+
+PLACES = ("output", "resume")
+"""Settings that say where a run is, not what it is."""
+HELD_OUT = "held-out"
+"""The kind of samples of an evaluation; a greedy one has a second word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The held-out evaluation after `step` steps; its `problems` are empty where an older version made it."""
+
+    step: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """Everything that a run folder says; rows are those of the files, in their order."""
+
+    label: str
+    path: Path
+    settings: dict[str, Any]
+    """By dotted name, flat."""
+    made_with: dict[str, Any]
+    """Versions, git revision and device."""
+    metrics: list[dict[str, Any]] = field(repr=False)
+    samples: list[dict[str, Any]] = field(repr=False)
+    pairs: list[dict[str, Any]] = field(repr=False)
+    held_out: list[dict[str, Any]] = field(repr=False)
+    """Samples of evaluations, where they were kept: as samples.jsonl has them, `kind` being held-out or held-out greedy."""
+    evaluated: tuple[Evaluated, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return int(self.metrics[-1]["step"]) if self.metrics else 0
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """The runs in these folders, with labels that tell them apart.
+
+    Raises:
+        CheckpointError: a folder holds no run, or one of its files is damaged.
+    """
+    return [read_run(path, label) for path, label in zip(paths, labels(paths), strict=True)]
+
+
+def read_run(path: Path, label: str) -> RunRecord:
+    """The run in a folder; a file that is not there yet counts as empty."""
+    folder = RunFolder(path)
+    file = folder.config_file
+    if not file.is_file():
+        raise CheckpointError(f"There is no run in '{path}': it has no config.json. Give the folder that train made.")
+    about = read_json(file)
+    if not isinstance(about.get("settings"), dict) or "method" not in about["settings"]:
+        raise CheckpointError(f"'{file}' is no run's config.json. Give the folder that train made.")
+    return RunRecord(
+        label=label,
+        path=path,
+        settings={key: value for key, value in flat(about["settings"]) if key not in PLACES},
+        made_with=dict(flat({key: value for key, value in about.items() if key != "settings"})),
+        metrics=folder.metrics.read(),
+        samples=folder.samples.read(),
+        pairs=folder.pairs.read(),
+        held_out=list(_held_out(path / "evaluation")),
+        evaluated=tuple(_evaluated(found) for found in sorted((path / "evaluation").glob("step-*.json"))),
+    )
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of these paths that are all different; the same folder twice is numbered."""
+    parts = [path.absolute().parts for path in paths]
+    for n in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(own[-n:]) for own in parts]
+        if len(set(found)) == len(found):
+            return found
+    return [f"{own[-1]} ({i})" for i, own in enumerate(parts, 1)]
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by dotted names, in their order."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def differing(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
+    """The settings, versions and devices in which runs differ, each with its value in every run; None where a run has none."""
+    found = []
+    for tables in ([run.settings for run in runs], [run.made_with for run in runs]):
+        names = dict.fromkeys(name for table in tables for name in table)
+        for name in names:
+            values = [table.get(name) for table in tables]
+            if any(value != values[0] for value in values):
+                found.append((name, values))
+    return found
+
+
+def _held_out(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows in folders whose name begins with the step: those in training, and those of `expo-lite eval RUN`."""
+    for file in sorted(folder.glob("step-*/samples.jsonl")):
+        step = int(file.parent.name.split("-")[1])
+        for row in JsonLines(file).read():
+            kind = f"{HELD_OUT} greedy" if row["kind"] == "greedy" else HELD_OUT
+            yield {**row, "step": step, "kind": kind}
+
+
+def _evaluated(file: Path) -> Evaluated:
+    values = read_json(file)
+    try:
+        return Evaluated(int(file.stem.removeprefix("step-")), Evaluation.from_json(values))
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"The evaluation in '{file}' is damaged: remove that file to go on.") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises CheckpointError where there is none."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"Cannot read '{file}': {error.strerror}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"'{file}' is damaged: it is no JSON.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"'{file}' is damaged: it holds no JSON object.")
+    return values

@@ -1,0 +1,145 @@
+"""Which samples a report keeps, and how they are packed: problems once, rows as lists, compressed."""
+
+import base64
+import gzip
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from expo_lite.report.record import HELD_OUT, RunRecord
+
+FIELDS = (
+    "completion",
+    "n_tokens",
+    "finish_reason",
+    "correct",
+    "reason",
+    "how",
+    "answer",
+    "accepted",
+    "refusal",
+    "lift_nats",
+)
+"""What is kept of a row, behind its run, step, kind and problem."""
+FIRST, ROUNDS = 2_000, 8
+"""How many samples are packed to begin with, and how often it is tried with more or fewer."""
+LEVEL = 6
+"""Of gzip: the highest is three times slower, for 2% less."""
+NEAR, FULL = 0.98, 0.95
+"""Which part of the budget is aimed at, and which is enough."""
+RULE = (
+    "Kept first, of problems seen more than once: their first and last time, one right and one wrong completion of each kind "
+    "and every explanation; then the same of all other times; then the remaining completions. Where there is room for a part of "
+    "these only, a fixed lot decides."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Samples as text for the page: base64 of gzip of JSON."""
+
+    text: str
+    n_kept: int
+    n_all: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A row of a run, how soon it is kept (lower ranks first), and where it is shown: by run, held-out ones last, step and problem."""
+
+    row: dict[str, Any]
+    rank: tuple[int, str]
+    place: tuple[int, bool, int, int, int]
+
+    @property
+    def run(self) -> int:
+        """The number of its run."""
+        return self.place[0]
+
+
+def pack_samples(runs: Sequence[RunRecord], budget: int) -> Packed:
+    """As many samples as fit into `budget` characters, chosen by `RULE`."""
+    ranked = sorted(
+        (ranked for number, run in enumerate(runs) for ranked in rank(number, rows_of(run))),
+        key=lambda ranked: ranked.rank,
+    )
+    n, kept, text = min(len(ranked), FIRST), 0, pack([])
+    for _ in range(ROUNDS):
+        tried = pack(ranked[:n])
+        if len(tried) <= budget and n >= kept:
+            kept, text = n, tried
+            if n == len(ranked) or len(tried) > FULL * budget:
+                break
+        # what is packed grows with what is kept, though not quite in proportion
+        n = min(int(n * NEAR * budget / len(tried)), len(ranked))
+    return Packed(text, kept, len(ranked))
+
+
+def rows_of(run: RunRecord) -> list[dict[str, Any]]:
+    """The rows of samples.jsonl and of kept evaluations, then those of pairs.jsonl in the same form: one row a side."""
+    rows = [*run.samples, *run.held_out]
+    known = {row["problem_id"]: row for row in run.samples}
+    for pair in run.pairs:
+        about = known.get(pair["problem_id"], {})
+        for side in ("chosen", "rejected"):
+            rows.append(
+                {
+                    "step": pair["step"],
+                    "kind": side,
+                    "problem_id": pair["problem_id"],
+                    "level": about.get("level"),
+                    "prompt": about.get("prompt", pair["prompt"][-1]["content"]),
+                    "gold": about.get("gold"),
+                    "completion": pair[side][-1]["content"],
+                }
+            )
+    return rows
+
+
+def rank(run: int, rows: Sequence[dict[str, Any]]) -> list[Ranked]:
+    """Each row with its rank, by `RULE`."""
+    steps: dict[str, list[int]] = {}
+    for row in rows:
+        steps.setdefault(row["problem_id"], []).append(row["step"])
+    ends = {problem: (min(own), max(own)) for problem, own in steps.items()}
+    seen: set[tuple[Any, ...]] = set()
+    problems: dict[str, int] = {}
+    found = []
+    for number, row in enumerate(rows):
+        first, last = ends[row["problem_id"]]
+        verdict = (row["step"], row["problem_id"], row["kind"], row.get("correct"))
+        spare = verdict in seen and row["kind"] != "explanation"
+        seen.add(verdict)
+        is_end = first < last and row["step"] in (first, last)
+        order = 2 if spare else 0 if is_end else 1
+        lot = row["problem_id"] if is_end else f"{row['problem_id']}/{row['step']}"
+        place = (
+            run,
+            row["kind"].startswith(HELD_OUT),
+            row["step"],
+            problems.setdefault(row["problem_id"], number),
+            number,
+        )
+        found.append(Ranked(row, (order, hashlib.sha256(lot.encode()).hexdigest()), place))
+    return found
+
+
+def pack(ranked: Sequence[Ranked]) -> str:
+    """These samples in the order of their places; the same samples always give the same text."""
+    problems: dict[tuple[Any, ...], int] = {}
+    rows = []
+    for one in sorted(ranked, key=lambda one: one.place):
+        row = one.row
+        problem = (row["problem_id"], row["level"], row["prompt"], row["gold"])
+        place = problems.setdefault(problem, len(problems))
+        rows.append([one.run, row["step"], row["kind"], place, *(_plain(row.get(name)) for name in FIELDS)])
+    data = json.dumps({"fields": FIELDS, "problems": list(problems), "rows": rows}, ensure_ascii=False)
+    return base64.b64encode(gzip.compress(data.encode("utf-8", "backslashreplace"), LEVEL, mtime=0)).decode("ascii")
+
+
+def _plain(value: Any) -> Any:
+    """As it is, or None for a number that JSON has no word for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

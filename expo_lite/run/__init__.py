@@ -1,0 +1,1 @@
+"""The run folder: its files, checkpoints and metrics, and what a RUN or MODEL stands for."""

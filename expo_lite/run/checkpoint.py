@@ -1,0 +1,137 @@
+"""Checkpoints: written whole or not at all, read back exactly, no pickle.
+
+A checkpoint is written beside its place, flushed to the disk and then renamed; `state.json` holds the size and SHA-256 of every
+other file and, in front, of itself, so that a damaged one is told from a whole one before anything is loaded.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from expo_lite.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+STATE = "state.json"
+OPTIMIZER = "optimizer.safetensors"
+_NAME = re.compile(r"step-\d{6,}")
+
+
+def save(
+    folder: Path,
+    step: int,
+    *,
+    write_adapter: Callable[[Path], None],
+    optimizer: "dict[str, torch.Tensor]",
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write checkpoint `step-NNNNNN` in `folder`, then remove all but the newest `keep`.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        step: training steps done.
+        write_adapter: writes the adapter's files into the folder that it is given.
+        optimizer: the optimiser's state by parameter name.
+        state: whatever else resuming needs, as JSON values.
+        keep: how many checkpoints to leave.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; the checkpoints that were there are untouched.
+    """  # fmt: skip
+    from safetensors.torch import save_file  # imports torch, which reading a checkpoint does without
+
+    final = folder / f"step-{step:06d}"
+    temporary = folder / f".step-{step:06d}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_adapter(temporary)
+        save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER)
+        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+        (temporary / STATE).write_bytes(_sealed(json.dumps({"step": step, "files": files, **state}).encode()))
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
+        if final.exists():  # only one that failed the check is written again
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"Cannot save checkpoint '{final}': {error}. Earlier checkpoints are whole; make room on the disk and go on with --resume."
+        ) from error
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoint folders, oldest first, whole or not; a folder of another name, such as a copy, is none."""
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of training steps in a checkpoint's name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that passes the check, and a line for each newer one that does not."""
+    damaged: list[str] = []
+    for path in reversed(checkpoints(folder)):
+        problem = damage(path)
+        if problem is None:
+            return path, damaged
+        damaged.append(f"checkpoint '{path}' is damaged: {problem}")
+    return None, damaged
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole."""
+    try:
+        sealed = (checkpoint / STATE).read_bytes()
+        if sealed != _sealed(b"{" + sealed[_SEAL_BYTES:]):
+            return f"{STATE} is not what was written"
+        files: Mapping[str, str] = load_state(checkpoint)["files"]
+        for name, fingerprint in files.items():
+            if _fingerprint(checkpoint / name) != fingerprint:
+                return f"{name} is not what was written"
+    except OSError as error:
+        return f"{Path(str(error.filename)).name}: {error.strerror}"
+    return None
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """The JSON part of a whole checkpoint."""
+    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def _sealed(text: bytes) -> bytes:
+    """A JSON object with the SHA-256 of its text as a new first entry."""
+    return b'{"sha256": "%s", ' % hashlib.sha256(text).hexdigest().encode() + text[1:]
+
+
+_SEAL_BYTES = len(_sealed(b""))
+
+
+def _fingerprint(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{path.stat().st_size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

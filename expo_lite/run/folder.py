@@ -1,0 +1,154 @@
+"""The run folder: made once, never overwritten, cut back to the newest whole checkpoint when a run goes on."""
+
+import json
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.run.checkpoint import load_state, newest_whole
+from expo_lite.run.files import JsonLines, write_atomically
+from expo_lite.settings.schema import from_mapping, to_json
+from expo_lite.settings.train import RunConfig
+
+PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth", "vllm")
+MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile")
+"""Settings that a resumed run may be given anew; any other would make it another run."""
+
+
+class RunFolder:
+    """The files of one run, and where it stands."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the files; nothing is touched."""
+        self.path = path
+        self.config_file = path / "config.json"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = JsonLines(path / "metrics.jsonl")
+        self.samples = JsonLines(path / "samples.jsonl")
+        self.pairs = JsonLines(path / "pairs.jsonl")
+
+    def evaluation_file(self, step: int) -> Path:
+        """Where the evaluation after `step` steps is kept."""
+        return self.path / "evaluation" / f"step-{step:06d}.json"
+
+    def create(self, config: RunConfig, *, device: str) -> None:
+        """Make the folder with its config.json.
+
+        Raises:
+            CheckpointError: it exists and is not empty, or cannot be made.
+        """
+        check_new(self.path)
+        for folder in (self.path / "evaluation", self.checkpoints):
+            make_folder(folder)
+        about = {"settings": to_json(config), **provenance(device)}
+        write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
+
+    def reopen(self, config: RunConfig) -> tuple[Path | None, list[str]]:
+        """Check that the folder belongs to these settings and cut its files back to the newest whole checkpoint.
+
+        Returns:
+            The checkpoint to go on from (None: from the start), and a line for each damaged one that was passed over.
+
+        Raises:
+            CheckpointError: there is no run to continue, or none of its checkpoints is whole.
+            ConfigError: the run has other settings.
+        """
+        there, given = to_json(read_config(self.path)), to_json(config)
+        changed = [key for key in _differences(there, given) if key.split(".")[0] not in MAY_CHANGE]
+        if changed:
+            details = ", ".join(f"{key} ({_get(there, key)} there, {_get(given, key)} given)" for key in changed)
+            raise ConfigError(f"The run in '{self.path}' has other settings: {details}. Resume it with its own.")
+        checkpoint, damaged = newest_whole(self.checkpoints)
+        if checkpoint is None and damaged:
+            raise CheckpointError(f"No whole checkpoint in '{self.path}': {'; '.join(damaged)}.")
+        step = load_state(checkpoint)["step"] if checkpoint else 0
+        for file in (self.metrics, self.samples, self.pairs):
+            if file.path.exists():
+                kept = [row for row in file.read() if row["step"] <= step]
+                write_atomically(file.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+        for leftover in self.checkpoints.glob(".step-*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        return checkpoint, damaged
+
+
+def is_new(folder: Path) -> bool:
+    """Whether a folder is not there yet, or is empty."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def check_new(folder: Path) -> None:
+    """Raise CheckpointError where something would be overwritten."""
+    if not is_new(folder):
+        raise CheckpointError(
+            f"The folder '{folder}' exists. Continue it with --resume, or choose another one with --output."
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it; raises CheckpointError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The settings of the run in a folder.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+    """
+    file = folder / "config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
+    except OSError as error:
+        raise CheckpointError(f"There is no run to continue in '{folder}': {file.name}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"'{file}' is not a run's config.json.") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"'{file}' is not a run's config.json.")
+    return from_mapping(RunConfig, settings, str(file))
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """With what something was made: versions, git revision, device."""
+    versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    return {"versions": versions, "git_revision": _git_revision(), "device": device}
+
+
+def _differences(there: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(there.keys() | given.keys()):
+        a, b = there.get(key), given.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(prefix + key)
+    return found
+
+
+def _get(settings: dict[str, Any], dotted: str) -> Any:
+    value: Any = settings
+    for key in dotted.split("."):
+        value = value.get(key)
+    return value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    folder = Path(__file__).parent
+    result = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, cwd=folder, check=False)  # noqa: S603
+    return result.stdout.strip() or None

@@ -1,0 +1,101 @@
+"""Metric names and the append-only files of a run folder; free of torch.
+
+Names are TRL's where TRL has one (`reward`, `kl`, `completions/mean_length`, `grad_norm`, ...) and ours beside them
+(`frac_all_wrong`, `expo/...`, `time/...`, `sampling/...`). Only names in `TIMES` differ between a run and its exact repetition.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from expo_lite.records import Explanation, FinishReason, Group, GroupKind
+
+TIMES = (
+    "step_time",
+    "time/sample_s",
+    "time/update_s",
+    "time/score_s",
+    "sampling/tokens_per_s",
+    "update/tokens_per_s",
+    "peak_memory_gib",
+    "memory/planned_gib",
+)
+"""What depends on the machine and its load, not on the run."""
+
+
+def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Rewards, kinds of groups, lengths, and the reasons of verdicts, of one step's groups."""
+    rewards = [reward for group in groups for reward in group.rewards]
+    completions = [completion for group in groups for completion in group.completions]
+    kinds = [group.kind for group in groups]
+    lengths = [len(completion.token_ids) for completion in completions]
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    n_tokens = sum(lengths)
+    metrics = {
+        "reward": mean(rewards),
+        "reward_std": mean(_deviation(group.rewards) for group in groups),
+        "frac_reward_zero_std": mean(kind is not GroupKind.MIXED for kind in kinds),
+        "frac_all_wrong": mean(kind is GroupKind.ALL_WRONG for kind in kinds),
+        "frac_mixed": mean(kind is GroupKind.MIXED for kind in kinds),
+        "frac_all_correct": mean(kind is GroupKind.ALL_RIGHT for kind in kinds),
+        "completions/mean_length": mean(lengths),
+        "completions/max_length": float(max(lengths)),
+        "completions/clipped_ratio": mean(c.finish_reason is FinishReason.LENGTH for c in completions),
+        "expo/nll_own": -sum(sum(c.logprobs) for c in completions) / max(n_tokens, 1),
+    }
+    for reason in sorted({verdict.reason for verdict in verdicts}):
+        metrics[f"verdicts/{reason}"] = mean(verdict.reason == reason for verdict in verdicts)
+    return metrics
+
+
+def explanation_metrics(explanations: Sequence[Explanation], n_leaks: int) -> dict[str, float]:
+    """Acceptance, leaks, lift and the reasons for refusals, of one step's explanations."""
+    metrics = {
+        "expo/explanation_accept_rate": mean(explanation.accepted for explanation in explanations),
+        "expo/answer_leak_rate": n_leaks / len(explanations),
+    }
+    for reason in sorted({e.reason for e in explanations if not e.accepted}):
+        metrics[f"expo/refused/{reason}"] = mean(e.reason == reason for e in explanations)
+    return metrics
+
+
+def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean; 0 of nothing."""
+    collected = list(values)
+    return sum(collected) / len(collected) if collected else 0.0
+
+
+def _deviation(values: Sequence[float]) -> float:
+    centre = mean(values)
+    return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def sample_rows(groups: Iterable[Group], explanations: Iterable[Explanation], *, step: int) -> list[dict[str, Any]]:
+    """What samples.jsonl keeps: every completion and explanation with its problem, verdict and reason."""
+    rows = []
+    for group in groups:
+        for completion, verdict in zip(group.completions, group.verdicts, strict=True):
+            rows.append(
+                _sample_row(step, "rollout", group.problem, completion, verdict) | {"reward": float(verdict.correct)}
+            )
+    for explanation in explanations:
+        row = _sample_row(step, "explanation", explanation.problem, explanation.completion, explanation.verdict)
+        refusal = None if explanation.accepted else explanation.reason
+        rows.append(row | {"accepted": explanation.accepted, "refusal": refusal, "lift_nats": explanation.lift_nats})
+    return rows
+
+
+def _sample_row(step: int, kind: str, problem: Any, completion: Any, verdict: Any) -> dict[str, Any]:
+    return {
+        "step": step,
+        "kind": kind,
+        "problem_id": problem.problem_id,
+        "level": problem.level,
+        "prompt": problem.question,
+        "completion": completion.text,
+        "n_tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason.value,
+        "gold": problem.answer,
+        **{key: value for key, value in dataclasses.asdict(verdict).items()},
+    }

@@ -1,0 +1,128 @@
+"""What a RUN or MODEL on the command line stands for: a base model, perhaps an adapter, perhaps the run that made it."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.run.checkpoint import damage, newest_whole
+from expo_lite.run.folder import read_config
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.machine import Backend, Sampler
+from expo_lite.settings.models import PRESETS, find_model
+from expo_lite.settings.train import RunConfig
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A policy that can be loaded: `load_policy(model, policy, seed=0, adapter=adapter)`.
+
+    `run` is the folder of the run that the adapter belongs to and `config` its settings; None for other adapters and models.
+    """
+
+    model: str
+    policy: PolicyConfig
+    adapter: Path | None = None
+    run: Path | None = None
+    config: RunConfig | None = None
+
+    @property
+    def label(self) -> str:
+        """A short name for folders and tables."""
+        if self.run and self.adapter:
+            return f"{self.run.name}-{self.adapter.name}"
+        return (self.adapter or Path(self.model.rstrip("/"))).name
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """The longest completion where none is asked for: the run's own, else by model."""
+        if self.config:
+            return self.config.sampling.max_completion_tokens
+        return find_model(self.model).max_completion_tokens
+
+    def identity(self) -> dict[str, Any]:
+        """What the samples depend on, as JSON values; the adapter by its bytes."""
+        weights = self.adapter / ADAPTER_WEIGHTS if self.adapter else None
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
+        policy = self.policy
+        about = {"model": self.model, "bits": policy.bits, "backend": policy.backend, "sampler": policy.sampler}
+        return about | {"adapter_sha256": digest}
+
+
+def find_target(
+    target: str,
+    *,
+    base_model: str | None = None,
+    bits: Literal[4, 16] | None = None,
+    backend: Backend | None = None,
+    sampler: Sampler | None = None,
+) -> Target:
+    """Find a run folder (its newest whole checkpoint), a checkpoint or adapter folder, or a model.
+
+    Args:
+        target: as typed.
+        base_model: the model below an adapter folder, if not the one that the adapter names.
+        bits: quantisation of the base model; default: the run's own, else 4.
+        backend: what runs it; default: the run's own, else auto.
+        sampler: what samples; default: the run's own, else auto.
+
+    Raises:
+        CheckpointError: the run has no whole checkpoint, or the adapter is damaged or of an unknown kind.
+        ConfigError: there is no such run, adapter or model.
+    """
+    found = _find(target, base_model)
+    policy = replace(
+        found.policy,
+        bits=bits or found.policy.bits,
+        backend=backend or found.policy.backend,
+        sampler=sampler or found.policy.sampler,
+    )
+    return replace(found, policy=policy)
+
+
+def _find(target: str, base_model: str | None) -> Target:
+    path = Path(target).expanduser()
+    if (path / "checkpoints").is_dir():
+        checkpoint, damaged = newest_whole(path / "checkpoints")
+        if checkpoint is None:
+            raise CheckpointError(f"The run '{path}' has no whole checkpoint. {' '.join(damaged)}".strip())
+        return _adapter(checkpoint, base_model)
+    if (path / ADAPTER_CONFIG).is_file():
+        return _adapter(path, base_model)
+    find_model(target)
+    return Target(target, PolicyConfig())
+
+
+def _adapter(folder: Path, base_model: str | None) -> Target:
+    if (folder / "state.json").exists() and (problem := damage(folder)):
+        raise CheckpointError(f"The checkpoint '{folder}' is damaged: {problem}.")
+    try:
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        policy = PolicyConfig(lora_rank=int(settings["r"]), lora_alpha=int(settings["lora_alpha"]))
+        used = [name for name in _UNSUPPORTED if settings.get(name)]
+        named = str(settings["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"'{folder / ADAPTER_CONFIG}' is not a LoRA adapter's configuration.") from error
+    if used or not (folder / ADAPTER_WEIGHTS).is_file():
+        what = f"uses {', '.join(used)}, which is not supported" if used else f"has no {ADAPTER_WEIGHTS}"
+        raise CheckpointError(f"The adapter in '{folder}' {what}.")
+    run = folder.absolute().parent.parent
+    config = read_config(run) if folder.absolute().parent.name == "checkpoints" else None
+    if config is not None:
+        policy = config.policy
+        model = base_model or config.model
+    else:
+        model = base_model or next((alias for alias, preset in PRESETS.items() if preset.source == named), named)
+    try:
+        find_model(model)
+    except ConfigError as error:
+        raise ConfigError(
+            f"The adapter in '{folder}' was made for '{model}', which is not here. Name its base with --base-model."
+        ) from error
+    return Target(model, policy, folder, run if config else None, config)

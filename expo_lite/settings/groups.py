@@ -1,0 +1,171 @@
+"""The groups of a training run's settings: data, policy, rollouts, ExPO, loss, pairs, optimiser and evaluation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from expo_lite.settings.machine import Backend, Sampler
+from expo_lite.settings.schema import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    COEFFICIENT,
+    COMPLETIONS,
+    POSITIVE,
+    ROWS,
+    SHARE,
+    TOKENS,
+    Bounds,
+)
+
+ExplanationFilter = Literal["verified", "lift", "no-leak", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """Where a task reads its data, under which names, and how hard it is to be."""
+
+    data: Path | None = None
+    """Read this local file, or folder in the hub's layout, instead of the hub."""
+    test_file: Path | None = None
+    """Take the test problems from this file. Without it a lone file holds out a fixed 10%."""
+    question_field: str | None = None
+    """The field with the question. Default: question, problem or prompt."""
+    answer_field: str | None = None
+    """The field with the reference answer. Default: answer, gold or solution."""
+    level_field: str | None = None
+    """The field with the level, written 5 or 'Level 5'. Default: level."""
+    subject_field: str | None = None
+    """The field with the subject. Default: subject or type."""
+    chain_field: str | None = None
+    """The field with the expert's chain of thought. Default: expert_chain, chain or solution."""
+    subjects: tuple[str, ...] = ()
+    """Take only problems of these subjects."""
+    difficulty: tuple[str, ...] = ()
+    """Settings of a reasoning-gym data set, as KEY=VALUE or NAME.KEY=VALUE."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """The base model and its adapter."""
+
+    bits: Literal[4, 16] = 4
+    """Bits of the base model's weights. 4 is NF4 with double quantisation; 16 is bf16 on a GPU and fp32 on a CPU."""
+    lora_rank: Annotated[int, Bounds(least=1, most=1_024)] = 16
+    """Rank of the adapter, which sits on all seven projections."""
+    lora_alpha: Annotated[int, Bounds(least=1, most=65_536)] = 32
+    """Scale of the adapter: its output is multiplied by lora_alpha / lora_rank."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass instead of keeping them."""
+    backend: Backend = "auto"
+    """What holds and runs the model: unsloth, hf (transformers), or auto, which is unsloth where it is installed and there is a GPU."""
+    sampler: Sampler = "auto"
+    """What samples: own is our decoding loop, native the backend's generate, vllm runs through Unsloth on a GPU. auto takes
+    own, and with unsloth on a GPU native."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfig:
+    """How completions are sampled for training."""
+
+    temperature: Annotated[float, Bounds(above=0, most=100, why="; GRPO needs samples that differ")] = 1.0
+    """Temperature of completions and explanations. Log-probabilities are taken at it everywhere."""
+    top_p: Annotated[float, SHARE] = 1.0
+    """Nucleus of completions and explanations. Below 1 the sampler's distribution is no longer the policy's."""
+    max_completion_tokens: Annotated[int | None, TOKENS] = None
+    """Longest completion in tokens. The default depends on the model; `expo-lite models` shows it."""
+    sampling_rows: Annotated[int | None, ROWS] = None
+    """How many completions are decoded at the same time. Default: what the memory plan allows, at most 256."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpoConfig:
+    """Self-explanations: the settings that the paper leaves open."""
+
+    exp_sft_coef: Annotated[float, COEFFICIENT] = 0.04
+    """Weight of the supervised term on explanations (exp-grpo) or expert chains (gt-sft-grpo); the paper calls it beta."""
+    exp_sft_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How exp_sft_coef falls to 0 over the run."""
+    exp_sft_normalisation: Literal["token", "sequence"] = "token"
+    """token takes the mean over the tokens of a chain, like the GRPO term; sequence takes their sum."""
+    explain: Literal["all", "all-wrong"] = "all"
+    """Which problems get a chain: all of them, or those whose whole group is wrong (star takes these always)."""
+    explanation_refresh_steps: Annotated[int, AT_LEAST_0] = 1
+    """An explanation is used again until it is this many steps old. 1 makes a new one each time, 0 makes it once."""
+    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
+    """What an explanation must pass: verified (its own answer is right), lift (it raises the answer's probability), no-leak
+    (it does not talk about a given answer). none accepts anything, with the right answer put at its end."""
+    explanations_per_problem: Annotated[int, COMPLETIONS] = 1
+    """How many explanations are sampled for a problem. Of those accepted the one with the highest lift is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """The GRPO loss."""
+
+    kl_coef: Annotated[float, COEFFICIENT] = 0.0
+    """Weight of the KL divergence from the base model."""
+    kl_on_dead_groups: bool = True
+    """Whether groups without an advantage still pay the KL penalty."""
+    clip_low: Annotated[float, Bounds(least=0, most=1)] = 0.2
+    """The probability ratio is clipped at 1 - clip_low."""
+    clip_high: Annotated[float, COEFFICIENT] = 0.2
+    """The probability ratio is clipped at 1 + clip_high."""
+    advantage_scale: Literal["group", "batch", "none"] = "group"
+    """Advantages are divided by the standard deviation of rewards in the group, in the batch, or by nothing."""
+    loss_normalisation: Literal["sequence", "token", "dr_grpo"] = "sequence"
+    """sequence takes the mean over tokens, then completions; token the mean over all tokens of the batch; dr_grpo divides by
+    the constant max_completion_tokens."""
+    updates_per_batch: Annotated[int, COMPLETIONS] = 1
+    """Optimiser steps on one batch of samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class DpoConfig:
+    """Pairs and loss of exp-dpo."""
+
+    pairs: Literal["offline", "online"] = "online"
+    """For exp-dpo: offline makes each pair once, with the initial policy; online makes it anew with the policy as it is."""
+    pair_refresh_steps: Annotated[int, AT_LEAST_1] = 10
+    """For exp-dpo, online: a pair is used again until it is this many steps old. 1 makes a new one each time."""
+    chosen: Literal["explanation", "expert"] = "explanation"
+    """For exp-dpo: what is preferred to the policy's own wrong completion, its self-explanation or the expert chain."""
+    dpo_beta: Annotated[float, POSITIVE] = 0.1
+    """For exp-dpo: how strongly the policy is held to the base model."""
+    dpo_sft_coef: Annotated[float, COEFFICIENT] = 0.0
+    """For exp-dpo: weight of an added supervised term on the chosen side, a mean over its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """The update."""
+
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """adamw-8bit keeps its state in 8 bits; it needs a GPU."""
+    learning_rate: Annotated[float | None, Bounds(above=0, most=10)] = None
+    """Peak learning rate. The default depends on the model (`expo-lite models` shows it); exp-dpo takes a tenth of that."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls to 0 after the warmup."""
+    warmup_steps: Annotated[int, AT_LEAST_0] = 5
+    """Steps over which the learning rate rises to its peak."""
+    weight_decay: Annotated[float, COEFFICIENT] = 0.0
+    """Decoupled weight decay of the adapter."""
+    max_grad_norm: Annotated[float, POSITIVE] = 1.0
+    """Gradients are scaled down to this norm."""
+    micro_batch_tokens: Annotated[int | None, Bounds(least=1, most=2**24)] = None
+    """Tokens, padding included, in one forward and backward pass. Default: what the memory plan allows, at most 16,384."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutConfig:
+    """Held-out evaluation before and after training."""
+
+    eval_problems: Annotated[int, Bounds(least=0, most=1_000_000)] = 40
+    """Held-out problems at each level (in all, where there are no levels). 0 switches evaluation off."""
+    eval_samples: Annotated[int, COMPLETIONS] = 16
+    """Completions of each held-out problem."""
+    k: tuple[int, ...] = (1, 4, 16)
+    """The k of pass@k; none may be above eval_samples."""
+    eval_temperature: Annotated[float, Bounds(above=0, most=100)] = 0.7
+    """Sampling temperature of the evaluation, before and after."""
+    eval_top_p: Annotated[float, SHARE] = 1.0
+    """Nucleus of the evaluation."""

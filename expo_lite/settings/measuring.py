@@ -1,0 +1,145 @@
+"""The settings of the commands that measure a model: eval, hard, explain and diagnose; what they share stands once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from expo_lite.settings.groups import ExplanationFilter, TaskOptions
+from expo_lite.settings.machine import Backend, Sampler, backend_rules
+from expo_lite.settings.schema import (
+    COMPLETIONS,
+    PROBLEMS,
+    ROWS,
+    SEED,
+    SHARE,
+    TOKENS,
+    Bounds,
+    check_rules,
+    check_values,
+)
+from expo_lite.settings.train import check_filters
+
+KS = (1, 4, 16, 64)
+"""The k of pass@k where none are given, as far as there are samples."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuringConfig:
+    """What all commands that measure have in common."""
+
+    base_model: str | None = None
+    """The model below an adapter folder that does not name one that is here."""
+    split: Literal["train", "test"] = "train"
+    """Which problems to take."""
+    levels: tuple[int, ...] = ()
+    """Levels to take. Default: all."""
+    problems: Annotated[int | None, PROBLEMS] = None
+    """Problems of each level (in all, where there are no levels). Default: all."""
+    temperature: Annotated[float, Bounds(above=0, most=100, why="; greedy decoding is measured anyway by eval")] = 1.0
+    """Sampling temperature; training takes 1."""
+    top_p: Annotated[float, SHARE] = 1.0
+    """Nucleus of the samples."""
+    max_completion_tokens: Annotated[int | None, TOKENS] = None
+    """Longest completion in tokens. Default: the run's own, else it depends on the model."""
+    sampling_rows: Annotated[int, ROWS] = 256
+    """How many completions are decoded at the same time. What is kept in a folder is written in such waves."""
+    bits: Literal[4, 16] | None = None
+    """Bits of the base model's weights. Default: the run's own, else 4."""
+    backend: Backend | None = None
+    """unsloth, hf or auto, as in training. Default: the run's own, else auto."""
+    sampler: Sampler | None = None
+    """own, native, vllm or auto, as in training. Default: the run's own, else auto."""
+    seed: Annotated[int, SEED] = 0
+    """Seed of the samples. Which problems a limit leaves does not depend on it."""
+    data: TaskOptions = field(default_factory=TaskOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ModelOnTask(MeasuringConfig):
+    """One model on one task."""
+
+    model: str | None = None
+    """An alias, OWNER/NAME, a folder, a GGUF file, a run folder or an adapter. Default: tiny without a GPU, qwen2.5-3b with one."""
+    task: str = "arithmetic"
+    """Where the problems come from; `expo-lite tasks` lists them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig(MeasuringConfig):
+    """Measure a run or a model: greedy accuracy, avg@n, pass@k and maj@k, by level and subject."""
+
+    target: str
+    """A run folder, a checkpoint or adapter folder, or a model: an alias, OWNER/NAME, a folder or a GGUF file."""
+    baseline: str | None = None
+    """A second run or model; its paired differences on the same problems and seeds are given as well."""
+    task: str | None = None
+    """What to measure on. Default: the run's own task, else arithmetic."""
+    split: Literal["train", "test"] = "test"
+    """Which problems to take."""
+    levels: tuple[int, ...] = ()
+    """Levels to take. Default: the run's own, else all."""
+    samples: Annotated[int, COMPLETIONS] = 16
+    """Completions of each problem, beside the greedy one."""
+    k: tuple[int, ...] = ()
+    """The k of pass@k and maj@k, none above samples. Default: those of 1, 4, 16 and 64 that samples allows."""
+    temperature: Annotated[float, Bounds(above=0, most=100, why="; the greedy completion is measured anyway")] = 0.7
+    """Sampling temperature of the samples."""
+    output: Path | None = None
+    """Folder for the results. Default: evaluation/... in the run folder, else runs/eval-..."""
+    resume: bool = False
+    """Go on with what the output folder already has; problems in it are not sampled again."""
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The k to measure, ascending."""
+        return tuple(sorted(set(self.k))) or tuple(k for k in KS if k <= self.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardConfig(_ModelOnTask):
+    """Find the problems that a model never solves, and write them as a data file to train on."""
+
+    zero_of: Annotated[int, COMPLETIONS] = 16
+    """A problem is hard if none of this many completions is right."""
+    output: Path | None = None
+    """Folder for the files. Default: runs/hard-MODEL-TASK."""
+    resume: bool = False
+    """Go on with what the output folder already has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainConfig(_ModelOnTask):
+    """Print self-explanations of some problems, with what becomes of each."""
+
+    levels: tuple[int, ...] = ()
+    """Levels to take. Default: the task's hardest."""
+    problems: Annotated[int, PROBLEMS] = 4
+    """Problems of each level (in all, where there are no levels)."""
+    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
+    """What an explanation must pass: verified, lift, no-leak or none, as in training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnoseConfig(_ModelOnTask):
+    """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
+
+    problems: Annotated[int, PROBLEMS] = 32
+    """Problems of each level (in all, where there are no levels)."""
+    group_size: Annotated[int, COMPLETIONS] = 8
+    """Completions of each problem's plain prompt, for the share of all-wrong groups."""
+    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
+    """What an explanation must pass: verified, lift, no-leak or none, as in training."""
+    output: Path | None = None
+    """Folder for the figures and samples. Default: runs/diagnose-MODEL-TASK."""
+
+
+def check_measuring(config: MeasuringConfig) -> None:
+    """Hold the settings of a measuring command against all their rules; raises ConfigError."""
+    check_values(config)
+    check_rules(backend_rules(config.backend, config.sampler))
+    if isinstance(config, ExplainConfig | DiagnoseConfig):
+        check_filters(config.explanation_filter)
+    if isinstance(config, EvalConfig):
+        ks = ", ".join(map(str, config.k))
+        sound = all(1 <= k <= config.samples for k in config.k)
+        check_rules([(sound, f"every k must be between 1 and samples ({config.samples}), not {ks}.")])

@@ -1,0 +1,72 @@
+"""Model names people type, and what they stand for."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from expo_lite.errors import ConfigError
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One alias: where the model is, and the settings that follow from its size where the user gives none."""
+
+    source: str
+    parameters: str
+    license: str
+    steps: int = 300
+    learning_rate: float = 1e-5
+    max_completion_tokens: int = 1024
+
+
+OTHER = Preset("", "", "")
+"""What a model without an alias (OWNER/NAME, a folder, a GGUF file) gets."""
+
+TINY = Preset(str(ASSETS / "tiny"), "0.8M", "Apache-2.0", steps=60, learning_rate=2e-3, max_completion_tokens=160)
+
+PRESETS = {
+    "tiny": TINY,
+    "smollm2-135m": Preset("HuggingFaceTB/SmolLM2-135M-Instruct", "135M", "Apache-2.0", learning_rate=1e-4, max_completion_tokens=512),
+    "smollm2-360m": Preset("HuggingFaceTB/SmolLM2-360M-Instruct", "360M", "Apache-2.0", learning_rate=5e-5, max_completion_tokens=512),
+    "qwen2.5-0.5b": Preset("Qwen/Qwen2.5-0.5B-Instruct", "0.5B", "Apache-2.0", learning_rate=2e-5),
+    "qwen2.5-1.5b": Preset("Qwen/Qwen2.5-1.5B-Instruct", "1.5B", "Apache-2.0"),
+    "qwen2.5-3b": Preset("Qwen/Qwen2.5-3B-Instruct", "3.1B", "Qwen Research License"),
+    "qwen2.5-7b": Preset("Qwen/Qwen2.5-7B-Instruct", "7.6B", "Apache-2.0"),
+    "qwen3-0.6b": Preset("Qwen/Qwen3-0.6B", "0.6B", "Apache-2.0", learning_rate=2e-5),
+    "qwen3-1.7b": Preset("Qwen/Qwen3-1.7B", "1.7B", "Apache-2.0"),
+    "qwen3-4b": Preset("Qwen/Qwen3-4B", "4.0B", "Apache-2.0"),
+    "llama-3.2-1b": Preset("meta-llama/Llama-3.2-1B-Instruct", "1.2B", "Llama 3.2 Community License"),
+    "llama-3.2-3b": Preset("meta-llama/Llama-3.2-3B-Instruct", "3.2B", "Llama 3.2 Community License"),
+}  # fmt: skip
+
+
+def find_model(name: str) -> Preset:
+    """What a model name stands for: an alias, OWNER/NAME on the hub, a local folder, or a GGUF file.
+
+    Raises:
+        ConfigError: the name is none of these; the nearest alias is suggested.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    if Path(name).expanduser().exists():
+        return Preset(str(Path(name).expanduser()), "", "")
+    if name.endswith(".gguf"):
+        raise ConfigError(f"There is no GGUF file at '{name}'. Give the path of an existing file.")
+    first, *others = Path(name).expanduser().parts or ("",)
+    if others and (first == "runs" or name.startswith((".", "/", "~")) or Path(first).is_dir()):
+        raise ConfigError(f"There is no run, adapter or model at '{name}'.")
+    if name.count("/") == 1:
+        return Preset(name, "", "")
+    raise ConfigError(
+        f"Unknown model '{name}'.{suggestion(name, PRESETS)} Give an alias (`expo-lite models` lists them), "
+        "OWNER/NAME of a model hub, a local folder or a GGUF file."
+    )
+
+
+def suggestion(given: str, known: Iterable[str]) -> str:
+    """' Did you mean ...?' if one of the known names is near the given one, else ''."""
+    nearest = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""

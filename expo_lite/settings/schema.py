@@ -1,0 +1,171 @@
+"""How settings are bounded, read and written: frozen dataclasses, TOML in, JSON out.
+
+One field is one flag. A field's bounds stand in its type, `Annotated[int, AT_LEAST_1]`, and hold for every member of a tuple.
+"""
+
+import dataclasses
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from expo_lite.errors import ConfigError
+from expo_lite.settings.models import suggestion
+
+T = TypeVar("T")
+
+RENAMED = {"n": "problems"}
+"""Settings of earlier versions that have another name now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a number may be, its ends included but for `above`; `why` goes on with the sentence that refuses another one."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    why: str = ""
+
+    def allow(self, value: float) -> bool:
+        """Whether a number is within the bounds; NaN never is."""
+        return value > self.above and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        """'at least 1 and at most 4,096'."""
+        low = f"above {self.above:g}" if self.above > -math.inf else f"at least {self.least:g}"
+        return f"{low} and at most {self.most:,}"
+
+
+LARGEST_SEED = 2**63 - 1
+AT_LEAST_0 = Bounds(least=0, most=10**9)
+AT_LEAST_1 = Bounds(least=1, most=10**9)
+SEED = Bounds(least=0, most=LARGEST_SEED)
+COMPLETIONS = Bounds(least=1, most=4_096)
+"""How many completions or problems can be asked for at once."""
+PROBLEMS = Bounds(least=1, most=1_000_000, why="; leave it out for all")
+TOKENS = Bounds(least=1, most=2**20)
+ROWS = Bounds(least=1, most=2**16)
+SHARE = Bounds(above=0, most=1)
+COEFFICIENT = Bounds(least=0, most=1_000)
+POSITIVE = Bounds(above=0, most=1_000)
+
+
+def check_values(settings: Any) -> None:
+    """Hold every value of some settings, groups included, against the bounds and choices in its type.
+
+    Raises:
+        ConfigError: one is out of bounds or not among the choices; the setting, the value and what it may be are named.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+    for field in dataclasses.fields(settings):
+        name, value, hint = field.name, getattr(settings, field.name), hints[field.name]
+        if dataclasses.is_dataclass(value):
+            check_values(value)
+        elif get_origin(hint) is Annotated:
+            for number in value if isinstance(value, tuple) else (value,):
+                _check_number(name, number, get_args(hint)[1])
+        elif choices := _choices(hint):
+            for member in value if isinstance(value, tuple) else (value,):
+                if member is not None and member not in choices:
+                    raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {member}.")
+
+
+def _check_number(name: str, number: Any, bounds: Bounds) -> None:
+    if isinstance(number, int | float) and not bounds.allow(number):
+        given = number if not abs(number) >= 10**40 or math.isinf(number) else "a number of more than 40 digits"
+        raise ConfigError(f"{name} must be {bounds}, not {given}{bounds.why}.")
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """What `Literal[...]` allows, also inside `... | None` and a tuple; () for other types."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((found for inner in get_args(hint) if (found := _choices(inner))), ())
+
+
+def check_rules(rules: Sequence[tuple[bool, str]]) -> None:
+    """Raise ConfigError with the message of the first rule that does not hold."""
+    for holds, message in rules:
+        if not holds:
+            raise ConfigError(message)
+
+
+def changed(group: Any) -> list[str]:
+    """The settings of a group that are not at their default."""
+    return [f.name for f in dataclasses.fields(group) if getattr(group, f.name) != f.default]
+
+
+def to_json(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+    return plain
+
+
+def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Build a dataclass from nested tables; what they leave out keeps its default.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is suggested) or a value of the wrong type; `where` names the source.
+    """
+    hints = typing.get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            renamed = RENAMED.get(key)
+            hint = f" It is called '{renamed}' now." if renamed in hints else suggestion(key, hints)
+            raise ConfigError(f"{where}: unknown setting '{key}'.{hint}")
+        arguments[key] = _convert(hints[key], value, f"{where}: {key}")
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {str(error).rpartition('missing ')[2]}.") from error
+
+
+def read_toml(cls: type[T], path: Path) -> T:
+    """Settings from a TOML file with the fields of `cls`, groups as tables.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or holds an unknown or ill-typed setting.
+    """
+    return from_mapping(cls, toml_values(path), str(path))
+
+
+def toml_values(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; raises ConfigError if it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the settings file '{path}': {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, a number of 5,000 digits
+        raise ConfigError(f"'{path}' is not valid TOML: {error}.") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_mapping(typing.cast(type[Any], hint), value, where)
+    if origin in (types.UnionType, typing.Union):  # X | None; with a Literal it is the older form
+        return None if value is None else _convert(args[0], value, where)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}, not {value!r}.")
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(args[0], item, where) for item in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    if isinstance(hint, type) and issubclass(hint, Enum) and value in [member.value for member in hint]:
+        return hint(value)
+    expected = getattr(hint, "__name__", str(hint)) if origin is not tuple else "a list"
+    raise ConfigError(f"{where} must be {expected}, not {value!r}.")

@@ -1,0 +1,202 @@
+"""The settings of a training run: as they are given, and as they are once model and machine have filled in the rest.
+
+Groups exist for reading and for TOML tables; on the command line their fields stand side by side.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from expo_lite.settings import machine
+from expo_lite.settings.groups import (
+    DpoConfig,
+    ExplanationFilter,
+    ExpoConfig,
+    HeldOutConfig,
+    LossConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    RolloutConfig,
+    TaskOptions,
+)
+from expo_lite.settings.models import find_model
+from expo_lite.settings.schema import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    COMPLETIONS,
+    PROBLEMS,
+    SEED,
+    Bounds,
+    changed,
+    check_rules,
+    check_values,
+)
+
+Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
+GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
+DPO_LEARNING_RATE_SHARE = 0.1
+"""Of the model's learning rate by default. Once pairs are told apart, nothing in the loss holds either side up: at the full
+rate `tiny` tells them apart in 30 steps, and has unlearned all levels in 60. DPO is commonly run at a tenth of SFT's rate or less."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Train a LoRA adapter with ExPO, and show what changed."""
+
+    model: str | None = None
+    """An alias, OWNER/NAME, a folder or a GGUF file. Default: tiny without a GPU, qwen2.5-3b with one."""
+    task: str = "arithmetic"
+    """What to train on; `expo-lite tasks` lists them."""
+    levels: tuple[int, ...] = ()
+    """Levels to train on. Default: the task's hardest."""
+    method: Method = "exp-grpo"
+    """What to do with the samples."""
+    steps: Annotated[int | None, AT_LEAST_1] = None
+    """Training steps. The default depends on the model; `expo-lite models` shows it."""
+    group_size: Annotated[
+        int, Bounds(least=2, most=4_096, why=": an advantage compares completions of one problem")
+    ] = 8
+    """Completions of each problem (the paper's G)."""
+    problems_per_step: Annotated[int, COMPLETIONS] = 8
+    """Problems in each step."""
+    seed: Annotated[int, SEED] = 0
+    """Seed of everything that is random: the adapter, the order of problems and every sample."""
+    output: Path | None = None
+    """The run folder. Default: runs/MODEL-TASK-METHOD-seedN."""
+    resume: bool = False
+    """Continue from the newest whole checkpoint of the run folder."""
+    fit: Literal["auto", "off"] = "auto"
+    """auto lets the memory plan choose what is left open, and halves it when memory runs out; off does neither."""
+    save_every: Annotated[int, AT_LEAST_1] = 20
+    """Steps between checkpoints; the last two are kept."""
+    profile: bool = False
+    """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder; open it in ui.perfetto.dev."""
+    diagnostics_every: Annotated[int, AT_LEAST_0] = 10
+    """Steps between measurements of the expert chain's likelihood and the answer lift. 0 switches them off."""
+    train_problems: Annotated[int | None, PROBLEMS] = None
+    """Train on at most this many problems of each level (in all, where there are no levels). Default: all."""
+    data: TaskOptions = field(default_factory=TaskOptions)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sampling: RolloutConfig = field(default_factory=RolloutConfig)
+    explanation: ExpoConfig = field(default_factory=ExpoConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRollout(RolloutConfig):
+    """With the length that follows from the model."""
+
+    max_completion_tokens: int = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedOptimizer(OptimizerConfig):
+    """With the learning rate that follows from the model and the method."""
+
+    learning_rate: float = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig(TrainConfig):
+    """The settings of one run: nothing that follows from the model is left open (see `resolve`)."""
+
+    model: str = field(kw_only=True)
+    steps: int = field(kw_only=True)
+    output: Path = field(kw_only=True)
+    sampling: ResolvedRollout = field(kw_only=True)
+    optimizer: ResolvedOptimizer = field(kw_only=True)
+
+
+def resolve(config: TrainConfig) -> RunConfig:
+    """Check the settings, and fill in what depends on the machine and the model.
+
+    Raises:
+        ConfigError: a setting is out of bounds, contradicts another, or names what is not here.
+    """
+    _check(config)
+    model = config.model or machine.default_model()
+    preset = find_model(model)
+    sampling, optimizer = _fields(config.sampling), _fields(config.optimizer)
+    sampling["max_completion_tokens"] = sampling["max_completion_tokens"] or preset.max_completion_tokens
+    rate = preset.learning_rate * (DPO_LEARNING_RATE_SHARE if config.method == "exp-dpo" else 1.0)
+    optimizer["learning_rate"] = optimizer["learning_rate"] or rate
+    return RunConfig(
+        **_fields(config)
+        | {
+            "model": model,
+            "steps": config.steps or preset.steps,
+            "output": config.output
+            or Path("runs") / f"{run_name(model, config.task)}-{config.method}-seed{config.seed}",
+            "sampling": ResolvedRollout(**sampling),
+            "optimizer": ResolvedOptimizer(**optimizer),
+        }
+    )
+
+
+def run_name(model: str, task: str) -> str:
+    """MODEL-TASK, without owners, folders and paths."""
+    return f"{model.rstrip('/').rsplit('/', 1)[-1]}-{task.split(':', 1)[0]}"
+
+
+def _fields(settings: Any) -> dict[str, Any]:
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+
+
+def _check(config: TrainConfig) -> None:
+    """Every rule of the settings: bounds, those between fields, and those of the method."""
+    check_values(config)
+    check_filters(config.explanation.explanation_filter)
+    method, dpo, evaluation = config.method, config.dpo, config.evaluation
+    for_grpo = [name for name in changed(config.loss) if name != "updates_per_batch"]
+    check_rules(
+        [
+            *machine.backend_rules(config.policy.backend, config.policy.sampler),
+            (
+                bool(evaluation.k) and all(1 <= k <= evaluation.eval_samples for k in evaluation.k),
+                f"every k must be between 1 and eval_samples ({evaluation.eval_samples}), not {evaluation.k}.",
+            ),
+            (
+                config.optimizer.optimizer != "adamw-8bit" or machine.has_gpu(),
+                "optimizer 'adamw-8bit' needs a GPU; use 'adamw'.",
+            ),
+            (
+                method == "exp-dpo" or not changed(dpo),
+                f"{', '.join(changed(dpo))} set, but only method 'exp-dpo' makes pairs, not '{method}'.",
+            ),
+            (
+                method in GRPO_METHODS or not for_grpo,
+                f"{', '.join(for_grpo)} set, but only {', '.join(GRPO_METHODS)} have the GRPO loss, not '{method}'.",
+            ),
+            (
+                dpo.pairs == "online" or "pair_refresh_steps" not in changed(dpo),
+                "pair_refresh_steps is for pairs 'online'; pairs 'offline' are made once.",
+            ),
+            (
+                method != "exp-dpo" or config.explanation.explanation_refresh_steps == 1,
+                "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so "
+                "explanations, are made anew.",
+            ),
+            (
+                method != "exp-dpo" or config.loss.updates_per_batch == 1,
+                f"updates_per_batch must be 1 for method 'exp-dpo', not {config.loss.updates_per_batch}: the weights of "
+                "pairs are those before the update.",
+            ),
+        ]
+    )
+
+
+def check_filters(filters: tuple[ExplanationFilter, ...]) -> None:
+    """Raise ConfigError where there is no filter, or 'none' beside another."""
+    check_rules(
+        [
+            (bool(filters), "explanation_filter must not be empty; 'none' accepts every explanation."),
+            (
+                "none" not in filters or len(filters) == 1,
+                "explanation_filter 'none' cannot be combined with another filter.",
+            ),
+        ]
+    )

@@ -1,0 +1,113 @@
+"""What one step learns from: groups of completions, chains to imitate, and pairs to prefer; sampled, or kept from before."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from expo_lite.prompts import encode_question
+from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
+from expo_lite.step.explain import encode_target, judge
+from expo_lite.step.methods import METHODS, Chain, Experience, chain_source
+from expo_lite.step.pairs import make_pairs, score_pairs
+from expo_lite.step.rollout import Rollout, roll_out, stream_seed
+from expo_lite.step.run import Run
+
+
+def sample_experience(run: Run, problems: Sequence[Problem]) -> Experience:
+    """All that the run's method asks for on these problems, at the step that comes next."""
+    if METHODS[run.config.method].pairs:
+        return _pairs(run, problems)
+    groups, explanations = _groups_and_explanations(run, problems)
+    return Experience(tuple(groups), tuple(_chains(run, groups, explanations)), _progress(run), (), tuple(explanations))
+
+
+def _progress(run: Run) -> float:
+    return run.step / run.config.steps
+
+
+def _pairs(run: Run, problems: Sequence[Problem]) -> Experience:
+    """Pairs that are young enough, and new ones; offline ones are always the initial policy's: the adapter is off."""
+    store, limits = run.pairs, run.limits
+    missing = [p for p in problems if store.get(p.problem_id, step=run.step) is None]
+    with run.policy.reference() if run.config.dpo.pairs == "offline" else contextlib.nullcontext():
+        groups, explanations = _groups_and_explanations(run, missing) if missing else ([], [])
+    if chain_source(run.config) == "expert":
+        chosen = {p.problem_id: _expert_ids(run, p) for p in _imitable(run, groups)}
+    else:
+        chosen = {e.problem.problem_id: e.target_ids for e in explanations if e.accepted}
+    temperature = run.config.sampling.temperature
+    new, metrics = limits.updating(
+        lambda: make_pairs(run.policy, groups, chosen, temperature=temperature, token_budget=limits.micro_batch_tokens)
+    )
+    store.put(new, step=run.step)
+    pairs = [pair for p in problems if (pair := store.get(p.problem_id, step=run.step)) is not None]
+    scored = limits.updating(
+        lambda: score_pairs(run.policy, pairs, temperature=temperature, token_budget=limits.micro_batch_tokens)
+    )
+    metrics |= {"pairs/used": len(pairs)}
+    return Experience(tuple(groups), (), _progress(run), scored, tuple(explanations), tuple(new), metrics)
+
+
+def _groups_and_explanations(run: Run, problems: Sequence[Problem]) -> tuple[list[Group], list[Explanation]]:
+    """Groups and, where the method wants them, explanations: kept ones that are young enough, and new ones."""
+    config, limits = run.config, run.limits
+    wants = chain_source(config) == "explanation"
+    only_failed = METHODS[config.method].only_failed or config.explanation.explain == "all-wrong"
+    kept = {p.problem_id: e for p in problems if wants and (e := run.explanations.get(p.problem_id, step=run.step))}
+    missing = [p for p in problems if wants and p.problem_id not in kept]
+    rolled = _roll_out(run, "rollout", problems, [] if only_failed else missing)
+    groups, attempts = list(rolled.groups), rolled.attempts
+    if wants and only_failed:
+        wrong = {group.problem.problem_id for group in groups if group.kind is GroupKind.ALL_WRONG}
+        kept = {problem_id: e for problem_id, e in kept.items() if problem_id in wrong}
+        attempts = _roll_out(run, "explanation", [], [p for p in missing if p.problem_id in wrong]).attempts
+    new = limits.updating(
+        lambda: judge(run.policy, attempts, config.explanation, token_budget=limits.micro_batch_tokens)
+    )
+    run.explanations.put([e for e in new if e.accepted], step=run.step)  # a refused one is tried again the next time
+    return groups, [*kept.values(), *new]
+
+
+def _roll_out(run: Run, stream: str, problems: Sequence[Problem], to_explain: Sequence[Problem]) -> Rollout:
+    """One call of the sampler, with the run's settings and the random stream of this step."""
+    config, sampling = run.config, run.config.sampling
+
+    def sample() -> Rollout:
+        params = SamplingParams(
+            sampling.temperature, sampling.max_completion_tokens, sampling.top_p, run.limits.sampling_rows
+        )
+        return roll_out(
+            run.policy,
+            run.task,
+            problems=problems,
+            to_explain=to_explain,
+            group_size=config.group_size,
+            n_explanations=config.explanation.explanations_per_problem,
+            params=params,
+            seed=stream_seed(config.seed, stream, run.step),
+        )
+
+    return run.limits.sampling(sample)
+
+
+def _chains(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation]) -> Iterator[Chain]:
+    """The chains to imitate: accepted explanations, or the data's expert chains, each after the plain prompt."""
+    source = chain_source(run.config)
+    if source == "explanation":
+        for explanation in explanations:
+            if explanation.accepted:
+                yield Chain(explanation.prompt_ids, explanation.target_ids)
+    elif source == "expert":
+        for problem in _imitable(run, groups):
+            yield Chain(encode_question(run.policy.tokenizer, problem), _expert_ids(run, problem))
+
+
+def _imitable(run: Run, groups: Sequence[Group]) -> Iterator[Problem]:
+    """The problems that have an expert chain, and are to get one."""
+    only_failed = run.config.explanation.explain == "all-wrong"
+    for group in groups:
+        if group.problem.expert_chain and not (only_failed and group.kind is not GroupKind.ALL_WRONG):
+            yield group.problem
+
+
+def _expert_ids(run: Run, problem: Problem) -> tuple[int, ...]:
+    return encode_target(run.policy, problem.expert_chain or "")

@@ -1,0 +1,134 @@
+r"""Self-explanations: written after question and answer, judged here, trained on after the question alone.
+
+`Explanation.completion.prompt_ids` shows the answer; `Explanation.prompt_ids` does not, and nothing but that one ever reaches
+the loss. `target_ids` are the sampled tokens as they are; only with the filter "none", the paper's literal form, is the right
+answer put in place of the explanation's own.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from expo_lite.grading.extract import answer_start, final_answer
+from expo_lite.policy.base import Policy
+from expo_lite.policy.batching import Row
+from expo_lite.policy.scoring import score_rows
+from expo_lite.prompts import encode_question
+from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
+from expo_lite.settings.groups import ExpoConfig
+
+_BOX = "\\boxed{"
+_LEAK = re.compile(
+    r"\b(?:given|provided|correct|known|stated|expected|reference)\s+(?:final\s+)?(?:answer|result|solution)\b"
+    r"|\b(?:answer|result|solution)\s+(?:is|was|has\s+been)\s+(?:already\s+)?(?:given|provided|known|stated)\b"
+    r"|\bwe\s+(?:are|were)\s+(?:told|given)\s+(?:that\s+)?the\s+(?:final\s+)?(?:answer|result)\b",
+    re.IGNORECASE,
+)
+
+
+def leaks(text: str) -> bool:
+    """Whether a chain talks about having been given the answer."""
+    return _LEAK.search(text) is not None
+
+
+def judge(policy: Policy, attempts: Sequence[Group], config: ExpoConfig, *, token_budget: int) -> list[Explanation]:
+    """One explanation a problem: the best of its attempts, accepted or refused with the reason.
+
+    Of several accepted attempts the one with the highest answer lift is taken; of several refused ones the first.
+    """
+    needs_lift = "lift" in config.explanation_filter or config.explanations_per_problem > 1
+    candidates = [
+        _candidate(policy, attempt.problem, completion, verdict, config)
+        for attempt in attempts
+        for completion, verdict in zip(attempt.completions, attempt.verdicts, strict=True)
+    ]
+    if needs_lift:
+        accepted = [i for i, explanation in enumerate(candidates) if explanation.accepted]
+        lifts = answer_lifts(
+            policy,
+            [(candidates[i].problem, candidates[i].completion.text) for i in accepted],
+            token_budget=token_budget,
+        )
+        for i, lift in zip(accepted, lifts, strict=True):
+            candidates[i] = _with_lift(candidates[i], lift, config)
+    remaining = iter(candidates)
+    return [_best([next(remaining) for _ in attempt.completions]) for attempt in attempts]
+
+
+def _candidate(
+    policy: Policy, problem: Problem, completion: Completion, verdict: Verdict, config: ExpoConfig
+) -> Explanation:
+    filters = config.explanation_filter
+    target_ids, accepted, reason = completion.token_ids, True, "accepted"
+    if "none" in filters:
+        target_ids = encode_target(policy, before_answer(completion.text) + boxed(problem.answer))
+    elif completion.finish_reason is FinishReason.LENGTH:
+        accepted, reason = False, "truncated"
+    elif not verdict.correct:  # lift and no-leak come on top of a right answer, never instead
+        accepted, reason = False, verdict.reason
+    elif "no-leak" in filters and leaks(completion.text):
+        accepted, reason = False, "leak"
+    return Explanation(
+        problem, completion, encode_question(policy.tokenizer, problem), target_ids, verdict, accepted, reason
+    )
+
+
+def _with_lift(explanation: Explanation, lift: float, config: ExpoConfig) -> Explanation:
+    if "lift" in config.explanation_filter and lift <= 0:
+        return dataclasses.replace(explanation, lift_nats=lift, accepted=False, reason="no_lift")
+    return dataclasses.replace(explanation, lift_nats=lift)
+
+
+def _best(candidates: Sequence[Explanation]) -> Explanation:
+    return max(candidates, key=lambda e: (e.accepted, e.lift_nats if e.lift_nats is not None else 0.0))
+
+
+def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token_budget: int) -> list[float]:
+    r"""Log pi(a*|q, c) - log pi(a*|q) of each (problem, chain text), in nats.
+
+    Both are the log-probability of the right answer's tokens and the closing brace after `\boxed{`, which is given: how to
+    present an answer is not what a chain is there for. The chain is cut before its own answer (`before_answer`).
+    """
+    rows = []
+    for problem, text in chains:
+        prompt_ids = encode_question(policy.tokenizer, problem)
+        answer_ids = encode_text(policy, problem.answer + "}")
+        for before in (before_answer(text), ""):
+            rows.append(Row(prompt_ids + encode_text(policy, before + _BOX), answer_ids))
+    sums = [float(s.sum()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
+    return [with_chain - without for with_chain, without in zip(sums[::2], sums[1::2], strict=True)]
+
+
+def before_answer(text: str) -> str:
+    """A chain up to where it first states the answer that it ends with; the text and a line break if it states none.
+
+    What is stated counts as the grader counts it, in a box or in words: an answer that is still in the chain would
+    raise its own probability, whatever the steps before it are worth.
+    """
+    if answer_start(text) is None:
+        return text.rstrip() + "\n"
+    answer, _ = final_answer(text)
+    while (start := answer_start(text)) is not None and final_answer(text)[0] == answer:
+        text = text[:start]
+    return text
+
+
+def boxed(answer: str) -> str:
+    """An answer as the prompts ask for it."""
+    return f"{_BOX}{answer}}}"
+
+
+def encode_text(policy: Policy, text: str) -> tuple[int, ...]:
+    """Token ids of a piece of an assistant's turn."""
+    return tuple(policy.tokenizer.encode(text, add_special_tokens=False))
+
+
+def encode_target(policy: Policy, text: str) -> tuple[int, ...]:
+    """Token ids of a whole assistant's turn, with the token that ends it."""
+    return (*encode_text(policy, text), policy.end_id)
+
+
+def refusals(explanations: Iterable[Explanation]) -> Counter[str]:
+    """How often each reason for refusing an explanation came up."""
+    return Counter(explanation.reason for explanation in explanations if not explanation.accepted)

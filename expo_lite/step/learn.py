@@ -1,0 +1,164 @@
+"""One update: weighted rows in, a changed adapter and what it is worth logging out.
+
+With one update a batch the old log-probabilities are the new ones, detached; with more they are kept from the first pass, which
+the optimiser has not yet moved. Either way the same scorer makes old, new and reference values.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from expo_lite.errors import DivergedError
+from expo_lite.memory.limits import Limits
+from expo_lite.objectives import grpo_loss, sft_loss
+from expo_lite.policy.base import Policy
+from expo_lite.policy.batching import MicroBatch, Row, micro_batches
+from expo_lite.settings.train import RunConfig
+from expo_lite.step.optimizer import learning_rate
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the micro-batches of one pass; tensors, so that a GPU is not made to wait for each."""
+
+    loss: torch.Tensor
+    kl_nats: torch.Tensor
+    n_clipped: torch.Tensor
+    sft_nats: torch.Tensor
+    n_policy_tokens: int = 0
+    n_kl_tokens: int = 0
+    n_sft_tokens: int = 0
+    n_tokens: int = 0
+    old_logprobs: dict[int, torch.Tensor] = field(default_factory=dict)
+    """By row, so that they outlast another split into micro-batches."""
+
+    @classmethod
+    def zero(cls, device: torch.device) -> "Totals":
+        """Nothing summed yet."""
+        loss, kl_nats, n_clipped, sft_nats = torch.zeros(4, device=device)
+        return cls(loss, kl_nats, n_clipped, sft_nats)
+
+
+@torch.profiler.record_function("update")
+def learn(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[Row],
+    config: RunConfig,
+    *,
+    step: int,
+    last_good: str,
+    limits: Limits | None = None,
+) -> dict[str, float]:
+    """Take `updates_per_batch` optimiser steps on the rows; returns metrics of the last pass.
+
+    Rows without a gradient cost nothing. Where no row has one, the adapter and the optimiser stay as they are.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite; the adapter has not been changed by it.
+        ModelError: the memory does not hold a single row's pass; the adapter has not been changed by it.
+    """  # fmt: skip
+    useful = [row for row in rows if row.has_gradient]
+    rate = learning_rate(config, step)
+    metrics = {"learning_rate": rate, "update/n_rows": float(len(useful)), "grad_norm": 0.0, "loss": 0.0}
+    if not useful:
+        return metrics
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    limits = limits or Limits.of(config)
+    shortest = min(row.n_tokens for row in useful)
+    one_row = shortest if policy.packs else 2 * shortest - 1  # no two rows fit into so few tokens
+    parameters = list(policy.parameters().values())
+    old_logprobs: dict[int, torch.Tensor] | None = None
+
+    def one_pass() -> Totals:
+        optimizer.zero_grad(set_to_none=True)  # also what a pass that ran out of memory has accumulated
+        tokens = limits.micro_batch_tokens
+        batches = micro_batches(
+            useful, token_budget=tokens, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
+        )
+        return accumulate(policy, batches, config, old_logprobs)
+
+    for _ in range(config.loss.updates_per_batch):
+        totals = limits.updating(one_pass, one_row=one_row)
+        if old_logprobs is None:
+            old_logprobs = totals.old_logprobs
+            metrics |= logp_difference(useful, old_logprobs)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
+        loss = float(totals.loss)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            optimizer.zero_grad(set_to_none=True)
+            raise DivergedError(
+                f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
+                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to the same."
+            )
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    metrics |= {"grad_norm": grad_norm, "loss": loss, "update/n_tokens": float(totals.n_tokens)}
+    if totals.n_policy_tokens:
+        metrics["clip_ratio/region_mean"] = float(totals.n_clipped) / totals.n_policy_tokens
+    if totals.n_kl_tokens:
+        metrics["kl"] = float(totals.kl_nats) / totals.n_kl_tokens
+    if totals.n_sft_tokens:
+        metrics["expo/sft_loss"] = float(totals.sft_nats) / totals.n_sft_tokens
+    return metrics
+
+
+def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -> dict[str, float]:
+    """How far the sampler's log-probabilities are from the scorer's of the same policy, nats a token: mean and largest.
+
+    Costs nothing: the update needs the scorer's values anyway. About 1e-6 in fp32 and 1e-2 in bf16; more is a sampler that has
+    another adapter, model or setting than what is trained. Chains sampled after another prompt have no part in it.
+    """
+    differences = [
+        logprobs[i].cpu() - torch.tensor(row.sampler_logprobs) for i, row in enumerate(rows) if row.sampler_logprobs
+    ]
+    if not differences:
+        return {}
+    differences_N = torch.cat(differences).abs()
+    return {
+        "sampling/logp_difference/mean": float(differences_N.mean()),
+        "sampling/logp_difference/max": float(differences_N.max()),
+    }
+
+
+def accumulate(
+    policy: Policy, batches: Sequence[MicroBatch], config: RunConfig, old_logprobs: Mapping[int, torch.Tensor] | None
+) -> Totals:
+    """One pass over the micro-batches: gradients are summed into the adapter, nothing is divided."""
+    totals = Totals.zero(policy.device)
+    loss_config, temperature = config.loss, config.sampling.temperature
+    for batch in batches:
+        ref_logprobs_N = None
+        if any(row.kl_weight for row in batch.rows):
+            with policy.reference():
+                ref_logprobs_N = policy.logprobs(batch, temperature=temperature).detach()
+        logprobs_N = policy.logprobs(batch, temperature=temperature)
+        pieces = torch.split(logprobs_N.detach(), batch.lengths)
+        totals.old_logprobs |= dict(zip(batch.indices, pieces, strict=True))
+        terms = grpo_loss(
+            logprobs_N,
+            logprobs_N.detach() if old_logprobs is None else torch.cat([old_logprobs[i] for i in batch.indices]),
+            ref_logprobs_N,
+            batch.advantages_N,
+            batch.weights_N,
+            batch.kl_weights_N,
+            clip_low=loss_config.clip_low,
+            clip_high=loss_config.clip_high,
+            kl_coef=loss_config.kl_coef,
+        )
+        loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
+        loss.backward()  # type: ignore[no-untyped-call]
+        imitated_N = batch.sft_weights_N > 0  # below 0: a rejected completion
+        totals.loss += loss.detach()
+        totals.kl_nats += terms.kl_nats
+        totals.n_clipped += terms.n_clipped
+        totals.sft_nats -= logprobs_N.detach().where(imitated_N, 0.0).sum()
+        totals.n_sft_tokens += sum(len(row.completion_ids) for row in batch.rows if row.sft_weight > 0)
+        totals.n_policy_tokens += sum(len(row.completion_ids) for row in batch.rows if row.weight)
+        totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if ref_logprobs_N is not None)
+        totals.n_tokens += sum(row.n_tokens for row in batch.rows)
+        del logprobs_N, terms, loss  # what is left of the graph holds hidden states: not beside the next micro-batch
+    return totals

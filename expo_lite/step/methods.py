@@ -1,0 +1,155 @@
+"""What a method is: what it asks for beside the groups, and how all of it becomes weighted rows of one batch.
+
+To add one, write a function from `Experience` to rows, and name it in `METHODS` and in `Method` (settings/train.py).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from expo_lite.objectives import group_advantages, scheduled, token_weights
+from expo_lite.policy.batching import Row
+from expo_lite.records import Explanation, Group, GroupKind, Pair
+from expo_lite.settings.train import RunConfig
+from expo_lite.step.pairs import ScoredPair, dpo_terms_of
+
+ChainSource = Literal["none", "explanation", "expert"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain of thought to imitate: `target_ids` after the plain prompt `prompt_ids`."""
+
+    prompt_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """All that one step learns from: a group for each problem, chains for some of them, and where in the run we are (0 to 1).
+
+    A method of pairs has no chains, and groups only of the problems that had no pair yet. `explanations`, `new_pairs` and
+    `metrics` tell how it came about; no method learns from them.
+    """
+
+    groups: tuple[Group, ...]
+    chains: tuple[Chain, ...]
+    progress: float
+    pairs: tuple[ScoredPair, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
+    new_pairs: tuple[Pair, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """One method: the source of its chains, and its rows."""
+
+    chains: ChainSource
+    rows: Callable[[Experience, RunConfig], list[Row]]
+    scaled: bool = False
+    """Whether --exp-sft-coef scales the chains; if it is 0, none are asked for."""
+    only_failed: bool = False
+    """Whether only problems whose whole group is wrong are explained, whatever --explain says."""
+    pairs: bool = False
+    """Whether chains become the preferred side of pairs; --chosen then says which chains."""
+
+
+def chain_source(config: RunConfig) -> ChainSource:
+    """Where a run's chains come from."""
+    spec = METHODS[config.method]
+    if spec.pairs:
+        return config.dpo.chosen
+    return "none" if spec.scaled and config.explanation.exp_sft_coef == 0 else spec.chains
+
+
+def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """The GRPO term: every completion with its advantage; the weights are those of the whole batch."""
+    loss = config.loss
+    rewards_PG = torch.tensor([group.rewards for group in experience.groups])
+    advantages = group_advantages(rewards_PG, scale=loss.advantage_scale).flatten().tolist()
+    completions = [completion for group in experience.groups for completion in group.completions]
+    kinds = [group.kind for group in experience.groups for _ in group.completions]
+    weights = token_weights(
+        torch.tensor([len(completion.token_ids) for completion in completions]),
+        normalisation=loss.loss_normalisation,
+        max_completion_tokens=config.sampling.max_completion_tokens,
+    ).tolist()
+    return [
+        Row(
+            completion.prompt_ids,
+            completion.token_ids,
+            advantage=advantage,
+            weight=weight,
+            kl_weight=weight if loss.kl_coef and (loss.kl_on_dead_groups or kind is GroupKind.MIXED) else 0.0,
+            sampler_logprobs=completion.logprobs,
+        )
+        for completion, kind, advantage, weight in zip(completions, kinds, advantages, weights, strict=True)
+    ]
+
+
+def supervised_rows(chains: Sequence[Chain], total_weight: float, config: RunConfig) -> list[Row]:
+    """Chains to imitate, of which each gets `total_weight`: spread over its tokens, or in full for each of them."""
+    by_token = config.explanation.exp_sft_normalisation == "token"
+    return [
+        Row(c.prompt_ids, c.target_ids, sft_weight=total_weight / (len(c.target_ids) if by_token else 1))
+        for c in chains
+    ]
+
+
+def chain_rows(chains: Sequence[Chain], n_problems: int, config: RunConfig, progress: float) -> list[Row]:
+    """The supervised term: exp_sft_coef log pi(chain | q), averaged over the step's problems, with a chain or without."""
+    expl = config.explanation
+    coefficient = scheduled(expl.exp_sft_coef, schedule=expl.exp_sft_schedule, progress=progress)
+    return supervised_rows(chains, coefficient / n_problems, config)
+
+
+def grpo_and_chain_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """ExP-GRPO and GT-SFT-GRPO: the GRPO term and the supervised term; the chains stand outside the groups."""
+    supervised = chain_rows(experience.chains, len(experience.groups), config, experience.progress)
+    return grpo_rows(experience, config) + supervised
+
+
+def sft_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """Supervised fine-tuning on the chains alone: the mean of -log pi(chain | q) over the step's problems."""
+    return supervised_rows(experience.chains, 1.0 / len(experience.groups), config)
+
+
+def star_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """STaR (arXiv 2203.14465): the policy's own right answers, and explanations of the problems that it failed.
+
+    Every problem has the same weight, and several right answers to one share it. Where this leaves the paper: it starts each
+    round from the base model again, and asks once a problem; here the adapter goes on learning, from all G answers.
+    """
+    rows = sft_rows(experience, config)
+    for group in experience.groups:
+        right = [c for c, verdict in zip(group.completions, group.verdicts, strict=True) if verdict.correct]
+        chains = [Chain(completion.prompt_ids, completion.token_ids) for completion in right]
+        rows += supervised_rows(chains, 1.0 / len(experience.groups) / max(len(chains), 1), config)
+    return rows
+
+
+def dpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """ExP-DPO: chosen tokens up and rejected ones down, each pair by the weight that the loss gives it, and the SFT term."""
+    if not experience.pairs:
+        return []
+    weights = dpo_terms_of(experience.pairs, config).weights_K.tolist()
+    sft_coef = config.dpo.dpo_sft_coef / len(weights)
+    rows = []
+    for scored, weight in zip(experience.pairs, weights, strict=True):
+        pair = scored.pair
+        rows.append(Row(pair.prompt_ids, pair.chosen_ids, sft_weight=weight + sft_coef / len(pair.chosen_ids)))
+        rows.append(Row(pair.prompt_ids, pair.rejected_ids, sft_weight=-weight))
+    return rows
+
+
+METHODS: dict[str, MethodSpec] = {
+    "grpo": MethodSpec(chains="none", rows=grpo_rows),
+    "exp-grpo": MethodSpec(chains="explanation", rows=grpo_and_chain_rows, scaled=True),
+    "gt-sft-grpo": MethodSpec(chains="expert", rows=grpo_and_chain_rows, scaled=True),
+    "exp-dpo": MethodSpec(chains="explanation", rows=dpo_rows, pairs=True),
+    "star": MethodSpec(chains="explanation", rows=star_rows, only_failed=True),
+    "sft": MethodSpec(chains="expert", rows=sft_rows),
+}

@@ -1,0 +1,263 @@
+"""The page in a real browser, headless Chromium: it opens without an error, is drawn, filtered, narrow and wide, light and dark.
+
+Skipped where there is no Chromium with its driver (Debian: `apt-get install chromium chromium-driver`).
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_run import make_run
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from expo_lite.commands import cli
+
+EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--disable-sync",
+    "--no-first-run",
+)
+STEPS, PROBLEMS = 4, 3
+
+pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="no chromium with chromedriver is installed")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "a", steps=STEPS, problems=PROBLEMS, text=EVIL)
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, folder: Path) -> Iterator[webdriver.Chrome]:
+    show(browser, folder)
+    yield browser
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def show(browser: webdriver.Chrome, *folders: Path) -> None:
+    """Make the report and open it from disk; back when figures and samples are there."""
+    file = folders[0] / "report.html"
+    assert cli.run(["report", *map(str, folders), "--output", str(file)]) == 0
+    browser.get(file.as_uri())
+    WebDriverWait(browser, 30).until(lambda _: browser.execute_script(READY))
+
+
+READY = "return document.documentElement.dataset.ready === 'yes'"
+DRAWN = """
+return [...document.querySelectorAll("canvas")].filter((canvas) => !canvas.closest("details:not([open])")).map((canvas) => {
+  const chart = Chart.getChart(canvas);
+  const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+  const context = copy.getContext("2d", { willReadFrequently: true }); // or Chromium warns
+  context.drawImage(canvas, 0, 0);
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  return chart ? chart.data.datasets.length * pixels.some((value) => value > 0) : 0;
+});
+"""
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+def find(browser: webdriver.Chrome, css: str) -> WebElement:
+    return browser.find_element(By.CSS_SELECTOR, css)
+
+
+def click(browser: webdriver.Chrome, css: str) -> None:
+    """By script, for the bar of links stays on top of whatever is scrolled below it."""
+    browser.execute_script("arguments[0].click()", find(browser, css))
+
+
+def choose(browser: webdriver.Chrome, name: str, value: str) -> None:
+    Select(find(browser, f"#filters [name={name}]")).select_by_value(value)
+
+
+def test_it_opens_without_a_request_and_every_curve_is_drawn(page: webdriver.Chrome) -> None:
+    assert page.title == "a - expo-lite report"
+    assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
+    drawn = page.execute_script(DRAWN)
+    assert len(drawn) > 8
+    assert all(n >= 1 for n in drawn)
+    click(page, "#curves details:last-of-type summary")  # other metrics
+    WebDriverWait(page, 10).until(lambda _: len(page.execute_script(DRAWN)) > len(drawn))
+    assert all(n >= 1 for n in page.execute_script(DRAWN))
+
+
+def test_what_a_model_wrote_stays_text(page: webdriver.Chrome) -> None:
+    written = [block.text for block in page.find_elements(By.CSS_SELECTOR, "#list pre")]
+    assert any(EVIL in text for text in written)
+    assert len(page.find_elements(By.CSS_SELECTOR, "#list details")) > 0  # a prompt is unfolded once for its problem
+    assert page.execute_script("return document.querySelectorAll('main img, main script').length") == 0
+    # a browser that was made to put it into the page as markup would still not run it
+    page.execute_script("document.getElementById('count').innerHTML = arguments[0]", EVIL)
+    assert page.title == "a - expo-lite report"
+    assert any("Content Security Policy" in entry["message"] for entry in page.get_log("browser"))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "fits"),
+    [
+        ({}, lambda row: True),
+        ({"kind": "explanation"}, lambda row: row["kind"] == "explanation"),
+        ({"verdict": "right"}, lambda row: row["correct"]),
+        ({"verdict": "refused"}, lambda row: row.get("accepted") is False),
+        ({"verdict": "reason different"}, lambda row: row["reason"] == "different"),
+        ({"level": "2"}, lambda row: row["level"] == 2),
+        ({"level": "1", "kind": "rollout", "verdict": "wrong"}, lambda r: r["level"] == 1 and r["kind"] == "rollout" and not r["correct"]),
+    ],
+)  # fmt: skip
+def test_choices(page: webdriver.Chrome, folder: Path, chosen: dict[str, str], fits: Callable[[Any], bool]) -> None:
+    rows = samples(folder)
+    expected = sum(map(bool, map(fits, rows)))
+    assert expected > 0
+    for name, value in chosen.items():
+        choose(page, name, value)
+    assert find(page, "#count").text == f"{expected} of {len(rows)} samples"
+    assert len(page.find_elements(By.CSS_SELECTOR, "#list article")) == min(expected, 10)
+
+
+def test_steps_text_and_clear(page: webdriver.Chrome, folder: Path) -> None:
+    rows = samples(folder)
+    find(page, "[name=from]").send_keys("2")
+    find(page, "[name=to]").send_keys("3")
+    assert find(page, "#count").text == f"{sum(row['step'] in (2, 3) for row in rows)} of {len(rows)} samples"
+    find(page, "[name=text]").send_keys("WHAT IS 1 + 1")
+    expected = sum(row["step"] in (2, 3) and row["problem_id"] == "made/1" for row in rows)
+    assert find(page, "#count").text == f"{expected} of {len(rows)} samples"
+    assert {mark.text for mark in page.find_elements(By.CSS_SELECTOR, "#list mark")} == {"What is 1 + 1"}
+    click(page, "#filters [type=reset]")
+    WebDriverWait(page, 10).until(lambda _: find(page, "#count").text == f"{len(rows)} of {len(rows)} samples")
+
+
+def test_each_sample_says_everything(page: webdriver.Chrome, folder: Path) -> None:
+    choose(page, "kind", "rollout")
+    choose(page, "order", "last")
+    row = next(row for row in samples(folder) if row["step"] == STEPS)
+    card = find(page, "#list article").text
+    assert row["prompt"] in card and row["completion"] in card
+    facts = [
+        fact.text.split("\n") for fact in page.find_elements(By.CSS_SELECTOR, "#list article:first-child .facts div")
+    ]
+    said = {" ".join(fact).rpartition(" ")[0]: " ".join(fact).rpartition(" ")[2] for fact in facts}
+    assert said == {
+        "extracted answer": row["answer"],
+        "gold": row["gold"],
+        "reason": row["reason"],
+        "how": row["how"],
+        "tokens": str(row["n_tokens"]),
+    }
+
+
+def test_more_are_shown_on_demand(page: webdriver.Chrome, folder: Path) -> None:
+    total = len(samples(folder))
+    while find(page, "#more").is_displayed():
+        before = len(page.find_elements(By.CSS_SELECTOR, "#list article"))
+        click(page, "#more")
+        assert len(page.find_elements(By.CSS_SELECTOR, "#list article")) == min(before + 10, total)
+    assert len(page.find_elements(By.CSS_SELECTOR, "#list article")) == total
+
+
+def test_the_same_problem_early_and_late(page: webdriver.Chrome) -> None:
+    sides = [Select(find(page, f"#{side}")) for side in ("left", "right")]
+    assert [side.first_selected_option.text for side in sides] == ["step 1", f"step {STEPS}"]
+    # 4 rollouts and 1 explanation a side
+    for side in ("left", "right"):
+        assert len(page.find_elements(By.CSS_SELECTOR, f"#{side}-list article")) == 5
+    assert len(Select(find(page, "#problem")).options) == PROBLEMS
+    click(page, "#list article:first-child .head button")
+    named = find(page, "#list article:first-child .head code").text
+    assert named in Select(find(page, "#problem")).first_selected_option.text
+    sides[0].select_by_visible_text("step 2")
+    assert "of 4 tries in this file are right" in find(page, "#left-list").text
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_the_screen_and_follows_light_and_dark(page: webdriver.Chrome, width: int, scheme: str) -> None:
+    screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 700}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+    try:
+        fits = "return innerWidth === arguments[0] && document.documentElement.scrollWidth <= innerWidth"
+        WebDriverWait(page, 10).until(lambda _: page.execute_script(fits, width))  # curves follow a moment later
+        assert lightness(page) == (scheme == "light")
+        click(page, "#theme")  # light
+        assert lightness(page)
+        click(page, "#theme")  # dark
+        assert not lightness(page)
+        assert all(n >= 1 for n in page.execute_script(DRAWN))
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def lightness(page: webdriver.Chrome) -> bool:
+    """Whether paper is light and ink dark."""
+    script = "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+    paper, ink = (sum(map(int, colour[4:-1].split(","))) for colour in page.execute_script(script))
+    assert abs(paper - ink) > 300  # of 765: read with ease either way
+    return bool(paper > ink)
+
+
+def test_several_runs(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "a", steps=3), make_run(tmp_path / "b", steps=3, method="grpo")
+    show(browser, a, b)
+    labels = browser.execute_script(
+        "return Chart.getChart(document.querySelector('canvas[data-chart]')).data.datasets.map((d) => d.label)"
+    )
+    assert labels == ["a", "b"]  # rewards
+    choose(browser, "run", "1")
+    assert find(browser, "#count").text == f"{len(samples(b))} of {len(samples(a)) + len(samples(b))} samples"
+    assert "method" in find(browser, "#settings table").text
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def test_a_thinned_report_of_five_hundred_steps_opens(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    show(browser, make_run(tmp_path / "a", steps=500, words=400))
+    assert "were left out" in find(browser, "#samples .about").text
+    assert all(n >= 1 for n in browser.execute_script(DRAWN))
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+    # from the first byte to the end of loading, scripts included; 1 s here
+    assert browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd") < 20_000
+
+
+@pytest.mark.slow
+def test_a_real_run(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    for method in ("exp-grpo", "exp-dpo"):
+        arguments = ["train", "--model", "tiny", "--method", method, "--steps", "2", "--eval-problems", "2"]
+        assert cli.run([*arguments, "--output", str(tmp_path / method)]) == 0
+    show(browser, tmp_path / "exp-grpo", tmp_path / "exp-dpo")
+    assert all(n >= 1 for n in browser.execute_script(DRAWN))
+    choose(browser, "kind", "chosen")
+    assert int(find(browser, "#count").text.split()[0]) > 0
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
