@@ -151,13 +151,12 @@ def check_sampler(run: Run, console: Console) -> None:
 
 
 def training_problems(task: Task, config: RunConfig) -> list[Problem]:
-    """The problems to train on, by default the hardest level's.
+    """The problems to train on, by default of all levels.
 
     Raises:
         ConfigError: the method needs expert chains, and the task has none.
     """
-    levels = config.levels or task.levels[-1:]
-    problems = task.problems("train", levels=levels, limit=config.train_problems, seed=config.seed)
+    problems = task.problems("train", levels=config.levels, limit=config.train_problems, seed=config.seed)
     if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
         raise ConfigError(f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none.")
     return problems

@@ -85,8 +85,9 @@ class ExpoConfig:
     """Weight of the supervised term on explanations (exp-grpo) or expert chains (gt-sft-grpo); the paper calls it beta."""
     exp_sft_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How exp_sft_coef falls to 0 over the run."""
-    exp_sft_normalisation: Literal["token", "sequence"] = "token"
-    """token takes the mean over the tokens of a chain, like the GRPO term; sequence takes their sum."""
+    exp_sft_normalisation: Literal["sequence", "token"] = "sequence"
+    """sequence takes the sum over the tokens of a chain, as the paper's formula has it; token takes their mean, like the GRPO
+    term, which makes the term some hundred times smaller."""
     explain: Literal["all", "all-wrong"] = "all"
     """Which problems get a chain: all of them, or those whose whole group is wrong (star takes these always)."""
     explanation_refresh_steps: Annotated[int, AT_LEAST_0] = 1

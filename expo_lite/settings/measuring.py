@@ -60,7 +60,7 @@ class _ModelOnTask(MeasuringConfig):
 
     model: str | None = None
     """An alias, OWNER/NAME, a folder, a GGUF file, a run folder or an adapter. Default: tiny without a GPU, qwen2.5-3b with one."""
-    task: str = "arithmetic"
+    task: str = "hidden-rules"
     """Where the problems come from; `expo-lite tasks` lists them."""
 
 
@@ -73,7 +73,7 @@ class EvalConfig(MeasuringConfig):
     baseline: str | None = None
     """A second run or model; its paired differences on the same problems and seeds are given as well."""
     task: str | None = None
-    """What to measure on. Default: the run's own task, else arithmetic."""
+    """What to measure on. Default: the run's own task, else hidden-rules."""
     split: Literal["train", "test"] = "test"
     """Which problems to take."""
     levels: tuple[int, ...] = ()

@@ -37,7 +37,7 @@ Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
 GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
 DPO_LEARNING_RATE_SHARE = 0.1
 """Of the model's learning rate by default. Once pairs are told apart, nothing in the loss holds either side up: at the full
-rate `tiny` tells them apart in 30 steps, and has unlearned all levels in 60. DPO is commonly run at a tenth of SFT's rate or less."""
+rate the former built-in model told them apart in 30 steps, and had unlearned all levels in 60. DPO is commonly run at a tenth of SFT's rate or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class TrainConfig:
 
     model: str | None = None
     """An alias, OWNER/NAME, a folder or a GGUF file. Default: tiny without a GPU, qwen2.5-3b with one."""
-    task: str = "arithmetic"
+    task: str = "hidden-rules"
     """What to train on; `expo-lite tasks` lists them."""
     levels: tuple[int, ...] = ()
-    """Levels to train on. Default: the task's hardest."""
+    """Levels to train on. Default: all; those that are solved hold the policy in place."""
     method: Method = "exp-grpo"
     """What to do with the samples."""
     steps: Annotated[int | None, AT_LEAST_1] = None
