@@ -36,7 +36,7 @@ def sanitise(text: str) -> str:
 
 
 def final_answer(completion: str) -> tuple[str | None, str]:
-    r"""The final answer and "boxed", "tag", "hashes" or "phrase"; or None and "no_answer", "empty_" or "unclear_answer".
+    r"""The final answer and "boxed", "tag", "hashes" or "phrase"; or None and "no_", "empty_" or "unclear_answer".
 
     The last complete box wins (nested braces, `\fbox`, spaces before the brace), then the last <answer> tag, then the
     last "#### n", then the last "final answer is", "answer is" or "answer:". Boxes side by side are one answer with
