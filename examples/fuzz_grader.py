@@ -6,8 +6,8 @@ r"""Whether any reply or reference answer can stop the grader: mutated real repl
 FOLDER holds JSONL files, in it or below it, whose rows have a chain of thought: `answer` ending in "#### n" (GSM8K) or
 `solution` with a `\boxed{}` (MATH). The mutations: cut at every token, a part wrapped 1 to 300 times in braces, boxes
 or fractions, a part repeated to 10,000 characters, two boxes with any run of signs between them, characters of other
-scripts and invisible ones put in, braces taken out, commands left open, formulas of towers and sums, and half of one reply with half of
-another. One in eight goes into the reference answer too.
+scripts and invisible ones put in, braces taken out, commands left open, formulas of towers and sums, and half of one
+reply with half of another. One in eight goes into the reference answer too.
 
 Every verdict is timed by itself. The limit on one is the grader's own time limit and half a second for killing; a
 watchdog thread of the interpreter ends the script with a traceback if a verdict takes a minute. The exit status is 1

@@ -13,7 +13,8 @@ _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}([^\s{}$\\,;]{1,99})")
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _PHRASE = re.compile(
     r"(?:final\s{1,9}answer(?:\b[^\n:=→]{0,60}?(?:\bis\b\s{0,9}:?|[:=→])|[*#\s]{0,9}\n(?=\s{0,9}\S))"
-    r"|\banswer\s{0,9}(?:(?:is|equals|would\s{1,9}be|will\s{1,9}be|must\s{1,9}be|comes\s{1,9}(?:out\s{1,9})?to)\b\s{0,9}:?|[:=→])"
+    r"|(?:\b(?:the|my|our|your)\s{1,9}(?:correct\s{1,9})?)?"
+    r"\banswer\s{0,9}(?:(?:is|equals|would\s{1,9}be|will\s{1,9}be|must\s{1,9}be|comes\s{1,9}(?:out\s{1,9})?to)\b\s{0,9}:?|[:=→])"
     r"|^[#*]{1,6}\s{0,9}answer[*#:]{0,6}[ \t]{0,9}\n(?=\s{0,9}\S))"
     r"(?:\s{0,9}(?:therefore|thus|hence|then|simply|just|clearly)\b,?)?",
     re.IGNORECASE | re.MULTILINE,
@@ -36,7 +37,7 @@ def sanitise(text: str) -> str:
 
 
 def final_answer(completion: str) -> tuple[str | None, str]:
-    r"""The final answer and "boxed", "tag", "hashes" or "phrase"; or None and "no_answer", "empty_" or "unclear_answer".
+    r"""The final answer and "boxed", "tag", "hashes" or "phrase"; or None and "no_", "empty_" or "unclear_answer".
 
     The last complete box wins (nested braces, `\fbox`, spaces before the brace), then the last <answer> tag, then the
     last "#### n", then the last "final answer is", "answer is" or "answer:". Boxes side by side are one answer with
