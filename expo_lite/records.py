@@ -109,7 +109,7 @@ class Explanation:
     """A chain written with the answer in sight, to be trained on as if the answer had not been shown.
 
     `completion.prompt_ids` is the explanation prompt it was sampled after (question and answer); `prompt_ids` is the plain
-    prompt (question alone) it is scored and trained after, with `target_ids` behind it. `accepted` says whether the
+    prompt (question alone) it is scored and trained after, with `target_ids` after it. `accepted` says whether the
     filter let it pass and `reason` why; `lift_nats` is log pi(a*|q,c) - log pi(a*|q) where it was measured.
     """
 
@@ -125,7 +125,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two completions of one plain prompt, of which the first is to be preferred; token ids as in `Completion`.
+    """Two completions of one plain prompt, the first of which is to be preferred; token ids as in `Completion`.
 
     `ref_chosen_nats` and `ref_rejected_nats` are their log-probabilities under the base model, summed over tokens.
     """

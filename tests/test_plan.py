@@ -154,13 +154,13 @@ def test_a_model_in_the_hub_s_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("text", ["{}", "[]", "no", '{"hidden_size": "wide"}'])
 def test_a_folder_with_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ModelError, match="is no configuration of a Llama- or Qwen-like model"):
+    with pytest.raises(ModelError, match="is not the configuration of a Llama- or Qwen-like model"):
         find_shape(str(tmp_path))
 
 
 def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"no")
-    with pytest.raises(ModelError, match="is no GGUF file"):
+    with pytest.raises(ModelError, match="is not the GGUF file"):
         find_shape(str(tmp_path / "x.gguf"))
 
 

@@ -72,8 +72,8 @@ def test_samples_of_evaluations_are_read_where_they_are_kept(tmp_path: Path) -> 
     ("name", "text", "message"),
     [
         ("config.json", None, "no config.json"),
-        ("config.json", "{", "no JSON"),
-        ("config.json", '{"settings": {"task": "arithmetic"}}', "no run's config.json"),
+        ("config.json", "{", "it is not JSON"),
+        ("config.json", '{"settings": {"task": "arithmetic"}}', "is not the config.json of a run"),
         ("metrics.jsonl", "{\n", "line 1 is damaged"),
         ("evaluation/step-000000.json", "[]", "no JSON object"),
         ("evaluation/step-000000.json", '{"levels": 1}', "damaged"),

@@ -62,7 +62,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
 
     def read(word: str) -> Any:
         if word not in known:
-            raise ValueError(f"'{word}' is none of {', '.join(known)}")
+            raise ValueError(f"'{word}' is not one of {', '.join(known)}")
         return known[word]
 
     return read

@@ -31,7 +31,7 @@ class Compare(Command):
     second: Path
     """The run folder to compare with it: differences are this one minus the first."""
     show: int = 10
-    """List so many of the problems won, and so many of those lost."""
+    """How many of the problems won, and how many of those lost, are listed."""
 
     def run(self) -> None:
         """Check, then print the comparison."""

@@ -13,10 +13,10 @@ NAME = "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Command):
-    """Write what a run did into one HTML file: figures, curves, samples and settings; several runs over one another."""
+    """Write what a run did into one HTML file: figures, curves, samples and settings. Several runs share one page."""
 
     runs: tuple[Path, ...]
-    """The run folders."""
+    """One or more run folders; several are drawn over one another."""
     output: Path | None = None
     """The HTML file to write. Default: report.html in the run folder, or beside the first of several runs."""
 

@@ -87,10 +87,10 @@ def diagnose(
 
 @dataclass(frozen=True, slots=True)
 class LevelDiagnosis:
-    """The figures of one level, or of "all"; of a kind of chain that is absent: None. Intervals are over problems.
+    """The figures of one level, or of "all"; None for a kind of chain that is absent. Intervals are over problems.
 
     `nll` and `lift` are by kind of chain, `nll_ratio` is expert NLL over explanation NLL on the problems that have both. Of
-    the own completions: `reward`, `all_wrong` (problems of which all are wrong) and `truncated`.
+    the own completions: `reward`, `all_wrong` (problems whose completions are all wrong) and `truncated`.
     """
 
     level: str

@@ -38,7 +38,7 @@ class GradedProblem:
 
     @cached_property
     def votes(self) -> tuple[str | None, ...]:
-        """The samples' answers as they are counted for a majority: equal up to spelling; None is no vote."""
+        """The samples' answers as they are counted for a majority: equal up to spelling; None casts no vote."""
         return tuple(None if s.answer is None else text_key(normalise(s.answer)) for s in self.samples)
 
     def pass_at(self, k: int) -> float:

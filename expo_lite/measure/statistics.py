@@ -86,7 +86,7 @@ def pass_at_k(n_samples: int, n_correct: int, k: int) -> float:
 def majority_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int) -> float:
     """How often the majority of k answers is right: the mean over all C(n, k) subsets of the n answers, not over a few drawn ones.
 
-    None is no answer and no vote; without any vote the subset is wrong. Of t answers with equally many votes each wins with
+    None means no answer, and casts no vote; without any vote the subset is wrong. Of t answers with equally many votes each wins with
     chance 1/t. An answer counts as right if it was judged so the first time.
 
     The subsets are counted, not listed. For each number v of votes that can win: an answer given fewer than v times can never

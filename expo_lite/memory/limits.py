@@ -105,7 +105,7 @@ class Limits:
                 if not out_of_memory(error):
                     raise
                 message = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            # behind the handler: the error's traceback has let go of what was computed
+            # after the handler: the error's traceback has let go of what was computed
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

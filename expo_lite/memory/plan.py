@@ -37,7 +37,7 @@ PREFILL_TOKENS = 8192
 SAMPLING_COPIES = {"full": 4, "nucleus": 8}
 """fp32 matrices [rows, vocabulary] while a token is chosen."""
 MOST_HEAD_COPY = 256 * 2**20
-"""Bytes of the largest head of which sampling on a CPU makes a copy laid out for few rows."""
+"""Bytes of the largest head that sampling on a CPU copies into a layout for few rows."""
 VLLM_WORKSPACE = 1.0 * GIB
 """What vLLM holds beside its cache: CUDA graphs, activations of its own."""
 CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.95 * GIB}

@@ -95,11 +95,11 @@ def find_shape(name: str) -> Shape:
         return _of_gguf(path)
     file = path / "config.json" if path.exists() else _cached(source)
     if file is None:
-        raise ModelError(f"The sizes of '{name}' are not known here: it is no alias, and not in the hub's cache.")
+        raise ModelError(f"The sizes of '{name}' are not known here: it is not an alias, and not in the hub's cache.")
     try:
         return shape_of(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"'{file}' is no configuration of a Llama- or Qwen-like model: {error!r}.") from error
+        raise ModelError(f"'{file}' is not the configuration of a Llama- or Qwen-like model: {error!r}.") from error
 
 
 def shape_of(config: dict[str, Any]) -> Shape:
@@ -164,4 +164,4 @@ def _of_gguf(path: Path) -> Shape:
             head_norms="blk.0.attn_q_norm.weight" in names,
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ModelError(f"'{path}' is no GGUF file of a Llama- or Qwen-like model: {error!r}.") from error
+        raise ModelError(f"'{path}' is not the GGUF file of a Llama- or Qwen-like model: {error!r}.") from error

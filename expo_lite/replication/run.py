@@ -206,7 +206,7 @@ def carry_out(jobs: Iterable[Job], n_jobs: int, console: Console) -> dict[str, s
                 console.print(f"{job.name}: {outcome} ({so_far})", markup=False, soft_wrap=True)
         except BrokenProcessPool as error:
             raise ExpoLiteError(
-                "A run's process was killed, perhaps for want of memory: try fewer --jobs. --resume goes on."
+                "A run's process was killed, perhaps because memory ran out: try fewer --jobs. --resume goes on."
             ) from error
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)  # those that train finish their step and save

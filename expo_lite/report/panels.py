@@ -52,7 +52,7 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
               "share", (Line("expo/explanation_accept_rate", "accepted", "good"), Line("expo/answer_leak_rate", "leaks", "bad"))),
         Panel("Why explanations were refused", "Shares of all explanations.", "share", (Line("expo/refused/", ""),),
               whole="expo/explanation_accept_rate"),
-        Panel("Surprise of chains", "Negative log-likelihood behind the plain prompt. Good positives are near the policy's own.", "nats",
+        Panel("Surprise of chains", "Negative log-likelihood after the plain prompt. Good positives are near the policy's own.", "nats",
               (Line("expo/nll_own", "own"), Line("expo/nll_explanation", "explanation"), Line("expo/nll_expert", "expert"))),
         Panel("Answer lift", "How much more probable a chain makes the right answer; above 0 it is of use.", "nats",
               (Line("expo/answer_lift_own", "own"), Line("expo/answer_lift", "explanation"),
@@ -91,7 +91,7 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
               (Line("peak_memory_gib", "measured"), Line("memory/planned_gib", "planned"))),
     )),
 )  # fmt: skip
-"""What a report draws, in its order. Metrics that are in none of these get a panel each at the end."""
+"""What a report draws, in its order. A metric that is in no panel here gets one of its own at the end."""
 
 MEANINGS = {"verdicts/equal": "good", "verdicts/different": "bad", "verdicts/truncated": "middling"}
 """Colours of members of families that mean something."""

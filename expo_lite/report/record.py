@@ -65,7 +65,7 @@ def read_run(path: Path, label: str) -> RunRecord:
         raise CheckpointError(f"There is no run in '{path}': it has no config.json. Give the folder that train made.")
     about = read_json(file)
     if not isinstance(about.get("settings"), dict) or "method" not in about["settings"]:
-        raise CheckpointError(f"'{file}' is no run's config.json. Give the folder that train made.")
+        raise CheckpointError(f"'{file}' is not the config.json of a run. Give the folder that train made.")
     return RunRecord(
         label=label,
         path=path,
@@ -134,7 +134,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"Cannot read '{file}': {error.strerror}.") from error
     except ValueError as error:
-        raise CheckpointError(f"'{file}' is damaged: it is no JSON.") from error
+        raise CheckpointError(f"'{file}' is damaged: it is not JSON.") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"'{file}' is damaged: it holds no JSON object.")
     return values

@@ -23,7 +23,7 @@ FIELDS = (
     "refusal",
     "lift_nats",
 )
-"""What is kept of a row, behind its run, step, kind and problem."""
+"""What is kept of a row, after its run, step, kind and problem."""
 FIRST, ROUNDS = 2_000, 8
 """How many samples are packed to begin with, and how often it is tried with more or fewer."""
 LEVEL = 6

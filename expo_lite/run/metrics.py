@@ -61,7 +61,7 @@ def explanation_metrics(explanations: Sequence[Explanation], n_leaks: int) -> di
 
 
 def mean(values: Iterable[float]) -> float:
-    """The arithmetic mean; 0 of nothing."""
+    """The arithmetic mean; 0 where there are no values."""
     collected = list(values)
     return sum(collected) / len(collected) if collected else 0.0
 

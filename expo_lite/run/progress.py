@@ -96,7 +96,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def binned(values: Sequence[float], n_bins: int) -> list[float]:
-    """Means of at most `n_bins` stretches of about equal length; none of nothing."""
+    """Means of at most `n_bins` stretches of about equal length; an empty list where there are no values."""
     n_bins = min(n_bins, len(values))
     if not values:
         return []

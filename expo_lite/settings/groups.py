@@ -49,11 +49,11 @@ class PolicyConfig:
     """The base model and its adapter."""
 
     bits: Literal[4, 16] = 4
-    """Bits of the base model's weights. 4 is NF4 with double quantisation; 16 is bf16 on a GPU and fp32 on a CPU."""
+    """How many bits the base model's weights have. 4 is NF4 with double quantisation; 16 is bf16 on a GPU and fp32 on a CPU."""
     lora_rank: Annotated[int, Bounds(least=1, most=1_024)] = 16
-    """Rank of the adapter, which sits on all seven projections."""
+    """The rank of the LoRA adapter, which sits on all seven projections of a layer."""
     lora_alpha: Annotated[int, Bounds(least=1, most=65_536)] = 32
-    """Scale of the adapter: its output is multiplied by lora_alpha / lora_rank."""
+    """The scale of the adapter: its output is multiplied by lora_alpha / lora_rank."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass instead of keeping them."""
     backend: Backend = "auto"
@@ -68,11 +68,11 @@ class RolloutConfig:
     """How completions are sampled for training."""
 
     temperature: Annotated[float, Bounds(above=0, most=100, why="; GRPO needs samples that differ")] = 1.0
-    """Temperature of completions and explanations. Log-probabilities are taken at it everywhere."""
+    """The sampling temperature of completions and explanations. Log-probabilities are computed at the same temperature."""
     top_p: Annotated[float, SHARE] = 1.0
-    """Nucleus of completions and explanations. Below 1 the sampler's distribution is no longer the policy's."""
+    """Sample only from the most probable tokens that make up this share of the probability (nucleus sampling). Below 1 the samples no longer follow the policy's own distribution."""
     max_completion_tokens: Annotated[int | None, TOKENS] = None
-    """Longest completion in tokens. The default depends on the model; `expo-lite models` shows it."""
+    """The longest completion, in tokens. The default depends on the model; `expo-lite models` shows it."""
     sampling_rows: Annotated[int | None, ROWS] = None
     """How many completions are decoded at the same time. Default: what the memory plan allows, at most 256."""
 
@@ -104,9 +104,9 @@ class LossConfig:
     """The GRPO loss."""
 
     kl_coef: Annotated[float, COEFFICIENT] = 0.0
-    """Weight of the KL divergence from the base model."""
+    """The weight of the KL divergence from the base model."""
     kl_on_dead_groups: bool = True
-    """Whether groups without an advantage still pay the KL penalty."""
+    """Whether the KL penalty also counts in groups that are all right or all wrong."""
     clip_low: Annotated[float, Bounds(least=0, most=1)] = 0.2
     """The probability ratio is clipped at 1 - clip_low."""
     clip_high: Annotated[float, COEFFICIENT] = 0.2
@@ -117,7 +117,7 @@ class LossConfig:
     """sequence takes the mean over tokens, then completions; token the mean over all tokens of the batch; dr_grpo divides by
     the constant max_completion_tokens."""
     updates_per_batch: Annotated[int, COMPLETIONS] = 1
-    """Optimiser steps on one batch of samples."""
+    """How many optimiser steps are made on one batch of samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,27 +133,27 @@ class DpoConfig:
     dpo_beta: Annotated[float, POSITIVE] = 0.1
     """For exp-dpo: how strongly the policy is held to the base model."""
     dpo_sft_coef: Annotated[float, COEFFICIENT] = 0.0
-    """For exp-dpo: weight of an added supervised term on the chosen side, a mean over its tokens."""
+    """For exp-dpo: the weight of an added supervised term on the chosen side, a mean over its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """The update."""
+    """The optimiser, its learning rate and its limits."""
 
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """adamw-8bit keeps its state in 8 bits; it needs a GPU."""
     learning_rate: Annotated[float | None, Bounds(above=0, most=10)] = None
-    """Peak learning rate. The default depends on the model (`expo-lite models` shows it); exp-dpo takes a tenth of that."""
+    """The peak learning rate. The default depends on the model (`expo-lite models` shows it); exp-dpo takes a tenth of that."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls to 0 after the warmup."""
     warmup_steps: Annotated[int, AT_LEAST_0] = 5
-    """Steps over which the learning rate rises to its peak."""
+    """The number of steps over which the learning rate rises to its peak."""
     weight_decay: Annotated[float, COEFFICIENT] = 0.0
-    """Decoupled weight decay of the adapter."""
+    """The decoupled weight decay of the adapter's weights."""
     max_grad_norm: Annotated[float, POSITIVE] = 1.0
-    """Gradients are scaled down to this norm."""
+    """Gradients with a larger norm are scaled down to this one."""
     micro_batch_tokens: Annotated[int | None, Bounds(least=1, most=2**24)] = None
-    """Tokens, padding included, in one forward and backward pass. Default: what the memory plan allows, at most 16,384."""
+    """How many tokens, padding included, go through one forward and backward pass. Default: what the memory plan allows, at most 16,384."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +161,12 @@ class HeldOutConfig:
     """Held-out evaluation before and after training."""
 
     eval_problems: Annotated[int, Bounds(least=0, most=1_000_000)] = 40
-    """Held-out problems at each level (in all, where there are no levels). 0 switches evaluation off."""
+    """How many held-out problems of each level are measured; of a task without levels, how many in all. 0 switches evaluation off."""
     eval_samples: Annotated[int, COMPLETIONS] = 16
-    """Completions of each held-out problem."""
+    """How many completions of each held-out problem are sampled."""
     k: tuple[int, ...] = (1, 4, 16)
     """The k of pass@k; none may be above eval_samples."""
     eval_temperature: Annotated[float, Bounds(above=0, most=100)] = 0.7
-    """Sampling temperature of the evaluation, before and after."""
+    """The sampling temperature of the evaluation, before and after training."""
     eval_top_p: Annotated[float, SHARE] = 1.0
-    """Nucleus of the evaluation."""
+    """Nucleus sampling in the evaluation, as --top-p is in training."""

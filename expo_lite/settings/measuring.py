@@ -28,29 +28,29 @@ class MeasuringConfig:
     """What all commands that measure have in common."""
 
     base_model: str | None = None
-    """The model below an adapter folder that does not name one that is here."""
+    """The base model of an adapter folder, where the folder names none or one that is not on this machine."""
     split: Literal["train", "test"] = "train"
-    """Which problems to take."""
+    """The split to take problems from."""
     levels: tuple[int, ...] = ()
-    """Levels to take. Default: all."""
+    """The levels to take problems from. Default: all."""
     problems: Annotated[int | None, PROBLEMS] = None
-    """Problems of each level (in all, where there are no levels). Default: all."""
+    """How many problems of each level to take; of a task without levels, how many in all. Default: all."""
     temperature: Annotated[float, Bounds(above=0, most=100, why="; greedy decoding is measured anyway by eval")] = 1.0
-    """Sampling temperature; training takes 1."""
+    """The sampling temperature. Training samples at 1."""
     top_p: Annotated[float, SHARE] = 1.0
-    """Nucleus of the samples."""
+    """Sample only from the most probable tokens that make up this share of the probability (nucleus sampling)."""
     max_completion_tokens: Annotated[int | None, TOKENS] = None
     """Longest completion in tokens. Default: the run's own, else it depends on the model."""
     sampling_rows: Annotated[int, ROWS] = 256
-    """How many completions are decoded at the same time. What is kept in a folder is written in such waves."""
+    """How many completions are decoded at the same time. Results are written to their folder after each such batch."""
     bits: Literal[4, 16] | None = None
-    """Bits of the base model's weights. Default: the run's own, else 4."""
+    """How many bits the base model's weights have. Default: the run's own, else 4."""
     backend: Backend | None = None
-    """unsloth, hf or auto, as in training. Default: the run's own, else auto."""
+    """What holds and runs the model: unsloth, hf or auto, as in training. Default: the run's own, else auto."""
     sampler: Sampler | None = None
-    """own, native, vllm or auto, as in training. Default: the run's own, else auto."""
+    """What samples: own, native, vllm or auto, as in training. Default: the run's own, else auto."""
     seed: Annotated[int, SEED] = 0
-    """Seed of the samples. Which problems a limit leaves does not depend on it."""
+    """The seed of the samples. It does not change which problems are taken."""
     data: TaskOptions = field(default_factory=TaskOptions)
 
 
@@ -71,19 +71,19 @@ class EvalConfig(MeasuringConfig):
     target: str
     """A run folder, a checkpoint or adapter folder, or a model: an alias, OWNER/NAME, a folder or a GGUF file."""
     baseline: str | None = None
-    """A second run or model; its paired differences on the same problems and seeds are given as well."""
+    """A second run or model to compare with, on the same problems with the same seeds."""
     task: str | None = None
     """What to measure on. Default: the run's own task, else hidden-rules."""
     split: Literal["train", "test"] = "test"
-    """Which problems to take."""
+    """The split to take problems from."""
     levels: tuple[int, ...] = ()
-    """Levels to take. Default: the run's own, else all."""
+    """The levels to take problems from. Default: the run's own, else all."""
     samples: Annotated[int, COMPLETIONS] = 16
-    """Completions of each problem, beside the greedy one."""
+    """How many completions of each problem are sampled, besides the greedy one."""
     k: tuple[int, ...] = ()
     """The k of pass@k and maj@k, none above samples. Default: those of 1, 4, 16 and 64 that samples allows."""
     temperature: Annotated[float, Bounds(above=0, most=100, why="; the greedy completion is measured anyway")] = 0.7
-    """Sampling temperature of the samples."""
+    """The sampling temperature."""
     output: Path | None = None
     """Folder for the results. Default: evaluation/... in the run folder, else runs/eval-..."""
     resume: bool = False
@@ -100,7 +100,7 @@ class HardConfig(_ModelOnTask):
     """Find the problems that a model never solves, and write them as a data file to train on."""
 
     zero_of: Annotated[int, COMPLETIONS] = 16
-    """A problem is hard if none of this many completions is right."""
+    """A problem is hard if all of this many completions are wrong."""
     output: Path | None = None
     """Folder for the files. Default: runs/hard-MODEL-TASK."""
     resume: bool = False
@@ -112,9 +112,9 @@ class ExplainConfig(_ModelOnTask):
     """Print self-explanations of some problems, with what becomes of each."""
 
     levels: tuple[int, ...] = ()
-    """Levels to take. Default: the task's hardest."""
+    """The levels to take problems from. Default: the task's hardest."""
     problems: Annotated[int, PROBLEMS] = 4
-    """Problems of each level (in all, where there are no levels)."""
+    """How many problems of each level to take; of a task without levels, how many in all."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """What an explanation must pass: verified, lift, no-leak or none, as in training."""
 
@@ -124,9 +124,9 @@ class DiagnoseConfig(_ModelOnTask):
     """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
 
     problems: Annotated[int, PROBLEMS] = 32
-    """Problems of each level (in all, where there are no levels)."""
+    """How many problems of each level to take; of a task without levels, how many in all."""
     group_size: Annotated[int, COMPLETIONS] = 8
-    """Completions of each problem's plain prompt, for the share of all-wrong groups."""
+    """How many completions of each problem's plain prompt are sampled, for the share of all-wrong groups."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """What an explanation must pass: verified, lift, no-leak or none, as in training."""
     output: Path | None = None

@@ -47,7 +47,7 @@ def find_model(name: str) -> Preset:
     """What a model name stands for: an alias, OWNER/NAME on the hub, a local folder, or a GGUF file.
 
     Raises:
-        ConfigError: the name is none of these; the nearest alias is suggested.
+        ConfigError: the name is not one of these; the nearest alias is suggested.
     """
     if name in PRESETS:
         return PRESETS[name]

@@ -14,17 +14,17 @@ class PlanConfig:
     model: str | None = None
     """An alias, OWNER/NAME in the hub's cache, a folder, a GGUF file, or all for every alias. Default: as for train."""
     vram: Annotated[tuple[float, ...], Bounds(above=0, most=100_000, why="; it is in GiB, as in --vram 24")] = ()
-    """Memory of the GPU in GiB; several compare sizes. Default: this machine's GPU, else its main memory."""
+    """The memory of the GPU in GiB; give several to compare them. Default: this machine's GPU, else its main memory."""
     group_size: Annotated[int, COMPLETIONS] = 8
-    """Completions of each problem (the paper's G)."""
+    """How many completions of each problem are sampled (the paper's G)."""
     max_completion_tokens: Annotated[int | None, TOKENS] = None
-    """Longest completion in tokens. The default depends on the model."""
+    """The longest completion, in tokens. The default depends on the model."""
     prompt_tokens: Annotated[int, TOKENS] = 512
-    """Longest prompt in tokens, that of an explanation included."""
+    """The longest prompt, in tokens, counting the prompts of explanations."""
     bits: Literal[4, 16] = 4
-    """Bits of the base model's weights."""
+    """How many bits the base model's weights have."""
     lora_rank: Annotated[int, Bounds(least=1, most=1_024)] = 16
-    """Rank of the adapter."""
+    """The rank of the LoRA adapter."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """The optimiser, as for train."""
     sampler: Sampler = "auto"
@@ -39,4 +39,4 @@ class PlanConfig:
     markdown: bool = False
     """Print the comparison as a Markdown table."""
     json: bool = False
-    """Print JSON."""
+    """Print the plan as JSON."""

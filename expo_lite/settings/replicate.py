@@ -18,11 +18,11 @@ class ReplicateConfig:
     plan: Path | None = None
     """A TOML file with the plan. Default: the plan that comes with the package."""
     quick: bool = False
-    """Take the plan's quick form: one seed, fewer steps."""
+    """Run the plan's quick form, with one seed and fewer steps."""
     seeds: Annotated[tuple[int, ...], SEED] = ()
-    """Seeds of the runs. Default: the plan's."""
+    """The seeds to run the plan with. Default: the plan's own."""
     jobs: Annotated[int | None, Bounds(least=1, most=1_024)] = None
-    """Runs side by side, which share the cores. Default: as many as there are cores, 1 with a GPU."""
+    """How many runs go side by side and share the cores. Default: one for each core, or 1 with a GPU."""
     output: Path | None = None
     """Folder for run folders and results. Default: runs/replicate-MODEL-TASK."""
     resume: bool = False

@@ -51,17 +51,17 @@ class TrainConfig:
     levels: tuple[int, ...] = ()
     """Levels to train on. Default: all; those that are solved hold the policy in place."""
     method: Method = "exp-grpo"
-    """What to do with the samples."""
+    """What a step learns from: groups, explanations, expert chains or pairs. The README has a table."""
     steps: Annotated[int | None, AT_LEAST_1] = None
     """Training steps. The default depends on the model; `expo-lite models` shows it."""
     group_size: Annotated[
         int, Bounds(least=2, most=4_096, why=": an advantage compares completions of one problem")
     ] = 8
-    """Completions of each problem (the paper's G)."""
+    """How many completions of each problem are sampled (the paper's G)."""
     problems_per_step: Annotated[int, COMPLETIONS] = 8
-    """Problems in each step."""
+    """How many problems each step samples and learns from."""
     seed: Annotated[int, SEED] = 0
-    """Seed of everything that is random: the adapter, the order of problems and every sample."""
+    """The seed of all that is random: the adapter, the order of problems and every sample."""
     output: Path | None = None
     """The run folder. Default: runs/MODEL-TASK-METHOD-seedN."""
     resume: bool = False
@@ -69,13 +69,13 @@ class TrainConfig:
     fit: Literal["auto", "off"] = "auto"
     """auto lets the memory plan choose what is left open, and halves it when memory runs out; off does neither."""
     save_every: Annotated[int, AT_LEAST_1] = 20
-    """Steps between checkpoints; the last two are kept."""
+    """How many steps lie between two checkpoints. The last two checkpoints are kept."""
     profile: bool = False
     """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder; open it in ui.perfetto.dev."""
     diagnostics_every: Annotated[int, AT_LEAST_0] = 10
-    """Steps between measurements of the expert chain's likelihood and the answer lift. 0 switches them off."""
+    """How many steps lie between two measurements of the answer lift and of the expert chains' likelihood. 0 switches them off."""
     train_problems: Annotated[int | None, PROBLEMS] = None
-    """Train on at most this many problems of each level (in all, where there are no levels). Default: all."""
+    """Train on at most this many problems of each level; of a task without levels, this many in all. Default: all."""
     data: TaskOptions = field(default_factory=TaskOptions)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     sampling: RolloutConfig = field(default_factory=RolloutConfig)

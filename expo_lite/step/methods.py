@@ -91,7 +91,7 @@ def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
 
 
 def supervised_rows(chains: Sequence[Chain], total_weight: float, config: RunConfig) -> list[Row]:
-    """Chains to imitate, of which each gets `total_weight`: spread over its tokens, or in full for each of them."""
+    """Chains to imitate, each of which gets `total_weight`: spread over its tokens, or in full for each of them."""
     by_token = config.explanation.exp_sft_normalisation == "token"
     return [
         Row(c.prompt_ids, c.target_ids, sft_weight=total_weight / (len(c.target_ids) if by_token else 1))

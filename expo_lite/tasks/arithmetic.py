@@ -7,7 +7,7 @@ r"""The built-in task: a number, and 2 to 8 operations to carry out on it, one a
     What is the result?
 
 Levels 1 to 5 have 2, 3, 4, 6 and 8 operations. Answers of levels 4 and 5 are at least 1,000, and there are thousands
-of them, so that pass@64 is no luck. The expert chain is the terse prose of a textbook: it takes two operations at a time and
+of them, so that pass@64 is not a matter of luck. The expert chain is the terse prose of a textbook: it takes two operations at a time and
 leaves the work between them to the reader. It is right, and unlike what a small model writes by itself.
 """
 

@@ -59,7 +59,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def split_at_hashes(solution: str) -> tuple[str, str] | None:
-    r"""The answer behind the last `####` and the chain before it, ending in `\boxed{answer}`; None without `####`.
+    r"""The answer after the last `####` and the chain before it, ending in `\boxed{answer}`; None without `####`.
 
     Calculator annotations (`<<48/2=24>>`) are taken out of the chain.
     """

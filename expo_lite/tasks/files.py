@@ -197,7 +197,7 @@ def fetch(files: HubFiles, *, instead: str) -> Path:
     try:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(files.patterns), etag_timeout=5))
     except HFValidationError as error:
-        raise DataError(f"{name!r} is no name of a hub data set: expected OWNER/NAME.") from error
+        raise DataError(f"{name!r} is not the name of a hub data set: expected OWNER/NAME.") from error
     except GatedRepoError as error:
         raise DataError(
             f"Data set {name!r} is gated: accept its terms on the hub and set HF_TOKEN. {instead}"

@@ -1,8 +1,8 @@
 """reasoning-gym's generated puzzles, each with its own checker: `reasoning-gym:NAME[,NAME]`.
 
 A reply is right if the data set scores its final answer at least 1 - 1e-6: scores below that are for near misses and form.
-Each data set has 500 problems to train on and 100 to test on, made from seeds far apart; a question comes once, and none of
-the test questions is trained on. There are no levels (the data set is the subject) and no expert chains. The settings of
+Each data set has 500 problems to train on and 100 to test on, made from seeds far apart; each question comes once, and no
+test question is trained on. There are no levels (the data set is the subject) and no expert chains. The settings of
 `--difficulty` are the data set's own, as KEY=VALUE for all or NAME.KEY=VALUE for one, with values as in JSON.
 """
 

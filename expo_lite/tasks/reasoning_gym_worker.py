@@ -130,7 +130,7 @@ def fits(name: str, answer: str, entry: dict[str, Any]) -> bool:
     """What some scorers of reasoning-gym 0.1.25 forget to ask, and so give full marks to wrong answers."""
     gold: str = entry["answer"]
     if name in ("game_of_life_halting", "letter_jumble", "spell_backward"):
-        # any text counts as True; words and letters behind the right ones are not looked at
+        # any text counts as True; words and letters after the right ones are not looked at
         return answer.casefold() == gold.strip().casefold()
     if name == "puzzle24":  # any four numbers will do
         return sorted(map(int, re.findall(r"\d+", answer))) == sorted(entry["metadata"]["numbers"])
