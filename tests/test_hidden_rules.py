@@ -5,13 +5,13 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-from expo_lite.settings.models import TINY
 from transformers import AutoTokenizer
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.prompts import explanation_text
 from expo_lite.records import Problem
+from expo_lite.settings.models import TINY
 from expo_lite.tasks import check_name, load_task
 from expo_lite.tasks.base import Split
 from expo_lite.tasks.hidden_rules import (
