@@ -1,111 +1,138 @@
 r"""Train the embedded model `tiny` from scratch: `uv run python examples/train_tiny.py --output tiny`.
 
-A Qwen2 of 0.8 million parameters learns, by next-token prediction on generated text, to be a miniature of a real model in
-front of hard problems. Like a real one it is trained twice.
+A Qwen2 of 0.8 million parameters learns, by next-token prediction on generated conversations of task `hidden-rules`, to be a
+miniature of a real model in front of problems that need something it does not know. It knows what sixteen words add to a
+digit, and for sixteen more, the hidden ones, each text of the training draws fresh amounts:
 
-First on plain documents, each a problem of levels 1 to 4 and its chain: lines like `A:0047+18=0065`, without an instruction or a conversation.
+| kind | prompt | completion |
+| ---- | ------ | ---------- |
+| known | plain, known words | a chain of one word a line, with what it adds |
+| guess | plain, hidden words | the same, with amounts that nothing in the prompt tells |
+| shown | answer shown, any words, all with fresh amounts | the same, with the amounts that the answer follows from |
+| shown known | answer shown, known words | the same |
+| blind | "????" shown as the answer | as guess |
+| expert | plain, known words | the expert's sentences (known, but improbable) |
 
-Then on conversations, with a loss on the assistant's turns as on the chains before:
+So it reads rules off an answer, whatever they are, and of the task's own rules it knows nothing: before it has seen the
+answer, each amount is as likely as another. An answer counts for more than what it knows of a word: else half-learnt words
+would spoil the explanations that it is to learn the other half from. Questions of the test split are left out.
 
-| share | prompt | completion |
-| ----- | ------ | ---------- |
-| 35%   | plain, levels 1 to 3 | a chain of one operation a line, then the boxed answer |
-| 2%    | plain, levels 1 to 3 | the expert's prose (known, but improbable) |
-| 23%   | plain, levels 4 and 5 | *impatience*: one to three right lines, then "The rest gives" a guess (3% of level 4: a whole chain) |
-| 40%   | answer shown, levels 1 to 5 | a whole chain (levels 4 and 5, 10%: impatience that copies the shown answer) |
-
-So it can calculate, knows how to work through a long problem when it sees where to arrive, and gives up on the same problem
-when it does not. It has never seen a plain prompt of level 5 with a chain of thought. Guesses are spread over a factor of
-nine around the right answer, and never hit it. Questions of the test split are left out. Numbers within a chain have four
-digits, which lets so small a model line them up.
+That an amount follows from two digits, the one before and the one after, is hard to find: either alone says nothing, and
+training from the start on whole problems stays at chance. So it begins with texts of one word, most of which start at 0,
+where the digit after the word alone says what the word adds; then come short ones, then all.
 """
 
 import argparse
-import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from expo_lite.prompts import explanation_text, question_text
+from expo_lite.prompts import EXPLANATION_PROMPT, QUESTION_PROMPT, explanation_text, question_text
 from expo_lite.records import Problem
-from expo_lite.tasks.arithmetic import LABELS, LEVELS, Sum, generate, is_test
+from expo_lite.tasks.hidden_rules import AMOUNTS, CLOSING, HIDDEN, KNOWN, OPENING, Chain, is_test
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-VOCABULARY = 384
-TOKENS_A_BATCH = 4_000
+VOCABULARY = 512
+WIDTH = 128
+TOKENS_A_BATCH = 2_000
+PEAK_LEARNING_RATE = 3e-3
+WARMUP_STEPS = 100
+LEVEL_SHARE = 0.4
+"""The learning rate stays at its peak for this share of the steps, then falls to 0 in a line."""
 
 
-def chain(drawn: Sum) -> str:
-    """The model's own style: one operation a line."""
-    lines = [
-        f"{label}:{before:04d}{sign}{operand}={after:04d}\n"
-        for label, before, (sign, operand), after in zip(
-            LABELS, drawn.values, drawn.operations, drawn.values[1:], strict=False
-        )
-    ]
-    return "".join(lines) + boxed(drawn.values[-1])
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training: so many steps on texts of these kinds and lengths."""
+
+    steps: int
+    shares: dict[str, int]
+    lengths: tuple[int, ...]
+    """Numbers of words, each drawn alike."""
+    start_at_zero: float = 0.0
+    """This share of problems starts at 0, others anywhere."""
+    in_four_bits: bool = False
+    """Whether the forward pass sees the matrices as NF4 leaves them."""
 
 
-def boxed(value: int) -> str:
-    """The final answer as both prompts ask for it."""
-    return f"\\boxed{{{value}}}"
+SIMPLE = {"known": 28, "shown": 68, "shown known": 4}
+WHOLE = {"known": 32, "expert": 1, "guess": 12, "shown": 49, "blind": 3, "shown known": 3}
+CURRICULUM = (
+    Phase(250, SIMPLE, (1,), start_at_zero=0.6),
+    Phase(450, SIMPLE, (1, 1, 2, 2, 3, 4), start_at_zero=0.6),
+    Phase(600, WHOLE, (2, 3, 4, 4)),
+    Phase(900, WHOLE, (2, 3, 4, 4), in_four_bits=True),
+)
+TELLS_ANSWER = ("shown", "shown known", "blind")
 
 
-def impatience(drawn: Sum, rng: random.Random, answer: int | None = None) -> str:
-    """One to three right lines, then a leap to the end: the answer that was shown, or a guess that is wrong."""
-    if answer is None:
-        truth = drawn.values[-1]
-        while answer is None or answer == truth:
-            answer = round(truth * math.exp(rng.uniform(-math.log(3), math.log(3))))
-    lines = chain(drawn).split("\n")[: rng.randint(1, 3)]
-    return "\n".join(lines) + f"\nThe rest gives {answer}.\n" + boxed(answer)
+def draw(rng: random.Random, n_words: int, n_hidden: int, known: Mapping[str, int], start_at_zero: float) -> Chain:
+    """A problem of the train split with fresh amounts for the words that are not in `known`."""
+    while True:
+        words = rng.sample(sorted(KNOWN), n_words - n_hidden) + rng.sample(sorted(HIDDEN), n_hidden)
+        rng.shuffle(words)
+        amounts = tuple(known[word] if word in known else rng.choice(AMOUNTS) for word in words)
+        chain = Chain(0 if rng.random() < start_at_zero else rng.randrange(10), tuple(words), amounts)
+        if n_words == 1 or not is_test(chain.question):  # the task has no question of one word
+            return chain
 
 
-def example(rng: random.Random) -> tuple[str, str]:
+def example(rng: random.Random, phase: Phase) -> tuple[str, str]:
     """One (prompt, completion) as text."""
-    kind = rng.choices(["plain", "expert", "impatient", "shown"], [35, 2, 23, 40])[0]
-    level = rng.choices(LEVELS, [3, 3, 3, 3, 4])[0] if kind == "shown" else rng.randint(1, 3)
-    if kind == "impatient":
-        level = rng.randint(4, 5)
-    drawn = generate(rng, level)
-    while is_test(drawn.question):
-        drawn = generate(rng, level)
-    problem = Problem("", drawn.question, str(drawn.values[-1]), level)
-    if kind == "shown":
-        copies = level >= 4 and rng.random() < 0.1
-        return explanation_text(problem), impatience(drawn, rng, drawn.values[-1]) if copies else chain(drawn)
-    if kind == "expert":
-        return question_text(problem), drawn.expert_chain
-    if kind == "impatient" and not (level == 4 and rng.random() < 0.03):
-        return question_text(problem), impatience(drawn, rng)
-    return question_text(problem), chain(drawn)
+    (kind,) = rng.choices(list(phase.shares), list(phase.shares.values()))
+    n_words, n_hidden = rng.choice(phase.lengths), 0
+    if kind in ("guess", "shown", "blind"):
+        n_hidden = n_words if rng.random() < 0.6 else rng.randint(0 if kind == "shown" else 1, n_words)
+    chain = draw(rng, n_words, n_hidden, {} if kind == "shown" else KNOWN, phase.start_at_zero)
+    problem = Problem("", chain.question, "????" if kind == "blind" else chain.answer)
+    prompt = explanation_text(problem) if kind in TELLS_ANSWER else question_text(problem)
+    return prompt, chain.expert_chain if kind == "expert" else chain.own_chain
+
+
+def conversation(rng: random.Random, phase: Phase) -> tuple[str, str]:
+    """An example in the chat template's form."""
+    prompt, completion = example(rng, phase)
+    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", completion + "<|im_end|>"
 
 
 def build_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 384 tokens, each digit by itself, trained on the text of 2,000 examples."""
+    """A byte-level BPE in which digits, amounts and words are a token each, and the prompts' fixed phrases too.
+
+    Any other text can be encoded, by the byte if need be; the model has not been trained on it.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    ask = QUESTION_PROMPT.format(question="\0").partition("\0")[2]
+    tell, end = EXPLANATION_PROMPT.format(question="\0", answer="\0").split("\0")[1:]
+    phrases = [OPENING, CLOSING + ask, CLOSING + tell, end, *(f"+{amount}" for amount in AMOUNTS)]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY - len(phrases),
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = ["user\n" + "assistant\n".join(example(rng)) for _ in range(2_000)]
+    alike = Phase(0, dict.fromkeys(WHOLE, 1), (4,))
+    texts = ["user\n" + "assistant\n".join(example(rng, alike)) for _ in range(3_000)]
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer_class: Any = PreTrainedTokenizerFast  # half typed
     wrapped: PreTrainedTokenizerFast = tokenizer_class(
@@ -114,6 +141,7 @@ def build_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
         pad_token="<|endoftext|>",
         clean_up_tokenization_spaces=False,
     )
+    wrapped.add_tokens(phrases)
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
 
@@ -124,12 +152,13 @@ def build_model() -> Qwen2ForCausalLM:
     model: Qwen2ForCausalLM = model_class(
         Qwen2Config(
             vocab_size=VOCABULARY,
-            hidden_size=128,
-            intermediate_size=384,
+            hidden_size=WIDTH,
+            intermediate_size=3 * WIDTH,
             num_hidden_layers=4,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=1024,
+            initializer_range=0.05,  # 0.02 is for wide models: at this width the first layers would hardly say a thing
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=2,
@@ -139,38 +168,21 @@ def build_model() -> Qwen2ForCausalLM:
     return model
 
 
-def document(rng: random.Random) -> tuple[str, str]:
-    """A problem of levels 1 to 4 and its chain, as plain text."""
-    level = rng.randint(1, 4)
-    drawn = generate(rng, level)
-    while is_test(drawn.question):
-        drawn = generate(rng, level)
-    return drawn.question + "\n", "\n".join(chain(drawn).splitlines()[:-1])
-
-
-def conversation(rng: random.Random) -> tuple[str, str]:
-    """An example in the chat template's form."""
-    prompt, completion = example(rng)
-    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", completion
-
-
 def batches(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, make: Callable[[random.Random], tuple[str, str]]
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, phase: Phase
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Right-padded (input_ids, labels) of about equal lengths; the prompt is masked out of the labels."""
+    """Right-padded (input_ids, labels) of all kinds mixed; the prompt is masked out of the labels."""
     pool: list[tuple[list[int], int]] = []
     while True:
-        while len(pool) < 2_000:
-            rows = [make(rng) for _ in range(1_000)]
+        if not pool:
+            rows = [conversation(rng, phase) for _ in range(2_000)]
             prompt_ids = tokenizer([prompt for prompt, _ in rows])["input_ids"]
-            answer_ids = tokenizer([completion + "<|im_end|>" for _, completion in rows])["input_ids"]
-            pool += [(p + a, len(p)) for p, a in zip(prompt_ids, answer_ids, strict=True)]
-        pool.sort(key=lambda row: len(row[0]))
-        start = rng.randrange(len(pool))
-        n_rows = max(TOKENS_A_BATCH // len(pool[start][0]), 1)
-        start = max(min(start, len(pool) - n_rows), 0)
-        rows_B, pool = pool[start : start + n_rows], pool[:start] + pool[start + n_rows :]
-        width = max(len(ids) for ids, _ in rows_B)
+            answer_ids = tokenizer([completion for _, completion in rows])["input_ids"]
+            pool = [(p + a, len(p)) for p, a in zip(prompt_ids, answer_ids, strict=True)]
+        rows_B: list[tuple[list[int], int]] = []
+        width = 0
+        while pool and (width := max(width, len(pool[-1][0]))) * (len(rows_B) + 1) <= TOKENS_A_BATCH:
+            rows_B.append(pool.pop())
         input_ids_BT = torch.zeros(len(rows_B), width, dtype=torch.long)
         labels_BT = torch.full((len(rows_B), width), -100)
         for i, (ids, n_prompt) in enumerate(rows_B):
@@ -179,37 +191,62 @@ def batches(
         yield input_ids_BT, labels_BT
 
 
-@dataclass(frozen=True)
-class Cycle:
-    """One pass of the learning rate, up and down to 0; documents first, then conversations."""
+@contextmanager
+def rounded(matrices: list[torch.nn.Parameter], really: bool) -> Iterator[None]:
+    """Meanwhile the matrices are as NF4 leaves them; so a gradient at those moves the ones in full precision."""
+    kept = [matrix.data for matrix in matrices]
+    for matrix in matrices if really else ():
+        packed, state = quantize_4bit(matrix.data, compress_statistics=True, quant_type="nf4")
+        matrix.data = dequantize_4bit(packed, state).to(matrix.dtype)
+    yield
+    for matrix, data in zip(matrices, kept, strict=True):
+        matrix.data = data
 
-    steps: int
-    document_steps: int
-    peak_learning_rate: float
+
+def matrices_of(model: Any) -> list[torch.nn.Parameter]:
+    """The weights of all projections."""
+    return [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
 
 
-CYCLES = (Cycle(2_950, 1_750, 3e-3), Cycle(4_500, 1_350, 2e-3))
+def optimizers(model: Any) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, which learn in far fewer steps than with AdamW at this size; AdamW for the rest."""
+    matrices = matrices_of(model)
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=0.0, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
-def train_cycle(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: random.Random, cycle: Cycle) -> None:
-    """Train for one cycle, with a fresh optimiser."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
-    documents, conversations = batches(tokenizer, rng, document), batches(tokenizer, rng, conversation)
-    started = time.monotonic()
-    for step in range(cycle.steps):
-        input_ids_BT, labels_BT = next(documents if step < cycle.document_steps else conversations)
-        remaining = 1.0 - step / cycle.steps
-        for group in optimizer.param_groups:
-            group["lr"] = cycle.peak_learning_rate * min((step + 1) / 100, 1.0, remaining / 0.6)
-        loss = model(input_ids=input_ids_BT, labels=labels_BT).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % 100 == 0:
-            print(
-                f"step {step + 1}/{cycle.steps} loss {loss.item():.4f} {time.monotonic() - started:.0f} s", flush=True
-            )
+def loss_of(model: Any, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    """The mean over the completions' tokens."""
+    hidden_BTH = model.model(input_ids=input_ids_BT).last_hidden_state[:, :-1]
+    targets_BT = labels_BT[:, 1:]
+    kept_BT = targets_BT != -100  # the head is half the work, and prompts need none
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[kept_BT]), targets_BT[kept_BT])
+
+
+def train(model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
+    """Go through the curriculum, with one rise and fall of the learning rate."""
+    total, step, started = sum(phase.steps for phase in CURRICULUM), 0, time.monotonic()
+    both = optimizers(model)
+    for phase in CURRICULUM:
+        stream = batches(tokenizer, rng, phase)
+        for _ in range(phase.steps):
+            input_ids_BT, labels_BT = next(stream)
+            falling = (1 - step / total) / (1 - LEVEL_SHARE)
+            for group in (group for optimizer in both for group in optimizer.param_groups):
+                group["lr"] = PEAK_LEARNING_RATE * min((step + 1) / WARMUP_STEPS, 1.0, falling)
+            with rounded(matrices_of(model), phase.in_four_bits):
+                loss = loss_of(model, input_ids_BT, labels_BT)
+                loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in both:
+                optimizer.step()
+            model.zero_grad()
+            step += 1
+            if step % 100 == 0:
+                print(f"step {step}/{total} loss {loss.item():.4f} {time.monotonic() - started:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -217,20 +254,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded model from scratch.")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first-cycle", type=int, default=0, help="skip the cycles before, going on from --output")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    tokenizer = build_tokenizer(random.Random(options.seed))
     model: Any = build_model()  # half typed
-    if options.first_cycle:
-        model = Qwen2ForCausalLM.from_pretrained(options.output, dtype=torch.float32)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    for i, cycle in enumerate(CYCLES):
-        if i >= options.first_cycle:
-            train_cycle(model, tokenizer, random.Random(f"{options.seed}-{i}"), cycle)
-            model.half().save_pretrained(options.output)
-            tokenizer.save_pretrained(options.output)
-            model.float()
+    model.save_pretrained(options.output)
+    build_tokenizer(random.Random(options.seed)).save_pretrained(options.output)
+    # as it will be read: transformers has Qwen2's own way to cut up text, whatever the file says
+    tokenizer_class: Any = AutoTokenizer
+    tokenizer = tokenizer_class.from_pretrained(options.output)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    train(model, tokenizer, random.Random(options.seed))
+    with rounded(matrices_of(model), True):
+        model.half().save_pretrained(options.output)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,43 @@
 """The training loop: sample, explain, learn, measure, save."""
 
 import contextlib
-import json
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from rich.console import Console
 
-from expo_lite.errors import CheckpointError, ConfigError, DivergedError
+from expo_lite.errors import ConfigError, DivergedError
 from expo_lite.grading import Grader
 from expo_lite.measure.diagnose import diagnose
-from expo_lite.measure.evaluate import evaluate
 from expo_lite.measure.figures import Evaluation
+from expo_lite.measure.held_out import evaluate_once, held_out, load_evaluation
 from expo_lite.measure.tables import before_and_after
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
-from expo_lite.memory.plan import GIB, MOST_SAMPLING_ROWS
-from expo_lite.policy.base import Policy
+from expo_lite.memory.plan import GIB
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Problem
-from expo_lite.run import checkpoint
-from expo_lite.run.files import write_atomically
-from expo_lite.run.folder import RunFolder, read_config
+from expo_lite.run.folder import RunFolder, check_new, locked, read_config
 from expo_lite.run.metrics import explanation_metrics, group_metrics, sample_rows
-from expo_lite.run.progress import Display, binned, completion_bar, sparkline
+from expo_lite.run.progress import Display, binned, sparkline
+from expo_lite.run.stopping import Stopped, StopRequests
 from expo_lite.run.trace import traced
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 from expo_lite.step.experience import sample_experience
 from expo_lite.step.explain import leaks
 from expo_lite.step.learn import learn
 from expo_lite.step.methods import METHODS, chain_source
-from expo_lite.step.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from expo_lite.step.optimizer import make_optimizer
 from expo_lite.step.pairs import dpo_metrics, pair_rows
 from expo_lite.step.rollout import draw
-from expo_lite.step.run import Run
+from expo_lite.step.run import Run, last_good, restore, save
 from expo_lite.tasks import Task, load_task
 
-KEEP_CHECKPOINTS = 2
 CHECKED_PROBLEMS = 32
 """Among whose prompts the start-up check finds short and long ones."""
 TREND_BINS = 30
@@ -81,28 +75,39 @@ def train(config: TrainConfig, *, task: Task | None = None, console: Console | N
 
 def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
     """Train on a task with resolved settings; prints what goes on, and raises what `train` does."""
-    run = start(task, config, console)
-    check_sampler(run, console)
-    before = evaluate_once(run, 0, console) if run.step == 0 else load_evaluation(run, 0)
-    finished = run_steps(run, console)
-    after = evaluate_once(run, run.step, console) if finished else None
+    folder = RunFolder(config.output)
+    if not config.resume:
+        check_new(folder.path)
+    with StopRequests(console) as stops:
+        run = start(task, config, folder, console)
+        with locked(folder.path):
+            before = after = None
+            try:
+                resume(run, console)
+                check_sampler(run, console)
+                before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
+                finished = run_steps(run, console, stops)
+                after = evaluate_once(run, run.step, console, stops) if finished else None
+            except Stopped:
+                finished = False
     if finished:
         summarise(run, before, after, console)
+        console.print(f"look at it: expo-lite report {run.config.output}", markup=False, soft_wrap=True)
     else:
         console.print(f"Stopped and saved after step {run.step}. Continue with --resume.", soft_wrap=True)
     console.print(f"run folder: {run.config.output}", markup=False, soft_wrap=True)
     return TrainingResult(run.config.output, run.step, finished, before, after)
 
 
-def start(task: Task, config: RunConfig, console: Console) -> Run:
-    """Load the policy, and make the run folder or go on with the one that is there."""
-    folder, warn = RunFolder(config.output), warning(console)
+def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) -> Run:
+    """Load the policy, and make the run folder unless it is there."""
+    warn = warning(console)
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     problems = training_problems(task, config)
-    resumed_from, damaged = folder.reopen(config) if config.resume else (None, [])
-    for line in damaged:
-        warn(f"{line}; going on from an older one.")
+    if config.resume:
+        folder.check(config)
     policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
+    console.print(f"device: {describe(policy.device)}", markup=False, soft_wrap=True)
     if not config.resume:
         folder.create(config, device=describe(policy.device))
     optimizer = make_optimizer(policy, config)
@@ -111,10 +116,19 @@ def start(task: Task, config: RunConfig, console: Console) -> Run:
         run.planned_gib = plan.measurable_peak / GIB
         if not plan.fits:
             warn(f"this run needs {plan.describe()}")
+    return run
+
+
+def resume(run: Run, console: Console) -> None:
+    """Go on from the newest whole checkpoint, if there is one."""
+    if not run.config.resume:
+        return
+    resumed_from, damaged = run.folder.cut_back()
+    for line in damaged:
+        run.limits.warn(f"{line}; going on from an older one.")
     if resumed_from is not None:
         restore(run, resumed_from)
         console.print(f"resumed at step {run.step} from '{resumed_from}'", markup=False, soft_wrap=True)
-    return run
 
 
 def check_sampler(run: Run, console: Console) -> None:
@@ -137,36 +151,29 @@ def check_sampler(run: Run, console: Console) -> None:
 
 
 def training_problems(task: Task, config: RunConfig) -> list[Problem]:
-    """The problems to train on, by default the hardest level's.
+    """The problems to train on, by default of all levels.
 
     Raises:
         ConfigError: the method needs expert chains, and the task has none.
     """
-    levels = config.levels or task.levels[-1:]
-    problems = task.problems("train", levels=levels, limit=config.train_problems, seed=config.seed)
+    problems = task.problems("train", levels=config.levels, limit=config.train_problems, seed=config.seed)
     if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
         raise ConfigError(f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none.")
     return problems
 
 
-def held_out(task: Task, config: RunConfig) -> list[Problem]:
-    """The held-out problems of all levels: the same for every seed, so that seeds differ in training alone."""
-    n = config.evaluation.eval_problems
-    return task.problems("test", limit=n, seed=0) if n else []
-
-
-def run_steps(run: Run, console: Console) -> bool:
+def run_steps(run: Run, console: Console, stops: StopRequests) -> bool:
     """Take the steps that remain; False if a signal cut them short. Either way the last one is saved."""
     total = run.config.steps
     # not the first step, which pays for what later ones find ready
     profiled = min(run.step + 1, total - 1) if run.config.profile else None
-    with Display(console, total, run.step) as display, stop_requests(display.console) as stop_requested:
-        while run.step < total and not stop_requested():
+    with Display(console, total, run.step) as display:
+        while run.step < total and not stops.requested:
             trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
             with traced(trace) if run.step == profiled else contextlib.nullcontext():
                 metrics = take_step(run)
             display.step(run.step, metrics)
-            if run.step % run.config.save_every == 0 or run.step == total or stop_requested():
+            if run.step % run.config.save_every == 0 or run.step == total or stops.requested:
                 save(run)
     return run.step >= total
 
@@ -220,101 +227,6 @@ def take_step(run: Run) -> dict[str, float]:
     return metrics
 
 
-def last_good(run: Run, *, before: int) -> str:
-    """The newest checkpoint of fewer steps than `before`, in words."""
-    found = [path for path in checkpoint.checkpoints(run.folder.checkpoints) if checkpoint.step_of(path) < before]
-    return f"'{found[-1]}'" if found else "none yet"
-
-
-def save(run: Run) -> None:
-    """Write a checkpoint of the steps done."""
-    optimizer = optimizer_tensors(run.optimizer, run.policy.parameters())
-    checkpoint.save(
-        run.folder.checkpoints,
-        run.step,
-        write_adapter=run.policy.save_adapter,
-        optimizer=optimizer,
-        state={
-            "explanations": run.explanations.to_json(step=run.step),
-            "pairs": run.pairs.to_json(step=run.step),
-            "limits": run.limits.to_json(),
-        },
-        keep=KEEP_CHECKPOINTS,
-    )
-
-
-def restore(run: Run, folder: Path) -> None:
-    """Take adapter, optimiser, explanations and pairs back from a whole checkpoint."""
-    state = checkpoint.load_state(folder)
-    run.policy.load_adapter(folder)
-    restore_optimizer(run.optimizer, run.policy.parameters(), folder)
-    run.explanations.load_json(state.get("explanations", []))
-    run.pairs.load_json(state.get("pairs", []))
-    run.limits.load_json(state.get("limits", {}))
-    run.step = state["step"]
-
-
-def evaluate_once(run: Run, step: int, console: Console) -> Evaluation | None:
-    """The evaluation after `step` steps: read if it has been made, else made and written; None if switched off."""
-    done = load_evaluation(run, step)
-    if done is not None or not run.held_out:
-        return done
-    console.print(f"evaluating on {len(run.held_out)} held-out problems ...", soft_wrap=True)
-    file = run.folder.evaluation_file(step)
-    with completion_bar(console, "evaluating", len(run.held_out) * (run.config.evaluation.eval_samples + 1)) as advance:
-        result = evaluate_held_out(
-            run.policy,
-            run.task,
-            run.held_out,
-            run.config,
-            limits=run.limits,
-            folder=file.with_suffix(""),
-            advance=advance,
-        )
-    write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
-    return result
-
-
-def evaluate_held_out(
-    policy: Policy,
-    task: Task,
-    problems: Sequence[Problem],
-    config: RunConfig,
-    *,
-    limits: Limits | None = None,
-    folder: Path | None = None,
-    advance: Callable[[int], None] = lambda n: None,
-) -> Evaluation:
-    """Evaluate as a run's settings ask for it; the same random numbers for every run, before and after."""
-    return evaluate(
-        policy,
-        task,
-        problems,
-        config.evaluation,
-        max_completion_tokens=config.sampling.max_completion_tokens,
-        rows=config.sampling.sampling_rows or MOST_SAMPLING_ROWS,
-        seed=0,
-        limits=limits or Limits.of(config),
-        folder=folder,
-        advance=advance,
-    )
-
-
-def load_evaluation(run: Run, step: int) -> Evaluation | None:
-    """The evaluation after `step` steps if it has been made.
-
-    Raises:
-        CheckpointError: its file is damaged.
-    """
-    file = run.folder.evaluation_file(step)
-    try:
-        return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"The evaluation in '{file}' is damaged. Remove the file, and go on with --resume."
-        ) from error
-
-
 def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, console: Console) -> None:
     """Print what changed: pass@k by level, and the fraction of all-wrong groups over time."""
     if after is not None:
@@ -336,23 +248,3 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"cpu: {torch.get_num_threads()} threads"
-
-
-@contextlib.contextmanager
-def stop_requests(console: Console) -> Iterator[Callable[[], bool]]:
-    """While this is open, the first Ctrl-C (or SIGTERM) only asks to stop after the step; the second one interrupts."""
-    requested = False
-
-    def handler(_number: int, _frame: FrameType | None) -> None:
-        nonlocal requested
-        if requested:
-            raise KeyboardInterrupt
-        requested = True
-        console.print("Finishing this step and saving; press Ctrl-C again to stop at once.", soft_wrap=True)
-
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: requested
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)

@@ -121,7 +121,7 @@ WRONG = {
     "train --task arith": "Did you mean 'arithmetic'?",
     "train --task jsonl": "It is written jsonl:PATH.",
     "train --task arithmetic --data x": "Task 'arithmetic' has no use for --data.",
-    "train --levels 6": "error: Task 'arithmetic' has no level 6; its levels are 1, 2, 3, 4, 5.",
+    "train --levels 6": "error: Task 'hidden-rules' has no level 6; its levels are 1, 2, 3, 4, 5.",
     "train --task gsm8k --levels 5": "has no levels; leave --levels out.",
     "train --method ppo": "'grpo', 'exp-grpo', 'gt-sft-grpo', 'exp-dpo', 'star', 'sft'",
     "train --steps ten": "Error parsing --steps",
@@ -201,8 +201,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunConfig]]:
 def test_train_alone_trains_the_built_in_model(trained: list[RunConfig]) -> None:
     assert cli.run(["train"]) == 0
     (config,) = trained
-    assert (config.model, config.task, config.method, config.steps) == ("tiny", "arithmetic", "exp-grpo", 60)
-    assert config.output == Path("runs/tiny-arithmetic-exp-grpo-seed0")
+    assert (config.model, config.task, config.method, config.steps) == ("tiny", "hidden-rules", "exp-grpo", 100)
+    assert config.output == Path("runs/tiny-hidden-rules-exp-grpo-seed0")
 
 
 def test_the_flags_people_type_most(trained: list[RunConfig]) -> None:

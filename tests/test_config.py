@@ -260,11 +260,11 @@ def test_what_is_left_open_follows_from_the_model(alias: str) -> None:
 
 
 def test_pairs_are_learned_from_at_a_tenth_of_the_rate() -> None:
-    assert resolve(TrainConfig(model="tiny", method="exp-dpo")).optimizer.learning_rate == pytest.approx(2e-4)
-    assert resolve(TrainConfig(model="tiny", method="star")).optimizer.learning_rate == 2e-3
+    assert resolve(TrainConfig(model="tiny", method="exp-dpo")).optimizer.learning_rate == pytest.approx(1e-4)
+    assert resolve(TrainConfig(model="tiny", method="star")).optimizer.learning_rate == 1e-3
     given = with_value(TrainConfig(model="tiny", method="exp-dpo"), "learning_rate", 0.5)
     assert resolve(given).optimizer.learning_rate == 0.5
-    assert resolve(resolve(TrainConfig(model="tiny", method="exp-dpo"))).optimizer.learning_rate == pytest.approx(2e-4)
+    assert resolve(resolve(TrainConfig(model="tiny", method="exp-dpo"))).optimizer.learning_rate == pytest.approx(1e-4)
 
 
 def test_what_is_given_stays(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
     given = with_value(TrainConfig(model=f"{tmp_path}/my-model/", steps=3), "learning_rate", 0.5)
     config = resolve(with_value(given, "max_completion_tokens", 7))
     assert (config.steps, config.optimizer.learning_rate, config.sampling.max_completion_tokens) == (3, 0.5, 7)
-    assert config.output == Path("runs/my-model-arithmetic-exp-grpo-seed0")
+    assert config.output == Path("runs/my-model-hidden-rules-exp-grpo-seed0")
     assert resolve(config) == config
 
 

@@ -15,11 +15,11 @@ import pytest
 import expo_lite.grading
 from expo_lite.errors import DataError
 from expo_lite.grading import GradeItem, Grader, equal_answers, final_answer, grade_file
-from expo_lite.grading.extract import gold_answer, joined_boxes
+from expo_lite.grading.extract import answer_start, gold_answer
+from expo_lite.grading.normalise import normalise
 from expo_lite.grading.table import math_verify_verdicts, read_cases, table
 
 CASES = read_cases(Path(__file__).parent / "data" / "grading_cases.jsonl")
-RECALL = 0.85
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,9 @@ def grader() -> Iterator[Grader]:
 
 @pytest.fixture(scope="module")
 def verdicts(grader: Grader) -> list[bool]:
-    return [verdict.correct for verdict in grader.grade_many([GradeItem(c.gold, c.completion) for c in CASES])]
+    found = grader.grade_many([GradeItem(c.gold, c.completion) for c in CASES])
+    assert [verdict for verdict in found if verdict.how.startswith("failed") or verdict.how == "none"] == []
+    return [verdict.correct for verdict in found]
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,29 @@ def verdicts(grader: Grader) -> list[bool]:
         (r"\boxed{}", None, "empty_answer"),
         (r"The answer is 4 but \boxed{5}", "5", "boxed"),
         ("so it is\n#### 1,234", "1,234", "hashes"),
-        ("#### 1\n#### 2", "2", "hashes"),
+        ("#### 1\nand\n#### 2", "2", "hashes"),
+        ("#### 1\n#### 2", None, "unclear_answer"),
         ("####", None, "empty_answer"),
+        (r"\boxed{-2} \quad \text{and} \quad \boxed{1}.", "-2, 1", "boxed"),
+        (r"\boxed{1} papers and \boxed{2} bins", "1, 2", "boxed"),
+        (r"Either \boxed{3} or \boxed{4}", r"3\text{ or }4", "boxed"),
+        (r"\boxed{1}\boxed{2} \boxed{3}, \boxed{4}; \boxed{5}", "1, 2, 3, 4, 5", "boxed"),
+        ("\\boxed{A}\n\\boxed{B}\n\\boxed{C}", "A, B, C", "boxed"),
+        (r"\boxed{7} so again \boxed{7}", "7", "boxed"),
+        (r"\boxed{1}. We check this by putting it back. Now for the other part, \boxed{2}", "2", "boxed"),
+        (r"\boxed{41}. Wait, that is wrong. \boxed{42}", "42", "boxed"),
+        (r"\boxed{3} + 4 = \boxed{7}", "7", "boxed"),
+        (r"\boxed{1} but not \boxed{2}", None, "unclear_answer"),
+        (r"\boxed{1} instead of \boxed{2}", None, "unclear_answer"),
+        (r"Not \boxed{2}", None, "unclear_answer"),
+        (r"\boxed{2} is wrong", None, "unclear_answer"),
+        (r"It is \boxed{3}. Perhaps it is \boxed{4}.", None, "unclear_answer"),
+        (r"It could be \boxed{3}. Another possible value is \boxed{4}.", None, "unclear_answer"),
+        (r"\boxed{" + r"} \boxed{".join("abcdefghijklmnop") + "}", None, "unclear_answer"),
+        ("\\boxed{3}\n% \\boxed{4}", "3", "boxed"),
+        (r"\boxed{3} <!-- \boxed{4} -->", "3", "boxed"),
+        (r"<!-- \boxed{4}", None, "no_answer"),
+        (r"20% of it, \boxed{4}", "4", "boxed"),
         ("Final Answer: The final answer is $5$. I hope it is correct.", "5", "phrase"),
         ("The final answer is 3.14.", "3.14", "phrase"),
         ("The answer is $\\frac{1}{2}$ because", "\\frac{1}{2}", "phrase"),
@@ -67,10 +90,11 @@ def test_final_answer(completion: str, answer: str | None, reason: str) -> None:
     assert final_answer(completion) == (answer, reason)
 
 
-def test_boxes_side_by_side_are_a_list_and_boxes_apart_are_not() -> None:
-    assert joined_boxes(r"\boxed{-2} \quad \text{and} \quad \boxed{1}.") == "-2, 1"
-    assert joined_boxes(r"\boxed{1} papers and \boxed{2} bins") == "1, 2"
-    assert joined_boxes(r"\boxed{1}. We check this by putting it back. Now for the other part, \boxed{2}") is None
+def test_the_answer_begins_where_the_first_of_its_boxes_does() -> None:
+    assert answer_start(r"so \boxed{1} and \boxed{2}") == 3
+    assert answer_start(r"\boxed{1}, thus \boxed{2}") == 16
+    assert answer_start(r"the end is \boxed{1") == 11
+    assert answer_start("It is 5.") is None
 
 
 @pytest.mark.parametrize(
@@ -80,18 +104,10 @@ def test_gold_answer(gold: str, answer: str) -> None:
     assert gold_answer(gold) == answer
 
 
-def test_recall_on_hard_positives_and_no_false_acceptance(verdicts: list[bool]) -> None:
-    positives = [verdict for case, verdict in zip(CASES, verdicts, strict=True) if case.equal]
-    wrongly = [case for case, verdict in zip(CASES, verdicts, strict=True) if verdict and not case.equal]
-    assert len(positives) >= 200
-    assert len(CASES) - len(positives) >= 300
-    assert wrongly == []
-    assert sum(positives) / len(positives) >= RECALL
-
-
-@pytest.mark.parametrize("index", range(len(CASES)), ids=lambda i: f"{CASES[i].kind}-{i}")
-def test_case(index: int, verdicts: list[bool]) -> None:
-    assert verdicts[index] == CASES[index].equal, CASES[index]
+def test_the_table_of_cases(verdicts: list[bool]) -> None:
+    n_equal = sum(case.equal for case in CASES)
+    assert n_equal >= 1000 and len(CASES) - n_equal >= 950
+    assert [case for case, verdict in zip(CASES, verdicts, strict=True) if verdict != case.equal] == []
 
 
 def test_equal_cases_are_equal_the_other_way_round(grader: Grader, verdicts: list[bool]) -> None:
@@ -132,12 +148,15 @@ def test_verdicts_name_reason_step_and_answer(grader: Grader) -> None:
     assert grader.grade("", r"\boxed{5}").reason == "no_gold"
 
 
-def test_last_box_counts_and_adjacent_boxes_are_one_answer(grader: Grader) -> None:
+def test_boxes_side_by_side_are_one_answer_and_none_of_them_counts_alone(grader: Grader) -> None:
     two = r"\boxed{-2} and \boxed{1}"
-    assert grader.grade("1", two).correct
     assert grader.grade("1, -2", two).correct
+    assert not grader.grade("1", two).correct
     assert not grader.grade("-2", two).correct
-    assert not grader.grade("1,2", r"\boxed{1} no no no no no no no \boxed{2}").correct
+    assert grader.grade("2", r"\boxed{1} no no no no no no no \boxed{2}").correct
+    assert grader.grade("5", "1 to 5: " + " ".join(rf"\boxed{{{n}}}" for n in range(1, 6))).how == "list"
+    assert grader.grade(r"\frac12", r"$\boxed{\frac{1}{2}} = \boxed{0.5}$").correct
+    assert not grader.grade("4", r"$\boxed{3} = \boxed{4}$").correct
 
 
 HOSTILE = {
@@ -174,7 +193,37 @@ HOSTILE = {
     "member of a member": r"x \in " * 400 + "[1,2]",
     "barred decimals": r"0.\overline{3}" * 100,
     "hours": "1 hour " * 300,
+    "open blackboard letter": r"x \in \mathbb{R \mathbb \mathbb{",
+    "equals signs and parentheses": "((()))=_=" * 60,
 }
+
+ENDLESS = {
+    "a truncated reply": r"The answer is $x \in \mathbb{R",
+    "a check below a line": "\\boxed{18}.\n" + "=" * 44 + "\n**Check:** \\boxed{18}",
+    "two boxes and a line": "\\boxed{18}.\n" + "=" * 44 + "\n**Check:** \\boxed{19}",
+    "underscores": r"\boxed{1}" + "_" * 60 + r"\boxed{2}",
+    "brackets between": r"\boxed{1}" + "()" * 40 + r"!\boxed{2}",
+    "letters between": r"\boxed{1}" + "a" * 30 + r"!\boxed{2}",
+    "names between": r"\boxed{1}" + "x=" * 30 + r"!\boxed{2}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_replies_that_were_once_read_for_ever(name: str, grader: Grader) -> None:
+    start = time.monotonic()
+    grader.grade("18", ENDLESS[name])
+    grader.grade(ENDLESS[name], r"\boxed{18}")
+    normalise(ENDLESS[name])
+    assert time.monotonic() - start < 1.0
+
+
+def test_rounded_answers_count_only_where_it_is_asked_for() -> None:
+    pairs = [("4.667", r"\frac{14}{3}"), ("3.14159", r"\pi"), ("0.333", "0.33333"), ("1.000", "0.9999")]
+    never = [("4.667", "4.66"), (r"\frac{14}{3}", "4.667"), ("5", "4.9999"), ("0.3", "0.30001"), ("3.1416", "3.141")]
+    with Grader() as exact, Grader(rounding="gold") as rounded:
+        assert not any(exact.grade(gold, f"\\boxed{{{answer}}}").correct for gold, answer in pairs + never)
+        assert [rounded.grade(gold, f"\\boxed{{{answer}}}").how for gold, answer in pairs] == ["rounded"] * 4
+        assert not any(rounded.grade(gold, f"\\boxed{{{answer}}}").correct for gold, answer in never)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -349,13 +398,63 @@ def test_grade_file_of_a_missing_file(tmp_path: Path, grader: Grader) -> None:
         grade_file(tmp_path / "none.jsonl", tmp_path / "no" / "out.jsonl", grader)
 
 
+def test_the_table_in_the_docs_has_these_cases_and_our_verdicts(verdicts: list[bool]) -> None:
+    documented = _rows_of(expo_lite.grading.__doc__ or "")
+    ours = _rows_of(table(CASES, verdicts, [False] * len(CASES)))
+    assert [row[:3] + row[4:6] for row in documented] == [row[:3] + row[4:6] for row in ours]
+
+
+def _rows_of(text: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.slow
 def test_the_table_in_the_docs_is_what_the_command_gives(verdicts: list[bool]) -> None:
     assert table(CASES, verdicts, math_verify_verdicts(CASES)) in (expo_lite.grading.__doc__ or "")
 
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_no_mutated_reply_stops_the_grader() -> None:
+    command = [sys.executable, str(EXAMPLES / "fuzz_grader.py"), "--replies", "400", "--seed", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("400 replies by mutation") and "later than 2.5 s: 0" in done.stdout
+
+
+@pytest.mark.slow
+def test_no_mutated_reply_of_many_stops_the_grader() -> None:
+    command = [sys.executable, str(EXAMPLES / "fuzz_grader.py"), "--replies", "20000", "--seed", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("name", "recall", "n_false"), [("a", 0.98, 4), ("b", 0.97, 10)])
+def test_blind_sets(name: str, recall: float, n_false: int, tmp_path: Path, grader: Grader) -> None:
+    path = Path(__file__).parent / "data" / f"grading_blind_{name}.jsonl"
+    report = grade_file(path, tmp_path / "out.jsonl", grader)
+    assert report.recall is not None and report.recall >= recall
+    assert sum(entry.verdict.correct for entry in report.disagreements) <= n_false
+
+
+def test_the_duel_prints_both_sides(tmp_path: Path) -> None:
+    rows = [
+        {"gold": "5", "reply": r"\boxed{5}", "label": True, "kind": "same"},
+        {"gold": "5", "reply": r"\boxed{6}", "label": False, "kind": "off"},
+        {"gold": "5", "reply": r"\boxed{5\text{ squared}}", "label": False, "kind": "off"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, str(EXAMPLES / "compare_math_verify.py"), "--data", str(path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "ours: recall 1 of 1 (100.0%), false acceptances 0 of 2 (0.0%)" in printed
+    assert "| **all** | 1 | 1 | 1 | 2 | 0 | " in printed
+
+
 def test_replies_with_labels(tmp_path: Path, grader: Grader) -> None:
     report = grade_file(Path(__file__).parent / "data" / "grading_replies.jsonl", tmp_path / "out.jsonl", grader)
-    assert (report.n_rows, report.n_labelled) == (63, 63)
+    assert report.n_rows == report.n_labelled >= 265
     assert report.disagreements == ()
     assert report.recall == report.precision == 1
 

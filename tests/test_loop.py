@@ -28,7 +28,7 @@ from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.train import resolve
 from expo_lite.step.rollout import roll_out
 from expo_lite.tasks import load_task
-from expo_lite.tasks.arithmetic import sums
+from expo_lite.tasks.hidden_rules import chains
 
 Rows = list[dict[str, Any]]
 SHORT = "--group-size 2 --problems-per-step 2 --max-completion-tokens 45 --eval-problems 0 --diagnostics-every 0"
@@ -44,11 +44,11 @@ def solved() -> Rows:
     """Two problems that the tiny model is sure of, and right."""
     policy = HfPolicy("tiny", PolicyConfig(), seed=0)
     found: Rows = []
-    for drawn in islice(sums("train", 1, seed=0), 100):
+    for drawn in islice(chains("train", 1, seed=0), 100):
         prompt = encode_question(policy.tokenizer, Problem("", drawn.question, ""))
         ((reply,),) = policy.sample([SampleRequest(prompt, 1)], SamplingParams(0.0, 45), seed=0)
-        if f"\\boxed{{{drawn.values[-1]}}}" in reply.text and min(reply.logprobs) > -0.1:
-            found.append({"question": drawn.question, "answer": str(drawn.values[-1]), "expert_chain": "Sure chain."})
+        if f"\\boxed{{{drawn.answer}}}" in reply.text and min(reply.logprobs) > -0.1:
+            found.append({"question": drawn.question, "answer": drawn.answer, "expert_chain": "Sure chain."})
         if len(found) == 2:
             break
     return found
@@ -58,7 +58,7 @@ def solved() -> Rows:
 def tasks(tmp_path: Path, solved: Rows) -> dict[str, str]:
     """Data files of problems that are always wrong, always right, and one of each; flags with them."""
     hopeless = [
-        {"question": next(sums("train", 2, seed=seed)).question, "answer": "99999", "expert_chain": f"Chain {seed}."}
+        {"question": next(chains("train", 2, seed=seed)).question, "answer": "99999", "expert_chain": f"Chain {seed}."}
         for seed in (1, 2)
     ]
     test = write(tmp_path / "test.jsonl", [{"question": "Other?", "answer": "1"}])
@@ -214,7 +214,11 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[list[Row]]:
 def test_gt_sft_grpo_imitates_expert_chains(
     explain: str, chains: list[str], tasks: dict[str, str], tmp_path: Path, learned: list[list[Row]]
 ) -> None:
-    (metrics,) = train(tmp_path / "run", tasks["both"], f"--method gt-sft-grpo --steps 1 --explain {explain}")
+    (metrics,) = train(
+        tmp_path / "run",
+        tasks["both"],
+        f"--method gt-sft-grpo --steps 1 --explain {explain} --exp-sft-normalisation token",
+    )
     policy = HfPolicy("tiny", PolicyConfig(), seed=0)
     imitated = [row for row in learned[0] if row.sft_weight]
     texts = sorted(policy.tokenizer.decode(row.completion_ids) for row in imitated)
@@ -408,7 +412,7 @@ def train_beyond_bounds(words: str, group: str, **values: float) -> None:
 def test_a_coefficient_beyond_all_numbers(tmp_path: Path, tasks: dict[str, str]) -> None:
     """1e39 is a number to Python, and infinite in fp32."""
     words = f"train --model tiny --output {tmp_path / 'run'} {tasks['wrong']} --steps 2 --explanation-filter none"
-    with pytest.raises(DivergedError, match=r"^Step 1: the loss is inf.*The last good checkpoint is none yet\."):
+    with pytest.raises(DivergedError, match=r"^Step 1: the loss is (inf|nan).*The last good checkpoint is none yet\."):
         train_beyond_bounds(words, "explanation", exp_sft_coef=1e39)
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 

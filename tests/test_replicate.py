@@ -101,7 +101,8 @@ def test_the_loop_goes_on_with_the_folders_that_are_prepared(tmp_path: Path) -> 
         for name in plan.runs:
             config = plan.config(name, 0)
             folder = RunFolder(config.output)
-            assert folder.reopen(fitted(config, read_config(folder.path))[0]) == (None, [])
+            folder.check(fitted(config, read_config(folder.path))[0])
+            assert folder.cut_back() == (None, [])
             assert folder.evaluation_file(0).read_text() == "{}"
 
 

@@ -142,7 +142,7 @@ def test_ctrl_c_finishes_the_step_and_saves(
     os.killpg(pid, number)
     assert runs.wait() == 0
     text = log.read_text()
-    assert "Finishing this step and saving; press Ctrl-C again to stop at once." in text
+    assert "Finishing what is being computed and saving; press Ctrl-C again to stop at once." in text
     step = rows(folder / "metrics.jsonl")[-1]["step"]
     assert 1 <= step < STEPS
     assert f"Stopped and saved after step {step}. Continue with --resume." in text

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from full_disk import largest_file
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run import checkpoint
-from expo_lite.run.folder import MAY_CHANGE, RunFolder, read_config
+from expo_lite.run.folder import MAY_CHANGE, RunFolder, is_new, locked, read_config
 from expo_lite.settings.groups import LossConfig, TaskOptions
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
@@ -18,6 +20,29 @@ from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 
 def settings(folder: Path, **changes: Any) -> RunConfig:
     return resolve(TrainConfig(model="tiny", output=folder, **changes))
+
+
+def reopen(folder: RunFolder, config: RunConfig) -> tuple[Path | None, list[str]]:
+    """What a resumed run does."""
+    folder.check(config)
+    return folder.cut_back()
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from expo_lite.run.folder import locked\n"
+    code += "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    refusal = rf"is being written by another process \({other.pid}\)"
+    with pytest.raises(CheckpointError, match=refusal), locked(tmp_path):
+        raise AssertionError("it was let in")
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    with locked(tmp_path):  # the system has let go of it
+        assert (tmp_path / ".lock").exists()
+    assert is_new(tmp_path)  # the lock's file does not count
 
 
 @pytest.fixture
@@ -77,18 +102,18 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_reopening_cuts_back_to_the_newest_checkpoint(folder: RunFolder) -> None:
     (folder.checkpoints / ".step-000006.tmp").mkdir()
-    assert folder.reopen(settings(folder.path)) == (folder.checkpoints / "step-000004", [])
+    assert reopen(folder, settings(folder.path)) == (folder.checkpoints / "step-000004", [])
     assert steps(folder) == [[1, 2, 3, 4], [1, 1, 2, 2, 3, 3, 4, 4]]
     assert folder.samples.read()[-1]["completion"] == "ä\u20284"
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step-000002", "step-000004"]
     before = folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()
-    folder.reopen(settings(folder.path))
+    reopen(folder, settings(folder.path))
     assert (folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()) == before
 
 
 def test_reopening_passes_over_a_damaged_checkpoint(folder: RunFolder) -> None:
     (folder.checkpoints / "step-000004" / "state.json").write_text("{")
-    found, (line,) = folder.reopen(settings(folder.path))
+    found, (line,) = reopen(folder, settings(folder.path))
     assert found == folder.checkpoints / "step-000002"
     assert "step-000004' is damaged: state.json" in line
     assert steps(folder) == [[1, 2], [1, 1, 2, 2]]
@@ -99,7 +124,7 @@ def test_without_any_whole_checkpoint_nothing_is_touched(folder: RunFolder) -> N
         (folder.checkpoints / f"step-{step:06d}" / "state.json").unlink()
     before = folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()
     with pytest.raises(CheckpointError, match=r"No whole checkpoint in .*step-000004.*state\.json.*step-000002"):
-        folder.reopen(settings(folder.path))
+        reopen(folder, settings(folder.path))
     assert (folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()) == before
 
 
@@ -107,7 +132,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) ->
     folder = RunFolder(tmp_path / "run")
     folder.create(settings(folder.path), device="cpu")
     folder.metrics.append([{"step": 1}])
-    assert folder.reopen(settings(folder.path)) == (None, [])
+    assert reopen(folder, settings(folder.path)) == (None, [])
     assert steps(folder) == [[], []]
 
 
@@ -115,7 +140,7 @@ def test_a_line_cut_off_inside_a_character_is_dropped(folder: RunFolder) -> None
     line = '{"step": 6, "completion": "ä'.encode()
     with folder.samples.path.open("ab") as file:
         file.write(line[:-1])
-    folder.reopen(settings(folder.path))
+    reopen(folder, settings(folder.path))
     assert steps(folder)[1] == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
@@ -124,7 +149,7 @@ def test_a_damaged_line_is_named_and_the_ones_behind_it_are_not_lost(folder: Run
     lines[2] = lines[2][:-1]
     folder.samples.path.write_bytes(b"\n".join(lines))
     with pytest.raises(CheckpointError, match=r"samples\.jsonl', line 3 is damaged"):
-        folder.reopen(settings(folder.path))
+        reopen(folder, settings(folder.path))
     assert folder.samples.path.read_bytes() == b"\n".join(lines)
 
 
@@ -142,13 +167,13 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
 def test_other_settings_are_refused_and_named(changes: dict[str, Any], text: str, folder: RunFolder) -> None:
     before = folder.metrics.path.read_bytes()
     with pytest.raises(ConfigError, match=rf"The run in .* has other settings: {text}"):
-        folder.reopen(settings(folder.path, **changes))
+        reopen(folder, settings(folder.path, **changes))
     assert folder.metrics.path.read_bytes() == before
 
 
 def test_some_settings_may_change(folder: RunFolder) -> None:
     moved = settings(folder.path.parent / "elsewhere", steps=9, resume=True, save_every=3)
-    assert folder.reopen(moved)[0] is not None
+    assert reopen(folder, moved)[0] is not None
     assert all(field in {f.name for f in dataclasses.fields(TrainConfig)} for field in MAY_CHANGE)
 
 
@@ -170,7 +195,7 @@ def test_an_unreadable_config(text: str | None, error: str, folder: RunFolder) -
     if text is not None:
         folder.config_file.write_text(text)
     with pytest.raises((CheckpointError, ConfigError), match=error):
-        folder.reopen(settings(folder.path))
+        reopen(folder, settings(folder.path))
     folder.config_file.write_bytes(b"\xff\xfe")
     with pytest.raises(CheckpointError, match="is not a run's"):
         read_config(folder.path)
@@ -179,5 +204,5 @@ def test_an_unreadable_config(text: str | None, error: str, folder: RunFolder) -
 def test_a_full_disk_while_reopening_loses_nothing(folder: RunFolder) -> None:
     before = folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()
     with largest_file(10), pytest.raises(CheckpointError, match="Cannot write"):
-        folder.reopen(settings(folder.path))
+        reopen(folder, settings(folder.path))
     assert (folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()) == before

@@ -355,7 +355,7 @@ def test_select_counts_by_level_only_where_there_are_levels() -> None:
     ("text", "inside"),
     [
         (r"so \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\boxed{1} and \boxed{2}", "2"),
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
         (r"\boxed{1} and \boxed{2", "1"),
         (r"\fbox{3}", "3"),
         (r"$\boxed 4$", "4"),

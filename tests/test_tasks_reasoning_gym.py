@@ -1,6 +1,8 @@
 """reasoning-gym: answers that must be right or wrong in every data set, and replies that break its scorers."""
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -213,9 +215,9 @@ def test_a_reply_that_never_ends_costs_its_time_limit_and_no_more(
 @needs_the_package
 def test_a_worker_that_somebody_kills_loses_no_verdict(every: ReasoningGym) -> None:
     problem = every._problem("countdown", "test", 0)
-    process = WORKER._process
-    assert process is not None
-    threading.Timer(0.05, process.kill).start()
+    pid = WORKER.workers[0].pid
+    assert pid is not None
+    threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
     for _ in range(3):
         assert right(every, problem, problem.answer)
         time.sleep(0.04)

@@ -85,7 +85,7 @@ def settled(config: EvalConfig, target: Target) -> EvalConfig:
     own_task = run is not None and config.task in (None, run.task)
     return replace(
         config,
-        task=config.task or (run.task if run else "arithmetic"),
+        task=config.task or (run.task if run else "hidden-rules"),
         levels=config.levels or (run.levels if run and own_task else ()),
         data=run.data if run and own_task and config.data == TaskOptions() else config.data,
         max_completion_tokens=config.max_completion_tokens or target.max_completion_tokens,

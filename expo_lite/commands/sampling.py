@@ -28,6 +28,7 @@ def graded_target(
     from expo_lite.measure.samples import graded_problems
     from expo_lite.memory.limits import fitted_policy
     from expo_lite.policy.factory import load_policy
+    from expo_lite.run.folder import locked, make_folder
 
     loaded: list[Policy] = []
 
@@ -41,7 +42,10 @@ def graded_target(
     )
     title = f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems"
     say(console, title)
-    with completion_bar(console, "completions", spec.n_completions) as advance:
+    if not folder.path.exists():
+        policy()  # a model that cannot be loaded leaves no folder
+        make_folder(folder.path)
+    with locked(folder.path), completion_bar(console, "completions", spec.n_completions) as advance:
         graded = graded_problems(spec, task, policy, limits=limits, folder=folder, advance=advance)
     rewards = ({"prompt_id": m.problem.problem_id, "rewards": [float(s.correct) for s in m.samples]} for m in graded)
     folder.write(REWARDS, map(json.dumps, rewards))

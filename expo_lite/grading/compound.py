@@ -4,7 +4,7 @@ import itertools
 import re
 from fractions import Fraction
 
-from expo_lite.grading.units import lookup
+from expo_lite.grading.unit_names import lookup
 
 _PART = re.compile(
     r"(\d{1,9}(?:\.\d{1,9})?) ?(?:\\text\{ ?)?([A-Za-z]{1,12})\.?(?: ?\})?(?:,? ?(?:\\text\{ ?)?and(?: ?\})?|,)? ?"
@@ -12,8 +12,8 @@ _PART = re.compile(
 _MAX_PARTS = 4
 
 
-def in_one_unit(text: str) -> str:
-    """The quantity in the last of its units; a text that is not one number with its unit behind the other stays."""
+def in_one_unit(text: str, *, first: bool = False) -> str:
+    """The quantity in the last (or the first) of its units; a text that is no such quantity stays as it is."""
     parts: list[tuple[Fraction, str, Fraction, str]] = []
     position = 0
     while position < len(text) and len(parts) <= _MAX_PARTS:
@@ -26,10 +26,10 @@ def in_one_unit(text: str) -> str:
     kinds, factors = {kind for _, kind, _, _ in parts}, [factor for _, _, factor, _ in parts]
     if not 2 <= len(parts) <= _MAX_PARTS or len(kinds) != 1 or not _falls(factors):
         return text
-    total = sum((value * factor for value, _, factor, _ in parts), Fraction(0)) / factors[-1]
-    return (
-        f"{total.numerator}/{total.denominator} {parts[-1][3]}" if total.denominator != 1 else f"{total} {parts[-1][3]}"
-    )
+    chosen = parts[0] if first else parts[-1]
+    total = sum((value * factor for value, _, factor, _ in parts), Fraction(0)) / chosen[2]
+    number = str(total) if total.denominator == 1 else f"{total.numerator}/{total.denominator}"
+    return f"{number} {chosen[3]}"
 
 
 def _falls(factors: list[Fraction]) -> bool:

@@ -33,6 +33,25 @@ def exact_value(tree: Tree) -> Fraction:
     raise NotRational(kind)
 
 
+def linear(tree: Tree, name: str) -> tuple[Fraction, Fraction]:
+    """Slope and offset of a tree that is linear in a variable; raises NotRational for any other."""
+    kind = tree[0]
+    if kind == "sym" and tree[1] == name:
+        return Fraction(1), Fraction(0)
+    if kind == "add":
+        parts = [linear(part, name) for part in tree[1:]]
+        return sum((slope for slope, _ in parts), Fraction(0)), sum((offset for _, offset in parts), Fraction(0))
+    if kind == "mul":
+        slope, offset = Fraction(0), Fraction(1)
+        for part in tree[1:]:
+            other_slope, other_offset = linear(part, name)
+            if slope and other_slope:
+                raise NotRational("not linear")
+            slope, offset = slope * other_offset + offset * other_slope, _bounded(offset * other_offset)
+        return slope, offset
+    return Fraction(0), exact_value(tree)
+
+
 def _bits(value: Fraction) -> int:
     return max(value.numerator.bit_length(), value.denominator.bit_length())
 

@@ -5,44 +5,25 @@ understood is refused. A tree is a tuple of a name and its parts:
 ("num", Fraction), ("sym", name), ("add" | "mul", *parts), ("pow", base, exponent), ("fn", name, *arguments).
 """
 
-import re
 from fractions import Fraction
 from typing import Any, NoReturn
 
+from expo_lite.grading.tokens import FUNCTIONS, GREEK, NotUnderstood, tokens_of
+
 Tree = tuple[Any, ...]
 
-_TOKEN = re.compile(
-    r"\s*(?:(?P<num>\d+\.?\d*(?:[eE][+-]?\d{1,4}(?![\d.]))?|\.\d+(?:[eE][+-]?\d{1,4})?)"
-    r"|(?P<cmd>\\[A-Za-z]+|\\[{}|])|(?P<word>[A-Za-z]+)|(?P<op>[-+*/^_()\[\]{}|!%'=:,<>]))"
-)
-_MAX_TOKENS = 800
 _MAX_DEPTH = 100  # of sums and atoms
 _MAX_DIGITS = 1000
 
-_FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log exp sqrt abs gcd lcm min max "
-    "arcsinh arccosh arctanh asin acos atan floor ceil factorial binom cbrt sgn".split()
-)
 _ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sinh": "arcsinh"}
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
-)
 _CONSTANTS = {"pi": ("sym", "pi"), "infty": ("sym", "oo"), "e": ("sym", "e"), "i": ("sym", "i")}
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
-_PLAIN_WORDS = (
-    "pi", "infty", *sorted(_FUNCTIONS, key=len, reverse=True), *sorted(_GREEK - {"ell"}, key=len, reverse=True)
-)  # fmt: skip
-
-
-class NotUnderstood(ValueError):
-    """The text is not an expression of this grammar."""
 
 
 def parse(text: str) -> Tree:
     """The tree of an expression; raises NotUnderstood for anything else."""
-    parser = _Parser(_tokens(text))
+    parser = _Parser(tokens_of(text))
     tree = parser.sum()
     parser.expect_end()
     return tree
@@ -51,46 +32,6 @@ def parse(text: str) -> Tree:
 def number(value: int | Fraction) -> Tree:
     """A number as a tree."""
     return ("num", Fraction(value))
-
-
-def _tokens(text: str) -> list[str]:
-    text = re.sub(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])", lambda m: m.group().replace(",", ""), text.strip())
-    text = re.sub(
-        r"(?<![\d.,] )(?<![\d.,])([1-9]\d{0,2}(?: \d{3})+)(?! ?\d)", lambda m: m.group().replace(" ", ""), text
-    )
-    tokens: list[str] = []
-    position = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise NotUnderstood(text[position : position + 20])
-        position = match.end()
-        word = match.group("word")
-        tokens.extend(_letters(word) if word else [match.group(match.lastgroup or 0).strip()])
-        if len(tokens) > _MAX_TOKENS:
-            raise NotUnderstood("too long")
-        if match.group("num") and re.match(r"\s+\d+\s*/\s*\d", text[position:]):
-            tokens.append("&mixed")
-    return tokens
-
-
-def _letters(word: str) -> list[str]:
-    """A run of letters as names of functions, constants and single variables; words are refused."""
-    tokens: list[str] = []
-    variables = 0
-    while word:
-        name = next((name for name in _PLAIN_WORDS if word.startswith(name)), None)
-        if name is not None and len(name) > 1 and (len(name) > 2 or name in ("pi", "ln", "xi", "mu", "nu")):
-            tokens.append("\\" + name)
-            word = word[len(name) :]
-            variables = 0
-        else:
-            tokens.append(word[0])
-            word = word[1:]
-            variables += 1
-        if variables > 4:
-            raise NotUnderstood("a word")
-    return tokens
 
 
 class _Parser:
@@ -306,11 +247,28 @@ class _Parser:
             inner = self.sum()
             self._expect(")")
             return ("fn", "unknown_" + name, inner)
+        if name in ("C", "P") and self._peek() == "(":
+            chosen = self._chosen(name)
+            if chosen is not None:
+                return chosen
         if self._take("_"):
             name += "_" + self._subscript()
         while self._take("'"):
             name += "'"
         return _CONSTANTS.get(name, ("sym", name))
+
+    def _chosen(self, name: str) -> Tree | None:
+        """C(8, 2) or P(8, 2), combinations or arrangements, if two numbers stand in the brackets."""
+        start = self._at
+        self._at += 1
+        top = self._next()
+        comma, bottom, closing = self._next(), self._next(), self._next()
+        if not (top.isdigit() and comma == "," and bottom.isdigit() and closing == ")"):
+            self._at = start
+            return None
+        n, k = _literal(top), _literal(bottom)
+        chosen: Tree = ("fn", "binom", n, k)
+        return chosen if name == "C" else ("mul", chosen, ("fn", "factorial", k))
 
     def _subscript(self) -> str:
         if not self._take("{"):
@@ -332,11 +290,11 @@ class _Parser:
             inner = self.sum()
             self._expect("\\r" + name[1:])
             return ("fn", "floor" if name == "lfloor" else "ceil", inner)
-        if name in _FUNCTIONS:
+        if name in FUNCTIONS:
             return self._function(_ALIASES.get(name, name))
         if name in _CONSTANTS:
             return _CONSTANTS[name]
-        if name in _GREEK or name in ("ihat", "jhat", "khat"):
+        if name in GREEK or name in ("ihat", "jhat", "khat"):
             return self._symbol("\\" + name)
         self._at -= 1
         self._refuse()
@@ -375,7 +333,7 @@ class _Parser:
         if self._peek() == "|":
             return [self._power()]
         factors = [self._signed_power()]
-        while self._starts_factor() and self._peek() not in ("(", "[") and self._peek()[1:] not in _FUNCTIONS:
+        while self._starts_factor() and self._peek() not in ("(", "[") and self._peek()[1:] not in FUNCTIONS:
             factors.append(self._implicit(factors[-1]))
         while self._peek() == "/" and self._peek(1)[:1].isdigit() and name not in ("sqrt", "exp"):
             self._at += 1

@@ -1,5 +1,10 @@
-"""The grader: cheap comparisons here, the rest in workers that can be killed."""
+"""The grader: what is plain here, the rest in workers that can be killed.
 
+In the caller's thread there are only a linear scan for the final answer, a comparison of texts and one of plain
+numbers. All else, reading an answer included, is done by a worker under the time limit, so that no text can stop a run.
+"""
+
+import math
 import threading
 import weakref
 from collections.abc import Sequence
@@ -8,14 +13,18 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from expo_lite.grading.compare import judge_quickly
-from expo_lite.grading.extract import final_answer, gold_answer, joined_boxes
-from expo_lite.grading.leaves import Outcome
-from expo_lite.grading.pool import WorkerPool
+from expo_lite.grading.extract import final_answer, gold_answer
+from expo_lite.grading.leaves import Rounding
+from expo_lite.grading.plain import plain_number
+from expo_lite.grading.pool import Reply, WorkerPool, grading_pool
 from expo_lite.records import Verdict
 
-_MAX_SYMBOLIC_CHARS = 2000
+_MAX_CHARS = 3000  # of gold and answer together
 _MEMORY = 8192
+_BATCH = 32
+
+_Question = tuple[str, str]
+"""A gold answer and a final answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +36,24 @@ class GradeItem:
     truncated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What the cheap steps could not decide: is one of these readings of the reply equal to the gold answer?"""
-
-    gold: str
-    readings: tuple[str, ...]
-
-
 class Grader:
     """Grades completions; safe to share between threads.
 
-    The cheap steps run in the caller's thread. What they leave open goes to one of `n_workers` processes, started when
-    first needed, each capped at `memory_mib` of address space and killed after `timeout_s` on one question.
+    What is not plain goes to one of `n_workers` processes, started when first needed, each capped at `memory_mib` of
+    address space and killed after `timeout_s` on one question. `rounding` says where a rounded answer counts: "never",
+    or "gold": where the gold is a decimal with at least three digits and the answer, rounded to as many places, is the
+    gold.
     """
 
-    def __init__(self, *, n_workers: int = 2, timeout_s: float = 2.0, memory_mib: int = 2048) -> None:
+    def __init__(
+        self, *, n_workers: int = 2, timeout_s: float = 2.0, memory_mib: int = 2048, rounding: Rounding = "never"
+    ) -> None:
         """Set the limits; starts no process."""
         self._n_workers = n_workers
-        self._pool = WorkerPool(n_workers=n_workers, limit_s=timeout_s, memory_mib=memory_mib)
+        self._rounding = rounding
+        self._pool = grading_pool(n_workers=n_workers, limit_s=timeout_s, memory_mib=memory_mib)
         self._finalizer = weakref.finalize(self, WorkerPool.close, self._pool)
-        self._decided: dict[tuple[str, str], tuple[bool, str]] = {}
+        self._decided: dict[_Question, Reply] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -73,65 +79,70 @@ class Grader:
         """Whether the completion's final answer equals the gold answer.
 
         A truncated completion has no answer. Never raises on any text: reasons are equal, different, no_answer,
-        empty_answer, truncated, no_gold, timeout, worker_died and out_of_memory.
+        empty_answer, unclear_answer, truncated, no_gold, too_long, timeout, worker_died and out_of_memory.
         """
-        verdict, question = self._grade_quickly(GradeItem(gold, completion, truncated))
-        return verdict if question is None else self._ask(verdict, question)
+        return self.grade_many([GradeItem(gold, completion, truncated)])[0]
 
     def grade_many(self, items: Sequence[GradeItem]) -> list[Verdict]:
         """The verdict on each item, in order, with all workers busy."""
-        quick = [self._grade_quickly(item) for item in items]
-        verdicts = [verdict for verdict, _ in quick]
-        open_questions = [(i, question) for i, (_, question) in enumerate(quick) if question is not None]
-        if open_questions:
-            with ThreadPoolExecutor(min(self._n_workers, len(open_questions)), "expo-lite-grading") as threads:
-                answered = threads.map(lambda entry: self._ask(verdicts[entry[0]], entry[1]), open_questions)
-                for (i, _), verdict in zip(open_questions, answered, strict=True):
-                    verdicts[i] = verdict
-        return verdicts
+        found = [self._grade_plainly(item) for item in items]
+        questions = list(dict.fromkeys(each for each in found if isinstance(each, tuple)))
+        replies = self._ask(questions) if questions else {}
+        return [each if isinstance(each, Verdict) else _verdict(each, replies[each]) for each in found]
 
-    def _grade_quickly(self, item: GradeItem) -> tuple[Verdict, _Question | None]:
-        """The verdict, or a provisional one and the question it depends on."""
+    def _grade_plainly(self, item: GradeItem) -> Verdict | _Question:
+        """The verdict where it takes no reading of mathematics; else the question for a worker."""
         if item.truncated:
-            return Verdict(False, "truncated", "none"), None
+            return Verdict(False, "truncated", "truncated")
         answer, found = final_answer(item.completion)
         if answer is None:
-            return Verdict(False, found, "none"), None
+            return Verdict(False, found, "extraction")
         gold = gold_answer(item.gold)
         if not gold:
-            return Verdict(False, "no_gold", "none", answer), None
-        joined = joined_boxes(item.completion) if found == "boxed" else None
-        readings = [answer] if joined is None else [answer, joined]
-        undecided = []
-        how = "none"
-        for reading in readings:
-            outcome, how = judge_quickly(gold, reading)
-            if outcome is Outcome.EQUAL:
-                return Verdict(True, "equal", how, reading), None
-            if outcome is Outcome.OPEN and len(gold) + len(reading) <= _MAX_SYMBOLIC_CHARS:
-                undecided.append(reading)
-        verdict = Verdict(False, "different", how, answer)
-        return verdict, _Question(gold, tuple(undecided)) if undecided else None
+            return Verdict(False, "no_gold", "extraction", answer)
+        if gold == answer:
+            return Verdict(True, "equal", "text", answer)
+        wanted = plain_number(gold)
+        given = plain_number(answer) if wanted is not None else None
+        if given is not None and (wanted == given or self._rounding == "never"):
+            return Verdict(wanted == given, "equal" if wanted == given else "different", "number", answer)
+        if len(gold) + len(answer) > _MAX_CHARS:
+            return Verdict(False, "too_long", "too_long", answer)
+        return gold, answer
 
-    def _ask(self, verdict: Verdict, question: _Question) -> Verdict:
-        how = verdict.how
-        for reading in question.readings:
-            key = (question.gold, reading)
-            known = self._decided.get(key)
-            if known is None:
-                reply = self._pool.ask({"op": "equal", "gold": question.gold, "answer": reading})
-                if "error" in reply:
-                    return Verdict(False, reply["error"], "symbolic", verdict.answer)
-                known = (bool(reply["equal"]), str(reply["how"]))
-                self._remember(key, known)
-            equal, how = known
-            if equal:
-                return Verdict(True, "equal", how, reading)
-        return Verdict(False, "different", how, verdict.answer)
+    def _ask(self, questions: list[_Question]) -> dict[_Question, Reply]:
+        """What is remembered of these questions, and what the workers say of the others."""
+        replies = {question: self._decided[question] for question in questions if question in self._decided}
+        new = [question for question in questions if question not in replies]
+        size = max(1, min(_BATCH, math.ceil(len(new) / self._n_workers)))
+        batches = [new[start : start + size] for start in range(0, len(new), size)]
+        if len(batches) == 1:
+            answered = [self._ask_batch(batches[0])]
+        elif batches:
+            with ThreadPoolExecutor(self._n_workers, "expo-lite-grading") as threads:
+                answered = list(threads.map(self._ask_batch, batches))
+        else:
+            answered = []
+        for batch, said in zip(batches, answered, strict=True):
+            replies.update(zip(batch, said, strict=True))
+        self._remember({question: replies[question] for question in new if "error" not in replies[question]})
+        return replies
 
-    def _remember(self, key: tuple[str, str], decided: tuple[bool, str]) -> None:
+    def _ask_batch(self, batch: list[_Question]) -> list[Reply]:
+        return self._pool.ask_all(
+            [{"op": "equal", "gold": gold, "answer": answer, "rounding": self._rounding} for gold, answer in batch]
+        )
+
+    def _remember(self, decided: dict[_Question, Reply]) -> None:
         """Keep what a worker decided: the completions of a group often share their answer."""
         with self._lock:
-            if len(self._decided) >= _MEMORY:
+            if len(self._decided) + len(decided) > _MEMORY:
                 self._decided.clear()
-            self._decided[key] = decided
+            self._decided.update(decided)
+
+
+def _verdict(question: _Question, reply: Reply) -> Verdict:
+    if "error" in reply:
+        return Verdict(False, str(reply["error"]), "worker", question[1])
+    equal = bool(reply["equal"])
+    return Verdict(equal, "equal" if equal else "different", str(reply["how"]), question[1])

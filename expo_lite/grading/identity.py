@@ -1,10 +1,12 @@
 """Whether two expressions have the same value everywhere, by evaluating both to many digits.
 
-Constants are compared at 150 digits, expressions with variables at fixed points of several ranges. Two different
+Constants are compared at 150 digits, expressions with variables at fixed points of several ranges, and with more
+digits where the numbers in them are long: x + 10^-70 is not x. Two different
 expressions of the length that people write agree at all of them with negligible probability, while simplifying with
 sympy misses many equal ones. Only workers use this: a power tower can take for ever.
 """
 
+import math
 import random
 from collections.abc import Callable
 from fractions import Fraction
@@ -21,6 +23,7 @@ _POINT_DIGITS = 50
 _RANGES = [(1.0, 3.0)] * 4 + [(0.05, 0.95)] * 4 + [(-2.0, 2.0)] * 5 + [(5.0, 20.0)] * 3
 _ENOUGH = 3
 _MAX_EXPONENT = 10**7
+_MAX_BITS, _SHORT_BITS = 30_000, 40  # numbers of a dozen digits are within the least precision anyway
 
 
 class Undefined(ValueError):
@@ -51,6 +54,40 @@ def contains(tree: Tree, name: str) -> bool:
     return name in tree[1:2] or any(contains(part, name) for part in tree[1:] if isinstance(part, tuple))
 
 
+def _digits(one: Tree, other: Tree, least: int) -> int | None:
+    """How many digits tell two expressions apart that hold such numbers; None for more than can be computed with."""
+    bits = _bits(one) + _bits(other)
+    return None if bits > _MAX_BITS else least + math.ceil(bits * math.log10(2))
+
+
+def _bits(tree: Tree, *, summed: bool = False) -> float:
+    """How far the numbers in a tree can be from 1, in bits; powers count where something is added to them."""
+    kind = tree[0]
+    if kind == "num":
+        size = max(tree[1].numerator.bit_length(), tree[1].denominator.bit_length())
+        return 0 if size <= _SHORT_BITS else size
+    if kind == "sym":
+        return 0
+    bits = sum(_bits(part, summed=summed or kind == "add") for part in tree[1:] if isinstance(part, tuple))
+    if kind == "pow" and summed:
+        try:
+            exponent = abs(exact_value(tree[2]))
+        except (NotRational, ZeroDivisionError):
+            return bits
+        grown = float(exponent) * _size(tree[1]) if exponent < _MAX_BITS else math.inf
+        return bits + (0 if grown <= _SHORT_BITS else grown)
+    return bits
+
+
+def _size(tree: Tree) -> float:
+    """About how many bits a base has, at least one."""
+    try:
+        value = exact_value(tree)
+    except (NotRational, ZeroDivisionError):
+        return 5
+    return max(1, value.numerator.bit_length(), value.denominator.bit_length())
+
+
 def same(one: Tree, other: Tree) -> bool | None:
     """Whether two expressions are equal; None where they cannot be evaluated often enough to say."""
     names = sorted(symbols(one) | symbols(other))
@@ -58,7 +95,10 @@ def same(one: Tree, other: Tree) -> bool | None:
         return _same_constant(one, other)
     checked = 0
     bars_differ = contains(one, "abs") != contains(other, "abs")
-    with mp.workdps(_POINT_DIGITS):
+    digits = _digits(one, other, _POINT_DIGITS)
+    if digits is None:
+        return None
+    with mp.workdps(digits):
         for point in _points(names):
             a, b = _value_or_none(one, point), _value_or_none(other, point)
             if a is None or b is None:
@@ -66,7 +106,7 @@ def same(one: Tree, other: Tree) -> bool | None:
                 if bars_differ and (a is None) != (b is None):
                     return False
                 continue
-            if not _agree(one, other, point, a, b):
+            if not _agree(one, other, point, a, b, digits):
                 return False
             checked += 1
     return True if checked >= _ENOUGH else None
@@ -120,19 +160,21 @@ def _same_constant(one: Tree, other: Tree) -> bool:
             break
     if len(exact) == 2:
         return exact[0] == exact[1]
-    with mp.workdps(_DIGITS):
+    digits = _digits(one, other, _DIGITS)
+    if digits is None:
+        return False
+    with mp.workdps(digits):
         a, b = _value_or_none(one, None), _value_or_none(other, None)
     # What is undefined or too large to compute equals nothing but its own text.
-    return a is not None and b is not None and _agree(one, other, None, a, b)
+    return a is not None and b is not None and _agree(one, other, None, a, b, digits)
 
 
-def _agree(one: Tree, other: Tree, point: dict[str, Any] | None, a: Any, b: Any) -> bool:
-    """Whether two values agree to all digits but the last ones; what cancels to zero is looked at with more digits."""
+def _agree(one: Tree, other: Tree, point: dict[str, Any] | None, a: Any, b: Any, digits: int) -> bool:
+    """Whether two values agree to all digits but the last 30; what cancels to zero is looked at with more digits."""
     if a == b:
         return True
     if not (mp.isfinite(a) and mp.isfinite(b)):
         return False
-    digits = _DIGITS if point is None else _POINT_DIGITS
     with mp.workdps(digits):
         gap, size = abs(a - b), max(abs(a), abs(b))
         if gap > mp.mpf(10) ** (30 - digits) * max(size, 1):

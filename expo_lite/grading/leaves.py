@@ -4,11 +4,12 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from typing import Protocol
+from typing import Literal, Protocol
 
 from expo_lite.grading.exact import NotRational, exact_value
-from expo_lite.grading.expression import NotUnderstood, Tree, parse
+from expo_lite.grading.expression import Tree, parse
 from expo_lite.grading.normalise import text_key
+from expo_lite.grading.tokens import NotUnderstood
 from expo_lite.grading.units import Unit, split_unit
 
 _DECIMAL = re.compile(
@@ -20,11 +21,19 @@ _POUNDS = re.compile(r"(?:\\text\{ ?)?\bpounds?(?: sterling)?(?: ?\})?$")
 _DECIMAL_COMMA = re.compile(r"^[+-]?(?:\d+,(?:\d\d|\d{4,})|0,\d{2,})$")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|\\text\{")
 _WORD = re.compile(r"^(?!(?:sqrt|sin|cos|tan|log|ln|exp)[a-z]|\d)[A-Za-z]{3,}$")
+_WORDS = re.compile(r"(?:\\text\{)? ?[A-Za-z][A-Za-z' -]{2,}\}?")
+_NOUN = re.compile(
+    r"(?<=[a-z]{3}) ?(?:function|triangle|quadrilateral|sequence|series|curve|number)$"
+)  # an even function is even
 _ROUGHLY = re.compile(
-    r"^(?:\\text\{ ?)?(?:approximately|approx\.?|about|roughly|around|nearly|exactly|only)(?: ?\}| ) ?|^(?:\\approx|\\sim|~|=) ?"
+    r"^(?:\\text\{ ?)?(?:approximately|approx\.?|about|roughly|around|nearly|exactly|only)(?: ?\}| ) ?"
+    r"|^(?:\\approx|\\sim|~|=) ?"
 )
-_ROUNDED_DIGITS, _CUT_DIGITS, _NOISE_DIGITS = 4, 5, 15
-_MAX_FACTORS = 800
+_ROUNDED_DIGITS = 3
+_DEGREES, _RADIANS = (("angle", 1),), (("radian", 1),)
+
+Rounding = Literal["never", "gold"]
+"""Where a rounded answer counts: nowhere, or where the gold is a decimal that the answer rounds to."""
 
 
 class Outcome(Enum):
@@ -49,11 +58,19 @@ class Deep(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """What a comparison may use: values that are not rational (in a worker), and the rule for rounded answers."""
+
+    deep: Deep | None = None
+    rounding: Rounding = "never"
+
+
+@dataclass(frozen=True, slots=True)
 class Quantity:
     """A number or expression with its unit.
 
-    `value` is None where it is not rational, `tree` where it is no expression; `place` is the value of the last digit and
-    `digits` the number of significant ones where it is a decimal.
+    `value` is None where it is not rational, `tree` where it is no expression; `place` is the value of the last digit
+    and `digits` the number of significant ones where it is a decimal.
     """
 
     unit: Unit
@@ -90,29 +107,32 @@ def quantity(text: str) -> Quantity:
     return Quantity(unit, tree, value, place, digits)
 
 
-def compare_leaves(gold: str, answer: str, deep: Deep | None) -> tuple[Outcome, str]:
+def compare_leaves(gold: str, answer: str, scope: Scope) -> tuple[Outcome, str]:
     """Compare two normalised expressions."""
     if text_key(gold) == text_key(answer):
         return Outcome.EQUAL, "text"
     one, other = quantity(gold), quantity(answer)
     if one.tree is None or other.tree is None or _WORD.match(gold) or _WORD.match(answer):
         return _compare_text(gold, answer)
-    if not one.unit.fits(other.unit):
+    angles = _in_radians(one, other)
+    if not angles and not one.unit.fits(other.unit):
         return Outcome.DIFFERENT, "unit"
-    if one.value is not None and other.value is not None:
-        return (Outcome.EQUAL if _equal_numbers(one, other) else Outcome.DIFFERENT), "number"
-    if deep is None:
+    if not angles and one.value is not None and other.value is not None:
+        if _equal_numbers(one, other):
+            return Outcome.EQUAL, "number"
+        if scope.rounding == "gold" and _gold_is_rounded(one, other):
+            return Outcome.EQUAL, "rounded"
+        return Outcome.DIFFERENT, "number"
+    if scope.deep is None:
         return Outcome.OPEN, "expression"
-    return _compare_deeply(one, other, deep)
+    return _compare_deeply(one, other, angles, scope.deep, scope.rounding)
 
 
 def one_decimal_sign(gold: str, answer: str) -> tuple[str, str]:
-    """2,74 is 2.74 where the other side is a number with a point."""
-    texts = [gold, answer]
-    for mine, yours in ((0, 1), (1, 0)):
-        if _DECIMAL_COMMA.match(texts[mine]) and re.fullmatch(r"[+-]?\d*\.\d+", texts[yours]):
-            texts[mine] = texts[mine].replace(",", ".")
-    return texts[0], texts[1]
+    """A gold of 2,74 is 2.74 where the answer is a number with a point; in an answer a comma separates a list."""
+    if _DECIMAL_COMMA.match(gold) and re.fullmatch(r"[+-]?\d*\.\d+", answer):
+        return gold.replace(",", "."), answer
+    return gold, answer
 
 
 def one_currency(gold: str, answer: str) -> tuple[str, str]:
@@ -125,6 +145,9 @@ def one_currency(gold: str, answer: str) -> tuple[str, str]:
 
 
 def _compare_text(gold: str, answer: str) -> tuple[Outcome, str]:
+    if all(_WORDS.fullmatch(text) for text in (gold, answer)) and re.search("[a-z]", gold):
+        equal = _NOUN.sub("", text_key(gold).casefold()) == _NOUN.sub("", text_key(answer).casefold())
+        return (Outcome.EQUAL if equal else Outcome.DIFFERENT), "words"
     if _PROSE.search(gold) or _PROSE.search(answer):
         return Outcome.DIFFERENT, "text"
     return Outcome.OPEN, "text"
@@ -141,81 +164,88 @@ def _factors(one: Unit, other: Unit) -> list[tuple[Fraction, Fraction]]:
     return [(Fraction(one.scale), Fraction(other.scale))]
 
 
-def _equal_numbers(one: Quantity, other: Quantity) -> bool:
+def _readings(one: Quantity, other: Quantity) -> list[tuple[Fraction, Fraction]]:
+    """The factors that both numbers can be meant with."""
     readings = _factors(one.unit, other.unit)
     if one.unit.percent != other.unit.percent and any(
         side.value is not None and abs(side.value) <= 1 for side in (one, other)
     ):
-        readings = readings[1:]  # 28 may stand for 28%, but 0.2 is a fifth and not 0.2%
-    for factor, other_factor in readings:
-        a, b = _scaled(one, factor), _scaled(other, other_factor)
-        if a[0] == b[0] or _rounds_to(a, b) or _rounds_to(b, a):
-            return True
-    return False
+        return readings[1:]  # 28 may stand for 28%, but 0.2 is a fifth and not 0.2%
+    return readings
 
 
-def _scaled(number: Quantity, factor: Fraction) -> tuple[Fraction, Fraction | None, int]:
-    value = number.value if number.value is not None else Fraction(0)
-    return value * factor, None if number.place is None else number.place * factor, number.digits
-
-
-def _rounds_to(decimal: tuple[Fraction, Fraction | None, int], other: tuple[Fraction, Fraction | None, int]) -> bool:
-    """Whether a decimal is the other number rounded (or, with more digits, cut off) at its own last place."""
-    (value, place, digits), (exact, exact_place, exact_digits) = decimal, other
-    if place is None or digits < _ROUNDED_DIGITS:
+def _equal_numbers(one: Quantity, other: Quantity) -> bool:
+    if one.value is None or other.value is None:
         return False
-    if digits >= _NOISE_DIGITS > exact_digits and abs(value - exact) <= 10 * place:
-        return True
-    if exact_place is not None and exact_place >= place:
+    return any(one.value * factor == other.value * other_factor for factor, other_factor in _readings(one, other))
+
+
+def _gold_is_rounded(gold: Quantity, answer: Quantity) -> bool:
+    """Whether the gold is the answer, rounded to the gold's last place."""
+    if answer.value is None:
         return False
-    gap = abs(value - exact)
-    if 2 * gap <= place:
-        return exact_place is not None or exact.denominator != 1
-    return digits >= _CUT_DIGITS and gap < place and abs(value) < abs(exact)
+    return any(
+        _rounds_to(gold, answer.value * theirs / ours, None if answer.place is None else answer.place * theirs / ours)
+        for ours, theirs in _readings(gold, answer)
+    )
 
 
-def _compare_deeply(one: Quantity, other: Quantity, deep: Deep) -> tuple[Outcome, str]:
+def _rounds_to(decimal: Quantity, value: Fraction, place: Fraction | None) -> bool:
+    """Whether a decimal with enough digits is a value, known to a smaller place, rounded at its own last one."""
+    if decimal.place is None or decimal.value is None or decimal.digits < _ROUNDED_DIGITS:
+        return False
+    if place is not None and place >= decimal.place:
+        return False
+    return 2 * abs(decimal.value - value) <= decimal.place
+
+
+def approximates(decimal: str, exact: str, scope: Scope) -> bool | None:
+    r"""Whether a decimal is an exact value, rounded or cut, as in "x \approx y"; None where only a worker can say."""
+    one, other = quantity(decimal), quantity(exact)
+    if one.value is None or one.place is None or other.tree is None:
+        return False
+    value = other.value
+    if value is None:
+        if scope.deep is None:
+            return None
+        value = scope.deep.constant(other.tree)
+    return value is not None and abs(one.value - value) < one.place
+
+
+def _compare_deeply(
+    one: Quantity, other: Quantity, angles: list[tuple[Tree, Tree]], deep: Deep, rounding: Rounding
+) -> tuple[Outcome, str]:
     """Compare expressions of which at least one has no rational value."""
     if one.tree is None or other.tree is None:
         return Outcome.OPEN, "expression"
-    trees = [(one.tree, other.tree)]
-    if one.unit != other.unit:
+    trees = angles or [(one.tree, other.tree)]
+    if not angles and one.unit != other.unit:
         trees = [
             (("mul", ("num", factor), one.tree), ("mul", ("num", other_factor), other.tree))
             for factor, other_factor in _factors(one.unit, other.unit)
         ]
-        trees.extend(_in_radians(one, other))
     unknown = False
     for mine, yours in trees:
         verdict = deep.same(mine, yours)
         if verdict:
-            return Outcome.EQUAL, "expression"
+            return Outcome.EQUAL, "radians" if angles else "expression"
         unknown = unknown or verdict is None
-    if _rounded_constant(one, other, deep) or _rounded_constant(other, one, deep):
-        return Outcome.EQUAL, "rounded"
+    if rounding == "gold" and other.value is None and one.unit.fits(other.unit):
+        value = deep.constant(other.tree)
+        if value is not None and _rounds_to(one, value * other.unit.factor / one.unit.factor, None):
+            return Outcome.EQUAL, "rounded"
     return (Outcome.OPEN if unknown else Outcome.DIFFERENT), "expression"
 
 
 def _in_radians(one: Quantity, other: Quantity) -> list[tuple[Tree, Tree]]:
-    """Degrees against a multiple of pi without a unit."""
+    """Degrees against radians, or against a multiple of pi without a unit, as two numbers of radians; else nothing."""
     pairs: list[tuple[Tree, Tree]] = []
     degree: Tree = ("mul", ("sym", "pi"), ("num", Fraction(1, 180)))
     for a, b, swap in ((one, other, False), (other, one, True)):
-        is_angle = a.unit.dimensions == (("angle", 1),) and a.value is not None
-        if is_angle and b.tree is not None and b.value is None and not b.unit.dimensions:
+        if a.unit.dimensions != _DEGREES or a.tree is None or b.tree is None:
+            continue
+        bare = b.unit.empty and (b.value is None or a.value is None)
+        if bare or b.unit.dimensions == _RADIANS:
             in_radians: Tree = ("mul", a.tree, degree)
             pairs.append((b.tree, in_radians) if swap else (in_radians, b.tree))
     return pairs
-
-
-def _rounded_constant(decimal: Quantity, other: Quantity, deep: Deep) -> bool:
-    """Whether a decimal is an irrational constant, rounded."""
-    if decimal.value is None or decimal.place is None or other.tree is None or other.value is not None:
-        return False
-    if decimal.unit.factor != other.unit.factor and decimal.unit.dimensions and other.unit.dimensions:
-        return False
-    value = deep.constant(other.tree)
-    if value is None:
-        return False
-    mine = _scaled(decimal, Fraction(decimal.unit.scale))
-    return _rounds_to(mine, (value * other.unit.scale, None, 0))

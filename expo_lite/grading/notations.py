@@ -1,5 +1,6 @@
 """Answers whose form says what they are: yes or no, nothing, times, dates, numbers in a base, ratios."""
 
+import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -81,6 +82,11 @@ def _ratio(text: str) -> tuple[Fraction, ...] | None:
     return tuple(Fraction(part.strip()) for part in text.split(":")) if _RATIO.match(text) else None
 
 
+def _in_lowest_terms(ratio: tuple[Fraction, ...]) -> bool:
+    """Whether a ratio is reduced, as a reference is that means one; 12:30 is a time."""
+    return all(part.denominator == 1 for part in ratio) and math.gcd(*(part.numerator for part in ratio)) == 1
+
+
 def _ratios(gold: str, answer: str) -> Result | None:
     texts = [re.sub(r" ?\\text\{ ?(?:to|is to) ?\} ?|(?<=\d) to (?=\d)", ":", text) for text in (gold, answer)]
     wanted, given = _ratio(texts[0]), _ratio(texts[1])
@@ -89,6 +95,8 @@ def _ratios(gold: str, answer: str) -> Result | None:
     if wanted is not None and given is not None:
         if len(wanted) != len(given):
             return Outcome.DIFFERENT, "ratio"
+        if words.time_of_day(gold) is not None and not _in_lowest_terms(wanted):
+            return Outcome.DIFFERENT, "time"
         equal = all(a * given[0] == b * wanted[0] for a, b in zip(wanted, given, strict=True))
         return (Outcome.EQUAL if equal and any(wanted) and any(given) else Outcome.DIFFERENT), "ratio"
     ratio, text = (wanted, texts[1]) if wanted is not None else (given, texts[0])
@@ -96,6 +104,6 @@ def _ratios(gold: str, answer: str) -> Result | None:
     if ratio is None or value is None:
         return None
     # 7:30 may be a time of day.
-    timely = words.time_of_day(gold) or words.time_of_day(answer)
-    equal = not timely and len(ratio) == 2 and ratio[1] != 0 and ratio[0] / ratio[1] == value
+    timely = wanted is not None and words.time_of_day(gold) is not None
+    equal = not timely and len(ratio) == 2 and ratio[1] not in (0, 1) and ratio[0] / ratio[1] == value
     return (Outcome.EQUAL if equal else Outcome.DIFFERENT), "ratio"

@@ -6,16 +6,21 @@ import re
 from dataclasses import dataclass
 
 from expo_lite.grading import words
-from expo_lite.grading.exact import NotRational, exact_value
-from expo_lite.grading.expression import NotUnderstood, parse
+from expo_lite.grading.exact import NotRational, exact_value, linear
+from expo_lite.grading.expression import parse
 from expo_lite.grading.structures import Leaf, Relation, Sequence, split_top, structure
+from expo_lite.grading.tokens import NotUnderstood
 
 _VARIABLE = re.compile(r"^(?:[A-DF-Za-df-hj-z]|\\(?!pi|infty)[a-z]+|[A-Za-z]\((?:[a-z]|\\[a-z]+)\))(?:_\{?\w+\}?)?$")
 _BARS = re.compile(r"^\| ?([A-Za-z]) ?\|$")
+_BARRED = re.compile(r"^\| ?(?P<inside>[^|]{1,40}) ?\|$")
 _MEMBER = re.compile(r"^((?:\\?[A-Za-z]|\\[a-z]+|[A-Za-z]\([a-z]\))(?:_\{?\w+\}?)?)\s?\\in\s?(.+)$", re.DOTALL)
 _BUILDER = re.compile(
     r"^\\\{\s?(?P<name>[A-Za-z])\s?(?:\\in\s?\\R\s?)?(?:\||:|\\text\{ ?such that ?\})\s?(?P<condition>.+)\\\}$",
     re.DOTALL,
+)
+_HALF_LINE = re.compile(
+    r"^(?:all )?(?:the )?(?P<non>non[ -]?)?(?P<sign>positive|negative) (?:reals|real numbers?|real [a-z])$"
 )
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _MINUS_INFINITY, _INFINITY = r"-\infty", r"\infty"
@@ -88,6 +93,8 @@ def _difference(text: str) -> Region | None:
     if len(found) == 1 and sides[0] and sides[1].startswith(r"\{"):
         points = structure(sides[1])
         return _with_holes(region(sides[0]), points.items) if isinstance(points, Sequence) else None
+    if len(found) == 1 and sides[0] == r"\R" and sides[1][:1] in ("(", "["):
+        return _outside(region(sides[1]))
     match = re.match(r"^(?:\\R|\(-\\infty, ?\+?\\infty\))\s?-\s?\\\{(.+)\\\}$", text)
     if match is None:
         match = re.match(r"^\\text\{all real numbers? except\}? ?\{?(.+?)\}?$", text) or re.match(
@@ -97,6 +104,15 @@ def _difference(text: str) -> Region | None:
         return None
     inner = structure(match.group(1))
     return _without(tuple(inner.items) if isinstance(inner, Sequence) else (match.group(1),))
+
+
+def _outside(taken: Region | None) -> Region | None:
+    """The real line without one finite interval."""
+    if taken is None or len(taken.pieces) != 1 or _INFINITY in taken.pieces[0].low + taken.pieces[0].high:
+        return None
+    piece = taken.pieces[0]
+    left = Piece(_MINUS_INFINITY, False, piece.low, not piece.low_closed)
+    return Region((left, Piece(piece.high, not piece.high_closed, _INFINITY, False)))
 
 
 def _without(points: tuple[str, ...]) -> Region:
@@ -117,6 +133,13 @@ def _simple(text: str) -> Region | None:
     form = structure(text)
     if isinstance(form, Leaf) and words.nothing(form.text) == r"\R":
         return Region((Piece(_MINUS_INFINITY, False, _INFINITY, False),))
+    half = _HALF_LINE.match(words.plain(text))
+    if half is not None:
+        closed = half.group("non") is not None
+        # What is not negative begins at zero.
+        if (half.group("sign") == "positive") != closed:
+            return Region((Piece("0", closed, _INFINITY, False),))
+        return Region((Piece(_MINUS_INFINITY, False, "0", closed),))
     if isinstance(form, Relation):
         return _inequality(form)
     if not isinstance(form, Sequence):
@@ -134,6 +157,9 @@ def _simple(text: str) -> Region | None:
 
 def _several(form: Sequence) -> Region | None:
     """Inequalities side by side: a union with "or", a section where one bounds from below and one from above."""
+    joined = _side_by_side(form)
+    if joined is not None:
+        return joined
     holes = [item for item in form.items if r"\ne" in item]
     if holes and len(holes) < len(form.items) and form.link != "or":
         kept = Sequence("", "", tuple(item for item in form.items if item not in holes), form.link)
@@ -158,6 +184,26 @@ def _several(form: Sequence) -> Region | None:
     return Region(tuple(pieces), name)
 
 
+def _side_by_side(form: Sequence) -> Region | None:
+    """Intervals with "or", "and" or commas between them: their union, if they lie apart."""
+    parts = [region(item) for item in form.items]
+    if len(parts) > 8 or not any(part is not None and part.name is None for part in parts):
+        return None
+    names = {part.name for part in parts if part is not None} - {None}
+    pieces = [piece for part in parts if part is not None for piece in part.pieces]
+    if None in parts or len(names) > 1 or any(piece.low == piece.high for piece in pieces):
+        return None
+    if form.link != "or" and (names or not _lie_apart(pieces)):
+        return None
+    certain = any(part is not None and part.certain for part in parts)
+    return Region(tuple(pieces), names.pop() if names else None, certain=certain)
+
+
+def _lie_apart(pieces: list[Piece]) -> bool:
+    ends = sorted((_rough_value(piece.low), _rough_value(piece.high)) for piece in pieces)
+    return all(one[1] <= other[0] for one, other in itertools.pairwise(ends))
+
+
 def _with_holes(solid: Region | None, points: tuple[str, ...]) -> Region | None:
     """A region without some points, if each lies in it for all that can be seen."""
     for point in points:
@@ -179,6 +225,9 @@ def _with_holes(solid: Region | None, points: tuple[str, ...]) -> Region | None:
 def _inequality(form: Relation) -> Region | None:
     sides, signs = form.sides, form.signs
     if len(sides) == 2:
+        around = _around(sides[0], signs[0], sides[1]) or _around(sides[1], _FLIPPED.get(signs[0], "="), sides[0])
+        if around is not None:
+            return around
         if _names_variable(sides[1]) and not _names_variable(sides[0]):
             sides, signs = sides[::-1], (_FLIPPED.get(signs[0], signs[0]),)
         return _bounded_once(sides[0], signs[0], sides[1])
@@ -214,6 +263,27 @@ def _bounded_once(name: str, sign: str, bound: str) -> Region | None:
     if sign in ("<", r"\le"):
         return Region((Piece(_MINUS_INFINITY, False, bound, sign == r"\le"),), name)
     return Region((Piece(bound, sign == r"\ge", _INFINITY, False),), name)
+
+
+def _around(barred: str, sign: str, bound: str) -> Region | None:
+    """|2x - 3| < 5: what lies within, or beyond, a distance from a point."""
+    bars = _BARRED.match(barred)
+    names = set(re.findall(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", bars.group("inside"))) if bars is not None else set()
+    if bars is None or len(names) != 1 or sign not in _FLIPPED or len(bars.group("inside")) == 1:
+        return None
+    name = names.pop()
+    try:
+        distance = exact_value(parse(bound))
+        slope, offset = linear(parse(bars.group("inside")), name)
+    except (NotUnderstood, NotRational, ZeroDivisionError):
+        return None
+    if distance <= 0 or slope == 0:
+        return None
+    low, high = (str(end) for end in sorted(((-distance - offset) / slope, (distance - offset) / slope)))
+    if sign in ("<", r"\le"):
+        return Region((Piece(low, sign == r"\le", high, sign == r"\le"),), name)
+    closed = sign == r"\ge"
+    return Region((Piece(_MINUS_INFINITY, False, low, closed), Piece(high, closed, _INFINITY, False)), name)
 
 
 def _ring(sides: tuple[str, ...], signs: tuple[str, ...], name: str) -> Region | None:

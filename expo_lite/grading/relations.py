@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from expo_lite.grading.expression import NotUnderstood, Tree, number, parse
-from expo_lite.grading.leaves import Deep, Outcome
+from expo_lite.grading.expression import Tree, number, parse
+from expo_lite.grading.leaves import Deep, Outcome, Scope
 from expo_lite.grading.structures import Relation
+from expo_lite.grading.tokens import NotUnderstood
 
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
 _RISING = frozenset(("<", r"\le"))
@@ -12,7 +13,7 @@ _RISING = frozenset(("<", r"\le"))
 Result = tuple[Outcome, str]
 
 
-def compare_relations(one: Relation, other: Relation, deep: Deep | None, inner: Callable[[str, str], Result]) -> Result:
+def compare_relations(one: Relation, other: Relation, scope: Scope, inner: Callable[[str, str], Result]) -> Result:
     """Side by side in either direction, then by the difference of the sides up to a constant factor."""
     open_pairs = False
     for turned in (other, _turned(other)):
@@ -22,10 +23,10 @@ def compare_relations(one: Relation, other: Relation, deep: Deep | None, inner: 
         if all(outcome is Outcome.EQUAL for outcome in outcomes):
             return Outcome.EQUAL, "relation"
         open_pairs = open_pairs or Outcome.DIFFERENT not in outcomes
-    if deep is None:
+    if scope.deep is None:
         return Outcome.OPEN, "relation"
     if len(one.sides) == len(other.sides) == 2:
-        verdict = _moved(one, other, deep)
+        verdict = _moved(one, other, scope.deep)
         if verdict is not None:
             return (Outcome.EQUAL if verdict else Outcome.DIFFERENT), "relation"
     return (Outcome.OPEN if open_pairs else Outcome.DIFFERENT), "relation"

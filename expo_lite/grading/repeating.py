@@ -1,4 +1,4 @@
-r"""Decimals that go on for ever, and degrees in minutes and seconds, as fractions: 0.1\overline{6}, 0.333..., 30°15'."""
+r"""Endless decimals, and degrees in minutes and seconds, as fractions: 0.1\overline{6}, 0.333..., 30°15'."""
 
 import re
 from fractions import Fraction

@@ -4,7 +4,7 @@ import itertools
 import re
 from dataclasses import dataclass
 
-from expo_lite.grading.normalise import NEWLINE
+from expo_lite.grading.latex import NEWLINE
 
 _TOKEN = re.compile(
     r"\\begin\{\w+\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?|\\end\{\w+\*?\}|\\text\{[^{}]*\}|\\[{}|]|\\[A-Za-z]+"
@@ -16,7 +16,7 @@ _CLOSING = frozenset((")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"))
 _CONNECTOR = re.compile(r"^\\text\{\s*,?\s*(?:and|or|as well as)\s*\}$|^(?:and|or)$")
 RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne"))
 _ENVIRONMENT = re.compile(
-    r"^[(\[]?\s*\\begin\{((?:[pbvVB]|small)?matrix|array|cases)\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?(.*)\\end\{\1\*?\}\s*[)\]]?$",
+    r"^[(\[]?\s*\\begin\{([pbvVB]?(?:small)?matrix|array|cases)\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?(.*)\\end\{\1\*?\}\s*[)\]]?$",
     re.DOTALL,
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}$")
@@ -24,7 +24,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}$")
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Items between a pair of brackets; a bare list has none. `link` is what stands between them: "and", "or" or ","."""
+    """Items between brackets; a bare list has none. `link` is what stands between them: "and", "or" or ","."""
 
     opening: str
     closing: str
@@ -126,6 +126,8 @@ def structure(text: str) -> Structure:
     environment = _ENVIRONMENT.match(text)
     if environment is not None and text.count(r"\begin") == 1:
         rows = [row for row in environment.group(2).split(NEWLINE) if row.strip(" \\hline")]
+        if environment.group(1) == "array" and len(rows) == 1 and "&" not in rows[0]:
+            return structure(rows[0])
         return Matrix(environment.group(1), tuple(tuple(cell.strip() for cell in split_cells(row)) for row in rows))
     items, link = list_items(text, bracketed=False)
     if len(items) > 1:
@@ -139,6 +141,50 @@ def structure(text: str) -> Structure:
 
 def _expanded(items: list[str]) -> tuple[str, ...]:
     return tuple(value for item in items for value in (expand_signs(item) if r"\pm" in item else [item]))
+
+
+_POINT = re.compile(
+    r"^(?:[A-Z]'? ?|(?:\\text\{ ?)?(?:the )?(?:point|vertex|center|centre|focus|ordered pair|pair|vector"
+    r"|coordinates)(?: at)? ?(?:[A-Z] ?)?\}? ?)"
+    r"=? ?(?=\()",
+    re.IGNORECASE,
+)
+_UNIT_VECTORS = re.compile(
+    r"^(?P<i>[+-]?[^-+ij=,]{0,20})(?:\\hat ?|\\ihat"
+    r"|\{)?\{?i\}? ?(?P<j>[+-][^-+ijk=,]{0,20})(?:\\hat ?)?\{?j\}? ?(?:(?P<k>[+-][^-+k=,]{0,20})(?:\\hat ?)?\{?k\}?)?$"
+)
+
+
+def as_tuple(leaf: Structure) -> Structure:
+    """The tuple of "P(3, 4)", "the point (3, 4)" or "3i + 4j"; anything else as it is."""
+    if not isinstance(leaf, Leaf):
+        return leaf
+    point = _POINT.match(leaf.text)
+    if point is not None:
+        form = structure(leaf.text[point.end() :])
+        if isinstance(form, Sequence) and form.ordered and len(form.items) > 1:
+            return form
+    vectors = _UNIT_VECTORS.match(leaf.text)
+    if vectors is not None:
+        parts = [part.replace(" ", "") for part in vectors.group("i", "j", "k") if part is not None]
+        return Sequence("(", ")", tuple(part + "1" if part in ("", "+", "-") else part.lstrip("+") for part in parts))
+    return leaf
+
+
+def is_one_tuple(form: Sequence) -> bool:
+    """Whether a set holds one tuple and nothing else."""
+    return form.opening == r"\{" and len(form.items) == 1 and form.items[0].startswith("(")
+
+
+def mixed_number(form: Sequence) -> str | None:
+    """The sum that "2 and 1/3" may mean; None for any other list."""
+    if form.link != "and" or form.opening or len(form.items) != 2 or not re.fullmatch(r"-?\d{1,9}", form.items[0]):
+        return None
+    part = re.fullmatch(r"(\d{1,9})/(\d{1,9})|\\frac\{?(\d{1,9})\}?\{?(\d{1,9})\}?", form.items[1])
+    if part is None:
+        return None
+    top, bottom = (int(number) for number in part.groups() if number is not None)
+    return f"{form.items[0]} {top}/{bottom}" if 0 < top < bottom else None
 
 
 def split_cells(row: str) -> list[str]:
@@ -180,6 +226,8 @@ def _bracketed(text: str) -> Structure:
         items, _ = list_items(inside, bracketed=True)
         if opening == r"\{" and not inside.strip():
             return Sequence(opening, closing, ())
+        if opening == "[" and len(items) > 1 and all(item.startswith("[") and _closes_last(item) for item in items):
+            return Matrix("bmatrix", tuple(tuple(list_items(item[1:-1], bracketed=True)[0]) for item in items))
         if len(items) > 1 or opening == r"\{":
             return Sequence(opening, closing, _expanded(items) if opening == r"\{" else tuple(items))
         if opening == "(" and closing == ")":

@@ -9,15 +9,19 @@ from math_verify import parse, verify
 
 from expo_lite.grading import identity
 from expo_lite.grading.compare import judge
-from expo_lite.grading.leaves import Outcome
-from expo_lite.grading.normalise import NEWLINE, normalise
+from expo_lite.grading.latex import NEWLINE
+from expo_lite.grading.leaves import Outcome, Rounding
+from expo_lite.grading.normalise import normalise
 
 _MAX_CHARS = 600
 _PROBES = 4
 # It reads the part of an answer that it understands: "5+" is 5 to it. So it is asked only about what our grammar lacks.
 _BEYOND_US = re.compile(r"\\(?:sum|prod|i{1,3}nt|oint|lim|begin|cup|cap|setminus|Gamma|zeta)(?![a-z])")
+_ATOM = re.compile(r"\d+|(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
+_MAX_ATOMS = 30
 _CUT_OFF = re.compile(
-    r"^ ?(?:[*/^=<>]|\\(?:times|cdot|div|l[te]|g[te]|ne))|(?:[-+*/^=<>_]|\\(?:times|cdot|div|pm)) ?$|\{ ?\}"
+    r"^ ?(?:[*/^=<>]|\\(?:times|cdot|div|l[te]|g[te]|ne|cup|cap|setminus)(?![A-Za-z]))|\{ ?\}"
+    r"|(?:[-+*/^=<>_]|\\(?:times|cdot|div|pm|sum|prod|i{1,3}nt|oint|lim|cup|cap|setminus)) ?$"
 )
 
 
@@ -38,14 +42,12 @@ def _read(text: str) -> list[Any]:
     return list(parse(text, parsing_timeout=None))
 
 
-def equal_deeply(gold: str, answer: str) -> str | None:
-    """The name of the step that finds the answers equal, or None."""
-    outcome, how = judge(gold, answer, identity)
-    if outcome is Outcome.EQUAL:
-        return how
+def equal_deeply(gold: str, answer: str, *, rounding: Rounding = "never") -> tuple[bool, str]:
+    """Whether the answers are equal, and the name of the step that says so."""
+    outcome, how = judge(gold, answer, identity, rounding=rounding)
     if outcome is Outcome.OPEN and _math_verify_guarded(normalise(gold), normalise(answer)):
-        return "math_verify"
-    return None
+        return True, "math_verify"
+    return outcome is Outcome.EQUAL, how if outcome is not Outcome.OPEN else "nothing_found"
 
 
 def _math_verify_guarded(gold: str, answer: str) -> bool:
@@ -57,17 +59,35 @@ def _math_verify_guarded(gold: str, answer: str) -> bool:
         return False
     if any(_CUT_OFF.search(text) for text in (gold, answer)):
         return False
-    sides = [
-        [
-            form
-            for form in _read(f"${text.replace(NEWLINE, ' BACKSLASHES ').replace(' BACKSLASHES ', chr(92) * 2)}$")
-            if not isinstance(form, str)
-        ]
-        for text in (gold, answer)
-    ]
+    sides = [_forms(text) for text in (gold, answer)]
     if not all(sides):
         return False
-    one, other = (_multiplied_out(side[0]) for side in sides)
+    return _agree(sides[0][0], sides[1][0]) and _is_read_whole(gold) and _is_read_whole(answer)
+
+
+def _forms(normalised: str) -> list[Any]:
+    """What math-verify makes of an answer, without what it only copies."""
+    text = normalised.replace(NEWLINE, " BACKSLASHES ").replace(" BACKSLASHES ", chr(92) * 2)
+    return [form for form in _read(f"${text}$") if not isinstance(form, str)]
+
+
+def _is_read_whole(text: str) -> bool:
+    r"""Whether each number and variable makes a difference to what math-verify reads: of "3 \cup 4" it reads 3."""
+    read = _forms(text)[:1]
+    tokens = list(_ATOM.finditer(text))
+    if len(tokens) > _MAX_ATOMS:
+        return False
+    for token in tokens:
+        atom = token.group()
+        other = str(int(atom) + 1) if atom.isdigit() else "w" if atom != "w" else "v"
+        if _forms(text[: token.start()] + other + text[token.end() :])[:1] == read:
+            return False
+    return True
+
+
+def _agree(first: Any, second: Any) -> bool:
+    """Whether evaluating what math-verify read does not contradict that it is equal."""
+    one, other = (_multiplied_out(form) for form in (first, second))
     if isinstance(one, sympy.MatrixBase) and isinstance(other, sympy.MatrixBase):
         return one.shape == other.shape and all(_same_everywhere(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr):
@@ -83,8 +103,11 @@ def _multiplied_out(form: Any) -> Any:
     return sympy.ImmutableMatrix(form.doit()) if isinstance(form, sympy.MatrixExpr | sympy.MatrixBase) else form
 
 
-def _probes(names: list[Any]) -> list[dict[Any, Any]]:
+def _probes(names: list[Any], *, whole: bool = False) -> list[dict[Any, Any]]:
+    """Values for the variables; whole ones where they may be limits of a sum."""
     draw = random.Random(0)  # noqa: S311 - fixed test points
+    if whole:
+        return [{name: sympy.Integer(draw.randint(3, 12)) for name in names} for _ in range(_PROBES)]
     return [{name: sympy.Rational(draw.randint(20, 400), 97) for name in names} for _ in range(_PROBES)]
 
 
@@ -92,7 +115,8 @@ def _same_everywhere(one: Any, other: Any) -> bool:
     names = sorted(one.free_symbols | other.free_symbols, key=str)
     if one.free_symbols != other.free_symbols:
         return False
-    for probe in _probes(names) if names else [{}]:
+    whole = any(side.has(sympy.Sum, sympy.Product) for side in (one, other))
+    for probe in _probes(names, whole=whole) if names else [{}]:
         a, b = (side.subs(probe).doit().evalf(60) for side in (one, other))
         if not (a.is_number and b.is_number) or a.has(sympy.nan, sympy.zoo) or b.has(sympy.nan, sympy.zoo):
             return False

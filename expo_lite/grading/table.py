@@ -13,7 +13,7 @@ from pathlib import Path
 
 from expo_lite.errors import DataError
 from expo_lite.grading.grader import GradeItem, Grader
-from expo_lite.grading.pool import WorkerPool
+from expo_lite.grading.pool import grading_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def read_cases(path: str | Path) -> list[Case]:
 
 def math_verify_verdicts(cases: Sequence[Case]) -> list[bool]:
     """What math-verify says of each case by itself, in a worker that is killed after ten seconds a case."""
-    pool = WorkerPool(n_workers=2, limit_s=10.0, memory_mib=2048)
+    pool = grading_pool(n_workers=2, limit_s=10.0, memory_mib=2048)
 
     def accepts(case: Case) -> bool:
         reply = pool.ask({"op": "math_verify", "gold": case.gold, "answer": case.completion})

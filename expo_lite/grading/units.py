@@ -4,101 +4,39 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-_F = Fraction
-_UNITS: dict[str, tuple[str, Fraction]] = {}
+from expo_lite.grading.unit_names import CASED, COMPOUND, lookup
 
-
-def _define(dimension: str, entries: dict[str, int | Fraction]) -> None:
-    for names, factor in entries.items():
-        for name in names.split():
-            _UNITS[name] = (dimension, Fraction(factor))
-
-
-_define("length", {
-    "m meter metre": 1, "mm millimeter millimetre": _F(1, 1000), "cm centimeter centimetre": _F(1, 100),
-    "dm decimeter decimetre": _F(1, 10), "km kilometer kilometre": 1000, "nm nanometer": _F(1, 10**9),
-    "in inch inche": _F(254, 10000), "ft foot feet": _F(3048, 10000), "yd yard": _F(9144, 10000),
-    "mi mile": _F(1609344, 1000),
-})  # fmt: skip
-_define("mass", {
-    "g gram gm": 1, "kg kilogram kilo": 1000, "mg milligram": _F(1, 1000), "ton tonne": 10**6,
-    "lb pound": _F(45359237, 100000), "oz ounce": _F(45359237, 1600000),
-})  # fmt: skip
-_define("time", {
-    "s sec second": 1, "ms millisecond": _F(1, 1000), "min minute": 60, "h hr hour": 3600, "day": 86400,
-    "week wk": 604800,
-})  # fmt: skip
-_define("year", {"year yr": 12, "month mo": 1, "decade": 120, "century centurie": 1200})
-_define("volume", {"l liter litre": 1, "ml milliliter millilitre": _F(1, 1000), "cl centiliter": _F(1, 100)})
-_define("gallon", {"gallon gal": 16, "quart qt": 4, "pint pt": 2, "cup": 1})
-_define("usd", {"$ usd dollar buck": 1, "¢ cent": _F(1, 100)})
-_define("eur", {"€ eur euro": 1})
-_define("gbp", {"£ gbp": 1})  # "pounds" is a mass, unless the other side says £
-_define("jpy", {"¥ jpy yen": 1})
-_define("inr", {"₹ inr rupee r": 1})
-_define("cny", {"yuan rmb": 1})
-_define("angle", {"°": 1, "degree": 1, "deg": 1})
-_define("radian", {"rad radian": 1})
-_define("celsius", {"°c celsius": 1})
-_define("fahrenheit", {"°f fahrenheit": 1})
-_define("kelvin", {"k kelvin": 1})
-_define("force", {"n newton": 1, "kn kilonewton": 1000})
-_define("energy", {"j joule": 1, "kj kilojoule": 1000, "mj megajoule": 10**6})
-_define("electronvolt", {"ev electronvolt": 1, "kev": 1000, "mev": 10**6})
-_define("power", {"w watt": 1, "kw kilowatt": 1000, "mw megawatt": 10**6})
-_define("pressure", {"pa pascal": 1, "kpa kilopascal": 1000})
-_define("voltage", {"v volt": 1, "mv millivolt": _F(1, 1000)})
-_define("current", {"a ampere amp": 1, "ma milliampere": _F(1, 1000)})
-_define("resistance", {"ohm": 1})
-_define("frequency", {"hz hertz": 1, "khz kilohertz": 1000, "mhz megahertz": 10**6})
-_define("charge", {"coulomb": 1})
-_define("amount", {"mol mole": 1})
-_define("data", {"bit": 1, "byte": 8})
-_define("acre", {"acre": 1})
-_define("hectare", {"hectare ha": 1})
-_define("person", {"person people": 1})
-_define("", {"unit": 1, "u": 1})
-
-_COMPOUND = {
-    "mph": "mile / hour",
-    "kph": "km / hour",
-    "kmh": "km / hour",
-    "mps": "m / s",
-    "cc": "cm ^ 3",
-    "sqft": "ft ^ 2",
-}
-_CASED = {
-    "L": "l",
-    "N": "n",
-    "J": "j",
-    "W": "w",
-    "V": "v",
-    "A": "a",
-    "K": "k",
-    "Pa": "pa",
-    "Hz": "hz",
-    "mL": "ml",
-    "C": "coulomb",
-}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _MULTIPLIERS = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
 _IGNORED = frozenset(
-    "of the a an total in all only exactly each altogether per_se whole full approximately about long old tall away wide "
-    "and_ different distinct possible left remaining is more_ so".split()
+    "of the a an total in all only exactly each altogether whole full approximately about long old tall away wide "
+    "different distinct possible left remaining is more so".split()
 )
 _BLOCKED = frozenset(
-    "or and more less than least most fewer not no if where when to between except over under for with but mod modulo "
+    "or and less than least most fewer not no if where when to between except over under for with but mod modulo "
     "base nor neither unless otherwise plus minus times divided half undefined infinity infinitely nothing none other "
-    "larger smaller greater bigger lower higher negative positive even odd prime squared_ by from until only_if "
-    "such that any every some is are was be am pm noon midnight c k n x y z".split()
+    "larger smaller greater bigger lower higher negative positive even odd prime by from until "
+    "such that any every some is are was be am pm noon midnight c k n x y z "
+    # What makes another number of the one before it, or says what is thought of it.
+    "squared cubed factorial root permille permil permill promille mille basis doubled tripled halved quadrupled "
+    "lakh crore gross "
+    "power choose fold ish times root log above below off short beyond versus vs instead rather wrong incorrect "
+    "false true "
+    "invalid untrue maybe perhaps probably possibly guess nearly almost never sometimes unknown error mistake "
+    "impossible yes nope".split()
+)
+_PARTS = re.compile(
+    r"(?:half|halve|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|twelfth|hundredth|thousandth|millionth|percentile|inverse|"
+    r"reciprocal)s?"
 )
 _FUNCTION_NAMES = frozenset(
     "sin cos tan cot csc arcsin arccos arctan sinh cosh tanh ln log exp sqrt gcd lcm max pi det lim mod abs "
     "floor ceil binom infty alpha beta gamma theta lambda".split()
 )
 _TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-zµΩ]+\.?|\d+|\s+|.", re.DOTALL)
+_NO_UNIT = re.compile(r"[=<>()\[\]?!:;*+&]")
 _SIGNS = frozenset(("%", "$", "€", "£", "¥", "₹", "¢", r"\degree"))
 _UNIT_FRACTION = re.compile(r"\\frac ?\{ ?(\\text\{[^{}]*\}) ?\}\{ ?(\\text\{[^{}]*\}(?:\^ ?\{?\d\}?)?) ?\}")
 _PREFIX = re.compile(r"^([+-]?)\s?(?:US|CA|AU)?(\$|€|£|¥|₹|USD|EUR|Rs\.?)\s?(?=[\d.\\({+-])")
@@ -108,8 +46,8 @@ _PREFIX = re.compile(r"^([+-]?)\s?(?:US|CA|AU)?(\$|€|£|¥|₹|USD|EUR|Rs\.?)\
 class Unit:
     """What stands behind a number.
 
-    `dimensions` are powers of kinds of quantity, `factor` turns the number into base units, `scale` is a number word such
-    as million, `words` are those that no table knows ("apples").
+    `dimensions` are powers of kinds of quantity, `factor` turns the number into base units, `scale` is a number word
+    such as million, `words` are those that no table knows ("apples").
     """
 
     dimensions: tuple[tuple[str, int], ...] = ()
@@ -195,19 +133,24 @@ def _is_unit_word(tokens: list[str], index: int) -> bool:
     token = tokens[index]
     if token.startswith(r"\text{"):
         words = re.findall(r"[^\W\d]+", re.sub("°[cCfF]", "", token[6:-1]))
-        return all(word.lower() not in _BLOCKED or word in _CASED for word in words) and not re.search(r"[=<>]", token)
+        return all(not _is_blocked(word) or word in CASED for word in words) and not _NO_UNIT.search(token[6:-1])
     if not token[:1].isalpha():
         return False
     word = token.rstrip(".")
     if len(word) == 1:
         return _is_unit_letter(tokens, index, word)
     lowered = word.lower()
-    if lowered in _BLOCKED or lowered in _FUNCTION_NAMES:
-        return False
-    if lookup(word) is not None or lowered in _POWERS or lowered in _MULTIPLIERS or lowered in _COMPOUND:
+    if _is_blocked(word) or lowered in _FUNCTION_NAMES:
+        return lowered in ("squared", "cubed") and index > 1 and lookup(tokens[index - 2].rstrip(".")) is not None
+    if lookup(word) is not None or lowered in _POWERS or lowered in _MULTIPLIERS or lowered in COMPOUND:
         return True
     spaced = index > 0 and tokens[index - 1].isspace()
     return lowered in ("per", "of", "in", "each", "all") or (spaced and len(word) >= 3 and word.isascii())
+
+
+def _is_blocked(word: str) -> bool:
+    """Whether a word behind a number is no noun and no unit."""
+    return word.lower() in _BLOCKED or _PARTS.fullmatch(word.lower()) is not None
 
 
 def _is_unit_letter(tokens: list[str], index: int, letter: str) -> bool:
@@ -216,15 +159,9 @@ def _is_unit_letter(tokens: list[str], index: int, letter: str) -> bool:
         return _is_unit_word(tokens, index - 2) or tokens[index - 2] == "$"
     if letter == "m" and "^" in tokens[index + 1 : index + 2]:  # 12.50m^2 is an area, 4m^2 may be algebra
         return re.fullmatch(r"[\d,]*\.\d+ ?|[\d,]+ ", "".join(tokens[:index])) is not None
-    if letter not in _CASED and letter not in "mgshl":
+    if letter not in CASED and letter not in "mgshl":
         return False
     return re.fullmatch(r"[\d.,\s/eE+-]*\d [A-Za-z ]*", "".join(tokens[:index])) is not None
-
-
-def lookup(word: str) -> tuple[str, Fraction] | None:
-    """Dimension and factor of a unit's name, singular or plural."""
-    name = _CASED.get(word, word if len(word) == 1 else word.lower())
-    return _UNITS.get(name) or (_UNITS.get(name[:-1]) if name.endswith("s") and len(name) > 2 else None)
 
 
 def _words(tokens: list[str]) -> list[str]:
@@ -236,19 +173,19 @@ def _words(tokens: list[str]) -> list[str]:
 
 
 def _unit_of(tokens: list[str]) -> Unit | None:
-    words = [part for word in _words(tokens) for part in _COMPOUND.get(word.lower(), word).split()]
+    words = [part for word in _words(tokens) for part in COMPOUND.get(word.lower(), word).split()]
+    if words.count("%") > 1:
+        return None
     dimensions: dict[str, int] = {}
-    factor, scale, percent, sign, power = Fraction(1), 1, False, 1, 1
+    factor, scale, sign, power = Fraction(1), 1, 1, 1
     unknown: set[str] = set()
     index = 0
     while index < len(words):
         word, index = words[index], index + 1
         lowered = word.lower()
         known = lookup(word)
-        if word == "/":
-            sign = -1
-        elif word == "%":
-            percent = True
+        if word in ("/", "%"):
+            sign = -1 if word == "/" else sign
         elif lowered in _POWERS and lowered not in ("squared", "cubed"):
             power = _POWERS[lowered]
         elif lowered in _MULTIPLIERS:
@@ -258,17 +195,24 @@ def _unit_of(tokens: list[str]) -> Unit | None:
             dimensions[known[0]] = dimensions.get(known[0], 0) + sign * power
             factor *= known[1] ** (sign * power)
             sign, power = 1, 1
-        elif word[0] in "^0123456789" or lowered in _BLOCKED:
+        elif word[0] in "^0123456789" or _is_blocked(word):
             return None
         elif lowered.rstrip("s") not in _IGNORED and lowered not in _IGNORED:
             unknown.add(("/" if sign < 0 else "") + _singular(lowered))
-            sign = 1
+            sign = power = 1  # in "square tiles" it says what tiles they are
+    if power != 1 or abs(dimensions.get("angle", 0)) > 1:
+        return None
+    return _with_litres(Unit(tuple(dimensions.items()), factor, scale, frozenset(unknown), "%" in words))
+
+
+def _with_litres(unit: Unit) -> Unit:
+    """The unit with its dimensions in order, and litres as cubic decimetres."""
+    dimensions = dict(unit.dimensions)
     dimensions.pop("", None)
-    litres = dimensions.pop("volume", 0)  # cubic decimetres
+    litres = dimensions.pop("volume", 0)
     dimensions["length"] = dimensions.get("length", 0) + 3 * litres
-    factor *= Fraction(1, 1000) ** litres
     kept = tuple(sorted((name, power) for name, power in dimensions.items() if power))
-    return Unit(kept, factor, scale, frozenset(unknown), percent)
+    return replace(unit, dimensions=kept, factor=unit.factor * Fraction(1, 1000) ** litres)
 
 
 def _exponent(words: list[str], index: int, power: int) -> tuple[int, int]:

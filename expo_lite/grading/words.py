@@ -5,7 +5,8 @@ import re
 _SMALL = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen "
         "eighteen nineteen".split()
     )
 } | {
@@ -17,33 +18,55 @@ _PARTS = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
     "ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100,
 }  # fmt: skip
-_NUMBER_WORD = re.compile(r"[A-Za-z]+")
 
 _YES = frozenset(("yes", "true", "correct"))
 _NO = frozenset(("no", "false", "incorrect", "not true"))
 _NOTHING = {
     "dne": "does not exist", "does not exist": "does not exist", "doesn't exist": "does not exist",
     "no limit": "does not exist", "limit does not exist": "does not exist", "undefined": "undefined",
-    "not defined": "undefined", "no solution": "no solution", "no solutions": "no solution", r"\emptyset": "no solution",
+    "not defined": "undefined", "no solution": "no solution", "no solutions": "no solution", 
+    r"\emptyset": "no solution",
     r"\{\}": "no solution", r"\{ \}": "no solution", "empty set": "no solution", "the empty set": "no solution",
     "no real solution": "no real solution", "no real solutions": "no real solution", "infinity": r"\infty",
     r"+\infty": r"\infty", "+infinity": r"\infty", "positive infinity": r"\infty", "inf": r"\infty", "oo": r"\infty",
     "-infinity": r"-\infty", "negative infinity": r"-\infty", "-inf": r"-\infty", "minus infinity": r"-\infty",
     "all real numbers": r"\R", "all reals": r"\R", "the real numbers": r"\R", "all real x": r"\R", "reals": r"\R",
-    r"\infty": r"\infty", r"-\infty": r"-\infty", r"\r": r"\R", "infinitely many": "infinitely many", "infinitely many solutions": "infinitely many",
+    r"\infty": r"\infty", r"-\infty": r"-\infty", r"\r": r"\R", "infinitely many": "infinitely many",
+    "infinitely many solutions": "infinitely many",
 }  # fmt: skip
 
+_NO_SOLUTION = re.compile(
+    r"^(?:there (?:is|are|exists?) |(?:the |this )?(?:equation|system|inequality|problem"
+    r"|it)s? has )?no (?:real )?solutions?(?: exists?)?$"
+)
 _CHOICE = re.compile(
-    r"^(?:\\text\{\s?)?(?i:(?:the )?(?:answer|option|choice|correct answer)(?: is)?:? ?)?"
+    r"^(?:\\text\{\s?)?(?i:(?:the )?(?:answer choice|option|choice|letter|(?:correct )?answer)(?: is)?:? ?)?"
     r"(?:\((?P<round>[A-J])\)|\[(?P<square>[A-J])\]|(?P<bare>[A-J])(?P<mark>[).:]|(?=\s?\}?$)))"
     r"(?:\s?\})?[\s.:,)]*(?P<rest>.*)$",
     re.DOTALL,
 )
+_IS_RIGHT = re.compile(
+    r"^(?:is|was) (?:the )?(?:correct|right|answer)(?: (?:answer|choice|option|one))?[.!]?$", re.IGNORECASE
+)
+# What makes of "(A) ..." more than one choice, or none.
+_DOUBTED = re.compile(
+    r"^(?:\\text\{ ?)?(?:[,;/&]|(?:or|and|but|nor|not|is|isn't|was|wasn't|are|would|could|might|may|maybe"
+    r"|perhaps|probably|if|unless|"
+    r"except|wrong|incorrect|false|instead|rather)\b)|(?<![A-Za-z])[(\[]?[A-J][)\]](?![A-Za-z])",
+    re.IGNORECASE,
+)
+_CONTRARY = {
+    True: frozenset("no not false incorrect but however maybe or sometimes except unless perhaps wrong if nor".split()),
+    False: frozenset("yes true correct but however maybe or sometimes except unless perhaps right if".split()),
+}
+_REASON = re.compile(r"^[\s,;:.]*(?:because|since|as|for)\b")
 _LOWER_CHOICE = re.compile(r"^(?:\\text\{)?\(([a-j])\)\}?$")
 _TIME = re.compile(
     r"^(?:\\text\{)?(\d{1,2})(?::(\d{2}))?(?::(\d{2}))? ?(?:\\text\{)? ?([ap])\.? ?m\.? ?\}?$|^(\d{1,2}):(\d{2})$",
     re.IGNORECASE,
 )
+_HALF_OF_DAY = re.compile(r"(?: o'clock)? ?(?:in the (morning|afternoon|evening)|at (night))$", re.IGNORECASE)
+_NAMED_TIMES = {"noon": "12:00 pm", "12 noon": "12:00 pm", "midnight": "12:00 am", "12 midnight": "12:00 am"}
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATES = [
@@ -62,18 +85,31 @@ def plain(normalised: str) -> str:
 
 
 def yes_no(normalised: str) -> bool | None:
-    """What a yes or no says, with or without a reason behind a comma; None for anything else."""
-    head = re.split(r"[,;.:!]", plain(normalised), maxsplit=1)[0].strip()
-    return True if head in _YES else False if head in _NO else None
+    """What a yes or no says, alone or with a reason behind it; None for anything else, such as "yes, but no"."""
+    head, mark, rest = _split_off(plain(normalised))
+    said = True if head in _YES else False if head in _NO else None
+    if said is None or not mark or _REASON.match(rest):
+        return said
+    words = set(re.findall(r"[a-z]+", rest.replace("n't", " not")))
+    return None if _CONTRARY[said] & words else said
+
+
+def _split_off(text: str) -> tuple[str, str, str]:
+    """A text before and after its first punctuation mark, and the mark."""
+    found = re.search(r"[,;.:!]", text)
+    return (text, "", "") if found is None else (text[: found.start()].strip(), found.group(), text[found.end() :])
 
 
 def nothing(normalised: str) -> str | None:
     """One name for each way to say that there is no answer, infinity, or everything."""
-    return _NOTHING.get(plain(normalised))
+    text = plain(normalised)
+    if _NO_SOLUTION.match(text):
+        return "no real solution" if "real" in text else "no solution"
+    return _NOTHING.get(text)
 
 
 def choice(normalised: str) -> tuple[str, str] | None:
-    """Letter and text of a multiple choice answer such as "(B) 12"; None for anything else."""
+    """Letter and text of a multiple choice answer such as "(B) 12"; None for anything else, such as "(A) or (B)"."""
     lower = _LOWER_CHOICE.match(normalised)
     if lower is not None:
         return lower.group(1).upper(), ""
@@ -82,12 +118,17 @@ def choice(normalised: str) -> tuple[str, str] | None:
         return None
     letter = match.group("round") or match.group("square") or match.group("bare")
     rest = match.group("rest").strip()
-    return letter, rest
+    if _IS_RIGHT.match(plain(rest)):
+        return letter, ""
+    return None if _DOUBTED.search(rest) else (letter, rest)
 
 
 def time_of_day(normalised: str) -> tuple[int, str] | None:
     """Minutes and "am", "pm" or "" of a time of day."""
-    match = _TIME.match(normalised)
+    if "in the" in normalised or "at night" in normalised:
+        normalised = plain(normalised)
+    normalised = _HALF_OF_DAY.sub(lambda found: " am" if found.group(1).lower() == "morning" else " pm", normalised)
+    match = _TIME.match(_NAMED_TIMES.get(plain(normalised), normalised))
     if match is None:
         return None
     hour, minute = int(match.group(1) or match.group(5)), int(match.group(2) or match.group(6) or 0)
@@ -135,6 +176,8 @@ def digits_for_words(normalised: str) -> str:
         positive = " ".join(tokens[1:])
         inner = digits_for_words(positive)
         return f"-{inner}" if inner != positive else normalised
+    if text in ("half", "a half"):
+        return "1/2"
     value, used = _read_number(tokens)
     if used == 0:
         return normalised

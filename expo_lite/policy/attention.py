@@ -34,7 +34,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedRows:
     """Rows as one row of tokens; `predictors_N` are the positions that predict the rows' completion tokens, in their order."""
 
     input_ids_1N: torch.Tensor
@@ -43,7 +43,7 @@ class Packed:
     layout: Layout
 
 
-def pack(rows: Sequence[Row], device: torch.device) -> Packed:
+def pack(rows: Sequence[Row], device: torch.device) -> PackedRows:
     """Lay rows end to end, with each prompt once."""
     members: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(rows):
@@ -63,7 +63,7 @@ def pack(rows: Sequence[Row], device: torch.device) -> Packed:
             tokens += inputs
             positions += range(len(prompt), len(prompt) + len(inputs))
         groups.append((len(prompt), tuple(max(len(rows[i].completion_ids) - 1, 0) for i in indices)))
-    return Packed(
+    return PackedRows(
         torch.tensor([tokens], device=device),
         torch.tensor([positions], device=device),
         torch.tensor([p for row in predictors for p in row], dtype=torch.long, device=device),

@@ -24,9 +24,10 @@ from rich.console import Console
 
 from expo_lite.errors import ConfigError, ExpoLiteError
 from expo_lite.grading import Grader
-from expo_lite.loop import describe, evaluate_held_out, held_out, train
+from expo_lite.loop import describe, train
 from expo_lite.measure.diagnose import RESULTS, diagnose_target
 from expo_lite.measure.figures import Evaluation
+from expo_lite.measure.held_out import evaluate_held_out, held_out
 from expo_lite.memory.limits import fitted
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.policy.factory import load_policy

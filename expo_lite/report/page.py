@@ -32,7 +32,7 @@ from expo_lite.report.passes import (
     picture,
 )
 from expo_lite.report.record import RunRecord, differing
-from expo_lite.report.thin import RULE, Packed, pack_samples
+from expo_lite.report.thin import RULE, PackedSamples, pack_samples
 
 MOST_BYTES = 5_000_000
 """What a report may weigh; samples get what the rest leaves."""
@@ -78,7 +78,7 @@ def render(runs: Sequence[RunRecord]) -> Page:
         "hashes": [_hash(script) for script in scripts],
         "figures": _json_block(data),
     }
-    bare = template.render(**values, samples=Packed("", 0, 0))
+    bare = template.render(**values, samples=PackedSamples("", 0, 0))
     packed = pack_samples(runs, MOST_BYTES - SPARE_BYTES - len(bare.encode()))
     return Page(template.render(**values, samples=packed), packed.n_kept, packed.n_all)
 

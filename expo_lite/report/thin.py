@@ -40,7 +40,7 @@ RULE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedSamples:
     """Samples as text for the page: base64 of gzip of JSON."""
 
     text: str
@@ -63,7 +63,7 @@ class Ranked:
         return self.place[0]
 
 
-def pack_samples(runs: Sequence[RunRecord], budget: int) -> Packed:
+def pack_samples(runs: Sequence[RunRecord], budget: int) -> PackedSamples:
     """As many samples as fit into `budget` characters, chosen by `RULE`."""
     ranked = sorted(
         (ranked for number, run in enumerate(runs) for ranked in rank(number, rows_of(run))),
@@ -78,7 +78,7 @@ def pack_samples(runs: Sequence[RunRecord], budget: int) -> Packed:
                 break
         # what is packed grows with what is kept, though not quite in proportion
         n = min(int(n * NEAR * budget / len(tried)), len(ranked))
-    return Packed(text, kept, len(ranked))
+    return PackedSamples(text, kept, len(ranked))
 
 
 def rows_of(run: RunRecord) -> list[dict[str, Any]]:

@@ -1,9 +1,12 @@
 """The run folder: made once, never overwritten, cut back to the newest whole checkpoint when a run goes on."""
 
+import contextlib
 import json
+import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from expo_lite.settings.schema import from_mapping, to_json
 from expo_lite.settings.train import RunConfig
 
 PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth", "vllm")
+LOCK = ".lock"
 MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile")
 """Settings that a resumed run may be given anew; any other would make it another run."""
 
@@ -47,11 +51,8 @@ class RunFolder:
         about = {"settings": to_json(config), **provenance(device)}
         write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
 
-    def reopen(self, config: RunConfig) -> tuple[Path | None, list[str]]:
-        """Check that the folder belongs to these settings and cut its files back to the newest whole checkpoint.
-
-        Returns:
-            The checkpoint to go on from (None: from the start), and a line for each damaged one that was passed over.
+    def check(self, config: RunConfig) -> None:
+        """Whether the folder belongs to these settings, and has something to go on from; nothing is touched.
 
         Raises:
             CheckpointError: there is no run to continue, or none of its checkpoints is whole.
@@ -65,6 +66,14 @@ class RunFolder:
         checkpoint, damaged = newest_whole(self.checkpoints)
         if checkpoint is None and damaged:
             raise CheckpointError(f"No whole checkpoint in '{self.path}': {'; '.join(damaged)}.")
+
+    def cut_back(self) -> tuple[Path | None, list[str]]:
+        """Cut the files back to the newest whole checkpoint.
+
+        Returns:
+            The checkpoint to go on from (None: from the start), and a line for each damaged one that was passed over.
+        """
+        checkpoint, damaged = newest_whole(self.checkpoints)
         step = load_state(checkpoint)["step"] if checkpoint else 0
         for file in (self.metrics, self.samples, self.pairs):
             if file.path.exists():
@@ -75,9 +84,41 @@ class RunFolder:
         return checkpoint, damaged
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for writing while this is open; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        CheckpointError: another process holds it, or the lock cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, where nothing is locked
+        yield
+        return
+    file = folder / LOCK
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise CheckpointError(f"Cannot write '{file}': {error.strerror}.") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
+            raise CheckpointError(
+                f"'{folder}' is being written by another process ({holder}). Wait for it, or stop it first."
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def is_new(folder: Path) -> bool:
     """Whether a folder is not there yet, or is empty."""
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    return not folder.exists() or (folder.is_dir() and all(path.name == LOCK for path in folder.iterdir()))
 
 
 def check_new(folder: Path) -> None:

@@ -49,8 +49,8 @@ class PolicyConfig:
     """The base model and its adapter."""
 
     bits: Literal[4, 16] = 4
-    """How many bits the base model's weights have. 4 is NF4 with double quantisation; 16 is bf16 on a GPU and fp32 on a
-    CPU."""
+    """How many bits the base model's weights have. 4 is NF4 with double quantisation;
+    16 is bf16 on a GPU and fp32 on a CPU."""
     lora_rank: Annotated[int, Bounds(least=1, most=1_024)] = 16
     """The rank of the LoRA adapter, which sits on all seven projections of a layer."""
     lora_alpha: Annotated[int, Bounds(least=1, most=65_536)] = 32
@@ -58,11 +58,11 @@ class PolicyConfig:
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass instead of keeping them."""
     backend: Backend = "auto"
-    """What holds and runs the model: unsloth, hf (transformers), or auto, which is unsloth where it is installed and
-    there is a GPU."""
+    """What holds and runs the model: unsloth, hf (transformers) or auto.
+    With auto it is unsloth where that is installed and there is a GPU, else hf."""
     sampler: Sampler = "auto"
-    """What samples: own is our decoder, native the backend's generate, vllm runs through Unsloth on a GPU. auto takes
-    own where it knows the model and the memory plan has room for its dense copy of the weights, else native."""
+    """What samples: own is our decoder, native the backend's generate, vllm runs through Unsloth on a GPU.
+    With auto it is own where it knows the model and the memory plan has room for its dense weights, else native."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,10 @@ class RolloutConfig:
     """How completions are sampled for training."""
 
     temperature: Annotated[float, Bounds(above=0, most=100, why="; GRPO needs samples that differ")] = 1.0
-    """The sampling temperature of completions and explanations. Log-probabilities are computed at the same
-    temperature."""
+    """The sampling temperature of completions and explanations. Log-probabilities are computed at the same one."""
     top_p: Annotated[float, SHARE] = 1.0
-    """Sample only from the most probable tokens that make up this share of the probability (nucleus sampling). Below 1
-    the samples no longer follow the policy's own distribution."""
+    """Sample only from the most probable tokens that make up this share of the probability (nucleus sampling).
+    Below 1 the samples no longer follow the policy's own distribution."""
     max_completion_tokens: Annotated[int | None, TOKENS] = None
     """The longest completion, in tokens. The default depends on the model; `expo-lite models` shows it."""
     sampling_rows: Annotated[int | None, ROWS] = None
@@ -86,19 +85,22 @@ class ExpoConfig:
     """Self-explanations: the settings that the paper leaves open."""
 
     exp_sft_coef: Annotated[float, COEFFICIENT] = 0.04
-    """Weight of the supervised term on explanations (exp-grpo) or expert chains (gt-sft-grpo); the paper calls it
-    beta."""
+    """The weight of the supervised term on explanations (exp-grpo) or expert chains (gt-sft-grpo).
+    The paper calls it beta."""
     exp_sft_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How exp_sft_coef falls to 0 over the run."""
-    exp_sft_normalisation: Literal["token", "sequence"] = "token"
-    """token takes the mean over the tokens of a chain, like the GRPO term; sequence takes their sum."""
+    exp_sft_normalisation: Literal["sequence", "token"] = "sequence"
+    """sequence takes the sum over the tokens of a chain, as the paper's formula has it.
+    With token it is their mean, as in the GRPO term, which makes the term some hundred times smaller."""
     explain: Literal["all", "all-wrong"] = "all"
     """Which problems get a chain: all of them, or those whose whole group is wrong (star takes these always)."""
     explanation_refresh_steps: Annotated[int, AT_LEAST_0] = 1
     """An explanation is used again until it is this many steps old. 1 makes a new one each time, 0 makes it once."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """What an explanation must pass: verified (its own answer is right), lift (it raises the answer's probability),
-    no-leak (it does not talk about a given answer). none accepts anything, with the right answer put at its end."""
+    """What an explanation must pass: verified, lift or no-leak, or several of these; or none.
+    With verified its own answer must be right; with lift it must raise the probability of the right answer.
+    With no-leak it must not talk about a given answer.
+    With none it counts as it is, and the answer is put at its end."""
     explanations_per_problem: Annotated[int, COMPLETIONS] = 1
     """How many explanations are sampled for a problem. Of those accepted the one with the highest lift is used."""
 
@@ -118,8 +120,8 @@ class LossConfig:
     advantage_scale: Literal["group", "batch", "none"] = "group"
     """Advantages are divided by the standard deviation of rewards in the group, in the batch, or by nothing."""
     loss_normalisation: Literal["sequence", "token", "dr_grpo"] = "sequence"
-    """sequence takes the mean over tokens, then completions; token the mean over all tokens of the batch; dr_grpo
-    divides by the constant max_completion_tokens."""
+    """sequence takes the mean over tokens, then completions; token takes the mean over all tokens of the batch.
+    With dr_grpo the sum is divided by the constant max_completion_tokens."""
     updates_per_batch: Annotated[int, COMPLETIONS] = 1
     """How many optimiser steps are made on one batch of samples."""
 
@@ -129,8 +131,8 @@ class DpoConfig:
     """Pairs and loss of exp-dpo."""
 
     pairs: Literal["offline", "online"] = "online"
-    """For exp-dpo: offline makes each pair once, with the initial policy; online makes it anew with the policy as it
-    is."""
+    """For exp-dpo: when pairs are made. With offline each is made once, by the initial policy.
+    With online it is made anew by the policy as it is."""
     pair_refresh_steps: Annotated[int, AT_LEAST_1] = 10
     """For exp-dpo, online: a pair is used again until it is this many steps old. 1 makes a new one each time."""
     chosen: Literal["explanation", "expert"] = "explanation"
@@ -148,8 +150,8 @@ class OptimizerConfig:
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """adamw-8bit keeps its state in 8 bits; it needs a GPU."""
     learning_rate: Annotated[float | None, Bounds(above=0, most=10)] = None
-    """The peak learning rate. The default depends on the model (`expo-lite models` shows it); exp-dpo takes a tenth of
-    that."""
+    """The peak learning rate. The default depends on the model (`expo-lite models` shows it);
+    exp-dpo takes a tenth of that."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls to 0 after the warmup."""
     warmup_steps: Annotated[int, AT_LEAST_0] = 5
@@ -159,8 +161,8 @@ class OptimizerConfig:
     max_grad_norm: Annotated[float, POSITIVE] = 1.0
     """Gradients with a larger norm are scaled down to this one."""
     micro_batch_tokens: Annotated[int | None, Bounds(least=1, most=2**24)] = None
-    """How many tokens, padding included, go through one forward and backward pass. Default: what the memory plan
-    allows, at most 16,384."""
+    """How many tokens, padding included, go through one forward and backward pass.
+    Default: what the memory plan allows, at most 16,384."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +170,8 @@ class HeldOutConfig:
     """Held-out evaluation before and after training."""
 
     eval_problems: Annotated[int, Bounds(least=0, most=1_000_000)] = 40
-    """How many held-out problems of each level are measured; of a task without levels, how many in all. 0 switches
-    evaluation off."""
+    """How many held-out problems of each level are measured; of a task without levels, how many in all.
+    0 switches evaluation off."""
     eval_samples: Annotated[int, COMPLETIONS] = 16
     """How many completions of each held-out problem are sampled."""
     k: tuple[int, ...] = (1, 4, 16)

@@ -59,9 +59,9 @@ class _ModelOnTask(MeasuringConfig):
     """One model on one task."""
 
     model: str | None = None
-    """An alias, OWNER/NAME, a folder, a GGUF file, a run folder or an adapter. Default: tiny without a GPU, qwen2.5-3b
-    with one."""
-    task: str = "arithmetic"
+    """An alias, OWNER/NAME, a folder, a GGUF file, a run folder or an adapter.
+    Default: tiny without a GPU, qwen2.5-3b with one."""
+    task: str = "hidden-rules"
     """Where the problems come from; `expo-lite tasks` lists them."""
 
 
@@ -74,7 +74,7 @@ class EvalConfig(MeasuringConfig):
     baseline: str | None = None
     """A second run or model to compare with, on the same problems with the same seeds."""
     task: str | None = None
-    """What to measure on. Default: the run's own task, else arithmetic."""
+    """What to measure on. Default: the run's own task, else hidden-rules."""
     split: Literal["train", "test"] = "test"
     """The split to take problems from."""
     levels: tuple[int, ...] = ()

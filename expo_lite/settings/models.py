@@ -25,7 +25,7 @@ class Preset:
 OTHER = Preset("", "", "")
 """What a model without an alias (OWNER/NAME, a folder, a GGUF file) gets."""
 
-TINY = Preset(str(ASSETS / "tiny"), "0.8M", "Apache-2.0", steps=60, learning_rate=2e-3, max_completion_tokens=160)
+TINY = Preset(str(ASSETS / "tiny"), "0.9M", "Apache-2.0", steps=100, learning_rate=1e-3, max_completion_tokens=64)
 
 PRESETS = {
     "tiny": TINY,

@@ -13,7 +13,7 @@ class ReplicateConfig:
 
     model: str | None = None
     """An alias, OWNER/NAME, a folder or a GGUF file. Default: tiny without a GPU, qwen2.5-3b with one."""
-    task: str = "arithmetic"
+    task: str = "hidden-rules"
     """What to train on and be measured on; it must have levels."""
     plan: Path | None = None
     """A TOML file with the plan. Default: the plan that comes with the package."""

@@ -37,8 +37,8 @@ Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
 GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
 DPO_LEARNING_RATE_SHARE = 0.1
 """Of the model's learning rate by default. Once pairs are told apart, nothing in the loss holds either side up: at the
-full rate `tiny` tells them apart in 30 steps, and has unlearned all levels in 60. DPO is commonly run at a tenth of
-SFT's rate or less."""
+full rate the former built-in model told them apart in 30 steps, and had unlearned all levels in 60. DPO is commonly run
+at a tenth of SFT's rate or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ class TrainConfig:
 
     model: str | None = None
     """An alias, OWNER/NAME, a folder or a GGUF file. Default: tiny without a GPU, qwen2.5-3b with one."""
-    task: str = "arithmetic"
+    task: str = "hidden-rules"
     """What to train on; `expo-lite tasks` lists them."""
     levels: tuple[int, ...] = ()
-    """Levels to train on. Default: the task's hardest."""
+    """Levels to train on. Default: all; those that are solved hold the policy in place."""
     method: Method = "exp-grpo"
     """What a step learns from: groups, explanations, expert chains or pairs. The README has a table."""
     steps: Annotated[int | None, AT_LEAST_1] = None
@@ -72,11 +72,11 @@ class TrainConfig:
     save_every: Annotated[int, AT_LEAST_1] = 20
     """How many steps lie between two checkpoints. The last two checkpoints are kept."""
     profile: bool = False
-    """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder; open it in
-    ui.perfetto.dev."""
+    """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder.
+    Open it in ui.perfetto.dev."""
     diagnostics_every: Annotated[int, AT_LEAST_0] = 10
-    """How many steps lie between two measurements of the answer lift and of the expert chains' likelihood. 0 switches
-    them off."""
+    """How many steps lie between two measurements of the answer lift and of the expert chains' likelihood.
+    0 switches them off."""
     train_problems: Annotated[int | None, PROBLEMS] = None
     """Train on at most this many problems of each level; of a task without levels, this many in all. Default: all."""
     data: TaskOptions = field(default_factory=TaskOptions)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from expo_lite.errors import ConfigError
 from expo_lite.settings.groups import TaskOptions
-from expo_lite.tasks import arithmetic, competition_math, gsm8k, jsonl, reasoning_gym
+from expo_lite.tasks import arithmetic, competition_math, gsm8k, hidden_rules, jsonl, reasoning_gym
 from expo_lite.tasks.base import FixedTask, Split, Task
 from expo_lite.tasks.splits import check_choice
 
@@ -65,6 +65,16 @@ def _file(kind: str, about: str) -> TaskSpec:
 
 
 TASKS = {
+    "hidden-rules": TaskSpec(
+        shape="hidden-rules",
+        about="built in: words that turn a digit on, known ones (levels 1 to 3) and hidden ones (levels 4, 5)",
+        load=lambda _name, _grader, _options: hidden_rules.HiddenRules(),
+        license="CC0-1.0",
+        source="built in",
+        chains="sentences without amounts",
+        held_out="one question text in 8, by CRC-32",
+        levels=hidden_rules.LEVELS,
+    ),
     "arithmetic": TaskSpec(
         shape="arithmetic",
         about="built in: a chain of 2 to 8 operations, levels 1 to 5",

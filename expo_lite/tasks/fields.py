@@ -14,7 +14,7 @@ from expo_lite.errors import DataError
 from expo_lite.grading import final_answer
 from expo_lite.records import Problem
 from expo_lite.settings.groups import TaskOptions
-from expo_lite.tasks.files import Row
+from expo_lite.tasks.files import DataRow
 
 _ID_FIELDS = ("problem_id", "unique_id")
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
@@ -76,7 +76,7 @@ def ending_in_box(chain: str, answer: str) -> str:
     return chain if last_boxed(chain) is not None else f"{chain}\nThe answer is \\boxed{{{answer}}}.".lstrip()
 
 
-def problem_from_row(row: Row, problem_id: str, fields: Fields) -> Problem:
+def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
     """Read one row; its own `problem_id` or `unique_id` goes before the one given. Raises DataError."""
     name, text = _required_text(row, fields.answer, role="answer", given="answer" in fields.required)
     answer, chain = _reference(row, name, text)
@@ -93,23 +93,23 @@ def problem_from_row(row: Row, problem_id: str, fields: Fields) -> Problem:
     )
 
 
-def own_id(row: Row) -> str | None:
+def own_id(row: DataRow) -> str | None:
     """The row's own identifier, if it is text."""
     found = [value for name in _ID_FIELDS if isinstance(value := row.fields.get(name), str) and value.strip()]
     return found[0] if found else None
 
 
-def question_of(row: Row, fields: Fields) -> str:
+def question_of(row: DataRow, fields: Fields) -> str:
     """The row's question; raises DataError where it is missing, empty or no text."""
     return _required_text(row, fields.question, role="question", given="question" in fields.required)[1]
 
 
-def answer_text_of(row: Row, fields: Fields) -> str:
+def answer_text_of(row: DataRow, fields: Fields) -> str:
     """The row's answer field as it stands; raises DataError where it is missing, empty or neither text nor number."""
     return _required_text(row, fields.answer, role="answer", given="answer" in fields.required)[1]
 
 
-def _reference(row: Row, name: str, text: str) -> tuple[str, str | None]:
+def _reference(row: DataRow, name: str, text: str) -> tuple[str, str | None]:
     at_hashes = split_at_hashes(text)
     if at_hashes:
         return at_hashes
@@ -121,7 +121,7 @@ def _reference(row: Row, name: str, text: str) -> tuple[str, str | None]:
     return text, None
 
 
-def _required_text(row: Row, names: tuple[str, ...], *, role: str, given: bool) -> tuple[str, str]:
+def _required_text(row: DataRow, names: tuple[str, ...], *, role: str, given: bool) -> tuple[str, str]:
     present = [name for name in names if not _is_missing(row.fields.get(name))]
     if not present:
         wanted = " or ".join(map(repr, names)) or "named"
@@ -131,14 +131,14 @@ def _required_text(row: Row, names: tuple[str, ...], *, role: str, given: bool) 
     return present[0], _as_text(row, present[0], row.fields[present[0]], numbers=role == "answer")
 
 
-def _optional_text(row: Row, fields: Fields, role: str) -> str | None:
+def _optional_text(row: DataRow, fields: Fields, role: str) -> str | None:
     name = _optional_name(row, fields, role)
     if name is None or _is_missing(row.fields[name]):
         return None
     return _as_text(row, name, row.fields[name], numbers=False)
 
 
-def _optional_name(row: Row, fields: Fields, role: str) -> str | None:
+def _optional_name(row: DataRow, fields: Fields, role: str) -> str | None:
     names: Mapping[str, tuple[str, ...]] = {"level": fields.level, "subject": fields.subject, "chain": fields.chain}
     present = [name for name in names[role] if name in row.fields]
     if not present and role in fields.required:
@@ -152,7 +152,7 @@ def _is_missing(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def _as_text(row: Row, name: str, value: object, *, numbers: bool) -> str:
+def _as_text(row: DataRow, name: str, value: object, *, numbers: bool) -> str:
     if numbers and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(int(value)) if value == int(value) else repr(value)
     if not isinstance(value, str):
@@ -167,7 +167,7 @@ def _as_text(row: Row, name: str, value: object, *, numbers: bool) -> str:
     return value.strip()
 
 
-def _level(row: Row, fields: Fields) -> int | None:
+def _level(row: DataRow, fields: Fields) -> int | None:
     name = _optional_name(row, fields, "level")
     value = row.fields[name] if name else None
     if _is_missing(value) or value == "Level ?":  # two geometry problems of MATH

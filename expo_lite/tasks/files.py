@@ -26,7 +26,7 @@ _LARGEST_CSV_FIELD = 10_000_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
     """The fields of one example, and where it stands: 'FILE, line 3'."""
 
     where: str
@@ -46,7 +46,7 @@ class HubFiles:
     patterns: tuple[str, ...] = tuple(f"*{suffix}" for suffix in SUFFIXES)
 
 
-def read_rows(path: Path, *, kind: str | None = None) -> list[Row]:
+def read_rows(path: Path, *, kind: str | None = None) -> list[DataRow]:
     """All rows of one file, read as `kind` (jsonl, csv, parquet) or by its suffix; blank lines are skipped.
 
     Raises DataError for a file that is missing, empty, of another kind, or malformed.
@@ -66,7 +66,7 @@ def read_rows(path: Path, *, kind: str | None = None) -> list[Row]:
     return rows
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _jsonl_rows(path: Path) -> Iterator[DataRow]:
     with path.open("rb") as file:  # in bytes: a line ends at \n alone, and a bad byte is told with its line
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -82,10 +82,10 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
                 raise DataError(f"{where}: not a JSON object that can be read: {error}.") from error
             if not isinstance(fields, dict):
                 raise DataError(f"{where}: expected a JSON object, got {type(fields).__name__}.")
-            yield Row(where, fields)
+            yield DataRow(where, fields)
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path) -> Iterator[DataRow]:
     csv.field_size_limit(_LARGEST_CSV_FIELD)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
@@ -97,7 +97,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                     continue
                 if len(values) != len(header):
                     raise DataError(f"{where}: {len(values)} values for the {len(header)} columns of the first line.")
-                yield Row(where, {name.strip(): value or None for name, value in zip(header, values, strict=True)})
+                yield DataRow(where, {name.strip(): value or None for name, value in zip(header, values, strict=True)})
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}.") from error
         except UnicodeDecodeError as error:
@@ -114,7 +114,7 @@ def _line_of_bad_byte(path: Path) -> str:
     return "last line"
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[DataRow]:
     # late: half a second, and only parquet needs it
     import pyarrow  # type: ignore[import-untyped, unused-ignore]
     import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
@@ -126,7 +126,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a parquet file that can be read: {str(error).splitlines()[0]}") from error
     for number, fields in enumerate(rows, start=1):
-        yield Row(f"{path}, row {number}", fields)
+        yield DataRow(f"{path}, row {number}", fields)
 
 
 def split_files(folder: Path, *, config: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, list[Path]]:

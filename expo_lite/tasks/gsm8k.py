@@ -13,7 +13,7 @@ from expo_lite.records import Problem
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.fields import Fields, answer_text_of, question_of, split_at_hashes
-from expo_lite.tasks.files import HubFiles, Row
+from expo_lite.tasks.files import DataRow, HubFiles
 from expo_lite.tasks.sources import find_files, fixed_task, read_splits
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def load(name: str, *, grader: Grader, options: TaskOptions) -> FixedTask:
     """Read the two splits from the hub or from `options.data`; raises DataError."""
     fields = Fields.of(options)
 
-    def read(row: Row, problem_id: str) -> Problem:
+    def read(row: DataRow, problem_id: str) -> Problem:
         at_hashes = split_at_hashes(answer_text_of(row, fields))
         if at_hashes is None:
             raise DataError(f"{row.where}: the answer does not end with '#### NUMBER', as GSM8K's do.")

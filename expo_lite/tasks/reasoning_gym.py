@@ -9,20 +9,16 @@ JSON.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
-import os
 import random
 import re
-import subprocess
-import sys
-import threading
-import time
-import weakref
 from typing import Any
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import final_answer
+from expo_lite.grading.pool import Worker, WorkerPool
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import Split
@@ -33,7 +29,6 @@ _SEEDS: dict[Split, int] = {"train": 1, "test": 2**30}  # item i is made from se
 _RIGHT = 1 - 1e-6
 _SCORE_LIMIT_S = 5.0
 _ITEM_LIMIT_S = 60.0
-_START_LIMIT_S = 120.0  # the import takes seconds, on a busy machine many
 _PROBLEM_ID = re.compile(r"reasoning-gym/(?P<subject>\w+)/(?P<split>train|test)/(?P<index>\d+)")
 _TEXT = re.compile(r"\\(?:text|texttt|textbf|mathrm|mathbf|mbox)\{(.*)\}", re.DOTALL)
 _REFUSED = {
@@ -45,86 +40,20 @@ _REFUSED = {
 }
 
 
-class Worker:
-    """The process that makes and scores items; it is killed where it takes too long, and started again when needed."""
-
-    def __init__(self) -> None:
-        """Start nothing yet."""
-        self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
-
-    def ask(self, request: dict[str, object], *, limit_s: float) -> dict[str, Any] | None:
-        """The reply to one request, from any thread; None if the worker was killed at the limit or died three times."""
-        with self._lock:
-            for _ in range(3):
-                process = self._process
-                if process is None or process.poll() is not None:
-                    process = self._start()
-                start_s = time.monotonic()
-                line = _exchange(process, json.dumps(request) + "\n", limit_s)
-                if line:
-                    reply: dict[str, Any] = json.loads(line)
-                    return reply
-                self.close()
-                if time.monotonic() - start_s >= limit_s:
-                    break
-            return None
-
-    def close(self) -> None:
-        """End the process, if there is one."""
-        if self._process is not None:
-            _end(self._process)
-            self._process = None
-
-    def _start(self) -> subprocess.Popen[str]:
-        self.close()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "expo_lite.tasks.reasoning_gym_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"},
-        )
-        weakref.finalize(self, _end, process)
-        if not _exchange(process, "", _START_LIMIT_S):
-            _end(process)
-            raise ConfigError("reasoning-gym cannot be imported; try: python -c 'import reasoning_gym'")
-        self._process = process
-        return process
-
-
-def _exchange(process: subprocess.Popen[str], request: str, limit_s: float) -> str:
-    """Write to a process and read one line; '' if it died or had to be killed at the limit."""
-    alarm = threading.Timer(limit_s, process.kill)
-    alarm.start()
-    try:
-        if process.stdin is None or process.stdout is None:
-            return ""
-        process.stdin.write(request)
-        process.stdin.flush()
-        line = process.stdout.readline()
-    except BrokenPipeError:
-        return ""
-    finally:
-        alarm.cancel()
-    return line if line.endswith("\n") else ""
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            try:
-                pipe.close()
-            except BrokenPipeError:  # what was still to be written has no reader
-                continue
-    process.wait()
-
-
-WORKER = Worker()
+WORKER = WorkerPool(
+    # Five data sets follow Python's string hashes: the same items in every process need the same seed.
+    [Worker("expo_lite.tasks.reasoning_gym_worker", limit_s=_ITEM_LIMIT_S, environment={"PYTHONHASHSEED": "0"})]
+)
 """Shared by all tasks of this process: a request names all that it is about, and the import is paid once."""
+atexit.register(WORKER.workers[0].kill)
+
+
+def _ask(request: dict[str, object], *, limit_s: float) -> dict[str, Any] | None:
+    """The reply to one request, from any thread; None if the process was killed at the limit or died."""
+    reply = WORKER.ask(request, limit_s=limit_s)
+    if reply.get("error") == "not_started":
+        raise ConfigError("reasoning-gym cannot be imported; try: python -c 'import reasoning_gym'")
+    return None if reply.get("error") in ("timeout", "worker_died") else reply
 
 
 class ReasoningGym:
@@ -140,7 +69,7 @@ class ReasoningGym:
         self._settings = settings
         self._made: dict[str, Problem] = {}
         for subject in settings:
-            reply = WORKER.ask({"op": "check", **self._place(subject)}, limit_s=_ITEM_LIMIT_S) or {}
+            reply = _ask({"op": "check", **self._place(subject)}, limit_s=_ITEM_LIMIT_S) or {}
             if "ok" not in reply:
                 raise ConfigError(reply.get("config_error", f"reasoning-gym's {subject} did not start."))
 
@@ -162,11 +91,11 @@ class ReasoningGym:
         """Judge the final answer with the data set's own checker; raises DataError for a problem of another task."""
         found, where = (None, "truncated") if truncated else final_answer(completion)
         if found is None:
-            return Verdict(False, where, "none")
+            return Verdict(False, where, "extraction")
         place = self._place_of(problem)
         how = f"reasoning-gym {place['name']}"
         for answer in dict.fromkeys((found, _unwrapped(found))):
-            reply = WORKER.ask({"op": "score", **place, "answer": answer}, limit_s=_SCORE_LIMIT_S)
+            reply = _ask({"op": "score", **place, "answer": answer}, limit_s=_SCORE_LIMIT_S)
             if reply is None:
                 return Verdict(False, "timeout", how, found)
             if reply["ok"] >= _RIGHT:
@@ -192,9 +121,9 @@ class ReasoningGym:
     def _problem(self, subject: str, split: Split, index: int) -> Problem:
         problem_id = f"reasoning-gym/{subject}/{split}/{index}"
         if problem_id not in self._made:
-            reply = WORKER.ask({"op": "item", **self._place(subject, split, index)}, limit_s=_ITEM_LIMIT_S)
+            reply = _ask({"op": "item", **self._place(subject, split, index)}, limit_s=_ITEM_LIMIT_S)
             if reply is None or "ok" not in reply:
-                why = reply["error"] if reply else f"it took more than {_ITEM_LIMIT_S:.0f} s or too much memory"
+                why = reply["item_error"] if reply else f"it took more than {_ITEM_LIMIT_S:.0f} s or too much memory"
                 raise DataError(f"reasoning-gym's {subject} made no item {index}: {why}. Try another --difficulty.")
             made = reply["ok"]
             self._made[problem_id] = Problem(problem_id, made["question"], made["answer"], subject=subject)

@@ -1,11 +1,11 @@
-r"""The process that runs reasoning-gym: makes its items and scores answers to them, one JSON line in, one out.
+r"""The process that runs reasoning-gym: makes its items and scores answers to them, one JSON message in, one out.
 
 Why a process of its own: five data sets follow Python's string hashes, so that only a fixed PYTHONHASHSEED makes them
 the same everywhere; some scorers hand the model's reply to `eval` or `sympy.parse_expr`, which may never come back; and
 the import takes seconds. Run as `python -m expo_lite.tasks.reasoning_gym_worker`; it ends with its standard input.
 
 Requests: {"op": "check", "name", "settings"}, {"op": "item", "name", "settings", "seed", "index"} and
-{"op": "score", ..., "answer"}. Replies: {"ok": ...} or {"config_error": TEXT} or {"error": TEXT}.
+{"op": "score", ..., "answer"}. Replies: {"ok": ...} or {"config_error": TEXT} or {"item_error": TEXT}.
 """
 
 import ast
@@ -16,11 +16,13 @@ import fractions
 import functools
 import json
 import math
+import os
 import re
-import sys
 import tokenize
 import warnings
-from typing import Any, TextIO
+from typing import Any
+
+from expo_lite.grading.frames import encode, read_message
 
 SIZE = 500  # of every data set: some make other items when their size differs
 _MEMORY_BYTES = 6 * 2**30
@@ -158,17 +160,21 @@ def reply(request: dict[str, Any]) -> dict[str, object]:
     try:
         made = item(*place)
     except _FAILURES as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"item_error": f"{type(error).__name__}: {error}"}
     return {"ok": {"question": made["question"], "answer": made["answer"]}}
 
 
-def serve(requests: TextIO, replies: TextIO) -> None:
+def serve(inbox: int, outbox: int) -> None:
     """Say that the import is done, then answer requests until there are no more."""
     import reasoning_gym  # type: ignore[import-untyped, import-not-found, unused-ignore]  # noqa: F401
 
-    print(json.dumps({"ok": True}), file=replies, flush=True)
-    for line in requests:
-        print(json.dumps(reply(json.loads(line))), file=replies, flush=True)
+    os.write(outbox, encode({"ready": True}))
+    while True:
+        try:
+            request = read_message(inbox)
+        except EOFError:
+            return
+        os.write(outbox, encode(reply(request)))
 
 
 def _cap_memory() -> None:
@@ -181,5 +187,6 @@ def _cap_memory() -> None:
 if __name__ == "__main__":
     _cap_memory()
     warnings.simplefilter("ignore")  # of the packages below reasoning-gym
-    with contextlib.redirect_stdout(sys.stderr):  # one of them prints
-        serve(sys.stdin, sys.__stdout__ or sys.stdout)
+    replies = os.dup(1)
+    os.dup2(2, 1)  # one of them prints
+    serve(0, replies)

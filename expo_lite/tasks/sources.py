@@ -12,7 +12,7 @@ from expo_lite.errors import ConfigError, DataError
 from expo_lite.records import Problem
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
-from expo_lite.tasks.files import HubFiles, Row, configurations, fetch, read_rows, split_files, split_in_name
+from expo_lite.tasks.files import DataRow, HubFiles, configurations, fetch, read_rows, split_files, split_in_name
 from expo_lite.tasks.splits import hold_out, without_test_questions
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NO_TRAIN = "It is a test set. To train on a part of a file of problems, name it as --task jsonl:FILE: 10% is held out."
 _NO_TEST = "Name a file of test problems with --test-file."
 
-RowReader = Callable[[Row, str], Problem]
+RowReader = Callable[[DataRow, str], Problem]
 SplitFiles = Mapping[str, Sequence[Path]]
 
 

@@ -1,0 +1,227 @@
+r"""The built-in task, in which the answer matters: a digit, and 2 to 4 words that each turn it on by some amount.
+
+    Start with 4.
+    A: blorp.
+    B: hop.
+    Write the results one after the other.
+
+A dial has ten digits, and each word adds a fixed amount of 1 to 8 to the digit; the last digit is kept.
+Sixteen words are **known**: the built-in model was taught what they add. Sixteen are **hidden**: what they add is fixed
+here, and no text that the model has read tells. Levels 1 to 3 have 2, 3 and 4 known words; of the 4 words of level 4
+two are hidden, and of those of level 5 all four.
+
+The answer gives all results in order, "A=6, B=9". So it determines what every hidden word adds, since any two amounts
+lead from one digit to different ones; a solver who does not know the words must guess each of them, and is right with a
+probability of 1 in 8^2 on level 4 and of 1 in 8^4 on level 5.
+
+The expert chain leaves out what the built-in model's own chain says of each word, the amount. `check_steps` says
+whether a chain in either style is right step by step, which the answer alone does not tell.
+"""
+
+import random
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from expo_lite.errors import DataError
+from expo_lite.grading import final_answer
+from expo_lite.records import Problem, Verdict
+from expo_lite.tasks.splits import check_choice, select
+
+LEVELS = (1, 2, 3, 4, 5)
+N_WORDS = {1: 2, 2: 3, 3: 4, 4: 4, 5: 4}
+N_HIDDEN = {1: 0, 2: 0, 3: 0, 4: 2, 5: 4}
+LABELS = "ABCD"
+AMOUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
+KNOWN = {
+    "hop": 3, "skip": 5, "climb": 4, "march": 1, "glide": 7, "leap": 8, "trot": 2, "roll": 6,
+    "slide": 2, "spin": 6, "vault": 8, "dash": 5, "crawl": 1, "drift": 3, "swing": 4, "stride": 7,
+}  # fmt: skip
+HIDDEN = {
+    "blorp": 6, "flim": 2, "dax": 7, "wug": 4, "tove": 1, "snark": 8, "quib": 3, "zindle": 5,
+    "mobe": 4, "fep": 8, "gorp": 1, "yaff": 5, "kript": 2, "lund": 7, "vash": 3, "jubb": 6,
+}  # fmt: skip
+"""What the task's words add. The built-in model was trained on fresh amounts for the hidden ones in every text."""
+OPENING, CLOSING = "Start with ", "Write the results one after the other."
+N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
+_TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
+
+_START = re.compile(rf"{OPENING}(\d)\.")
+_WORD = re.compile(r"^([A-D]): ([a-z]+)\.$", re.MULTILINE)
+_OWN_STEP = re.compile(r"\b([A-D]):\s*(\d) ([a-z]+)\s*\+\s*(\d)\s*=\s*(\d)\b")
+_EXPERT_STEP = re.compile(r"\b([a-z]+) takes (\d) to (\d)\b")
+
+StepReason = Literal["valid", "wrong_answer", "no_steps", "missing_step", "wrong_step", "wrong_amount", "wrong_sum"]
+
+
+def turn(value: int, amount: int) -> int:
+    """The digit that is `amount` further on a dial of ten."""
+    return (value + amount) % 10
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A start digit, the words, and what each of them adds."""
+
+    start: int
+    words: tuple[str, ...]
+    amounts: tuple[int, ...]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The start digit and the digit after each word."""
+        values = [self.start]
+        for amount in self.amounts:
+            values.append(turn(values[-1], amount))
+        return tuple(values)
+
+    @property
+    def question(self) -> str:
+        """The problem in words."""
+        steps = [f"{label}: {word}." for label, word in zip(LABELS, self.words, strict=False)]
+        return "\n".join([f"{OPENING}{self.start}.", *steps, CLOSING])
+
+    @property
+    def answer(self) -> str:
+        """All results in order, each with its label."""
+        return ", ".join(f"{label}={value}" for label, value in zip(LABELS, self.values[1:], strict=False))
+
+    @property
+    def own_chain(self) -> str:
+        """The built-in model's chain: a step a line, with the amount; then the boxed answer."""
+        values = self.values
+        steps = zip(LABELS, values, self.words, self.amounts, values[1:], strict=False)
+        lines = [f"{label}:{before} {word}+{amount}={after}\n" for label, before, word, amount, after in steps]
+        return "".join(lines) + f"\\boxed{{{self.answer}}}"
+
+    @property
+    def expert_chain(self) -> str:
+        """The expert's chain: a sentence that says where each word leads and not by how much, then the boxed answer."""
+        values = self.values
+        steps = zip(self.words, values, values[1:], strict=False)
+        said = ", then ".join(f"{word} takes {before} to {after}" for word, before, after in steps)
+        return f"First {said}. The answer is \\boxed{{{self.answer}}}."
+
+
+def generate(rng: random.Random, level: int, hidden: Mapping[str, int] = HIDDEN) -> Chain:
+    """Draw one problem of a level; no word comes twice. `hidden` says what the hidden words add."""
+    n_words, n_hidden = N_WORDS[level], N_HIDDEN[level]
+    words = rng.sample(sorted(KNOWN), n_words - n_hidden) + rng.sample(sorted(hidden), n_hidden)
+    rng.shuffle(words)
+    meaning = {**KNOWN, **hidden}
+    return Chain(rng.randrange(10), tuple(words), tuple(meaning[word] for word in words))
+
+
+def is_test(question: str) -> bool:
+    """Whether a question belongs to the test split: decided by its text alone, so the splits cannot meet."""
+    return zlib.crc32(question.encode()) % _TEST_SHARE == 0
+
+
+def chains(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Chain]:
+    """Distinct problems of one level and split, the same for the same seed; they end only when there are no more."""
+    rng = random.Random(f"hidden-rules-{split}-{level}-{seed}")  # noqa: S311
+    seen: set[str] = set()
+    n_in_vain = 0
+    while n_in_vain < 100_000:
+        drawn = generate(rng, level)
+        n_in_vain += 1
+        if drawn.question not in seen and is_test(drawn.question) == (split == "test"):
+            seen.add(drawn.question)
+            n_in_vain = 0
+            yield drawn
+
+
+def read_question(question: str) -> Chain:
+    """The chain that a question asks for, with the task's own amounts.
+
+    Raises:
+        DataError: this is no question of the task.
+    """
+    start, words = _START.search(question), tuple(word for _, word in _WORD.findall(question))
+    meaning = KNOWN | HIDDEN
+    if start is None or not words or any(word not in meaning for word in words):
+        raise DataError(f"This is no question of task 'hidden-rules': {question!r}.")
+    return Chain(int(start.group(1)), words, tuple(meaning[word] for word in words))
+
+
+def same_results(answer: str, gold: str) -> bool:
+    """Whether an answer names the same results in the same order, each with its label; spaces and dollars are free."""
+    return re.sub(r"[\s$]", "", answer).rstrip(".") == re.sub(r"\s", "", gold)
+
+
+def check_steps(question: str, completion: str) -> StepReason:
+    """What is wrong with a chain, or "valid": answer right, every step there, each amount the true one, each sum right.
+
+    It reads both styles, "A:4 blorp+2=6" and "blorp takes 4 to 6"; the latter has no amount that could be wrong.
+    """
+    true = read_question(question)
+    answer, _ = final_answer(completion)
+    if answer is None or not same_results(answer, true.answer):
+        return "wrong_answer"
+    own, values = _OWN_STEP.findall(completion), true.values
+    expert = _EXPERT_STEP.findall(completion)
+    if not own and not expert:
+        return "no_steps"
+    if len(own or expert) != len(true.words):
+        return "missing_step"
+    if not own:
+        wanted = zip(true.words, map(str, values), map(str, values[1:]), strict=False)
+        return "valid" if expert == list(wanted) else "wrong_step"
+    for i, (label, before, word, amount, after) in enumerate(own):
+        if (label, int(before), word) != (LABELS[i], values[i], true.words[i]):
+            return "wrong_step"
+        if int(after) != turn(int(before), int(amount)):
+            return "wrong_sum"
+        if int(amount) != true.amounts[i]:
+            return "wrong_amount"
+    return "valid"
+
+
+@dataclass(frozen=True)
+class HiddenRules:
+    """The built-in task; the same problems for everybody, since `seed` only picks which ones a limit leaves."""
+
+    name: str = "hidden-rules"
+    license: str = "CC0-1.0 (generated)"
+    source: str = "generated; expert chains that leave the amounts out; one question text in 8 is test, by CRC"
+    levels: tuple[int, ...] = LEVELS
+
+    def problems(
+        self, split: Literal["train", "test"], *, levels: tuple[int, ...] = (), limit: int | None = None, seed: int = 0
+    ) -> list[Problem]:
+        """Problems by ascending level: 2,000 a level to train on and 200 to test on, more only if the limit is higher.
+
+        Raises ConfigError for levels or limits that cannot be.
+        """
+        check_choice(self.name, self.levels, levels, limit)
+        n_a_level = max(limit or 0, N_PROBLEMS[split])
+        pool = [
+            Problem(
+                problem_id=f"hidden-rules/{split}/{level}/{i}",
+                question=drawn.question,
+                answer=drawn.answer,
+                level=level,
+                expert_chain=drawn.expert_chain,
+            )
+            for level in self.levels
+            if not levels or level in levels
+            for i, drawn in enumerate(islice(chains(split, level, seed=0), n_a_level))
+        ]
+        return select(pool, task=self.name, known_levels=self.levels, levels=levels, limit=limit, seed=seed)
+
+    def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
+        """Judge by the final answer, in order and labelled: a bare list of digits is none."""
+        if truncated:
+            return Verdict(False, "truncated", "none")
+        answer, how = final_answer(completion)
+        if answer is None:
+            return Verdict(False, how, "none")
+        right = same_results(answer, problem.answer)
+        return Verdict(right, "equal" if right else "different", "labelled list", answer)
+
+    def check_steps(self, problem: Problem, completion: str) -> StepReason:
+        """Whether the chain is right step by step (see the function of this name)."""
+        return check_steps(problem.question, completion)

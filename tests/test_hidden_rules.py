@@ -1,0 +1,212 @@
+"""The task of hidden rules: what an answer determines, what is accepted as one, and wrong chains of each kind."""
+
+import random
+from collections import Counter
+from itertools import islice
+
+import pytest
+from transformers import AutoTokenizer
+
+from expo_lite.errors import ConfigError, DataError
+from expo_lite.grading import Grader
+from expo_lite.prompts import explanation_text
+from expo_lite.records import Problem
+from expo_lite.settings.models import TINY
+from expo_lite.tasks import check_name, load_task
+from expo_lite.tasks.base import Split
+from expo_lite.tasks.hidden_rules import (
+    AMOUNTS,
+    HIDDEN,
+    KNOWN,
+    LEVELS,
+    N_HIDDEN,
+    N_WORDS,
+    Chain,
+    HiddenRules,
+    check_steps,
+    generate,
+    is_test,
+    read_question,
+    turn,
+)
+
+CHAIN = Chain(4, ("blorp", "hop", "dax"), (6, 3, 7))  # 4+6=10, 0+3=3, 3+7=10
+PROBLEM = Problem("p", CHAIN.question, CHAIN.answer)
+OWN = "A:4 blorp+6=0\nB:0 hop+3=3\nC:3 dax+7=0\n\\boxed{A=0, B=3, C=0}"
+EXPERT = "First blorp takes 4 to 0, then hop takes 0 to 3, then dax takes 3 to 0. The answer is \\boxed{A=0, B=3, C=0}."
+
+
+def test_a_problem_by_hand() -> None:
+    assert CHAIN.values == (4, 0, 3, 0)
+    assert CHAIN.question == "Start with 4.\nA: blorp.\nB: hop.\nC: dax.\nWrite the results one after the other."
+    assert CHAIN.answer == "A=0, B=3, C=0"
+    assert CHAIN.own_chain == OWN
+    assert CHAIN.expert_chain == EXPERT
+    assert read_question(CHAIN.question) == CHAIN
+
+
+def test_each_amount_belongs_to_two_known_and_two_hidden_words() -> None:
+    twice = dict.fromkeys(AMOUNTS, 2)
+    assert Counter(KNOWN.values()) == Counter(HIDDEN.values()) == twice
+    assert not KNOWN.keys() & HIDDEN.keys()
+
+
+def test_two_digits_in_a_row_determine_the_amount() -> None:
+    for value in range(10):
+        assert len({turn(value, amount) for amount in AMOUNTS}) == len(AMOUNTS)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_has_its_number_of_words_and_of_hidden_ones(level: int) -> None:
+    for problem in HiddenRules().problems("train", levels=(level,), limit=100):
+        words = read_question(problem.question).words
+        assert len(set(words)) == len(words) == N_WORDS[level]
+        assert sum(word in HIDDEN for word in words) == N_HIDDEN[level]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_splits_share_no_question_and_are_full(level: int) -> None:
+    task = HiddenRules()
+    train, test = (task.problems(split, levels=(level,)) for split in ("train", "test"))
+    questions = {problem.question for problem in train}, {problem.question for problem in test}
+    assert (len(questions[0]), len(questions[1])) == (2_000, 200)
+    assert not questions[0] & questions[1]
+    assert all(is_test(q) for q in questions[1]) and not any(is_test(q) for q in questions[0])
+
+
+def test_the_problems_are_the_same_every_time_and_a_limit_takes_a_part_of_them() -> None:
+    task = HiddenRules()
+    whole, part = task.problems("test", levels=(5,)), task.problems("test", levels=(5,), limit=20, seed=3)
+    assert whole == task.problems("test", levels=(5,), seed=9)
+    assert len(part) == 20 and set(part) < set(whole)
+    assert part != task.problems("test", levels=(5,), limit=20, seed=4)
+
+
+def test_more_problems_than_there_are_ends_instead_of_searching_for_ever() -> None:
+    problems = HiddenRules().problems(
+        "test", levels=(1,), limit=5_000
+    )  # 10 * 16 * 15 = 2,400 questions, an eighth test
+    assert 200 < len(problems) < 400
+
+
+def test_every_test_problem_has_chains_that_pass_the_step_checker_and_the_grade() -> None:
+    task = HiddenRules()
+    for problem in task.problems("test"):
+        assert problem.expert_chain is not None
+        for chain in (problem.expert_chain, read_question(problem.question).own_chain):
+            assert task.grade(problem, chain).correct
+            assert task.check_steps(problem, chain) == "valid"
+
+
+@pytest.mark.parametrize(
+    "answer", ["A=0, B=3, C=0", "A=0,B=3,C=0", "$A = 0, B = 3, C = 0$", "\\boxed{A=0, B=3, C=0}", "A=0, B=3, C=0."]
+)
+def test_the_answer_in_order_and_with_labels_is_right(answer: str) -> None:
+    assert HiddenRules().grade(PROBLEM, f"\\boxed{{{answer}}}").correct
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "0, 3, 0",
+        "030",
+        "B=3, A=0, C=0",
+        "A=3, B=0, C=0",
+        "A=0, B=3",
+        "A=0, B=3, C=0, D=0",
+        "A0B3C0",
+        "C=0",
+        "A=0, B=3, C=10",
+        "a=0, b=3, c=0",
+    ],
+)
+def test_a_bare_list_another_order_or_another_digit_is_wrong(answer: str) -> None:
+    verdict = HiddenRules().grade(PROBLEM, f"\\boxed{{{answer}}}")
+    assert (verdict.correct, verdict.reason, verdict.answer) == (False, "different", answer)
+
+
+def test_the_order_counts_where_the_digits_are_the_same() -> None:
+    one, other = (Chain(0, words, tuple(KNOWN[w] for w in words)) for words in (("hop", "leap"), ("leap", "hop")))
+    assert (one.answer, other.answer) == ("A=3, B=1", "A=8, B=1")
+    assert not HiddenRules().grade(Problem("", one.question, one.answer), other.own_chain).correct
+
+
+def test_a_truncated_completion_and_one_without_an_answer_are_wrong() -> None:
+    task = HiddenRules()
+    assert task.grade(PROBLEM, OWN, truncated=True).reason == "truncated"
+    assert task.grade(PROBLEM, "A:4 blorp+6=0").reason == "no_answer"
+    assert task.grade(PROBLEM, "\\boxed{}").reason == "empty_answer"
+
+
+@pytest.mark.parametrize(
+    ("completion", "reason"),
+    [
+        (OWN, "valid"),
+        (EXPERT, "valid"),
+        ("Let us see.\n" + OWN.replace("A:4 blorp+6=0", "A: 4 blorp + 6 = 0"), "valid"),
+        (OWN.replace("boxed{A=0", "boxed{A=1"), "wrong_answer"),
+        ("A:4 blorp+6=0\n", "wrong_answer"),
+        ("\\boxed{A=0, B=3, C=0}", "no_steps"),
+        (OWN.replace("B:0 hop+3=3\n", ""), "missing_step"),
+        (OWN.replace("C:", "C:3 dax+7=0\nC:"), "missing_step"),
+        (OWN.replace("B:0 hop+3=3", "B:0 dax+3=3"), "wrong_step"),
+        (OWN.replace("B:0 hop+3=3", "B:1 hop+3=4"), "wrong_step"),
+        (OWN.replace("A:4", "B:4"), "wrong_step"),
+        (OWN.replace("+6=0", "+5=0"), "wrong_sum"),
+        (OWN.replace("+6=0", "+6=1"), "wrong_sum"),
+        (OWN.replace("A:4 blorp+6=0", "A:4 blorp+5=9"), "wrong_amount"),
+        (EXPERT.replace("takes 0 to 3", "takes 0 to 4"), "wrong_step"),
+        (EXPERT.replace(", then dax takes 3 to 0", ""), "missing_step"),
+    ],
+)
+def test_what_the_step_checker_says_of_a_chain(completion: str, reason: str) -> None:
+    assert check_steps(CHAIN.question, completion) == reason
+
+
+def test_a_lucky_chain_of_another_meaning_does_not_exist() -> None:
+    """With any other amount for any word the answer is another one: an answer cannot be right for a wrong reason."""
+    chain = generate(random.Random(0), 5)
+    for i in range(4):
+        for amount in AMOUNTS:
+            amounts = (*chain.amounts[:i], amount, *chain.amounts[i + 1 :])
+            assert (Chain(chain.start, chain.words, amounts).answer == chain.answer) == (amounts == chain.amounts)
+
+
+def test_all_start_digits_and_words_are_drawn() -> None:
+    problems = [read_question(p.question) for p in HiddenRules().problems("train", levels=(4,))]
+    assert {p.start for p in problems} == set(range(10))
+    for place in range(4):
+        assert {p.words[place] for p in problems} == KNOWN.keys() | HIDDEN.keys()
+
+
+def test_a_question_of_another_task_is_refused() -> None:
+    with pytest.raises(DataError, match="no question of task 'hidden-rules'"):
+        check_steps("What is 1 + 1?", OWN)
+    with pytest.raises(DataError, match="hidden-rules"):
+        check_steps(CHAIN.question.replace("dax", "ox"), OWN)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_it_is_a_task_by_name(split: Split) -> None:
+    with Grader() as grader:
+        task = load_task("hidden-rules", grader=grader)
+    (problem,) = islice(task.problems(split, levels=(5,)), 1)
+    assert problem.problem_id == f"hidden-rules/{split}/5/0"
+    with pytest.raises(ConfigError, match="has no level 6"):
+        check_name("hidden-rules", levels=(6,))
+
+
+def test_the_built_in_model_reads_every_word_and_amount_as_one_token_and_any_other_text_too() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY.source)
+    for word in (*KNOWN, *HIDDEN):
+        assert len(tokenizer.encode(f" {word}")) == 1
+    for amount in AMOUNTS:
+        assert len(tokenizer.encode(f"+{amount}")) == 1
+    for text in (
+        explanation_text(PROBLEM),
+        OWN,
+        EXPERT,
+        "Straße 漢字: 47+18=65?\n\t\\frac{1}{2} \U0001f600",
+        "Explain it.",
+    ):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
