@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from made_run import make_run
 
+import expo_lite.grading
 from expo_lite.commands import cli
 
 ROOT = Path(__file__).parent.parent
@@ -164,6 +165,13 @@ def test_the_index_has_every_guide() -> None:
     index = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     for guide in (ROOT / "examples" / "guides").glob("*.md"):
         assert f"(guides/{guide.name})" in index
+
+
+def test_the_grading_table_is_that_of_the_package() -> None:
+    text = (ROOT / "examples" / "guides" / "grading.md").read_text(encoding="utf-8")
+    table = text.split("<!-- grading-table -->\n")[1].split("<!-- /grading-table -->")[0]
+    assert table.count("\n") > 20
+    assert table in (expo_lite.grading.__doc__ or "")
 
 
 def test_the_readme_is_short() -> None:
