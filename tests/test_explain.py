@@ -1,5 +1,6 @@
 """The one trap of the method: sampled after question and answer, trained after the question alone. And the filters."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,8 +124,15 @@ def test_none_puts_the_right_answer_at_the_end(policy: HfPolicy) -> None:
 
 
 def test_a_chain_that_helps_has_a_higher_lift_and_the_best_is_kept(policy: HfPolicy) -> None:
-    good = attempt("A:0010+11=0021\n\\boxed{21}", correct=True, policy=policy)
-    bad = attempt("A:0010+11=0077\n\\boxed{21}", correct=True, policy=policy)
+    question = "Start with 4.\nA: hop.\nB: climb.\nWrite the results one after the other."
+    problem = Problem("p", question, "A=7, B=1", 1)  # words that the model knows: 3 and 4
+    good, bad = (
+        dataclasses.replace(attempt(text, correct=True, policy=policy), problem=problem)
+        for text in (
+            "A:4 hop+3=7\nB:7 climb+4=1\n\\boxed{A=7, B=1}",
+            "A:4 hop+5=9\nB:9 climb+4=3\n\\boxed{A=7, B=1}",
+        )
+    )
     lifts = answer_lifts(policy, [(g.problem, g.completions[0].text) for g in (good, bad)], token_budget=BUDGET)
     assert lifts[0] > 0 > lifts[1]
     both = Group(good.problem, bad.completions + good.completions, bad.verdicts + good.verdicts)

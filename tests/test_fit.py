@@ -156,7 +156,7 @@ def test_running_out_of_memory_while_sampling_gives_the_same_run(
     runs_out = RunsOut(monkeypatch, slots, "choose", at=(7, 9))
     runs_out.wait_for_the_first_step(monkeypatch)
     adapter, _, samples = run(tmp_path / "run")
-    assert runs_out.calls > 100
+    assert runs_out.calls > 60
     # smaller batches round differently in the last digits, not in what is sampled
     assert samples == undisturbed[2]
     for name, tensor in undisturbed[0].items():

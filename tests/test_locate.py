@@ -78,8 +78,8 @@ def test_a_lone_adapter_names_its_model_and_shape(tmp_path: Path) -> None:
     assert (located.policy.lora_rank, located.policy.lora_alpha) == (8, 4)
     config = settled(EvalConfig(target="mine"), located)
     assert (config.task, output_folder(config, located)) == (
-        "arithmetic",
-        Path("runs/eval-mine-arithmetic-test-seed0"),
+        "hidden-rules",
+        Path("runs/eval-mine-hidden-rules-test-seed0"),
     )
 
 

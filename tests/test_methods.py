@@ -13,6 +13,7 @@ from expo_lite.step.methods import METHODS, Chain, Experience, chain_rows, chain
 from expo_lite.step.pairs import ScoredPair
 
 CONFIG = resolve(TrainConfig(model="tiny", group_size=2))
+BY_TOKEN = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_normalisation="token"))
 
 
 def group(rewards: list[int], lengths: list[int]) -> Group:
@@ -52,12 +53,11 @@ def test_an_all_right_group_is_not_an_all_wrong_one() -> None:
 
 def test_chain_rows_by_hand() -> None:
     chain = Chain((1, 2), (3, 4, 5, 6))
-    # 0.04 over 2 problems, over 4 tokens
-    assert chain_rows([chain], 2, CONFIG, 0.0)[0].sft_weight == pytest.approx(0.005)
-    summed = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_normalisation="sequence"))
-    assert chain_rows([chain], 2, summed, 0.0)[0].sft_weight == pytest.approx(0.02)
+    # 0.04 over 2 problems, for each token; or over 4 tokens
+    assert chain_rows([chain], 2, CONFIG, 0.0)[0].sft_weight == pytest.approx(0.02)
+    assert chain_rows([chain], 2, BY_TOKEN, 0.0)[0].sft_weight == pytest.approx(0.005)
     falling = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_schedule="linear"))
-    assert chain_rows([chain], 2, falling, 0.75)[0].sft_weight == pytest.approx(0.00125)
+    assert chain_rows([chain], 2, falling, 0.75)[0].sft_weight == pytest.approx(0.005)
 
 
 def test_exp_grpo_without_chains_is_grpo() -> None:
@@ -79,7 +79,7 @@ def test_every_method_of_the_settings_is_here() -> None:
 
 
 def test_sft_imitates_the_chains_alone() -> None:
-    rows = METHODS["sft"].rows(Experience((MIXED, WRONG), (Chain((1, 2), (3, 4, 5, 6)),), 0.0), CONFIG)
+    rows = METHODS["sft"].rows(Experience((MIXED, WRONG), (Chain((1, 2), (3, 4, 5, 6)),), 0.0), BY_TOKEN)
     # one of two problems, four tokens; neither the groups nor exp_sft_coef count
     assert [row.completion_ids for row in rows] == [(3, 4, 5, 6)]
     assert [row.sft_weight for row in rows] == pytest.approx([1 / 8])
@@ -87,7 +87,7 @@ def test_sft_imitates_the_chains_alone() -> None:
 
 def test_star_takes_right_answers_and_explanations_of_failures_alike() -> None:
     chain = Chain((1, 2), (7, 8))
-    rows = METHODS["star"].rows(Experience((MIXED, WRONG, RIGHT), (chain,), 0.0), CONFIG)
+    rows = METHODS["star"].rows(Experience((MIXED, WRONG, RIGHT), (chain,), 0.0), BY_TOKEN)
     # three problems; the last one's two right answers, of a token each, share its weight; nothing wrong is imitated
     assert [row.completion_ids for row in rows] == [(7, 8), (3, 3), (3,), (3,)]
     assert [row.sft_weight for row in rows] == pytest.approx([1 / 3 / 2] * 4)

@@ -106,7 +106,7 @@ def test_online_pairs_come_from_the_updated_policy(
 ) -> None:
     dpo = DpoConfig(pairs, chosen=chosen) if pairs == "offline" else DpoConfig(pairs, 1, chosen)
     config = resolve(TrainConfig(model="tiny", method="exp-dpo", group_size=2, dpo=dpo))
-    task = load_task("arithmetic", grader=grader)
+    task = load_task("hidden-rules", grader=grader)
     problems = task.problems("train", levels=(5,), limit=8)
 
     def start() -> Run:

@@ -51,7 +51,7 @@ def test_the_plan_that_is_shipped(quick: bool) -> None:
     assert len({config.optimizer.learning_rate for name, config in configs.items() if not name.startswith("dpo")}) == 1
     assert len({config.optimizer.learning_rate for name, config in configs.items() if name.startswith("dpo")}) == 1
     assert {name: config.levels for name, config in configs.items() if name.endswith("hard")} == dict.fromkeys(
-        NAMES[:2], ()
+        NAMES[:2], (5,)
     )
     assert configs["exp-grpo-all-0.5"].explanation.exp_sft_coef == 0.5
     # two runs of a pair differ in nothing else

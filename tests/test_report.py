@@ -196,7 +196,7 @@ def test_evaluations_on_the_way_are_curves(tmp_path: Path) -> None:
 def test_the_overview_says_first_and_last(tmp_path: Path) -> None:
     (run,) = read_runs([make_run(tmp_path / "a", steps=20)])
     view = overview(run, measurements([run]))
-    assert view.sentence == "tiny by exp-grpo on arithmetic; 20 steps, seed 0."
+    assert view.sentence == "tiny by exp-grpo on hidden-rules; 20 steps, seed 0."
     tiles = {tile.name: tile for tile in view.tiles}
     # level 2: problems 1 and 3; one of them at least once right, then none
     assert (tiles["pass@4, level 2"].before, tiles["pass@4, level 2"].after) == ("50%", "0%")

@@ -275,8 +275,8 @@ def test_the_hubs_own_cache_is_read_without_a_network(
         ("jsonl:", "expected jsonl:PATH"),
         ("hub:gsm8k", "expected hub:OWNER/NAME"),
         ("gsm8k:main", "It is written gsm8k."),
-        ("xyzzy", "Known: arithmetic, gsm8k, math, math-500"),
-        ("", "Known: arithmetic"),
+        ("xyzzy", "Known: hidden-rules, arithmetic, gsm8k, math, math-500"),
+        ("", "Known: hidden-rules, arithmetic"),
     ],
 )
 def test_an_unknown_task_is_a_config_error_that_suggests(name: str, text: str, grader: Grader) -> None:

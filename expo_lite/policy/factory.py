@@ -8,7 +8,8 @@ import torch
 from expo_lite.errors import ModelError
 from expo_lite.policy.base import Policy
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import is_installed
+from expo_lite.settings.machine import backend_rules, is_installed
+from expo_lite.settings.schema import check_rules
 
 
 def load_policy(
@@ -32,8 +33,10 @@ def load_policy(
             when it starts (vLLM) reserves it for these two.
 
     Raises:
+        ConfigError: the backend or sampler is not installed, or needs a GPU that is not here.
         ModelError: the model cannot be found, read or held in memory; or Unsloth would come too late in this process.
     """
+    check_rules(backend_rules(config.backend, config.sampler))
     if choose_backend(config) == "hf":
         from expo_lite.policy.hf import HfPolicy
 
