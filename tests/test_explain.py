@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, SamplingParams, Verdict
-from expo_lite.settings.groups import ExpoConfig, PolicyConfig
+from expo_lite.settings.groups import ExplainWith, ExpoConfig, PolicyConfig
 from expo_lite.step.explain import answer_lifts, before_answer, judge, leaks
-from expo_lite.step.rollout import roll_out
+from expo_lite.step.rollout import roll_out, with_wrong_answer
 from expo_lite.step.store import RefreshStore
 from expo_lite.tasks import load_task
 
@@ -203,3 +204,59 @@ def test_the_store_ages_and_survives_json() -> None:
     always.put([explanation], step=0)
     assert always.get(problem.problem_id, step=1) is None
     assert always.to_json(step=1) == []
+
+
+CONTROLS = [
+    Problem(f"p{i}", f"Start with {i}.\nA: hop.\nWrite the results one after the other.", f"A={i}{i}", 1)
+    for i in range(4)
+]
+
+
+@pytest.mark.parametrize("explain_with", ["answer", "wrong-answer", "no-answer"])
+def test_what_the_explanation_prompt_shows(explain_with: ExplainWith, policy: HfPolicy, grader: Grader) -> None:
+    task = load_task("arithmetic", grader=grader)
+    rolled = [
+        roll_out(
+            policy,
+            task,
+            to_explain=CONTROLS[:2],
+            group_size=1,
+            explain_with=explain_with,
+            others=CONTROLS,
+            params=SamplingParams(1.0, 8),
+            seed=seed,
+        )
+        for seed in (3, 3, 4)
+    ]
+    prompts = [[a.completions[0].prompt_ids for a in each.attempts] for each in rolled]
+    assert prompts[0] == prompts[1]  # a function of the seed
+    for problem, prompt_ids, attempt in zip(CONTROLS, prompts[0], rolled[0].attempts, strict=False):
+        text = policy.tokenizer.decode(prompt_ids)
+        shown = [other.answer for other in CONTROLS if other.answer in text]
+        if explain_with == "answer":
+            assert shown == [problem.answer]
+        elif explain_with == "no-answer":
+            assert shown == []
+            assert prompt_ids == encode_question(policy.tokenizer, problem)
+        else:
+            assert len(shown) == 1
+            assert shown != [problem.answer]
+        assert attempt.problem == problem  # judged against the true answer all the same
+        (judged,) = judge(policy, [attempt], ExpoConfig(explain_with=explain_with), token_budget=BUDGET)
+        assert judged.prompt_ids == encode_question(policy.tokenizer, problem)
+
+
+def test_a_wrong_answer_is_of_the_same_level_where_there_is_one() -> None:
+    easy, hard = (Problem(f"{level}", "q", str(level), level) for level in (1, 2))
+    also_hard = Problem("3", "q", "3", 2)
+    assert {with_wrong_answer(hard, [easy, hard, also_hard], seed).answer for seed in range(20)} == {"3"}
+    assert with_wrong_answer(hard, [easy, hard], 0).answer == "1"
+    with pytest.raises(ConfigError, match="problems with different answers"):
+        with_wrong_answer(hard, [hard], 0)
+
+
+def test_a_control_without_a_filter_is_taken_as_it_is(policy: HfPolicy) -> None:
+    group = attempt("A:4 hop+5=9\n\\boxed{A=9}", correct=False, policy=policy)
+    config = ExpoConfig(explanation_filter=("none",), explain_with="wrong-answer")
+    (control,) = judge(policy, [group], config, token_budget=BUDGET)
+    assert (control.accepted, control.target_ids) == (True, group.completions[0].token_ids)

@@ -67,6 +67,18 @@ def test_the_first_wrong_completion_meets_the_chain(policy: HfPolicy) -> None:
     assert make_pairs(policy, [], {}, **SCORED) == ([], {"pairs/new": 0, "pairs/none_wrong": 0, "pairs/no_chosen": 0})
 
 
+def test_a_truncated_completion_is_rejected_only_where_all_wrong_ones_are(policy: HfPolicy) -> None:
+    whole = group(policy, "a", [False, True, False])
+    cut = dataclasses.replace(whole.completions[0], finish_reason=FinishReason.LENGTH)
+    mixed = dataclasses.replace(whole, completions=(cut, *whole.completions[1:]))
+    (pair,), _ = make_pairs(policy, [mixed], {"a": (5, 6)}, **SCORED)
+    assert pair.rejected_ids == whole.completions[2].token_ids
+    last = dataclasses.replace(whole.completions[2], finish_reason=FinishReason.LENGTH)
+    all_cut = dataclasses.replace(whole, completions=(cut, whole.completions[1], last))
+    (pair,), _ = make_pairs(policy, [all_cut], {"a": (5, 6)}, **SCORED)
+    assert pair.rejected_ids == cut.token_ids
+
+
 def test_the_reference_is_the_policy_with_its_adapter_off(policy: HfPolicy) -> None:
     groups = [group(policy, "a", [False, False])]
     chain = policy.tokenizer.encode("A:0010+11=0021\n\\boxed{21}")

@@ -61,11 +61,13 @@ def run_explain(config: ExplainConfig) -> None:
                 task,
                 to_explain=problems,
                 group_size=1,
+                explain_with=config.explain_with,
+                others=problems,
                 params=replace(params, rows=limits.sampling_rows),
                 seed=stream_seed(config.seed, "explain"),
             )
         ).attempts
-    filters = ExpoConfig(explanation_filter=config.explanation_filter)
+    filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
     explanations = limits.updating(lambda: judge(policy, attempts, filters, token_budget=limits.micro_batch_tokens))
     for explanation in explanations:
         _show(explanation, console)

@@ -231,11 +231,13 @@ def measure(
             problems=problems,
             to_explain=problems,
             group_size=config.group_size,
+            explain_with=config.explain_with,
+            others=problems,
             params=replace(params, rows=limits.sampling_rows),
             seed=stream_seed(config.seed, "diagnose"),
         )
     )
-    filters = ExpoConfig(explanation_filter=config.explanation_filter)
+    filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
     explanations = limits.updating(
         lambda: judge(policy, rolled.attempts, filters, token_budget=limits.micro_batch_tokens)
     )

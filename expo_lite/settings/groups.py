@@ -17,6 +17,7 @@ from expo_lite.settings.schema import (
     Bounds,
 )
 
+ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
 ExplanationFilter = Literal["verified", "lift", "no-leak", "none"]
 
 
@@ -96,6 +97,9 @@ class ExpoConfig:
     """Which problems get a chain: all of them, or those whose whole group is wrong (star takes these always)."""
     explanation_refresh_steps: Annotated[int, AT_LEAST_0] = 1
     """An explanation is used again until it is this many steps old. 1 makes a new one each time, 0 makes it once."""
+    explain_with: ExplainWith = "answer"
+    """What the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
+    A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """What an explanation must pass: verified, lift or no-leak, or several of these; or none.
     With verified its own answer must be right; with lift it must raise the probability of the right answer.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from expo_lite.settings.groups import ExplanationFilter, TaskOptions
+from expo_lite.settings.groups import ExplainWith, ExplanationFilter, TaskOptions
 from expo_lite.settings.machine import Backend, Sampler, backend_rules
 from expo_lite.settings.schema import (
     COMPLETIONS,
@@ -116,6 +116,8 @@ class ExplainConfig(_ModelOnTask):
     """The levels to take problems from. Default: the task's hardest."""
     problems: Annotated[int, PROBLEMS] = 4
     """How many problems of each level to take; of a task without levels, how many in all."""
+    explain_with: ExplainWith = "answer"
+    """What the explanation prompt shows: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """What an explanation must pass: verified, lift, no-leak or none, as in training."""
 
@@ -128,6 +130,8 @@ class DiagnoseConfig(_ModelOnTask):
     """How many problems of each level to take; of a task without levels, how many in all."""
     group_size: Annotated[int, COMPLETIONS] = 8
     """How many completions of each problem's plain prompt are sampled, for the share of all-wrong groups."""
+    explain_with: ExplainWith = "answer"
+    """What the explanation prompt shows: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """What an explanation must pass: verified, lift, no-leak or none, as in training."""
     output: Path | None = None

@@ -82,6 +82,8 @@ def _roll_out(run: Run, stream: str, problems: Sequence[Problem], to_explain: Se
             to_explain=to_explain,
             group_size=config.group_size,
             n_explanations=config.explanation.explanations_per_problem,
+            explain_with=config.explanation.explain_with,
+            others=run.problems,
             params=params,
             seed=stream_seed(config.seed, stream, run.step),
         )

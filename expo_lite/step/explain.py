@@ -2,7 +2,8 @@ r"""Self-explanations: written after question and answer, judged here, trained o
 
 `Explanation.completion.prompt_ids` shows the answer; `Explanation.prompt_ids` does not, and nothing but that one ever
 reaches the loss. `target_ids` are the sampled tokens as they are; only with the filter "none", the paper's literal
-form, is the right answer put in place of the explanation's own.
+form, is the right answer put in place of the explanation's own. The controls, which are shown a wrong answer or none,
+are always taken as they are.
 """
 
 import dataclasses
@@ -61,7 +62,9 @@ def _candidate(
 ) -> Explanation:
     filters = config.explanation_filter
     target_ids, accepted, reason = completion.token_ids, True, "accepted"
-    if "none" in filters:
+    if "none" in filters and config.explain_with != "answer":
+        pass  # a control is trained on as it is, with whatever answer it gives
+    elif "none" in filters:
         target_ids = encode_target(policy, before_answer(completion.text) + boxed(problem.answer))
     elif completion.finish_reason is FinishReason.LENGTH:
         accepted, reason = False, "truncated"

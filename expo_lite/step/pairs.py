@@ -15,7 +15,7 @@ from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import question_text
-from expo_lite.records import Group, Pair
+from expo_lite.records import FinishReason, Group, Pair
 from expo_lite.settings.train import RunConfig
 
 
@@ -36,15 +36,18 @@ def make_pairs(
     temperature: float,
     token_budget: int,
 ) -> tuple[list[Pair], dict[str, float]]:
-    """A pair for each group that has a wrong completion (the first one is taken) and a chain in `chosen`, by problem.
+    """A pair for each group that has a wrong completion and a chain in `chosen`, by problem.
+
+    The first wrong completion is taken that the limit has not cut off; if it has cut off all of them, the first.
 
     Returns:
         The pairs, and how many groups gave none and why, as metrics.
     """
     found, n_right, n_without_chain = [], 0, 0
     for group in groups:
-        wrong = (c for c, verdict in zip(group.completions, group.verdicts, strict=True) if not verdict.correct)
-        rejected, target = next(wrong, None), chosen.get(group.problem.problem_id)
+        wrong = [c for c, verdict in zip(group.completions, group.verdicts, strict=True) if not verdict.correct]
+        wrong.sort(key=lambda c: c.finish_reason is FinishReason.LENGTH)  # one cut off by the limit only if all are
+        rejected, target = next(iter(wrong), None), chosen.get(group.problem.problem_id)
         if rejected is None:
             n_right += 1
         elif target is None:

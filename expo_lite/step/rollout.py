@@ -1,14 +1,17 @@
 """Sampled and graded completions; the one place where seeds are spent."""
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from expo_lite.errors import ConfigError
 from expo_lite.policy.base import Policy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, FinishReason, Group, Problem, SampleRequest, SamplingParams, Verdict
+from expo_lite.settings.groups import ExplainWith
 from expo_lite.tasks import Task
 
 GRADING_THREADS = 4
@@ -32,17 +35,37 @@ def roll_out(
     to_explain: Sequence[Problem] = (),
     group_size: int,
     n_explanations: int = 1,
+    explain_with: ExplainWith = "answer",
+    others: Sequence[Problem] = (),
     params: SamplingParams,
     seed: int,
 ) -> Rollout:
     """Sample and grade `group_size` completions of each problem's plain prompt and, decoded in the same batches,
     `n_explanations` completions of the explanation prompt of each problem to explain.
+
+    As a control, the explanation prompt can show the answer of one of the `others`, or be the plain prompt.
     """  # noqa: D205 (one sentence)
     requests = [SampleRequest(encode_question(policy.tokenizer, p), group_size) for p in problems]
-    requests += [SampleRequest(encode_explanation(policy.tokenizer, p), n_explanations) for p in to_explain]
+    encode = encode_question if explain_with == "no-answer" else encode_explanation
+    shown = [with_wrong_answer(p, others, seed) for p in to_explain] if explain_with == "wrong-answer" else to_explain
+    requests += [SampleRequest(encode(policy.tokenizer, p), n_explanations) for p in shown]
     sampled = policy.sample(requests, params, seed=seed)
     groups = grade_groups(task, [*problems, *to_explain], sampled)
     return Rollout(tuple(groups[: len(problems)]), tuple(groups[len(problems) :]))
+
+
+def with_wrong_answer(problem: Problem, others: Sequence[Problem], seed: int) -> Problem:
+    """The problem with the answer of another one, of the same level where there is one; a function of its arguments.
+
+    Raises:
+        ConfigError: no other problem has another answer.
+    """
+    different = [other for other in others if other.answer != problem.answer]
+    pool = [other.answer for other in different if other.level == problem.level] or [p.answer for p in different]
+    if not pool:
+        raise ConfigError("explain_with 'wrong-answer' needs problems with different answers, and there is only one.")
+    rng = random.Random(stream_seed(seed, "wrong answer", problem.problem_id))  # noqa: S311
+    return dataclasses.replace(problem, answer=rng.choice(pool))
 
 
 def grade_groups(task: Task, problems: Sequence[Problem], sampled: Sequence[tuple[Completion, ...]]) -> list[Group]:
