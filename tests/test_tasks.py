@@ -15,7 +15,7 @@ import pytest
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.records import Problem, Verdict
-from expo_lite.tasks import TASKS, FixedTask, TaskOptions, load_task
+from expo_lite.tasks import TASKS, FixedTask, TaskOptions, arithmetic, load_task
 from expo_lite.tasks.fields import last_boxed
 from expo_lite.tasks.splits import hold_out, normalised, select, without_test_questions
 
@@ -396,3 +396,10 @@ def test_tasks_start_fast_and_without_heavy_packages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n[]\n"
+
+
+def test_generators_end_when_there_are_no_more_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "DRAWS_IN_VAIN", 2_000)
+    monkeypatch.setattr(arithmetic, "generate", lambda rng, level: arithmetic.Sum((rng.randint(1, 40), 0), ()))
+    found = [drawn.question for split in ("train", "test") for drawn in arithmetic.sums(split, 1, seed=0)]
+    assert sorted(found) == sorted({f"Start with {i}.\nWhat is the result?" for i in range(1, 41)})

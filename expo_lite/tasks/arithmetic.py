@@ -1,4 +1,4 @@
-r"""The built-in task: a number, and 2 to 8 operations to carry out on it, one after the other.
+r"""A task that needs no data: a number, and 2 to 8 operations to carry out on it, one after the other.
 
     Start with 47.
     A: add 18.
@@ -32,6 +32,8 @@ LABELS = "ABCDEFGH"
 LARGEST_FACTOR = 999
 LARGEST_VALUE = 9_999
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
+DRAWS_IN_VAIN = 100_000
+"""After so many draws without a new question there are taken to be no more."""
 _TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
 
 _WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
@@ -92,19 +94,22 @@ def is_test(question: str) -> bool:
 
 
 def sums(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Sum]:
-    """Endless distinct problems of one level and split, the same for the same seed."""
+    """Distinct problems of one level and split, the same for the same seed; they end only when there are no more."""
     rng = random.Random(f"arithmetic-{split}-{level}-{seed}")  # noqa: S311
     seen: set[str] = set()
-    while True:
+    n_in_vain = 0
+    while n_in_vain < DRAWS_IN_VAIN:
         drawn = generate(rng, level)
+        n_in_vain += 1
         if drawn.question not in seen and is_test(drawn.question) == (split == "test"):
             seen.add(drawn.question)
+            n_in_vain = 0
             yield drawn
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The built-in task; the same problems for everybody, since `seed` only picks which ones a limit leaves."""
+    """Chains of sums and products; the same problems for everybody, as `seed` only picks what a limit leaves."""
 
     grader: "Grader"
     name: str = "arithmetic"
