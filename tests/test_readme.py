@@ -24,6 +24,12 @@ SHORT = f"{STEP} --diagnostics-every 0 --eval-problems 0 --output runs/new"
 
 RUN = {
     "train --model tiny": SHORT,
+    "train --model tiny --method grpo --seed 0": SHORT,
+    "train --model tiny --method exp-grpo --seed 0": SHORT,
+    "train --model tiny --method exp-grpo --explain all-wrong --seed 0": SHORT,
+    "train --model tiny --method star --seed 0": SHORT,
+    "train --model tiny --method gt-sft-grpo --seed 0": SHORT,
+    "train --model tiny --explain all-wrong --explain-with wrong-answer --explanation-filter none --seed 3": SHORT,
     "report runs/a": "",
     "report runs/a runs/b --output both.html": "",
     "compare runs/a runs/b --show 20": "",
