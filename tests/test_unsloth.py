@@ -157,7 +157,19 @@ def test_the_same_run_gives_the_same_losses(tmp_path: Path) -> None:
         "--levels",
         "4",
     ]
-    words += ["--exp-sft-coef", "1", "--warmup-steps", "0", "--eval-problems", "0", "--kl-coef", "0.01", "--output"]
+    words += [
+        "--exp-sft-coef",
+        "1",
+        "--warmup-steps",
+        "0",
+        "--learning-rate",
+        "4e-3",
+        "--eval-problems",
+        "0",
+        "--kl-coef",
+        "0.01",
+        "--output",
+    ]
     assert run([*words, str(tmp_path / "hf"), "--backend", "hf"]) == 0
     in_own_process("-m", "expo_lite", *words, str(tmp_path / "unsloth"), "--backend", "unsloth")
     rows = {}
@@ -167,7 +179,7 @@ def test_the_same_run_gives_the_same_losses(tmp_path: Path) -> None:
     samples = [(tmp_path / name / "samples.jsonl").read_text() for name in rows]
     assert samples[0] == samples[1]
     assert all(abs(row["loss"]) > 0.01 for row in rows["hf"])  # there is something to compare
-    assert rows["hf"][2]["kl"] > 1e-3  # the policy has moved
+    assert rows["hf"][2]["kl"] > 3e-4  # the policy has moved, by more than the tolerance below
     for theirs, ours in zip(rows["hf"], rows["unsloth"], strict=True):
         for key in ("loss", "grad_norm", "kl", "expo/sft_loss"):
             assert ours.get(key) == pytest.approx(theirs.get(key), abs=1e-4)
