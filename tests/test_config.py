@@ -23,7 +23,7 @@ from expo_lite.settings.measuring import (
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plan import PlanConfig
 from expo_lite.settings.replicate import ReplicateConfig, check_replicate
-from expo_lite.settings.schema import check_values, from_mapping, read_toml, to_json
+from expo_lite.settings.schema import check_values, from_mapping, to_json, toml_values
 from expo_lite.settings.train import TrainConfig, resolve
 
 
@@ -289,10 +289,15 @@ def test_json_and_back(config: Any) -> None:
     assert from_mapping(type(config), to_json(config), "here") == config
 
 
+def read_toml(path: Path) -> TrainConfig:
+    """As `--config` reads a file."""
+    return from_mapping(TrainConfig, toml_values(path), str(path))
+
+
 def test_toml_fills_what_it_has(tmp_path: Path) -> None:
     text = 'model = "tiny"\nlevels = [4, 5]\noutput = "~/x"\n[optimizer]\nlearning_rate = 1\n[evaluation]\nk = [1]\n'
     (tmp_path / "run.toml").write_text(text)
-    config = read_toml(TrainConfig, tmp_path / "run.toml")
+    config = read_toml(tmp_path / "run.toml")
     assert (config.model, config.levels, config.output) == ("tiny", (4, 5), Path.home() / "x")
     assert isinstance(config.optimizer.learning_rate, float)
     assert config.evaluation == replace(TrainConfig().evaluation, k=(1,))
@@ -321,7 +326,7 @@ def test_a_wrong_file_is_refused(text: str, message: str, tmp_path: Path) -> Non
     path = tmp_path / "run.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        read_toml(TrainConfig, path)
+        read_toml(path)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
 
@@ -330,4 +335,4 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b'model = "\xe9"')
     for name, message in [("missing", "No such file"), (".", "Is a directory"), ("latin", "is not valid TOML")]:
         with pytest.raises(ConfigError, match=message):
-            read_toml(TrainConfig, tmp_path / name)
+            read_toml(tmp_path / name)

@@ -399,7 +399,7 @@ def test_tasks_start_fast_and_without_heavy_packages() -> None:
 
 
 def test_generators_end_when_there_are_no_more_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "DRAWS_IN_VAIN", 2_000)
+    monkeypatch.setattr("expo_lite.tasks.splits.DRAWS_IN_VAIN", 2_000)
     monkeypatch.setattr(arithmetic, "generate", lambda rng, level: arithmetic.Sum((rng.randint(1, 40), 0), ()))
     found = [drawn.question for split in ("train", "test") for drawn in arithmetic.sums(split, 1, seed=0)]
     assert sorted(found) == sorted({f"Start with {i}.\nWhat is the result?" for i in range(1, 41)})

@@ -54,11 +54,6 @@ _MAX_DEPTH = 6
 _UNKNOWN = (Outcome.OPEN, "none")
 
 
-def judge_quickly(gold: str, answer: str) -> Result:
-    """The outcome of the steps that need no symbolic mathematics, and the name of the one that decided."""
-    return judge(gold, answer)
-
-
 def equal_answers(gold: str, answer: str) -> str | None:
     """The name of the cheap step that finds the answers equal, or None."""
     outcome, how = judge(gold, answer)

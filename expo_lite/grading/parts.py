@@ -4,7 +4,8 @@ The comparison of the parts is given; what it leaves open stays open.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from expo_lite.grading.leaves import Outcome
 from expo_lite.grading.normalise import text_key
@@ -15,6 +16,7 @@ _MAX_ITEMS = 64
 
 Result = tuple[Outcome, str]
 Compare = Callable[[str, str], Result]
+T = TypeVar("T")
 
 
 def under(result: Result, how: str) -> Result:
@@ -108,6 +110,11 @@ def _match(one: tuple[str, ...], other: tuple[str, ...], inner: Compare) -> Resu
     """Every item of one side has its equal on the other, in any order."""
     if len(one) != len(other) or len(one) > _MAX_ITEMS:
         return Outcome.DIFFERENT, "length"
+    return _paired_off(one, other, inner), "item"
+
+
+def _paired_off(one: Iterable[T], other: Iterable[T], inner: Callable[[T, T], Result]) -> Outcome:
+    """Whether each member of one side can be paired with an equal one of the other, each of which is used once."""
     left = list(other)
     open_pairs = False
     for item in one:
@@ -120,9 +127,9 @@ def _match(one: tuple[str, ...], other: tuple[str, ...], inner: Compare) -> Resu
             outcomes.append(outcome)
         else:
             if Outcome.OPEN not in outcomes:
-                return Outcome.DIFFERENT, "item"
+                return Outcome.DIFFERENT
             open_pairs = True
-    return (Outcome.OPEN if open_pairs else Outcome.EQUAL), "item"
+    return Outcome.OPEN if open_pairs else Outcome.EQUAL
 
 
 def compare_regions(one: Region, other: Region, inner: Compare) -> Result:
@@ -135,18 +142,4 @@ def compare_regions(one: Region, other: Region, inner: Compare) -> Result:
 
     if len(one.pieces) != len(other.pieces) or (None not in (one.name, other.name) and one.name != other.name):
         return Outcome.DIFFERENT, "interval"
-    left = list(other.pieces)
-    open_pairs = False
-    for piece in one.pieces:
-        outcomes = []
-        for position, candidate in enumerate(left):
-            outcome, _ = same_piece(piece, candidate)
-            if outcome is Outcome.EQUAL:
-                del left[position]
-                break
-            outcomes.append(outcome)
-        else:
-            if Outcome.OPEN not in outcomes:
-                return Outcome.DIFFERENT, "interval"
-            open_pairs = True
-    return (Outcome.OPEN if open_pairs else Outcome.EQUAL), "interval"
+    return _paired_off(one.pieces, other.pieces, same_piece), "interval"

@@ -12,7 +12,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One alias: where the model is, and the settings that follow from its size where the user gives none."""
+    """Where a model is, and the settings that follow from its size; the defaults are for models without an alias."""
 
     source: str
     parameters: str
@@ -21,9 +21,6 @@ class Preset:
     learning_rate: float = 1e-5
     max_completion_tokens: int = 1024
 
-
-OTHER = Preset("", "", "")
-"""What a model without an alias (OWNER/NAME, a folder, a GGUF file) gets."""
 
 TINY = Preset(str(ASSETS / "tiny"), "0.9M", "Apache-2.0", steps=100, learning_rate=1e-3, max_completion_tokens=64)
 

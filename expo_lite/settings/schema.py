@@ -129,15 +129,6 @@ def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:
         raise ConfigError(f"{where}: {str(error).rpartition('missing ')[2]}.") from error
 
 
-def read_toml(cls: type[T], path: Path) -> T:
-    """Settings from a TOML file with the fields of `cls`, groups as tables.
-
-    Raises:
-        ConfigError: the file is missing, is not TOML, or holds an unknown or ill-typed setting.
-    """
-    return from_mapping(cls, toml_values(path), str(path))
-
-
 def toml_values(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; raises ConfigError if it is missing or not TOML."""
     try:

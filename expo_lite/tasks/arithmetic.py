@@ -20,7 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from expo_lite.records import Problem, Verdict
-from expo_lite.tasks.splits import check_choice, select
+from expo_lite.tasks.splits import check_choice, distinct, select
 
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
@@ -32,8 +32,6 @@ LABELS = "ABCDEFGH"
 LARGEST_FACTOR = 999
 LARGEST_VALUE = 9_999
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
-DRAWS_IN_VAIN = 100_000
-"""After so many draws without a new question there are taken to be no more."""
 _TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
 
 _WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
@@ -96,15 +94,7 @@ def is_test(question: str) -> bool:
 def sums(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Sum]:
     """Distinct problems of one level and split, the same for the same seed; they end only when there are no more."""
     rng = random.Random(f"arithmetic-{split}-{level}-{seed}")  # noqa: S311
-    seen: set[str] = set()
-    n_in_vain = 0
-    while n_in_vain < DRAWS_IN_VAIN:
-        drawn = generate(rng, level)
-        n_in_vain += 1
-        if drawn.question not in seen and is_test(drawn.question) == (split == "test"):
-            seen.add(drawn.question)
-            n_in_vain = 0
-            yield drawn
+    return distinct(lambda: generate(rng, level), lambda question: is_test(question) == (split == "test"))
 
 
 @dataclass(frozen=True)

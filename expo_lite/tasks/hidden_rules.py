@@ -29,7 +29,7 @@ from typing import Literal
 from expo_lite.errors import DataError
 from expo_lite.grading import final_answer
 from expo_lite.records import Problem, Verdict
-from expo_lite.tasks.splits import check_choice, select
+from expo_lite.tasks.splits import check_choice, distinct, select
 
 LEVELS = (1, 2, 3, 4, 5)
 N_WORDS = {1: 2, 2: 3, 3: 4, 4: 4, 5: 4}
@@ -123,15 +123,7 @@ def is_test(question: str) -> bool:
 def chains(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Chain]:
     """Distinct problems of one level and split, the same for the same seed; they end only when there are no more."""
     rng = random.Random(f"hidden-rules-{split}-{level}-{seed}")  # noqa: S311
-    seen: set[str] = set()
-    n_in_vain = 0
-    while n_in_vain < 100_000:
-        drawn = generate(rng, level)
-        n_in_vain += 1
-        if drawn.question not in seen and is_test(drawn.question) == (split == "test"):
-            seen.add(drawn.question)
-            n_in_vain = 0
-            yield drawn
+    return distinct(lambda: generate(rng, level), lambda question: is_test(question) == (split == "test"))
 
 
 def read_question(question: str) -> Chain:

@@ -4,13 +4,27 @@ import random
 import unicodedata
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.records import Problem
 
+DRAWS_IN_VAIN = 100_000
+"""After so many draws without a new question there are taken to be no more."""
 _HELD_OUT_SHARE = 10  # one question text in ten
 _PLAIN_MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
+
+
+class Question(Protocol):
+    """Anything that asks a question."""
+
+    @property
+    def question(self) -> str:
+        """The problem in words."""
+
+
+Drawn = TypeVar("Drawn", bound=Question)
 
 
 def normalised(question: str) -> str:
@@ -45,6 +59,19 @@ def without_test_questions(train: Sequence[Problem], test: Sequence[Problem]) ->
     """The train problems whose normalised question is not in the test split."""
     seen = {normalised(problem.question) for problem in test}
     return [problem for problem in train if normalised(problem.question) not in seen]
+
+
+def distinct(draw: Callable[[], Drawn], in_split: Callable[[str], bool]) -> Iterator[Drawn]:
+    """What is drawn at random, each question of the split once; it ends only when there seem to be no more."""
+    seen: set[str] = set()
+    n_in_vain = 0
+    while n_in_vain < DRAWS_IN_VAIN:
+        drawn = draw()
+        n_in_vain += 1
+        if drawn.question not in seen and in_split(drawn.question):
+            seen.add(drawn.question)
+            n_in_vain = 0
+            yield drawn
 
 
 def check_choice(task: str, known_levels: tuple[int, ...], levels: tuple[int, ...], limit: int | None) -> None:
