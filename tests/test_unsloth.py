@@ -278,7 +278,7 @@ def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> N
         "commands.hard",
         "commands.explain",
         "measure.diagnose",
-        "replication.run",
+        "sweep.run",
         "policy.factory",
     ]
     code = f"import sys, importlib; [importlib.import_module('expo_lite.' + name) for name in {modules}]; "

@@ -23,8 +23,8 @@ from expo_lite.commands.grade import Grade
 from expo_lite.commands.hard import Hard
 from expo_lite.commands.models import Models
 from expo_lite.commands.plan import Plan
-from expo_lite.commands.replicate import Replicate
 from expo_lite.commands.report import Report
+from expo_lite.commands.sweep import Replicate, Sweep
 from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.errors import ExpoLiteError
@@ -49,6 +49,7 @@ COMMANDS: dict[str, type[ConfiguredCommand]] = {
     "hard": Hard,
     "plan": Plan,
     "diagnose": Diagnose,
+    "sweep": Sweep,
     "replicate": Replicate,
 }
 """The commands that take settings."""
