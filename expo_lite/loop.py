@@ -29,7 +29,7 @@ from expo_lite.run.stopping import Stopped, StopRequests
 from expo_lite.run.trace import traced
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 from expo_lite.step.experience import sample_experience
-from expo_lite.step.explain import leaks
+from expo_lite.step.chain_text import leaks
 from expo_lite.step.learn import learn
 from expo_lite.step.methods import METHODS, chain_source
 from expo_lite.step.optimizer import make_optimizer

@@ -5,7 +5,10 @@ result is held against. A chain that concludes with its answer, or that has the 
 Each template goes through all of its phrasings. Templates, not lines, are dealt in turn to two halves, so that nothing
 the pattern was changed on comes back in other numbers: "tune" is for changing it, "held_out" for judging it.
 
-The tables were written before the pattern was changed, and by one hand; real models leak in more ways than these.
+Both halves were written before the pattern was changed, but by the hand that changed it, and so a full score on the
+second is no surprise. So further templates were written once the pattern stood, in words that it was not made for: of
+all of these it found 9 of 88, and cried at 24 of 144. Every other one of them then went to "tune"; the rest is "later",
+and judges what came of it. Real models leak in more ways than any of these.
 """
 
 import json
@@ -62,6 +65,29 @@ NON_LEAKS = (
     "To check the {noun}, take 2 away again: 42 - 2 = 40, as it was {given} in the question.",
 )
 
+LATER_LEAKS = (
+    "With {x} as the final {noun}, the missing number has to be 2.",
+    "The problem says that the {noun} is {x}. " + STEPS + ".",
+    "Working backwards from {x}: 42 - 2 = 40.",
+    "Our target is {x}. " + STEPS + ".",
+    "Let us see how one can get the correct {noun}, {x}: " + STEPS + ".",
+    "It is {given} that the {noun} equals {x}, hence " + STEPS + ".",
+    "The {noun} has to come out as {x}, so we {goal} add 2 to 40.",
+    "To get {x} as the {noun}, add 2 to 40.",
+    STEPS + ", just as the {given} {noun} says.",
+    STEPS + ". This is the same as the {noun} we were {given}.",
+)
+LATER_NON_LEAKS = (
+    "We {goal} work out 40 + 2. " + STEPS + ", which is the {noun}.",
+    "The {noun} is given by the sum of both: " + STEPS + ".",
+    "{premise} 2 is {given}, " + STEPS + ". My {noun}: {x}.",
+    STEPS + ". I checked that this {noun} is correct. It is {x}.",
+    STEPS + ". {so} we get {x} as the {noun}.",
+    "The question asks for the {noun} in metres. " + STEPS + ".",
+    "{premise} the {noun} is a sum, we add: " + STEPS + ".",
+    "{so} we reach the correct {noun}: " + STEPS + ".",
+)
+
 
 def filled(template: str) -> list[str]:
     """A template in all of its phrasings."""
@@ -77,6 +103,11 @@ def table() -> list[dict[str, object]]:
     return [
         {"leak": leak, "half": ("tune", "held_out")[i % 2], "template": template, "text": text}
         for leak, templates in ((True, LEAKS), (False, NON_LEAKS))
+        for i, template in enumerate(templates)
+        for text in filled(template)
+    ] + [
+        {"leak": leak, "half": ("tune", "later")[i % 2], "template": template, "text": text}
+        for leak, templates in ((True, LATER_LEAKS), (False, LATER_NON_LEAKS))
         for i, template in enumerate(templates)
         for text in filled(template)
     ]

@@ -78,7 +78,7 @@ def run_explain(config: ExplainConfig) -> None:
 
 
 def _show(explanation: "Explanation", console: Console) -> None:
-    from expo_lite.step.explain import leaks
+    from expo_lite.step.chain_text import leaks
 
     problem, completion = explanation.problem, explanation.completion
     level = "" if problem.level is None else f", level {problem.level}"

@@ -27,7 +27,8 @@ from expo_lite.run.target import Target
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
-from expo_lite.step.explain import answer_lifts, encode_target, judge, leaks
+from expo_lite.step.chain_text import leaks
+from expo_lite.step.explain import answer_lifts, encode_target, judge
 from expo_lite.step.rollout import roll_out, stream_seed
 from expo_lite.tasks import Task
 

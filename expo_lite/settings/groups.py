@@ -154,8 +154,7 @@ class OptimizerConfig:
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """adamw-8bit keeps its state in 8 bits; it needs a GPU."""
     learning_rate: Annotated[float | None, Bounds(above=0, most=10)] = None
-    """The peak learning rate. The default depends on the model (`expo-lite models` shows it);
-    exp-dpo takes a tenth of that."""
+    """The peak learning rate. The default depends on the model and, for exp-dpo, is lower (`expo-lite models`)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls to 0 after the warmup."""
     warmup_steps: Annotated[int, AT_LEAST_0] = 5

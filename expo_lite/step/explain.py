@@ -7,30 +7,18 @@ are always taken as they are.
 """
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from expo_lite.grading.extract import answer_start, final_answer
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
+from expo_lite.step.chain_text import before_answer, leaks, up_to_answer
 
 _BOX = "\\boxed{"
-_LEAK = re.compile(
-    r"\b(?:given|provided|correct|known|stated|expected|reference)\s+(?:final\s+)?(?:answer|result|solution)\b"
-    r"|\b(?:answer|result|solution)\s+(?:is|was|has\s+been)\s+(?:already\s+)?(?:given|provided|known|stated)\b"
-    r"|\bwe\s+(?:are|were)\s+(?:told|given)\s+(?:that\s+)?the\s+(?:final\s+)?(?:answer|result)\b",
-    re.IGNORECASE,
-)
-
-
-def leaks(text: str) -> bool:
-    """Whether a chain talks about having been given the answer."""
-    return _LEAK.search(text) is not None
 
 
 def judge(policy: Policy, attempts: Sequence[Group], config: ExpoConfig, *, token_budget: int) -> list[Explanation]:
@@ -65,7 +53,7 @@ def _candidate(
     if "none" in filters and config.explain_with != "answer":
         pass  # a control is trained on as it is, with whatever answer it gives
     elif "none" in filters:
-        target_ids = encode_target(policy, before_answer(completion.text) + boxed(problem.answer))
+        target_ids = encode_target(policy, up_to_answer(completion.text) + boxed(problem.answer))
     elif completion.finish_reason is FinishReason.LENGTH:
         accepted, reason = False, "truncated"
     elif not verdict.correct:  # lift and no-leak come on top of a right answer, never instead
@@ -101,20 +89,6 @@ def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token
             rows.append(Row(prompt_ids + encode_text(policy, before + _BOX), answer_ids))
     sums = [float(s.sum()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
     return [with_chain - without for with_chain, without in zip(sums[::2], sums[1::2], strict=True)]
-
-
-def before_answer(text: str) -> str:
-    """A chain up to where it first states the answer that it ends with; the text and a line break if it states none.
-
-    What is stated counts as the grader counts it, in a box or in words: an answer that is still in the chain would
-    raise its own probability, whatever the steps before it are worth.
-    """
-    if answer_start(text) is None:
-        return text.rstrip() + "\n"
-    answer, _ = final_answer(text)
-    while (start := answer_start(text)) is not None and final_answer(text)[0] == answer:
-        text = text[:start]
-    return text
 
 
 def boxed(answer: str) -> str:
