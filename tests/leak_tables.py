@@ -1,7 +1,7 @@
 """Chains that talk about a given answer, and chains that do not, made by rule: `uv run python tests/leak_tables.py`.
 
 A leak treats the answer as known before it is derived: as a premise, as a goal, as something given, or as what the
-result is held against. A chain that concludes with its answer, or that has the same words about something else, is none.
+result is held against. A chain that concludes with its answer, or has the same words about something else, is none.
 Each template goes through all of its phrasings. Templates, not lines, are dealt in turn to two halves, so that nothing
 the pattern was changed on comes back in other numbers: "tune" is for changing it, "held_out" for judging it.
 
