@@ -5,7 +5,7 @@ pass, which the optimiser has not yet moved. Either way the same scorer makes ol
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -84,10 +84,8 @@ def learn(
         )
         return accumulate(policy, batches, config, old_logprobs)
 
-    chains = [row for row in useful if row.sft_weight > 0] if measure_share else []
-    if chains:
-        limits.updating(lambda: one_pass(chains), one_row=one_row)
-    supervised = [grad.clone() for grad in _gradients(parameters)] if chains else []
+    chains = [row for row in useful if row.sft_weight > 0 and measure_share]
+    supervised = _gradient_of(chains, parameters, lambda: limits.updating(lambda: one_pass(chains), one_row=one_row))
     for _ in range(config.loss.updates_per_batch):
         totals = limits.updating(one_pass, one_row=one_row)
         if old_logprobs is None:
@@ -116,6 +114,15 @@ def _diverged(step: int, loss: float, grad_norm: float, last_good: str) -> Diver
         f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to "
         "the same."
     )
+
+
+def _gradient_of(
+    rows: Sequence[Row], parameters: Sequence[torch.nn.Parameter], one_pass: Callable[[], object]
+) -> list[torch.Tensor]:
+    if not rows:
+        return []
+    one_pass()
+    return [grad.clone() for grad in _gradients(parameters)]
 
 
 def _gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
