@@ -117,12 +117,12 @@ def test_explanations_are_good_positives_for_the_tiny_model_on_hidden_words(
 
 
 @pytest.mark.slow
-def test_copied_answers_are_no_good_positives(
+def test_a_model_that_cannot_explain_gets_a_no(
     pytestconfig: pytest.Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SmolLM2-135M on chains of sums states the answer that it is shown, behind steps that do not lead there."""
-    words = f"diagnose --model {gguf_file(pytestconfig)} --task arithmetic --levels 4 --problems 10 --group-size 2"
-    assert run([*words.split(), "--max-completion-tokens", "128", "--output", str(tmp_path / "d")]) == 0
+    """SmolLM2-135M on chains of sums: most explanations are cut off, and none was accepted when this was written."""
+    words = f"diagnose --model {gguf_file(pytestconfig)} --task arithmetic --levels 4 --problems 8 --group-size 1"
+    assert run([*words.split(), "--max-completion-tokens", "96", "--output", str(tmp_path / "d")]) == 0
     assert "Verdict: no; explanations are no good positives here." in capsys.readouterr().out
 
 
