@@ -20,18 +20,18 @@ from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
 from expo_lite.memory.plan import GIB
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
-from expo_lite.prompts import encode_explanation, encode_question
+from expo_lite.prompts import encode_explanation, encode_question, read_explanation_prompt
 from expo_lite.records import Problem
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config
-from expo_lite.run.metrics import explanation_metrics, group_metrics, sample_rows
+from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 from expo_lite.run.progress import Display, binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
 from expo_lite.run.trace import traced
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
+from expo_lite.step.chain_text import leaks
 from expo_lite.step.experience import sample_experience
-from expo_lite.step.explain import leaks
 from expo_lite.step.learn import learn
-from expo_lite.step.methods import METHODS, chain_source
+from expo_lite.step.methods import METHODS, chain_source, coefficient_in_force
 from expo_lite.step.optimizer import make_optimizer
 from expo_lite.step.pairs import dpo_metrics, pair_rows
 from expo_lite.step.rollout import draw
@@ -104,6 +104,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     warn = warning(console)
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     problems = training_problems(task, config)
+    read_explanation_prompt(config.explanation.explanation_prompt)  # what is wrong with it is said before loading
     if config.resume:
         folder.check(config)
     policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
@@ -195,17 +196,32 @@ def take_step(run: Run) -> dict[str, float]:
     if explanations:
         n_leaks = sum(leaks(explanation.completion.text) for explanation in explanations)
         metrics |= explanation_metrics(explanations, n_leaks)
-    if config.diagnostics_every and run.step % config.diagnostics_every == 0:
+    if experience.attempts:
+        metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
+    scaled = METHODS[config.method].scaled and chain_source(config) != "none"
+    if scaled:
+        metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
+    diagnosed = bool(config.diagnostics_every) and run.step % config.diagnostics_every == 0
+    if diagnosed:
         metrics |= run.limits.updating(
             lambda: diagnose(run.policy, groups, explanations, token_budget=run.limits.micro_batch_tokens)
         )
     learning = time.monotonic()
     good = last_good(run, before=run.step + 1)
-    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)
+    metrics |= learn(
+        run.policy,
+        run.optimizer,
+        rows,
+        config,
+        step=run.step,
+        last_good=good,
+        limits=run.limits,
+        measure_share=scaled and diagnosed,
+    )
     metrics |= dpo_metrics(experience.pairs, config)
     ended = time.monotonic()
     n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
-    n_sampled += sum(len(explanation.completion.token_ids) for explanation in explanations)
+    n_sampled += sum(len(attempt.completion.token_ids) for attempt in experience.attempts)
     run.step += 1
     metrics |= {
         "num_tokens": float(n_sampled),
@@ -220,7 +236,7 @@ def take_step(run: Run) -> dict[str, float]:
         metrics["memory/planned_gib"] = run.planned_gib
     if metrics["update/n_rows"]:
         metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - learning)
-    run.folder.samples.append(sample_rows(groups, explanations, step=run.step))
+    run.folder.samples.append(sample_rows(groups, explanations, step=run.step, attempts=experience.attempts))
     if experience.new_pairs:
         run.folder.pairs.append(pair_rows(run.policy, experience.new_pairs, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
 from expo_lite.grading import Grader
+from expo_lite.prompts import read_explanation_prompt
 from expo_lite.records import SamplingParams
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import ExplainConfig, check_measuring
@@ -38,6 +39,7 @@ def run_explain(config: ExplainConfig) -> None:
     """
     check_measuring(config)
     console = Console()
+    prompt = read_explanation_prompt(config.explanation_prompt)
     target = target_of(config, config.model)
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
@@ -48,6 +50,7 @@ def run_explain(config: ExplainConfig) -> None:
         from expo_lite.memory.limits import fitted_policy
         from expo_lite.policy.factory import load_policy
         from expo_lite.step.explain import judge, refusals
+        from expo_lite.step.rederive import rederived
         from expo_lite.step.rollout import roll_out, stream_seed
 
         say(console, f"{target.label}: explaining {len(problems)} problems ...")
@@ -64,11 +67,20 @@ def run_explain(config: ExplainConfig) -> None:
                 explain_with=config.explain_with,
                 others=problems,
                 params=replace(params, rows=limits.sampling_rows),
+                explanation_prompt=prompt,
                 seed=stream_seed(config.seed, "explain"),
             )
         ).attempts
-    filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
-    explanations = limits.updating(lambda: judge(policy, attempts, filters, token_budget=limits.micro_batch_tokens))
+        filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
+        explanations = limits.updating(
+            lambda: judge(
+                policy,
+                attempts,
+                filters,
+                token_budget=limits.micro_batch_tokens,
+                rederive=lambda chains: rederived(policy, task, chains, params=params),
+            )
+        )
     for explanation in explanations:
         _show(explanation, console)
     n_accepted = sum(explanation.accepted for explanation in explanations)
@@ -78,7 +90,7 @@ def run_explain(config: ExplainConfig) -> None:
 
 
 def _show(explanation: "Explanation", console: Console) -> None:
-    from expo_lite.step.explain import leaks
+    from expo_lite.step.chain_text import leaks
 
     problem, completion = explanation.problem, explanation.completion
     level = "" if problem.level is None else f", level {problem.level}"

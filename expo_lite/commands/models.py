@@ -17,11 +17,21 @@ class Models(Command):
     def run(self) -> None:
         """Print the table."""
         table = Table(box=box.SIMPLE)
-        for column in ("alias", "model", "parameters", "license", "steps", "learning rate", "max tokens"):
+        for column in (
+            "alias",
+            "model",
+            "parameters",
+            "license",
+            "steps",
+            "learning rate",
+            "for exp-dpo",
+            "max tokens",
+        ):
             table.add_column(column, overflow="fold")
         for alias, preset in PRESETS.items():
             source = "built in" if preset is TINY else preset.source
-            defaults = (str(preset.steps), f"{preset.learning_rate:g}", str(preset.max_completion_tokens))
+            rates = (f"{preset.learning_rate:g}", f"{preset.dpo_learning_rate:g}")
+            defaults = (str(preset.steps), *rates, str(preset.max_completion_tokens))
             table.add_row(alias, source, preset.parameters, preset.license, *defaults)
         console = Console()
         console.print(table)

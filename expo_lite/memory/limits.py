@@ -155,7 +155,7 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
         gradient_checkpointing=config.policy.gradient_checkpointing,
         optimizer=config.optimizer.optimizer,
         group_size=config.group_size,
-        completion_tokens=config.sampling.max_completion_tokens,
+        completion_tokens=max(config.sampling.max_completion_tokens, config.explanation.max_explanation_tokens or 0),
         nucleus=min(config.sampling.top_p, config.evaluation.eval_top_p) < 1,
     )
     return _plan_here(config.model, workload, config.policy.sampler, tokens, rows)

@@ -5,7 +5,7 @@ pass, which the optimiser has not yet moved. Either way the same scorer makes ol
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,10 +51,13 @@ def learn(
     step: int,
     last_good: str,
     limits: Limits | None = None,
+    measure_share: bool = False,
 ) -> dict[str, float]:
     """Take `updates_per_batch` optimiser steps on the rows; returns metrics of the last pass.
 
-    Rows without a gradient cost nothing. Where no row has one, the adapter and the optimiser stay as they are.
+    With `measure_share` the supervised rows first get a pass of their own, which changes nothing, for the share of the
+    gradient that is theirs. Rows without a gradient cost nothing. Where no row has one, the adapter and the optimiser
+    stay as they are.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the adapter has not been changed by it.
@@ -73,28 +76,26 @@ def learn(
     parameters = list(policy.parameters().values())
     old_logprobs: dict[int, torch.Tensor] | None = None
 
-    def one_pass() -> Totals:
+    def one_pass(chosen: Sequence[Row] = useful) -> Totals:
         optimizer.zero_grad(set_to_none=True)  # also what a pass that ran out of memory has accumulated
         tokens = limits.micro_batch_tokens
         batches = micro_batches(
-            useful, token_budget=tokens, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
+            chosen, token_budget=tokens, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
         )
         return accumulate(policy, batches, config, old_logprobs)
 
+    chains = [row for row in useful if row.sft_weight > 0 and measure_share]
+    supervised = _gradient_of(chains, parameters, lambda: limits.updating(lambda: one_pass(chains), one_row=one_row))
     for _ in range(config.loss.updates_per_batch):
         totals = limits.updating(one_pass, one_row=one_row)
         if old_logprobs is None:
             old_logprobs = totals.old_logprobs
-            metrics |= logp_difference(useful, old_logprobs)
+            metrics |= logp_difference(useful, old_logprobs) | gradient_share(_gradients(parameters), supervised)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
         loss = float(totals.loss)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             optimizer.zero_grad(set_to_none=True)
-            raise DivergedError(
-                f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
-                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to "
-                "the same."
-            )
+            raise _diverged(step, loss, grad_norm, last_good)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     metrics |= {"grad_norm": grad_norm, "loss": loss, "update/n_tokens": float(totals.n_tokens)}
@@ -105,6 +106,43 @@ def learn(
     if totals.n_sft_tokens:
         metrics["expo/sft_loss"] = float(totals.sft_nats) / totals.n_sft_tokens
     return metrics
+
+
+def _diverged(step: int, loss: float, grad_norm: float, last_good: str) -> DivergedError:
+    return DivergedError(
+        f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
+        f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to "
+        "the same."
+    )
+
+
+def _gradient_of(
+    rows: Sequence[Row], parameters: Sequence[torch.nn.Parameter], one_pass: Callable[[], object]
+) -> list[torch.Tensor]:
+    if not rows:
+        return []
+    one_pass()
+    return [grad.clone() for grad in _gradients(parameters)]
+
+
+def _gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
+    return [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
+
+
+def gradient_share(whole: Sequence[torch.Tensor], supervised: Sequence[torch.Tensor]) -> dict[str, float]:
+    """The norm of the supervised term's gradient, and its share in the sum of both terms' norms; nothing where it was
+    not measured.
+
+    Exact: the other term's gradient is the whole one less the supervised one.
+    """  # noqa: D205 (one sentence)
+    if not supervised:
+        return {}
+    others = [all_of_it - part for all_of_it, part in zip(whole, supervised, strict=True)]
+    own, rest = (
+        float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in part])))
+        for part in (supervised, others)
+    )
+    return {"expo/sft_grad_norm": own, "expo/sft_grad_share": own / (own + rest) if own + rest else 0.0}
 
 
 def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -> dict[str, float]:
