@@ -37,6 +37,7 @@ from expo_lite.step.pairs import dpo_metrics, pair_rows
 from expo_lite.step.rollout import draw
 from expo_lite.step.run import Run, last_good, restore, save
 from expo_lite.tasks import Task, load_task
+from expo_lite.terminal import Terminal, say
 
 CHECKED_PROBLEMS = 32
 """Among whose prompts the start-up check finds short and long ones."""
@@ -65,7 +66,7 @@ def train(config: TrainConfig, *, task: Task | None = None, console: Console | N
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong; the run folder can be resumed.
     """
-    resolved, console = resolve(config), console or Console(quiet=True)
+    resolved, console = resolve(config), console or Terminal(quiet=True)
     if task is not None:
         return train_on(task, resolved, console)
     with Grader() as grader:
@@ -92,10 +93,10 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
                 finished = False
     if finished:
         summarise(run, before, after, console)
-        console.print(f"look at it: expo-lite report {run.config.output}", markup=False, soft_wrap=True)
+        say(console, f"look at it: expo-lite report {run.config.output}")
     else:
-        console.print(f"Stopped and saved after step {run.step}. Continue with --resume.", soft_wrap=True)
-    console.print(f"run folder: {run.config.output}", markup=False, soft_wrap=True)
+        say(console, f"Stopped and saved after step {run.step}. Continue with --resume.")
+    say(console, f"run folder: {run.config.output}")
     return TrainingResult(run.config.output, run.step, finished, before, after)
 
 
@@ -107,7 +108,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     if config.resume:
         folder.check(config)
     policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
-    console.print(f"device: {describe(policy.device)}", markup=False, soft_wrap=True)
+    say(console, f"device: {describe(policy.device)}")
     if not config.resume:
         folder.create(config, device=describe(policy.device))
     optimizer = make_optimizer(policy, config)
@@ -128,7 +129,7 @@ def resume(run: Run, console: Console) -> None:
         run.limits.warn(f"{line}; going on from an older one.")
     if resumed_from is not None:
         restore(run, resumed_from)
-        console.print(f"resumed at step {run.step} from '{resumed_from}'", markup=False, soft_wrap=True)
+        say(console, f"resumed at step {run.step} from '{resumed_from}'")
 
 
 def check_sampler(run: Run, console: Console) -> None:
@@ -144,10 +145,8 @@ def check_sampler(run: Run, console: Console) -> None:
             token_budget=run.limits.micro_batch_tokens,
         )
     )
-    console.print(
-        f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({time.monotonic() - started:.1f} s)",
-        soft_wrap=True,
-    )
+    took = f"{time.monotonic() - started:.1f} s"
+    say(console, f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({took})")
 
 
 def training_problems(task: Task, config: RunConfig) -> list[Problem]:
@@ -234,13 +233,12 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
     rows = run.folder.metrics.read()
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
     if trend := binned(values, TREND_BINS):
-        line = f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}"
-        console.print(line, soft_wrap=True)
+        say(console, f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}")
 
 
 def warning(console: Console) -> Callable[[str], None]:
     """What prints a line that begins with 'warning:'."""
-    return lambda line: console.print(f"warning: {line}", markup=False, soft_wrap=True)
+    return lambda line: say(console, f"warning: {line}")
 
 
 def describe(device: torch.device) -> str:

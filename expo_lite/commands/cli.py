@@ -4,6 +4,7 @@ Everything that can be wrong about arguments is found before anything heavy is i
 seconds, and a mistyped name should not. An ExpoLiteError becomes one line and its exit code.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -28,6 +29,7 @@ from expo_lite.commands.report import Report
 from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.errors import ExpoLiteError
+from expo_lite.terminal import visible, visible_line
 
 DESCRIPTION = f"""expo-lite {__version__}: teach a language model what it cannot yet do (ExPO).
 
@@ -70,7 +72,10 @@ def run(words: Sequence[str]) -> int:
     Raises:
         SystemExit: tyro has printed help (code 0) or what is wrong with the arguments (code 2).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks, such as a bar, ends no run
     try:
+        arguments.check_words(words)
         if list(words) == ["--version"]:
             sys.stdout.write(f"expo-lite {__version__}\n")
         else:
@@ -81,8 +86,8 @@ def run(words: Sequence[str]) -> int:
         sys.stdout.flush()
     except ExpoLiteError as error:
         if "--debug" in words:
-            traceback.print_exc()
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            sys.stderr.write(visible(traceback.format_exc()))
+        sys.stderr.write(f"error: {visible_line(error)}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

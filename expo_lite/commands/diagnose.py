@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.grading import Grader
 from expo_lite.measure.tables import interval_cell
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
 from expo_lite.tasks import load_task
+from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.measure.diagnose import LevelDiagnosis
@@ -39,7 +38,7 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong.
     """
     check_measuring(config)
-    console = Console()
+    console = Terminal()
     target = target_of(config, config.model)
     folder = config.output or Path("runs") / f"diagnose-{target.label}-{config.task.partition(':')[0]}"
     check_new(folder)
@@ -61,7 +60,7 @@ def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) ->
     from expo_lite.measure.diagnose import KINDS
 
     title = f"{name}: chains under the plain prompt, with 95% intervals over problems"
-    chains = Table(title=escape(title), title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    chains = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     rates = Table(title="percent, with 95% intervals", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     chains.add_column("level")
     rates.add_column("level")

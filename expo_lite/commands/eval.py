@@ -5,9 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
-
-from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.run.target import Target
@@ -15,6 +13,7 @@ from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
 from expo_lite.tasks import load_task
+from expo_lite.terminal import Terminal, say
 
 RESULTS = "evaluation.json"
 BASELINE = "baseline"
@@ -38,7 +37,7 @@ def run_eval(config: EvalConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
     """
     check_measuring(config)
-    console = Console()
+    console = Terminal()
     target = target_of(config, config.target)
     other = target_of(config, config.baseline) if config.baseline else None
     config = settled(config, target)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.rule import Rule
-from rich.text import Text
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import ExplainConfig, check_measuring
 from expo_lite.tasks import load_task
+from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.records import Explanation
@@ -37,7 +37,7 @@ def run_explain(config: ExplainConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong.
     """
     check_measuring(config)
-    console = Console()
+    console = Terminal()
     target = target_of(config, config.model)
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
@@ -94,7 +94,7 @@ def _show(explanation: "Explanation", console: Console) -> None:
 
 
 def _block(console: Console, heading: str, lines: Iterable[str]) -> None:
-    console.print(Text(heading, style="bold"))
+    console.print(heading, style="bold")
     for line in lines:
         say(console, line)
     say(console, "")

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from expo_lite.commands.command import Command, say
+from expo_lite.commands.command import Command
 from expo_lite.grading import Grader, GradeReport, grade_file
+from expo_lite.terminal import Terminal, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Grade(Command):
         Raises:
             DataError: the file is missing or malformed.
         """
-        console, output = Console(), self.output or self.file.with_suffix(".graded.jsonl")
+        console, output = Terminal(), self.output or self.file.with_suffix(".graded.jsonl")
         with Grader() as grader:
             report = grade_file(self.file, output, grader)
         table = Table("reason", "rows", box=box.SIMPLE)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from expo_lite.commands.command import Command, say
+from expo_lite.commands.command import Command
 from expo_lite.settings.models import PRESETS, TINY
+from expo_lite.terminal import Terminal, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,6 @@ class Models(Command):
             source = "built in" if preset is TINY else preset.source
             defaults = (str(preset.steps), f"{preset.learning_rate:g}", str(preset.max_completion_tokens))
             table.add_row(alias, source, preset.parameters, preset.license, *defaults)
-        console = Console()
+        console = Terminal()
         console.print(table)
         say(console, "--model also takes OWNER/NAME of the model hub, a local folder or a GGUF file.")

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from rich.console import Console
-
 from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.replication.plan import read_plan
 from expo_lite.settings.replicate import ReplicateConfig
+from expo_lite.terminal import Terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,4 +20,4 @@ class Replicate(ConfiguredCommand):
         plan = read_plan(self.settings)
         from expo_lite.replication.run import run_replicate
 
-        run_replicate(plan, self.settings, Console())
+        run_replicate(plan, self.settings, Terminal())

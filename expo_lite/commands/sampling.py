@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from expo_lite.commands.command import say
 from expo_lite.run.progress import completion_bar
 from expo_lite.run.target import Target
+from expo_lite.terminal import say
 
 if TYPE_CHECKING:
     from expo_lite.measure.figures import GradedProblem

@@ -19,6 +19,7 @@ from expo_lite.run.stopping import StopRequests
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
+from expo_lite.terminal import say
 
 
 def held_out(task: Task, config: RunConfig) -> list[Problem]:
@@ -36,7 +37,7 @@ def evaluate_once(run: Run, step: int, console: Console, stops: StopRequests) ->
     done = load_evaluation(run, step)
     if done is not None or not run.held_out:
         return done
-    console.print(f"evaluating on {len(run.held_out)} held-out problems ...", soft_wrap=True)
+    say(console, f"evaluating on {len(run.held_out)} held-out problems ...")
     file = run.folder.evaluation_file(step)
     with completion_bar(console, "evaluating", len(run.held_out) * (run.config.evaluation.eval_samples + 1)) as advance:
         result = evaluate_held_out(

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from expo_lite.measure.statistics import over_seeds
 from expo_lite.replication.claims import Judgement, K, Results, change, pass_at_4
 from expo_lite.replication.plan import ReplicationPlan
 from expo_lite.run.files import write_atomically
+from expo_lite.terminal import visible_line
 
 NO_SHARES = {5: ("expert", "explanation", "ratio"), 6: ("explanations", "own chains"), 8: ("loss first", "loss last")}
 """Figures that are no shares, by the number of their claim."""
@@ -25,7 +27,7 @@ def claim_table(outcomes: Sequence[Judgement]) -> Table:
     for outcome in outcomes:
         claim = outcome.claim
         style = {True: "green", False: "red", None: "dim"}[outcome.holds]
-        verdict = f"[{style}]{outcome.verdict}[/{style}]"
+        verdict = Text(outcome.verdict, style)
         table.add_row(str(claim.number), claim.statement, claim.paper, "\n".join(figures(outcome)), verdict)
     return table
 
@@ -67,7 +69,7 @@ def _markdown(
     config = plan.any_config
     n = results.base.levels[0]
     lines = [
-        f"# The paper's claims on {config.model}, {config.task}",
+        f"# The paper's claims on {visible_line(config.model)}, {visible_line(config.task)}",
         "",
         f"Seeds {', '.join(map(str, plan.seeds))}; {config.steps} steps of {config.problems_per_step} problems with "
         f"{config.group_size} completions each; "
@@ -86,7 +88,7 @@ def _markdown(
             f"| {claim.number} | {claim.statement} | {claim.paper} | {'; '.join(figures(outcome))} | {verdict} |"
         )
     lines += ["", f"Every run, pass@{K} by level:", "", *level_table(results)]
-    return [*lines, *(f"\n{name} failed: {failure}" for name, failure in failures.items())]
+    return [*lines, *(f"\n{name} failed: {visible_line(failure)}" for name, failure in failures.items())]
 
 
 def level_table(results: Results) -> list[str]:

@@ -42,6 +42,7 @@ from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.replicate import ReplicateConfig
 from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.tasks import load_task
+from expo_lite.terminal import Terminal, say
 
 BASE = "base-evaluation.json"
 
@@ -80,14 +81,14 @@ def run_replicate(plan: ReplicationPlan, config: ReplicateConfig, console: Conso
         prepare_runs(plan, n_jobs)
         failures = carry_out([*diagnosis_jobs(plan), *run_jobs(plan)], n_jobs, console)
     for name, failure in failures.items():
-        console.print(f"{name}: {failure}", markup=False, soft_wrap=True)
+        say(console, f"{name}: {failure}")
     if not (plan.folder / BASE).exists():
         raise ExpoLiteError("Without the base's evaluation there is nothing to compare with; see above.")
     results = collect_results(plan)
     judgements = judge_claims(results)
     console.print(claim_table(judgements))
     for file in write_report(plan, results, judgements, failures):
-        console.print(f"written to: {file}", markup=False, soft_wrap=True)
+        say(console, f"written to: {file}")
     if failures:
         raise ExpoLiteError(f"{len(failures)} of the plan's parts failed, see above; --resume tries them again.")
 
@@ -150,7 +151,7 @@ def evaluate_base(config: RunConfig, file: Path) -> None:
 
 def train_printing(config: TrainConfig) -> None:
     """Train, and print what goes on to where this process's output goes now."""
-    train(config, console=Console())
+    train(config, console=Terminal())
 
 
 def diagnose_anew(config: DiagnoseConfig, folder: Path) -> None:
@@ -208,7 +209,7 @@ def carry_out(jobs: Iterable[Job], n_jobs: int, console: Console) -> dict[str, s
                     failures[job.name] = failure
                 outcome = "done" if failure is None else "failed"
                 so_far = f"{n_done}/{len(missing)}, {(time.monotonic() - started) / 60:.1f} min"
-                console.print(f"{job.name}: {outcome} ({so_far})", markup=False, soft_wrap=True)
+                say(console, f"{job.name}: {outcome} ({so_far})")
         except BrokenProcessPool as error:
             raise ExpoLiteError(
                 "A run's process was killed, perhaps because memory ran out: try fewer --jobs. --resume goes on."

@@ -44,6 +44,8 @@ class Bounds:
         return f"{low} and at most {self.most:,}"
 
 
+LONGEST_TEXT = 4_096
+"""Characters of a setting that is a text: as long as a path can be on Linux."""
 LARGEST_SEED = 2**63 - 1
 AT_LEAST_0 = Bounds(least=0, most=10**9)
 AT_LEAST_1 = Bounds(least=1, most=10**9)
@@ -67,6 +69,9 @@ def check_values(settings: Any) -> None:
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
         name, value, hint = field.name, getattr(settings, field.name), hints[field.name]
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str | Path) and (problem := unusable(str(text))):
+                raise ConfigError(f"{name} {problem}: '{str(text)[:80]}'.")
         if dataclasses.is_dataclass(value):
             check_values(value)
         elif get_origin(hint) is Annotated:
@@ -76,6 +81,19 @@ def check_values(settings: Any) -> None:
             for member in value if isinstance(value, tuple) else (value,):
                 if member is not None and member not in choices:
                     raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {member}.")
+
+
+def unusable(text: str) -> str | None:
+    """Why a text can be neither a setting nor a file's name; None if it can."""
+    if "\0" in text:
+        return "has a NUL, which no file name can have"
+    if len(text) > LONGEST_TEXT:
+        return f"has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8; rename the file, or write the setting anew"
+    return None
 
 
 def _check_number(name: str, number: Any, bounds: Bounds) -> None:
