@@ -13,7 +13,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from expo_lite.errors import ConfigError
-from expo_lite.settings.schema import from_mapping, toml_values, unusable
+from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, toml_values, unusable
 from expo_lite.terminal import visible, visible_but_styles
 
 REGISTRY = ConstructorRegistry()
@@ -87,7 +87,7 @@ def check_words(words: Sequence[str]) -> None:
     """
     for place, word in enumerate(words, 1):
         if problem := unusable(word):
-            raise ConfigError(f"Word {place} of the command line {problem}: '{word[:80]}'.")
+            raise ConfigError(f"Word {place} of the command line {problem}: '{word[:LONGEST_QUOTE]}'.")
 
 
 def settings_file(arguments: Sequence[str]) -> Path | None:

@@ -1,7 +1,8 @@
 """The command line: one subcommand a verb, its flags made from the dataclasses of settings/.
 
 Everything that can be wrong about arguments is found before anything heavy is imported: torch and transformers take
-seconds, and a mistyped name should not. An ExpoLiteError becomes one line and its exit code.
+seconds, and a mistyped name should not. An ExpoLiteError, and what `as_expected` knows, becomes one line and its exit
+code; whatever else is raised is a mistake of ours, and shows its traceback.
 """
 
 import io
@@ -19,6 +20,7 @@ from expo_lite.commands.command import Command, ConfiguredCommand
 from expo_lite.commands.compare import Compare
 from expo_lite.commands.diagnose import Diagnose
 from expo_lite.commands.eval import Eval
+from expo_lite.commands.expected import as_expected
 from expo_lite.commands.explain import Explain
 from expo_lite.commands.grade import Grade
 from expo_lite.commands.hard import Hard
@@ -84,17 +86,20 @@ def run(words: Sequence[str]) -> int:
                 os.environ.setdefault("COLUMNS", str(WIDE))  # rich would cut tables to 80 columns
             command.run()
         sys.stdout.flush()
-    except ExpoLiteError as error:
-        if "--debug" in words:
-            sys.stderr.write(visible(traceback.format_exc()))
-        sys.stderr.write(f"error: {visible_line(error)}\n")
-        return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains while it exits
         return BROKEN_PIPE
+    except (ExpoLiteError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        expected = error if isinstance(error, ExpoLiteError) else as_expected(error)
+        if expected is None:
+            raise
+        if "--debug" in words:
+            sys.stderr.write(visible(traceback.format_exc()))
+        sys.stderr.write(f"error: {visible_line(expected)}\n")
+        return expected.exit_code
     return 0
 
 

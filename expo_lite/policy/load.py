@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
 
 from expo_lite.errors import ModelError
+from expo_lite.memory.exhausted import out_of_memory
 from expo_lite.settings.groups import PolicyConfig
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -76,7 +77,11 @@ def load_base(
         model, tokenizer, missing = (read or _read)(folder, config, device)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"Model '{name}' does not fit into the GPU's memory: {first_line(error)}") from error
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, MemoryError) as error:
+        if out_of_memory(error):
+            raise ModelError(
+                f"Model '{name}' does not fit into the memory that is free: {first_line(error)}"
+            ) from error
         raise ModelError(f"Cannot read model '{name}' from '{source}': {first_line(error)}") from error
     missing = missing or _misshapen(model)  # a weight that is missing has not been quantised
     if missing:
