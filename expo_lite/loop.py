@@ -3,7 +3,6 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from expo_lite.measure.diagnose import diagnose
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.held_out import evaluate_once, held_out, load_evaluation
 from expo_lite.measure.tables import before_and_after
+from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
 from expo_lite.memory.plan import GIB
 from expo_lite.policy.factory import load_policy
@@ -37,7 +37,7 @@ from expo_lite.step.pairs import dpo_metrics, pair_rows
 from expo_lite.step.rollout import draw
 from expo_lite.step.run import Run, last_good, restore, save
 from expo_lite.tasks import Task, load_task
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, say, warning
 
 CHECKED_PROBLEMS = 32
 """Among whose prompts the start-up check finds short and long ones."""
@@ -109,10 +109,13 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
         folder.check(config)
     policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
     say(console, f"device: {describe(policy.device)}")
+    tokens = config.sampling.max_completion_tokens
+    problems = fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     if not config.resume:
         folder.create(config, device=describe(policy.device))
     optimizer = make_optimizer(policy, config)
-    run = Run(config, folder, policy, task, problems, held_out(task, config), optimizer, Limits.of(config, warn=warn))
+    tested = held_out(task, config, policy, warn)
+    run = Run(config, folder, policy, task, problems, tested, optimizer, Limits.of(config, warn=warn))
     if plan is not None:
         run.planned_gib = plan.measurable_peak / GIB
         if not plan.fits:
@@ -234,11 +237,6 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
     if trend := binned(values, TREND_BINS):
         say(console, f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}")
-
-
-def warning(console: Console) -> Callable[[str], None]:
-    """What prints a line that begins with 'warning:'."""
-    return lambda line: say(console, f"warning: {line}")
 
 
 def describe(device: torch.device) -> str:

@@ -6,7 +6,7 @@ string is markup, and no character but those of the console itself can move, col
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
@@ -75,3 +75,8 @@ class Terminal(Console):
 def say(console: Console, line: str) -> None:
     """Print a line as it is on any console: no markup, no highlighting, not folded."""
     console.print(visible(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def warning(console: Console) -> Callable[[str], None]:
+    """What prints a line that begins with 'warning:'."""
+    return lambda line: say(console, f"warning: {line}")

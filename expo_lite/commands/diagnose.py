@@ -14,7 +14,7 @@ from expo_lite.measure.tables import interval_cell
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
 from expo_lite.tasks import load_task
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.measure.diagnose import LevelDiagnosis
@@ -48,7 +48,7 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         from expo_lite.measure.diagnose import diagnose_target
 
         say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
-        result = diagnose_target(target, task, problems, config, folder, lambda line: say(console, f"warning: {line}"))
+        result = diagnose_target(target, task, problems, config, folder, warning(console))
     console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
     for line in verdict(result.levels[-1]):
         say(console, line)

@@ -45,13 +45,14 @@ def run_eval(config: EvalConfig) -> None:
     with Grader() as grader:
         task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
         problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
-        from expo_lite.commands.sampling import graded_target
+        from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.figures import differences, evaluation_of
         from expo_lite.measure.samples import SampleFolder, SampleSpec
         from expo_lite.measure.tables import difference_table, evaluation_tables
 
         tokens = config.max_completion_tokens or target.max_completion_tokens
         params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+        problems = sampled_problems([target, *([other] if other else [])], problems, tokens, console)
         spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
         measured = [(output, target), *([(output / BASELINE, other)] if other else [])]
         folders = [SampleFolder(path, sample_settings(config, each, spec.settings())) for path, each in measured]

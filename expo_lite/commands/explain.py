@@ -13,7 +13,7 @@ from expo_lite.records import SamplingParams
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import ExplainConfig, check_measuring
 from expo_lite.tasks import load_task
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.records import Explanation
@@ -45,16 +45,17 @@ def run_explain(config: ExplainConfig) -> None:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         levels = config.levels or task.levels[-1:]
         problems = task.problems(config.split, levels=levels, limit=config.problems, seed=config.seed)
+        from expo_lite.memory.context import fitting
         from expo_lite.memory.limits import fitted_policy
         from expo_lite.policy.factory import load_policy
         from expo_lite.step.explain import judge, refusals
         from expo_lite.step.rollout import roll_out, stream_seed
 
         say(console, f"{target.label}: explaining {len(problems)} problems ...")
-        settings, limits = fitted_policy(
-            target.model, target.policy, params, lambda line: say(console, f"warning: {line}")
-        )
+        warn = warning(console)
+        settings, limits = fitted_policy(target.model, target.policy, params, warn)
         policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)
+        problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
         attempts = limits.sampling(
             lambda: roll_out(
                 policy,

@@ -53,9 +53,10 @@ def run_hard(config: HardConfig) -> None:
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
-        from expo_lite.commands.sampling import graded_target
+        from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.samples import SampleFolder, SampleSpec
 
+        problems = sampled_problems([target], problems, tokens, console)
         spec = SampleSpec(tuple(problems), config.zero_of, params, config.seed, greedy=False)
         settings = {**target.identity(), "task": config.task, "split": config.split, **spec.settings()}
         folder = SampleFolder(config.output or Path("runs") / f"hard-{target.label}-{kind}", settings)

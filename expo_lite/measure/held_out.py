@@ -9,6 +9,7 @@ from rich.console import Console
 from expo_lite.errors import CheckpointError
 from expo_lite.measure.evaluate import evaluate
 from expo_lite.measure.figures import Evaluation
+from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.policy.base import Policy
@@ -22,10 +23,15 @@ from expo_lite.tasks import Task
 from expo_lite.terminal import say
 
 
-def held_out(task: Task, config: RunConfig) -> list[Problem]:
-    """The held-out problems of all levels: the same for every seed, so that seeds differ in training alone."""
-    n = config.evaluation.eval_problems
-    return task.problems("test", limit=n, seed=0) if n else []
+def held_out(
+    task: Task, config: RunConfig, policy: Policy, warn: Callable[[str], None] = lambda line: None
+) -> list[Problem]:
+    """The held-out problems of all levels that fit into the model's context: the same for every seed, so that seeds
+    differ in training alone.
+    """  # noqa: D205 (one sentence)
+    n, tokens = config.evaluation.eval_problems, config.sampling.max_completion_tokens
+    problems = task.problems("test", limit=n, seed=0) if n else []
+    return fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
 
 
 def evaluate_once(run: Run, step: int, console: Console, stops: StopRequests) -> Evaluation | None:

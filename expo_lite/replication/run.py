@@ -145,7 +145,7 @@ def evaluate_base(config: RunConfig, file: Path) -> None:
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         policy = load_policy(config.model, config.policy, seed=config.seed)
-        result = evaluate_held_out(policy, task, held_out(task, config), config)
+        result = evaluate_held_out(policy, task, held_out(task, config, policy), config)
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
 
 
