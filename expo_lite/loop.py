@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from expo_lite.step.optimizer import make_optimizer
 from expo_lite.step.pairs import dpo_metrics, pair_rows
 from expo_lite.step.rollout import draw
 from expo_lite.step.run import Run, last_good, restore, save
-from expo_lite.tasks import Task, load_task
+from expo_lite.tasks import Task, load_task, problems_of
 from expo_lite.terminal import Terminal, say, warning
 
 CHECKED_PROBLEMS = 32
@@ -104,7 +105,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     """Load the policy, and make the run folder unless it is there."""
     warn = warning(console)
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
-    problems = training_problems(task, config)
+    problems = training_problems(task, config, warn)
     if config.resume:
         folder.check(config)
     policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
@@ -152,13 +153,14 @@ def check_sampler(run: Run, console: Console) -> None:
     say(console, f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({took})")
 
 
-def training_problems(task: Task, config: RunConfig) -> list[Problem]:
+def training_problems(task: Task, config: RunConfig, warn: Callable[[str], None]) -> list[Problem]:
     """The problems to train on, by default of all levels.
 
     Raises:
         ConfigError: the method needs expert chains, and the task has none.
     """
-    problems = task.problems("train", levels=config.levels, limit=config.train_problems, seed=config.seed)
+    limit = config.train_problems
+    problems = problems_of(task, "train", levels=config.levels, limit=limit, seed=config.seed, warn=warn)
     if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
         raise ConfigError(f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none.")
     return problems

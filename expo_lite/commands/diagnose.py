@@ -13,7 +13,7 @@ from expo_lite.grading import Grader
 from expo_lite.measure.tables import interval_cell
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
-from expo_lite.tasks import load_task
+from expo_lite.tasks import load_task, problems_of
 from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def run_diagnose(config: DiagnoseConfig) -> None:
     check_new(folder)
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
+        problems = problems_of(
+            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+        )
         from expo_lite.measure.diagnose import diagnose_target
 
         say(console, f"{target.label}: diagnosing {len(problems)} problems ...")

@@ -12,8 +12,8 @@ from expo_lite.run.target import Target
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
-from expo_lite.tasks import load_task
-from expo_lite.terminal import Terminal, say
+from expo_lite.tasks import load_task, problems_of
+from expo_lite.terminal import Terminal, say, warning
 
 RESULTS = "evaluation.json"
 BASELINE = "baseline"
@@ -44,7 +44,9 @@ def run_eval(config: EvalConfig) -> None:
     output = output_folder(config, target)
     with Grader() as grader:
         task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
-        problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
+        problems = problems_of(
+            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+        )
         from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.figures import differences, evaluation_of
         from expo_lite.measure.samples import SampleFolder, SampleSpec

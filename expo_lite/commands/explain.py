@@ -12,7 +12,7 @@ from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import ExplainConfig, check_measuring
-from expo_lite.tasks import load_task
+from expo_lite.tasks import load_task, problems_of
 from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def run_explain(config: ExplainConfig) -> None:
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         levels = config.levels or task.levels[-1:]
-        problems = task.problems(config.split, levels=levels, limit=config.problems, seed=config.seed)
+        problems = problems_of(
+            task, config.split, levels=levels, limit=config.problems, seed=config.seed, warn=warning(console)
+        )
         from expo_lite.memory.context import fitting
         from expo_lite.memory.limits import fitted_policy
         from expo_lite.policy.factory import load_policy

@@ -17,8 +17,8 @@ from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.settings.measuring import HardConfig, check_measuring
-from expo_lite.tasks import load_task
-from expo_lite.terminal import Terminal, say
+from expo_lite.tasks import load_task, problems_of
+from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.measure.figures import GradedProblem
@@ -52,7 +52,9 @@ def run_hard(config: HardConfig) -> None:
     kind = config.task.partition(":")[0]
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
+        problems = problems_of(
+            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+        )
         from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.samples import SampleFolder, SampleSpec
 

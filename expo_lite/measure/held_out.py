@@ -17,9 +17,10 @@ from expo_lite.records import Problem
 from expo_lite.run.files import write_atomically
 from expo_lite.run.progress import completion_bar
 from expo_lite.run.stopping import StopRequests
+from expo_lite.settings.groups import HeldOutConfig
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.run import Run
-from expo_lite.tasks import Task
+from expo_lite.tasks import Task, problems_of
 from expo_lite.terminal import say
 
 
@@ -30,7 +31,8 @@ def held_out(
     differ in training alone.
     """  # noqa: D205 (one sentence)
     n, tokens = config.evaluation.eval_problems, config.sampling.max_completion_tokens
-    problems = task.problems("test", limit=n, seed=0) if n else []
+    said = warn if n != HeldOutConfig().eval_problems else lambda line: None  # the default asks for what there is
+    problems = problems_of(task, "test", levels=(), limit=n, seed=0, warn=said) if n else []
     return fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
 
 
@@ -93,7 +95,7 @@ def load_evaluation(run: Run, step: int) -> Evaluation | None:
     file = run.folder.evaluation_file(step)
     try:
         return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"The evaluation in '{file}' is damaged. Remove the file, and go on with --resume."
         ) from error

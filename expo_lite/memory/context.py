@@ -71,7 +71,7 @@ def fitting(
         kept = _kept(problems, context, _Measure(tokenizer()), warn)
     if not kept:
         raise DataError(
-            f"None of {len(problems):,} problems fits: with completions of {max_completion_tokens:,} tokens no prompt "
+            f"No problem of {len(problems):,} fits: with completions of {max_completion_tokens:,} tokens no prompt "
             f"may have more than {context.room:,} of the {length:,} tokens of the context of model '{model}'. Lower "
             "--max-completion-tokens, or take shorter problems."
         )
@@ -91,7 +91,7 @@ def _length(model: str, tokenizer: Callable[[], Any]) -> int | None:
 
 def _most_tokens(text: str) -> int:
     """What a text can have at most."""
-    return len(text) if text.isascii() else GROWTH * len(text.encode())
+    return len(text) if text.isascii() else GROWTH * len(text.encode("utf-8", "surrogatepass"))
 
 
 def _surely(problem: Problem, context: Context, template_tokens: int = TEMPLATE_TOKENS) -> bool:
