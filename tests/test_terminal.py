@@ -81,8 +81,11 @@ def test_strings_texts_tables_titles_rules_and_bars() -> None:
         live.update(Text(HOSTILE))
     written = file.getvalue()
     assert CODE not in written
-    # a table has a title, a column and 2 cells; one call has two arguments; a bar and a live view are drawn twice
-    assert bare(written).count(SHOWN) >= 1 + 1 + 4 + 1 + 1 + 2 + 1 + 2 + 2
+    # as strings: a line, title, column and cell, a rule, styled, twice in one call, said, live
+    assert bare(written).count(SHOWN) == 1 + 3 + 1 + 1 + 2 + 1 + 1
+    # as Text, of which rich takes the bell away: a line, a cell, live; bars are cut to their column
+    assert bare(written).count(SHOWN.replace("\x07", "")) == 1 + 1 + 1
+    assert visible(bare(written)) == bare(written)
 
 
 def test_a_plain_console_of_richs_takes_a_line_for_no_markup() -> None:
@@ -183,7 +186,8 @@ def test_a_walk_through_the_commands(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     data, run = f"jsonl:{problems(tmp_path)}", f"r{HOSTILE.replace('/', '')}"
-    reply = {"gold": f"1{HOSTILE}", "reply": f"\\boxed{{2{HOSTILE}}}", "label": True}
+    # the very same text: right without asking a worker, and the label says otherwise
+    reply = {"gold": f"1{HOSTILE}", "reply": f"\\boxed{{1{HOSTILE}}}", "label": False}
     (tmp_path / "replies.jsonl").write_text(json.dumps(reply) + "\n")
     few = ["--max-completion-tokens", "4"]
     train = [
