@@ -84,7 +84,7 @@ def test_strings_texts_tables_titles_rules_and_bars() -> None:
     # as strings: a line, title, column and cell, a rule, styled, twice in one call, said, live
     assert bare(written).count(SHOWN) == 1 + 3 + 1 + 1 + 2 + 1 + 1
     # as Text, of which rich takes the bell away: a line, a cell, live; bars are cut to their column
-    assert bare(written).count(SHOWN.replace("\x07", "")) == 1 + 1 + 1
+    assert bare(written).count(SHOWN.replace("\\x07", "")) == 1 + 1 + 1
     assert visible(bare(written)) == bare(written)
 
 
