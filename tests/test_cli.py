@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
-from expo_lite.settings.replicate import ReplicateConfig
 
 from expo_lite import __version__
 from expo_lite.commands import cli
@@ -21,6 +20,7 @@ from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig
 from expo_lite.settings.models import PRESETS
+from expo_lite.settings.sweep import ReplicateConfig
 from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.tasks import TASKS
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from expo_lite.settings.replicate import ReplicateConfig, check_replicate
 
 from expo_lite.errors import ConfigError
 from expo_lite.settings import machine as module
@@ -24,6 +23,7 @@ from expo_lite.settings.measuring import (
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plan import PlanConfig
 from expo_lite.settings.schema import check_values, from_mapping, to_json, toml_values
+from expo_lite.settings.sweep import ReplicateConfig, check_replicate
 from expo_lite.settings.train import TrainConfig, resolve
 
 

@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.grading import Grader
 from expo_lite.measure.tables import interval_cell
 from expo_lite.measure.verdict import closing_line
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
-from expo_lite.tasks import load_task
+from expo_lite.tasks import load_task, problems_of
+from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.measure.diagnose import LevelDiagnosis
@@ -41,17 +40,19 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong.
     """
     check_measuring(config)
-    console = Console()
+    console = Terminal()
     target = target_of(config, config.model)
     folder = config.output or Path("runs") / f"diagnose-{target.label}-{config.task.partition(':')[0]}"
     check_new(folder)
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
+        problems = problems_of(
+            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+        )
         from expo_lite.measure.diagnose import diagnose_target, verdicts_of
 
         say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
-        result = diagnose_target(target, task, problems, config, folder, lambda line: say(console, f"warning: {line}"))
+        result = diagnose_target(target, task, problems, config, folder, warning(console))
     console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
     verdicts = verdicts_of(result.levels)
     for level, judged in verdicts.items():
@@ -73,7 +74,7 @@ CLEAR = 2.0
 
 def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) -> list[Table]:
     """Rates of each level, then a table of chains for each."""
-    rates = Table(title=escape(f"{name}: percent, with 95% intervals"), title_justify="left", box=box.SIMPLE)
+    rates = Table(title=f"{name}: percent, with 95% intervals", title_justify="left", box=box.SIMPLE)
     rates.add_column("level")
     for column in ("problems", "right", f"all {group_size} wrong", "truncated", "explanations accepted", "leaking"):
         rates.add_column(column, justify="right")

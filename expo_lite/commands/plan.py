@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, say
+from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.errors import ConfigError
 from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, plan_for, ram_bytes
 from expo_lite.memory.shapes import find_shape
@@ -20,6 +20,7 @@ from expo_lite.settings.machine import default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.plan import PlanConfig
 from expo_lite.settings.schema import check_values
+from expo_lite.terminal import Terminal, say
 
 ALL = "all"
 """The model name that stands for every alias."""
@@ -66,7 +67,7 @@ def run_plan(config: PlanConfig) -> None:
         ModelError: the model's sizes are not known here.
     """
     check_values(config)
-    console = Console()
+    console = Terminal()
     model = config.model or default_model()
     kind, sizes_gib = machine(config.vram)
     models = list(PRESETS) if model == ALL else [model]

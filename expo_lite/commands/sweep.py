@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, say
+from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.errors import ExpoLiteError
 from expo_lite.settings.sweep import ReplicateConfig, RunsConfig, SweepConfig
 from expo_lite.sweep.plan import REPLICATE, read_plan
+from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.sweep.plan import SweepPlan
@@ -23,7 +24,7 @@ class Sweep(ConfiguredCommand):
 
     def run(self) -> None:
         """Check the whole plan, then carry it out."""
-        carry_out(read_plan(self.settings.plan, self.settings), self.settings, Console())
+        carry_out(read_plan(self.settings.plan, self.settings), self.settings, Terminal())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Replicate(ConfiguredCommand):
 
     def run(self) -> None:
         """Check the whole plan, then carry it out."""
-        carry_out(read_plan(self.settings.plan or Path(REPLICATE), self.settings), self.settings, Console())
+        carry_out(read_plan(self.settings.plan or Path(REPLICATE), self.settings), self.settings, Terminal())
 
 
 def carry_out(plan: "SweepPlan", settings: RunsConfig, console: Console) -> None:

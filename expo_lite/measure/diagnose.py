@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.measure.verdict import Facts, LevelVerdict, closing_line, judge_level
+from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted_policy
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
@@ -267,6 +268,7 @@ def diagnose_target(
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     settings, limits = fitted_policy(target.model, target.policy, params, warn)
     policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
+    problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     result = measure(policy, task, problems, config, limits, params)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}

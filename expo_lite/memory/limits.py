@@ -76,7 +76,7 @@ class Limits:
             self.sampling_rows //= 2
             return f"sampling {self.sampling_rows} rows at a time"
 
-        return self._repeat(phase, smaller, "one completion at a time, or --max-completion-tokens")
+        return self._repeat(phase, smaller, "--max-completion-tokens")
 
     def updating(self, phase: Callable[[], T], *, one_row: int = 1) -> T:
         """Do something that scores or learns, which reads `micro_batch_tokens` itself.

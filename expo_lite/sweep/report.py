@@ -8,12 +8,14 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from expo_lite.measure.statistics import Estimate
 from expo_lite.run.files import write_atomically
 from expo_lite.sweep.claims import JudgedPart, Judgement, Verdict, answers, judge_claims, one_seed
 from expo_lite.sweep.plan import SweepPlan
 from expo_lite.sweep.results import ALL, BASE, Results
+from expo_lite.terminal import visible_line
 
 STYLES = {
     Verdict.HOLDS: "green",
@@ -146,9 +148,9 @@ def _markdown(
     failures: Mapping[str, str],
 ) -> list[str]:
     config, some = plan.any_config, results.any_run.before.levels[0]
-    title = "The paper's claims" if judgements else f"Sweep {plan.name}"
+    title = "The paper's claims" if judgements else f"Sweep {visible_line(plan.name)}"
     lines = [
-        f"# {title} on {config.model}, {config.task}",
+        f"# {title} on {visible_line(config.model)}, {visible_line(config.task)}",
         "",
         f"Seeds {', '.join(map(str, plan.seeds))}; {config.steps} steps of {config.problems_per_step} problems with "
         f"{config.group_size} completions each; {some.n_samples} samples a problem at temperature "
@@ -171,7 +173,7 @@ def _markdown(
         lines += ["", f"## pass@{k} by level", "", *_rows(["run", *rows_of(results)], rows)]
     rows = [[name, *cells] for name, cells in cost_rows(results)]
     lines += ["", "## What it cost", "", *_rows(["run", "seeds", *COSTS.values()], rows)]
-    return [*lines, *(f"\n{name} failed: {failure}" for name, failure in failures.items())]
+    return [*lines, *(f"\n{name} failed: {visible_line(failure)}" for name, failure in failures.items())]
 
 
 def _claim_rows(judgements: Sequence[Judgement]) -> list[list[str]]:
@@ -205,8 +207,8 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _styled(verdict: Verdict) -> str:
-    return f"[{STYLES[verdict]}]{verdict}[/{STYLES[verdict]}]"
+def _styled(verdict: Verdict) -> Text:
+    return Text(verdict, STYLES[verdict])
 
 
 def _count(estimate: Estimate) -> str:

@@ -36,6 +36,7 @@ from expo_lite.sweep.plan import SweepPlan
 from expo_lite.sweep.results import Results, RunResult
 from expo_lite.sweep.workers import Job, Workers, processes, ray_cluster
 from expo_lite.tasks import load_task
+from expo_lite.terminal import Terminal, say
 
 
 def run_sweep(plan: SweepPlan, config: RunsConfig, console: Console) -> tuple[Results, dict[str, str]]:
@@ -56,7 +57,7 @@ def run_sweep(plan: SweepPlan, config: RunsConfig, console: Console) -> tuple[Re
     if not failures:
         failures = carry([*diagnosis_jobs(plan), *run_jobs(plan)])
     for name, failure in failures.items():
-        console.print(f"{name}: {failure}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{name}: {failure}")
     results = collect_results(plan)
     if not any(results.runs.values()):
         raise ExpoLiteError("No run was finished, so that there is nothing to compare; see above.")
@@ -118,7 +119,7 @@ def evaluate_base(config: RunConfig, file: Path) -> None:
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         policy = load_policy(config.model, config.policy, seed=config.seed)
-        result = evaluate_held_out(policy, task, held_out(task, config), config)
+        result = evaluate_held_out(policy, task, held_out(task, config, policy), config)
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
 
 
@@ -131,7 +132,7 @@ def train_from(base: Path, config: RunConfig) -> None:
         folder.create(fitted_config, device=describe(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     if not folder.evaluation_file(0).exists():
         write_atomically(folder.evaluation_file(0), base.read_text(encoding="utf-8"))
-    train(config, console=Console())
+    train(config, console=Terminal())
 
 
 def diagnose_anew(config: DiagnoseConfig, folder: Path) -> None:
@@ -175,7 +176,7 @@ def carry_out(jobs: Iterable[Job], *, console: Console, workers: Workers) -> dic
         left = minutes / n_done * (len(missing) - n_done)
         outcome = "done" if failure is None else "failed"
         so_far = f"{n_done}/{len(missing)}, {minutes:.1f} min, about {left:.0f} left"
-        console.print(f"{job.name}: {outcome} ({so_far})", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{job.name}: {outcome} ({so_far})")
     return failures
 
 
