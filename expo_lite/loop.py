@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from expo_lite.errors import ConfigError, DivergedError
@@ -18,6 +17,7 @@ from expo_lite.measure.held_out import evaluate_once, held_out, load_evaluation
 from expo_lite.measure.tables import before_and_after
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
 from expo_lite.memory.plan import GIB
+from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question
@@ -102,14 +102,15 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
 def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) -> Run:
     """Load the policy, and make the run folder unless it is there."""
     warn = warning(console)
+    device = describe(find_device())
+    console.print(f"device: {device}", markup=False, soft_wrap=True)
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     problems = training_problems(task, config)
     if config.resume:
         folder.check(config)
     policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
-    console.print(f"device: {describe(policy.device)}", markup=False, soft_wrap=True)
     if not config.resume:
-        folder.create(config, device=describe(policy.device))
+        folder.create(config, device=device)
     optimizer = make_optimizer(policy, config)
     run = Run(config, folder, policy, task, problems, held_out(task, config), optimizer, Limits.of(config, warn=warn))
     if plan is not None:
@@ -241,10 +242,3 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
 def warning(console: Console) -> Callable[[str], None]:
     """What prints a line that begins with 'warning:'."""
     return lambda line: console.print(f"warning: {line}", markup=False, soft_wrap=True)
-
-
-def describe(device: torch.device) -> str:
-    """The device in words."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {torch.get_num_threads()} threads"

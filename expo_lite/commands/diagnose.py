@@ -46,9 +46,11 @@ def run_diagnose(config: DiagnoseConfig) -> None:
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
+        from expo_lite.commands.sampling import say_device
         from expo_lite.measure.diagnose import diagnose_target
 
         say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
+        say_device(console)
         result = diagnose_target(target, task, problems, config, folder, lambda line: say(console, f"warning: {line}"))
     console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
     for line in verdict(result.levels[-1]):

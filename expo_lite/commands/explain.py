@@ -45,12 +45,14 @@ def run_explain(config: ExplainConfig) -> None:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         levels = config.levels or task.levels[-1:]
         problems = task.problems(config.split, levels=levels, limit=config.problems, seed=config.seed)
+        from expo_lite.commands.sampling import say_device
         from expo_lite.memory.limits import fitted_policy
         from expo_lite.policy.factory import load_policy
         from expo_lite.step.explain import judge, refusals
         from expo_lite.step.rollout import roll_out, stream_seed
 
         say(console, f"{target.label}: explaining {len(problems)} problems ...")
+        say_device(console)
         settings, limits = fitted_policy(
             target.model, target.policy, params, lambda line: say(console, f"warning: {line}")
         )

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
 
 from expo_lite.errors import ModelError
+from expo_lite.policy.device import compute_type
 from expo_lite.settings.groups import PolicyConfig
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -159,8 +160,7 @@ def _misshapen(model: Any) -> set[str]:
 
 
 def _placement(config: PolicyConfig, device: torch.device) -> dict[str, Any]:
-    # bf16 is unusably slow on most CPUs
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = compute_type(device)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": str(device)}}
     if config.bits == 4:
         options["quantization_config"] = _QUANTISATION(

@@ -24,12 +24,13 @@ from rich.console import Console
 
 from expo_lite.errors import ConfigError, ExpoLiteError
 from expo_lite.grading import Grader
-from expo_lite.loop import describe, train
+from expo_lite.loop import train
 from expo_lite.measure.diagnose import RESULTS, diagnose_target
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.held_out import evaluate_held_out, held_out
 from expo_lite.memory.limits import fitted
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
+from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.replication.claims import Results, RunResult, judge_claims
 from expo_lite.replication.plan import ReplicationPlan
@@ -75,6 +76,7 @@ def run_replicate(plan: ReplicationPlan, config: ReplicateConfig, console: Conso
     if not config.resume:
         check_new(plan.folder)
     n_jobs = config.jobs or (1 if has_gpu() else os.cpu_count() or 1)
+    console.print(f"device: {_device(n_jobs)}, {n_jobs} at a time", markup=False, soft_wrap=True)
     failures = carry_out([base_job(plan)], n_jobs, console)
     if not failures:
         prepare_runs(plan, n_jobs)
@@ -170,7 +172,7 @@ def prepare_runs(plan: ReplicationPlan, n_jobs: int) -> None:
         ConfigError: a run that is there has other settings than the plan.
     """
     base = (plan.folder / BASE).read_text(encoding="utf-8")
-    device = describe(torch.device("cuda")) if torch.cuda.is_available() else f"cpu: {_threads(n_jobs)} threads"
+    device = _device(n_jobs)
     for seed in plan.seeds:
         for name in plan.runs:
             folder = RunFolder(plan.config(name, seed).output)
@@ -217,6 +219,11 @@ def carry_out(jobs: Iterable[Job], n_jobs: int, console: Console) -> dict[str, s
             pool.shutdown(cancel_futures=True)  # those that train finish their step and save
             raise
     return failures
+
+
+def _device(n_jobs: int) -> str:
+    device = find_device()
+    return describe(device) if device.type == "cuda" else f"cpu: {_threads(n_jobs)} threads"
 
 
 def _threads(n_jobs: int) -> int:
