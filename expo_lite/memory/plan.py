@@ -33,6 +33,11 @@ KEPT_PRODUCTS_BYTES = 512 * 2**20
 """On a CPU matrix products of a micro-batch are kept, and not computed again, if those of all layers fit in this."""
 CACHE_BLOCK = 64
 """Tokens by which the sampler's cache grows."""
+RECORDED_ROWS, RECORDED_WIDTH = 8, 256
+"""On a GPU our decoder records a step as a CUDA graph for each such number of rows and of positions."""
+RECORDED_LAYER_BYTES = 24 * 2**20 / 64
+"""What a recording holds a layer, beside the tensors of the step. Others report 24 MiB for a model of 64 layers
+(github.com/vllm-project/vllm/issues/50780); ours has not been measured."""
 PREFILL_TOKENS = 8192
 """Prompt tokens in one prefill pass."""
 SAMPLING_COPIES = {"full": 4, "nucleus": 8}
@@ -213,6 +218,12 @@ def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
     return buffer * (2 * shape.layers + 1)
 
 
+def recorded_bytes(shape: Shape, workload: Workload, rows: int) -> float:
+    """The recordings of a sampling call in which rows end one after the other, while those that are left grow."""
+    n_recordings = math.ceil(rows / RECORDED_ROWS) + math.ceil(workload.width / RECORDED_WIDTH)
+    return n_recordings * shape.layers * RECORDED_LAYER_BYTES
+
+
 def sampling_working(shape: Shape, workload: Workload, rows: int) -> float:
     """The worst of choosing a token, attending over the cache and prefilling, beside the cache itself."""
     copies = SAMPLING_COPIES["nucleus" if workload.nucleus else "full"]
@@ -242,6 +253,8 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
         }
         if workload.sampler == "own":
             sampling["merged dense weights"] = shape.n_projection_weights * workload.element
+            if workload.kind == "gpu":
+                sampling["recorded steps"] = recorded_bytes(shape, workload, sampling_rows)
             head = shape.vocabulary * shape.hidden * FP32
             if workload.kind == "cpu" and head <= MOST_HEAD_COPY:
                 sampling["copy of the head"] = head

@@ -35,6 +35,7 @@ class LoraPolicy:
 
     _decoder: Decoder | None = None
     _merged_of: tuple[object, ...] = ()
+    _phase = ""
 
     def __init__(self, name: str, model: PeftModel, tokenizer: Any, device: torch.device, *, sampler: str) -> None:
         """Hold a loaded model.
@@ -62,6 +63,7 @@ class LoraPolicy:
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
     ) -> list[tuple[Completion, ...]]:
         """Sample completions, one tuple a request, in order."""
+        self._enter("sampling")
         self._to_sampling()
         sampled = self._sample(requests, params, seed)
         return [
@@ -96,9 +98,16 @@ class LoraPolicy:
         Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
         """
         self._drop_decoder()
+        self._enter("training")
         self._to_training()
         with torch.enable_grad():
             return scoring.score(self._model, batch, temperature=temperature)
+
+    def _enter(self, phase: str) -> None:
+        """Give back what the phase before has freed: its blocks have other sizes, and a GPU's allocator would keep them."""
+        if phase != self._phase:
+            torch.cuda.empty_cache()  # does nothing where CUDA has not started
+            self._phase = phase
 
     def _to_sampling(self) -> None:
         self._peft.eval()
