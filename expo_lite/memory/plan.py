@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from expo_lite.errors import ConfigError
 from expo_lite.memory.shapes import Shape
 
 GIB = 2**30
@@ -361,7 +362,13 @@ def largest(fits: Callable[[int], bool], *, step: int, most: int, least: int) ->
 
 
 def ram_bytes() -> float:
-    """The machine's memory, or what its control group allows."""
+    """The machine's memory, or what its control group allows.
+
+    Raises:
+        ConfigError: the system does not say (Windows).
+    """
+    if not hasattr(os, "sysconf"):
+        raise ConfigError("The size of main memory cannot be read on this system. Plan for a GPU, as with --vram 24.")
     total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         if file.exists() and (limit := file.read_text(encoding="ascii").strip()).isdigit():

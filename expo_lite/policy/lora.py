@@ -55,6 +55,7 @@ class LoraPolicy:
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(tokenizer, self.eos_ids)
         self.packs = scoring.is_packable(self._model)
+        self.underflows = _computes_in(self._model) == torch.float16
         defaults: Any = GenerationConfig  # half typed
         self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate
 
@@ -155,6 +156,11 @@ def choose_sampler(asked: str, config: Any, name: str) -> str:
             f"sampler 'own' does not know models like '{name}' (type {config.model_type}): take --sampler native."
         )
     return ("own" if is_known(config) else "native") if asked == "auto" else asked
+
+
+def _computes_in(model: Any) -> torch.dtype:
+    dtype: torch.dtype = model.get_input_embeddings().weight.dtype
+    return dtype
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

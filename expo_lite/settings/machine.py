@@ -16,6 +16,11 @@ Sampler = Literal["auto", "own", "native", "vllm"]
 
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES=-1"
 """How to run on the CPU although there is a GPU: CUDA's own setting, which processes started here inherit."""
+ON_WINDOWS = (
+    "On Windows expo-lite computes and grades in WSL2 alone, a GPU included: run `wsl --install`, and then the same "
+    "commands there. plan, models, tasks, report and compare work here too."
+)
+"""Its grader needs pipes and limits on processes that Windows has not; nothing has been run there."""
 DEVICE_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version"))
 WSL_DEVICE = Path("/dev/dxg")
 """A GPU of any maker, lent by Windows to its Linux; whether it is NVIDIA's shows by the tool beside it."""
@@ -25,11 +30,16 @@ ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Where torch looks for its allocator's settings; the second is the older name."""
 
 
+def on_windows() -> bool:
+    """Whether this is Windows itself, not a Linux in it."""
+    return sys.platform == "win32"
+
+
 def has_gpu() -> bool:
     """Whether there is an NVIDIA GPU that the user has not hidden; not whether torch can use it."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
-    if sys.platform == "win32":
+    if on_windows():
         return nvidia_smi() is not None
     return any(path.exists() for path in DEVICE_FILES) or (in_wsl() and nvidia_smi() is not None)
 
@@ -90,6 +100,7 @@ def backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tupl
     """What can be known of a backend and a sampler without importing either; see `check_rules`."""
     wants_vllm = sampler == "vllm"
     return [
+        (not on_windows(), ON_WINDOWS),
         (
             backend != "unsloth" or is_installed("unsloth"),
             "backend 'unsloth' is not installed: pip install 'expo-lite[unsloth]', or take --backend hf.",
