@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from expo_lite.errors import ConfigError, DivergedError
@@ -19,6 +18,7 @@ from expo_lite.measure.tables import before_and_after
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
 from expo_lite.memory.plan import GIB
+from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question, read_explanation_prompt
@@ -104,17 +104,18 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
 def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) -> Run:
     """Load the policy, and make the run folder unless it is there."""
     warn = warning(console)
+    device = describe(find_device())
+    say(console, f"device: {device}")
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     problems = training_problems(task, config, warn)
     read_explanation_prompt(config.explanation.explanation_prompt)  # what is wrong with it is said before loading
     if config.resume:
         folder.check(config)
     policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
-    say(console, f"device: {describe(policy.device)}")
     tokens = config.sampling.max_completion_tokens
     problems = fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     if not config.resume:
-        folder.create(config, device=describe(policy.device))
+        folder.create(config, device=device)
     optimizer = make_optimizer(policy, config)
     tested = held_out(task, config, policy, warn)
     run = Run(config, folder, policy, task, problems, tested, optimizer, Limits.of(config, warn=warn))
@@ -255,10 +256,3 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
     if trend := binned(values, TREND_BINS):
         say(console, f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}")
-
-
-def describe(device: torch.device) -> str:
-    """The device in words."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {torch.get_num_threads()} threads"

@@ -98,7 +98,7 @@ def filled(template: str) -> list[str]:
     ]
 
 
-def table() -> list[dict[str, object]]:
+def table() -> list[dict[str, bool | str]]:
     """Every line with what it is and the half that its template was dealt to."""
     return [
         {"leak": leak, "half": ("tune", "held_out")[i % 2], "template": template, "text": text}

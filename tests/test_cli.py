@@ -94,7 +94,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_and_version_are_quick() -> None:
-    verbs = ("train", "eval", "explain", "hard", "diagnose", "plan", "replicate", "grade", "models", "tasks")
+    verbs = ("train", "eval", "explain", "hard", "diagnose", "plan", "sweep", "replicate", "grade", "models", "tasks")
     version, *helps = in_fresh_process(["--version"], ["--help"], *([verb, "--help"] for verb in verbs))
     assert version == Outcome(0, f"expo-lite {__version__}\n", "")
     for outcome in helps:
@@ -156,7 +156,7 @@ WRONG = {
     "replicate --seeds 1 1": "error: seeds must differ: 1, 1.",
     "replicate --model tinny": "error: Unknown model 'tinny'. Did you mean 'tiny'?",
     "replicate --task gsm8k": "has no levels; leave --levels out.",
-    "replicate --plan missing.toml": "error: Cannot read the settings file 'missing.toml': No such file or directory.",
+    "replicate --plan missing.toml": "error: There is no plan 'missing.toml'.",
     "grade": "FILE",
     "models --all": "--all",
 }

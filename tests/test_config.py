@@ -23,7 +23,7 @@ from expo_lite.settings.measuring import (
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plan import PlanConfig
 from expo_lite.settings.schema import check_values, from_mapping, to_json, toml_values
-from expo_lite.settings.sweep import ReplicateConfig, check_replicate
+from expo_lite.settings.sweep import ReplicateConfig, check_sweep
 from expo_lite.settings.train import TrainConfig, resolve
 
 
@@ -55,7 +55,7 @@ def check_any(config: Any) -> None:
     if isinstance(config, TrainConfig):
         resolve(config)
     elif isinstance(config, ReplicateConfig):
-        check_replicate(config)
+        check_sweep(config)
     elif isinstance(config, MeasuringConfig):
         check_measuring(config)
     else:

@@ -193,6 +193,7 @@ from unsloth_zoo.vllm_utils import load_lora, load_vllm
 assert ours.FastLanguageModel.__module__ == "unsloth.models.loader", "this is not the GPU code"
 assert "UNSLOTH_VLLM_STANDBY" not in os.environ and os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
 cuda, model = torch.device("cuda"), object()
+torch.cuda.get_device_capability = lambda device: (8, 9)
 fast = ours.FastLanguageModel
 assert "max_num_seqs" in inspect.getfullargspec(load_vllm).args  # Unsloth hands on what this takes
 assert ours.load_arguments("folder", PolicyConfig(sampler="vllm"), cuda, 1536, sampling_rows=72)["max_num_seqs"] == 72

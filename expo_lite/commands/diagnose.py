@@ -49,9 +49,11 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         problems = problems_of(
             task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
         )
+        from expo_lite.commands.sampling import say_device
         from expo_lite.measure.diagnose import diagnose_target, verdicts_of
 
         say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
+        say_device(console)
         result = diagnose_target(target, task, problems, config, folder, warning(console))
     console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
     verdicts = verdicts_of(result.levels)

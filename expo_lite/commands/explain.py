@@ -49,6 +49,7 @@ def run_explain(config: ExplainConfig) -> None:
         problems = problems_of(
             task, config.split, levels=levels, limit=config.problems, seed=config.seed, warn=warning(console)
         )
+        from expo_lite.commands.sampling import say_device
         from expo_lite.memory.context import fitting
         from expo_lite.memory.limits import fitted_policy
         from expo_lite.policy.factory import load_policy
@@ -57,6 +58,7 @@ def run_explain(config: ExplainConfig) -> None:
         from expo_lite.step.rollout import roll_out, stream_seed
 
         say(console, f"{target.label}: explaining {len(problems)} problems ...")
+        say_device(console)
         warn = warning(console)
         settings, limits = fitted_policy(target.model, target.policy, params, warn)
         policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)

@@ -40,6 +40,13 @@ def sampled_problems(
     return problems
 
 
+def say_device(console: Console) -> None:
+    """Print what everything is going to be computed on; raises ConfigError where there is a GPU that cannot be used."""
+    from expo_lite.policy.device import describe, find_device
+
+    say(console, f"device: {describe(find_device())}")
+
+
 def graded_target(
     target: Target, spec: "SampleSpec", task: "Task", folder: "SampleFolder", console: Console
 ) -> "list[GradedProblem]":
@@ -51,6 +58,9 @@ def graded_target(
     from expo_lite.policy.factory import load_policy
     from expo_lite.run.folder import locked, make_folder
 
+    title = f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems"
+    say(console, title)
+    say_device(console)
     loaded: list[Policy] = []
 
     def policy() -> "Policy":

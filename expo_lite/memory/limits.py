@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import resource
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -201,6 +200,8 @@ def peak_memory_gib() -> float:
     """The process's peak so far, in GiB: of the GPU's allocator where there is one, else of resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / GIB
+    import resource  # not on Windows, where nothing is computed
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
 

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from expo_lite.errors import ModelError
 from expo_lite.memory.exhausted import out_of_memory
+from expo_lite.policy.device import compute_type
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
@@ -181,8 +182,7 @@ def _misshapen(model: Any) -> set[str]:
 
 
 def _placement(config: PolicyConfig, device: torch.device) -> dict[str, Any]:
-    # bf16 is unusably slow on most CPUs
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = compute_type(device)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": str(device)}}
     if config.bits == 4:
         options["quantization_config"] = _QUANTISATION(

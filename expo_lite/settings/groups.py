@@ -51,7 +51,7 @@ class PolicyConfig:
 
     bits: Literal[4, 16] = 4
     """How many bits the base model's weights have. 4 is NF4 with double quantisation;
-    16 is bf16 on a GPU and fp32 on a CPU."""
+    16 is bf16 on a GPU (fp16 on one before Ampere) and fp32 on a CPU."""
     lora_rank: Annotated[int, Bounds(least=1, most=1_024)] = 16
     """The rank of the LoRA adapter, which sits on all seven projections of a layer."""
     lora_alpha: Annotated[int, Bounds(least=1, most=65_536)] = 32

@@ -13,17 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from expo_lite.errors import ConfigError, ExpoLiteError
 from expo_lite.grading import Grader
-from expo_lite.loop import describe, train
+from expo_lite.loop import train
 from expo_lite.measure.diagnose import RESULTS, diagnose_target
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.held_out import evaluate_held_out, held_out
 from expo_lite.memory.limits import fitted
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
+from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.run.files import write_atomically
 from expo_lite.run.folder import RunFolder, check_new, read_config
@@ -51,6 +51,7 @@ def run_sweep(plan: SweepPlan, config: RunsConfig, console: Console) -> tuple[Re
     if not config.resume:
         check_new(plan.folder)
     check_runs(plan)
+    say(console, f"device: {describe(find_device())}")
     workers = ray_cluster(config.ray) if config.ray else processes(config.jobs)
     carry = partial(carry_out, console=console, workers=workers)
     failures = carry(base_jobs(plan))
@@ -129,7 +130,7 @@ def train_from(base: Path, config: RunConfig) -> None:
     if not folder.config_file.exists():
         shutil.rmtree(folder.path, ignore_errors=True)  # broken off while it was made
         fitted_config, _ = fitted(config)  # as the loop will ask for it
-        folder.create(fitted_config, device=describe(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+        folder.create(fitted_config, device=describe(find_device()))
     if not folder.evaluation_file(0).exists():
         write_atomically(folder.evaluation_file(0), base.read_text(encoding="utf-8"))
     train(config, console=Terminal())
