@@ -336,6 +336,6 @@ def test_a_wrong_file_is_refused(text: str, message: str, tmp_path: Path) -> Non
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b'model = "\xe9"')
-    for name, message in [("missing", "No such file"), (".", "Is a directory"), ("latin", "is not valid TOML")]:
+    for name, message in [("missing", "No such file"), (".", "it is a folder"), ("latin", "is not valid TOML")]:
         with pytest.raises(ConfigError, match=message):
             read_toml(tmp_path / name)

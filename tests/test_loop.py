@@ -133,7 +133,7 @@ def test_the_kl_on_dead_groups_can_be_switched_off(
 
 def test_only_what_has_a_gradient_is_scored(tasks: dict[str, str], tmp_path: Path) -> None:
     """The explanation alone of a problem whose group is dead."""
-    words = "--steps 1 --explanation-filter none --exp-sft-coef 0.1"
+    words = "--steps 1 --explanation-filter none --exp-sft-coef 0.1 --explain all"
     (metrics,) = train(tmp_path / "run", tasks["both"], words)
     assert (metrics["frac_all_wrong"], metrics["frac_all_correct"]) == (0.5, 0.5)
     assert metrics["update/n_rows"] == 2
@@ -432,6 +432,7 @@ def test_a_policy_that_gives_no_numbers_stops_the_run(tmp_path: Path, tasks: dic
 
 def test_what_a_run_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--levels 1 5 --steps 2 --group-size 2 --problems-per-step 2 --max-completion-tokens 60 --eval-problems 1"
+    words += " --explain all"
     metrics = train(tmp_path / "run", words, "--eval-samples 2 --k 1,2 --diagnostics-every 1 --save-every 2")
     out = capsys.readouterr().out
     assert out.count("evaluating on 5 held-out problems") == 2

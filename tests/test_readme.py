@@ -24,12 +24,6 @@ SHORT = f"{STEP} --diagnostics-every 0 --eval-problems 0 --output runs/new"
 
 RUN = {
     "train --model tiny": SHORT,
-    "train --model tiny --method grpo --seed 0": SHORT,
-    "train --model tiny --method exp-grpo --seed 0": SHORT,
-    "train --model tiny --method exp-grpo --explain all-wrong --seed 0": SHORT,
-    "train --model tiny --method star --seed 0": SHORT,
-    "train --model tiny --method gt-sft-grpo --seed 0": SHORT,
-    "train --model tiny --explain all-wrong --explain-with wrong-answer --explanation-filter none --seed 3": SHORT,
     "report runs/a": "",
     "report runs/a runs/b --output both.html": "",
     "compare runs/a runs/b --show 20": "",
@@ -52,8 +46,11 @@ RUN = {
 TOGETHER = "test_commands_together.py: test_hard_then_train_then_eval_against_the_base"
 ELSEWHERE = {
     "eval runs/a --baseline tiny --samples 64": TOGETHER,
-    "replicate": "test_replicate.py: test_finished_runs_stay_and_broken_ones_go_on",
-    "replicate --quick": "test_replicate.py: test_the_plan_that_is_shipped",
+    "sweep ablate-positives --quick": "test_sweep.py: test_every_preset_can_be_read",
+    "sweep ablate-coef --quick": "test_sweep.py: test_every_preset_can_be_read",
+    "sweep ablate-gate --quick": "test_sweep.py: test_every_preset_can_be_read",
+    "replicate": "test_sweep.py: test_finished_runs_stay_and_broken_ones_go_on",
+    "replicate --quick": "test_sweep.py: test_the_plan_of_replicate",
 }
 """Run by another test, on a smaller scale."""
 

@@ -235,7 +235,7 @@ GOOD = b'{"question": "Q?", "answer": "1"}\n'
         (b'{"question": "\\ud800", "answer": "1"}\n', "line 2: 'question' has half of a surrogate pair (character 1)."),
         (
             b'{"question": "Q?", "answer": "1", "level": "V"}\n',
-            "line 2: 'level' must be a whole number or like 'Level 5'",
+            "line 2: 'level' must be a whole number of at most four digits, or like 'Level 5'",
         ),
         (b'{"question": "Q?", "answer": "1", "level": 1.5}\n', "line 2: 'level' must be a whole number"),
         (b'{"question": "Q?", "answer": "1", "level": true}\n', "line 2: 'level' must be a whole number"),

@@ -93,8 +93,9 @@ class ExpoConfig:
     exp_sft_normalisation: Literal["sequence", "token"] = "sequence"
     """sequence takes the sum over the tokens of a chain, as the paper's formula has it.
     With token it is their mean, as in the GRPO term, which makes the term some hundred times smaller."""
-    explain: Literal["all", "all-wrong"] = "all"
-    """Which problems get a chain: all of them, or those whose whole group is wrong (star takes these always)."""
+    explain: Literal["all", "all-wrong"] | None = None
+    """Which problems get a chain: all of them, as in the paper's formula, or those whose whole group is wrong.
+    Default: all-wrong; for exp-dpo all. star takes all-wrong always."""
     explanation_refresh_steps: Annotated[int, AT_LEAST_0] = 1
     """An explanation is used again until it is this many steps old. 1 makes a new one each time, 0 makes it once."""
     explain_with: ExplainWith = "answer"
