@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from expo_lite.errors import ConfigError, DivergedError
@@ -16,28 +15,31 @@ from expo_lite.measure.diagnose import diagnose
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.held_out import evaluate_once, held_out, load_evaluation
 from expo_lite.measure.tables import before_and_after
+from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
 from expo_lite.memory.plan import GIB
+from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
-from expo_lite.prompts import encode_explanation, encode_question
+from expo_lite.prompts import encode_explanation, encode_question, read_explanation_prompt
 from expo_lite.records import Problem
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
-from expo_lite.run.metrics import explanation_metrics, group_metrics, sample_rows
+from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 from expo_lite.run.progress import Display, binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
 from expo_lite.run.trace import traced
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
+from expo_lite.step.chain_text import leaks
 from expo_lite.step.experience import sample_experience
-from expo_lite.step.explain import leaks
 from expo_lite.step.learn import learn
-from expo_lite.step.methods import METHODS, chain_source
+from expo_lite.step.methods import METHODS, chain_source, coefficient_in_force
 from expo_lite.step.optimizer import make_optimizer
 from expo_lite.step.pairs import dpo_metrics, pair_rows
 from expo_lite.step.rollout import draw
 from expo_lite.step.run import Run, last_good, restore, save
-from expo_lite.tasks import Task, load_task
+from expo_lite.tasks import Task, load_task, problems_of
+from expo_lite.terminal import Terminal, say, warning
 
 CHECKED_PROBLEMS = 32
 """Among whose prompts the start-up check finds short and long ones."""
@@ -66,7 +68,7 @@ def train(config: TrainConfig, *, task: Task | None = None, console: Console | N
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong; the run folder can be resumed.
     """
-    resolved, console = resolve(config), console or Console(quiet=True)
+    resolved, console = resolve(config), console or Terminal(quiet=True)
     if task is not None:
         return train_on(task, resolved, console)
     with Grader() as grader:
@@ -93,26 +95,31 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
                 finished = False
     if finished:
         summarise(run, before, after, console)
-        console.print(f"look at it: expo-lite report {run.config.output}", markup=False, soft_wrap=True)
+        say(console, f"look at it: expo-lite report {run.config.output}")
     else:
-        console.print(f"Stopped and saved after step {run.step}. Continue with --resume.", soft_wrap=True)
-    console.print(f"run folder: {run.config.output}", markup=False, soft_wrap=True)
+        say(console, f"Stopped and saved after step {run.step}. Continue with --resume.")
+    say(console, f"run folder: {run.config.output}")
     return TrainingResult(run.config.output, run.step, finished, before, after)
 
 
 def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) -> Run:
     """Load the policy, and make the run folder unless it is there."""
     warn = warning(console)
+    device = describe(find_device())
+    say(console, f"device: {device}")
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
-    problems = training_problems(task, config)
+    problems = training_problems(task, config, warn)
+    read_explanation_prompt(config.explanation.explanation_prompt)  # what is wrong with it is said before loading
     if config.resume:
         folder.check(config)
     policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
-    console.print(f"device: {describe(policy.device)}", markup=False, soft_wrap=True)
+    tokens = config.sampling.max_completion_tokens
+    problems = fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     if not config.resume:
-        folder.create(config, device=describe(policy.device))
+        folder.create(config, device=device)
     optimizer = make_optimizer(policy, config)
-    run = Run(config, folder, policy, task, problems, held_out(task, config), optimizer, Limits.of(config, warn=warn))
+    tested = held_out(task, config, policy, warn)
+    run = Run(config, folder, policy, task, problems, tested, optimizer, Limits.of(config, warn=warn))
     if plan is not None:
         run.planned_gib = plan.measurable_peak / GIB
         if not plan.fits:
@@ -129,7 +136,7 @@ def resume(run: Run, console: Console) -> None:
         run.limits.warn(f"{line}; going on from an older one.")
     if resumed_from is not None:
         restore(run, resumed_from)
-        console.print(f"resumed at step {run.step} from '{resumed_from}'", markup=False, soft_wrap=True)
+        say(console, f"resumed at step {run.step} from '{resumed_from}'")
 
 
 def check_sampler(run: Run, console: Console) -> None:
@@ -145,19 +152,18 @@ def check_sampler(run: Run, console: Console) -> None:
             token_budget=run.limits.micro_batch_tokens,
         )
     )
-    console.print(
-        f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({time.monotonic() - started:.1f} s)",
-        soft_wrap=True,
-    )
+    took = f"{time.monotonic() - started:.1f} s"
+    say(console, f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({took})")
 
 
-def training_problems(task: Task, config: RunConfig) -> list[Problem]:
+def training_problems(task: Task, config: RunConfig, warn: Callable[[str], None]) -> list[Problem]:
     """The problems to train on, by default of all levels.
 
     Raises:
         ConfigError: the method needs expert chains, and the task has none.
     """
-    problems = task.problems("train", levels=config.levels, limit=config.train_problems, seed=config.seed)
+    limit = config.train_problems
+    problems = problems_of(task, "train", levels=config.levels, limit=limit, seed=config.seed, warn=warn)
     if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
         raise ConfigError(f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none.")
     return problems
@@ -201,17 +207,32 @@ def take_step(run: Run) -> dict[str, float]:
     if explanations:
         n_leaks = sum(leaks(explanation.completion.text) for explanation in explanations)
         metrics |= explanation_metrics(explanations, n_leaks)
-    if config.diagnostics_every and run.step % config.diagnostics_every == 0:
+    if experience.attempts:
+        metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
+    scaled = METHODS[config.method].scaled and chain_source(config) != "none"
+    if scaled:
+        metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
+    diagnosed = bool(config.diagnostics_every) and run.step % config.diagnostics_every == 0
+    if diagnosed:
         metrics |= run.limits.updating(
             lambda: diagnose(run.policy, groups, explanations, token_budget=run.limits.micro_batch_tokens)
         )
     learning = time.monotonic()
     good = last_good(run, before=run.step + 1)
-    metrics |= learn(run.policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)
+    metrics |= learn(
+        run.policy,
+        run.optimizer,
+        rows,
+        config,
+        step=run.step,
+        last_good=good,
+        limits=run.limits,
+        measure_share=scaled and diagnosed,
+    )
     metrics |= dpo_metrics(experience.pairs, config)
     ended = time.monotonic()
     n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
-    n_sampled += sum(len(explanation.completion.token_ids) for explanation in explanations)
+    n_sampled += sum(len(attempt.completion.token_ids) for attempt in experience.attempts)
     run.step += 1
     metrics |= {
         "num_tokens": float(n_sampled),
@@ -226,7 +247,7 @@ def take_step(run: Run) -> dict[str, float]:
         metrics["memory/planned_gib"] = run.planned_gib
     if metrics["update/n_rows"]:
         metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - learning)
-    run.folder.samples.append(sample_rows(groups, explanations, step=run.step))
+    run.folder.samples.append(sample_rows(groups, explanations, step=run.step, attempts=experience.attempts))
     if experience.new_pairs:
         run.folder.pairs.append(pair_rows(run.policy, experience.new_pairs, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])
@@ -240,19 +261,6 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
     rows = run.folder.metrics.read()
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
     if trend := binned(values, TREND_BINS):
-        line = f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}"
-        console.print(line, soft_wrap=True)
+        say(console, f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}")
     for finding in findings(rows):
         run.limits.warn(str(finding))
-
-
-def warning(console: Console) -> Callable[[str], None]:
-    """What prints a line that begins with 'warning:'."""
-    return lambda line: console.print(f"warning: {line}", markup=False, soft_wrap=True)
-
-
-def describe(device: torch.device) -> str:
-    """The device in words."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {torch.get_num_threads()} threads"

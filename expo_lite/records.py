@@ -111,7 +111,8 @@ class Explanation:
 
     `completion.prompt_ids` is the explanation prompt it was sampled after (question and answer); `prompt_ids` is the
     plain prompt (question alone) it is scored and trained after, with `target_ids` after it. `accepted` says whether
-    the filter let it pass and `reason` why; `lift_nats` is log pi(a*|q,c) - log pi(a*|q) where it was measured.
+    the filter let it pass and `reason` why; `lift_nats` is log pi(a*|q,c) - log pi(a*|q), and `reliance_nats` the mean
+    over tokens of log pi(c|q,a*) - log pi(c|q), where they were measured.
     """
 
     problem: Problem
@@ -122,6 +123,7 @@ class Explanation:
     accepted: bool
     reason: str
     lift_nats: float | None = None
+    reliance_nats: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

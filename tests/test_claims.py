@@ -1,146 +1,197 @@
-"""The claims' arithmetic, by hand, on made-up summaries: each claim holding, failing, and not measured."""
+"""Every claim and question can hold, fail, and be undecided, by figures that are made here."""
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from expo_lite.measure.figures import Evaluation, LevelResult
-from expo_lite.measure.statistics import Estimate, over_seeds
-from expo_lite.replication.claims import CLAIMS, Judgement, Results, RunResult, change, judge_claims
-from expo_lite.replication.report import claim_table, figures, level_table
+from expo_lite.measure.figures import Evaluation, LevelResult, ProblemResult
+from expo_lite.measure.statistics import Estimate, over_seeds, over_seeds_and_problems
+from expo_lite.sweep.claims import (
+    CLAIMS,
+    Judgement,
+    Part,
+    Verdict,
+    answers,
+    better,
+    judge_claims,
+    judged,
+    one_seed,
+)
+from expo_lite.sweep.report import claim_table, level_rows, level_table
+from expo_lite.sweep.results import ALL, BASE, Results, RunResult, change, minus
 
-BASE = {"1": 0.95, "2": 0.02}
-"""pass@4 by level; "all" is their mean."""
+HOLDS, FAILS, UNDECIDED = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
+N = 100
+"""Problems a level, so that a share in percent is a number of problems."""
+SEEDS = (0, 1, 2)
 
 
-def evaluation(levels: dict[str, float]) -> Evaluation:
-    def row(level: str, value: float) -> LevelResult:
-        e = Estimate(value, value, value)
-        return LevelResult(level, 10, 8, e, e, {1: e, 4: e}, {1: e, 4: e}, 0.0, 0.0, 0.0, 9.0, {})
+def evaluation(easy: float, hard: float) -> Evaluation:
+    """Two levels of 100 problems, of which these shares are solved in all of 8 samples."""
+    problems = [
+        ProblemResult(f"{level}-{i}", level, True, 8 if i < round(N * share) else 0, 8)
+        for level, share in ((1, easy), (2, hard))
+        for i in range(N)
+    ]
+    some = Estimate(0.0, 0.0, 1.0)
+    levels = tuple(
+        LevelResult(name, N, 8, some, some, {4: some}, {4: some}, 0.0, 0.0, 0.0, 0.0, {}) for name in ("1", "2", ALL)
+    )
+    return Evaluation(levels, 0.7, (), tuple(problems))
 
-    rows = [row(level, value) for level, value in levels.items()]
-    return Evaluation((*rows, row("all", sum(levels.values()) / len(levels))), 0.7)
+
+START = evaluation(0.95, 0.02)
 
 
 def run(hard: float, easy: float = 0.95, **metrics: list[float]) -> RunResult:
     steps = max((len(values) for values in metrics.values()), default=0)
     rows = [{name: values[i] for name, values in metrics.items()} for i in range(steps)]
-    return RunResult(evaluation({"1": easy, "2": hard}), rows)
+    return RunResult(START, evaluation(easy, hard), rows)
 
 
-def estimate(value: float | None) -> dict[str, float] | None:
-    return None if value is None else {"value": value, "low": value, "high": value}
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
 
 
-def diagnosis(ratio: float = 2.1, lift: float = 3.0, own: float = 1.0) -> dict[str, Any]:
-    return {
-        "nll": {"own": estimate(0.3), "explanation": estimate(0.5), "expert": estimate(0.5 * ratio)},
-        "lift": {"own": estimate(own), "explanation": estimate(lift), "expert": estimate(0.0)},
-        "nll_ratio": estimate(ratio),
-    }
+def diagnosis(ratio: float = 2.1, lift: float = 3.0) -> dict[str, Any]:
+    return {"lift": {"own": estimate(1.0), "explanation": estimate(lift)}, "nll_ratio": estimate(ratio)}
 
 
 SOUND = {
-    "grpo-hard": run(0.03, frac_all_wrong=[1.0] * 8),
-    "exp-grpo-hard": run(0.4, frac_all_wrong=[1.0, 1.0, 0.9, 0.9, 0.8, 0.8, 0.5, 0.3]),
-    "grpo-all": run(0.03),
-    "gt-sft-grpo-all": run(0.1),
-    "exp-grpo-all": run(0.4),
-    "exp-grpo-all-0.5": run(0.01, easy=0.9),
-    "dpo-offline": run(0.2),
+    "grpo-hard": run(0.02, frac_all_wrong=[1.0] * 8),
+    "exp-grpo-hard": run(0.5, frac_all_wrong=[1.0, 1.0, 0.9, 0.9, 0.8, 0.8, 0.5, 0.3]),
+    "grpo": run(0.02),
+    "gt-sft-grpo": run(0.2),
+    "exp-grpo": run(0.5),
+    "exp-grpo-0.5": run(0.0, easy=0.6),
+    "dpo-offline": run(0.3),
     "dpo-offline-expert": run(0.02, dpo_loss=[0.69, 0.6, 0.4, 0.2]),
-    "dpo-online": run(0.3),
+    "dpo-online": run(0.6),
     "dpo-online-expert": run(0.05),
+    "wrong-answer": run(0.02),
 }
 
 
-def results(
-    changed: dict[str, RunResult] | None = None,
-    seeds: tuple[int, ...] = (0,),
-    figures: dict[str, float] | None = None,
-) -> dict[int, Judgement]:
-    """Judgements by claim, with some runs of the last seed changed."""
-    runs = {name: dict.fromkeys(seeds, sound) for name, sound in SOUND.items()}
-    for name, other in (changed or {}).items():
-        runs[name] = runs[name] | {seeds[-1]: other}
-    diagnoses = {seed: diagnosis(**(figures or {} if seed == seeds[-1] else {})) for seed in seeds}
-    outcomes = judge_claims(Results(evaluation(BASE), runs, diagnoses, seeds))
-    return {outcome.claim.number: outcome for outcome in outcomes}
+def made(
+    changed: dict[str, RunResult] | None = None, figures: dict[str, float] | None = None, seeds: Sequence[int] = SEEDS
+) -> Results:
+    """Sound runs for every seed, but for those changed."""
+    runs = {name: dict.fromkeys(seeds, own) for name, own in (SOUND | (changed or {})).items()}
+    return Results(runs, {seed: diagnosis(**(figures or {})) for seed in seeds}, 4)
+
+
+def outcomes(results: Results) -> dict[int, Judgement]:
+    return {judgement.claim.number: judgement for judgement in judge_claims(results)}
 
 
 def test_all_hold() -> None:
-    outcomes = results()
-    assert [outcome.holds for outcome in outcomes.values()] == [True] * 9
-    assert [outcome.verdict for outcome in outcomes.values()] == ["holds"] * 9
+    assert {number: outcome.verdict for number, outcome in outcomes(made()).items()} == dict.fromkeys(
+        range(1, 10), HOLDS
+    )
 
 
 @pytest.mark.parametrize(
-    ("number", "changed"),
+    ("number", "changed", "verdict"),
     [
-        (1, {"grpo-hard": run(0.06, frac_all_wrong=[1.0] * 8)}),  # 4 points above the base
-        (1, {"exp-grpo-hard": run(0.19, frac_all_wrong=[1.0, 0.5, 0.5, 0.5])}),  # less than 10 times 2%
-        (2, {"grpo-all": run(0.11)}),  # above GT-SFT-GRPO
-        (2, {"gt-sft-grpo-all": run(0.41)}),
-        (2, {"exp-grpo-all": run(0.4, easy=0.91)}),  # the easy level lost 4 points
-        (3, {"dpo-offline-expert": run(0.2, dpo_loss=[0.69, 0.2])}),  # no better is not better
-        (4, {"dpo-online-expert": run(0.31)}),
-        (4, {"dpo-offline": run(0.31)}),
-        (7, {"exp-grpo-all-0.5": run(0.41)}),
-        (7, {"exp-grpo-all-0.5": run(0.04)}),  # worse than moderate, but better than none
-        (8, {"dpo-offline-expert": run(0.09, dpo_loss=[0.69, 0.2])}),  # 3.5 points more, of all levels
-        (8, {"dpo-offline-expert": run(0.02, dpo_loss=[0.69, 0.7])}),
-        (9, {"grpo-hard": run(0.03, frac_all_wrong=[1.0, 1.0, 1.0, 0.9])}),
-        (9, {"exp-grpo-hard": run(0.4, frac_all_wrong=[1.0, 0.5, 0.5, 0.98])}),
+        (1, {"grpo-hard": run(0.3, frac_all_wrong=[1.0] * 8)}, FAILS),  # far above 10%
+        (1, {"exp-grpo-hard": run(0.08, frac_all_wrong=[1.0, 0.5, 0.5, 0.5])}, FAILS),  # 10 times 2% is 20%
+        (1, {"exp-grpo-hard": run(0.22, frac_all_wrong=[1.0, 0.5, 0.5, 0.5])}, UNDECIDED),  # 22 of 100: 14 to 31
+        (2, {"grpo": run(0.4)}, FAILS),  # above GT-SFT-GRPO
+        (2, {"grpo": run(0.2)}, UNDECIDED),  # a tie
+        (2, {"gt-sft-grpo": run(0.7)}, FAILS),
+        (2, {"exp-grpo": run(0.5, easy=0.7)}, FAILS),  # the easy level lost 25 points
+        (3, {"dpo-offline-expert": run(0.3, dpo_loss=[0.69, 0.2])}, UNDECIDED),
+        (3, {"dpo-offline-expert": run(0.5, dpo_loss=[0.69, 0.2])}, FAILS),
+        (4, {"dpo-online-expert": run(0.9)}, FAILS),
+        (4, {"dpo-offline": run(0.9)}, FAILS),
+        (7, {"exp-grpo-0.5": run(0.9)}, FAILS),
+        (7, {"exp-grpo-0.5": run(0.02)}, UNDECIDED),  # no better and no worse than none
+        (8, {"dpo-offline-expert": run(0.3, dpo_loss=[0.69, 0.2])}, FAILS),  # 28 points more
+        (8, {"dpo-offline-expert": run(0.11, dpo_loss=[0.69, 0.2])}, UNDECIDED),  # 9 points more, up to 15
+        (8, {"dpo-offline-expert": run(0.02, dpo_loss=[0.69, 0.7])}, FAILS),
+        (9, {"grpo-hard": run(0.02, frac_all_wrong=[1.0, 1.0, 1.0, 0.9])}, FAILS),
+        (9, {"exp-grpo-hard": run(0.5, frac_all_wrong=[1.0, 0.5, 0.5, 0.98])}, FAILS),
     ],
 )
-def test_each_can_fail(number: int, changed: dict[str, RunResult]) -> None:
-    outcome = results(changed)[number]
-    assert outcome.holds is False
-    assert outcome.verdict == "fails"
+def test_each_can_fail_or_stay_open(number: int, changed: dict[str, RunResult], verdict: Verdict) -> None:
+    assert outcomes(made(changed))[number].verdict == verdict
 
 
-@pytest.mark.parametrize(("number", "figures"), [(5, {"ratio": 1.7}), (6, {"lift": 1.0})])
-def test_the_diagnoses_can_fail(number: int, figures: dict[str, float]) -> None:
-    outcomes = results(figures=figures)
-    assert [n for n, outcome in outcomes.items() if not outcome.holds] == [number]
+@pytest.mark.parametrize(
+    ("number", "figures", "verdict"),
+    [
+        (5, {"ratio": 1.5}, FAILS),
+        (5, {"ratio": 1.85}, UNDECIDED),
+        (6, {"lift": 0.5}, FAILS),
+        (6, {"lift": 1.1}, UNDECIDED),  # 0.1 more, give or take sqrt(2) * 0.1
+    ],
+)
+def test_the_diagnoses_can_fail(number: int, figures: dict[str, float], verdict: Verdict) -> None:
+    assert outcomes(made(figures=figures))[number].verdict == verdict
 
 
-def test_one_seed_of_three_is_enough_to_fail() -> None:
-    outcome = results({"dpo-online": run(0.01)}, seeds=(0, 1, 2))[4]
-    assert (outcome.holds, outcome.verdict) == (False, "fails (2 of 3 seeds)")
-    # "all" is the mean of both levels
-    assert outcome.figures["explanations"] == pytest.approx([0.625, 0.625, 0.48])
-    assert results(seeds=(0, 1, 2))[4].verdict == "holds"
+def test_seeds_that_disagree_leave_it_open() -> None:
+    results = made()
+    runs = dict(results.runs) | {"dpo-online": {0: run(0.6), 1: run(0.6), 2: run(0.0, easy=0.0)}}
+    assert outcomes(Results(runs, results.diagnoses, 4))[4].verdict is UNDECIDED
 
 
-def test_what_is_missing_is_not_measured() -> None:
-    runs = {name: {0: sound} for name, sound in SOUND.items() if name != "exp-grpo-hard"}
-    nothing = diagnosis() | {"nll_ratio": None}
-    outcomes = judge_claims(Results(evaluation(BASE), runs, {0: nothing}, (0,)))
-    assert [outcome.claim.number for outcome in outcomes if outcome.holds is None] == [1, 5, 9]
-    assert {outcome.verdict for outcome in outcomes if outcome.holds is None} == {"not measured"}
+def test_a_base_that_solves_it_is_no_case_for_the_first_claim() -> None:
+    solved = {name: RunResult(evaluation(0.95, 0.3), own.after, own.metrics) for name, own in SOUND.items()}
+    outcome = outcomes(made(solved))[1]
+    assert outcome.verdict is Verdict.NOT_APPLICABLE
+    assert outcome.inapplicable == "the base solves 30% of the hardest level"
 
 
-def test_a_base_of_zero_still_asks_for_ten_points() -> None:
-    runs = {name: {0: sound} for name, sound in SOUND.items()}
-    runs["exp-grpo-hard"] = {0: run(0.09, frac_all_wrong=[1.0, 0.5])}
-    runs["grpo-hard"] = {0: run(0.0, frac_all_wrong=[1.0, 1.0])}
-    (first, *_) = judge_claims(Results(evaluation({"1": 0.95, "2": 0.0}), runs, {0: diagnosis()}, (0,)))
-    assert first.holds is False
+def test_what_is_missing_is_not_measured_and_the_rest_of_a_claim_is() -> None:
+    results = made()
+    runs = {name: by_seed for name, by_seed in results.runs.items() if name != "exp-grpo-hard"}
+    found = outcomes(Results(runs, {}, 4))
+    assert [n for n, outcome in found.items() if outcome.verdict is Verdict.NOT_MEASURED] == [1, 5, 6, 9]
+    assert [part.verdict for part in found[1].parts] == [HOLDS, Verdict.NOT_MEASURED]
 
 
-def test_a_task_without_levels_is_all_one_level() -> None:
-    def only(value: float) -> Evaluation:
-        return replace(evaluation({"1": value}), levels=evaluation({"1": value}).levels[-1:])
+def test_only_seeds_that_both_have_are_compared() -> None:
+    runs = {"a": {0: run(0.5), 1: run(0.5)}, "b": {1: run(0.1), 2: run(0.9)}, "c": {3: run(0.1)}}
+    results = Results(runs, {}, 4)
+    part = judged(better(results, "a", "b", "2"), results)
+    assert part.estimate is not None
+    assert part.estimate.value == pytest.approx(0.4)
+    assert part.n_seeds == 1
+    assert judged(better(results, "a", "c", "2"), results).verdict is Verdict.NOT_MEASURED
+    assert one_seed([part])
 
-    runs = {
-        name: {0: replace(SOUND[name], after=only(value))}
-        for name, value in (("grpo-all", 0.1), ("gt-sft-grpo-all", 0.2), ("exp-grpo-all", 0.3))
-    }
-    outcomes = judge_claims(Results(only(0.1), runs, {0: diagnosis()}, (0,)))
-    assert outcomes[1].holds is True
-    assert outcomes[1].figures["ExP-GRPO's worst change of a level"] == pytest.approx([0.2])
+
+def test_questions_of_what_was_run() -> None:
+    found = answers(made())
+    (mechanism, *_), gain = found.values()
+    assert mechanism.verdict is HOLDS
+    assert mechanism.estimate is not None
+    assert mechanism.estimate.value == pytest.approx(0.48)
+    assert [part.part.statement for part in gain] == ["exp-grpo above grpo", "exp-grpo above gt-sft-grpo"]
+
+
+def test_a_tie_of_nothing_is_undecided() -> None:
+    """Both at 0 in every seed: the interval over seeds is a point, that over problems is not."""
+    results = Results({name: dict.fromkeys(SEEDS, run(0.0)) for name in "ab"}, {}, 4)
+    part = judged(better(results, "a", "b", "2"), results)
+    assert part.verdict is UNDECIDED
+    assert part.estimate is not None
+    assert part.estimate.low < 0 < part.estimate.high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "above", "at_most"),
+    [(0.1, 0.2, HOLDS, FAILS), (-0.2, -0.1, FAILS, HOLDS), (-0.1, 0.1, UNDECIDED, UNDECIDED)],
+)
+def test_a_verdict_is_where_the_interval_lies(low: float, high: float, above: Verdict, at_most: Verdict) -> None:
+    def measure() -> Estimate:
+        return Estimate((low + high) / 2, low, high)
+
+    results = made()
+    assert judged(Part("", (), measure, above=0.0), results).verdict is above
+    assert judged(Part("", (), measure, at_most=0.0), results).verdict is at_most
 
 
 def test_change_is_of_quarters() -> None:
@@ -158,6 +209,44 @@ def test_over_seeds_by_hand() -> None:
     assert over_seeds([0.4]) == Estimate(0.4, 0.4, 0.4)
 
 
+def test_seeds_and_problems_by_hand() -> None:
+    # all problems alike in each seed: only seeds vary, but the problems' own doubt is added
+    seeds = over_seeds([0.4, 0.5, 0.6])
+    problems = over_seeds_and_problems([[0.5] * 50])
+    both = over_seeds_and_problems([[0.4] * 50, [0.5] * 50, [0.6] * 50])
+    assert both.value == pytest.approx(0.5)
+    squares = (seeds.high - 0.5) ** 2 + (problems.high - 0.5) ** 2
+    assert (both.high - 0.5) ** 2 == pytest.approx(squares)
+    # never outside
+    assert over_seeds_and_problems([[1.0, 0.0], [0.0, 0.0]]).low == 0.0
+    assert over_seeds_and_problems([[1.0, 1.0], [-1.0, -1.0]], lowest=-1.0) == Estimate(0.0, -1.0, 1.0)
+
+
+def test_the_interval_covers_what_it_says() -> None:
+    """Crossed seeds and problems, drawn 100 times: the truth is inside in 95%, and not by being all of 0 to 1."""
+    import random
+
+    rng = random.Random(1)
+    inside, widths = 0, []
+    for _ in range(100):
+        problems = [rng.gauss(0.0, 0.15) for _ in range(40)]
+        draws = []
+        for _seed in range(5):
+            seed = rng.gauss(0.0, 0.1)
+            draws.append([0.5 + seed + problem + rng.gauss(0.0, 0.1) for problem in problems])
+        got = over_seeds_and_problems(draws, lowest=-9.0, highest=9.0)
+        inside += got.low <= 0.5 <= got.high
+        widths.append(got.high - got.low)
+    assert inside / 100 >= 0.94
+    assert sum(widths) / 100 < 0.4
+
+
+def test_the_difference_of_two_that_are_not_paired() -> None:
+    got = minus(Estimate(5.0, 2.0, 6.0), Estimate(1.0, -3.0, 2.0))
+    # low: 3 below and the other's 1 above; high: 1 above and the other's 4 below
+    assert (got.value, 4.0 - got.low, got.high - 4.0) == pytest.approx((4.0, 10**0.5, 17**0.5))
+
+
 def test_against_scipy() -> None:
     from scipy import stats
 
@@ -169,17 +258,17 @@ def test_against_scipy() -> None:
 
 
 def test_what_is_printed() -> None:
-    outcomes = results(seeds=(0, 1, 2))
-    assert figures(outcomes[1]) == ["base: 2.0", "GRPO: 3.0", "ExP-GRPO: 40.0"]
-    assert figures(outcomes[5]) == ["expert: 1.05", "explanation: 0.50", "ratio: 2.10"]
-    assert figures(outcomes[8])[:2] == ["loss first: 0.69", "loss last: 0.20"]
-    spread = results({"grpo-hard": run(0.0, frac_all_wrong=[1.0])}, seeds=(0, 1))[1]
-    assert figures(spread)[1] == "GRPO: 1.5 (-17.6 to 20.6)"
-    assert claim_table(list(outcomes.values())).row_count == len(CLAIMS) == 9
-    runs = {"exp-grpo-hard": {0: SOUND["exp-grpo-hard"]}, "dpo-online": {}}
-    assert level_table(Results(evaluation(BASE), runs, {}, (0,))) == [
-        "| run | 1 | 2 | all | all-wrong groups, first quarter | last quarter |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| base | 95.0 | 2.0 | 48.5 | | |",
-        "| exp-grpo-hard | 95.0 | 40.0 | 67.5 | 100.0 | 40.0 |",
-    ]
+    results = made({}, seeds=(0,))
+    found = outcomes(results)
+    assert [part.figure for part in found[5].parts] == ["2.10 (2.00 to 2.20)"]
+    assert found[2].parts[0].figure.startswith("18.0 (")
+    assert claim_table(list(found.values())).row_count == len(CLAIMS) + sum(len(o.parts) for o in found.values())
+    assert level_table(results, 4).row_count == len(SOUND) + 1
+    (name, cells), *_ = level_rows(results, 4)
+    assert (name, cells[0].split()[0], cells[2].split()[0]) == (BASE, "95.0", "48.5")
+
+
+def test_the_sum_of_a_metric_is_the_cost() -> None:
+    rows: Callable[[float], list[dict[str, float]]] = lambda n: [{"num_tokens": n}, {"num_tokens": n}]
+    results = Results({"a": {0: RunResult(START, START, rows(5.0)), 1: RunResult(START, START, rows(7.0))}}, {}, 4)
+    assert results.total("a", "num_tokens").value == 12.0

@@ -20,7 +20,7 @@ from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig
 from expo_lite.settings.models import PRESETS
-from expo_lite.settings.replicate import ReplicateConfig
+from expo_lite.settings.sweep import ReplicateConfig
 from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.tasks import TASKS
 
@@ -94,7 +94,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_and_version_are_quick() -> None:
-    verbs = ("train", "eval", "explain", "hard", "diagnose", "plan", "replicate", "grade", "models", "tasks")
+    verbs = ("train", "eval", "explain", "hard", "diagnose", "plan", "sweep", "replicate", "grade", "models", "tasks")
     version, *helps = in_fresh_process(["--version"], ["--help"], *([verb, "--help"] for verb in verbs))
     assert version == Outcome(0, f"expo-lite {__version__}\n", "")
     for outcome in helps:
@@ -131,7 +131,7 @@ WRONG = {
     "train --group-size 1": "error: group_size must be at least 2 and at most 4,096, not 1",
     "train --k 32": "error: every k must be between 1 and eval_samples (16), not (32,).",
     "train --explanation-filter none,verified": "error: explanation_filter 'none' cannot be combined",
-    "train --explanation-filter verify": "'verify' is not one of verified, lift, no-leak, none",
+    "train --explanation-filter verify": "'verify' is not one of verified, lift, no-leak, reliance, re-deriv",
     "train --dpo-beta 0.2": "error: dpo_beta set, but only method 'exp-dpo' makes pairs, not 'exp-grpo'.",
     "train --method exp-dpo --pairs both": "'offline', 'online'",
     "train --method exp-dpo --pairs offline --pair-refresh-steps 2": "error: pair_refresh_steps is for pairs 'online'",
@@ -156,7 +156,7 @@ WRONG = {
     "replicate --seeds 1 1": "error: seeds must differ: 1, 1.",
     "replicate --model tinny": "error: Unknown model 'tinny'. Did you mean 'tiny'?",
     "replicate --task gsm8k": "has no levels; leave --levels out.",
-    "replicate --plan missing.toml": "error: Cannot read the settings file 'missing.toml': No such file or directory.",
+    "replicate --plan missing.toml": "error: There is no plan 'missing.toml'.",
     "grade": "FILE",
     "models --all": "--all",
 }

@@ -22,8 +22,8 @@ from expo_lite.settings.measuring import (
 )
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plan import PlanConfig
-from expo_lite.settings.replicate import ReplicateConfig, check_replicate
 from expo_lite.settings.schema import check_values, from_mapping, to_json, toml_values
+from expo_lite.settings.sweep import ReplicateConfig, check_sweep
 from expo_lite.settings.train import TrainConfig, resolve
 
 
@@ -55,7 +55,7 @@ def check_any(config: Any) -> None:
     if isinstance(config, TrainConfig):
         resolve(config)
     elif isinstance(config, ReplicateConfig):
-        check_replicate(config)
+        check_sweep(config)
     elif isinstance(config, MeasuringConfig):
         check_measuring(config)
     else:
@@ -259,8 +259,11 @@ def test_what_is_left_open_follows_from_the_model(alias: str) -> None:
     assert config.output == Path(f"runs/{alias}-jsonl-exp-grpo-seed2")
 
 
-def test_pairs_are_learned_from_at_a_tenth_of_the_rate() -> None:
-    assert resolve(TrainConfig(model="tiny", method="exp-dpo")).optimizer.learning_rate == pytest.approx(1e-4)
+def test_pairs_are_learned_from_at_a_rate_of_their_own() -> None:
+    assert resolve(TrainConfig(model="tiny", method="exp-dpo")).optimizer.learning_rate == 1e-4
+    # 5e-6 is what TRL and the alignment handbook take for DPO with LoRA, whatever the model's own rate
+    assert resolve(TrainConfig(model="qwen2.5-3b", method="exp-dpo")).optimizer.learning_rate == 5e-6
+    assert resolve(TrainConfig(model="qwen2.5-3b")).optimizer.learning_rate == 1e-5
     assert resolve(TrainConfig(model="tiny", method="star")).optimizer.learning_rate == 1e-3
     given = with_value(TrainConfig(model="tiny", method="exp-dpo"), "learning_rate", 0.5)
     assert resolve(given).optimizer.learning_rate == 0.5

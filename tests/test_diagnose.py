@@ -2,14 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from smollm2 import gguf_file
 
 from expo_lite.commands.cli import run
-from expo_lite.commands.diagnose import verdict
+from expo_lite.commands.diagnose import clear_ratio, verdict
 from expo_lite.measure.diagnose import ChainFigure, levels_of
+from expo_lite.measure.statistics import Estimate
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 
 P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))
@@ -82,6 +85,7 @@ def test_the_command_on_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFix
     assert run([*words, "--output", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "in distribution: explanations" in out
+    assert "level 5: undecided; 4 problems are too few" in out
     results: dict[str, Any] = json.loads((folder / "diagnosis.json").read_text())
     assert [row["level"] for row in results["levels"]] == ["2", "5", "all"]
     everything = results["levels"][-1]
@@ -91,3 +95,45 @@ def test_the_command_on_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFix
     accepted = [row["accepted"] for row in samples if row["kind"] == "explanation"]
     assert everything["accepted"]["value"] == pytest.approx(sum(accepted) / 8)
     assert run([*words, "--output", str(folder)]) == 1  # nothing is overwritten
+
+
+def test_explanations_are_good_positives_for_the_tiny_model_on_hidden_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "d"
+    words = ["diagnose", "--model", "tiny", "--levels", "1", "5", "--problems", "12", "--group-size", "2"]
+    assert run([*words, "--output", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "level 1: solved" in out
+    assert "Verdict: yes; explanations are good positives here." in out
+    results = json.loads((folder / "diagnosis.json").read_text())
+    assert results["verdicts"]["5"]["outcome"] == "yes"
+    hard = results["levels"][1]
+    assert hard["valid"]["explanation"]["value"] > 0.8 > hard["valid"]["own"]["value"]
+    assert hard["right"]["wrong-answer"]["value"] < 0.2  # another problem's answer leads elsewhere
+    assert hard["lift"]["wrong-answer"]["value"] < hard["lift"]["explanation"]["value"]
+    assert hard["reliance"]["explanation"]["value"] > 0
+    assert hard["rederived"]["value"] > 0.8
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_explain_gets_a_no(
+    pytestconfig: pytest.Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SmolLM2-135M on chains of sums: most explanations are cut off, and none was accepted when this was written."""
+    words = f"diagnose --model {gguf_file(pytestconfig)} --task arithmetic --levels 4 --problems 8 --group-size 1"
+    assert run([*words.split(), "--max-completion-tokens", "96", "--output", str(tmp_path / "d")]) == 0
+    assert "Verdict: no; explanations are no good positives here." in capsys.readouterr().out
+
+
+def test_ratios_of_noise_are_not_shown() -> None:
+    *_, row = levels_of(GROUPS, EXPLANATIONS, FIGURES)
+
+    def ratio(nll: Estimate, ratio: Estimate) -> Estimate | None:
+        return clear_ratio(replace(row, nll=row.nll | {"explanation": nll}, nll_ratio=ratio))
+
+    nll, good = Estimate(0.2, 0.1, 0.3), Estimate(2.0, 1.5, 2.9)
+    assert ratio(nll, good) == good
+    assert ratio(nll, Estimate(2.0, 1.4, 2.9)) is None  # 2.9 is above twice 1.4
+    assert ratio(nll, Estimate(2.0, -1.0, 5.0)) is None
+    assert ratio(Estimate(0.0003, 0.0001, 0.0005), good) is None  # a ratio to almost nothing

@@ -13,7 +13,7 @@ from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, SamplingParams, Verdict
 from expo_lite.settings.groups import ExplainWith, ExpoConfig, PolicyConfig
-from expo_lite.step.explain import answer_lifts, before_answer, judge, leaks
+from expo_lite.step.explain import answer_lifts, judge
 from expo_lite.step.rollout import roll_out, with_wrong_answer
 from expo_lite.step.store import RefreshStore
 from expo_lite.tasks import load_task
@@ -143,37 +143,6 @@ def test_a_chain_that_helps_has_a_higher_lift_and_the_best_is_kept(policy: HfPol
     config = ExpoConfig(explanation_filter=("verified", "lift"))
     (refused,) = judge(policy, [bad], config, token_budget=BUDGET)
     assert (refused.accepted, refused.reason) == (False, "no_lift")
-
-
-@pytest.mark.parametrize(
-    ("text", "leaking"),
-    [
-        ("The given answer is 5, so we work back.", True),
-        ("We are told that the answer is 5.", True),
-        ("as the answer is known to be 5", True),
-        ("We are given 5 apples. The answer is 5.", False),
-        ("Therefore the final answer is 5.", False),
-    ],
-)
-def test_leaks(text: str, leaking: bool) -> None:
-    assert leaks(text) is leaking
-
-
-@pytest.mark.parametrize(
-    ("text", "before"),
-    [
-        ("1+1=2\n\\boxed{2}.", "1+1=2\n"),
-        ("I do not know ", "I do not know\n"),
-        ("1+1=2. The answer is 2.", "1+1=2. "),
-        ("1+1=2\n#### 2", "1+1=2\n"),
-        ("1+1=2, so \\boxed{2}. The answer is \\boxed{2}.", "1+1=2, so "),
-        ("1+1=2. The answer is 2. And so: answer: 2", "1+1=2. "),
-        ("first \\boxed{1}, then \\boxed{2}", "first \\boxed{1}, then "),
-        ("1+1=2\n\\boxed{2", "1+1=2\n"),
-    ],
-)
-def test_before_answer(text: str, before: str) -> None:
-    assert before_answer(text) == before
 
 
 def test_an_answer_in_words_does_not_lift_itself(policy: HfPolicy) -> None:

@@ -18,6 +18,7 @@ from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.load import PROJECTIONS, load_base
 from expo_lite.policy.lora import _end_id, _eos_ids
+from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
@@ -262,3 +263,16 @@ def test_end_tokens_of_tiny() -> None:
     assert policy.tokenizer.convert_ids_to_tokens(policy.end_id) == "<|im_end|>"
     assert policy.end_id in policy.eos_ids
     assert policy.tokenizer.convert_tokens_to_ids("<|im_start|>") not in policy.eos_ids
+
+
+def test_a_gpu_s_cache_is_emptied_between_phases_and_not_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = fresh()
+    emptied: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("decoder" if policy._decoder else "none"))
+    request, params = SampleRequest((2, 8, 9), 1), SamplingParams(1.0, 2)
+    for _ in range(2):
+        for _ in range(2):
+            policy.sample([request], params, seed=0)
+        for _ in range(2):
+            score_rows(policy, [Row((2, 8, 9), (30, 31))], temperature=1.0, token_budget=64)
+    assert emptied == ["none"] * 4  # the dense weights are gone by then, or not yet made

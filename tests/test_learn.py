@@ -236,3 +236,47 @@ def test_the_step_is_counted_from_one(policy: CountingPolicy, monkeypatch: pytes
     monkeypatch.setattr(module, "sft_loss", lambda logprobs_N, _: logprobs_N.sum() * float("nan"))
     with pytest.raises(DivergedError, match=r"^Step 1: the loss is nan"):
         learn(policy, make_optimizer(policy, CONFIG), rows(), CONFIG, step=0, last_good="none yet")
+
+
+def in_fp16(monkeypatch: pytest.MonkeyPatch) -> HfPolicy:
+    """The model as a Turing card would compute it; sixteen bits, for bitsandbytes has no such kernel on a CPU."""
+    monkeypatch.setattr("expo_lite.policy.load.compute_type", lambda device: torch.float16)
+    monkeypatch.setattr("expo_lite.policy.hf.use_lean_projections", lambda model: None)  # they are for fp32
+    sixteen = dataclasses.replace(CONFIG.policy, bits=16)
+    return shaken(HfPolicy("tiny", sixteen, seed=0), 0.02, seed=1, only_b=True)
+
+
+def test_an_fp16_model_gets_the_gradient_of_the_fp32_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens weigh 1e-6 of the loss, as in a batch of 128 long completions: fp16 itself holds nothing below 6e-8."""
+    sixteen = dataclasses.replace(CONFIG.policy, bits=16)
+    exact = shaken(HfPolicy("tiny", sixteen, seed=0), 0.02, seed=1, only_b=True)
+    light = rows(weight=1e-6, sft_weight=0.0)
+    assert module.loss_scale(light) == 2**19  # 1.4 times 1e-6 is the heaviest, and 2**19 times that 0.73
+    half = in_fp16(monkeypatch)
+    assert (exact.underflows, half.underflows) == (False, True)
+    found = {}
+    for name, policy in (("exact", exact), ("half", half), ("unscaled", half)):
+        if name == "unscaled":
+            monkeypatch.setattr(policy, "underflows", False)
+        config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, learning_rate=1e-30))
+        found[name] = update(policy, light, config)["grad_norm"]
+    assert found["half"] == pytest.approx(found["exact"], rel=0.01)
+    assert found["unscaled"] < 0.9 * found["exact"]
+
+
+def test_a_scale_that_overflows_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = in_fp16(monkeypatch)
+    light = rows(weight=1e-6, sft_weight=0.0)
+    expected = update(half, light)["grad_norm"]
+    half = in_fp16(monkeypatch)
+    monkeypatch.setattr(module, "loss_scale", lambda rows: 2.0**40)
+    tried: list[float] = []
+    real = module.accumulate
+
+    def noted(*args: Any, scale: float) -> Any:
+        tried.append(scale)
+        return real(*args, scale=scale)
+
+    monkeypatch.setattr(module, "accumulate", noted)
+    assert update(half, light)["grad_norm"] == pytest.approx(expected, rel=0.01)
+    assert tried == [2.0**40, 2.0**32]

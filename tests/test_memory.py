@@ -21,7 +21,7 @@ from expo_lite.memory.shapes import ALIASES_FILE, Shape, find_shape, shape_of
 from expo_lite.objectives import token_logprobs
 from expo_lite.policy.decoder import CACHE_BLOCK, SlotCache
 from expo_lite.policy.hf import KEPT_PRODUCTS_BYTES
-from expo_lite.policy.slots import PREFILL_TOKENS
+from expo_lite.policy.slots import PREFILL_TOKENS, ROW_STEP, WIDTH_STEP
 
 CONFIGS: dict[str, dict[str, Any]] = json.loads(ALIASES_FILE.read_text())
 SMALL = Shape(
@@ -55,8 +55,18 @@ def test_cache_by_hand() -> None:
     assert memory.cache_bytes(SMALL, workload, 5) == 5 * 128 * 4 * 2 * (4 + 1)
 
 
+def test_recorded_steps_by_hand() -> None:
+    # 20 rows in eights: 3 recordings; 512 + 256 positions in steps of 256: 3; of 2 layers with 24 / 64 MiB each
+    workload = Workload(prompt_tokens=512, completion_tokens=256)
+    assert memory.recorded_bytes(SMALL, workload, 20) == 6 * 2 * 24 / 64 * 2**20
+    for kind, sampler, there in (("gpu", "own", True), ("gpu", "native", False), ("cpu", "own", False)):
+        sampling = phases(SMALL, replace(workload, kind=kind, sampler=sampler), 512, 20)[1]  # type: ignore[arg-type]
+        assert ("recorded steps" in sampling.parts) == there
+
+
 def test_the_constants_are_those_of_the_code() -> None:
     assert (memory.CACHE_BLOCK, memory.PREFILL_TOKENS) == (CACHE_BLOCK, PREFILL_TOKENS)
+    assert (ROW_STEP["cuda"], WIDTH_STEP["cuda"]) == (memory.RECORDED_ROWS, memory.RECORDED_WIDTH)
     assert memory.KEPT_PRODUCTS_BYTES == KEPT_PRODUCTS_BYTES
     assert signature(token_logprobs).parameters["chunk_tokens"].default == memory.LOGIT_CHUNK_TOKENS
 

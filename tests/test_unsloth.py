@@ -193,6 +193,7 @@ from unsloth_zoo.vllm_utils import load_lora, load_vllm
 assert ours.FastLanguageModel.__module__ == "unsloth.models.loader", "this is not the GPU code"
 assert "UNSLOTH_VLLM_STANDBY" not in os.environ and os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
 cuda, model = torch.device("cuda"), object()
+torch.cuda.get_device_capability = lambda device: (8, 9)
 fast = ours.FastLanguageModel
 assert "max_num_seqs" in inspect.getfullargspec(load_vllm).args  # Unsloth hands on what this takes
 assert ours.load_arguments("folder", PolicyConfig(sampler="vllm"), cuda, 1536, sampling_rows=72)["max_num_seqs"] == 72
@@ -278,7 +279,7 @@ def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> N
         "commands.hard",
         "commands.explain",
         "measure.diagnose",
-        "replication.run",
+        "sweep.run",
         "policy.factory",
     ]
     code = f"import sys, importlib; [importlib.import_module('expo_lite.' + name) for name in {modules}]; "

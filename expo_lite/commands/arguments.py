@@ -1,7 +1,10 @@
 """How values are typed on the command line, and how a settings file comes before them; no command is known here."""
 
+import contextlib
+import io
+import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -9,7 +12,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from expo_lite.settings.schema import from_mapping, toml_values
+from expo_lite.errors import ConfigError
+from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, toml_values, unusable
+from expo_lite.terminal import visible, visible_but_styles
 
 REGISTRY = ConstructorRegistry()
 UNSET = "unset"
@@ -74,6 +79,17 @@ def _metavar(hint: Any) -> str:
     return str(hint.__name__).upper()
 
 
+def check_words(words: Sequence[str]) -> None:
+    """Refuse what no setting and no file name can be: bytes that are not UTF-8, NUL, thousands of characters.
+
+    Raises:
+        ConfigError: there is such a word; its place and what is wrong with it are named.
+    """
+    for place, word in enumerate(words, 1):
+        if problem := unusable(word):
+            raise ConfigError(f"Word {place} of the command line {problem}: '{word[:LONGEST_QUOTE]}'.")
+
+
 def settings_file(arguments: Sequence[str]) -> Path | None:
     """The value of --config, looked for before anything is parsed: it changes the defaults."""
     for i, word in enumerate(arguments):
@@ -104,16 +120,48 @@ def read(defaults_of: dict[str, Any], arguments: Sequence[str], *, description: 
         SystemExit: help was asked for (code 0), or the arguments are wrong (code 2); either is printed.
     """
     descriptions = {name: str(type(command).__doc__) for name, command in defaults_of.items()}
-    command: Any = tyro.cli(
-        tyro.extras.subcommand_type_from_defaults(defaults_of, descriptions, prefix_names=False),
-        prog="expo-lite",
-        description=description,
-        args=arguments,
-        config=(
-            tyro.conf.OmitArgPrefixes,
-            tyro.conf.PositionalRequiredArgs,
-            tyro.conf.PositionalMetavarFromFieldName,
-        ),
-        registry=REGISTRY,
-    )
+    with _shown_as_it_is(styled=settings_file(arguments) is None and all(visible(w) == w for w in arguments)):
+        command: Any = tyro.cli(
+            tyro.extras.subcommand_type_from_defaults(defaults_of, descriptions, prefix_names=False),
+            prog="expo-lite",
+            description=description,
+            args=arguments,
+            config=(
+                tyro.conf.OmitArgPrefixes,
+                tyro.conf.PositionalRequiredArgs,
+                tyro.conf.PositionalMetavarFromFieldName,
+            ),
+            registry=REGISTRY,
+        )
     return command
+
+
+class _Kept(io.StringIO):
+    """What would be printed; whoever asks is told that it is a terminal if it may be coloured."""
+
+    encoding = "utf-8"
+
+    def __init__(self, *, styled: bool) -> None:
+        super().__init__()
+        self._styled = styled
+
+    def isatty(self) -> bool:
+        return self._styled
+
+
+@contextlib.contextmanager
+def _shown_as_it_is(*, styled: bool) -> Iterator[None]:
+    """Make what tyro prints visible text: help and errors quote the command line and the settings file.
+
+    Its colours pass only where neither of the two can hold a colour's code.
+    """
+    real = sys.stdout, sys.stderr
+    styled = styled and sys.stdout.isatty()
+    kept = _Kept(styled=styled), _Kept(styled=styled)
+    try:
+        with contextlib.redirect_stdout(kept[0]), contextlib.redirect_stderr(kept[1]):
+            yield
+    finally:
+        for stream, text in zip(real, kept, strict=True):
+            stream.write((visible_but_styles if styled else visible)(text.getvalue()))
+            stream.flush()

@@ -1,9 +1,11 @@
 """The command line: one subcommand a verb, its flags made from the dataclasses of settings/.
 
 Everything that can be wrong about arguments is found before anything heavy is imported: torch and transformers take
-seconds, and a mistyped name should not. An ExpoLiteError becomes one line and its exit code.
+seconds, and a mistyped name should not. An ExpoLiteError, and what `as_expected` knows, becomes one line and its exit
+code; whatever else is raised is a mistake of ours, and shows its traceback.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -18,16 +20,19 @@ from expo_lite.commands.command import Command, ConfiguredCommand
 from expo_lite.commands.compare import Compare
 from expo_lite.commands.diagnose import Diagnose
 from expo_lite.commands.eval import Eval
+from expo_lite.commands.expected import as_expected
 from expo_lite.commands.explain import Explain
 from expo_lite.commands.grade import Grade
 from expo_lite.commands.hard import Hard
 from expo_lite.commands.models import Models
 from expo_lite.commands.plan import Plan
-from expo_lite.commands.replicate import Replicate
 from expo_lite.commands.report import Report
+from expo_lite.commands.sweep import Replicate, Sweep
 from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.errors import ExpoLiteError
+from expo_lite.settings.machine import set_allocator
+from expo_lite.terminal import visible, visible_line
 
 DESCRIPTION = f"""expo-lite {__version__}: teach a language model what it cannot yet do (ExPO).
 
@@ -49,6 +54,7 @@ COMMANDS: dict[str, type[ConfiguredCommand]] = {
     "hard": Hard,
     "plan": Plan,
     "diagnose": Diagnose,
+    "sweep": Sweep,
     "replicate": Replicate,
 }
 """The commands that take settings."""
@@ -70,26 +76,33 @@ def run(words: Sequence[str]) -> int:
     Raises:
         SystemExit: tyro has printed help (code 0) or what is wrong with the arguments (code 2).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks, such as a bar, ends no run
     try:
+        arguments.check_words(words)
         if list(words) == ["--version"]:
             sys.stdout.write(f"expo-lite {__version__}\n")
         else:
             command = parse(words)
             if not sys.stdout.isatty():
                 os.environ.setdefault("COLUMNS", str(WIDE))  # rich would cut tables to 80 columns
+            set_allocator(os.environ)
             command.run()
         sys.stdout.flush()
-    except ExpoLiteError as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains while it exits
         return BROKEN_PIPE
+    except (ExpoLiteError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        expected = error if isinstance(error, ExpoLiteError) else as_expected(error)
+        if expected is None:
+            raise
+        if "--debug" in words:
+            sys.stderr.write(visible(traceback.format_exc()))
+        sys.stderr.write(f"error: {visible_line(expected)}\n")
+        return expected.exit_code
     return 0
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.machine import default_model
@@ -33,11 +32,6 @@ class ConfiguredCommand(Command):
 
     config: Path | None = None
     """Read settings from this TOML file; flags override it."""
-
-
-def say(console: Console, line: str) -> None:
-    """Print a line as it is: no markup, no highlighting, not folded."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def target_of(settings: EvalConfig | HardConfig | ExplainConfig | DiagnoseConfig, name: str | None) -> Target:

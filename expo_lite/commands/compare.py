@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from expo_lite.commands.command import Command, say
+from expo_lite.commands.command import Command
 from expo_lite.errors import ConfigError
+from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.report.paired import Change, PairedLevel
@@ -49,7 +50,7 @@ def compare(first_run: Path, second_run: Path, show: int) -> None:
     from expo_lite.report.paired import best_pairing, ks_of, lost, paired_levels, won
     from expo_lite.report.record import differing, read_runs
 
-    console = Console()
+    console = Terminal()
     first, second = runs = read_runs([first_run, second_run])
     console.print(settings_table(differing(runs), first.label, second.label))
     pairing = best_pairing(first, second)
@@ -75,9 +76,9 @@ def settings_table(differences: Sequence[tuple[str, list[Any]]], first: str, sec
         return "The settings are the same.\n"
     table = Table(title="settings that differ", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in ("", first, second):
-        table.add_column(escape(name), overflow="fold")
+        table.add_column(name, overflow="fold")
     for name, values in differences:
-        table.add_row(escape(name), *(escape(_shown(value)) for value in values))
+        table.add_row(name, *(_shown(value) for value in values))
     return table
 
 
@@ -92,10 +93,10 @@ def difference_table(rows: Sequence["PairedLevel"], ks: Sequence[int]) -> Table:
         for k in ks:
             estimate = row.difference[k]
             change = f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.0f} to {100 * estimate.high:+.0f})"
-            if estimate.low > 0 or estimate.high < 0:
-                change = f"[bold]{change}[/bold]"
-            cells.append(f"{100 * row.first[k]:.1f} to {100 * row.second[k]:.1f}\n{change}")
-        table.add_row(escape(row.level), f"{row.n_problems:,}", *cells)
+            sure = estimate.low > 0 or estimate.high < 0
+            values = f"{100 * row.first[k]:.1f} to {100 * row.second[k]:.1f}\n"
+            cells.append(Text.assemble(values, (change, "bold" if sure else "")))
+        table.add_row(row.level, f"{row.n_problems:,}", *cells)
     return table
 
 
@@ -116,11 +117,10 @@ def _unpaired(runs: Sequence["RunRecord"], console: Console) -> None:
     ks = sorted({k for run in measured for k in run.evaluated[-1].evaluation.levels[0].pass_at})
     if measured:
         console.print(figures_table(measured, ks[:KS_A_TABLE]))
-    console.print(
+    say(
+        console,
         "No pairing: the runs have no held-out problems in common that were measured on equal terms and counted one by "
         "one. Measure both alike with `expo-lite eval RUN`, and compare again.",
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -138,7 +138,7 @@ def figures_table(runs: Sequence["RunRecord"], ks: Sequence[int]) -> Table:
                 if row.level == level:
                     estimates = [row.pass_at[k] for k in ks if k in row.pass_at]
                     cells = [f"{100 * e.value:.1f} ({100 * e.low:.0f}-{100 * e.high:.0f})" for e in estimates]
-                    table.add_row(escape(level), escape(run.label), f"{row.n_problems:,}", *cells)
+                    table.add_row(level, run.label, f"{row.n_problems:,}", *cells)
     return table
 
 

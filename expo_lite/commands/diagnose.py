@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.grading import Grader
 from expo_lite.measure.tables import interval_cell
+from expo_lite.measure.verdict import closing_line
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
-from expo_lite.tasks import load_task
+from expo_lite.tasks import load_task, problems_of
+from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.measure.diagnose import LevelDiagnosis
+    from expo_lite.measure.statistics import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,46 +40,88 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong.
     """
     check_measuring(config)
-    console = Console()
+    console = Terminal()
     target = target_of(config, config.model)
     folder = config.output or Path("runs") / f"diagnose-{target.label}-{config.task.partition(':')[0]}"
     check_new(folder)
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
-        from expo_lite.measure.diagnose import diagnose_target
+        problems = problems_of(
+            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+        )
+        from expo_lite.commands.sampling import say_device
+        from expo_lite.measure.diagnose import diagnose_target, verdicts_of
 
         say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
-        result = diagnose_target(target, task, problems, config, folder, lambda line: say(console, f"warning: {line}"))
+        say_device(console)
+        result = diagnose_target(target, task, problems, config, folder, warning(console))
     console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
-    for line in verdict(result.levels[-1]):
+    verdicts = verdicts_of(result.levels)
+    for level, judged in verdicts.items():
+        name = "" if level == "all" else f"level {level}: "
+        say(console, f"{name}{judged.outcome}; {judged.why}")
+    hardest = [row for row in result.levels if row.level in verdicts][-1]
+    for line in (*verdict(hardest), closing_line(verdicts)):
         say(console, line)
     say(console, f"written to: {folder}")
 
 
-def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) -> list[Table]:
-    """Chains by kind, then rates."""
-    from expo_lite.measure.diagnose import KINDS
+COLUMNS = {"no answer": "own", "true answer": "explanation", "wrong answer": "wrong-answer", "expert": "expert"}
+"""What the prompt showed where the chain was written, or who wrote it, and the kind of chain in the figures."""
+CERTAIN = 0.02
+"""Nats a token; below it a chain is all but certain, and no ratio to it says anything."""
+CLEAR = 2.0
+"""A ratio is shown where its interval is above 0 and its upper end at most this many times the lower one."""
 
-    title = f"{name}: chains under the plain prompt, with 95% intervals over problems"
-    chains = Table(title=escape(title), title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    rates = Table(title="percent, with 95% intervals", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    chains.add_column("level")
+
+def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) -> list[Table]:
+    """Rates of each level, then a table of chains for each."""
+    rates = Table(title=f"{name}: percent, with 95% intervals", title_justify="left", box=box.SIMPLE)
     rates.add_column("level")
-    for column in (*(f"NLL a token, {kind}" for kind in KINDS), "expert / expl.", *(f"lift, {kind}" for kind in KINDS)):
-        chains.add_column(column, justify="right")
     for column in ("problems", "right", f"all {group_size} wrong", "truncated", "explanations accepted", "leaking"):
         rates.add_column(column, justify="right")
     for row in levels:
-        figures = (*(row.nll[kind] for kind in KINDS), row.nll_ratio, *(row.lift[kind] for kind in KINDS))
-        chains.add_row(row.level, *(interval_cell(figure, scale=1, digits=2) for figure in figures))
         shares = (row.reward, row.all_wrong, row.truncated, row.accepted, row.leaking)
         rates.add_row(row.level, f"{row.n_problems:,}", *map(interval_cell, shares))
-    return [chains, rates]
+    single = [row for row in levels if row.level != "all"] or levels
+    return [rates, *map(chain_table, single)]
+
+
+def clear_ratio(row: "LevelDiagnosis") -> "Estimate | None":
+    """Expert NLL over explanation NLL, unless it is noise: an open interval, or a chain that is all but certain."""
+    ratio, explained = row.nll_ratio, row.nll["explanation"]
+    if ratio is None or explained is None or explained.value < CERTAIN:
+        return None
+    return ratio if ratio.low > 0 and ratio.high <= CLEAR * ratio.low else None
+
+
+def chain_table(row: "LevelDiagnosis") -> Table:
+    """Chains of one level under the plain prompt, by what was shown when they were written."""
+    title = f"level {row.level}" if row.level != "all" else "all levels"
+    chains = Table(
+        title=f"{title}: chains by what was shown", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
+    chains.add_column("")
+    for column in COLUMNS:
+        chains.add_column(column, justify="right")
+    for what, figures, scale, digits in (
+        ("right, %", row.right, 100, 0),
+        ("right steps, %", row.valid, 100, 0),
+        ("NLL, nats a token", row.nll, 1, 2),
+        ("answer lift, nats", row.lift, 1, 2),
+        ("reliance, nats a token", row.reliance, 1, 2),
+    ):
+        cells = (interval_cell(figures.get(kind), scale=scale, digits=digits) for kind in COLUMNS.values())
+        chains.add_row(what, *cells)
+    if row.rederived:
+        chains.add_row("answer reached again, %", "", interval_cell(row.rederived, scale=100, digits=0))
+    if ratio := clear_ratio(row):
+        chains.add_row("expert NLL / expl.", "", interval_cell(ratio, scale=1, digits=2))
+    return chains
 
 
 def verdict(row: "LevelDiagnosis") -> list[str]:
-    """What the figures say about the two properties, in words; of the last row, all levels together."""
+    """What the figures say about the two properties, in words; of one level."""
     explained, expert, own = row.nll["explanation"], row.nll["expert"], row.nll["own"]
     lift, own_lift = row.lift["explanation"], row.lift["own"]
     if explained is None or lift is None or own is None or own_lift is None:

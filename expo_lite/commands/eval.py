@@ -5,16 +5,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
-
-from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.run.target import Target
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
-from expo_lite.tasks import load_task
+from expo_lite.tasks import load_task, problems_of
+from expo_lite.terminal import Terminal, say, warning
 
 RESULTS = "evaluation.json"
 BASELINE = "baseline"
@@ -38,21 +37,24 @@ def run_eval(config: EvalConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
     """
     check_measuring(config)
-    console = Console()
+    console = Terminal()
     target = target_of(config, config.target)
     other = target_of(config, config.baseline) if config.baseline else None
     config = settled(config, target)
     output = output_folder(config, target)
     with Grader() as grader:
         task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
-        problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
-        from expo_lite.commands.sampling import graded_target
+        problems = problems_of(
+            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+        )
+        from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.figures import differences, evaluation_of
         from expo_lite.measure.samples import SampleFolder, SampleSpec
         from expo_lite.measure.tables import difference_table, evaluation_tables
 
         tokens = config.max_completion_tokens or target.max_completion_tokens
         params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+        problems = sampled_problems([target, *([other] if other else [])], problems, tokens, console)
         spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
         measured = [(output, target), *([(output / BASELINE, other)] if other else [])]
         folders = [SampleFolder(path, sample_settings(config, each, spec.settings())) for path, each in measured]

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.rule import Rule
-from rich.text import Text
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.grading import Grader
+from expo_lite.prompts import read_explanation_prompt
 from expo_lite.records import SamplingParams
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import ExplainConfig, check_measuring
-from expo_lite.tasks import load_task
+from expo_lite.tasks import load_task, problems_of
+from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.records import Explanation
@@ -37,24 +38,31 @@ def run_explain(config: ExplainConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong.
     """
     check_measuring(config)
-    console = Console()
+    console = Terminal()
+    prompt = read_explanation_prompt(config.explanation_prompt)
     target = target_of(config, config.model)
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         levels = config.levels or task.levels[-1:]
-        problems = task.problems(config.split, levels=levels, limit=config.problems, seed=config.seed)
+        problems = problems_of(
+            task, config.split, levels=levels, limit=config.problems, seed=config.seed, warn=warning(console)
+        )
+        from expo_lite.commands.sampling import say_device
+        from expo_lite.memory.context import fitting
         from expo_lite.memory.limits import fitted_policy
         from expo_lite.policy.factory import load_policy
         from expo_lite.step.explain import judge, refusals
+        from expo_lite.step.rederive import rederived
         from expo_lite.step.rollout import roll_out, stream_seed
 
         say(console, f"{target.label}: explaining {len(problems)} problems ...")
-        settings, limits = fitted_policy(
-            target.model, target.policy, params, lambda line: say(console, f"warning: {line}")
-        )
+        say_device(console)
+        warn = warning(console)
+        settings, limits = fitted_policy(target.model, target.policy, params, warn)
         policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)
+        problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
         attempts = limits.sampling(
             lambda: roll_out(
                 policy,
@@ -64,11 +72,20 @@ def run_explain(config: ExplainConfig) -> None:
                 explain_with=config.explain_with,
                 others=problems,
                 params=replace(params, rows=limits.sampling_rows),
+                explanation_prompt=prompt,
                 seed=stream_seed(config.seed, "explain"),
             )
         ).attempts
-    filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
-    explanations = limits.updating(lambda: judge(policy, attempts, filters, token_budget=limits.micro_batch_tokens))
+        filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
+        explanations = limits.updating(
+            lambda: judge(
+                policy,
+                attempts,
+                filters,
+                token_budget=limits.micro_batch_tokens,
+                rederive=lambda chains: rederived(policy, task, chains, params=params),
+            )
+        )
     for explanation in explanations:
         _show(explanation, console)
     n_accepted = sum(explanation.accepted for explanation in explanations)
@@ -78,7 +95,7 @@ def run_explain(config: ExplainConfig) -> None:
 
 
 def _show(explanation: "Explanation", console: Console) -> None:
-    from expo_lite.step.explain import leaks
+    from expo_lite.step.chain_text import leaks
 
     problem, completion = explanation.problem, explanation.completion
     level = "" if problem.level is None else f", level {problem.level}"
@@ -94,7 +111,7 @@ def _show(explanation: "Explanation", console: Console) -> None:
 
 
 def _block(console: Console, heading: str, lines: Iterable[str]) -> None:
-    console.print(Text(heading, style="bold"))
+    console.print(heading, style="bold")
     for line in lines:
         say(console, line)
     say(console, "")

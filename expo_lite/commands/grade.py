@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from expo_lite.commands.command import Command, say
+from expo_lite.commands.command import Command
+from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader, GradeReport, grade_file
+from expo_lite.terminal import Terminal, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +26,12 @@ class Grade(Command):
         """Grade, print the counts by reason and, where the rows have labels, how far the grader agrees with them.
 
         Raises:
+            ConfigError: no file is named.
             DataError: the file is missing or malformed.
         """
-        console, output = Console(), self.output or self.file.with_suffix(".graded.jsonl")
+        if not self.file.name:
+            raise ConfigError(f"'{self.file}' names no file. Give a JSONL file with 'gold' and 'reply'.")
+        console, output = Terminal(), self.output or self.file.with_suffix(".graded.jsonl")
         with Grader() as grader:
             report = grade_file(self.file, output, grader)
         table = Table("reason", "rows", box=box.SIMPLE)

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, say, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.settings.measuring import HardConfig, check_measuring
-from expo_lite.tasks import load_task
+from expo_lite.tasks import load_task, problems_of
+from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.measure.figures import GradedProblem
@@ -46,17 +45,20 @@ def run_hard(config: HardConfig) -> None:
         ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
     """
     check_measuring(config)
-    console = Console()
+    console = Terminal()
     target = target_of(config, config.model)
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     kind = config.task.partition(":")[0]
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        problems = task.problems(config.split, levels=config.levels, limit=config.problems, seed=0)
-        from expo_lite.commands.sampling import graded_target
+        problems = problems_of(
+            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+        )
+        from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.samples import SampleFolder, SampleSpec
 
+        problems = sampled_problems([target], problems, tokens, console)
         spec = SampleSpec(tuple(problems), config.zero_of, params, config.seed, greedy=False)
         settings = {**target.identity(), "task": config.task, "split": config.split, **spec.settings()}
         folder = SampleFolder(config.output or Path("runs") / f"hard-{target.label}-{kind}", settings)
@@ -65,7 +67,7 @@ def run_hard(config: HardConfig) -> None:
     unsolved = [m for m in found if m.n_correct == 0]
     folder.write(SOLVE_RATES, map(_line, map(solve_rate, found)))
     file = folder.write(HARD, map(_line, map(hard_problem, unsolved)))
-    console.print(solve_table(found, f"{escape(target.label)} on {escape(config.task)} ({config.split})"))
+    console.print(solve_table(found, f"{target.label} on {config.task} ({config.split})"))
     say(console, f"{len(unsolved):,} of {len(found):,} problems never solved in {config.zero_of} tries: {file}")
     if unsolved:
         say(console, f"train on them with --task jsonl:{file}")

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from expo_lite.commands.command import Command, say
+from expo_lite.commands.command import Command
 from expo_lite.settings.models import PRESETS, TINY
+from expo_lite.terminal import Terminal, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +17,22 @@ class Models(Command):
     def run(self) -> None:
         """Print the table."""
         table = Table(box=box.SIMPLE)
-        for column in ("alias", "model", "parameters", "license", "steps", "learning rate", "max tokens"):
+        for column in (
+            "alias",
+            "model",
+            "parameters",
+            "license",
+            "steps",
+            "learning rate",
+            "for exp-dpo",
+            "max tokens",
+        ):
             table.add_column(column, overflow="fold")
         for alias, preset in PRESETS.items():
             source = "built in" if preset is TINY else preset.source
-            defaults = (str(preset.steps), f"{preset.learning_rate:g}", str(preset.max_completion_tokens))
+            rates = (f"{preset.learning_rate:g}", f"{preset.dpo_learning_rate:g}")
+            defaults = (str(preset.steps), *rates, str(preset.max_completion_tokens))
             table.add_row(alias, source, preset.parameters, preset.license, *defaults)
-        console = Console()
+        console = Terminal()
         console.print(table)
         say(console, "--model also takes OWNER/NAME of the model hub, a local folder or a GGUF file.")

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,18 +10,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, say
+from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.errors import ConfigError
 from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, plan_for, ram_bytes
 from expo_lite.memory.shapes import find_shape
-from expo_lite.settings.machine import default_model, has_gpu
+from expo_lite.settings.machine import ask_driver, default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.plan import PlanConfig
 from expo_lite.settings.schema import check_values
+from expo_lite.terminal import Terminal, say
 
 ALL = "all"
 """The model name that stands for every alias."""
-NVIDIA_SMI_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +64,7 @@ def run_plan(config: PlanConfig) -> None:
         ModelError: the model's sizes are not known here.
     """
     check_values(config)
-    console = Console()
+    console = Terminal()
     model = config.model or default_model()
     kind, sizes_gib = machine(config.vram)
     models = list(PRESETS) if model == ALL else [model]
@@ -91,15 +89,10 @@ def machine(vram: Sequence[float]) -> tuple[Kind, list[float]]:
 
 def gpu_gib() -> float:
     """The memory of the first GPU, asked of its driver's own tool: torch is slow to import."""
-    tool = shutil.which("nvidia-smi")
-    query = ["--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(  # noqa: S603
-            [tool or "nvidia-smi", *query], capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_TIMEOUT_S
-        )
-        return float(done.stdout.splitlines()[0]) / 1024
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        raise ConfigError("The GPU's memory cannot be read with nvidia-smi. Give it in GiB, as --vram 24.") from error
+    mebibytes = ask_driver("memory.total")
+    if mebibytes is None or not mebibytes.isdigit():
+        raise ConfigError("The GPU's memory cannot be read with nvidia-smi. Give it in GiB, as --vram 24.")
+    return int(mebibytes) / 1024
 
 
 def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig) -> PlannedModel:

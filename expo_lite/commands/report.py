@@ -5,8 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from expo_lite.commands.command import Command, say
+from expo_lite.commands.command import Command
 from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.terminal import Terminal, say
 
 NAME = "report.html"
 
@@ -24,7 +25,7 @@ class Report(Command):
         """Check, then write the file and say where it is."""
         if not self.runs:
             raise ConfigError("No run is named. Give at least one run folder: expo-lite report runs/NAME.")
-        write_report(self.runs, self.output or default_output(self.runs), Console())
+        write_report(self.runs, self.output or default_output(self.runs), Terminal())
 
 
 def write_report(runs: tuple[Path, ...], file: Path, console: Console) -> None:

@@ -6,17 +6,45 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from expo_lite.commands.command import say
 from expo_lite.run.progress import completion_bar
 from expo_lite.run.target import Target
+from expo_lite.terminal import say, warning
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from expo_lite.measure.figures import GradedProblem
     from expo_lite.measure.samples import SampleFolder, SampleSpec
     from expo_lite.policy.base import Policy
+    from expo_lite.records import Problem
     from expo_lite.tasks import Task
 
 REWARDS = "rewards.jsonl"
+
+
+def sampled_problems(
+    targets: "Sequence[Target]", problems: "list[Problem]", max_completion_tokens: int, console: Console
+) -> "list[Problem]":
+    """The problems that fit into the context of every target; only the tokenizers are loaded, where they are needed."""
+    from expo_lite.memory.context import fitting
+    from expo_lite.policy.load import load_tokenizer
+
+    for target in targets:
+        problems = fitting(
+            problems,
+            target.model,
+            max_completion_tokens,
+            tokenizer=lambda model=target.model: load_tokenizer(model),  # type: ignore[misc]
+            warn=warning(console),
+        )
+    return problems
+
+
+def say_device(console: Console) -> None:
+    """Print what everything is going to be computed on; raises ConfigError where there is a GPU that cannot be used."""
+    from expo_lite.policy.device import describe, find_device
+
+    say(console, f"device: {describe(find_device())}")
 
 
 def graded_target(
@@ -30,6 +58,9 @@ def graded_target(
     from expo_lite.policy.factory import load_policy
     from expo_lite.run.folder import locked, make_folder
 
+    title = f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems"
+    say(console, title)
+    say_device(console)
     loaded: list[Policy] = []
 
     def policy() -> "Policy":
@@ -37,9 +68,7 @@ def graded_target(
             loaded.append(load_policy(target.model, settings, seed=0, adapter=target.adapter))
         return loaded[0]
 
-    settings, limits = fitted_policy(
-        target.model, target.policy, spec.params, lambda line: say(console, f"warning: {line}")
-    )
+    settings, limits = fitted_policy(target.model, target.policy, spec.params, warning(console))
     title = f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems"
     say(console, title)
     if not folder.path.exists():

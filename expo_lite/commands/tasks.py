@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from expo_lite.commands.command import Command
 from expo_lite.tasks import TASKS
+from expo_lite.terminal import Terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,6 @@ class Tasks(Command):
         for kind, spec in TASKS.items():
             about.add_row(spec.shape, spec.about)
             origins.add_row(kind, spec.license, spec.source, spec.chains, spec.held_out)
-        console = Console()
+        console = Terminal()
         console.print(about)
         console.print(origins)

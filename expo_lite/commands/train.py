@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from rich.console import Console
-
 from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.grading import Grader
 from expo_lite.run.folder import check_new
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.tasks import load_task
+from expo_lite.terminal import Terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,4 +26,4 @@ class Train(ConfiguredCommand):
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
             from expo_lite.loop import train_on
 
-            train_on(task, config, Console())
+            train_on(task, config, Terminal())

@@ -13,6 +13,7 @@ from typing import Any
 from expo_lite.errors import DataError
 from expo_lite.grading.grader import GradeItem, Grader
 from expo_lite.records import Verdict
+from expo_lite.settings.schema import not_a_file
 
 _BATCH = 512
 
@@ -44,6 +45,8 @@ class GradeReport:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and content of each row that is not blank."""
     try:
+        if what := not_a_file(path):
+            raise DataError(f"Cannot read {path}: it is {what}. Give a JSONL file with 'gold' and 'reply'.")
         with path.open("rb") as file:
             for line, raw in enumerate(file, start=1):
                 if raw.strip():
@@ -79,6 +82,8 @@ def grade_file(input_path: str | Path, output_path: str | Path, grader: Grader) 
     """
     source, target = Path(input_path), Path(output_path)
     tally = _Tally()
+    if target.is_dir():
+        raise DataError(f"Cannot write {target}: it is a folder. Name a file with --output.")
     try:
         handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:

@@ -18,6 +18,8 @@ from expo_lite.grading.leaves import Rounding
 from expo_lite.grading.plain import plain_number
 from expo_lite.grading.pool import Reply, WorkerPool, grading_pool
 from expo_lite.records import Verdict
+from expo_lite.settings.machine import ON_WINDOWS, on_windows
+from expo_lite.settings.schema import check_rules
 
 _MAX_CHARS = 3000  # of gold and answer together
 _MEMORY = 8192
@@ -48,7 +50,8 @@ class Grader:
     def __init__(
         self, *, n_workers: int = 2, timeout_s: float = 2.0, memory_mib: int = 2048, rounding: Rounding = "never"
     ) -> None:
-        """Set the limits; starts no process."""
+        """Set the limits; starts no process. Raises ConfigError on Windows."""
+        check_rules([(not on_windows(), ON_WINDOWS)])
         self._n_workers = n_workers
         self._rounding = rounding
         self._pool = grading_pool(n_workers=n_workers, limit_s=timeout_s, memory_mib=memory_mib)

@@ -8,17 +8,19 @@ over problems.
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
+from expo_lite.measure.verdict import Facts, LevelVerdict, closing_line, judge_level
+from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted_policy
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.scoring import score_rows
-from expo_lite.prompts import encode_question
+from expo_lite.prompts import encode_explanation, encode_question, read_explanation_prompt
 from expo_lite.records import Explanation, FinishReason, Group, GroupKind, Problem, SamplingParams
 from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.run.folder import make_folder, provenance
@@ -27,13 +29,18 @@ from expo_lite.run.target import Target
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
-from expo_lite.step.explain import answer_lifts, encode_target, judge, leaks
+from expo_lite.step.chain_text import leaks
+from expo_lite.step.explain import answer_lifts, encode_target, judge
+from expo_lite.step.rederive import rederived
 from expo_lite.step.rollout import roll_out, stream_seed
 from expo_lite.tasks import Task
+from expo_lite.tasks.base import ChecksSteps
 
 RESULTS = "diagnosis.json"
 SAMPLES = "samples.jsonl"
 KINDS = ("own", "explanation", "expert")
+CONTROL: Final = "wrong-answer"
+"""Chains that were written with another problem's answer shown, all of them, whatever they end with."""
 LIFT_NAMES = {"own": "expo/answer_lift_own", "explanation": "expo/answer_lift", "expert": "expo/answer_lift_expert"}
 
 
@@ -45,13 +52,24 @@ class ChainFigure:
     kind: str
     nll: float
     lift: float
+    text: str = ""
+    row: Row | None = None
+    reliance: float | None = None
+    """By how many nats a token an answer shown makes the chain more probable: the one it was written with."""
 
 
 def chain_figures(
-    policy: Policy, groups: Sequence[Group], explanations: Sequence[Explanation], *, token_budget: int
+    policy: Policy,
+    groups: Sequence[Group],
+    explanations: Sequence[Explanation],
+    *,
+    token_budget: int,
+    controls: Sequence[Explanation] = (),
 ) -> list[ChainFigure]:
-    """One own chain a problem, the explanations that were accepted, and the expert chains that there are."""
+    """One own chain a problem, the explanations that were accepted, the expert chains that there are, and controls."""
     chains: list[tuple[Problem, str, Row, str]] = []
+    for e in controls:
+        chains.append((e.problem, CONTROL, Row(e.prompt_ids, e.target_ids), e.completion.text))
     for group in groups:
         own = group.completions[0]
         chains.append((group.problem, "own", Row(own.prompt_ids, own.token_ids), own.text))
@@ -65,8 +83,8 @@ def chain_figures(
     scored = score_rows(policy, [row for _, _, row, _ in chains], temperature=1.0, token_budget=token_budget)
     lifts = answer_lifts(policy, [(problem, text) for problem, _, _, text in chains], token_budget=token_budget)
     return [
-        ChainFigure(problem, kind, -float(logprobs_T.mean()), lift)
-        for (problem, kind, _, _), logprobs_T, lift in zip(chains, scored, lifts, strict=True)
+        ChainFigure(problem, kind, -float(logprobs_T.mean()), lift, text, row)
+        for (problem, kind, row, text), logprobs_T, lift in zip(chains, scored, lifts, strict=True)
     ]
 
 
@@ -104,6 +122,15 @@ class LevelDiagnosis:
     nll: dict[str, Estimate | None]
     lift: dict[str, Estimate | None]
     nll_ratio: Estimate | None
+    right: dict[str, Estimate | None] = field(default_factory=dict)
+    """By kind of chain: with the right answer; of explanations all attempts count, not only those accepted."""
+    valid: dict[str, Estimate | None] = field(default_factory=dict)
+    """By kind: with right steps, where the task can tell; of explanations those accepted."""
+    reliance: dict[str, Estimate | None] = field(default_factory=dict)
+    """By kind: nats a token by which an answer in the prompt makes the chain more probable."""
+    rederived: Estimate | None = None
+    """Of accepted explanations: those from which, without the answer, the policy reaches it again."""
+    explanations_truncated: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; an interval that a single problem leaves open has null for its ends."""
@@ -111,8 +138,20 @@ class LevelDiagnosis:
         return plain
 
 
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """By kind and problem id: right answers, valid steps; and re-derived explanations by problem id."""
+
+    right: dict[str, dict[str, bool]] = field(default_factory=dict)
+    valid: dict[str, dict[str, bool]] = field(default_factory=dict)
+    rederived: dict[str, bool] = field(default_factory=dict)
+
+
 def levels_of(
-    groups: Sequence[Group], explanations: Sequence[Explanation], figures: Sequence[ChainFigure]
+    groups: Sequence[Group],
+    explanations: Sequence[Explanation],
+    figures: Sequence[ChainFigure],
+    checks: Checks = Checks(),
 ) -> list[LevelDiagnosis]:
     """The figures by level, then of all where there is more than one level."""
     levels = sorted({g.problem.level for g in groups}, key=lambda level: (level is None, level))
@@ -129,15 +168,25 @@ def levels_of(
             [g for g in groups if belongs(g.problem)],
             [e for e in explanations if belongs(e.problem)],
             [f for f in figures if belongs(f.problem)],
+            checks,
         )
         for name, belongs in named
     ]
 
 
 def _level(
-    name: str, groups: Sequence[Group], explanations: Sequence[Explanation], figures: Sequence[ChainFigure]
+    name: str,
+    groups: Sequence[Group],
+    explanations: Sequence[Explanation],
+    figures: Sequence[ChainFigure],
+    checks: Checks,
 ) -> LevelDiagnosis:
-    by_kind = {kind: {f.problem.problem_id: f for f in figures if f.kind == kind} for kind in KINDS}
+    by_kind = {kind: {f.problem.problem_id: f for f in figures if f.kind == kind} for kind in (*KINDS, CONTROL)}
+    here = {group.problem.problem_id for group in groups}
+
+    def shares(checked: dict[str, dict[str, bool]]) -> dict[str, Estimate | None]:
+        return {kind: _checked(own, here) for kind, own in checked.items()}
+
     both = [(by_kind["expert"][i].nll, e.nll) for i, e in by_kind["explanation"].items() if i in by_kind["expert"]]
     return LevelDiagnosis(
         level=name,
@@ -152,7 +201,20 @@ def _level(
         nll={kind: _unbounded([f.nll for f in own.values()]) for kind, own in by_kind.items()},
         lift={kind: _unbounded([f.lift for f in own.values()]) for kind, own in by_kind.items()},
         nll_ratio=_ratio(both),
+        right=shares(checks.right),
+        valid=shares(checks.valid),
+        reliance={
+            kind: _unbounded([f.reliance for f in own.values() if f.reliance is not None])
+            for kind, own in by_kind.items()
+        },
+        rederived=_checked(checks.rederived, here),
+        explanations_truncated=_share(e.completion.finish_reason is FinishReason.LENGTH for e in explanations),
     )
+
+
+def _checked(checked: dict[str, bool], here: set[str]) -> Estimate | None:
+    own = [flag for problem_id, flag in checked.items() if problem_id in here]
+    return _share(own) if own else None
 
 
 def _share(flags: Iterable[bool]) -> Estimate:
@@ -206,10 +268,16 @@ def diagnose_target(
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     settings, limits = fitted_policy(target.model, target.policy, params, warn)
     policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
+    problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     result = measure(policy, task, problems, config, limits, params)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
-    rows = {"levels": [level.to_json() for level in result.levels]}
+    verdicts = verdicts_of(result.levels)
+    rows = {
+        "levels": [level.to_json() for level in result.levels],
+        "verdicts": {level: asdict(verdict) for level, verdict in verdicts.items()},
+        "verdict": closing_line(verdicts),
+    }
     JsonLines(folder / SAMPLES).append(sample_rows(result.groups, result.explanations, step=0))
     write_atomically(folder / RESULTS, json.dumps(about | rows, indent=2) + "\n")
     return result
@@ -234,15 +302,123 @@ def measure(
             explain_with=config.explain_with,
             others=problems,
             params=replace(params, rows=limits.sampling_rows),
+            explanation_prompt=read_explanation_prompt(config.explanation_prompt),
             seed=stream_seed(config.seed, "diagnose"),
         )
     )
     filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
     explanations = limits.updating(
-        lambda: judge(policy, rolled.attempts, filters, token_budget=limits.micro_batch_tokens)
+        lambda: judge(
+            policy,
+            rolled.attempts,
+            filters,
+            token_budget=limits.micro_batch_tokens,
+            rederive=lambda chains: rederived(policy, task, chains, params=params),
+        )
     )
+    controls = _controls(policy, task, problems, config, limits, params)
+    budget = limits.micro_batch_tokens
     figures = limits.updating(
-        lambda: chain_figures(policy, rolled.groups, explanations, token_budget=limits.micro_batch_tokens)
+        lambda: _with_reliance(
+            policy,
+            chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls),
+            [*explanations, *controls],
+            token_budget=budget,
+        )
     )
-    levels = levels_of(rolled.groups, explanations, figures)
+    accepted = [(e.problem, e.completion.text) for e in explanations if e.accepted]
+    again = limits.sampling(lambda: rederived(policy, task, accepted, params=params))
+    checks = Checks(
+        right={
+            "own": {g.problem.problem_id: g.verdicts[0].correct for g in rolled.groups},
+            "explanation": {e.problem.problem_id: e.verdict.correct for e in explanations},
+            CONTROL: {e.problem.problem_id: e.verdict.correct for e in controls},
+        },
+        valid=_valid(task, figures),
+        rederived={problem.problem_id: flag for (problem, _), flag in zip(accepted, again, strict=True)},
+    )
+    levels = levels_of(rolled.groups, explanations, figures, checks)
     return Diagnosis(tuple(levels), rolled.groups, tuple(explanations))
+
+
+def _controls(
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    config: DiagnoseConfig,
+    limits: Limits,
+    params: SamplingParams,
+) -> list[Explanation]:
+    """An explanation of each problem that was shown another one's answer; none where there is no other answer."""
+    if config.explain_with != "answer" or len({problem.answer for problem in problems}) < 2:
+        return []
+    attempts = limits.sampling(
+        lambda: roll_out(
+            policy,
+            task,
+            to_explain=problems,
+            group_size=1,
+            explain_with=CONTROL,
+            others=problems,
+            params=replace(params, rows=limits.sampling_rows),
+            explanation_prompt=read_explanation_prompt(config.explanation_prompt),
+            seed=stream_seed(config.seed, "control"),
+        )
+    ).attempts
+    as_they_are = ExpoConfig(explanation_filter=("none",), explain_with=CONTROL)
+    return judge(policy, attempts, as_they_are, token_budget=limits.micro_batch_tokens)
+
+
+def _with_reliance(
+    policy: Policy, figures: Sequence[ChainFigure], explained: Sequence[Explanation], *, token_budget: int
+) -> list[ChainFigure]:
+    """The figures with how much more probable each chain is behind the prompt that shows an answer."""
+    shown = {(e.problem.problem_id, e.completion.text): e.completion.prompt_ids for e in explained}
+    rows = [
+        Row(
+            shown.get((f.problem.problem_id, f.text)) or encode_explanation(policy.tokenizer, f.problem),
+            f.row.completion_ids if f.row else (),
+        )
+        for f in figures
+    ]
+    scored = score_rows(policy, rows, temperature=1.0, token_budget=token_budget)
+    return [
+        replace(f, reliance=float(logprobs_T.mean()) + f.nll) for f, logprobs_T in zip(figures, scored, strict=True)
+    ]
+
+
+def _valid(task: Task, figures: Sequence[ChainFigure]) -> dict[str, dict[str, bool]]:
+    """Right steps by kind and problem, where the task has a checker of steps."""
+    if not isinstance(task, ChecksSteps):
+        return {}
+    return {
+        kind: {f.problem.problem_id: task.check_steps(f.problem, f.text) == "valid" for f in figures if f.kind == kind}
+        for kind in (*KINDS, CONTROL)
+    }
+
+
+def facts_of(row: LevelDiagnosis) -> Facts:
+    """What the verdict looks at."""
+
+    def value(estimate: Estimate | None) -> float | None:
+        return None if estimate is None else estimate.value
+
+    return Facts(
+        n_problems=row.n_problems,
+        right=row.reward.value,
+        accepted=row.accepted.value,
+        truncated=value(row.explanations_truncated) or 0.0,
+        misled_right=value(row.right.get(CONTROL)),
+        valid=value(row.valid.get("explanation")),
+        rederived=value(row.rederived),
+        lift=value(row.lift["explanation"]),
+        own_lift=value(row.lift["own"]),
+        nll=row.nll["explanation"],
+        expert_nll=row.nll["expert"],
+    )
+
+
+def verdicts_of(levels: Sequence[LevelDiagnosis]) -> dict[str, LevelVerdict]:
+    """The verdict on each level; on all together only where there are no levels."""
+    single = [row for row in levels if row.level != "all"] or levels
+    return {row.level: judge_level(facts_of(row)) for row in single}

@@ -9,6 +9,7 @@ from rich.console import Console
 from expo_lite.errors import CheckpointError
 from expo_lite.measure.evaluate import evaluate
 from expo_lite.measure.figures import Evaluation
+from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.policy.base import Policy
@@ -16,15 +17,23 @@ from expo_lite.records import Problem
 from expo_lite.run.files import write_atomically
 from expo_lite.run.progress import completion_bar
 from expo_lite.run.stopping import StopRequests
+from expo_lite.settings.groups import HeldOutConfig
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.run import Run
-from expo_lite.tasks import Task
+from expo_lite.tasks import Task, problems_of
+from expo_lite.terminal import say
 
 
-def held_out(task: Task, config: RunConfig) -> list[Problem]:
-    """The held-out problems of all levels: the same for every seed, so that seeds differ in training alone."""
-    n = config.evaluation.eval_problems
-    return task.problems("test", limit=n, seed=0) if n else []
+def held_out(
+    task: Task, config: RunConfig, policy: Policy, warn: Callable[[str], None] = lambda line: None
+) -> list[Problem]:
+    """The held-out problems of all levels that fit into the model's context: the same for every seed, so that seeds
+    differ in training alone.
+    """  # noqa: D205 (one sentence)
+    n, tokens = config.evaluation.eval_problems, config.sampling.max_completion_tokens
+    said = warn if n != HeldOutConfig().eval_problems else lambda line: None  # the default asks for what there is
+    problems = problems_of(task, "test", levels=(), limit=n, seed=0, warn=said) if n else []
+    return fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
 
 
 def evaluate_once(run: Run, step: int, console: Console, stops: StopRequests) -> Evaluation | None:
@@ -36,7 +45,7 @@ def evaluate_once(run: Run, step: int, console: Console, stops: StopRequests) ->
     done = load_evaluation(run, step)
     if done is not None or not run.held_out:
         return done
-    console.print(f"evaluating on {len(run.held_out)} held-out problems ...", soft_wrap=True)
+    say(console, f"evaluating on {len(run.held_out)} held-out problems ...")
     file = run.folder.evaluation_file(step)
     with completion_bar(console, "evaluating", len(run.held_out) * (run.config.evaluation.eval_samples + 1)) as advance:
         result = evaluate_held_out(
@@ -86,7 +95,7 @@ def load_evaluation(run: Run, step: int) -> Evaluation | None:
     file = run.folder.evaluation_file(step)
     try:
         return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"The evaluation in '{file}' is damaged. Remove the file, and go on with --resume."
         ) from error

@@ -148,7 +148,7 @@ class SampleFolder:
         try:
             there = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))["settings"]
             changed = [key for key, value in self.settings.items() if there.get(key) != value]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"'{self.path}' holds nothing to resume: no readable {CONFIG}.") from error
         if changed:
             details = ", ".join(f"{key} ({there.get(key)} there, {self.settings[key]} given)" for key in changed)
@@ -196,7 +196,7 @@ class SampleFolder:
             try:
                 row = json.loads(lines[number])
                 matches = (row["kind"], row["problem_id"], row["sample"]) == key
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 matches = False
             if not matches:
                 where = f"'{self.samples.path}', line {number + 1}"

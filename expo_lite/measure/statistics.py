@@ -79,6 +79,39 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(centre, centre - half, centre + half)
 
 
+def over_seeds_and_problems(
+    figures: Sequence[Sequence[float]], *, lowest: float = 0.0, highest: float = 1.0
+) -> Estimate:
+    """The mean of a figure that each seed has for each of the same problems, with a 95% interval that carries both.
+
+    Seeds and problems are crossed: another seed would have moved all problems, other problems all seeds. So the two
+    distances are added in quadrature: Student's over the seeds' means, and the bootstrap's over the problems' means.
+    With one seed it is the problems' alone. No end leaves what a value can be.
+
+    Args:
+        figures: by seed, then problem; differences of two policies for a paired comparison.
+        lowest: the least that a value can be (-1 for differences).
+        highest: the most that it can be.
+    """
+    seeds = over_seeds([sum(own) / len(own) for own in figures])
+    problems = bootstrap_mean(
+        [sum(own) / len(own) for own in zip(*figures, strict=True)], lowest=lowest, highest=highest
+    )
+    return within(in_quadrature([seeds, problems], seeds.value), lowest, highest)
+
+
+def in_quadrature(parts: Sequence[Estimate], value: float) -> Estimate:
+    """A value whose distances to either end are those of independent parts, added as the root of their squares."""
+    low = math.hypot(*(part.value - part.low for part in parts))
+    high = math.hypot(*(part.high - part.value for part in parts))
+    return Estimate(value, value - low, value + high)
+
+
+def within(estimate: Estimate, lowest: float, highest: float) -> Estimate:
+    """The estimate with its ends cut off where no value can be."""
+    return Estimate(estimate.value, max(estimate.low, lowest), min(estimate.high, highest))
+
+
 def pass_at_k(n_samples: int, n_correct: int, k: int) -> float:
     """The unbiased estimate 1 - C(n-c, k) / C(n, k) of pass@k (arXiv 2107.03374, eq. 1)."""
     return 1.0 - math.comb(n_samples - n_correct, k) / math.comb(n_samples, k)

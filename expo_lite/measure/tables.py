@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from expo_lite.measure.figures import Difference, Evaluation, LevelResult
 from expo_lite.measure.statistics import Estimate
@@ -26,14 +26,14 @@ def difference_table(differences: Sequence[Difference], *, title: str) -> Table:
 
 
 def _accuracies(
-    rows: Sequence[LevelResult] | Sequence[Difference], first: str, title: str, cell: Callable[[Estimate], str]
+    rows: Sequence[LevelResult] | Sequence[Difference], first: str, title: str, cell: Callable[[Estimate], Text]
 ) -> Table:
     # pass@1 and maj@1 are avg@n
     ks = [k for k in rows[0].pass_at if k > 1]
     table = _table(title, first, "problems", "greedy", "avg", *(f"{kind}@{k}" for kind in ("pass", "maj") for k in ks))
     for row in rows:
         figures = [row.greedy, row.avg, *(row.pass_at[k] for k in ks), *(row.maj_at[k] for k in ks)]
-        table.add_row(escape(row.level), f"{row.n_problems:,}", *map(cell, figures))
+        table.add_row(row.level, f"{row.n_problems:,}", *map(cell, figures))
     return table
 
 
@@ -43,12 +43,12 @@ def _failures(rows: Sequence[LevelResult], name: str) -> Table:
     table = _table(title, "level", "all wrong", "truncated", "no answer", "mean tokens")
     for row in rows:
         rates = (f"{100 * rate:.1f}" for rate in (row.truncated_rate, row.no_answer_rate))
-        table.add_row(escape(row.level), interval_cell(row.all_wrong), *rates, f"{row.mean_tokens:.0f}")
+        table.add_row(row.level, interval_cell(row.all_wrong), *rates, f"{row.mean_tokens:.0f}")
     return table
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column(first)
     for name in others:
         table.add_column(name, justify="right")
@@ -57,16 +57,16 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 def interval_cell(
     estimate: Estimate | None, *, scale: float = 100.0, digits: int = 1, signed: bool = False, bold: bool = False
-) -> str:
+) -> Text:
     """An estimate over its interval, in two lines so that tables stay narrow; '-' for None."""
     if estimate is None:
-        return "-"
+        return Text("-")
     value, _, interval = estimate.text(scale=scale, digits=digits, signed=signed).partition(" ")
-    value = f"[bold]{value}[/bold]" if bold else value
-    return f"{value}\n[dim]{interval.strip('()')}[/dim]" if interval else value
+    below = [("\n", ""), (interval.strip("()"), "dim")] if interval else []
+    return Text.assemble((value, "bold" if bold else ""), *below)
 
 
-def _points(estimate: Estimate) -> str:
+def _points(estimate: Estimate) -> Text:
     return interval_cell(estimate, signed=True, digits=1, bold=estimate.low > 0 or estimate.high < 0)
 
 

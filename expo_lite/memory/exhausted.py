@@ -1,8 +1,13 @@
 """Whether an error is a lack of memory, in every form that libraries give it; without torch.
 
 The texts are those of torch 2.14 (its allocators on a GPU and a CPU, cuBLAS, cuDNN), of CUDA's runtime and of Triton.
+oneDNN, and a system that starts no more threads or maps no more libraries, do not speak of memory at all.
 cuBLAS says NOT_INITIALIZED where it found no memory for its handle; on a GPU that works at all it has no other reason.
 """
+
+import errno
+import os
+from pathlib import Path
 
 FORMS = (
     "CUDA out of memory",
@@ -13,6 +18,13 @@ FORMS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
+    "could not create a primitive",  # oneDNN, also "a primitive descriptor ..."
+    "could not create a memory",
+    "could not execute a primitive",
+    "can't start new thread",
+    "Cannot allocate memory",  # the C library's, of a process, a map or a thread
+    "failed to map segment from shared object",
+    "bad_alloc",
 )
 
 
@@ -23,7 +35,24 @@ def out_of_memory(error: BaseException) -> bool:
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         named = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"  # torch's class
+        named = named or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
         if named or any(form in str(cause) for form in FORMS):
             return True
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return False
+
+
+def free_ram_gib() -> float | None:
+    """What this process can still get of main memory: what the machine has, within its own limit; None if not known."""
+    try:
+        import resource  # not on Windows
+
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        free = int(meminfo["MemAvailable"].split()[0]) * 1024
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            free = min(free, max(limit - pages * os.sysconf("SC_PAGE_SIZE"), 0))
+    except (ImportError, OSError, LookupError, ValueError):
+        return None
+    return free / 2**30

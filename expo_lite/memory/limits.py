@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import resource
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ class Limits:
             self.sampling_rows //= 2
             return f"sampling {self.sampling_rows} rows at a time"
 
-        return self._repeat(phase, smaller, "one completion at a time, or --max-completion-tokens")
+        return self._repeat(phase, smaller, "--max-completion-tokens")
 
     def updating(self, phase: Callable[[], T], *, one_row: int = 1) -> T:
         """Do something that scores or learns, which reads `micro_batch_tokens` itself.
@@ -155,7 +154,7 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
         gradient_checkpointing=config.policy.gradient_checkpointing,
         optimizer=config.optimizer.optimizer,
         group_size=config.group_size,
-        completion_tokens=config.sampling.max_completion_tokens,
+        completion_tokens=max(config.sampling.max_completion_tokens, config.explanation.max_explanation_tokens or 0),
         nucleus=min(config.sampling.top_p, config.evaluation.eval_top_p) < 1,
     )
     return _plan_here(config.model, workload, config.policy.sampler, tokens, rows)
@@ -201,6 +200,8 @@ def peak_memory_gib() -> float:
     """The process's peak so far, in GiB: of the GPU's allocator where there is one, else of resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / GIB
+    import resource  # not on Windows, where nothing is computed
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
 

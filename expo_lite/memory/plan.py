@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from expo_lite.errors import ConfigError
 from expo_lite.memory.shapes import Shape
 
 GIB = 2**30
@@ -33,6 +34,11 @@ KEPT_PRODUCTS_BYTES = 512 * 2**20
 """On a CPU matrix products of a micro-batch are kept, and not computed again, if those of all layers fit in this."""
 CACHE_BLOCK = 64
 """Tokens by which the sampler's cache grows."""
+RECORDED_ROWS, RECORDED_WIDTH = 8, 256
+"""On a GPU our decoder records a step as a CUDA graph for each such number of rows and of positions."""
+RECORDED_LAYER_BYTES = 24 * 2**20 / 64
+"""What a recording holds a layer, beside the tensors of the step. Others report 24 MiB for a model of 64 layers
+(github.com/vllm-project/vllm/issues/50780); ours has not been measured."""
 PREFILL_TOKENS = 8192
 """Prompt tokens in one prefill pass."""
 SAMPLING_COPIES = {"full": 4, "nucleus": 8}
@@ -213,6 +219,12 @@ def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
     return buffer * (2 * shape.layers + 1)
 
 
+def recorded_bytes(shape: Shape, workload: Workload, rows: int) -> float:
+    """The recordings of a sampling call in which rows end one after the other, while those that are left grow."""
+    n_recordings = math.ceil(rows / RECORDED_ROWS) + math.ceil(workload.width / RECORDED_WIDTH)
+    return n_recordings * shape.layers * RECORDED_LAYER_BYTES
+
+
 def sampling_working(shape: Shape, workload: Workload, rows: int) -> float:
     """The worst of choosing a token, attending over the cache and prefilling, beside the cache itself."""
     copies = SAMPLING_COPIES["nucleus" if workload.nucleus else "full"]
@@ -242,6 +254,8 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
         }
         if workload.sampler == "own":
             sampling["merged dense weights"] = shape.n_projection_weights * workload.element
+            if workload.kind == "gpu":
+                sampling["recorded steps"] = recorded_bytes(shape, workload, sampling_rows)
             head = shape.vocabulary * shape.hidden * FP32
             if workload.kind == "cpu" and head <= MOST_HEAD_COPY:
                 sampling["copy of the head"] = head
@@ -348,7 +362,13 @@ def largest(fits: Callable[[int], bool], *, step: int, most: int, least: int) ->
 
 
 def ram_bytes() -> float:
-    """The machine's memory, or what its control group allows."""
+    """The machine's memory, or what its control group allows.
+
+    Raises:
+        ConfigError: the system does not say (Windows).
+    """
+    if not hasattr(os, "sysconf"):
+        raise ConfigError("The size of main memory cannot be read on this system. Plan for a GPU, as with --vram 24.")
     total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         if file.exists() and (limit := file.read_text(encoding="ascii").strip()).isdigit():

@@ -98,7 +98,7 @@ def find_shape(name: str) -> Shape:
         raise ModelError(f"The sizes of '{name}' are not known here: it is not an alias, and not in the hub's cache.")
     try:
         return shape_of(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"'{file}' is not the configuration of a Llama- or Qwen-like model: {error!r}.") from error
 
 

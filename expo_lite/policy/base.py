@@ -23,6 +23,8 @@ class Policy(Protocol):
     """The token of `eos_ids` that the chat template ends a turn with."""
     packs: bool
     """Whether a micro-batch is laid end to end, with each prompt once, and not padded."""
+    underflows: bool
+    """Whether it computes in fp16, where small gradients vanish: the loss must be scaled up before its backward pass."""
 
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from expo_lite.policy import attention
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.dense import checkpoint_contexts, kept_products, product_bytes, use_lean_projections
+from expo_lite.policy.device import find_device
 from expo_lite.policy.load import PROJECTIONS, load_base
 from expo_lite.policy.lora import LoraPolicy, choose_sampler
 from expo_lite.settings.groups import PolicyConfig
@@ -33,10 +34,11 @@ class HfPolicy(LoraPolicy):
             adapter: a folder with an adapter to go on from.
 
         Raises:
+            ConfigError: there is a GPU, and torch cannot use it.
             ModelError: the model cannot be found or read, has no chat template or sliding-window attention, or is not of a
                 kind that the sampler asked for can decode.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = find_device()
         base, tokenizer = load_base(find_model(name).source, name, config, device)
         base.requires_grad_(False)
         base.config.use_cache = False

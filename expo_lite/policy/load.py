@@ -26,7 +26,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
 
 from expo_lite.errors import ModelError
+from expo_lite.memory.exhausted import out_of_memory
+from expo_lite.policy.device import compute_type
 from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.models import find_model
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
@@ -76,7 +79,11 @@ def load_base(
         model, tokenizer, missing = (read or _read)(folder, config, device)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"Model '{name}' does not fit into the GPU's memory: {first_line(error)}") from error
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, MemoryError) as error:
+        if out_of_memory(error):
+            raise ModelError(
+                f"Model '{name}' does not fit into the memory that is free: {first_line(error)}"
+            ) from error
         raise ModelError(f"Cannot read model '{name}' from '{source}': {first_line(error)}") from error
     missing = missing or _misshapen(model)  # a weight that is missing has not been quantised
     if missing:
@@ -92,6 +99,22 @@ def load_base(
             # its first forward pass repacks the weight in place, and later gradients are wrong
             module.support_avx512bf16_for_cpu = False
     return model, tokenizer
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer alone, of a model by any name that `--model` takes.
+
+    Raises:
+        ConfigError: there is no such model.
+        ModelError: it cannot be fetched or read.
+    """
+    source = find_model(name).source
+    path = Path(source if Path(source).exists() else _fetch(source))
+    options: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    try:
+        return AutoTokenizer.from_pretrained(str(path.parent if options else path), local_files_only=True, **options)
+    except _UNREADABLE as error:
+        raise ModelError(f"Cannot read the tokenizer of model '{name}' from '{source}': {first_line(error)}") from error
 
 
 def _fetch(source: str) -> str:
@@ -159,8 +182,7 @@ def _misshapen(model: Any) -> set[str]:
 
 
 def _placement(config: PolicyConfig, device: torch.device) -> dict[str, Any]:
-    # bf16 is unusably slow on most CPUs
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = compute_type(device)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": str(device)}}
     if config.bits == 4:
         options["quantization_config"] = _QUANTISATION(

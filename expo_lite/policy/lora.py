@@ -35,6 +35,7 @@ class LoraPolicy:
 
     _decoder: Decoder | None = None
     _merged_of: tuple[object, ...] = ()
+    _phase = ""
 
     def __init__(self, name: str, model: PeftModel, tokenizer: Any, device: torch.device, *, sampler: str) -> None:
         """Hold a loaded model.
@@ -54,6 +55,7 @@ class LoraPolicy:
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(tokenizer, self.eos_ids)
         self.packs = scoring.is_packable(self._model)
+        self.underflows = _computes_in(self._model) == torch.float16
         defaults: Any = GenerationConfig  # half typed
         self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate
 
@@ -62,6 +64,7 @@ class LoraPolicy:
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
     ) -> list[tuple[Completion, ...]]:
         """Sample completions, one tuple a request, in order."""
+        self._enter("sampling")
         self._to_sampling()
         sampled = self._sample(requests, params, seed)
         return [
@@ -96,9 +99,16 @@ class LoraPolicy:
         Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
         """
         self._drop_decoder()
+        self._enter("training")
         self._to_training()
         with torch.enable_grad():
             return scoring.score(self._model, batch, temperature=temperature)
+
+    def _enter(self, phase: str) -> None:
+        """Give back what the phase before has freed: its blocks have other sizes, and a GPU's allocator would keep them."""
+        if phase != self._phase:
+            torch.cuda.empty_cache()  # does nothing where CUDA has not started
+            self._phase = phase
 
     def _to_sampling(self) -> None:
         self._peft.eval()
@@ -146,6 +156,11 @@ def choose_sampler(asked: str, config: Any, name: str) -> str:
             f"sampler 'own' does not know models like '{name}' (type {config.model_type}): take --sampler native."
         )
     return ("own" if is_known(config) else "native") if asked == "auto" else asked
+
+
+def _computes_in(model: Any) -> torch.dtype:
+    dtype: torch.dtype = model.get_input_embeddings().weight.dtype
+    return dtype
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -29,6 +29,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from expo_lite.errors import ModelError
 from expo_lite.policy.batching import MicroBatch
+from expo_lite.policy.device import compute_type, find_device
 from expo_lite.policy.load import PROJECTIONS, load_base, plain_weights
 from expo_lite.policy.lora import LoraPolicy, choose_sampler
 from expo_lite.policy.sampler import Sampled
@@ -63,9 +64,10 @@ class UnslothPolicy(LoraPolicy):
             sampling_rows: completions that vLLM is to decode at the same time.
 
         Raises:
+            ConfigError: there is a GPU, and torch cannot use it.
             ModelError: the model cannot be found, read or held in memory, or is of a kind that we cannot train or decode.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = find_device()
         self._checkpointing: Literal["unsloth", False] = "unsloth" if config.gradient_checkpointing else False
         self._mode = ""
         with torch.random.fork_rng(), contextlib.redirect_stdout(sys.stderr):
@@ -84,7 +86,7 @@ class UnslothPolicy(LoraPolicy):
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
         self._fits(batch.input_ids_BT.shape[1], "A row")
         # Unsloth's kernels are made for mixed precision, and its generate runs in it
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, dtype=compute_type(self.device), enabled=self.device.type == "cuda"):
             return super().logprobs(batch, temperature=temperature)
 
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
@@ -135,7 +137,7 @@ def load_arguments(
     arguments: dict[str, Any] = {
         "model_name": folder,
         "max_seq_length": limit,
-        "dtype": torch.bfloat16 if device.type == "cuda" else torch.float32,
+        "dtype": compute_type(device),
         "load_in_4bit": config.bits == 4,
         "load_in_16bit": config.bits == 16,
         "use_gradient_checkpointing": checkpointing,

@@ -79,7 +79,7 @@ def render(runs: Sequence[RunRecord]) -> Page:
         "figures": _json_block(data),
     }
     bare = template.render(**values, samples=PackedSamples("", 0, 0))
-    packed = pack_samples(runs, MOST_BYTES - SPARE_BYTES - len(bare.encode()))
+    packed = pack_samples(runs, MOST_BYTES - SPARE_BYTES - len(bare.encode("utf-8", "backslashreplace")))
     return Page(template.render(**values, samples=packed), packed.n_kept, packed.n_all)
 
 

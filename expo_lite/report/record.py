@@ -134,7 +134,7 @@ def read_json(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"Cannot read '{file}': {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"'{file}' is damaged: it is not JSON.") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"'{file}' is damaged: it holds no JSON object.")

@@ -66,6 +66,6 @@ class JsonLines:
         for number, line in enumerate(data.split(b"\n")[:-1], 1):
             try:
                 rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise CheckpointError(f"'{self.path}', line {number} is damaged: remove that line to go on.") from error
         return rows

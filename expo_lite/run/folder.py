@@ -148,7 +148,7 @@ def read_config(folder: Path) -> RunConfig:
         settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
     except OSError as error:
         raise CheckpointError(f"There is no run to continue in '{folder}': {file.name}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"'{file}' is not a run's config.json.") from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"'{file}' is not a run's config.json.")

@@ -72,18 +72,38 @@ def _deviation(values: Sequence[float]) -> float:
     return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
-def sample_rows(groups: Iterable[Group], explanations: Iterable[Explanation], *, step: int) -> list[dict[str, Any]]:
-    """What samples.jsonl keeps: every completion and explanation with its problem, verdict and reason."""
+def sample_rows(
+    groups: Iterable[Group],
+    explanations: Sequence[Explanation],
+    *,
+    step: int,
+    attempts: Sequence[Explanation] = (),
+) -> list[dict[str, Any]]:
+    """What samples.jsonl keeps: every completion and explanation with its problem, verdict and reason.
+
+    Of several `attempts` at one problem all are kept; `used` says which one stands among the `explanations`, accepted.
+    """
     rows = []
     for group in groups:
         for completion, verdict in zip(group.completions, group.verdicts, strict=True):
             rows.append(
                 _sample_row(step, "rollout", group.problem, completion, verdict) | {"reward": float(verdict.correct)}
             )
-    for explanation in explanations:
+    used = {id(explanation) for explanation in explanations if explanation.accepted}
+    new = {id(attempt) for attempt in attempts}
+    for explanation in [*(e for e in explanations if id(e) not in new), *attempts]:
         row = _sample_row(step, "explanation", explanation.problem, explanation.completion, explanation.verdict)
         refusal = None if explanation.accepted else explanation.reason
-        rows.append(row | {"accepted": explanation.accepted, "refusal": refusal, "lift_nats": explanation.lift_nats})
+        rows.append(
+            row
+            | {
+                "accepted": explanation.accepted,
+                "refusal": refusal,
+                "lift_nats": explanation.lift_nats,
+                "reliance_nats": explanation.reliance_nats,
+                "used": id(explanation) in used,
+            }
+        )
     return rows
 
 

@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from expo_lite.terminal import say
+
 PLAIN_SECONDS = 5.0
 """Without a terminal, at most one line in this time (and the first and last step's)."""
 BAR_WIDTH = 30
@@ -25,7 +27,7 @@ class Display:
         self.console = console
         self._total = total_steps
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(BAR_WIDTH),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -60,7 +62,7 @@ class Display:
         if step == self._total or now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
             left_s = (now - self._started) / max(step - self._first, 1) * (self._total - step)
-            self.console.print(f"step {step}/{self._total} | {left_s:.0f} s left | {_line(metrics)}", soft_wrap=True)
+            say(self.console, f"step {step}/{self._total} | {left_s:.0f} s left | {_line(metrics)}")
 
 
 def _line(metrics: dict[str, float]) -> str:
@@ -109,7 +111,7 @@ def binned(values: Sequence[float], n_bins: int) -> list[float]:
 def completion_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal while this is open; gives the function that moves it on by so many completions."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(BAR_WIDTH),
         MofNCompleteColumn(),
         TextColumn("left"),

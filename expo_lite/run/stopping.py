@@ -6,6 +6,8 @@ from types import FrameType, TracebackType
 
 from rich.console import Console
 
+from expo_lite.terminal import say
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -48,6 +50,4 @@ class StopRequests:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self.console.print(
-            "Finishing what is being computed and saving; press Ctrl-C again to stop at once.", soft_wrap=True
-        )
+        say(self.console, "Finishing what is being computed and saving; press Ctrl-C again to stop at once.")

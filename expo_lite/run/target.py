@@ -12,6 +12,7 @@ from expo_lite.run.folder import read_config
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import Backend, Sampler
 from expo_lite.settings.models import PRESETS, find_model
+from expo_lite.settings.schema import check_values
 from expo_lite.settings.train import RunConfig
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -106,9 +107,12 @@ def _adapter(folder: Path, base_model: str | None) -> Target:
     try:
         settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         policy = PolicyConfig(lora_rank=int(settings["r"]), lora_alpha=int(settings["lora_alpha"]))
+        check_values(policy)
         used = [name for name in _UNSUPPORTED if settings.get(name)]
         named = str(settings["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except ConfigError as error:
+        raise CheckpointError(f"'{folder / ADAPTER_CONFIG}' cannot be used: {error}") from error
+    except (OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"'{folder / ADAPTER_CONFIG}' is not a LoRA adapter's configuration.") from error
     if used or not (folder / ADAPTER_WEIGHTS).is_file():
         what = f"uses {', '.join(used)}, which is not supported" if used else f"has no {ADAPTER_WEIGHTS}"

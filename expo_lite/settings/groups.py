@@ -18,7 +18,7 @@ from expo_lite.settings.schema import (
 )
 
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
-ExplanationFilter = Literal["verified", "lift", "no-leak", "none"]
+ExplanationFilter = Literal["verified", "lift", "no-leak", "reliance", "re-derivation", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class PolicyConfig:
 
     bits: Literal[4, 16] = 4
     """How many bits the base model's weights have. 4 is NF4 with double quantisation;
-    16 is bf16 on a GPU and fp32 on a CPU."""
+    16 is bf16 on a GPU (fp16 on one before Ampere) and fp32 on a CPU."""
     lora_rank: Annotated[int, Bounds(least=1, most=1_024)] = 16
     """The rank of the LoRA adapter, which sits on all seven projections of a layer."""
     lora_alpha: Annotated[int, Bounds(least=1, most=65_536)] = 32
@@ -101,12 +101,23 @@ class ExpoConfig:
     """What the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """What an explanation must pass: verified, lift or no-leak, or several of these; or none.
+    """What an explanation must pass: verified, lift, no-leak, reliance, re-derivation, or several of these; or none.
     With verified its own answer must be right; with lift it must raise the probability of the right answer.
-    With no-leak it must not talk about a given answer.
+    With no-leak it must not talk about a given answer, with reliance not lean on it by more than max_reliance.
+    With re-derivation the policy must reach the answer again from the chain without its answer.
     With none it counts as it is, and the answer is put at its end."""
     explanations_per_problem: Annotated[int, COMPLETIONS] = 1
     """How many explanations are sampled for a problem. Of those accepted the one with the highest lift is used."""
+    max_reliance: Annotated[float, POSITIVE] = 0.5
+    """For the filter reliance: how many nats a token a chain may be more probable with the answer shown than without.
+    A chain above it says what the plain prompt hardly allows."""
+    explanation_temperature: Annotated[float | None, Bounds(above=0, most=100)] = None
+    """The sampling temperature of explanations. Default: that of completions. Training scores them at the latter."""
+    max_explanation_tokens: Annotated[int | None, TOKENS] = None
+    """The longest explanation, in tokens. Default: as for completions."""
+    explanation_prompt: Path | None = None
+    """A text file with the explanation prompt, which has {question} and {answer} in it.
+    Lines '--- user' and '--- assistant' begin a turn each, so that worked examples can stand before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +165,7 @@ class OptimizerConfig:
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """adamw-8bit keeps its state in 8 bits; it needs a GPU."""
     learning_rate: Annotated[float | None, Bounds(above=0, most=10)] = None
-    """The peak learning rate. The default depends on the model (`expo-lite models` shows it);
-    exp-dpo takes a tenth of that."""
+    """The peak learning rate. The default depends on the model and, for exp-dpo, is lower (`expo-lite models`)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls to 0 after the warmup."""
     warmup_steps: Annotated[int, AT_LEAST_0] = 5

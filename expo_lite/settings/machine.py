@@ -1,16 +1,89 @@
 """What this machine has, as far as settings depend on it; nothing heavy is imported to find out."""
 
 import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Literal
 
 Backend = Literal["auto", "unsloth", "hf"]
 Sampler = Literal["auto", "own", "native", "vllm"]
 
+ON_THE_CPU = "CUDA_VISIBLE_DEVICES=-1"
+"""How to run on the CPU although there is a GPU: CUDA's own setting, which processes started here inherit."""
+ON_WINDOWS = (
+    "On Windows expo-lite computes and grades in WSL2 alone, a GPU included: run `wsl --install`, and then the same "
+    "commands there. plan, models, tasks, report and compare work here too."
+)
+"""Its grader needs pipes and limits on processes that Windows has not; nothing has been run there."""
+DEVICE_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version"))
+WSL_DEVICE = Path("/dev/dxg")
+"""A GPU of any maker, lent by Windows to its Linux; whether it is NVIDIA's shows by the tool beside it."""
+WSL_TOOL = Path("/usr/lib/wsl/lib/nvidia-smi")
+NVIDIA_SMI_TIMEOUT_S = 10.0
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Where torch looks for its allocator's settings; the second is the older name."""
+
+
+def on_windows() -> bool:
+    """Whether this is Windows itself, not a Linux in it."""
+    return sys.platform == "win32"
+
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU's device file is there."""
-    return Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists()
+    """Whether there is an NVIDIA GPU that the user has not hidden; not whether torch can use it."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    if on_windows():
+        return nvidia_smi() is not None
+    return any(path.exists() for path in DEVICE_FILES) or (in_wsl() and nvidia_smi() is not None)
+
+
+def in_wsl() -> bool:
+    """Whether this is a Linux inside Windows, or a container in one."""
+    return WSL_DEVICE.exists() or "microsoft" in platform.release().lower()
+
+
+def nvidia_smi() -> str | None:
+    """The driver's own tool, which on WSL2 is not always on the path."""
+    return shutil.which("nvidia-smi") or (str(WSL_TOOL) if WSL_TOOL.exists() else None)
+
+
+def ask_driver(what: str) -> str | None:
+    """What the driver says of the first GPU: one of nvidia-smi's own fields, or None if it does not answer."""
+    command = [nvidia_smi() or "nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_TIMEOUT_S)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.split("\n")), "").strip() or None
+
+
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver, by its own file or tool."""
+    try:
+        found = re.search(r"\b(\d{3,}(?:\.\d+)+)\b", DEVICE_FILES[1].read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        found = None
+    return found[1] if found else ask_driver("driver_version")
+
+
+def set_allocator(environment: MutableMapping[str, str]) -> None:
+    """Have torch map a GPU's memory in pieces that can grow, so that phases of unlike sizes leave no holes.
+
+    It must be called before torch starts. Whatever the user has set stays. Not where the driver cannot do it (Windows,
+    WSL, Jetson boards), and not beside vLLM's sleep mode, which refuses it.
+    """
+    taken = any(name in environment for name in ALLOCATOR_SETTINGS)
+    sleeps = environment.get("UNSLOTH_VLLM_STANDBY", "0") != "0"
+    able = sys.platform == "linux" and platform.machine() == "x86_64" and not in_wsl()
+    if able and not taken and not sleeps and has_gpu():
+        environment[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
 
 
 def is_installed(package: str) -> bool:
@@ -27,6 +100,7 @@ def backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tupl
     """What can be known of a backend and a sampler without importing either; see `check_rules`."""
     wants_vllm = sampler == "vllm"
     return [
+        (not on_windows(), ON_WINDOWS),
         (
             backend != "unsloth" or is_installed("unsloth"),
             "backend 'unsloth' is not installed: pip install 'expo-lite[unsloth]', or take --backend hf.",

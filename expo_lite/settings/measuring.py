@@ -119,7 +119,9 @@ class ExplainConfig(_ModelOnTask):
     explain_with: ExplainWith = "answer"
     """What the explanation prompt shows: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """What an explanation must pass: verified, lift, no-leak or none, as in training."""
+    """What an explanation must pass: verified, lift, no-leak, reliance, re-derivation or none, as in training."""
+    explanation_prompt: Path | None = None
+    """A text file with the explanation prompt, as in training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,9 @@ class DiagnoseConfig(_ModelOnTask):
     explain_with: ExplainWith = "answer"
     """What the explanation prompt shows: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """What an explanation must pass: verified, lift, no-leak or none, as in training."""
+    """What an explanation must pass: verified, lift, no-leak, reliance, re-derivation or none, as in training."""
+    explanation_prompt: Path | None = None
+    """A text file with the explanation prompt, as in training."""
     output: Path | None = None
     """Folder for the figures and samples. Default: runs/diagnose-MODEL-TASK."""
 

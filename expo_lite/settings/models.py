@@ -19,15 +19,27 @@ class Preset:
     license: str
     steps: int = 300
     learning_rate: float = 1e-5
+    dpo_learning_rate: float = 5e-6
+    """What others take for LoRA and DPO, at 0.5B (TRL, trl/scripts/dpo.py: 5e-6 with LoRA, 5e-7 without) and at 7B in
+    four bits (alignment-handbook, recipes/zephyr-7b-beta/dpo/config_qlora.yaml: 5e-6). SmolLM2 was tuned in full at 1e-6
+    (recipes/smollm2/dpo/config_smol.yaml), and LoRA takes about ten times that in TRL's example. Not measured here."""
     max_completion_tokens: int = 1024
 
 
-TINY = Preset(str(ASSETS / "tiny"), "0.9M", "Apache-2.0", steps=100, learning_rate=1e-3, max_completion_tokens=64)
+TINY = Preset(
+    str(ASSETS / "tiny"),
+    "0.9M",
+    "Apache-2.0",
+    steps=100,
+    learning_rate=1e-3,
+    dpo_learning_rate=1e-4,
+    max_completion_tokens=64,
+)
 
 PRESETS = {
     "tiny": TINY,
-    "smollm2-135m": Preset("HuggingFaceTB/SmolLM2-135M-Instruct", "135M", "Apache-2.0", learning_rate=1e-4, max_completion_tokens=512),
-    "smollm2-360m": Preset("HuggingFaceTB/SmolLM2-360M-Instruct", "360M", "Apache-2.0", learning_rate=5e-5, max_completion_tokens=512),
+    "smollm2-135m": Preset("HuggingFaceTB/SmolLM2-135M-Instruct", "135M", "Apache-2.0", learning_rate=1e-4, dpo_learning_rate=1e-5, max_completion_tokens=512),
+    "smollm2-360m": Preset("HuggingFaceTB/SmolLM2-360M-Instruct", "360M", "Apache-2.0", learning_rate=5e-5, dpo_learning_rate=1e-5, max_completion_tokens=512),
     "qwen2.5-0.5b": Preset("Qwen/Qwen2.5-0.5B-Instruct", "0.5B", "Apache-2.0", learning_rate=2e-5),
     "qwen2.5-1.5b": Preset("Qwen/Qwen2.5-1.5B-Instruct", "1.5B", "Apache-2.0"),
     "qwen2.5-3b": Preset("Qwen/Qwen2.5-3B-Instruct", "3.1B", "Qwen Research License"),

@@ -44,6 +44,10 @@ class Bounds:
         return f"{low} and at most {self.most:,}"
 
 
+LONGEST_TEXT = 4_096
+"""Characters of a setting that is a text: as long as a path can be on Linux."""
+LONGEST_QUOTE = 80
+"""Characters of a value that an error quotes."""
 LARGEST_SEED = 2**63 - 1
 AT_LEAST_0 = Bounds(least=0, most=10**9)
 AT_LEAST_1 = Bounds(least=1, most=10**9)
@@ -67,6 +71,9 @@ def check_values(settings: Any) -> None:
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
         name, value, hint = field.name, getattr(settings, field.name), hints[field.name]
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str | Path) and (problem := unusable(str(text))):
+                raise ConfigError(f"{name} {problem}: '{str(text)[:LONGEST_QUOTE]}'.")
         if dataclasses.is_dataclass(value):
             check_values(value)
         elif get_origin(hint) is Annotated:
@@ -78,10 +85,33 @@ def check_values(settings: Any) -> None:
                     raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {member}.")
 
 
+def unusable(text: str) -> str | None:
+    """Why a text can be neither a setting nor a file's name; None if it can."""
+    if "\0" in text:
+        return "has a NUL, which no file name can have"
+    if len(text) > LONGEST_TEXT:
+        return f"has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8; rename the file, or write the setting anew"
+    return None
+
+
 def _check_number(name: str, number: Any, bounds: Bounds) -> None:
     if isinstance(number, int | float) and not bounds.allow(number):
-        given = number if not abs(number) >= 10**40 or math.isinf(number) else "a number of more than 40 digits"
-        raise ConfigError(f"{name} must be {bounds}, not {given}{bounds.why}.")
+        raise ConfigError(f"{name} must be {bounds}, not {_given(number)}{bounds.why}.")
+
+
+def _given(value: Any) -> str:
+    """A value as an error quotes it: not at any length, and numbers of thousands of digits cannot be written at all."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    try:
+        written = repr(value)
+    except (ValueError, RecursionError):  # such a number inside a list, or thousands of lists in one another
+        return f"a {type(value).__name__}"
+    return written if len(written) <= LONGEST_QUOTE else f"{written[:LONGEST_QUOTE]}..."
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
@@ -129,9 +159,22 @@ def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:
         raise ConfigError(f"{where}: {str(error).rpartition('missing ')[2]}.") from error
 
 
+def not_a_file(path: Path) -> str | None:
+    """What a path leads to that is no file to read from: a pipe or a device may never end; None for files and nothing.
+
+    Raises:
+        OSError: the path cannot be looked at, as when its name is too long.
+    """
+    if not path.exists() or path.is_file():
+        return None
+    return "a folder" if path.is_dir() else "a pipe or a device, not a file"
+
+
 def toml_values(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; raises ConfigError if it is missing or not TOML."""
     try:
+        if what := not_a_file(path):
+            raise ConfigError(f"Cannot read the settings file '{path}': it is {what}.")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read the settings file '{path}': {error.strerror}.") from error
@@ -148,16 +191,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}, not {value!r}.")
+        raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}, not {_given(value)}.")
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(args[0], item, where) for item in value)
     if hint is Path and isinstance(value, str):
         return Path(value).expanduser()
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**40:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
     if isinstance(hint, type) and issubclass(hint, Enum) and value in [member.value for member in hint]:
         return hint(value)
     expected = getattr(hint, "__name__", str(hint)) if origin is not tuple else "a list"
-    raise ConfigError(f"{where} must be {expected}, not {value!r}.")
+    raise ConfigError(f"{where} must be {expected}, not {_given(value)}.")

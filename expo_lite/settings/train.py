@@ -35,10 +35,6 @@ from expo_lite.settings.schema import (
 
 Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
 GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
-DPO_LEARNING_RATE_SHARE = 0.1
-"""Of the model's learning rate by default. Once pairs are told apart, nothing in the loss holds either side up: at the
-full rate the former built-in model told them apart in 30 steps, and had unlearned all levels in 60. DPO is commonly run
-at a tenth of SFT's rate or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +121,9 @@ def resolve(config: TrainConfig) -> RunConfig:
     preset = find_model(model)
     sampling, optimizer = _fields(config.sampling), _fields(config.optimizer)
     sampling["max_completion_tokens"] = sampling["max_completion_tokens"] or preset.max_completion_tokens
-    rate = preset.learning_rate * (DPO_LEARNING_RATE_SHARE if config.method == "exp-dpo" else 1.0)
+    # Once pairs are told apart, nothing in DPO's loss holds either side up: at the full rate the former built-in model
+    # told them apart in 30 steps, and had unlearned all levels in 60.
+    rate = preset.dpo_learning_rate if config.method == "exp-dpo" else preset.learning_rate
     optimizer["learning_rate"] = optimizer["learning_rate"] or rate
     return RunConfig(
         **_fields(config)

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
-from expo_lite.step.explain import encode_target, judge
+from expo_lite.step.explain import best, encode_target, judge_attempts
 from expo_lite.step.methods import METHODS, Chain, Experience, chain_source
 from expo_lite.step.pairs import make_pairs, score_pairs
-from expo_lite.step.rollout import Rollout, roll_out, stream_seed
+from expo_lite.step.rederive import rederived
+from expo_lite.step.rollout import Rollout, explanation_params, roll_out, stream_seed
 from expo_lite.step.run import Run
 
 
@@ -16,8 +17,9 @@ def sample_experience(run: Run, problems: Sequence[Problem]) -> Experience:
     """All that the run's method asks for on these problems, at the step that comes next."""
     if METHODS[run.config.method].pairs:
         return _pairs(run, problems)
-    groups, explanations = _groups_and_explanations(run, problems)
-    return Experience(tuple(groups), tuple(_chains(run, groups, explanations)), _progress(run), (), tuple(explanations))
+    groups, explanations, attempts = _groups_and_explanations(run, problems)
+    chains = tuple(_chains(run, groups, explanations))
+    return Experience(tuple(groups), chains, _progress(run), (), tuple(explanations), tuple(attempts))
 
 
 def _progress(run: Run) -> float:
@@ -29,7 +31,7 @@ def _pairs(run: Run, problems: Sequence[Problem]) -> Experience:
     store, limits = run.pairs, run.limits
     missing = [p for p in problems if store.get(p.problem_id, step=run.step) is None]
     with run.policy.reference() if run.config.dpo.pairs == "offline" else contextlib.nullcontext():
-        groups, explanations = _groups_and_explanations(run, missing) if missing else ([], [])
+        groups, explanations, attempts = _groups_and_explanations(run, missing) if missing else ([], [], [])
     if chain_source(run.config) == "expert":
         chosen = {p.problem_id: _expert_ids(run, p) for p in _imitable(run, groups)}
     else:
@@ -44,11 +46,17 @@ def _pairs(run: Run, problems: Sequence[Problem]) -> Experience:
         lambda: score_pairs(run.policy, pairs, temperature=temperature, token_budget=limits.micro_batch_tokens)
     )
     metrics |= {"pairs/used": len(pairs)}
-    return Experience(tuple(groups), (), _progress(run), scored, tuple(explanations), tuple(new), metrics)
+    return Experience(
+        tuple(groups), (), _progress(run), scored, tuple(explanations), tuple(attempts), tuple(new), metrics
+    )
 
 
-def _groups_and_explanations(run: Run, problems: Sequence[Problem]) -> tuple[list[Group], list[Explanation]]:
-    """Groups and, where the method wants them, explanations: kept ones that are young enough, and new ones."""
+def _groups_and_explanations(
+    run: Run, problems: Sequence[Problem]
+) -> tuple[list[Group], list[Explanation], list[Explanation]]:
+    """Groups and, where the method wants them, explanations: kept ones that are young enough, and the best new ones;
+    then all the new ones.
+    """  # noqa: D205 (one sentence)
     config, limits = run.config, run.limits
     wants = chain_source(config) == "explanation"
     only_failed = METHODS[config.method].only_failed or config.explanation.explain == "all-wrong"
@@ -60,21 +68,33 @@ def _groups_and_explanations(run: Run, problems: Sequence[Problem]) -> tuple[lis
         wrong = {group.problem.problem_id for group in groups if group.kind is GroupKind.ALL_WRONG}
         kept = {problem_id: e for problem_id, e in kept.items() if problem_id in wrong}
         attempts = _roll_out(run, "explanation", [], [p for p in missing if p.problem_id in wrong]).attempts
-    new = limits.updating(
-        lambda: judge(run.policy, attempts, config.explanation, token_budget=limits.micro_batch_tokens)
+    judged = limits.updating(
+        lambda: judge_attempts(
+            run.policy,
+            attempts,
+            config.explanation,
+            token_budget=limits.micro_batch_tokens,
+            rederive=lambda chains: rederived(run.policy, run.task, chains, params=_params(run)),
+        )
     )
+    new = [best(candidates) for candidates in judged]
     run.explanations.put([e for e in new if e.accepted], step=run.step)  # a refused one is tried again the next time
-    return groups, [*kept.values(), *new]
+    return groups, [*kept.values(), *new], [e for candidates in judged for e in candidates]
+
+
+def _params(run: Run) -> SamplingParams:
+    sampling = run.config.sampling
+    return SamplingParams(
+        sampling.temperature, sampling.max_completion_tokens, sampling.top_p, run.limits.sampling_rows
+    )
 
 
 def _roll_out(run: Run, stream: str, problems: Sequence[Problem], to_explain: Sequence[Problem]) -> Rollout:
     """One call of the sampler, with the run's settings and the random stream of this step."""
-    config, sampling = run.config, run.config.sampling
+    config = run.config
 
     def sample() -> Rollout:
-        params = SamplingParams(
-            sampling.temperature, sampling.max_completion_tokens, sampling.top_p, run.limits.sampling_rows
-        )
+        params = _params(run)
         return roll_out(
             run.policy,
             run.task,
@@ -85,6 +105,8 @@ def _roll_out(run: Run, stream: str, problems: Sequence[Problem], to_explain: Se
             explain_with=config.explanation.explain_with,
             others=run.problems,
             params=params,
+            explanation_params=explanation_params(config.explanation, params),
+            explanation_prompt=run.explanation_prompt,
             seed=stream_seed(config.seed, stream, run.step),
         )
 

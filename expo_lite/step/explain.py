@@ -7,54 +7,87 @@ are always taken as they are.
 """
 
 import dataclasses
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from expo_lite.grading.extract import answer_start, final_answer
+from expo_lite.errors import ConfigError
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
+from expo_lite.step.chain_text import before_answer, leaks, up_to_answer
 
 _BOX = "\\boxed{"
-_LEAK = re.compile(
-    r"\b(?:given|provided|correct|known|stated|expected|reference)\s+(?:final\s+)?(?:answer|result|solution)\b"
-    r"|\b(?:answer|result|solution)\s+(?:is|was|has\s+been)\s+(?:already\s+)?(?:given|provided|known|stated)\b"
-    r"|\bwe\s+(?:are|were)\s+(?:told|given)\s+(?:that\s+)?the\s+(?:final\s+)?(?:answer|result)\b",
-    re.IGNORECASE,
-)
 
 
-def leaks(text: str) -> bool:
-    """Whether a chain talks about having been given the answer."""
-    return _LEAK.search(text) is not None
+Rederive = Callable[[Sequence[tuple[Problem, str]]], list[bool]]
+"""Of each (problem, chain text), whether the policy reaches the answer from the chain without it (step/rederive.py)."""
 
 
-def judge(policy: Policy, attempts: Sequence[Group], config: ExpoConfig, *, token_budget: int) -> list[Explanation]:
-    """One explanation a problem: the best of its attempts, accepted or refused with the reason.
+def judge(
+    policy: Policy,
+    attempts: Sequence[Group],
+    config: ExpoConfig,
+    *,
+    token_budget: int,
+    rederive: Rederive | None = None,
+) -> list[Explanation]:
+    """One explanation a problem: the best of its attempts, accepted or refused with the reason."""
+    judged = judge_attempts(policy, attempts, config, token_budget=token_budget, rederive=rederive)
+    return [best(candidates) for candidates in judged]
 
-    Of several accepted attempts the one with the highest answer lift is taken; of several refused ones the first.
+
+def judge_attempts(
+    policy: Policy,
+    attempts: Sequence[Group],
+    config: ExpoConfig,
+    *,
+    token_budget: int,
+    rederive: Rederive | None = None,
+) -> list[list[Explanation]]:
+    """Every attempt of every problem as an explanation, accepted or refused with the reason; what is cheap comes first.
+
+    Raises:
+        ConfigError: the filter re-derivation is asked for where there is nothing to sample with.
     """
-    needs_lift = "lift" in config.explanation_filter or config.explanations_per_problem > 1
+    filters = config.explanation_filter
     candidates = [
         _candidate(policy, attempt.problem, completion, verdict, config)
         for attempt in attempts
         for completion, verdict in zip(attempt.completions, attempt.verdicts, strict=True)
     ]
-    if needs_lift:
-        accepted = [i for i, explanation in enumerate(candidates) if explanation.accepted]
-        lifts = answer_lifts(
-            policy,
-            [(candidates[i].problem, candidates[i].completion.text) for i in accepted],
-            token_budget=token_budget,
-        )
-        for i, lift in zip(accepted, lifts, strict=True):
+    if "reliance" in filters:
+        still = _accepted(candidates)
+        measured = reliances(policy, [candidates[i] for i in still], token_budget=token_budget)
+        for i, reliance in zip(still, measured, strict=True):
+            candidates[i] = dataclasses.replace(candidates[i], reliance_nats=reliance)
+            if reliance > config.max_reliance:
+                candidates[i] = _refused(candidates[i], "reliance")
+    if "lift" in filters or config.explanations_per_problem > 1:
+        still = _accepted(candidates)
+        chains = [(candidates[i].problem, candidates[i].completion.text) for i in still]
+        for i, lift in zip(still, answer_lifts(policy, chains, token_budget=token_budget), strict=True):
             candidates[i] = _with_lift(candidates[i], lift, config)
+    if "re-derivation" in filters:
+        if rederive is None:
+            raise ConfigError("explanation_filter 're-derivation' needs a task to grade with, and there is none here.")
+        still = _accepted(candidates)
+        reached = rederive([(candidates[i].problem, candidates[i].completion.text) for i in still])
+        for i, again in zip(still, reached, strict=True):
+            if not again:
+                candidates[i] = _refused(candidates[i], "not_rederived")
     remaining = iter(candidates)
-    return [_best([next(remaining) for _ in attempt.completions]) for attempt in attempts]
+    return [[next(remaining) for _ in attempt.completions] for attempt in attempts]
+
+
+def _accepted(candidates: Sequence[Explanation]) -> list[int]:
+    return [i for i, explanation in enumerate(candidates) if explanation.accepted]
+
+
+def _refused(explanation: Explanation, reason: str) -> Explanation:
+    return dataclasses.replace(explanation, accepted=False, reason=reason)
 
 
 def _candidate(
@@ -65,7 +98,7 @@ def _candidate(
     if "none" in filters and config.explain_with != "answer":
         pass  # a control is trained on as it is, with whatever answer it gives
     elif "none" in filters:
-        target_ids = encode_target(policy, before_answer(completion.text) + boxed(problem.answer))
+        target_ids = encode_target(policy, up_to_answer(completion.text) + boxed(problem.answer))
     elif completion.finish_reason is FinishReason.LENGTH:
         accepted, reason = False, "truncated"
     elif not verdict.correct:  # lift and no-leak come on top of a right answer, never instead
@@ -79,11 +112,12 @@ def _candidate(
 
 def _with_lift(explanation: Explanation, lift: float, config: ExpoConfig) -> Explanation:
     if "lift" in config.explanation_filter and lift <= 0:
-        return dataclasses.replace(explanation, lift_nats=lift, accepted=False, reason="no_lift")
+        return _refused(dataclasses.replace(explanation, lift_nats=lift), "no_lift")
     return dataclasses.replace(explanation, lift_nats=lift)
 
 
-def _best(candidates: Sequence[Explanation]) -> Explanation:
+def best(candidates: Sequence[Explanation]) -> Explanation:
+    """Of several accepted attempts the one with the highest answer lift; of several refused ones the first."""
     return max(candidates, key=lambda e: (e.accepted, e.lift_nats if e.lift_nats is not None else 0.0))
 
 
@@ -103,18 +137,11 @@ def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token
     return [with_chain - without for with_chain, without in zip(sums[::2], sums[1::2], strict=True)]
 
 
-def before_answer(text: str) -> str:
-    """A chain up to where it first states the answer that it ends with; the text and a line break if it states none.
-
-    What is stated counts as the grader counts it, in a box or in words: an answer that is still in the chain would
-    raise its own probability, whatever the steps before it are worth.
-    """
-    if answer_start(text) is None:
-        return text.rstrip() + "\n"
-    answer, _ = final_answer(text)
-    while (start := answer_start(text)) is not None and final_answer(text)[0] == answer:
-        text = text[:start]
-    return text
+def reliances(policy: Policy, explanations: Sequence[Explanation], *, token_budget: int) -> list[float]:
+    """How far each chain relies on what its prompt showed: log pi(c|q, a*) - log pi(c|q), nats a token."""
+    rows = [Row(prompt, e.target_ids) for e in explanations for prompt in (e.completion.prompt_ids, e.prompt_ids)]
+    means = [float(s.mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
+    return [shown - plain for shown, plain in zip(means[::2], means[1::2], strict=True)]
 
 
 def boxed(answer: str) -> str:

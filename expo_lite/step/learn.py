@@ -2,10 +2,13 @@
 
 With one update a batch the old log-probabilities are the new ones, detached; with more they are kept from the first
 pass, which the optimiser has not yet moved. Either way the same scorer makes old, new and reference values.
+
+Where the model computes in fp16 (a GPU before Ampere) the loss is scaled up by a power of two before its backward pass,
+and the gradients, which are fp32, are scaled down after it: a token's share of the loss is below what fp16 can hold.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +20,9 @@ from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.optimizer import learning_rate
+
+LOWER_SCALE = 256.0
+"""What an fp16 model's loss scale is divided by where gradients have overflowed."""
 
 
 @dataclass(slots=True)
@@ -40,6 +46,17 @@ class Totals:
         loss, kl_nats, n_clipped, sft_nats = torch.zeros(4, device=device)
         return cls(loss, kl_nats, n_clipped, sft_nats)
 
+    def metrics(self) -> dict[str, float]:
+        """Means over the tokens that each sum was taken over."""
+        metrics = {"update/n_tokens": float(self.n_tokens)}
+        if self.n_policy_tokens:
+            metrics["clip_ratio/region_mean"] = float(self.n_clipped) / self.n_policy_tokens
+        if self.n_kl_tokens:
+            metrics["kl"] = float(self.kl_nats) / self.n_kl_tokens
+        if self.n_sft_tokens:
+            metrics["expo/sft_loss"] = float(self.sft_nats) / self.n_sft_tokens
+        return metrics
+
 
 @torch.profiler.record_function("update")
 def learn(
@@ -51,10 +68,13 @@ def learn(
     step: int,
     last_good: str,
     limits: Limits | None = None,
+    measure_share: bool = False,
 ) -> dict[str, float]:
     """Take `updates_per_batch` optimiser steps on the rows; returns metrics of the last pass.
 
-    Rows without a gradient cost nothing. Where no row has one, the adapter and the optimiser stay as they are.
+    With `measure_share` the supervised rows first get a pass of their own, which changes nothing, for the share of the
+    gradient that is theirs. Rows without a gradient cost nothing. Where no row has one, the adapter and the optimiser
+    stay as they are.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the adapter has not been changed by it.
@@ -72,39 +92,97 @@ def learn(
     one_row = shortest if policy.packs else 2 * shortest - 1  # no two rows fit into so few tokens
     parameters = list(policy.parameters().values())
     old_logprobs: dict[int, torch.Tensor] | None = None
+    scale = loss_scale(useful) if policy.underflows else 1.0
 
-    def one_pass() -> Totals:
+    def one_pass(scale: float, chosen: Sequence[Row] = useful) -> Totals:
         optimizer.zero_grad(set_to_none=True)  # also what a pass that ran out of memory has accumulated
         tokens = limits.micro_batch_tokens
         batches = micro_batches(
-            useful, token_budget=tokens, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
+            chosen, token_budget=tokens, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
         )
-        return accumulate(policy, batches, config, old_logprobs)
+        return accumulate(policy, batches, config, old_logprobs, scale=scale)
 
+    def whole_pass(scale: float) -> Totals:
+        return limits.updating(lambda: one_pass(scale), one_row=one_row)
+
+    chains = [row for row in useful if row.sft_weight > 0 and measure_share]
+    supervised = _gradient_of(
+        chains,
+        parameters,
+        lambda: scaled(lambda s: limits.updating(lambda: one_pass(s, chains), one_row=one_row), scale, parameters),
+    )
     for _ in range(config.loss.updates_per_batch):
-        totals = limits.updating(one_pass, one_row=one_row)
+        totals, scale = scaled(whole_pass, scale, parameters)
         if old_logprobs is None:
             old_logprobs = totals.old_logprobs
-            metrics |= logp_difference(useful, old_logprobs)
+            metrics |= logp_difference(useful, old_logprobs) | gradient_share(_gradients(parameters), supervised)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
         loss = float(totals.loss)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             optimizer.zero_grad(set_to_none=True)
-            raise DivergedError(
-                f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
-                f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to "
-                "the same."
-            )
+            raise _diverged(step, loss, grad_norm, last_good)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    metrics |= {"grad_norm": grad_norm, "loss": loss, "update/n_tokens": float(totals.n_tokens)}
-    if totals.n_policy_tokens:
-        metrics["clip_ratio/region_mean"] = float(totals.n_clipped) / totals.n_policy_tokens
-    if totals.n_kl_tokens:
-        metrics["kl"] = float(totals.kl_nats) / totals.n_kl_tokens
-    if totals.n_sft_tokens:
-        metrics["expo/sft_loss"] = float(totals.sft_nats) / totals.n_sft_tokens
-    return metrics
+    return metrics | {"grad_norm": grad_norm, "loss": loss} | totals.metrics()
+
+
+def loss_scale(rows: Sequence[Row]) -> float:
+    """The power of two that brings the largest weight of a token to between a half and 1."""
+    largest = max(max(abs(row.advantage * row.weight), row.kl_weight, abs(row.sft_weight)) for row in rows)
+    return 2.0 ** math.floor(-math.log2(largest))
+
+
+def scaled(
+    whole_pass: Callable[[float], Totals], scale: float, parameters: Sequence[torch.nn.Parameter]
+) -> tuple[Totals, float]:
+    """A pass with its loss scaled, its gradients scaled back, and the scale that they did not overflow with."""
+    while True:
+        totals = whole_pass(scale)
+        if scale == 1.0:
+            return totals, scale
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for gradient in gradients:
+            gradient /= scale
+        if all(bool(gradient.isfinite().all()) for gradient in gradients):
+            return totals, scale
+        scale = max(scale / LOWER_SCALE, 1.0)
+
+
+def _diverged(step: int, loss: float, grad_norm: float, last_good: str) -> DivergedError:
+    return DivergedError(
+        f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
+        f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to "
+        "the same."
+    )
+
+
+def _gradient_of(
+    rows: Sequence[Row], parameters: Sequence[torch.nn.Parameter], one_pass: Callable[[], object]
+) -> list[torch.Tensor]:
+    if not rows:
+        return []
+    one_pass()
+    return [grad.clone() for grad in _gradients(parameters)]
+
+
+def _gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
+    return [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
+
+
+def gradient_share(whole: Sequence[torch.Tensor], supervised: Sequence[torch.Tensor]) -> dict[str, float]:
+    """The norm of the supervised term's gradient, and its share in the sum of both terms' norms; nothing where it was
+    not measured.
+
+    Exact: the other term's gradient is the whole one less the supervised one.
+    """  # noqa: D205 (one sentence)
+    if not supervised:
+        return {}
+    others = [all_of_it - part for all_of_it, part in zip(whole, supervised, strict=True)]
+    own, rest = (
+        float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in part])))
+        for part in (supervised, others)
+    )
+    return {"expo/sft_grad_norm": own, "expo/sft_grad_share": own / (own + rest) if own + rest else 0.0}
 
 
 def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -> dict[str, float]:
@@ -127,9 +205,17 @@ def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -
 
 
 def accumulate(
-    policy: Policy, batches: Sequence[MicroBatch], config: RunConfig, old_logprobs: Mapping[int, torch.Tensor] | None
+    policy: Policy,
+    batches: Sequence[MicroBatch],
+    config: RunConfig,
+    old_logprobs: Mapping[int, torch.Tensor] | None,
+    *,
+    scale: float = 1.0,
 ) -> Totals:
-    """One pass over the micro-batches: gradients are summed into the adapter, nothing is divided."""
+    """One pass over the micro-batches: gradients are summed into the adapter, nothing is divided.
+
+    They are those of the loss times `scale`.
+    """
     totals = Totals.zero(policy.device)
     loss_config, temperature = config.loss, config.sampling.temperature
     for batch in batches:
@@ -152,7 +238,7 @@ def accumulate(
             kl_coef=loss_config.kl_coef,
         )
         loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if scale == 1.0 else loss * scale).backward()  # type: ignore[no-untyped-call]
         imitated_N = batch.sft_weights_N > 0  # below 0: a rejected completion
         totals.loss += loss.detach()
         totals.kl_nats += terms.kl_nats

@@ -39,6 +39,8 @@ class Experience:
     progress: float
     pairs: tuple[ScoredPair, ...] = ()
     explanations: tuple[Explanation, ...] = ()
+    attempts: tuple[Explanation, ...] = ()
+    """All that were sampled at this step, of which `explanations` has the best of each problem."""
     new_pairs: tuple[Pair, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -101,9 +103,13 @@ def supervised_rows(chains: Sequence[Chain], total_weight: float, config: RunCon
 
 def chain_rows(chains: Sequence[Chain], n_problems: int, config: RunConfig, progress: float) -> list[Row]:
     """The supervised term: exp_sft_coef log pi(chain | q), averaged over all of the step's problems."""
+    return supervised_rows(chains, coefficient_in_force(config, progress) / n_problems, config)
+
+
+def coefficient_in_force(config: RunConfig, progress: float) -> float:
+    """exp_sft_coef as scheduled."""
     expl = config.explanation
-    coefficient = scheduled(expl.exp_sft_coef, schedule=expl.exp_sft_schedule, progress=progress)
-    return supervised_rows(chains, coefficient / n_problems, config)
+    return scheduled(expl.exp_sft_coef, schedule=expl.exp_sft_schedule, progress=progress)
 
 
 def grpo_and_chain_rows(experience: Experience, config: RunConfig) -> list[Row]:

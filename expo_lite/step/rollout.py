@@ -11,7 +11,7 @@ from expo_lite.errors import ConfigError
 from expo_lite.policy.base import Policy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, FinishReason, Group, Problem, SampleRequest, SamplingParams, Verdict
-from expo_lite.settings.groups import ExplainWith
+from expo_lite.settings.groups import ExplainWith, ExpoConfig
 from expo_lite.tasks import Task
 
 GRADING_THREADS = 4
@@ -38,20 +38,43 @@ def roll_out(
     explain_with: ExplainWith = "answer",
     others: Sequence[Problem] = (),
     params: SamplingParams,
+    explanation_params: SamplingParams | None = None,
+    explanation_prompt: str | None = None,
     seed: int,
 ) -> Rollout:
     """Sample and grade `group_size` completions of each problem's plain prompt and, decoded in the same batches,
     `n_explanations` completions of the explanation prompt of each problem to explain.
 
     As a control, the explanation prompt can show the answer of one of the `others`, or be the plain prompt.
+    With `explanation_params` of their own, explanations are decoded in a call of their own.
     """  # noqa: D205 (one sentence)
     requests = [SampleRequest(encode_question(policy.tokenizer, p), group_size) for p in problems]
-    encode = encode_question if explain_with == "no-answer" else encode_explanation
     shown = [with_wrong_answer(p, others, seed) for p in to_explain] if explain_with == "wrong-answer" else to_explain
-    requests += [SampleRequest(encode(policy.tokenizer, p), n_explanations) for p in shown]
-    sampled = policy.sample(requests, params, seed=seed)
+    explained = [
+        encode_question(policy.tokenizer, p)
+        if explain_with == "no-answer"
+        else encode_explanation(policy.tokenizer, p, explanation_prompt)
+        for p in shown
+    ]
+    to_sample = [SampleRequest(prompt, n_explanations) for prompt in explained]
+    if explanation_params is None or explanation_params == params:
+        sampled = policy.sample(requests + to_sample, params, seed=seed)
+    else:
+        sampled = [
+            *(policy.sample(requests, params, seed=seed) if requests else ()),
+            *(policy.sample(to_sample, explanation_params, seed=seed) if to_sample else ()),
+        ]
     groups = grade_groups(task, [*problems, *to_explain], sampled)
     return Rollout(tuple(groups[: len(problems)]), tuple(groups[len(problems) :]))
+
+
+def explanation_params(config: ExpoConfig, params: SamplingParams) -> SamplingParams:
+    """How explanations are sampled where completions are sampled like this."""
+    return dataclasses.replace(
+        params,
+        temperature=config.explanation_temperature or params.temperature,
+        max_completion_tokens=config.max_explanation_tokens or params.max_completion_tokens,
+    )
 
 
 def with_wrong_answer(problem: Problem, others: Sequence[Problem], seed: int) -> Problem:

@@ -12,12 +12,13 @@ from expo_lite.errors import ConfigError
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks import arithmetic, competition_math, gsm8k, hidden_rules, jsonl, reasoning_gym
 from expo_lite.tasks.base import FixedTask, Split, Task
-from expo_lite.tasks.splits import check_choice
+from expo_lite.tasks.splits import check_choice, fewer_than_asked
 
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
+    from expo_lite.records import Problem
 
-__all__ = ["TASKS", "FixedTask", "Split", "Task", "TaskOptions", "TaskSpec", "check_name", "load_task"]
+__all__ = ["TASKS", "FixedTask", "Split", "Task", "TaskOptions", "TaskSpec", "check_name", "load_task", "problems_of"]
 
 Loader = Callable[[str, "Grader", TaskOptions], Task]
 
@@ -155,6 +156,17 @@ def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, le
     that is missing or cannot be read.
     """
     return check_name(name, options, levels).load(name, grader, options)
+
+
+def problems_of(
+    task: Task, split: Split, *, levels: tuple[int, ...], limit: int | None, seed: int, warn: Callable[[str], None]
+) -> list[Problem]:
+    """`Task.problems`, and a word where there are fewer than were asked for; raises what that does."""
+    problems = task.problems(split, levels=levels, limit=limit, seed=seed)
+    said = fewer_than_asked(problems, task=task.name, known_levels=task.levels, levels=levels, limit=limit)
+    if said is not None:
+        warn(said)
+    return problems
 
 
 def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: tuple[int, ...] = ()) -> TaskSpec:

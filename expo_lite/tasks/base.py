@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from expo_lite.errors import DataError
 from expo_lite.records import Problem, Verdict
@@ -46,6 +46,14 @@ class Task(Protocol):
 
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
         """Judge a completion by its final answer; a truncated one has none."""
+
+
+@runtime_checkable
+class ChecksSteps(Protocol):
+    """A task that can tell whether a chain is right step by step, which its answer alone does not say."""
+
+    def check_steps(self, problem: Problem, completion: str) -> str:
+        """What is wrong with the chain, in one word; "valid" if nothing is."""
 
 
 @dataclass(frozen=True)

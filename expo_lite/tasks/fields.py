@@ -16,6 +16,9 @@ from expo_lite.records import Problem
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.files import DataRow
 
+LONGEST_TEXT = 1_000_000
+"""Characters of a question, answer or chain: several times what the longest context holds."""
+_LARGEST_LEVEL = 9_999
 _ID_FIELDS = ("problem_id", "unique_id")
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _LEVEL = re.compile(r"(?:level\s*)?(\d{1,4})", re.IGNORECASE)
@@ -95,8 +98,12 @@ def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
 
 def own_id(row: DataRow) -> str | None:
     """The row's own identifier, if it is text."""
-    found = [value for name in _ID_FIELDS if isinstance(value := row.fields.get(name), str) and value.strip()]
-    return found[0] if found else None
+    for name in _ID_FIELDS:
+        value = row.fields.get(name)
+        if isinstance(value, str) and value.strip():
+            _check_text(row, name, value)
+            return value
+    return None
 
 
 def question_of(row: DataRow, fields: Fields) -> str:
@@ -153,18 +160,27 @@ def _is_missing(value: object) -> bool:
 
 
 def _as_text(row: DataRow, name: str, value: object, *, numbers: bool) -> str:
-    if numbers and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(int(value)) if value == int(value) else repr(value)
+    if numbers and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # JSON has refused numbers that Python cannot write
+    if numbers and isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value.is_integer() else repr(value)
     if not isinstance(value, str):
         expected = "text or a number" if numbers else "text"
         raise DataError(f"{row.where}: {name!r} must be {expected}, got {type(value).__name__} {str(value)[:40]!r}.")
     if not value.strip():
         raise DataError(f"{row.where}: {name!r} is blank.")
+    _check_text(row, name, value)
+    return value.strip()
+
+
+def _check_text(row: DataRow, name: str, value: str) -> None:
+    """Refuse what cannot be written as UTF-8, or would take minutes to read: before anything is sampled."""
+    if len(value) > LONGEST_TEXT:
+        raise DataError(f"{row.where}: {name!r} has {len(value):,} characters; at most {LONGEST_TEXT:,} are read.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{row.where}: {name!r} has half of a surrogate pair (character {error.start + 1}).") from error
-    return value.strip()
 
 
 def _level(row: DataRow, fields: Fields) -> int | None:
@@ -174,12 +190,12 @@ def _level(row: DataRow, fields: Fields) -> int | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_LEVEL:
         return value
     match = _LEVEL.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise DataError(
-            f"{row.where}: {name!r} must be a whole number or like 'Level 5', got {str(value)[:40]!r}; "
-            "--level-field '' reads no levels."
+            f"{row.where}: {name!r} must be a whole number of at most four digits, or like 'Level 5', "
+            f"got {str(value)[:40]!r}; --level-field '' reads no levels."
         )
     return int(match.group(1))

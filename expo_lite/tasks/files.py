@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from expo_lite.errors import DataError
+from expo_lite.settings.schema import not_a_file
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _SPLIT_WORDS = {
@@ -56,6 +58,8 @@ def read_rows(path: Path, *, kind: str | None = None) -> list[DataRow]:
     if reader is None:
         raise DataError(f"Cannot read {path}: its name must end in {', '.join(SUFFIXES)}.")
     try:
+        if what := not_a_file(path):
+            raise DataError(f"Cannot read {path}: it is {what}.")
         rows = list(reader(path))
     except FileNotFoundError as error:
         raise DataError(f"No file {path}.") from error
@@ -122,11 +126,23 @@ def _parquet_rows(path: Path) -> Iterator[DataRow]:
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
-        rows = pyarrow.parquet.read_table(path, partitioning=None).to_pylist()
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        table = pyarrow.parquet.read_table(path, partitioning=None)
+    except pyarrow.ArrowException as error:
         raise DataError(f"{path}: not a parquet file that can be read: {str(error).splitlines()[0]}") from error
-    for number, fields in enumerate(rows, start=1):
-        yield DataRow(f"{path}, row {number}", fields)
+    columns = [_column(path, name, table.column(place)) for place, name in enumerate(table.column_names)]
+    for number, values in enumerate(zip(*columns, strict=True), start=1):
+        yield DataRow(f"{path}, row {number}", dict(zip(table.column_names, values, strict=True)))
+
+
+def _column(path: Path, name: str, column: Any) -> list[object]:
+    """The values of a parquet column; a date may be one that Python has none for, and a text may be none."""
+    values: list[object] = []
+    try:
+        for value in column:
+            values.append(value.as_py())
+    except (OverflowError, ValueError) as error:  # UnicodeDecodeError too
+        raise DataError(f"{path}, row {len(values) + 1}: {name!r} cannot be read: {error}.") from error
+    return values
 
 
 def split_files(folder: Path, *, config: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, list[Path]]:

@@ -183,7 +183,7 @@ def _settings(subjects: tuple[str, ...], difficulty: tuple[str, ...]) -> dict[st
             )
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = text.strip()  # a word needs no quotes
         for chosen in (subject,) if dot else subjects:
             settings[chosen][field] = value

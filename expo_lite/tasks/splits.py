@@ -3,7 +3,7 @@
 import random
 import unicodedata
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -84,6 +84,20 @@ def check_choice(task: str, known_levels: tuple[int, ...], levels: tuple[int, ..
     if unknown:
         known = ", ".join(map(str, known_levels))
         raise ConfigError(f"Task {task!r} has no level {', '.join(map(str, unknown))}; its levels are {known}.")
+
+
+def fewer_than_asked(
+    problems: Sequence[Problem], *, task: str, known_levels: tuple[int, ...], levels: tuple[int, ...], limit: int | None
+) -> str | None:
+    """What to say where a task has fewer problems, of some level, than were asked for; else None."""
+    if limit is None:
+        return None
+    counts = Counter(problem.level if known_levels else None for problem in problems)
+    short = {level: counts[level] for level in (levels or known_levels or (None,)) if counts[level] < limit}
+    if not short:
+        return None
+    found = ", ".join(f"{n:,}" if level is None else f"{n:,} of level {level}" for level, n in short.items())
+    return f"task '{task}' has fewer than {limit:,} problems here: {found}."
 
 
 def select(

@@ -1,0 +1,143 @@
+"""Which problems fit into a model's context, before anything is sampled of them.
+
+The rule: the longer one of a problem's two prompts, the one that shows the answer, and a completion of
+`max_completion_tokens` must fit together. What does not is left out, and counted. An expert chain that does not fit
+behind its prompt is left out alone.
+
+Lengths are looked at in characters first, since tokenising a long text takes minutes: a token is at least one byte of
+UTF-8, and at most as long as the longest of the vocabulary. Only what lies between is tokenised.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from expo_lite.errors import ConfigError, DataError, ModelError
+from expo_lite.memory.shapes import find_shape
+from expo_lite.prompts import encode_explanation, explanation_text
+from expo_lite.records import Problem
+
+TEMPLATE_TOKENS = 512
+"""More than a chat template adds to a turn; the number itself is looked at where this one does not decide."""
+GROWTH = 11
+"""Bytes that normalisation makes at most of one that is not ASCII: NFKC makes 33 of the three of U+FDFA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A model's longest sequence, and what a completion takes of it, in tokens."""
+
+    tokens: int
+    max_completion_tokens: int
+
+    @property
+    def room(self) -> int:
+        """What is left for a prompt."""
+        return self.tokens - self.max_completion_tokens
+
+
+def fitting(
+    problems: Sequence[Problem],
+    model: str,
+    max_completion_tokens: int,
+    *,
+    tokenizer: Callable[[], Any],
+    warn: Callable[[str], None] = lambda line: None,
+) -> list[Problem]:
+    """The problems that fit, in their order; those that do not are counted in a warning.
+
+    Args:
+        problems: of one task.
+        model: as typed.
+        max_completion_tokens: the longest completion.
+        tokenizer: asked for only where characters do not decide, or the model's sizes are not known without loading it.
+        warn: told what is left out.
+
+    Raises:
+        ConfigError: a completion leaves no room for any prompt.
+        DataError: no problem fits.
+    """
+    length = _length(model, tokenizer)
+    if length is None or not problems:
+        return list(problems)
+    context = Context(length, max_completion_tokens)
+    if context.room < 1:
+        raise ConfigError(
+            f"max_completion_tokens {max_completion_tokens:,} leaves no room for a question: the context of model "
+            f"'{model}' has {length:,} tokens. Lower --max-completion-tokens."
+        )
+    kept = list(problems)
+    if not all(_surely(p, context) for p in problems):
+        kept = _kept(problems, context, _Measure(tokenizer()), warn)
+    if not kept:
+        raise DataError(
+            f"No problem of {len(problems):,} fits: with completions of {max_completion_tokens:,} tokens no prompt "
+            f"may have more than {context.room:,} of the {length:,} tokens of the context of model '{model}'. Lower "
+            "--max-completion-tokens, or take shorter problems."
+        )
+    return kept
+
+
+def _length(model: str, tokenizer: Callable[[], Any]) -> int | None:
+    try:
+        return find_shape(model).positions
+    except ModelError:
+        tokenizer()  # of a hub model, which is in the cache afterwards
+    try:
+        return find_shape(model).positions
+    except ModelError:
+        return None
+
+
+def _most_tokens(text: str) -> int:
+    """What a text can have at most."""
+    return len(text) if text.isascii() else GROWTH * len(text.encode("utf-8", "surrogatepass"))
+
+
+def _surely(problem: Problem, context: Context, template_tokens: int = TEMPLATE_TOKENS) -> bool:
+    """Whether prompt and chain fit, whatever the tokenizer."""
+    prompt = template_tokens + _most_tokens(explanation_text(problem))
+    return prompt + max(context.max_completion_tokens, _most_tokens(problem.expert_chain or "") + 1) <= context.tokens
+
+
+class _Measure:
+    """Lengths in tokens, of texts that are short enough to be tokenised."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._longest_token = max(map(len, tokenizer.get_vocab()))
+        self.template_tokens = len(encode_explanation(tokenizer, Problem("", "", "")))
+
+    def prompt(self, problem: Problem, most: int) -> int:
+        """Tokens of the explanation prompt; `most` and one where characters show that they are more."""
+        too_long = len(explanation_text(problem)) > most * self._longest_token
+        return most + 1 if too_long else len(encode_explanation(self._tokenizer, problem))
+
+    def chain(self, text: str, most: int) -> int:
+        """Tokens of a chain and of the one that ends it, likewise."""
+        too_long = len(text) > most * self._longest_token
+        return most + 1 if too_long else len(self._tokenizer.encode(text, add_special_tokens=False)) + 1
+
+
+def _kept(
+    problems: Sequence[Problem], context: Context, measure: _Measure, warn: Callable[[str], None]
+) -> list[Problem]:
+    kept, n_chains = [], 0
+    for problem in problems:
+        if not _surely(problem, context, measure.template_tokens):
+            tokens = measure.prompt(problem, context.room)
+            if tokens > context.room:
+                continue
+            left = context.tokens - tokens
+            if problem.expert_chain and measure.chain(problem.expert_chain, left) > left:
+                problem, n_chains = replace(problem, expert_chain=None), n_chains + 1
+        kept.append(problem)
+    if n_long := len(problems) - len(kept):
+        warn(
+            f"{n_long:,} of {len(problems):,} problems are left out: with completions of "
+            f"{context.max_completion_tokens:,} tokens their prompts do not fit into the model's context of "
+            f"{context.tokens:,}."
+        )
+    if n_chains:
+        warn(f"{n_chains:,} expert chains are left out: they do not fit into the context behind their question.")
+    return kept

@@ -1,0 +1,141 @@
+r"""What a chain's text says: whether it talks about a given answer, and what is left of it without its answer.
+
+`before_answer` takes every statement of the answer out of a chain and leaves its steps, so that what the steps are
+worth can be measured. The rule, with "the answer" for what the chain ends with as the grader reads it:
+
+1. The last statement goes, with all that follows it.
+2. Earlier statements of the same answer go, and what lies between them stays: a box, a tag, a line of ####, "the answer
+   is 42", a goal ("we need to get 42"), in front or in the middle.
+3. At the end the result of the last step goes where it is the answer ("40 + 2 = 42" becomes "40 + 2 = "), with what
+   repeats it. It must stand behind a sign or word of a result, and no figure may follow: then nothing is worked out
+   from it any more.
+
+All else stays. The same value in the middle of the steps, with a figure behind it, is a step and no statement.
+"""
+
+import re
+
+from expo_lite.grading.extract import answer_start, final_answer
+
+_NOUN = r"(?:final\s+|correct\s+)?(?:answer|result|solution)"
+_TOLD = r"(?:given|provided|known|stated)"
+_SHOW = r"(?:show|prove|explain|justify|demonstrate)"
+_REACH = r"(?:get|reach|obtain|arrive\s+at|end\s+(?:up\s+)?(?:with|at|in))"
+_GOAL = (
+    r"(?:need|needs|have|has|want|wants|trying|try|going|aim|supposed|required|goal\s+is|task\s+is)\s+to|must|should"
+)
+_FIGURE = r"[$\\(]{0,3}[-+]?\d[\d.,/]*\$?\)?"
+_LEAK = re.compile(
+    # a premise: since the answer is 42
+    rf"\b(?:since|because|as|if|given\s+that|knowing\s+that|we\s+(?:already\s+)?know(?:\s+that)?)\s+the\s+{_NOUN}"
+    rf"\s+(?:is|was|must\s+be|should\s+be)\b(?!\s+(?:an?|one|(?!{_TOLD})[a-z]{{3,}})\b)"
+    rf"|\bwith\s+{_FIGURE}\s+as\s+the\s+{_NOUN}\b"
+    r"|\b(?:answer|result|solution)\s+has\s+to\s+(?:be|equal|come\s+out\s+as)\b"
+    # a goal: we need to get 42, we want to show that the answer is 42
+    rf"|\b(?:{_GOAL})\s+{_REACH}\s+(?:(?:the\s+)?{_NOUN}\s+(?:of\s+)?)?{_FIGURE}(?=\s*(?:[.,;:!)]|$|\s(?:as|so|for)\b))"
+    rf"|\b(?:{_GOAL})\s+{_SHOW}\s+(?:that|why|how)\s+the\s+{_NOUN}\s+(?:is|equals|must\s+be)\b"
+    rf"|\bwork(?:ing)?\s+back(?:wards?)?\s+from\s+(?:it|{_FIGURE})|\bget\s+the\s+correct\s+{_NOUN},\s+{_FIGURE}"
+    # something given: the given answer, the answer was provided; "is given by" is a formula
+    rf"|\b(?:the|this|that|our|your)\s+(?:given|provided|stated|reference|target)\s+{_NOUN}\b"
+    r"|\bthe\s+known\s+(?:final\s+|correct\s+)?answer\b"
+    rf"|\b(?:answer|result|solution)\s+(?:(?:that|which)\s+)?(?:is|was|has\s+been)\s+(?:already\s+)?{_TOLD}\b(?!\s+by\b)"
+    rf"|\b(?:we|i)\s+(?:are|were|have\s+been|am|was)\s+(?:told|given)\s+(?:that\s+)?the\s+{_NOUN}\b"
+    # what the result is held against
+    r"|\b(?:match(?:es)?|agrees?\s+with|consistent\s+with|equals?|reach|get\s+to|arrive\s+at)\s+the\s+(?:expected|correct)"
+    r"\s+(?:answer|result|solution)\b"
+    # stated before there is a step
+    rf"|\A\W*(?:the\s+)?correct\s+{_NOUN}\s+(?:is|was)\b",
+    re.IGNORECASE,
+)
+
+
+def leaks(text: str) -> bool:
+    """Whether a chain talks about having been given the answer, in phrases that the pattern knows.
+
+    Of phrases that it was not made for it finds few or none: tests/leak_tables.py has the figures.
+    """
+    return _LEAK.search(text) is not None
+
+
+_STATED = (
+    r"(?:(?:so|thus|hence|therefore|since|because|given\s+that|(?:we|i)\s+(?:know|are\s+told|are\s+given)(?:\s+that)?)"
+    r",?\s+)?(?:the|our|my|this)\s+(?:final\s+|correct\s+|given\s+|right\s+|known\s+|stated\s+|expected\s+){0,2}"
+    r"(?:answer|solution|(?<=(?:final|given)\s)(?:result|value)|(?<=correct\s)(?:result|value))"
+    r"\s*(?:is|was|equals|must\s+be|should\s+be|will\s+be|would\s+be|comes\s+to|of|=|:)\s*"
+    r"(?:(?:known|given|stated)\s+(?:to\s+be|as)\s+)?"
+)
+_AIM = rf"(?:(?:we|i|you)\s+)?(?:{_GOAL})\s+(?:{_REACH}|{_SHOW}\s+that\s+it\s+is)\s+"
+_RESULT = (
+    r"(?:[=≈:→]|\\(?:approx|to|implies|Rightarrow)|\b(?:is|are|be|was|were|gives?|get|gets|got|equals?|leaves?|makes?"
+    r"|becomes?|yields?|obtain|have|has|had|to))\s*[$*(]{0,3}"
+)
+_OPEN, _CLOSE = r"(?:[\s$*(]|\\boxed\s*\{|\\text\s*\{|\\\(|\\\[){0,6}", r"(?:[$*)}]|\\\)|\\\]){0,6}\.?"
+_FRONTS = (r"\\(?:boxed|fbox)\s*\{\s*\$?", r"<answer>\s*", r"\#\#\#\#[ \t]*")
+_BACKS = (r"\s*\$?\s*\}", r"\s*</answer>", r"(?=[ \t]*(?:\n|\Z))")
+_FIGURES = re.compile(r"\d")
+
+
+def before_answer(text: str) -> str:
+    """A chain without its answer (the rule is the module's); the text and a line break if it states none.
+
+    What is stated counts as the grader counts it, in a box or in words: an answer that is still in the chain would
+    raise its own probability, whatever the steps before it are worth.
+    """
+    start = answer_start(text)
+    if start is None:
+        return text.rstrip() + "\n"
+    answer, _ = final_answer(text)
+    if answer is None:
+        return text[:start]
+    written = _as_written(answer)
+    stated = list(_statements(written).finditer(text))
+    steps, at = "", 0
+    for found in stated:  # a box wins over words behind it: the last statement need not be the one that is graded
+        if found.start() >= start and found is not stated[-1]:
+            start = stated[-1].start()
+        if found.start() < start:
+            steps += text[at : found.start()]
+            at = found.end()
+    return _without_last_result(steps + text[at:start], written)
+
+
+def up_to_answer(text: str) -> str:
+    """A chain up to where it first states the answer that it ends with; the text and a line break if it states none.
+
+    Results of steps stay, unlike in `before_answer`: this is what an answer is put behind.
+    """
+    if answer_start(text) is None:
+        return text.rstrip() + "\n"
+    answer, _ = final_answer(text)
+    while (start := answer_start(text)) is not None and final_answer(text)[0] == answer:
+        text = text[:start]
+    return text
+
+
+def _as_written(answer: str) -> str:
+    """A pattern for an answer as chains write it: 1234 also as 1,234 or 1234.00, else with spaces where one likes."""
+    plain = answer.strip(" $").replace(",", "")
+    if re.fullmatch(r"-?\d+(?:\.\d+)?", plain):
+        sign, whole, fraction = re.fullmatch(r"(-?)(\d+)(?:\.(\d+))?", plain).groups()  # type: ignore[union-attr]
+        digits = ",?".join(whole)
+        decimals = rf"\.{fraction}0*" if fraction and fraction.strip("0") else r"(?:\.0+)?"
+        return rf"(?<![\d.,]){re.escape(sign)}{digits}{decimals}(?![\d%]|[.,]\d)"
+    parts = r"\s*".join(re.escape(part) for part in re.findall(r"\w+|[^\w\s]", answer))
+    return rf"(?<!\w){parts}(?!\w)"
+
+
+def _statements(written: str) -> re.Pattern[str]:
+    """What states an answer, however it is introduced."""
+    worded = rf"(?:{_STATED}|{_AIM}){_OPEN}{written}{_CLOSE}"
+    marked = (rf"{front}{written}{back}" for front, back in zip(_FRONTS, _BACKS, strict=True))
+    return re.compile("|".join((*marked, worded)), re.IGNORECASE)
+
+
+def _without_last_result(steps: str, written: str) -> str:
+    """The steps without the answer as the result of the last one, and as what repeats it."""
+    end = len(steps)
+    for found in reversed(list(re.finditer(rf"(?P<mark>{_RESULT}){written}", steps, re.IGNORECASE))):
+        if _FIGURES.search(steps, found.end(), end):
+            break
+        end = found.end("mark")
+    return steps[:end]

@@ -1,0 +1,182 @@
+"""What explanations have of their own: prompt, temperature and length, filters by the policy; every attempt is kept."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from expo_lite.errors import ConfigError
+from expo_lite.loop import train
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.prompts import encode_explanation, explanation_turns, read_explanation_prompt
+from expo_lite.records import Completion, FinishReason, Group, Problem, SamplingParams
+from expo_lite.run.files import JsonLines
+from expo_lite.settings.groups import ExpoConfig, HeldOutConfig, PolicyConfig
+from expo_lite.settings.train import TrainConfig
+from expo_lite.step.explain import judge, judge_attempts, reliances
+from expo_lite.step.learn import gradient_share
+from expo_lite.step.rederive import rederived
+from expo_lite.step.rollout import explanation_params, roll_out
+from expo_lite.tasks.hidden_rules import HiddenRules, read_question
+
+BUDGET = 4096
+PLAIN = SamplingParams(1.0, 64)
+
+
+@pytest.fixture(scope="module")
+def policy() -> HfPolicy:
+    return HfPolicy("tiny", PolicyConfig(), seed=0)
+
+
+def problems(level: int, n: int) -> list[Problem]:
+    return HiddenRules().problems("train", levels=(level,), limit=n)
+
+
+def chain(problem: Problem, text: str, policy: HfPolicy) -> Group:
+    ids = (*policy.tokenizer.encode(text), policy.end_id)
+    completion = Completion(
+        encode_explanation(policy.tokenizer, problem), ids, (0.0,) * len(ids), text, FinishReason.STOP
+    )
+    return Group(problem, (completion,), (HiddenRules().grade(problem, text),))
+
+
+def own_chain(problem: Problem) -> str:
+    return read_question(problem.question).own_chain
+
+
+def test_rederivation_refuses_a_bare_answer_and_keeps_steps(policy: HfPolicy) -> None:
+    """Hidden words cannot be known: the steps lead to the answer again, and the answer alone does not."""
+    (problem,) = problems(5, 1)
+    boxed = f"\\boxed{{{problem.answer}}}"
+    pair = [(problem, own_chain(problem)), (problem, boxed)]
+    assert rederived(policy, HiddenRules(), pair, params=PLAIN) == [True, False]
+    config = ExpoConfig(explanation_filter=("verified", "re-derivation"))
+    attempts = [chain(problem, text, policy) for _, text in pair]
+    steps, bare = judge(
+        policy,
+        attempts,
+        config,
+        token_budget=BUDGET,
+        rederive=lambda chains: rederived(policy, HiddenRules(), chains, params=PLAIN),
+    )
+    assert (steps.accepted, bare.accepted, bare.reason) == (True, False, "not_rederived")
+    with pytest.raises(ConfigError, match="needs a task"):
+        judge(policy, attempts, config, token_budget=BUDGET)
+
+
+def test_reliance_is_high_where_the_chain_needs_the_answer(policy: HfPolicy) -> None:
+    known, hidden = problems(2, 1)[0], problems(5, 1)[0]
+    attempts = [chain(problem, own_chain(problem), policy) for problem in (known, hidden)]
+    judged = judge(policy, attempts, ExpoConfig(), token_budget=BUDGET)
+    of_known, of_hidden = reliances(policy, judged, token_budget=BUDGET)
+    assert of_known < 0.05 < of_hidden
+    between = (of_known + of_hidden) / 2
+    config = ExpoConfig(explanation_filter=("verified", "reliance"), max_reliance=between)
+    easy, hard = judge(policy, attempts, config, token_budget=BUDGET)
+    assert (easy.accepted, hard.accepted, hard.reason) == (True, False, "reliance")
+    assert hard.reliance_nats == pytest.approx(of_hidden, abs=1e-4)
+
+
+def test_every_attempt_is_judged(policy: HfPolicy) -> None:
+    (problem,) = problems(2, 1)
+    right, wrong = (chain(problem, text, policy) for text in (own_chain(problem), "\\boxed{A=0}"))
+    both = Group(problem, right.completions + wrong.completions, right.verdicts + wrong.verdicts)
+    ((first, second),) = judge_attempts(policy, [both], ExpoConfig(explanations_per_problem=2), token_budget=BUDGET)
+    assert (first.accepted, second.accepted, second.reason) == (True, False, "different")
+
+
+def test_explanations_have_their_own_temperature_and_length(policy: HfPolicy) -> None:
+    config = ExpoConfig(explanation_temperature=0.01, max_explanation_tokens=3)
+    params = explanation_params(config, PLAIN)
+    assert params == dataclasses.replace(PLAIN, temperature=0.01, max_completion_tokens=3)
+    assert explanation_params(ExpoConfig(), PLAIN) == PLAIN
+    some = problems(5, 2)
+
+    def lengths(groups: Sequence[Group]) -> list[int]:
+        return [len(completion.token_ids) for group in groups for completion in group.completions]
+
+    def roll(own: SamplingParams | None) -> tuple[list[int], list[int]]:
+        given = {"problems": some, "to_explain": some, "group_size": 2, "params": PLAIN, "seed": 1}
+        rolled = roll_out(policy, HiddenRules(), explanation_params=own, **given)  # type: ignore[arg-type]
+        return lengths(rolled.groups), lengths(rolled.attempts)
+
+    groups, attempts = roll(params)
+    assert attempts == [3, 3]
+    assert min(groups) > 3
+    assert roll(PLAIN) == roll(None)
+
+
+def test_a_prompt_of_ones_own_with_worked_examples(tmp_path: Path, policy: HfPolicy) -> None:
+    file = tmp_path / "prompt.txt"
+    example = "--- user\nWhat is 1 + 1? (It is 2.)\n--- assistant\n1 + 1 = \\boxed{2}\n"
+    file.write_text(example + "--- user\n{question} (It is {answer}.)\n")
+    problem = Problem("p", "What is {answer} + 0?", "7")
+    template = read_explanation_prompt(file)
+    assert template is not None
+    assert explanation_turns(template, problem) == [
+        {"role": "user", "content": "What is 1 + 1? (It is 2.)"},
+        {"role": "assistant", "content": "1 + 1 = \\boxed{2}"},
+        {"role": "user", "content": "What is {answer} + 0? (It is 7.)"},  # what is filled in is not read again
+    ]
+    assert "It is 7." in policy.tokenizer.decode(encode_explanation(policy.tokenizer, problem, template))
+    assert read_explanation_prompt(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Explain {question}.", r"lacks \{answer\}"),
+        ("", r"lacks \{question\} and \{answer\}"),
+        ("--- user\n{question} {answer}\n--- assistant\nBecause {question} {answer}", "ends with the assistant's turn"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_explanation_prompt(tmp_path / "p.txt")
+    with pytest.raises(ConfigError, match="No such file"):
+        read_explanation_prompt(tmp_path / "q.txt")
+
+
+def test_the_share_of_a_gradient_by_hand() -> None:
+    """Supervised (3, 0) and (0, 4): norm 5; the rest (0, 0) and (12, 0): norm 12; 5 / 17."""
+    supervised = [torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])]
+    whole = [torch.tensor([3.0, 0.0]), torch.tensor([12.0, 4.0])]
+    assert gradient_share(whole, supervised) == {
+        "expo/sft_grad_norm": pytest.approx(5.0),
+        "expo/sft_grad_share": pytest.approx(5 / 17),
+    }
+    assert gradient_share(whole, []) == {}
+
+
+def test_a_run_keeps_all_attempts_and_measuring_changes_nothing(tmp_path: Path) -> None:
+    def run(name: str, diagnostics_every: int) -> Path:
+        config = TrainConfig(
+            model="tiny",
+            levels=(5,),
+            steps=2,
+            group_size=2,
+            problems_per_step=2,
+            output=tmp_path / name,
+            diagnostics_every=diagnostics_every,
+            evaluation=HeldOutConfig(eval_problems=0),
+            explanation=ExpoConfig(explanations_per_problem=3, exp_sft_schedule="linear"),
+        )
+        return train(config).folder
+
+    measured, plain = run("a", 1), run("b", 0)
+    samples = JsonLines(measured / "samples.jsonl").read()
+    attempts = [row for row in samples if row["kind"] == "explanation"]
+    assert len(attempts) == 2 * 2 * 3
+    assert all(row["accepted"] or row["refusal"] for row in attempts)
+    assert sum(row["used"] for row in attempts) <= 4
+    metrics = JsonLines(measured / "metrics.jsonl").read()
+    for step, row in enumerate(metrics, 1):
+        own = [a["accepted"] for a in attempts if a["step"] == step]
+        assert row["expo/attempt_accept_rate"] == pytest.approx(sum(own) / 6)
+        assert 0 < row["expo/sft_grad_share"] <= 1
+    assert [row["expo/sft_coef"] for row in metrics] == pytest.approx([0.04, 0.02])  # 0.04 * (1 - step / 2)
+    adapters = [next(folder.glob("checkpoints/step-000002/adapter_model.safetensors")) for folder in (measured, plain)]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()

@@ -1,0 +1,274 @@
+"""A plan is read and checked; its runs are shared, resumed and compared."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expo_lite.commands.cli import run
+from expo_lite.errors import ConfigError
+from expo_lite.settings.sweep import ReplicateConfig, RunsConfig
+from expo_lite.sweep.claims import CLAIMS, QUESTIONS
+from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
+
+SMALL = """
+seeds = [0]
+diagnose_problems = 2
+[common]
+steps = 2
+group_size = 2
+problems_per_step = 2
+diagnostics_every = 0
+[common.evaluation]
+eval_problems = 2
+eval_samples = 4
+k = [4]
+[runs.grpo-hard]
+method = "grpo"
+[runs.exp-grpo-hard]
+method = "exp-grpo"
+"""
+SHIPPED = Path(REPLICATE)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_plan_of_replicate(quick: bool) -> None:
+    plan = read_plan(SHIPPED, ReplicateConfig(model="tiny", quick=quick))
+    assert plan.seeds == ((0,) if quick else (0, 1, 2, 3, 4))
+    configs = {name: plan.config(name, 1) for name in plan.runs}
+    assert {config.steps for config in configs.values()} == ({40} if quick else {200})
+    # one rate a family, the default
+    assert len({config.optimizer.learning_rate for name, config in configs.items() if not name.startswith("dpo")}) == 1
+    assert len({config.optimizer.learning_rate for name, config in configs.items() if name.startswith("dpo")}) == 1
+    hard = ("grpo-hard", "exp-grpo-hard")
+    assert {name: config.levels for name, config in configs.items() if config.levels} == dict.fromkeys(hard, (5,))
+    assert configs["exp-grpo-0.5"].explanation.exp_sft_coef == 0.5
+    # eight completions and an explanation, or nine completions
+    assert configs["grpo-equal-tokens"].group_size == configs["exp-grpo"].group_size + 1
+    # two runs of a pair differ in nothing else
+    offline, expert = configs["dpo-offline"], configs["dpo-offline-expert"]
+    assert replace(expert, output=offline.output, dpo=replace(expert.dpo, chosen="explanation")) == offline
+    online = configs["dpo-online"]
+    assert replace(offline, output=online.output, dpo=replace(offline.dpo, pairs="online")) == online
+    ours, wrong = configs["exp-grpo"], configs["wrong-answer"]
+    told = replace(ours.explanation, explain_with="wrong-answer", explanation_filter=("none",))
+    assert replace(ours, output=wrong.output, explanation=told) == wrong
+    assert configs["grpo-hard"].output.name == "grpo-hard-seed1"
+    assert {name for pairs in QUESTIONS.values() for pair in pairs for name in pair} <= set(plan.runs)
+
+
+def test_the_same_plan_for_a_large_model() -> None:
+    plan = read_plan(SHIPPED, ReplicateConfig(model="qwen2.5-3b", task="math"))
+    config = plan.config("exp-grpo", 0)
+    assert (config.model, config.task) == ("qwen2.5-3b", "math")
+    assert config.output.parts[:2] == ("runs", "replicate-qwen2.5-3b-math")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_can_be_read(preset: str) -> None:
+    for quick in (False, True):
+        plan = read_plan(Path(preset), RunsConfig(model="tiny", quick=quick))
+        assert len(plan.runs) > 1
+        assert len(plan.bases()) == 1
+
+
+def test_a_grid_is_every_combination(tmp_path: Path) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(
+        """
+        seeds = [3, 1]
+        [common]
+        steps = 7
+        optimizer.warmup_steps = 2
+        [runs.a]
+        [runs.b]
+        method = "grpo"
+        [grid]
+        levels = [[5], [4, 5]]
+        "optimizer.learning_rate" = [1e-3, 2e-3]
+        """
+    )
+    plan = read_plan(file, RunsConfig(model="tiny"))
+    assert list(plan.runs) == [
+        f"{name}-levels={levels}-learning_rate={rate}"
+        for name in "ab"
+        for levels in ("5", "4+5")
+        for rate in ("0.001", "0.002")
+    ]
+    config = plan.config("b-levels=4+5-learning_rate=0.002", 1)
+    assert (config.method, config.levels, config.optimizer.learning_rate) == ("grpo", (4, 5), 0.002)
+    assert (config.steps, config.optimizer.warmup_steps) == (7, 2)
+    assert [config.seed for config in plan.configs()] == [3] * 8 + [1] * 8
+    assert len(plan.bases()) == 1
+
+
+def test_runs_that_start_elsewhere_have_a_base_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text("seeds = [0]\n[grid.policy]\nbits = [4, 16]\nlora_rank = [4, 8]")
+    plan = read_plan(file, RunsConfig(model="tiny", output=tmp_path / "out"))
+    assert [file.name for file in plan.bases()] == ["base-evaluation.json", "base-evaluation-2.json"]
+    names = {name: plan.base_file(plan.config(name, 0)).name for name in plan.runs}
+    assert names == {
+        "bits=4-lora_rank=4": "base-evaluation.json",
+        "bits=4-lora_rank=8": "base-evaluation.json",
+        "bits=16-lora_rank=4": "base-evaluation-2.json",
+        "bits=16-lora_rank=8": "base-evaluation-2.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seedz = [0]", "unknown key 'seedz'. Did you mean 'seeds'?"),
+        ("seeds = [0]\n[quick]\nstep = 3", "unknown key 'step'."),
+        ("seeds = []\n[runs.a]", "a plan has seeds, none below 0"),
+        ("seeds = 3\n[runs.a]", "a plan has seeds, none below 0"),
+        ("seeds = [-1]\n[runs.a]", "a plan has seeds, none below 0"),
+        ("seeds = [1, 1]\n[runs.a]", "seeds must differ: 1, 1"),
+        ("seeds = [0]", "at least one run under [runs.NAME], or a [grid]"),
+        ("seeds = [0]\nruns = 3", "'runs' must be a table"),
+        ("seeds = [0]\nruns.a = 3", "'a' must be a table"),
+        ("seeds = [0]\nquick = 3\n[runs.a]", "'quick' must be a table"),
+        ("seeds = [0]\ndiagnose_problems = 'x'\n[runs.a]", "diagnose_problems must be a number"),
+        ("seeds = [0]\n[grid]\nsteps = 3", "grid.steps must be a list"),
+        ("seeds = [0]\n[grid]\nsteps = []", "grid.steps must be a list of at least one value"),
+        ("seeds = [0]\n[grid]\nstep = [3]", "unknown setting 'step'. Did you mean 'steps'?"),
+        ("seeds = [0]\n[runs.a]\nmethod = 'ppo'", "runs.a: method must be one of"),
+        ("seeds = [0]\n[runs.a]\nseed = 3", "runs.a: 'seed' is not the plan's"),
+        ("seeds = [0]\n[runs.a]\ngroup_size = 1", "group_size must be at least 2"),
+        (
+            "seeds = [0]\n[grid]\nsteps = " + str(list(range(1, 201))) + "\ngroup_size = " + str(list(range(2, 102))),
+            "more than 10,000 runs",
+        ),
+    ],
+)
+def test_a_wrong_plan_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_plan(tmp_path / "plan.toml", RunsConfig(model="tiny"))
+    assert message in str(caught.value)
+
+
+def test_a_plan_that_is_not_there_names_the_presets() -> None:
+    with pytest.raises(ConfigError, match=r"one of .*replicate\. Did you mean 'ablate-gate'\?"):
+        read_plan(Path("ablate-gates"), RunsConfig())
+
+
+def modified(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*.json")}
+
+
+def test_finished_runs_stay_and_broken_ones_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.toml").write_text(SMALL)
+    folder = tmp_path / "out"
+    words = ["replicate", "--model", "tiny", "--plan", str(tmp_path / "plan.toml"), "--output", str(folder)]
+    assert run([*words, "--jobs", "2"]) == 0
+    out = capsys.readouterr().out
+    results: dict[str, Any] = json.loads((folder / "replication.json").read_text())
+    verdicts = {row["number"]: row["verdict"] for row in results["claims"]}
+    assert verdicts[1] != "holds"  # two steps teach nothing
+    assert verdicts[2] == "not measured"
+    assert "not measured" in out
+    assert "One seed: the intervals carry problems only" in out
+    assert all(claim.statement in (folder / "replication.md").read_text() for claim in CLAIMS)
+    assert results["runs"]["exp-grpo-hard"]["num_tokens"]["value"] > results["runs"]["grpo-hard"]["num_tokens"]["value"]
+    base = (folder / "base-evaluation.json").read_bytes()
+    for name in ("grpo-hard", "exp-grpo-hard"):
+        assert (folder / "runs" / f"{name}-seed0" / "evaluation" / "step-000000.json").read_bytes() == base
+
+    assert run(words) == 1  # nothing is overwritten
+    before = modified(folder)
+    broken = folder / "runs" / "grpo-hard-seed0"
+    (broken / "evaluation" / "step-000002.json").unlink()
+    adapter = (broken / "checkpoints" / "step-000002" / "adapter_model.safetensors").read_bytes()
+    assert run([*words, "--resume", "--jobs", "1"]) == 0
+    after = modified(folder)
+    changed = {name for name in before if before[name] != after[name]}
+    # the broken run was evaluated anew from its checkpoint; nothing else was touched
+    assert changed == {"replication.json", "runs/grpo-hard-seed0/evaluation/step-000002.json"}
+    assert (broken / "checkpoints" / "step-000002" / "adapter_model.safetensors").read_bytes() == adapter
+    assert json.loads((folder / "replication.json").read_text()) == results
+
+    (tmp_path / "plan.toml").write_text(SMALL.replace("group_size = 2", "group_size = 3"))
+    capsys.readouterr()
+    assert run([*words, "--resume"]) == 2
+    assert "has other settings than the plan" in capsys.readouterr().err
+
+
+SWEEP = """
+seeds = [0, 1]
+[common]
+steps = 2
+group_size = 2
+problems_per_step = 2
+diagnostics_every = 0
+evaluation = { eval_problems = 2, eval_samples = 2, k = [1] }
+[grid.explanation]
+exp_sft_coef = [0.0, 0.04]
+"""
+
+
+def test_on_a_ray_cluster_with_a_worker_killed(tmp_path: Path) -> None:
+    """Two by two runs; the first process that trains is killed once, and its run is finished by another."""
+    pytest.importorskip("ray")
+    (tmp_path / "plan.toml").write_text(SWEEP.replace("steps = 2", "steps = 12\nsave_every = 2"))
+    folder = tmp_path / "out"
+    words = ["sweep", str(tmp_path / "plan.toml"), "--model", "tiny", "--ray", "local", "--output", str(folder)]
+    process = subprocess.Popen([sys.executable, "-m", "expo_lite", *words], stdout=subprocess.PIPE, text=True)
+    killed = None
+    while killed is None and process.poll() is None:
+        for lock in folder.glob("runs/*/.lock"):  # held, and so named, by the process that trains
+            if list(lock.parent.glob("checkpoints/step-*")) and (holder := lock.read_text().strip()):
+                killed = lock.parent.name
+                os.kill(int(holder), 9)
+                break
+        time.sleep(0.05)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert killed is not None
+    assert f"{killed}: done" in out
+    results = json.loads((folder / "sweep.json").read_text())
+    assert {name: row["seeds"] for name, row in results["runs"].items() if name != "base"} == {
+        "exp_sft_coef=0.0": [0, 1],
+        "exp_sft_coef=0.04": [0, 1],
+    }
+    assert results["failures"] == {}
+
+
+def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.toml").write_text(SWEEP)
+    folder = tmp_path / "out"
+    assert run(["sweep", str(tmp_path / "plan.toml"), "--model", "tiny", "--output", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "pass@1 by level" in out
+    assert "exp_sft_coef=0.04" in out
+    assert "claim" not in out
+    results = json.loads((folder / "sweep.json").read_text())
+    assert results["seeds"] == [0, 1]
+    assert set(results["runs"]) == {"base", "exp_sft_coef=0.0", "exp_sft_coef=0.04"}
+    assert results["claims"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_quick(tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert run(["replicate", "--model", "tiny", "--quick", "--output", str(tmp_path / "quick")]) == 0
+    took_s = time.monotonic() - started
+    results = json.loads((tmp_path / "quick" / "replication.json").read_text())
+    assert "not measured" not in {row["verdict"] for row in results["claims"]}
+    if (os.cpu_count() or 1) >= 2 and os.getloadavg()[0] < 4:
+        assert took_s < 600
+
+
+def test_the_plans_are_in_the_repository() -> None:
+    assert set(PRESETS) == {"replicate", "ablate-positives", "ablate-coef", "ablate-gate"}
+    assert all((HERE / f"{preset}.toml").is_file() for preset in PRESETS)

@@ -1,0 +1,232 @@
+"""What reaches the terminal: text from outside as visible text, whichever way it goes there."""
+
+import ast
+import io
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hostile import CODE, HOSTILE, bare
+from rich.live import Live
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from expo_lite.commands import cli
+from expo_lite.commands.explain import _show
+from expo_lite.records import Completion, Explanation, FinishReason, Problem, Verdict
+from expo_lite.run.progress import completion_bar
+from expo_lite.terminal import Terminal, say, visible, visible_but_styles, visible_line
+
+PACKAGE = Path(__file__).parent.parent / "expo_lite"
+SHOWN = "\\x1b[38;5;201m\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202e[/] [/bold] [bold]:bug:"
+
+
+def terminal() -> tuple[Terminal, io.StringIO]:
+    file = io.StringIO()
+    return Terminal(file=file, force_terminal=True, width=160, color_system="256"), file
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x00\x07\x08\r\x7f", "\\x00\\x07\\x08\\x0d\\x7f"),
+        ("\x9b31m\x85", "\\x9b31m\\x85"),
+        ("\u202eabc\u2066\u200f\u061c", "\\u202eabc\\u2066\\u200f\\u061c"),
+        ("\u200b\ufeff\xad\u2028", "\\u200b\\ufeff\\xad\\u2028"),
+        ("\U000e0041", "\\U000e0041"),  # a tag: letters that nobody sees
+        ("\ud800\udcff", "\\ud800\\udcff"),
+        ("a\tb\n\xa0c\u3000", "a\tb\n\xa0c\u3000"),
+        ("\\frac{1}{2} é 数 🐛 [bold]", "\\frac{1}{2} é 数 🐛 [bold]"),
+    ],
+)
+def test_each_kind_of_character(text: str, shown: str) -> None:
+    assert visible(text) == shown
+    assert visible(shown) == shown
+
+
+def test_nothing_that_has_no_shape_is_left_of_all_of_unicode() -> None:
+    text = "".join(map(chr, range(0x110000)))
+    left = {c for c in visible(text) if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+    assert left == {"\n", "\t"}
+    visible(text).encode()
+
+
+def test_a_line_has_no_line_end() -> None:
+    assert visible_line("a\r\n b\x0b\x85c\u2028d\x1b") == "a b c d\\x1b"
+
+
+def test_styles_pass_where_they_are_ours() -> None:
+    assert visible_but_styles("\x1b[1;31mred\x1b[0m\x1b[2J") == "\x1b[1;31mred\x1b[0m\\x1b[2J"
+
+
+def test_strings_texts_tables_titles_rules_and_bars() -> None:
+    """As a string each keeps its width too: a table's cells are as wide as what is shown."""
+    console, file = terminal()
+    table = Table(title=HOSTILE)
+    table.add_column(HOSTILE)
+    table.add_row(HOSTILE)
+    table.add_row(Text(HOSTILE, "bold"))
+    for each in (HOSTILE, Text(HOSTILE, "red"), table, Rule(HOSTILE)):
+        console.print(each)
+    console.print(HOSTILE, style="bold", markup=True, emoji=True, highlight=True)
+    console.print(HOSTILE, 1, HOSTILE, sep="")
+    say(console, HOSTILE)
+    with completion_bar(console, HOSTILE, 3) as advance:
+        advance(2)
+    with Live(HOSTILE, console=console) as live:
+        live.update(Text(HOSTILE))
+    written = file.getvalue()
+    assert CODE not in written
+    # as strings: a line, title, column and cell, a rule, styled, twice in one call, said, live
+    assert bare(written).count(SHOWN) == 1 + 3 + 1 + 1 + 2 + 1 + 1
+    # as Text, of which rich takes the bell away: a line, a cell, live; bars are cut to their column
+    assert bare(written).count(SHOWN.replace("\\x07", "")) == 1 + 1 + 1
+    assert visible(bare(written)) == bare(written)
+
+
+def test_a_plain_console_of_richs_takes_a_line_for_no_markup() -> None:
+    from rich.console import Console
+
+    file = io.StringIO()
+    say(Console(file=file, force_terminal=True, width=20), HOSTILE)
+    assert file.getvalue() == SHOWN + "\n"
+
+
+def test_what_a_model_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+    completion = Completion((1,), (2, 3), (-1.0, -1.0), f"It is {HOSTILE}", FinishReason.STOP)
+    problem = Problem(HOSTILE, HOSTILE, HOSTILE, level=1)
+    verdict = Verdict(False, "different", "text", HOSTILE)
+    console, file = terminal()
+    _show(Explanation(problem, completion, (1,), (2, 3), verdict, False, "different", 0.5), console)
+    assert CODE not in file.getvalue()
+    assert bare(file.getvalue()).count(SHOWN) == 5  # identifier, question, reference, explanation, its answer
+
+
+def test_one_console_in_one_place() -> None:
+    """No other file makes a console, reads markup, or writes to a stream by itself, but for what is listed.
+
+    Some of rich's own parts take a string for markup whatever the console is: these are not used.
+    """
+    markup_all_the_same = {f"rich.{part}" for part in ("logging", "panel", "prompt", "spinner", "status", "traceback")}
+    streams = {"commands/cli.py", "commands/arguments.py", "grading/table.py"}
+    for file in PACKAGE.rglob("*.py"):
+        name = str(file.relative_to(PACKAGE))
+        if name == "terminal.py":
+            continue
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        assert not {n.module for n in nodes if isinstance(n, ast.ImportFrom)} & markup_all_the_same, name
+        calls = [node for node in nodes if isinstance(node, ast.Call)]
+        called = {ast.unparse(call.func) for call in calls}
+        assert not {
+            c for c in called if re.search(r"(^|\.)(Console|from_markup|print_exc|print_exception|escape)$", c)
+        }, name
+        assert "print" not in called, name
+        if name not in streams:
+            assert not {c for c in called if re.search(r"std(out|err)\.write", c)}, name
+        assert not [n for call in calls for n in call.keywords if n.arg == "markup" and ast.unparse(n.value) == "True"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [HOSTILE],
+        ["train", f"--{HOSTILE}"],
+        ["train", "--method", HOSTILE],
+        ["train", "--steps", HOSTILE],
+        ["train", "--k", HOSTILE],
+        ["eval"],
+    ],
+)
+@pytest.mark.parametrize("coloured", [False, True])
+def test_wrong_arguments(
+    words: list[str], coloured: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: coloured)
+    with pytest.raises(SystemExit) as caught:
+        cli.run(words)
+    said = capsys.readouterr()
+    assert caught.value.code == 2
+    assert CODE not in said.err
+    assert visible(bare(said.err + said.out)) == bare(said.err + said.out)
+
+
+def test_help_shows_a_hostile_settings_file_as_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.toml").write_text(f"model = {json.dumps(HOSTILE)}\n[data]\nquestion_field = {json.dumps(HOSTILE)}\n")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with pytest.raises(SystemExit):
+        cli.run(["train", "--config", str(tmp_path / "x.toml"), "--help"])
+    shown = capsys.readouterr().out
+    assert visible(shown) == shown
+    assert "\\x1b[38;5;201m" in shown
+
+
+def problems(folder: Path) -> Path:
+    """Problems with hostile identifiers, questions, answers and subjects, in a file whose name is hostile."""
+    rows = [
+        {"problem_id": f"{i}{HOSTILE}", "question": f"{i}? {HOSTILE}", "answer": f"{i}{HOSTILE}", "level": i % 2}
+        | {"subject": f"s{HOSTILE}", "expert_chain": f"{HOSTILE} \\boxed{{{i}}}"}
+        for i in range(6)
+    ]
+    file = folder / f"{HOSTILE.replace('/', '')}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_a_walk_through_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal, with live bars; run folders are named as badly as the data, and a reply to grade as both."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    data, run = f"jsonl:{problems(tmp_path)}", f"r{HOSTILE.replace('/', '')}"
+    # the very same text: right without asking a worker, and the label says otherwise
+    reply = {"gold": f"1{HOSTILE}", "reply": f"\\boxed{{1{HOSTILE}}}", "label": False}
+    (tmp_path / "replies.jsonl").write_text(json.dumps(reply) + "\n")
+    few = ["--max-completion-tokens", "4"]
+    train = [
+        "train",
+        "--model",
+        "tiny",
+        "--task",
+        data,
+        "--steps",
+        "1",
+        "--group-size",
+        "2",
+        "--problems-per-step",
+        "2",
+    ]
+    train += [*few, "--eval-problems", "2", "--eval-samples", "1", "--k", "1"]
+    lines = [
+        [*train, "--output", f"{run}1"],
+        [*train, "--output", f"{run}2", "--seed", "1"],
+        [*train, "--output", f"{run}1"],  # it is there
+        [*train, "--output", f"{run}1", "--resume", "--lora-rank", "4"],  # it has other settings
+        ["report", f"{run}1", f"{run}2"],
+        ["compare", f"{run}1", f"{run}2"],
+        ["eval", f"{run}1", "--samples", "1", "--split", "train", *few],
+        ["explain", "--model", "tiny", "--task", data, *few],
+        ["hard", "--model", "tiny", "--task", data, "--zero-of", "1", *few],
+        ["diagnose", "--model", "tiny", "--task", data, "--group-size", "2", "--problems", "2", *few],
+        ["grade", "replies.jsonl"],
+        ["plan", "--model", HOSTILE],
+        ["tasks"],
+    ]
+    codes, written = [], ""
+    for words in lines:
+        codes.append(cli.run(words))
+        said = capsys.readouterr()
+        assert CODE not in said.out + said.err, words
+        plain = bare(said.out + said.err)
+        assert visible(plain) == plain, words
+        written += plain
+    assert codes == [0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 2, 0]
+    assert written.count(SHOWN.replace("/", "")) > 15
+    assert "[/bold]" in written

@@ -1,0 +1,75 @@
+"""Yes or no from figures: every rule by itself, their order, and the closing line."""
+
+import dataclasses
+
+import pytest
+
+from expo_lite.measure.statistics import Estimate
+from expo_lite.measure.verdict import FEW, Facts, LevelVerdict, closing_line, judge_level
+
+GOOD = Facts(
+    n_problems=32,
+    right=0.0,
+    accepted=0.9,
+    misled_right=0.0,
+    valid=0.95,
+    rederived=1.0,
+    lift=20.0,
+    own_lift=-5.0,
+    nll=Estimate(0.2, 0.1, 0.3),
+    expert_nll=Estimate(0.7, 0.6, 0.8),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome", "says"),
+    [
+        ({}, "yes", "90% accepted"),
+        ({"n_problems": FEW - 1}, "undecided", "too few"),
+        ({"right": 0.9}, "solved", "90% of its own"),
+        ({"right": 0.89}, "yes", "90% accepted"),
+        ({"accepted": 0.05}, "no", "only 5% of explanations are accepted"),
+        ({"accepted": 0.05, "truncated": 0.6}, "no", "60% of explanations are cut off"),
+        ({"misled_right": 0.45}, "no", "the prompt helps, not the answer"),  # half of 0.9
+        ({"misled_right": 0.44}, "yes", ""),
+        ({"valid": 0.3}, "no", "only 30% of those accepted have right steps"),
+        ({"valid": 0.95, "rederived": 0.1}, "yes", ""),  # where steps are checked, the checker decides
+        ({"valid": None, "rederived": 0.1}, "no", "from only 10%"),
+        ({"lift": -5.0}, "no", "no positive signal"),
+        ({"nll": Estimate(0.9, 0.81, 1.0)}, "no", "expert chains are more probable"),
+        ({"nll": Estimate(0.9, 0.79, 1.0)}, "yes", ""),  # intervals meet
+        ({"expert_nll": None, "misled_right": None, "valid": None, "rederived": None}, "yes", ""),
+        ({"accepted": 0.05, "valid": 0.0, "misled_right": 0.5}, "no", "only 5% of explanations"),  # the first rule
+    ],
+)
+def test_the_rules(change: dict[str, object], outcome: str, says: str) -> None:
+    judged = judge_level(dataclasses.replace(GOOD, **change))  # type: ignore[arg-type]
+    assert judged.outcome == outcome
+    assert says in judged.why
+    assert bool(judged.attempt) is (outcome != "yes")
+
+
+YES, NO = LevelVerdict("yes", "fine"), LevelVerdict("no", "copied", "another model")
+SOLVED = LevelVerdict("solved", "all right", "a harder level")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "line"),
+    [
+        (
+            {"1": SOLVED, "5": YES},
+            "Verdict: yes; explanations are good positives here. At the hardest level: fine.",
+        ),
+        (
+            {"4": NO, "5": NO},
+            "Verdict: no; explanations are no good positives here. At the hardest level: copied. Try another model.",
+        ),
+        (
+            {"4": YES, "5": NO},
+            "Verdict: yes on level 4, no on level 5. At the hardest level: copied. Try another model.",
+        ),
+        ({"1": SOLVED}, "Verdict: nothing to learn here; the levels are solved already. Try a harder level."),
+    ],
+)
+def test_the_closing_line(verdicts: dict[str, LevelVerdict], line: str) -> None:
+    assert closing_line(verdicts) == line
