@@ -24,6 +24,7 @@ from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question, read_explanation_prompt
 from expo_lite.records import Problem
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config
+from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 from expo_lite.run.progress import Display, binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
@@ -173,12 +174,17 @@ def run_steps(run: Run, console: Console, stops: StopRequests) -> bool:
     total = run.config.steps
     # not the first step, which pays for what later ones find ready
     profiled = min(run.step + 1, total - 1) if run.config.profile else None
+    rows, stalled = run.folder.metrics.read(), False
     with Display(console, total, run.step) as display:
         while run.step < total and not stops.requested:
             trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
             with traced(trace) if run.step == profiled else contextlib.nullcontext():
                 metrics = take_step(run)
             display.step(run.step, metrics)
+            rows.append(metrics)
+            if not stalled and len(rows) >= STALLED_STEPS and (finding := no_gradient(rows)):
+                stalled = True
+                run.limits.warn(str(finding))
             if run.step % run.config.save_every == 0 or run.step == total or stops.requested:
                 save(run)
     return run.step >= total
@@ -256,3 +262,5 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
     if trend := binned(values, TREND_BINS):
         say(console, f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}")
+    for finding in findings(rows):
+        run.limits.warn(str(finding))

@@ -1,0 +1,133 @@
+"""What the rules say of made-up metrics, and that a run on hopeless problems says so itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expo_lite.commands.cli import run
+from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
+
+GOOD = {
+    "grad_norm": 0.1,
+    "update/n_rows": 16.0,
+    "reward": 0.5,
+    "frac_all_wrong": 0.25,
+    "frac_all_correct": 0.25,
+    "completions/clipped_ratio": 0.1,
+    "completions/max_length": 64.0,
+    "verdicts/equal": 0.5,
+    "expo/explanation_accept_rate": 0.75,
+    "sampling/logp_difference/mean": 0.01,
+}
+DEAD = GOOD | {"grad_norm": 0.0, "update/n_rows": 0.0, "reward": 0.0, "frac_all_wrong": 1.0, "frac_all_correct": 0.0}
+REFUSED = {"expo/explanation_accept_rate": 0.0}
+PAIRS = {"grad_norm": 0.0, "update/n_rows": 0.0, "pairs/used": 0}
+
+
+def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+CAUSES: list[tuple[dict[str, Any], str, str]] = [
+    (
+        DEAD | REFUSED | {"completions/clipped_ratio": 1.0},
+        "cut off before they have an answer",
+        "--max-completion-tokens",
+    ),
+    (DEAD | {"frac_all_wrong": 0.0, "frac_all_correct": 1.0}, "every completion is right already", "expo-lite hard"),
+    (DEAD | REFUSED | {"verdicts/no_answer": 1.0}, "no final answer", "--method sft"),
+    (DEAD | REFUSED | {"expo/refused/different": 1.0}, "no explanation is accepted", "--explanations-per-problem"),
+    (DEAD | REFUSED | {"expo/refused/leak": 0.6, "expo/refused/no_answer": 0.4}, "no explanation", "Take no-leak out"),
+    (without(DEAD, "expo/explanation_accept_rate"), "every completion is wrong", "--method exp-grpo"),
+    (
+        without(DEAD | {"frac_all_wrong": 0.5, "frac_all_correct": 0.5}, "expo/explanation_accept_rate"),
+        "every group is all right or all wrong",
+        "--group-size",
+    ),
+    (DEAD | {"update/n_rows": 16.0}, "has a gradient of 0", "--exp-sft-coef"),
+    (PAIRS | {"pairs/none_wrong": 2, "pairs/no_chosen": 0}, "no completion is wrong", "harder problems"),
+    ({"grad_norm": 0.0, "update/n_rows": 0.0}, "no problem has a chain", "--chain-field"),
+]
+
+
+@pytest.mark.parametrize(("row", "what", "remedy"), CAUSES)
+def test_a_run_without_a_gradient_is_told_its_cause(row: dict[str, Any], what: str, remedy: str) -> None:
+    finding = no_gradient([row] * 6)
+    assert finding is not None
+    assert finding.what.startswith("Nothing is learned: ")
+    assert what in finding.what
+    assert finding.figures.startswith("6 of 6 steps had no gradient")
+    assert remedy in finding.remedy
+    assert findings([row] * 6)[0] == finding
+
+
+def test_how_many_steps_without_a_gradient_are_no_chance() -> None:
+    n = STALLED_STEPS
+    assert no_gradient([]) is None
+    assert no_gradient([GOOD] * 50) is None
+    assert no_gradient([GOOD] * 50 + [DEAD] * (n - 1)) is None
+    ended = no_gradient([GOOD] * 50 + [DEAD] * n)
+    assert ended is not None
+    assert ended.figures.startswith(f"the last {n} of {50 + n} steps had no gradient; groups all wrong 100%")
+    assert no_gradient([DEAD] * 50 + [GOOD] * 51) is None  # it has got going: 50 of 101
+    most = no_gradient([DEAD, GOOD] * 10)
+    assert most is not None
+    assert most.what.startswith("Most steps teach nothing: ")
+    assert most.figures.startswith("10 of 20 steps had no gradient")
+    assert no_gradient([without(GOOD, "grad_norm")] * 9) is None  # what was not measured is not judged
+
+
+def test_the_figures_are_means_of_the_dead_steps_alone() -> None:
+    half = DEAD | {"completions/clipped_ratio": 0.5}
+    finding = no_gradient([GOOD] + [DEAD] * 3 + [half] * 3)
+    assert finding is not None
+    assert "completions cut off 30%" in finding.figures  # (3 x 0.1 + 3 x 0.5) / 6
+    assert "explanations accepted 75%" in finding.figures
+
+
+@pytest.mark.parametrize(
+    ("harm", "what", "figures"),
+    [
+        ({"completions/clipped_ratio": 0.21}, "Many completions are cut off", "21% at 64 tokens"),
+        ({"expo/explanation_accept_rate": 0.09, "expo/refused/leak": 0.9}, "Hardly any", "9%; most refused as leak"),
+        ({"verdicts/timeout": 0.06}, "The grader runs out of time", "6% of verdicts"),
+        ({"sampling/logp_difference/mean": 0.2}, "What is sampled is not what is scored", "0.20 nats a token apart"),
+        ({"kl": 1.5}, "The policy is far from its base model", "KL 1.5 nats a token"),
+    ],
+)
+def test_one_thing_that_is_wrong(harm: dict[str, float], what: str, figures: str) -> None:
+    assert findings([GOOD] * 30) == []
+    (finding,) = findings([GOOD] * 10 + [GOOD | harm] * 20)  # the last 20 count
+    assert finding.what.startswith(what)
+    assert finding.figures == figures
+    assert finding.remedy.endswith(".")
+
+
+def test_a_reason_that_few_verdicts_had_counts_where_it_is_absent() -> None:
+    """One step of 20 with 60% timeouts is 3%, below the limit of 5%."""
+    assert findings([GOOD] * 19 + [GOOD | {"verdicts/timeout": 0.6}]) == []
+
+
+def test_a_fall_of_the_reward() -> None:
+    worse = GOOD | {"reward": 0.2}
+    assert findings([GOOD] * 30 + [worse] * 9) == []
+    (finding,) = findings([GOOD] * 30 + [worse] * 20)
+    assert finding.figures == "mean reward 0.50 at its best, 0.20 now"
+
+
+def test_train_says_so_once_while_it_runs_and_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": f"What is {i} + 1?", "answer": "99999"} for i in range(4)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = f"train --model tiny --task jsonl:{tmp_path / 'data.jsonl'} --steps 8 --group-size 2 --problems-per-step 2"
+    words += f" --max-completion-tokens 4 --eval-problems 0 --diagnostics-every 0 --output {tmp_path / 'run'}"
+    assert run(words.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = [i for i, line in enumerate(lines) if "Nothing is learned: completions are cut off" in line]
+    assert len(told) == 2
+    assert lines[told[0]].startswith("warning: Nothing is learned: completions are cut off before they have an answer")
+    assert "(5 of 5 steps had no gradient; groups all wrong 100%; " in lines[told[0]]
+    assert "8 of 8 steps had no gradient" in lines[told[1]]
+    assert "Raise --max-completion-tokens." in lines[told[0]]
+    assert told[0] < next(i for i, line in enumerate(lines) if line.startswith("step 8/8")) < told[1]
