@@ -134,9 +134,10 @@ def test_other_errors_pass_through() -> None:
 
 def run(folder: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
     """Train a little; the adapter, the metrics and the samples."""
-    from expo_lite.settings.groups import HeldOutConfig
+    from expo_lite.settings.groups import ExpoConfig, HeldOutConfig
 
-    settings = SETTINGS | {"evaluation": HeldOutConfig(eval_problems=0)} | changes
+    always = {"evaluation": HeldOutConfig(eval_problems=0), "explanation": ExpoConfig(explain="all")}
+    settings = SETTINGS | always | changes
     loop.train(TrainConfig(model="tiny", output=folder, **settings), console=Console())
     adapter = load_file(folder / "checkpoints" / "step-000002" / "adapter_model.safetensors")
     files = ((folder / name).read_text() for name in ("metrics.jsonl", "samples.jsonl"))

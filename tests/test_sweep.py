@@ -222,18 +222,24 @@ def test_on_a_ray_cluster_with_a_worker_killed(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(SWEEP.replace("steps = 2", "steps = 12\nsave_every = 2"))
     folder = tmp_path / "out"
     words = ["sweep", str(tmp_path / "plan.toml"), "--model", "tiny", "--ray", "local", "--output", str(folder)]
-    process = subprocess.Popen([sys.executable, "-m", "expo_lite", *words], stdout=subprocess.PIPE, text=True)
-    killed = None
-    while killed is None and process.poll() is None:
-        for lock in folder.glob("runs/*/.lock"):  # held, and so named, by the process that trains
-            if list(lock.parent.glob("checkpoints/step-*")) and (holder := lock.read_text().strip()):
-                killed = lock.parent.name
-                os.kill(int(holder), 9)
-                break
-        time.sleep(0.05)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
+    killed, log = None, tmp_path / "log.txt"
+    with (
+        log.open("w") as file,  # no pipe: Ray's own processes would hold it open
+        subprocess.Popen([sys.executable, "-m", "expo_lite", *words], stdout=file, stderr=file) as process,
+    ):
+        while killed is None and process.poll() is None:
+            for checkpoint in folder.glob("runs/*/checkpoints/step-*"):
+                run_folder = checkpoint.parent.parent
+                if holder := (run_folder / ".lock").read_text().strip():  # the process that trains
+                    killed = run_folder.name
+                    os.kill(int(holder), 9)
+                    break
+            time.sleep(0.05)
+        code = process.wait(timeout=200)
+    out = log.read_text()
+    assert code == 0, out
     assert killed is not None
+    assert "will be retried" in out
     assert f"{killed}: done" in out
     results = json.loads((folder / "sweep.json").read_text())
     assert {name: row["seeds"] for name, row in results["runs"].items() if name != "base"} == {

@@ -78,12 +78,14 @@ def _initialise(threads: int, gpus: "Queue[int]", has_gpus: bool) -> None:
 def ray_cluster(address: str) -> Workers:
     """A Ray cluster: `local` starts one here, `auto` finds the one that this machine belongs to.
 
-    A job takes one GPU where the cluster has any, else one core. Ray places jobs, and starts one again whose process
+    expo-lite is installed on all its machines. A job takes one GPU where the cluster has any, else one core. Ray places jobs, and starts one again whose process
     or machine was lost; it then goes on from its checkpoint.
 
     Raises:
         ConfigError: Ray is not installed, or does not answer at this address.
     """
+    # Under `uv run` Ray would build the project's environment anew for each worker: every machine has its own
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ImportError as error:
