@@ -78,8 +78,8 @@ def _initialise(threads: int, gpus: "Queue[int]", has_gpus: bool) -> None:
 def ray_cluster(address: str) -> Workers:
     """A Ray cluster: `local` starts one here, `auto` finds the one that this machine belongs to.
 
-    expo-lite is installed on all its machines. A job takes one GPU where the cluster has any, else one core. Ray places jobs, and starts one again whose process
-    or machine was lost; it then goes on from its checkpoint.
+    A job takes one GPU where the cluster has any, else one core. Ray places jobs, and starts one again whose process or
+    machine was lost; it then goes on from its checkpoint. expo-lite is installed on all machines.
 
     Raises:
         ConfigError: Ray is not installed, or does not answer at this address.
