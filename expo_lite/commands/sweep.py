@@ -44,17 +44,18 @@ def carry_out(plan: "SweepPlan", settings: RunsConfig, console: Console) -> None
     Raises:
         ExpoLiteError: a part failed; what is finished is kept and compared.
     """
-    from expo_lite.sweep.report import answer_table, claim_table, closing_line, level_table, write_results
+    from expo_lite.sweep.report import Outcome, answer_table, claim_table, level_table
     from expo_lite.sweep.run import run_sweep
 
     results, failures = run_sweep(plan, settings, console)
-    judgements, asked, files = write_results(plan, results, failures)
-    if judgements:
-        console.print(claim_table(judgements))
-    for heading, parts in asked.items():
+    outcome = Outcome.of(plan, results, failures)
+    files = outcome.write()
+    if outcome.judgements:
+        console.print(claim_table(outcome.judgements))
+    for heading, parts in outcome.asked.items():
         console.print(answer_table(heading, parts, results.hardest))
     console.print(level_table(results, results.k))
-    if line := closing_line(judgements, asked):
+    if line := outcome.closing_line:
         say(console, line)
     for file in files:
         say(console, f"written to: {file}")

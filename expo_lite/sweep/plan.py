@@ -17,6 +17,7 @@ For `replicate` a plan also has `diagnose_problems`, and the names by which clai
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ FIXED = ("seed", "output", "resume")
 MOST_RUNS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SweepPlan:
     """What is to be run: the settings of each run by name, before seed and folder are filled in."""
 
@@ -66,17 +67,20 @@ class SweepPlan:
 
     def bases(self) -> dict[Path, RunConfig]:
         """The evaluations of untrained models that the runs start from, each with a run that does; most often one."""
+        return {self.base_file(config): config for config in self._kinds.values()}
+
+    def base_file(self, config: RunConfig) -> Path:
+        """Where the evaluation of the model that a run starts from is kept."""
+        place = list(self._kinds).index(_evaluated(config))
+        return self.folder / f"base-evaluation{f'-{place + 1}' if place else ''}.json"
+
+    @cached_property
+    def _kinds(self) -> dict[str, RunConfig]:
         kinds: dict[str, RunConfig] = {}
         for name in self.runs:
             config = self.config(name, self.seeds[0])
             kinds.setdefault(_evaluated(config), config)
-        return {self.base_file(config): config for config in kinds.values()}
-
-    def base_file(self, config: RunConfig) -> Path:
-        """Where the evaluation of the model that a run starts from is kept."""
-        kinds = list(dict.fromkeys(_evaluated(self.config(name, self.seeds[0])) for name in self.runs))
-        place = kinds.index(_evaluated(config))
-        return self.folder / f"base-evaluation{f'-{place + 1}' if place else ''}.json"
+        return kinds
 
 
 def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
@@ -120,7 +124,7 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
 def _settings(values: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
     """The settings of every run by name: what is common, what is its own, and one choice from the grid."""
     common, runs, grid = (_table(values, key, file) for key in ("common", "runs", "grid"))
-    axes = [(key, choices) for key, choices in _leaves(grid)]
+    axes = list(_leaves(grid))
     for key, choices in axes:
         if not isinstance(choices, list) or not choices:
             raise ConfigError(f"{file}: grid.{key} must be a list of at least one value, not {choices!r}.")

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,92 +62,99 @@ def rows_of(results: Results) -> list[str]:
 
 def level_rows(results: Results, k: int) -> list[tuple[str, list[str]]]:
     """Name and figures by level of the untrained model and of every run that has finished."""
-    names = [BASE, *(name for name, by_seed in results.runs.items() if by_seed)]
-    return [(name, [results.accuracy(name, level, k).text() for level in rows_of(results)]) for name in names]
+    return [
+        (name, [results.accuracy(name, level, k).text() for level in rows_of(results)])
+        for name in (BASE, *results.finished)
+    ]
 
 
 def cost_rows(results: Results) -> list[tuple[str, list[str]]]:
     """Name, seeds, sampled tokens and seconds of every run that has finished."""
     return [
-        (name, [str(len(by_seed)), *(_count(results.total(name, metric)) for metric in COSTS)])
-        for name, by_seed in results.runs.items()
-        if by_seed
+        (name, [str(results.n_seeds(name)), *(_count(results.total(name, metric)) for metric in COSTS)])
+        for name in results.finished
     ]
 
 
-def write_results(
-    plan: SweepPlan, results: Results, failures: Mapping[str, str]
-) -> tuple[list[Judgement], dict[str, list[JudgedPart]], list[Path]]:
-    """Judge, and write NAME.md and NAME.json into the plan's folder; returns the outcomes and the files.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a plan came to. Claims are judged and questions asked of a replication only; else both are empty."""
 
-    Claims and questions are only asked of a replication.
-    """
-    judgements = judge_claims(results) if plan.diagnose_problems else []
-    asked = answers(results) if judgements else {}
-    stem = "replication" if judgements else "sweep"
-    markdown, data = (plan.folder / f"{stem}.{ending}" for ending in ("md", "json"))
-    write_atomically(markdown, "\n".join(_markdown(plan, results, judgements, asked, failures)) + "\n")
-    write_atomically(data, json.dumps(_json(plan, results, judgements, asked, failures), indent=2) + "\n")
-    return judgements, asked, [markdown, data]
+    plan: SweepPlan
+    results: Results
+    failures: Mapping[str, str]
+    judgements: list[Judgement]
+    asked: dict[str, list[JudgedPart]]
+
+    @classmethod
+    def of(cls, plan: SweepPlan, results: Results, failures: Mapping[str, str]) -> "Outcome":
+        """Judge what is to be judged."""
+        if not plan.diagnose_problems:
+            return cls(plan, results, failures, [], {})
+        return cls(plan, results, failures, judge_claims(results), answers(results))
+
+    @property
+    def closing_line(self) -> str | None:
+        """What one seed cannot say; None where there are more."""
+        parts = [*(part for j in self.judgements for part in j.parts), *chain.from_iterable(self.asked.values())]
+        if not one_seed(parts):
+            return None
+        return (
+            "One seed: the intervals carry problems only, and another seed may turn a verdict. "
+            "Nothing about training is decided by this."
+        )
+
+    def write(self) -> list[Path]:
+        """Write Markdown and JSON into the plan's folder; returns the files."""
+        stem = "replication" if self.judgements else "sweep"
+        markdown, data = (self.plan.folder / f"{stem}.{ending}" for ending in ("md", "json"))
+        write_atomically(markdown, "\n".join(_markdown(self)) + "\n")
+        write_atomically(data, json.dumps(_json(self), indent=2) + "\n")
+        return [markdown, data]
 
 
-def _json(
-    plan: SweepPlan,
-    results: Results,
-    judgements: Sequence[Judgement],
-    asked: Mapping[str, Sequence[JudgedPart]],
-    failures: Mapping[str, str],
-) -> dict[str, Any]:
-    def part(judged: JudgedPart) -> dict[str, Any]:
-        figure = asdict(judged.estimate) if judged.estimate else None
-        bounds = {"above": judged.part.above, "at_most": judged.part.at_most}
-        return {
-            "statement": judged.part.statement,
-            "figure": figure,
-            **bounds,
-            "seeds": judged.n_seeds,
-            "verdict": judged.verdict,
-        }
-
-    claims = [
-        {
-            "number": j.claim.number,
-            "statement": j.claim.statement,
-            "paper": j.claim.paper,
-            "verdict": j.verdict,
-            "parts": [part(p) for p in j.parts],
-        }
-        for j in judgements
-    ]
-    names = [BASE, *(name for name, by_seed in results.runs.items() if by_seed)]
-    runs = {
-        name: {
-            "seeds": sorted(results.runs.get(name, ())),
-            f"pass@{k}": {level: asdict(results.accuracy(name, level, k)) for level in rows_of(results)},
-            **({metric: asdict(results.total(name, metric)) for metric in COSTS} if name != BASE else {}),
-        }
-        for k in [results.k]
-        for name in names
-    }
-    config = plan.any_config
+def _json(outcome: Outcome) -> dict[str, Any]:
+    results, config = outcome.results, outcome.plan.any_config
     return {
         "model": config.model,
         "task": config.task,
-        "seeds": plan.seeds,
-        "claims": claims,
-        "questions": {heading: [part(p) for p in parts] for heading, parts in asked.items()},
-        "runs": runs,
-        "failures": failures,
+        "seeds": outcome.plan.seeds,
+        "claims": [
+            {
+                "number": j.claim.number,
+                "statement": j.claim.statement,
+                "paper": j.claim.paper,
+                "verdict": j.verdict,
+                "parts": list(map(_part_json, j.parts)),
+            }
+            for j in outcome.judgements
+        ],
+        "questions": {heading: list(map(_part_json, parts)) for heading, parts in outcome.asked.items()},
+        "runs": {
+            name: {
+                "seeds": sorted(results.runs.get(name, ())),
+                f"pass@{results.k}": {level: asdict(results.accuracy(name, level)) for level in rows_of(results)},
+                **({metric: asdict(results.total(name, metric)) for metric in COSTS} if name != BASE else {}),
+            }
+            for name in (BASE, *results.finished)
+        },
+        "failures": outcome.failures,
     }
 
 
-def _markdown(
-    plan: SweepPlan,
-    results: Results,
-    judgements: Sequence[Judgement],
-    asked: Mapping[str, Sequence[JudgedPart]],
-    failures: Mapping[str, str],
-) -> list[str]:
+def _part_json(judged: JudgedPart) -> dict[str, Any]:
+    return {
+        "statement": judged.part.statement,
+        "figure": asdict(judged.estimate) if judged.estimate else None,
+        "above": judged.part.above,
+        "at_most": judged.part.at_most,
+        "seeds": judged.n_seeds,
+        "verdict": judged.verdict,
+    }
+
+
+def _markdown(outcome: Outcome) -> list[str]:
+    plan, results, judgements = outcome.plan, outcome.results, outcome.judgements
     config, some = plan.any_config, results.any_run.before.levels[0]
     title = "The paper's claims" if judgements else f"Sweep {visible_line(plan.name)}"
     lines = [
@@ -165,7 +173,7 @@ def _markdown(
             "",
             *_rows(["", "claim", "paper", "ours", ""], _claim_rows(judgements)),
         ]
-    for heading, parts in asked.items():
+    for heading, parts in outcome.asked.items():
         rows = [[p.part.statement, p.figure, str(p.n_seeds), f"**{p.verdict}**"] for p in parts]
         lines += ["", f"## {heading}", "", *_rows([f"level {results.hardest}", "difference", "seeds", ""], rows)]
     for k in sorted({1, results.k}):
@@ -173,7 +181,7 @@ def _markdown(
         lines += ["", f"## pass@{k} by level", "", *_rows(["run", *rows_of(results)], rows)]
     rows = [[name, *cells] for name, cells in cost_rows(results)]
     lines += ["", "## What it cost", "", *_rows(["run", "seeds", *COSTS.values()], rows)]
-    return [*lines, *(f"\n{name} failed: {visible_line(failure)}" for name, failure in failures.items())]
+    return [*lines, *(f"\n{name} failed: {visible_line(failure)}" for name, failure in outcome.failures.items())]
 
 
 def _claim_rows(judgements: Sequence[Judgement]) -> list[list[str]]:
@@ -182,17 +190,6 @@ def _claim_rows(judgements: Sequence[Judgement]) -> list[list[str]]:
         rows.append([str(j.claim.number), j.claim.statement, j.claim.paper, j.inapplicable or "", f"**{j.verdict}**"])
         rows += [["", f"· {p.part.statement}", "", p.figure, p.verdict] for p in j.parts]
     return rows
-
-
-def closing_line(judgements: Sequence[Judgement], asked: Mapping[str, Sequence[JudgedPart]]) -> str | None:
-    """What one seed cannot say; None where there are more."""
-    parts = [part for judgement in judgements for part in judgement.parts] + [p for own in asked.values() for p in own]
-    if not one_seed(parts):
-        return None
-    return (
-        "One seed: the intervals carry problems only, and another seed may turn a verdict. "
-        "Nothing about training is decided by this."
-    )
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

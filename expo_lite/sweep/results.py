@@ -5,14 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expo_lite.measure.figures import Evaluation
-from expo_lite.measure.statistics import (
-    Estimate,
-    in_quadrature,
-    over_seeds,
-    over_seeds_and_problems,
-    pass_at_k,
-    within,
-)
+from expo_lite.measure.statistics import Estimate, in_quadrature, over_seeds, over_seeds_and_problems, pass_at_k
 from expo_lite.run.metrics import mean
 
 ALL = "all"
@@ -45,6 +38,11 @@ class Results:
     def any_run(self) -> RunResult:
         """A finished run, for what is the same in all."""
         return next(run for by_seed in self.runs.values() for run in by_seed.values())
+
+    @property
+    def finished(self) -> list[str]:
+        """The names of the runs that have finished with some seed."""
+        return [name for name, by_seed in self.runs.items() if by_seed]
 
     @property
     def levels(self) -> list[str]:
@@ -125,11 +123,6 @@ def change(metrics: Sequence[Mapping[str, float]], name: str) -> tuple[float, fl
         raise KeyError(name)
     quarter = max(len(values) // 4, 1)
     return mean(values[:quarter]), mean(values[-quarter:])
-
-
-def share(estimate: Estimate) -> Estimate:
-    """An estimate of a share: its ends are within 0 and 1."""
-    return within(estimate, 0.0, 1.0)
 
 
 def _solved(evaluation: Evaluation, level: str, k: int) -> list[float]:
