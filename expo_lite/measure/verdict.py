@@ -102,16 +102,17 @@ def _hardly_any(facts: Facts) -> LevelVerdict:
 def closing_line(verdicts: Mapping[str, LevelVerdict]) -> str:
     """One line over the levels that would be trained on; of a task without levels, "all" is the only one."""
     open_levels = {level: v for level, v in verdicts.items() if v.outcome != "solved"}
-    outcomes = {verdict.outcome for verdict in open_levels.values()}
     if not open_levels:
         return "Verdict: nothing to learn here; the levels are solved already. Try a harder level."
-    if len(outcomes) == 1:
-        word = {"yes": "yes", "no": "no"}.get(outcomes.pop(), "undecided")
-        head = f"Verdict: {word}"
+    outcomes = {verdict.outcome for verdict in open_levels.values()}
+    if outcomes == {"yes"}:
+        head = "yes; explanations are good positives here"
+    elif outcomes == {"no"}:
+        head = "no; explanations are no good positives here"
+    elif outcomes == {"undecided"}:
+        head = "undecided"
     else:
-        head = "Verdict: " + ", ".join(f"{v.outcome} on level {level}" for level, v in open_levels.items())
-    if head in ("Verdict: yes", "Verdict: no"):
-        head += f"; explanations are {'good' if head.endswith('yes') else 'no good'} positives here"
+        head = ", ".join(f"{v.outcome} on level {level}" for level, v in open_levels.items())
     hardest = list(open_levels.values())[-1]
     attempt = f". Try {hardest.attempt}" if hardest.attempt else ""
-    return f"{head}. At the hardest level: {hardest.why}{attempt}."
+    return f"Verdict: {head}. At the hardest level: {hardest.why}{attempt}."

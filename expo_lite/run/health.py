@@ -120,9 +120,10 @@ def _figures(rows: Sequence[Row]) -> list[str]:
 
 def truncated(rows: Sequence[Row]) -> Finding | None:
     """Too many completions are cut off at the limit, which counts as wrong."""
-    share, longest = _recent(rows, "completions/clipped_ratio"), _recent(rows, "completions/max_length")
-    if share is None or share <= MOST_TRUNCATED:
+    share = _beyond(rows, "completions/clipped_ratio", MOST_TRUNCATED)
+    if share is None:
         return None
+    longest = _recent(rows, "completions/max_length")
     at = f" at {longest:.0f} tokens" if longest else ""
     return Finding(
         "Many completions are cut off, and count as wrong", f"{share:.0%}{at}", "Raise --max-completion-tokens."
@@ -141,8 +142,8 @@ def refused(rows: Sequence[Row]) -> Finding | None:
 
 def timeouts(rows: Sequence[Row]) -> Finding | None:
     """The grader gives up too often."""
-    share = _recent(rows, "verdicts/timeout")
-    if share is None or share <= MOST_TIMEOUTS:
+    share = _beyond(rows, "verdicts/timeout", MOST_TIMEOUTS)
+    if share is None:
         return None
     remedy = "Look at such completions in samples.jsonl (reason timeout): a grader's time limit counts as wrong."
     return Finding("The grader runs out of time", f"{share:.0%} of verdicts", remedy)
@@ -150,8 +151,8 @@ def timeouts(rows: Sequence[Row]) -> Finding | None:
 
 def sampler_apart(rows: Sequence[Row]) -> Finding | None:
     """The sampler's log-probabilities are not the scorer's: training follows noise."""
-    nats = _recent(rows, "sampling/logp_difference/mean")
-    if nats is None or nats <= MOST_LOGP_DIFFERENCE_NATS:
+    nats = _beyond(rows, "sampling/logp_difference/mean", MOST_LOGP_DIFFERENCE_NATS)
+    if nats is None:
         return None
     return Finding(
         "What is sampled is not what is scored",
@@ -162,8 +163,8 @@ def sampler_apart(rows: Sequence[Row]) -> Finding | None:
 
 def kl_away(rows: Sequence[Row]) -> Finding | None:
     """The policy has moved very far from the base model."""
-    nats = _recent(rows, "kl")
-    if nats is None or nats <= MOST_KL_NATS:
+    nats = _beyond(rows, "kl", MOST_KL_NATS)
+    if nats is None:
         return None
     remedy = "Lower --learning-rate, raise --kl-coef, or take an earlier checkpoint."
     return Finding("The policy is far from its base model", f"KL {nats:.1f} nats a token", remedy)
@@ -180,6 +181,12 @@ def reward_fallen(rows: Sequence[Row]) -> Finding | None:
         return None
     remedy = "Take an earlier checkpoint, fewer --steps, or a lower --learning-rate."
     return Finding("The policy is unlearning", f"mean reward {best:.2f} at its best, {now:.2f} now", remedy)
+
+
+def _beyond(rows: Sequence[Row], name: str, most: float) -> float | None:
+    """A metric's recent mean where it is above a bound."""
+    value = _recent(rows, name)
+    return value if value is not None and value > most else None
 
 
 def _recent(rows: Sequence[Row], name: str) -> float | None:
