@@ -109,7 +109,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     say(console, f"device: {device}")
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     problems = training_problems(task, config, warn)
-    read_explanation_prompt(config.explanation.explanation_prompt)  # what is wrong with it is said before loading
+    prompt = read_explanation_prompt(config.explanation.explanation_prompt)
     if config.resume:
         folder.check(config)
     policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
@@ -119,7 +119,8 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
         folder.create(config, device=device)
     optimizer = make_optimizer(policy, config)
     tested = held_out(task, config, policy, warn)
-    run = Run(config, folder, policy, task, problems, tested, optimizer, Limits.of(config, warn=warn))
+    limits = Limits.of(config, warn=warn)
+    run = Run(config, folder, policy, task, problems, tested, optimizer, limits, explanation_prompt=prompt)
     if plan is not None:
         run.planned_gib = plan.measurable_peak / GIB
         if not plan.fits:

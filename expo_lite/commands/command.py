@@ -8,7 +8,7 @@ import tyro
 
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.machine import default_model
-from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig
+from expo_lite.settings.measuring import MeasuringConfig
 
 Inline = tyro.conf.arg(name="")
 """The settings' fields stand beside the command's own."""
@@ -34,7 +34,7 @@ class ConfiguredCommand(Command):
     """Read settings from this TOML file; flags override it."""
 
 
-def target_of(settings: EvalConfig | HardConfig | ExplainConfig | DiagnoseConfig, name: str | None) -> Target:
+def target_of(settings: MeasuringConfig, name: str | None) -> Target:
     """The run or model that a measuring command is about; raises what `find_target` does."""
     return find_target(
         name or default_model(),

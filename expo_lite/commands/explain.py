@@ -1,7 +1,7 @@
 """`expo-lite explain`: self-explanations of some problems, as training would sample and judge them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
@@ -50,12 +50,12 @@ def run_explain(config: ExplainConfig) -> None:
             task, config.split, levels=levels, limit=config.problems, seed=config.seed, warn=warning(console)
         )
         from expo_lite.commands.sampling import say_device
+        from expo_lite.measure.explaining import sample_attempts
         from expo_lite.memory.context import fitting
         from expo_lite.memory.limits import fitted_policy
         from expo_lite.policy.factory import load_policy
-        from expo_lite.step.explain import judge, refusals
-        from expo_lite.step.rederive import rederived
-        from expo_lite.step.rollout import roll_out, stream_seed
+        from expo_lite.step.explain import best, refusals
+        from expo_lite.step.rederive import judge_within
 
         say(console, f"{target.label}: explaining {len(problems)} problems ...")
         say_device(console)
@@ -63,29 +63,20 @@ def run_explain(config: ExplainConfig) -> None:
         settings, limits = fitted_policy(target.model, target.policy, params, warn)
         policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)
         problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
-        attempts = limits.sampling(
-            lambda: roll_out(
-                policy,
-                task,
-                to_explain=problems,
-                group_size=1,
-                explain_with=config.explain_with,
-                others=problems,
-                params=replace(params, rows=limits.sampling_rows),
-                explanation_prompt=prompt,
-                seed=stream_seed(config.seed, "explain"),
-            )
-        ).attempts
-        filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
-        explanations = limits.updating(
-            lambda: judge(
-                policy,
-                attempts,
-                filters,
-                token_budget=limits.micro_batch_tokens,
-                rederive=lambda chains: rederived(policy, task, chains, params=params),
-            )
+        attempts = sample_attempts(
+            policy,
+            task,
+            problems,
+            config,
+            params,
+            limits,
+            explain_with=config.explain_with,
+            prompt=prompt,
+            stream="explain",
         )
+        filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
+        judged = judge_within(policy, task, attempts, filters, params=params, limits=limits)
+        explanations = [best(candidates) for candidates in judged]
     for explanation in explanations:
         _show(explanation, console)
     n_accepted = sum(explanation.accepted for explanation in explanations)

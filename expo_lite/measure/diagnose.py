@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from expo_lite.measure.explaining import sample_attempts
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.measure.verdict import Facts, LevelVerdict, closing_line, judge_level
 from expo_lite.memory.context import fitting
@@ -30,8 +31,8 @@ from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
 from expo_lite.step.chain_text import leaks
-from expo_lite.step.explain import answer_lifts, encode_target, judge
-from expo_lite.step.rederive import rederived
+from expo_lite.step.explain import answer_lifts, best, encode_target, judge
+from expo_lite.step.rederive import judge_within, rederived_within
 from expo_lite.step.rollout import roll_out, stream_seed
 from expo_lite.tasks import Task
 from expo_lite.tasks.base import ChecksSteps
@@ -292,6 +293,7 @@ def measure(
     params: SamplingParams,
 ) -> Diagnosis:
     """Everything that a diagnosis measures, on these problems."""
+    prompt = read_explanation_prompt(config.explanation_prompt)
     rolled = limits.sampling(
         lambda: roll_out(
             policy,
@@ -302,21 +304,14 @@ def measure(
             explain_with=config.explain_with,
             others=problems,
             params=replace(params, rows=limits.sampling_rows),
-            explanation_prompt=read_explanation_prompt(config.explanation_prompt),
+            explanation_prompt=prompt,
             seed=stream_seed(config.seed, "diagnose"),
         )
     )
     filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
-    explanations = limits.updating(
-        lambda: judge(
-            policy,
-            rolled.attempts,
-            filters,
-            token_budget=limits.micro_batch_tokens,
-            rederive=lambda chains: rederived(policy, task, chains, params=params),
-        )
-    )
-    controls = _controls(policy, task, problems, config, limits, params)
+    judged = judge_within(policy, task, rolled.attempts, filters, params=params, limits=limits)
+    explanations = [best(candidates) for candidates in judged]
+    controls = _controls(policy, task, problems, config, limits, params, prompt)
     budget = limits.micro_batch_tokens
     figures = limits.updating(
         lambda: _with_reliance(
@@ -327,7 +322,7 @@ def measure(
         )
     )
     accepted = [(e.problem, e.completion.text) for e in explanations if e.accepted]
-    again = limits.sampling(lambda: rederived(policy, task, accepted, params=params))
+    again = rederived_within(policy, task, accepted, params=params, limits=limits)
     checks = Checks(
         right={
             "own": {g.problem.problem_id: g.verdicts[0].correct for g in rolled.groups},
@@ -348,23 +343,14 @@ def _controls(
     config: DiagnoseConfig,
     limits: Limits,
     params: SamplingParams,
+    prompt: str | None,
 ) -> list[Explanation]:
     """An explanation of each problem that was shown another one's answer; none where there is no other answer."""
     if config.explain_with != "answer" or len({problem.answer for problem in problems}) < 2:
         return []
-    attempts = limits.sampling(
-        lambda: roll_out(
-            policy,
-            task,
-            to_explain=problems,
-            group_size=1,
-            explain_with=CONTROL,
-            others=problems,
-            params=replace(params, rows=limits.sampling_rows),
-            explanation_prompt=read_explanation_prompt(config.explanation_prompt),
-            seed=stream_seed(config.seed, "control"),
-        )
-    ).attempts
+    attempts = sample_attempts(
+        policy, task, problems, config, params, limits, explain_with=CONTROL, prompt=prompt, stream="control"
+    )
     as_they_are = ExpoConfig(explanation_filter=("none",), explain_with=CONTROL)
     return judge(policy, attempts, as_they_are, token_budget=limits.micro_batch_tokens)
 

@@ -109,13 +109,9 @@ class HardConfig(_ModelOnTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainConfig(_ModelOnTask):
-    """Print self-explanations of some problems, with what becomes of each."""
+class ExplainingConfig(_ModelOnTask):
+    """What the commands that sample explanations have in common."""
 
-    levels: tuple[int, ...] = ()
-    """The levels to take problems from. Default: the task's hardest."""
-    problems: Annotated[int, PROBLEMS] = 4
-    """How many problems of each level to take; of a task without levels, how many in all."""
     explain_with: ExplainWith = "answer"
     """What the explanation prompt shows: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
@@ -125,19 +121,23 @@ class ExplainConfig(_ModelOnTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiagnoseConfig(_ModelOnTask):
+class ExplainConfig(ExplainingConfig):
+    """Print self-explanations of some problems, with what becomes of each."""
+
+    levels: tuple[int, ...] = ()
+    """The levels to take problems from. Default: the task's hardest."""
+    problems: Annotated[int, PROBLEMS] = 4
+    """How many problems of each level to take; of a task without levels, how many in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnoseConfig(ExplainingConfig):
     """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
 
     problems: Annotated[int, PROBLEMS] = 32
     """How many problems of each level to take; of a task without levels, how many in all."""
     group_size: Annotated[int, COMPLETIONS] = 8
     """How many completions of each problem's plain prompt are sampled, for the share of all-wrong groups."""
-    explain_with: ExplainWith = "answer"
-    """What the explanation prompt shows: answer, wrong-answer (another problem's) or no-answer, as in training."""
-    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """What an explanation must pass: verified, lift, no-leak, reliance, re-derivation or none, as in training."""
-    explanation_prompt: Path | None = None
-    """A text file with the explanation prompt, as in training."""
     output: Path | None = None
     """Folder for the figures and samples. Default: runs/diagnose-MODEL-TASK."""
 
@@ -146,7 +146,7 @@ def check_measuring(config: MeasuringConfig) -> None:
     """Hold the settings of a measuring command against all their rules; raises ConfigError."""
     check_values(config)
     check_rules(backend_rules(config.backend, config.sampler))
-    if isinstance(config, ExplainConfig | DiagnoseConfig):
+    if isinstance(config, ExplainingConfig):
         check_filters(config.explanation_filter)
     if isinstance(config, EvalConfig):
         ks = ", ".join(map(str, config.k))

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
-from expo_lite.step.explain import best, encode_target, judge_attempts
+from expo_lite.step.explain import best, encode_target
 from expo_lite.step.methods import METHODS, Chain, Experience, chain_source
 from expo_lite.step.pairs import make_pairs, score_pairs
-from expo_lite.step.rederive import rederived
+from expo_lite.step.rederive import judge_within
 from expo_lite.step.rollout import Rollout, explanation_params, roll_out, stream_seed
 from expo_lite.step.run import Run
 
@@ -57,7 +57,7 @@ def _groups_and_explanations(
     """Groups and, where the method wants them, explanations: kept ones that are young enough, and the best new ones;
     then all the new ones.
     """  # noqa: D205 (one sentence)
-    config, limits = run.config, run.limits
+    config = run.config
     wants = chain_source(config) == "explanation"
     only_failed = METHODS[config.method].only_failed or config.explanation.explain == "all-wrong"
     kept = {p.problem_id: e for p in problems if wants and (e := run.explanations.get(p.problem_id, step=run.step))}
@@ -68,15 +68,7 @@ def _groups_and_explanations(
         wrong = {group.problem.problem_id for group in groups if group.kind is GroupKind.ALL_WRONG}
         kept = {problem_id: e for problem_id, e in kept.items() if problem_id in wrong}
         attempts = _roll_out(run, "explanation", [], [p for p in missing if p.problem_id in wrong]).attempts
-    judged = limits.updating(
-        lambda: judge_attempts(
-            run.policy,
-            attempts,
-            config.explanation,
-            token_budget=limits.micro_batch_tokens,
-            rederive=lambda chains: rederived(run.policy, run.task, chains, params=_params(run)),
-        )
-    )
+    judged = judge_within(run.policy, run.task, attempts, config.explanation, params=_params(run), limits=run.limits)
     new = [best(candidates) for candidates in judged]
     run.explanations.put([e for e in new if e.accepted], step=run.step)  # a refused one is tried again the next time
     return groups, [*kept.values(), *new], [e for candidates in judged for e in candidates]

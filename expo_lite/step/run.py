@@ -7,7 +7,6 @@ import torch
 
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
-from expo_lite.prompts import read_explanation_prompt
 from expo_lite.records import Explanation, Pair, Problem
 from expo_lite.run import checkpoint
 from expo_lite.run.folder import RunFolder
@@ -35,14 +34,13 @@ class Run:
     """The peak of memory that the plan foresees, as it is measured; None without a plan."""
     step: int = 0
     """Steps done."""
+    explanation_prompt: str | None = None
+    """The text of the user's own explanation prompt."""
     explanations: RefreshStore[Explanation] = field(init=False)
     pairs: RefreshStore[Pair] = field(init=False)
-    explanation_prompt: str | None = field(init=False)
-    """The text of the user's own explanation prompt."""
 
     def __post_init__(self) -> None:
         """Start with empty stores."""
-        self.explanation_prompt = read_explanation_prompt(self.config.explanation.explanation_prompt)
         dpo = self.config.dpo
         self.explanations = RefreshStore(Explanation, self.config.explanation.explanation_refresh_steps)
         self.pairs = RefreshStore(Pair, 0 if dpo.pairs == "offline" else dpo.pair_refresh_steps)
