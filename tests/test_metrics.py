@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_groups_by_hand() -> None:
     assert (metrics["completions/mean_length"], metrics["completions/max_length"]) == (4.0, 7.0)
     assert metrics["completions/clipped_ratio"] == 0.25
     assert (metrics["verdicts/equal"], metrics["verdicts/different"]) == (0.375, 0.625)
+
+
+def test_the_reward_of_each_level_by_hand() -> None:
+    easy = replace(group([1, 1], [1, 1]), problem=replace(PROBLEM, level=1))
+    without = replace(group([1, 1], [1, 1]), problem=replace(PROBLEM, level=None))
+    metrics = group_metrics([group([1, 0], [2, 4]), group([0, 0], [3, 3]), easy, without])
+    assert {name: value for name, value in metrics.items() if name.startswith("reward/level/")} == {
+        "reward/level/1": 1.0,
+        "reward/level/3": 1 / 4,
+    }
 
 
 def test_explanations_by_hand() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from expo_lite.commands.command import Command
-from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.errors import ConfigError
 from expo_lite.terminal import Terminal, say
 
 NAME = "report.html"
@@ -34,20 +34,14 @@ def write_report(runs: tuple[Path, ...], file: Path, console: Console) -> None:
     Raises:
         CheckpointError: a folder holds no run, a file of it is damaged, or the report cannot be written.
     """
+    from expo_lite.report.document import write_document
     from expo_lite.report.page import render
     from expo_lite.report.record import read_runs
 
     page = render(read_runs(runs))
-    data = page.html.encode("utf-8", "backslashreplace")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    except OSError as error:
-        raise CheckpointError(
-            f"Cannot write the report '{file}': {error.strerror}. Choose another --output."
-        ) from error
+    size = write_document(page.html, file)
     left_out = f"; {page.n_all - page.n_kept:,} left out to stay below 5 MB" if page.n_kept < page.n_all else ""
-    say(console, f"written to: {file} ({len(data) / 1e6:.1f} MB, {page.n_kept:,} samples{left_out})")
+    say(console, f"written to: {file} ({size / 1e6:.1f} MB, {page.n_kept:,} samples{left_out})")
     say(console, f"open in a browser: {file.absolute().as_uri()}")
 
 

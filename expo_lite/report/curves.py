@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from expo_lite.report.panels import MEANINGS, SECTIONS, Line, Panel
@@ -28,6 +28,8 @@ class Series:
     colour: str | None
     points: list[Point]
     means: list[Point]
+    band: list[tuple[float, float, float]] = field(default_factory=list)
+    """Lowest and highest by step, where the line is a mean over seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def _members(panel: Panel, runs: Sequence[RunRecord]) -> list[Line]:
             lines.append(line)
             continue
         names = {name for run in runs for row in run.metrics for name in row if name.startswith(line.name)}
-        lines += [Line(name, name.removeprefix(line.name), MEANINGS.get(name)) for name in sorted(names)]
+        lines += [Line(name, line.label + name.removeprefix(line.name), MEANINGS.get(name)) for name in sorted(names)]
     return lines
 
 

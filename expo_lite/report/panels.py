@@ -34,6 +34,7 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Learning", (
         Panel("Reward", "The share of completions with the right answer, on the problems that are trained on.", "share",
               (Line("reward", "mean reward"),)),
+        Panel("Reward by level", "The same, of the problems of each level that were drawn.", "share", (Line("reward/level/", "level "),)),
         Panel("Groups", "Only mixed groups have an advantage to learn from. All-wrong ones should become fewer.", "share",
               (Line("frac_all_wrong", "all wrong", "bad"), Line("frac_mixed", "mixed", "middling"),
                Line("frac_all_correct", "all right", "good")), stacked=True),

@@ -23,6 +23,8 @@ TIMES = (
     "memory/planned_gib",
 )
 """What depends on the machine and its load, not on the run."""
+LEVEL_REWARD = "reward/level/"
+"""The mean reward of the problems of a level, which follows, where problems have levels."""
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -47,6 +49,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
     for reason in sorted({verdict.reason for verdict in verdicts}):
         metrics[f"verdicts/{reason}"] = mean(verdict.reason == reason for verdict in verdicts)
+    for level in sorted({group.problem.level for group in groups if group.problem.level is not None}):
+        metrics[f"{LEVEL_REWARD}{level}"] = mean(r for g in groups if g.problem.level == level for r in g.rewards)
     return metrics
 
 
