@@ -18,6 +18,11 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from expo_lite.commands import cli
+from expo_lite.settings.sweep import ReplicateConfig
+from expo_lite.sweep.page import write_page
+from expo_lite.sweep.plan import read_plan
+from expo_lite.sweep.report import Outcome
+from expo_lite.sweep.run import collect_results
 
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -83,6 +88,13 @@ return shown.map((canvas) => {
   return chart ? chart.data.datasets.length * pixels.some((value) => value > 0) : 0;
 });
 """
+
+
+FITS = "return innerWidth === arguments[0] && document.documentElement.scrollWidth <= innerWidth"
+
+
+def screen_of(width: int) -> dict[str, Any]:
+    return {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 700}
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
@@ -207,13 +219,11 @@ def test_the_same_problem_early_and_late(page: webdriver.Chrome) -> None:
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_the_screen_and_follows_light_and_dark(page: webdriver.Chrome, width: int, scheme: str) -> None:
-    screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 700}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen_of(width))
     wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
     try:
-        fits = "return innerWidth === arguments[0] && document.documentElement.scrollWidth <= innerWidth"
-        WebDriverWait(page, 10).until(lambda _: page.execute_script(fits, width))  # curves follow a moment later
+        WebDriverWait(page, 10).until(lambda _: page.execute_script(FITS, width))  # curves follow a moment later
         assert lightness(page) == (scheme == "light")
         click(page, "#theme")  # light
         assert lightness(page)
@@ -253,6 +263,46 @@ def test_a_thinned_report_of_five_hundred_steps_opens(browser: webdriver.Chrome,
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
     # from the first byte to the end of loading, scripts included; 1 s here
     assert browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd") < 20_000
+
+
+PLAN = """
+seeds = [0, 1]
+diagnose_problems = 1
+[common]
+steps = 3
+[runs.grpo]
+method = "grpo"
+[runs."<b>exp-grpo"]
+method = "exp-grpo"
+"""
+
+
+def test_a_sweep(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    config = ReplicateConfig(model="tiny", output=tmp_path / "out")
+    plan = read_plan(tmp_path / "plan.toml", config)
+    for run in plan.configs():
+        make_run(run.output, steps=3, method=run.method, seed=run.seed)
+    file = write_page(Outcome.of(plan, collect_results(plan), {"grpo-seed1": EVIL}))
+    browser.get(file.as_uri())
+    WebDriverWait(browser, 30).until(lambda _: browser.execute_script(READY))
+    assert browser.title == "The paper's claims on tiny, hidden-rules - expo-lite report"
+    assert all(n >= 1 for n in browser.execute_script(DRAWN))
+    labels = (
+        "return Chart.getChart(document.querySelectorAll('canvas')[arguments[0]]).data.datasets.map((d) => d.label)"
+    )
+    assert browser.execute_script(labels, 0) == ["before training", "grpo", "<b>exp-grpo"]
+    assert browser.execute_script(labels, 1) == ["grpo"] * 3 + ["<b>exp-grpo"] * 3  # each with the ends of its band
+    click(browser, "#choice input[value='0']")
+    assert browser.execute_script(labels, 0) == ["before training", "<b>exp-grpo"]
+    assert browser.execute_script(labels, 1) == ["<b>exp-grpo"] * 3
+    assert "not measured" in find(browser, "#claims").text
+    assert EVIL in find(browser, "#overview").text
+    assert find(browser, "#settings tbody").text.split() == ["grpo", "grpo", "<b>exp-grpo", "exp-grpo"]  # the method
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen_of(320))
+    WebDriverWait(browser, 10).until(lambda _: browser.execute_script(FITS, 320))
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.slow

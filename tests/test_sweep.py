@@ -13,9 +13,12 @@ import pytest
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
+from expo_lite.measure.figures import Evaluation
 from expo_lite.settings.sweep import ReplicateConfig, RunsConfig
 from expo_lite.sweep.claims import CLAIMS, QUESTIONS
+from expo_lite.sweep.page import over_seeds_of
 from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
+from expo_lite.sweep.results import RunResult
 
 SMALL = """
 seeds = [0]
@@ -257,10 +260,28 @@ def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "pass@1 by level" in out
     assert "exp_sft_coef=0.04" in out
     assert "claim" not in out
+    assert f"open in a browser: {(folder / 'report.html').as_uri()}" in out
+    assert "exp_sft_coef=0.04" in (folder / "report.html").read_text()
     results = json.loads((folder / "sweep.json").read_text())
     assert results["seeds"] == [0, 1]
     assert set(results["runs"]) == {"base", "exp_sft_coef=0.0", "exp_sft_coef=0.04"}
     assert results["claims"] == []
+
+
+def test_a_curve_over_seeds_by_hand() -> None:
+    evaluation = Evaluation((), 0.7)
+    runs = [
+        RunResult(evaluation, evaluation, [{"step": 1, "kl": a}, {"step": 2, "kl": b}])
+        for a, b in ((0.25, 1.0), (0.75, 4.0))
+    ]
+    series = over_seeds_of("grpo", 3, runs, "kl")
+    assert series is not None
+    assert series.points == [(1.0, 0.5), (2.0, 2.5)]
+    assert series.band == [(1.0, 0.25, 0.75), (2.0, 1.0, 4.0)]
+    alone = over_seeds_of("grpo", 3, runs[:1], "kl")
+    assert alone is not None
+    assert (alone.points, alone.band) == ([(1.0, 0.25), (2.0, 1.0)], [])
+    assert over_seeds_of("grpo", 3, runs, "loss") is None
 
 
 @pytest.mark.slow

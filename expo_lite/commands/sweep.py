@@ -44,6 +44,7 @@ def carry_out(plan: "SweepPlan", settings: RunsConfig, console: Console) -> None
     Raises:
         ExpoLiteError: a part failed; what is finished is kept and compared.
     """
+    from expo_lite.sweep.page import write_page
     from expo_lite.sweep.report import Outcome, answer_table, claim_table, level_table
     from expo_lite.sweep.run import run_sweep
 
@@ -59,5 +60,6 @@ def carry_out(plan: "SweepPlan", settings: RunsConfig, console: Console) -> None
         say(console, line)
     for file in files:
         say(console, f"written to: {file}")
+    say(console, f"open in a browser: {write_page(outcome).absolute().as_uri()}")
     if failures:
         raise ExpoLiteError(f"{len(failures)} of the plan's parts failed, see above; --resume tries them again.")

@@ -15,11 +15,13 @@ function read(value, unit) {
   return unit ? text + " " + unit : text;
 }
 
-// The colour says which run, the dashes which metric; of a single run the colour says which metric.
-function looks(chart, series, single) {
+// The colour says which run, the dashes which metric, or that the colours begin anew; of a single run the colour says
+// which metric.
+function looks(series, single) {
   const place = single ? series.place : series.run;
   const name = single && series.colour ? series.colour : "s" + ((place % COLOURS) + 1);
-  return { colour: colour(name), dash: single ? [] : DASHES[series.place % DASHES.length] };
+  const dash = single ? 0 : series.place + Math.floor(series.run / COLOURS);
+  return { colour: colour(name), dash: DASHES[dash % DASHES.length] };
 }
 
 // Where a metric is absent for much longer than it usually is, its line is broken.
@@ -31,7 +33,7 @@ function longestGap(pairs) {
 function lines(chart, single) {
   const datasets = [];
   chart.series.forEach((series, number) => {
-    const look = looks(chart, series, single);
+    const look = looks(series, single);
     const strong = series.means.length && !chart.stacked ? series.means : series.points;
     const points = (pairs) => pairs.map(([x, y]) => ({ x, y }));
     const shown = chart.stacked && series.means.length ? series.means : strong;
@@ -48,16 +50,12 @@ function lines(chart, single) {
       pointRadius: shown.length <= 30 && !chart.stacked ? 2 : 0,
       pointHitRadius: 8,
     });
-    if (series.means.length && !chart.stacked) {
-      datasets.push({
-        label: series.label,
-        faint: true,
-        data: points(series.points),
-        borderColor: look.colour + "40",
-        borderWidth: 1,
-        pointRadius: 0,
-        pointHitRadius: 0,
-      });
+    const faint = (data, more) =>
+      datasets.push({ label: series.label, faint: true, data, borderWidth: 1, pointRadius: 0, pointHitRadius: 0, ...more });
+    if (series.means.length && !chart.stacked) faint(points(series.points), { borderColor: look.colour + "40" });
+    if (series.band.length) {
+      faint(series.band.map(([x, low]) => ({ x, y: low })), { borderWidth: 0 });
+      faint(series.band.map(([x, , high]) => ({ x, y: high })), { borderWidth: 0, fill: "-1", backgroundColor: look.colour + "26" });
     }
   });
   return datasets;
@@ -87,7 +85,7 @@ function axes(unit, stacked, last) {
   };
 }
 
-function curve(canvas, chart, single, last) {
+function curve(canvas, chart, single, last, chosen) {
   const datasets = lines(chart, single);
   return new Chart(canvas, {
     type: "line",
@@ -99,7 +97,7 @@ function curve(canvas, chart, single, last) {
       scales: axes(chart.unit, chart.stacked, last),
       plugins: {
         legend: {
-          display: chart.named || !single,
+          display: chart.named || (!single && !chosen),
           position: "bottom",
           labels: {
             color: colour("ink"),
@@ -122,12 +120,13 @@ function curve(canvas, chart, single, last) {
   });
 }
 
-// A line and its faint steps go together.
+// A line goes together with its faint steps and its band, which follow it.
 function toggle(chart, index) {
   const hidden = chart.isDatasetVisible(index);
-  const own = [index];
-  if (chart.data.datasets[index + 1] && chart.data.datasets[index + 1].faint) own.push(index + 1);
-  own.forEach((i) => chart.setDatasetVisibility(i, !hidden));
+  const { datasets } = chart.data;
+  let i = index;
+  do chart.setDatasetVisibility(i++, !hidden);
+  while (i < datasets.length && datasets[i].faint);
   chart.update();
 }
 
@@ -205,15 +204,20 @@ function bars(canvas, passes, name, single) {
   });
 }
 
+// Where the page has a choice of runs, only the chosen ones are drawn, and the choice is the legend.
 function draw(figures) {
   drawn.forEach((chart) => chart.destroy());
   drawn = [];
   Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
   const single = figures.runs.length === 1;
+  const boxes = document.querySelectorAll("#choice input");
+  const chosen = boxes.length ? new Set([...boxes].filter((box) => box.checked).map((box) => Number(box.value))) : null;
+  const only = (own) => ({ ...own, series: own.series.filter((series) => !chosen || series.before || chosen.has(series.run)) });
   const passes = document.getElementById("passes");
-  if (passes) drawn.push(bars(passes, figures.passes, document.getElementById("figure").value, single));
+  if (passes) drawn.push(bars(passes, only(figures.passes), document.getElementById("figure").value, single));
   document.querySelectorAll("canvas[data-chart]").forEach((canvas) => {
-    if (canvas.closest("details").open) drawn.push(curve(canvas, figures.charts[Number(canvas.dataset.chart)], single, figures.last));
+    if (!canvas.closest("details").open) return;
+    drawn.push(curve(canvas, only(figures.charts[Number(canvas.dataset.chart)]), single, figures.last, chosen));
   });
   document.querySelectorAll("[data-colour]").forEach((dot) => (dot.style.background = colour(dot.dataset.colour)));
 }

@@ -1,9 +1,9 @@
 """Curves of one or several runs, ready to be drawn: points, running means, and what they are called."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from expo_lite.report.panels import MEANINGS, SECTIONS, Line, Panel
 from expo_lite.report.record import RunRecord
@@ -16,6 +16,14 @@ SHARE = 20
 """A running mean is over one part in so many of a curve."""
 
 Point = tuple[float, float]
+
+
+class HasMetrics(Protocol):
+    """A run, as far as its curves go."""
+
+    @property
+    def metrics(self) -> Sequence[Mapping[str, Any]]:
+        """The rows of metrics.jsonl."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +84,12 @@ def chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart:
             if points:
                 label = line.label if len(runs) == 1 else f"{run.label}: {line.label}" if named else run.label
                 means = running_mean(points) if len(points) >= SMOOTHED_FROM else []
-                series.append(Series(label, number, place, line.colour, _rounded(points), _rounded(means)))
+                series.append(Series(label, number, place, line.colour, rounded(points), rounded(means)))
     stacked = panel.stacked and len(runs) == 1
     return Chart(panel.title, panel.about, panel.unit, stacked, each, named, series)
 
 
-def points_of(run: RunRecord, name: str, whole: str | None = None) -> list[Point]:
+def points_of(run: HasMetrics, name: str, whole: str | None = None) -> list[Point]:
     """A metric by step where it is there and finite; 0 where it is absent beside `whole`, if the run ever has it."""
     if whole is not None and not any(name in row for row in run.metrics):
         return []
@@ -124,6 +132,6 @@ def _members(panel: Panel, runs: Sequence[RunRecord]) -> list[Line]:
     return lines
 
 
-def _rounded(points: Sequence[Point]) -> list[Point]:
+def rounded(points: Sequence[Point]) -> list[Point]:
     """Five digits are more than a screen shows."""
     return [(round(x, 1), float(f"{y:.5g}")) for x, y in points]

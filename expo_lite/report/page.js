@@ -16,6 +16,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw
 document.querySelectorAll("#curves details").forEach((part) => part.addEventListener("toggle", () => draw(figures)));
 const figure = document.getElementById("figure");
 if (figure) figure.addEventListener("change", () => draw(figures));
+document.querySelectorAll("#choice input").forEach((box) => box.addEventListener("change", () => draw(figures)));
 draw(figures);
 
 const packed = document.getElementById("samples-data");

@@ -76,7 +76,7 @@ def picture(measured: Sequence[Measurement]) -> dict[str, Any]:
                 "run": m.run,
                 "before": m.before,
                 "values": {
-                    name: [_percents(m.figures[level][name]) if level in m.figures else None for level in levels]
+                    name: [percents(m.figures[level][name]) if level in m.figures else None for level in levels]
                     for name in names
                 },
             }
@@ -137,5 +137,6 @@ def _measurement(label: str, run: int, before: bool, evaluated: Evaluated) -> Me
     return Measurement(label, run, before, evaluated.step, n_problems, figures)
 
 
-def _percents(estimate: Estimate) -> list[float]:
+def percents(estimate: Estimate) -> list[float]:
+    """Value, low and high in percent, as they are drawn."""
     return [round(100 * x, 2) for x in (estimate.value, estimate.low, estimate.high)]

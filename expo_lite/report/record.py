@@ -101,14 +101,14 @@ def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def differing(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
     """The settings, versions and devices in which runs differ, with each run's value, or None."""
-    found = []
-    for tables in ([run.settings for run in runs], [run.made_with for run in runs]):
-        names = dict.fromkeys(name for table in tables for name in table)
-        for name in names:
-            values = [table.get(name) for table in tables]
-            if any(value != values[0] for value in values):
-                found.append((name, values))
-    return found
+    return [*differing_in([run.settings for run in runs]), *differing_in([run.made_with for run in runs])]
+
+
+def differing_in(tables: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """The names under which tables differ, with each table's value, or None."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    rows = [(name, [table.get(name) for table in tables]) for name in names]
+    return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
 
 
 def _held_out(folder: Path) -> Iterator[dict[str, Any]]:

@@ -94,6 +94,24 @@ class Outcome:
         return cls(plan, results, failures, judge_claims(results), answers(results))
 
     @property
+    def title(self) -> str:
+        """What was carried out, on what."""
+        config = self.plan.any_config
+        title = "The paper's claims" if self.judgements else f"Sweep {visible_line(self.plan.name)}"
+        return f"{title} on {visible_line(config.model)}, {visible_line(config.task)}"
+
+    @property
+    def sentence(self) -> str:
+        """How much was trained and measured."""
+        config, before = self.plan.any_config, self.results.any_run.before
+        some = before.levels[0]
+        return (
+            f"Seeds {', '.join(map(str, self.plan.seeds))}; {config.steps} steps of {config.problems_per_step} "
+            f"problems with {config.group_size} completions each; {some.n_samples} samples a problem at temperature "
+            f"{before.temperature}, {some.n_problems} held-out problems a level."
+        )
+
+    @property
     def closing_line(self) -> str | None:
         """What one seed cannot say; None where there are more."""
         parts = [*(part for j in self.judgements for part in j.parts), *chain.from_iterable(self.asked.values())]
@@ -154,16 +172,12 @@ def _part_json(judged: JudgedPart) -> dict[str, Any]:
 
 
 def _markdown(outcome: Outcome) -> list[str]:
-    plan, results, judgements = outcome.plan, outcome.results, outcome.judgements
-    config, some = plan.any_config, results.any_run.before.levels[0]
-    title = "The paper's claims" if judgements else f"Sweep {visible_line(plan.name)}"
+    results, judgements = outcome.results, outcome.judgements
     lines = [
-        f"# {title} on {visible_line(config.model)}, {visible_line(config.task)}",
+        f"# {outcome.title}",
         "",
-        f"Seeds {', '.join(map(str, plan.seeds))}; {config.steps} steps of {config.problems_per_step} problems with "
-        f"{config.group_size} completions each; {some.n_samples} samples a problem at temperature "
-        f"{results.any_run.before.temperature}, {some.n_problems} held-out problems a level. Percent, with 95% "
-        "intervals that carry seeds (Student) and problems (bootstrap); differences are paired by both.",
+        f"{outcome.sentence} Percent, with 95% intervals that carry seeds (Student) and problems (bootstrap); "
+        "differences are paired by both.",
         "",
     ]
     if judgements:

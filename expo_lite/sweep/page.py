@@ -1,0 +1,151 @@
+"""A sweep as one HTML file: verdicts, accuracy by level, curves with bands over seeds, costs, and what differs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expo_lite.measure.statistics import Estimate
+from expo_lite.report.curves import (
+    MOST_POINTS,
+    SMOOTHED_FROM,
+    Chart,
+    Point,
+    Series,
+    binned,
+    points_of,
+    rounded,
+    running_mean,
+)
+from expo_lite.report.document import document, write_document
+from expo_lite.report.passes import percents
+from expo_lite.report.record import differing_in, flat
+from expo_lite.run.metrics import LEVEL_REWARD, mean
+from expo_lite.settings.schema import to_json
+from expo_lite.sweep.plan import FIXED
+from expo_lite.sweep.report import Outcome, cost_rows, rows_of
+from expo_lite.sweep.results import ALL, BASE, Results, RunResult
+
+NAME = "report.html"
+DRAWN_FIRST = 6
+"""So many runs are drawn until others are chosen: as many as there are colours."""
+CURVES = (
+    ("reward", "Reward", "The share of right completions, on the problems that are trained on.", "share"),
+    ("frac_all_wrong", "All-wrong groups", "They give GRPO nothing to learn from.", "share"),
+    ("expo/explanation_accept_rate", "Explanations accepted", "The others teach nothing.", "share"),
+    ("expo/nll_explanation", "Surprise of explanations", "After the question alone.", "nats"),
+    ("loss", "Loss", "The whole objective of each method; of different methods not to be compared.", ""),
+    ("grad_norm", "Gradient norm", "0 where a step had nothing to learn from.", ""),
+    ("kl", "KL to the base model", "Where the run measures it.", "nats"),
+    ("completions/mean_length", "Length", "Of rollouts.", "tokens"),
+    ("completions/clipped_ratio", "Truncation", "Cut off at the limit, which counts as wrong.", "share"),
+)
+"""Metric, title, what to look for, and unit; the rewards of levels come after the first."""
+
+
+def write_page(outcome: Outcome) -> Path:
+    """Write the page into the plan's folder; returns the file.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    file = outcome.plan.folder / NAME
+    write_document(render(outcome), file)
+    return file
+
+
+def render(outcome: Outcome) -> str:
+    """The page of all runs that have finished."""
+    results, names = outcome.results, outcome.results.finished
+    charts = curves(results)
+    tables = {
+        f"pass@{k}": {name: [results.accuracy(name, level, k) for level in rows_of(results)] for name in (BASE, *names)}
+        for k in sorted({1, results.k})
+    }
+    return document(
+        "sweep.html.j2",
+        scripts=("charts.js", "page.js"),
+        figures={
+            "runs": names,
+            "last": max(row["step"] for runs in results.runs.values() for run in runs.values() for row in run.metrics),
+            "passes": bars(rows_of(results), tables),
+            "charts": [chart.to_json() for chart in charts],
+        },
+        title=outcome.title,
+        sentence=outcome.sentence,
+        closing=outcome.closing_line,
+        failures=outcome.failures,
+        claims=outcome.judgements,
+        questions=outcome.asked,
+        hardest=results.hardest,
+        runs=names,
+        names=names,
+        shown=range(DRAWN_FIRST),
+        levels=rows_of(results),
+        tables=tables,
+        charts=charts,
+        cost=cost_rows(results),
+        folder=outcome.plan.folder / "runs",
+        differing=differing_in([_settings(outcome, name) for name in names]),
+    )
+
+
+def bars(levels: Sequence[str], tables: Mapping[str, Mapping[str, Sequence[Estimate]]]) -> dict[str, Any]:
+    """What the picture by level draws, in percent: the untrained model, then every run."""
+    series = [
+        {
+            "label": "before training" if name == BASE else name,
+            "run": number,
+            "before": name == BASE,
+            "values": {table: [percents(estimate) for estimate in rows[name]] for table, rows in tables.items()},
+        }
+        for number, name in enumerate(next(iter(tables.values())), -1)
+    ]
+    return {"levels": levels, "series": series}
+
+
+def curves(results: Results) -> list[Chart]:
+    """The charts that some run has a line for."""
+    levels = [] if results.levels == [ALL] else reversed(results.levels)
+    drawn = [
+        *CURVES[:1],
+        *((f"{LEVEL_REWARD}{level}", f"Reward, level {level}", "Of those drawn.", "share") for level in levels),
+        *CURVES[1:],
+    ]
+    charts = []
+    for metric, title, about, unit in drawn:
+        series = [
+            one
+            for number, name in enumerate(results.finished)
+            if (one := over_seeds_of(name, number, list(results.runs[name].values()), metric))
+        ]
+        if series:
+            charts.append(Chart(title, about, unit, False, _each(results), False, series))
+    return charts
+
+
+def over_seeds_of(name: str, number: int, runs: Sequence[RunResult], metric: str) -> Series | None:
+    """A run's curve: at each step the mean over the seeds that have it there, and their lowest and highest."""
+    each = max(1, max(-(-len(run.metrics) // MOST_POINTS) for run in runs))
+    by_step: dict[float, list[float]] = {}
+    for run in runs:
+        points = binned(points_of(run, metric), each)
+        for x, y in running_mean(points) if len(points) >= SMOOTHED_FROM else points:
+            by_step.setdefault(x, []).append(y)
+    if not by_step:
+        return None
+    steps = sorted(by_step)
+    means: list[Point] = [(x, mean(by_step[x])) for x in steps]
+    lows, highs = ([(x, end(by_step[x])) for x in steps] for end in (min, max))
+    band = [(x, low, high) for (x, low), (_, high) in zip(rounded(lows), rounded(highs), strict=True)]
+    return Series(name, number, 0, None, rounded(means), [], band if len(runs) > 1 else [])
+
+
+def _each(results: Results) -> int:
+    """How many steps a point stands for, at most."""
+    longest = max(len(run.metrics) for runs in results.runs.values() for run in runs.values())
+    return max(1, -(-longest // MOST_POINTS))
+
+
+def _settings(outcome: Outcome, name: str) -> dict[str, Any]:
+    config = outcome.plan.config(name, outcome.plan.seeds[0])
+    return {key: value for key, value in flat(to_json(config)) if key not in FIXED}
