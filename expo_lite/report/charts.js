@@ -219,5 +219,9 @@ function draw(figures) {
     if (!canvas.closest("details").open) return;
     drawn.push(curve(canvas, only(figures.charts[Number(canvas.dataset.chart)]), single, figures.last, chosen));
   });
-  document.querySelectorAll("[data-colour]").forEach((dot) => (dot.style.background = colour(dot.dataset.colour)));
+  document.querySelectorAll("[data-colour]").forEach((mark) => {
+    const own = colour(mark.dataset.colour);
+    const [on, off] = DASHES[(mark.dataset.dash || 0) % DASHES.length];
+    mark.style.background = on ? `repeating-linear-gradient(90deg, ${own} 0 ${on}px, transparent ${on}px ${on + off}px)` : own;
+  });
 }
