@@ -252,6 +252,28 @@ def test_on_a_ray_cluster_with_a_worker_killed(tmp_path: Path) -> None:
     assert results["failures"] == {}
 
 
+def test_no_run_outlives_a_killed_sweep(tmp_path: Path) -> None:
+    """The process that hands out jobs is killed; the one that trains saves and ends."""
+    (tmp_path / "plan.toml").write_text(SWEEP.replace("steps = 2", "steps = 60").replace("[0, 1]", "[0]"))
+    folder = tmp_path / "out"
+    words = [sys.executable, "-m", "expo_lite", "sweep", str(tmp_path / "plan.toml"), "--model", "tiny"]
+    words += ["--output", str(folder), "--jobs", "1"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        rows, deadline = folder / "runs" / "exp_sft_coef=0.0-seed0" / "metrics.jsonl", time.monotonic() + 120
+        while not (rows.exists() and rows.read_text().count("\n") > 2):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        holder = int((rows.parent / ".lock").read_text())
+        process.kill()
+    while Path(f"/proc/{holder}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    n_steps = rows.read_text().count("\n")
+    assert n_steps < 60
+    assert (rows.parent / "checkpoints" / f"step-{n_steps:06d}").is_dir()  # saved where it stopped
+
+
 def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plan.toml").write_text(SWEEP)
     folder = tmp_path / "out"

@@ -3,6 +3,8 @@
 import contextlib
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +20,10 @@ MOST_RESTARTS = 3
 """How often Ray starts a job again whose process or machine was lost."""
 
 
+_AT_WORK = threading.Lock()
+"""Held while this process does a job."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One thing to do in a process of its own: done when its file is there, and able to go on where it was cut off."""
@@ -30,7 +36,7 @@ class Job:
     def carry_out(self) -> str | None:
         """Do it, with what it prints in its log; returns what went wrong, where that could be foreseen."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        with _AT_WORK, self.log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
             try:
                 self.work()
             except ExpoLiteError as error:
@@ -73,6 +79,17 @@ def _initialise(threads: int, gpus: "Queue[int]", has_gpus: bool) -> None:
     if has_gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpus.get())  # read when CUDA starts, which it has not yet
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Where the process that hands out the jobs was killed, stop as after any SIGTERM: what is trained is saved."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 (this runs in the children of a pool)
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with _AT_WORK:
+        os._exit(1)  # or it would wait for a next job for ever
 
 
 def ray_cluster(address: str) -> Workers:
