@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from expo_lite.errors import CheckpointError, ConfigError, DataError, DivergedError, ExpoLiteError, ModelError
+from expo_lite.records import Problem
 from expo_lite.settings.groups import HeldOutConfig, PolicyConfig, TaskOptions
 from expo_lite.settings.train import TrainConfig
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from expo_lite.measure.evaluate import evaluate
     from expo_lite.policy.factory import load_policy
     from expo_lite.tasks import load_task
+    from expo_lite.tasks.rows import task_from_rows
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,7 @@ _LATE = {
     "evaluate": "expo_lite.measure.evaluate",
     "load_policy": "expo_lite.policy.factory",
     "load_task": "expo_lite.tasks",
+    "task_from_rows": "expo_lite.tasks.rows",
     "train": "expo_lite.loop",
 }
 
@@ -42,12 +45,14 @@ __all__ = [
     "HeldOutConfig",
     "ModelError",
     "PolicyConfig",
+    "Problem",
     "TaskOptions",
     "TrainConfig",
     "__version__",
     "evaluate",
     "load_policy",
     "load_task",
+    "task_from_rows",
     "train",
 ]
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -62,15 +62,16 @@ def train(config: TrainConfig, *, task: Task | None = None, console: Console | N
 
     Args:
         config: the settings; what they leave open follows from the model and the machine.
-        task: what to train on; default: the one that the settings name.
+        task: what to train on, for example of `task_from_rows`; default: the one that the settings name.
         console: where to print what goes on; default: nowhere.
 
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong; the run folder can be resumed.
     """
-    resolved, console = resolve(config), console or Terminal(quiet=True)
+    console = console or Terminal(quiet=True)
     if task is not None:
-        return train_on(task, resolved, console)
+        return train_on(task, resolve(replace(config, task=task.name)), console)
+    resolved = resolve(config)
     with Grader() as grader:
         named = load_task(resolved.task, grader=grader, options=resolved.data, levels=resolved.levels)
         return train_on(named, resolved, console)

@@ -24,12 +24,14 @@ def test_the_public_surface() -> None:
         "HeldOutConfig",
         "ModelError",
         "PolicyConfig",
+        "Problem",
         "TaskOptions",
         "TrainConfig",
         "__version__",
         "evaluate",
         "load_policy",
         "load_task",
+        "task_from_rows",
         "train",
     ]
     assert all(hasattr(expo_lite, name) for name in expo_lite.__all__)

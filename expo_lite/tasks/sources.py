@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +91,25 @@ def read_splits(files: SplitFiles, *, prefix: str, read: RowReader, kind: str | 
         return found
 
     test = problems("test", files.get("test") or files.get("validation", ()))
-    if test:
-        train = problems("train", files.get("train", ()))
-        kept = without_test_questions(train, test)
-        return Splits(tuple(kept), tuple(test), len(train) - len(kept))
-    train, test = hold_out(problems("train", files.get("train") or files.get("", ())))
-    return Splits(tuple(train), tuple(test), 0)
+    return splits_of(
+        problems("train", files.get("train", ()) if test else files.get("train") or files.get("", ())), test
+    )
+
+
+def splits_of(train: Sequence[Problem], test: Sequence[Problem]) -> Splits:
+    """Splits without a question in common; without test problems a part of the others is held out.
+
+    Raises:
+        DataError: an identifier comes twice.
+    """
+    (problem_id, n), *_ = Counter(problem.problem_id for problem in (*train, *test)).most_common(1) or [("", 0)]
+    if n > 1:
+        raise DataError(f"The problem_id {problem_id!r} comes {n} times.")
+    if not test:
+        kept, test = hold_out(train)
+        return Splits(tuple(kept), tuple(test), 0)
+    kept = without_test_questions(train, test)
+    return Splits(tuple(kept), tuple(test), len(train) - len(kept))
 
 
 def fixed_task(

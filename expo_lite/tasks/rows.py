@@ -1,0 +1,100 @@
+"""A task out of Python objects: rows as a JSON Lines file has them, and, if wanted, a judge of one's own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from expo_lite.errors import ConfigError, DataError
+from expo_lite.records import Problem, Verdict
+from expo_lite.settings.groups import TaskOptions
+from expo_lite.tasks.base import FixedTask
+from expo_lite.tasks.files import DataRow
+from expo_lite.tasks.jsonl import row_reader
+from expo_lite.tasks.sources import fixed_task, splits_of
+
+if TYPE_CHECKING:
+    from expo_lite.grading import Grader
+
+Correct = Callable[[Problem, str], bool]
+"""Whether a completion solves a problem."""
+Row = Problem | Mapping[str, Any]
+
+
+def task_from_rows(
+    rows: Iterable[Row],
+    *,
+    test_rows: Iterable[Row] = (),
+    correct: Correct | None = None,
+    grader: Grader | None = None,
+    name: str = "rows",
+    options: TaskOptions | None = None,
+) -> FixedTask:
+    """A task that `train` and `evaluate` take.
+
+    Args:
+        rows: problems, or mappings with a question and an answer, and perhaps level, subject, expert_chain: what a
+            line of `jsonl:PATH` has.
+        test_rows: held-out problems; without any, one question text in ten is held out.
+        correct: judges a completion in place of a comparison of answers. It runs in this process and without a limit
+            on its time. Where it raises, the completion counts as wrong, with the verdict "raised", and the first time
+            a RuntimeWarning says why.
+        grader: compares answers; default: one of its own.
+        name: how the task is called in messages and in the run folder.
+        options: field names, as `--question-field` and the others give them.
+
+    Raises:
+        DataError: a row lacks a question or an answer, or a problem_id comes twice.
+    """
+    read = row_reader(options or TaskOptions())
+
+    def problem(row: Row, problem_id: str, where: str) -> Problem:
+        if isinstance(row, Problem):
+            return row
+        if not isinstance(row, Mapping):
+            raise DataError(f"{where}: expected a Problem or a mapping, got {type(row).__name__}.")
+        return read(DataRow(where, row), problem_id)
+
+    problems = {
+        split: [problem(row, f"{name}/{split}/{i}", f"{name}, {split} row {i}") for i, row in enumerate(found)]
+        for split, found in (("train", rows), ("test", test_rows))
+    }
+    if not problems["train"] and not problems["test"]:
+        raise DataError(f"Task {name!r} has no rows.")
+    if grader is None:
+        from expo_lite.grading import Grader
+
+        grader = Grader()
+    splits = splits_of(problems["train"], problems["test"])
+    task = fixed_task(name, splits, license="your own", source="Python", grader=grader)
+    return task if correct is None else JudgedTask(**vars(task), correct=correct)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedTask(FixedTask):
+    """Problems whose completions are judged by a function."""
+
+    correct: Correct
+
+    def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
+        """What the function says; a truncated completion is wrong without being asked about."""
+        if truncated:
+            return Verdict(False, "truncated", "truncated")
+        try:
+            judged = self.correct(problem, completion)
+        except Exception as error:  # noqa: BLE001 (anybody's code; a night's run must not end on one completion)
+            warnings.warn(
+                f"The judge of task {self.name!r} raised {error!r} on problem {problem.problem_id!r}; such completions "
+                "count as wrong, with the verdict 'raised'.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return Verdict(False, "raised", "function")
+        if not isinstance(judged, bool):
+            raise ConfigError(
+                f"The judge of task {self.name!r} must return True or False, not {judged!r}: a group is all right or "
+                "all wrong by it. Compare a score with a threshold of your own."
+            )
+        return Verdict(judged, "equal" if judged else "different", "function")

@@ -1,0 +1,71 @@
+"""Tasks out of Python objects: rows, problems, and a judge of one's own, trained on for real."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from expo_lite import ConfigError, DataError, HeldOutConfig, Problem, TrainConfig, task_from_rows, train
+
+ROWS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "level": 1 + i % 2} for i in range(20)]
+
+
+def test_rows_and_problems_are_split_like_a_file() -> None:
+    task = task_from_rows([*ROWS, Problem("own", "And 50 + 50?", "100")])
+    train_split, test_split = task.problems("train"), task.problems("test")
+    assert len(train_split) + len(test_split) == 21
+    assert test_split
+    assert task.levels == (1, 2)
+    assert {p.problem_id for p in (*train_split, *test_split)} == {"own", *(f"rows/train/{i}" for i in range(20))}
+    assert task.grade(train_split[0], f"It is \\boxed{{{train_split[0].answer}}}.").correct
+
+
+def test_held_out_rows_are_not_trained_on() -> None:
+    task = task_from_rows(ROWS, test_rows=ROWS[:3])
+    assert [p.question for p in task.problems("test")] == [row["question"] for row in ROWS[:3]]
+    assert len(task.problems("train")) == 17
+
+
+def test_a_judge_by_hand() -> None:
+    problem = Problem("p", "Name a colour.", "any")
+
+    def judge(problem: Problem, completion: str) -> bool:
+        if not completion:
+            raise ValueError("nothing said")
+        return "red" in completion
+
+    task = task_from_rows([problem], correct=judge)
+    assert task.grade(problem, "red").correct
+    assert task.grade(problem, "blue").reason == "different"
+    assert task.grade(problem, "red", truncated=True).reason == "truncated"
+    with pytest.warns(RuntimeWarning, match="nothing said"):
+        assert task.grade(problem, "").reason == "raised"
+    with pytest.raises(ConfigError, match=r"must return True or False, not 0\.5"):
+        task_from_rows([problem], correct=lambda _p, _c: 0.5).grade(problem, "red")  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "has no rows"),
+        ([{"question": "?"}], "rows, train row 0: no answer in field"),
+        (["?"], "train row 0: expected a Problem or a mapping, got str"),
+        ([Problem("a", "1?", "1"), Problem("a", "2?", "2")], "'a' comes 2 times"),
+    ],
+)
+def test_what_is_no_row_is_named(rows: list[object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        task_from_rows(rows)  # type: ignore[arg-type]
+
+
+def test_a_run_on_rows_with_a_judge(tmp_path: Path) -> None:
+    task = task_from_rows(ROWS, test_rows=ROWS[:2], correct=lambda _, text: len(text) % 2 == 0, name="even-lengths")
+    held_out = HeldOutConfig(eval_problems=1, eval_samples=1, k=(1,))
+    config = TrainConfig(model="tiny", steps=1, group_size=2, output=tmp_path / "run", evaluation=held_out)
+    result = train(config, task=task)
+    assert result.finished
+    rows = [json.loads(line) for line in (result.folder / "samples.jsonl").read_text().splitlines()]
+    rollouts = [row for row in rows if row["kind"] == "rollout"]
+    assert {row["how"] for row in rollouts} <= {"function", "truncated"}
+    assert all(row["correct"] == (len(row["completion"]) % 2 == 0) for row in rollouts if row["how"] == "function")
+    assert json.loads((result.folder / "config.json").read_text())["settings"]["task"] == "even-lengths"
