@@ -22,6 +22,7 @@ from expo_lite.commands.diagnose import Diagnose
 from expo_lite.commands.eval import Eval
 from expo_lite.commands.expected import as_expected
 from expo_lite.commands.explain import Explain
+from expo_lite.commands.export import Export
 from expo_lite.commands.grade import Grade
 from expo_lite.commands.hard import Hard
 from expo_lite.commands.models import Models
@@ -61,6 +62,7 @@ COMMANDS: dict[str, type[ConfiguredCommand]] = {
 OTHERS: dict[str, Command] = {
     "report": Report(runs=tyro.MISSING),
     "compare": Compare(first=tyro.MISSING, second=tyro.MISSING),
+    "export": Export(target=tyro.MISSING),
     "grade": Grade(file=tyro.MISSING),
     "models": Models(),
     "tasks": Tasks(),

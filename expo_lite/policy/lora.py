@@ -116,6 +116,11 @@ class LoraPolicy:
     def _to_training(self) -> None:
         self._peft.train()
 
+    @property
+    def base_model(self) -> Any:
+        """The transformers model, with the adapter's layers in it."""
+        return self._model
+
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """Switch the adapter off for a while."""

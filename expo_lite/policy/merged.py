@@ -91,7 +91,7 @@ def merge(model: Any) -> DenseWeights:
     )
     head = model.get_output_embeddings()
     small = head.weight.nbytes <= MOST_HEAD_COPY
-    frequencies_d, rope_scale = _rope(config, embeddings_VH.device)
+    frequencies_d, rope_scale = rope(config, embeddings_VH.device)
     return DenseWeights(
         embeddings_VH=embeddings_VH,
         layers=layers,
@@ -137,6 +137,14 @@ class _Joiner:
         return torch.cat([bias.detach().to(self._like.dtype) for bias in none])
 
 
+def merged_weight(projection: Any) -> torch.Tensor:
+    """W + scale B A of one projection, fp32; W alone where the adapter is switched off."""
+    base = getattr(projection, "base_layer", projection)
+    weight_OI = torch.empty(base.out_features, base.in_features, dtype=torch.float32, device=base.weight.device)
+    _merge_into(weight_OI, projection)
+    return weight_OI
+
+
 def _merge_into(out_OI: torch.Tensor, projection: Any) -> None:
     """Write W + scale B A, computed in fp32; W alone where the adapter is switched off."""
     base = getattr(projection, "base_layer", projection)
@@ -169,7 +177,7 @@ def _head_norms(attention: Any, n_queries: int, n_keys: int) -> torch.Tensor | N
     return torch.cat([query_d.expand(n_queries, -1), key_d.expand(n_keys, -1)])
 
 
-def _rope(config: Any, device: torch.device) -> tuple[torch.Tensor, float]:
+def rope(config: Any, device: torch.device) -> tuple[torch.Tensor, float]:
     """Frequencies and scale, by transformers' own formulas for what is not the default."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # after Unsloth, where that is used
 

@@ -1,0 +1,160 @@
+"""A trained policy taken away: its adapter, or base and adapter merged into one plain model, checked by its outputs."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from expo_lite.errors import ModelError
+from expo_lite.policy.device import compute_type
+from expo_lite.policy.gguf_file import GgufType, write_gguf
+from expo_lite.policy.lora import LoraPolicy
+from expo_lite.policy.merged import dequantised, merged_weight
+from expo_lite.records import Completion, SampleRequest, SamplingParams
+
+MergedType = Literal["bf16", "f16", "f32"]
+DTYPES: dict[MergedType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+MOST_NATS = 0.05
+"""By which an exported model's log-probability of a token may differ from the policy's on the mean: rounding to 16 bits
+gives up to 0.01."""
+_AUTO: Any = AutoModelForCausalLM  # these two are half typed
+_GENERATION: Any = GenerationConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What an exported model makes of the policy's own greedy completions."""
+
+    n_completions: int
+    n_same: int
+    """Of these, how many it writes itself, to the last token."""
+    n_tokens: int
+    n_same_tokens: int
+    """Tokens that are its first choice too."""
+    mean_nats: float
+    """Mean absolute difference of the log-probabilities of these tokens."""
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{self.n_same} of {self.n_completions} greedy completions are the same to the last token, "
+            f"{self.n_same_tokens:,} of {self.n_tokens:,} tokens are its first choice too, log-probabilities differ by "
+            f"{self.mean_nats:.1e} nats a token"
+        )
+
+
+def greedy(policy: LoraPolicy, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> list[Completion]:
+    """The policy's greedy completions of these prompts, one each."""
+    requests = [SampleRequest(prompt, 1) for prompt in prompts]
+    return [completion for (completion,) in policy.sample(requests, SamplingParams(0.0, max_tokens), seed=0)]
+
+
+def merged_state(policy: LoraPolicy, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Every weight under transformers' name, on the CPU: the base as it was quantised, the adapter merged in."""
+    model = policy.base_model
+    modules = dict(model.named_modules())
+    tied = model.config.tie_word_embeddings
+    state: dict[str, torch.Tensor] = {}
+    for full, parameter in model.named_parameters(remove_duplicate=True):
+        module, _, name = full.rpartition(".")
+        if ".lora_" in full or (tied and full.startswith("lm_head.")):
+            continue
+        projection = modules[module.removesuffix(".base_layer")]
+        with_adapter = module.endswith(".base_layer") and name == "weight"
+        weight = merged_weight(projection) if with_adapter else dequantised(parameter)
+        state[full.replace(".base_layer.", ".")] = weight.detach().to(dtype).cpu()
+    overflowing = [name for name, weight in state.items() if not torch.isfinite(weight).all()]
+    if overflowing:
+        raise ModelError(
+            f"{len(overflowing)} weights do not fit into {dtype} ({overflowing[0]}, ...). Take --dtype bf16."
+        )
+    return state
+
+
+def plain_config(policy: LoraPolicy, dtype: torch.dtype) -> Any:
+    """The model's configuration without what belongs to its quantisation."""
+    about = policy.base_model.config.to_dict()
+    about.pop("quantization_config", None)
+    kind = about.pop("model_type")
+    return AutoConfig.for_model(kind, **about | {"dtype": str(dtype).removeprefix("torch."), "use_cache": True})
+
+
+def write_merged(policy: LoraPolicy, folder: Path, dtype: MergedType) -> None:
+    """Write merged weights, configuration and tokenizer in transformers' layout.
+
+    Raises:
+        ModelError: a weight does not fit into `dtype`.
+    """
+    config = plain_config(policy, DTYPES[dtype])
+    with torch.device("meta"):
+        model = _AUTO.from_config(config)
+    missing, unexpected = model.load_state_dict(merged_state(policy, DTYPES[dtype]), strict=False, assign=True)
+    if unexpected or set(missing) - {"lm_head.weight"}:
+        raise ModelError(f"The model has no plain form: {sorted({*missing, *unexpected})[:3]} ... do not fit.")
+    model.tie_weights()
+    # the base's own sampling settings (a penalty, a top_k) are not what was trained with
+    model.generation_config = _GENERATION(eos_token_id=list(policy.eos_ids), pad_token_id=policy.pad_id)
+    model.save_pretrained(str(folder))
+    policy.tokenizer.save_pretrained(str(folder))
+
+
+def write_model_gguf(policy: LoraPolicy, file: Path, dtype: GgufType, *, source: str, name: str) -> None:
+    """Write merged weights and tokenizer as a GGUF file.
+
+    Raises:
+        ModelError: the model or its tokenizer is of a kind that cannot be written.
+    """
+    full = torch.float32 if dtype in ("f32", "q8_0") else torch.bfloat16 if dtype == "bf16" else torch.float16
+    config, state = plain_config(policy, full), merged_state(policy, full)
+    write_gguf(file, config, state, policy.tokenizer, source=source, end_id=policy.end_id, dtype=dtype, name=name)
+
+
+def write_adapter(policy: LoraPolicy, folder: Path, *, base: str | None) -> None:
+    """Write the adapter in peft's layout, with its tokenizer; `base` is what it names as its base model, if not the own."""
+    policy.save_adapter(folder)
+    policy.tokenizer.save_pretrained(str(folder))
+    if base is not None:
+        file = folder / "adapter_config.json"
+        about = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+        file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def check_export(place: Path, completions: Sequence[Completion], device: torch.device, config: Any = None) -> Agreement:
+    """Load a merged folder or GGUF file as any other program would, and compare it with the policy.
+
+    `config` is that of the model where the file's own is not to be relied upon: transformers reads neither the size of
+    heads nor the factors of a rotation out of GGUF files.
+
+    Raises:
+        ModelError: it is another model than the policy.
+    """
+    options: dict[str, Any] = {"gguf_file": place.name} if place.suffix == ".gguf" else {}
+    folder = str(place.parent if options else place)
+    options |= {} if config is None else {"config": config}
+    model = _AUTO.from_pretrained(folder, dtype=compute_type(device), local_files_only=True, **options).to(device)
+    n_same = n_same_tokens = n_tokens = 0
+    total_nats = 0.0
+    with torch.inference_mode():
+        for completion in completions:
+            n = len(completion.token_ids)
+            ids_1T = torch.tensor([[*completion.prompt_ids, *completion.token_ids]], device=device)
+            logits_NV = model(input_ids=ids_1T).logits[0, -n - 1 : -1].float()
+            tokens_N = torch.tensor(completion.token_ids, device=device)
+            same = int((logits_NV.argmax(1) == tokens_N).sum())
+            logprobs_N = torch.log_softmax(logits_NV, 1).gather(1, tokens_N[:, None])[:, 0]
+            total_nats += float((logprobs_N - torch.tensor(completion.logprobs, device=device)).abs().sum())
+            n_same, n_same_tokens, n_tokens = n_same + (same == n), n_same_tokens + same, n_tokens + n
+    found = Agreement(len(completions), n_same, n_tokens, n_same_tokens, total_nats / max(n_tokens, 1))
+    if not found.mean_nats <= MOST_NATS:
+        raise ModelError(f"What was written is not what was trained: {found} (limit {MOST_NATS}). It is not kept.")
+    return found
+
+
+def remove(folder: Path) -> None:
+    """Take an unfinished export away."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,175 @@
+"""A merged model as a GGUF file, which llama.cpp, Ollama and LM Studio read. For the kinds that our decoder knows.
+
+Names and layout are GGUF's own (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); the `gguf` package writes.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+import torch
+
+from expo_lite.errors import ModelError
+from expo_lite.policy.merged import rope
+
+GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+TYPES: dict[GgufType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] = {
+    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+}
+_KINDS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
+
+
+def write_gguf(
+    file: Path,
+    config: Any,
+    weights: Mapping[str, torch.Tensor],
+    tokenizer: Any,
+    *,
+    source: str,
+    end_id: int,
+    dtype: GgufType,
+    name: str,
+) -> None:
+    """Write a model.
+
+    Args:
+        file: to be written; what is there is replaced.
+        config: transformers' configuration of the model.
+        weights: dense, under transformers' names.
+        tokenizer: transformers'.
+        source: where the base model came from; of a GGUF file the tokenizer is taken over as it stands.
+        end_id: the token that ends the assistant's turn.
+        dtype: of matrices; vectors are f32, and so are matrices whose rows q8_0 cannot divide into blocks.
+        name: of the model, as readers show it.
+
+    Raises:
+        ModelError: the model or its tokenizer is of a kind that this cannot write.
+    """
+    if config.model_type not in _KINDS:
+        raise ModelError(f"GGUF files are written of {', '.join(_KINDS)} models, not of '{config.model_type}'.")
+    arch = _KINDS[config.model_type]
+    writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[arch])
+    writer.add_name(name)
+    _add_sizes(writer, config)
+    writer.add_file_type(TYPES[dtype][1])
+    if Path(source).suffix == ".gguf":
+        _copy_tokenizer(writer, Path(source))
+        writer.add_eos_token_id(end_id)
+    else:
+        _add_tokenizer(writer, tokenizer, config.vocab_size, end_id)
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    for own, tensor in _tensors(config, weights):
+        written = names.get_name(own, try_suffixes=(".weight", ".bias"))
+        if written is None:
+            raise ModelError(f"GGUF has no place for the weight '{own}'.")
+        _add_tensor(writer, written, tensor, dtype)
+    _add_rope(writer, config)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_sizes(writer: gguf.GGUFWriter, config: Any) -> None:
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _tensors(config: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights by transformers' names, with the pairs of a Llama's rotation side by side, as GGUF has them."""
+    for name, tensor in weights.items():
+        for projection, n_heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
+            if config.model_type == "llama" and f".{projection}." in name:
+                halves = tensor.reshape(n_heads, 2, tensor.shape[0] // n_heads // 2, *tensor.shape[1:])
+                tensor = halves.swapaxes(1, 2).reshape(tensor.shape)
+        yield name, tensor
+
+
+def _add_tensor(writer: gguf.GGUFWriter, name: str, tensor: torch.Tensor, dtype: GgufType) -> None:
+    data, kind = tensor.float().cpu().numpy(), TYPES[dtype][0]
+    block, _ = gguf.GGML_QUANT_SIZES[kind]
+    if tensor.ndim == 1 or tensor.shape[-1] % block:
+        kind = gguf.GGMLQuantizationType.F32
+    writer.add_tensor(name, gguf.quants.quantize(np.ascontiguousarray(data), kind), raw_dtype=kind)
+
+
+def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
+    """The base, and what else changes the rotation: by a known rule, or as a factor a frequency."""
+    about = config.rope_parameters
+    writer.add_rope_freq_base(about["rope_theta"])
+    kind = about["rope_type"]
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(about["factor"])
+        if kind == "yarn":
+            most = about.get("original_max_position_embeddings") or config.max_position_embeddings
+            writer.add_rope_scaling_orig_ctx_len(most)
+    elif kind != "default":
+        frequencies_d, _ = rope(config, torch.device("cpu"))
+        exponents_d = torch.arange(0, 2 * len(frequencies_d), 2, dtype=torch.float32) / (2 * len(frequencies_d))
+        plain_d = 1.0 / about["rope_theta"] ** exponents_d
+        writer.add_tensor("rope_freqs.weight", (plain_d / frequencies_d).numpy())
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int, end_id: int) -> None:
+    """A byte-level BPE tokenizer: its tokens, their kinds, its merges, and by which rule it splits text."""
+    about = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, added = about["model"], {token["id"]: token for token in about["added_tokens"]}
+    tokens = {number: text for text, number in model["vocab"].items()}
+    tokens |= {number: token["content"] for number, token in added.items()}
+    kinds = gguf.TokenType
+
+    def kind(number: int) -> gguf.TokenType:
+        if number not in tokens:
+            return kinds.UNUSED
+        if number not in added:
+            return kinds.NORMAL
+        return kinds.CONTROL if added[number]["special"] else kinds.USER_DEFINED
+
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_splitting(about))
+    writer.add_token_list([tokens.get(number, f"[PAD{number}]") for number in range(n_vocabulary)])
+    writer.add_token_types([kind(number) for number in range(n_vocabulary)])
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
+    writer.add_eos_token_id(end_id)
+    if tokenizer.pad_token_id is not None:
+        writer.add_pad_token_id(tokenizer.pad_token_id)
+    if tokenizer.bos_token_id is not None:
+        writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_add_bos_token(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def _splitting(about: dict[str, Any]) -> str:
+    """llama.cpp's name for the rule by which a byte-level BPE tokenizer splits text before it merges."""
+    rule = json.dumps(about["pre_tokenizer"])
+    if about["model"]["type"] != "BPE" or "ByteLevel" not in rule:
+        raise ModelError("GGUF files are written with byte-level BPE tokenizers only, and this model has another.")
+    if "p{N}{1,3}" in rule:
+        return "llama-bpe"
+    if "Digits" in rule:
+        return "smollm"
+    return "qwen2" if "p{N}" in rule else "gpt-2"
+
+
+def _copy_tokenizer(writer: gguf.GGUFWriter, source: Path) -> None:
+    for name, field in gguf.GGUFReader(source).fields.items():
+        if name.startswith("tokenizer.") and name != gguf.Keys.Tokenizer.EOS_ID:
+            is_list = field.types[0] is gguf.GGUFValueType.ARRAY
+            writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if is_list else None)

@@ -1,0 +1,77 @@
+"""The model card of what a run made: how it was made, what it measured, and how it is loaded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from expo_lite import __version__
+from expo_lite.report.record import RunRecord
+from expo_lite.terminal import visible_line
+
+SHOWN = ("method", "task", "levels", "steps", "seed", "group_size", "problems_per_step", "optimizer.learning_rate",
+         "policy.bits", "policy.lora_rank", "policy.lora_alpha", "explanation.explain",
+         "explanation.exp_sft_coef")  # fmt: skip
+"""The settings that a card names."""
+KNOWN_LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
+"""The hub's words for licences that need no other name."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardOf:
+    """What the card is about, beside the run."""
+
+    title: str
+    base: str
+    """The base model, as the hub or a reader finds it."""
+    license: str
+    """The base model's; '' where it is not known."""
+    kind: str
+    """One sentence on what lies here."""
+    loading: str
+    """A command or some lines of Python."""
+    library: str
+    """The hub's word: peft or transformers."""
+    agreement: str | None = None
+    """What was found when it was compared with the trained policy."""
+
+
+def card(about: CardOf, run: RunRecord | None) -> str:
+    """The card as Markdown with the hub's header."""
+    license = KNOWN_LICENSES.get(about.license, "other")
+    header = {"base_model": about.base, "library_name": about.library, "license": license, "tags": None}
+    lines = ["---", *(f"{key}: {_yaml(value)}" for key, value in header.items() if value), "tags: [expo, grpo, lora]"]
+    lines += ["---", "", f"# {about.title}", "", f"{about.kind} Made by expo-lite {__version__}."]
+    if about.license:
+        lines += ["", f"The base model's licence: {about.license}. It holds for this model too."]
+    if run is not None:
+        lines += _of_run(run)
+    lines += ["", "## Load it", "", "```", about.loading, "```"]
+    if about.agreement:
+        lines += ["", f"Checked against the trained policy: {about.agreement}."]
+    return "\n".join(lines) + "\n"
+
+
+def _of_run(run: RunRecord) -> list[str]:
+    lines = ["", "## How it was made", "", "| setting | |", "| --- | --- |"]
+    lines += [f"| {name} | {_cell(run.settings[name])} |" for name in SHOWN if run.settings.get(name) not in (None, [])]
+    ends = run.evaluated[:1] + run.evaluated[-1:] if len(run.evaluated) > 1 else run.evaluated
+    if ends:
+        names = list(ends[0].evaluation.levels[0].pass_at)
+        lines += ["", "## What it measured", "", "Percent of held-out problems, with 95% intervals over problems.", ""]
+        lines += [f"| level | after steps | problems | greedy |{''.join(f' pass@{k} |' for k in names)}"]
+        lines += ["| --- " * (4 + len(names)) + "|"]
+        for place in range(len(ends[0].evaluation.levels)):
+            for end in ends:
+                row = end.evaluation.levels[place]
+                figures = [row.greedy, *(row.pass_at[k] for k in names)]
+                cells = [row.level, str(end.step), str(row.n_problems), *(figure.text() for figure in figures)]
+                lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(value: Any) -> str:
+    return visible_line(", ".join(map(str, value)) if isinstance(value, list) else value).replace("|", "\\|")
+
+
+def _yaml(value: str) -> str:
+    """A plain word as it is, anything else quoted."""
+    return value if value.replace("-", "").replace("/", "").replace(".", "").isalnum() else f'"{visible_line(value)}"'

@@ -1,0 +1,247 @@
+"""What is taken away is what was trained: read back by transformers, and by llama.cpp where it is installed."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import smollm2
+import torch
+from shaken import shaken
+from test_decoder import CONFIGS, PROMPTS, folder_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from expo_lite.commands import cli
+from expo_lite.commands.export import checked_problems
+from expo_lite.errors import ModelError
+from expo_lite.policy.export import check_export, greedy, plain_config, write_merged, write_model_gguf
+from expo_lite.policy.factory import load_policy
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.ollama import ChatPieces, modelfile
+from expo_lite.prompts import encode_question
+from expo_lite.run.target import find_target
+from expo_lite.settings.groups import PolicyConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps at a rate at which they show."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    words = ["train", "--model", "tiny", "--steps", "3", "--learning-rate", "0.01", "--eval-problems", "2"]
+    assert cli.run([*words, "--eval-samples", "2", "--k", "1", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def replies(run: Path) -> list[tuple[tuple[int, ...], str]]:
+    """Prompts, and what the trained policy makes of them, without their end tokens."""
+    target = find_target(str(run))
+    policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
+    prompts = [encode_question(policy.tokenizer, problem) for problem in checked_problems(target)]
+    assert len(prompts) == 20
+    return [(c.prompt_ids, c.text) for c in greedy(policy, prompts, 64)]
+
+
+def export(run: Path, to: str, *more: str) -> Path:
+    output = run / "export" / to
+    assert cli.run(["export", str(run), "--to", to, "--output", str(output), *more]) == 0
+    return output
+
+
+def texts_of(model: Any, prompts: list[tuple[int, ...]], tokenizer: Any) -> list[str]:
+    found = []
+    for prompt in prompts:
+        ids = model.generate(torch.tensor([prompt]), max_new_tokens=64, do_sample=False)[0, len(prompt) :]
+        found.append(tokenizer.decode(ids, skip_special_tokens=True))
+    return found
+
+
+def test_a_merged_model_answers_alike_and_its_card_has_the_figures(
+    run: Path, replies: list[tuple[tuple[int, ...], str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = export(run, "hub", "--dtype", "f16")
+    out = capsys.readouterr().out
+    assert "20 of 20 greedy completions are the same" in out
+    assert "--push OWNER/NAME uploads it" in out
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    assert texts_of(model, [prompt for prompt, _ in replies], tokenizer) == [text for _, text in replies]
+    base = AutoModelForCausalLM.from_pretrained(_tiny(), dtype=torch.float32)
+    assert texts_of(base, [prompt for prompt, _ in replies], tokenizer) != [text for _, text in replies]
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nbase_model: tiny\n")
+    assert "| optimizer.learning_rate | 0.01 |" in card
+    assert "| 5 | 3 | 2 |" in card
+    assert str(run) not in card
+
+
+def _tiny() -> str:
+    from expo_lite.settings.models import PRESETS
+
+    return PRESETS["tiny"].source
+
+
+def test_an_adapter_loads_on_the_base_that_it_names(run: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    folder = export(run, "adapter")
+    model = AutoPeftModelForCausalLM.from_pretrained(str(folder))
+    trained = {name: p for name, p in model.named_parameters() if "lora_B" in name}
+    assert trained
+    assert all(p.abs().max() > 0 for p in trained.values())
+    assert (folder / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("dtype", ["f16", "q8_0"])
+def test_a_gguf_file_is_read_back(run: Path, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["export", str(run), "--to", "gguf", "--dtype", dtype, "--output", str(run / dtype)]) == 0
+    assert list((run / dtype).glob(f"*.{dtype}.gguf"))
+    if dtype == "f16":
+        assert "20 of 20 greedy completions are the same" in capsys.readouterr().out
+
+
+def test_llama_cpp_answers_alike(run: Path, replies: list[tuple[tuple[int, ...], str]]) -> None:
+    """The same token ids out of the same text, and the same greedy completions."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    folder = export(run, "ollama")
+    (file,) = folder.glob("*.gguf")
+    tokenizer: Any = AutoTokenizer.from_pretrained(_tiny())
+    model = llama_cpp.Llama(str(file), n_ctx=512, verbose=False)
+    for prompt, text in replies:
+        assert model.tokenize(tokenizer.decode(prompt).encode(), add_bos=False, special=True) == list(prompt)
+        reply = model.create_completion(list(prompt), max_tokens=64, temperature=0.0, top_k=1)
+        assert reply["choices"][0]["text"] == text
+
+
+@pytest.mark.slow
+def test_smollm2_out_of_a_gguf_file_into_another(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    """With the rotation of Llamas, and a tokenizer that is taken over from the file."""
+    source = smollm2.gguf_file(pytestconfig)
+    assert cli.run(["export", str(source), "--to", "gguf", "--output", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_architecture(kind: str, tmp_path: Path) -> None:
+    policy = shaken(HfPolicy(str(folder_of(kind, tmp_path / "base")), PolicyConfig(bits=16, lora_rank=4), seed=0), 0.1)
+    completions = greedy(policy, PROMPTS, 24)
+    write_merged(policy, tmp_path / "merged", "f32")
+    found = check_export(tmp_path / "merged", completions, CPU)
+    assert (found.n_same, found.mean_nats < 1e-4) == (len(PROMPTS), True)
+    if kind == "biased":  # no released model has these biases, and GGUF's readers do not know them
+        return
+    write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=str(tmp_path), name="a")
+    found = check_export(tmp_path / "a.gguf", completions, CPU, plain_config(policy, torch.float32))
+    assert (found.n_same, found.mean_nats < 1e-4) == (len(PROMPTS), True)
+
+
+def test_the_factors_of_a_llama_3_rotation_by_hand(tmp_path: Path) -> None:
+    """Of wave lengths up to 8 tokens none, from 32 on 8, as the configuration says; a smooth passage in between."""
+    policy = HfPolicy(str(folder_of("llama-3.2", tmp_path / "base")), PolicyConfig(bits=16, lora_rank=4), seed=0)
+    write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=str(tmp_path), name="a")
+    (factors,) = [t.data for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors if t.name == "rope_freqs.weight"]
+    lengths = [2 * math.pi * 500 ** (2 * i / 16) for i in range(8)]  # heads of 16
+    assert [round(float(f), 4) for f, n in zip(factors, lengths, strict=True) if n < 8] == [1.0]
+    assert [round(float(f), 4) for f, n in zip(factors, lengths, strict=True) if n > 32] == [8.0] * 5
+    assert all(1 <= f <= 8 for f in factors)
+
+
+def test_another_model_is_not_kept(tmp_path: Path) -> None:
+    policy = HfPolicy(str(folder_of("qwen3", tmp_path / "base")), PolicyConfig(bits=16, lora_rank=4), seed=0)
+    write_merged(policy, tmp_path / "merged", "f32")
+    completions = greedy(shaken(policy, 0.1), PROMPTS, 24)
+    with pytest.raises(ModelError, match="is not what was trained"):
+        check_export(tmp_path / "merged", completions, CPU)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "merged", "--dtype", "q8_0"], "it takes bf16, f16, f32"),
+        (["--to", "adapter", "--dtype", "f16"], "an adapter is written as it was trained"),
+        (["--to", "hub", "--push", "name"], "must be OWNER/NAME"),
+    ],
+)
+def test_what_cannot_be_asked_for(run: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["export", str(run), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_nothing_is_overwritten_and_a_model_has_no_adapter(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["export", str(run), "--output", str(tmp_path)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert cli.run(["export", "tiny", "--to", "adapter", "--output", str(tmp_path / "a")]) == 2
+    assert "without an adapter" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_without_a_network_the_folder_stays(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(run), "--to", "adapter", "--output", str(tmp_path / "a"), "--push", "me/it"]
+    assert cli.run(words) == 1
+    assert "is written, but was not uploaded to 'me/it'" in capsys.readouterr().err
+    assert (tmp_path / "a" / "adapter_model.safetensors").is_file()
+
+
+LLAMA = (
+    "{{ '<|begin|>' }}{% for m in messages %}<|start|>{{ m['role'] }}<|end|>\n\n{{ m['content'] | trim }}<|eot|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|end|>\n\n{% endif %}"
+)
+QWEN = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
+)
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for m in messages %}"
+    "<turn>{{ m['role'] }}\n{{ m['content'] }}</turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>model\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, LLAMA, QWEN, GEMMA])
+def test_ollamas_template_writes_what_the_chat_template_does(template: str | None) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(_tiny())
+    tokenizer.chat_template = template or tokenizer.chat_template
+    pieces = ChatPieces.of(tokenizer)
+    said = [("user", "One?"), ("assistant", "1"), ("user", "Two?")]
+    told = f"{pieces.begin}One?{pieces.question_to_answer}1{pieces.answer_to_question}Two?{pieces.generation}"
+    assert told == rendered(tokenizer, said)
+    if pieces.before_system is None:
+        assert template == GEMMA
+    else:
+        told = f"{pieces.before_system}Be short.{pieces.after_system}One?{pieces.generation}"
+        assert told == rendered(tokenizer, [("system", "Be short."), ("user", "One?")])
+    text = modelfile(tokenizer, "a.gguf", [2], 0.7)
+    assert text.startswith("FROM ./a.gguf\n")
+    assert 'PARAMETER stop "<|im_end|>"' in text
+    assert text.count("{{ if") + text.count("{{- if") + text.count("range") == text.count("end }}")
+
+
+def rendered(tokenizer: Any, turns: list[tuple[str, str]]) -> str:
+    conversation = [{"role": role, "content": content} for role, content in turns]
+    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+
+
+def test_a_template_that_changes_what_is_said_is_refused() -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(_tiny())
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] | lower }}{% endfor %}"
+    with pytest.raises(ModelError, match="does not keep turns as they are"):
+        ChatPieces.of(tokenizer)
+
+
+def test_the_name_of_the_base_in_an_adapter_of_a_gguf_base(tmp_path: Path) -> None:
+    """peft cannot read a GGUF file: a plain copy of the base goes with the adapter."""
+    assert cli.run(["export", "tiny", "--to", "gguf", "--dtype", "f32", "--output", str(tmp_path / "g")]) == 0
+    (file,) = (tmp_path / "g").glob("*.gguf")
+    words = ["train", "--model", str(file), "--steps", "1", "--eval-problems", "0", "--group-size", "2"]
+    words += ["--max-completion-tokens", "64"]
+    assert cli.run([*words, "--output", str(tmp_path / "run")]) == 0
+    folder = export(tmp_path / "run", "adapter")
+    named = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(folder / "base")
+    assert AutoModelForCausalLM.from_pretrained(named).num_parameters() == 854_144
