@@ -16,6 +16,7 @@ import tyro
 
 from expo_lite import __version__
 from expo_lite.commands import arguments
+from expo_lite.commands.chat import Chat
 from expo_lite.commands.command import Command, ConfiguredCommand
 from expo_lite.commands.compare import Compare
 from expo_lite.commands.diagnose import Diagnose
@@ -63,6 +64,7 @@ OTHERS: dict[str, Command] = {
     "report": Report(runs=tyro.MISSING),
     "compare": Compare(first=tyro.MISSING, second=tyro.MISSING),
     "export": Export(target=tyro.MISSING),
+    "chat": Chat(target=tyro.MISSING),
     "grade": Grade(file=tyro.MISSING),
     "models": Models(),
     "tasks": Tasks(),

@@ -76,13 +76,18 @@ def check_values(settings: Any) -> None:
                 raise ConfigError(f"{name} {problem}: '{str(text)[:LONGEST_QUOTE]}'.")
         if dataclasses.is_dataclass(value):
             check_values(value)
-        elif get_origin(hint) is Annotated:
-            for number in value if isinstance(value, tuple) else (value,):
-                _check_number(name, number, get_args(hint)[1])
-        elif choices := _choices(hint):
-            for member in value if isinstance(value, tuple) else (value,):
-                if member is not None and member not in choices:
-                    raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {member}.")
+            continue
+        for member in value if isinstance(value, tuple) else (value,):
+            _check_member(name, member, hint)
+
+
+def _check_member(name: str, member: Any, hint: Any) -> None:
+    """Hold one value against the bounds in a field's type, or against its choices."""
+    if get_origin(hint) is Annotated:
+        for bounds in (about for about in get_args(hint) if isinstance(about, Bounds)):
+            _check_number(name, member, bounds)
+    elif member is not None and (choices := _choices(hint)) and member not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {member}.")
 
 
 def unusable(text: str) -> str | None:

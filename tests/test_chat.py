@@ -1,0 +1,92 @@
+"""Base and trained model answer for real: piped, on a terminal, with the answer shown."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from expo_lite.commands import cli
+from expo_lite.commands.chat import Reply, side_by_side
+from expo_lite.terminal import Terminal
+
+QUESTION = "Start with 4.\nA: blorp.\nB: hop.\nWrite the results one after the other."
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    words = ["train", "--model", "tiny", "--steps", "2", "--learning-rate", "0.5", "--eval-problems", "0"]
+    assert cli.run([*words, "--output", str(folder)]) == 0
+    return folder
+
+
+def test_base_and_trained_answer_the_same_question(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--prompt", QUESTION, "--temperature", "0"]
+    assert cli.run(["chat", "tiny", *words]) == 0
+    alone = capsys.readouterr().out.split("tiny:\n")[1].strip()
+    assert alone.startswith("A:4 blorp")
+    assert cli.run(["chat", str(run), *words]) == 0
+    base, trained = capsys.readouterr().out.split("base:\n")[1].split("trained")
+    assert base.strip() == alone  # the adapter is off
+    assert trained.strip() != f":\n{alone}"  # two steps at this rate break the model
+    assert not trained.strip().endswith(alone)
+
+
+def test_a_shown_answer_is_explained_and_judged(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--prompt", QUESTION, "--temperature", "0", "--show-answer"]
+    assert cli.run(["chat", "tiny", *words, "A=9, B=2"]) == 0
+    out = capsys.readouterr().out
+    assert "tiny (ends in the answer):\nA:4 blorp+5=9\nB:9 hop+3=2" in out
+    assert cli.run(["chat", "tiny", *words, "seventeen"]) == 0
+    assert "tiny (not the answer:" in capsys.readouterr().out
+
+
+def test_lines_of_a_pipe_are_questions_and_a_long_reply_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Start with 1.\n\nStart with 2.\n"))
+    assert cli.run(["chat", "tiny", "--max-completion-tokens", "5", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.count("tiny (cut off at 5 tokens):") == 2
+
+
+def test_pieces_make_the_greedy_completion(capsys: pytest.CaptureFixture[str]) -> None:
+    """Written 16 tokens at a time, or 64 at once."""
+    from expo_lite.policy.factory import load_policy
+    from expo_lite.prompts import encode_question
+    from expo_lite.records import Problem, SampleRequest, SamplingParams
+    from expo_lite.settings.groups import PolicyConfig
+
+    question = QUESTION.replace("B: hop.", "B: hop.\nC: march.\nD: leap.")
+    policy = load_policy("tiny", PolicyConfig(), seed=0)
+    request = SampleRequest(encode_question(policy.tokenizer, Problem("p", question, "")), 1)
+    ((whole,),) = policy.sample([request], SamplingParams(0.0, 64), seed=0)
+    assert len(whole.token_ids) > 32
+    assert cli.run(["chat", "tiny", "--prompt", question, "--temperature", "0"]) == 0
+    assert whole.text in capsys.readouterr().out
+
+
+def test_what_a_model_writes_moves_no_cursor() -> None:
+    replies = [Reply("base", "a\x1b[2Jb"), Reply("trained", "[bold]c[/]\u202ed")]
+    for width in (50, 80, 120):
+        file = io.StringIO()
+        console: Console = Terminal(file=file, width=width)
+        console.print(side_by_side(replies, width))
+        text = file.getvalue()
+        assert "\x1b" not in text
+        assert "a\\x1b[2Jb" in text
+        assert "[bold]c[/]\\u202ed" in text
+        assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["chat", "tiny", "--prompt", " "], "--prompt is empty"),
+        (["chat", "tyni"], "Did you mean 'tiny'"),
+        (["chat", "tiny", "--temperature", "-1"], "temperature must be"),
+    ],
+)
+def test_what_cannot_be_asked_for(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(words) == 2
+    assert said in capsys.readouterr().err
