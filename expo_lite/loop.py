@@ -28,8 +28,9 @@ from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 from expo_lite.run.progress import Display, binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
+from expo_lite.run.target import resolve_run, starting_adapter
 from expo_lite.run.trace import traced
-from expo_lite.settings.train import RunConfig, TrainConfig, resolve
+from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.step.chain_text import leaks
 from expo_lite.step.experience import sample_experience
 from expo_lite.step.learn import learn
@@ -70,8 +71,8 @@ def train(config: TrainConfig, *, task: Task | None = None, console: Console | N
     """
     console = console or Terminal(quiet=True)
     if task is not None:
-        return train_on(task, resolve(replace(config, task=task.name)), console)
-    resolved = resolve(config)
+        return train_on(task, resolve_run(replace(config, task=task.name)), console)
+    resolved = resolve_run(config)
     with Grader() as grader:
         named = load_task(resolved.task, grader=grader, options=resolved.data, levels=resolved.levels)
         return train_on(named, resolved, console)
@@ -113,11 +114,16 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     prompt = read_explanation_prompt(config.explanation.explanation_prompt)
     if config.resume:
         folder.check(config)
-    policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
+    adapter = starting_adapter(config, folder)
+    policy = load_policy(
+        config.model, config.policy, seed=config.seed, adapter=adapter, sampling_rows=config.sampling.sampling_rows
+    )
+    if adapter is not None:
+        policy.keep_reference()
     tokens = config.sampling.max_completion_tokens
     problems = fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     if not config.resume:
-        folder.create(config, device=device)
+        folder.create(config, device=device, start=adapter)
     optimizer = make_optimizer(policy, config)
     tested = held_out(task, config, policy, warn)
     limits = Limits.of(config, warn=warn)

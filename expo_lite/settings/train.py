@@ -42,7 +42,8 @@ class TrainConfig:
     """Train a LoRA adapter with ExPO, and show what changed."""
 
     model: str | None = None
-    """An alias, OWNER/NAME, a folder or a GGUF file. Default: tiny without a GPU, qwen2.5-3b with one."""
+    """An alias, OWNER/NAME, a folder or a GGUF file; or a run, checkpoint or adapter folder to start from.
+    Default: tiny without a GPU, qwen2.5-3b with one."""
     task: str = "hidden-rules"
     """What to train on; `expo-lite tasks` lists them."""
     levels: tuple[int, ...] = ()
@@ -108,6 +109,10 @@ class RunConfig(TrainConfig):
     output: Path = field(kw_only=True)
     sampling: ResolvedRollout = field(kw_only=True)
     optimizer: ResolvedOptimizer = field(kw_only=True)
+    start_from: Path | None = None
+    """The adapter folder that the run starts from; the run folder keeps a copy of it. None: from the base model."""
+    start_sha256: str | None = None
+    """Of that adapter's weights."""
 
 
 def resolve(config: TrainConfig) -> RunConfig:
