@@ -173,7 +173,10 @@ def training_problems(task: Task, config: RunConfig, warn: Callable[[str], None]
     limit = config.train_problems
     problems = problems_of(task, "train", levels=config.levels, limit=limit, seed=config.seed, warn=warn)
     if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
-        raise ConfigError(f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none.")
+        raise ConfigError(
+            f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none. Name the field of "
+            "the data that has them with --chain-field, or take a method that needs none (exp-grpo, grpo, star)."
+        )
     return problems
 
 

@@ -73,11 +73,14 @@ def _line(metrics: dict[str, float]) -> str:
             f"all-wrong {metrics['frac_all_wrong']:.0%} mixed {metrics['frac_mixed']:.0%} all-right "
             f"{metrics['frac_all_correct']:.0%}",
         ]
+    else:
+        parts += [f"loss {metrics['expo/sft_loss']:.3f} nats a token"] if "expo/sft_loss" in metrics else []
     if "dpo_loss" in metrics:
         parts.append(f"{metrics['pairs/used']:.0f} pairs, loss {metrics['dpo_loss']:.3f}")
     if "expo/explanation_accept_rate" in metrics:
         parts.append(f"explanations accepted {metrics['expo/explanation_accept_rate']:.0%}")
-    parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
+    if metrics["num_tokens"]:
+        parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
     if "update/tokens_per_s" in metrics:
         parts.append(f"update {metrics['update/tokens_per_s']:,.0f} tok/s")
     planned = f" (planned {metrics['memory/planned_gib']:.1f})" if "memory/planned_gib" in metrics else ""

@@ -95,7 +95,7 @@ class ExpoConfig:
     With token it is their mean, as in the GRPO term, which makes the term some hundred times smaller."""
     explain: Literal["all", "all-wrong"] | None = None
     """Which problems get a chain: all of them, as in the paper's formula, or those whose whole group is wrong.
-    Default: all-wrong; for exp-dpo all. star takes all-wrong always."""
+    Default: all-wrong; for exp-dpo and sft all. star takes all-wrong always."""
     explanation_refresh_steps: Annotated[int, AT_LEAST_0] = 1
     """An explanation is used again until it is this many steps old. 1 makes a new one each time, 0 makes it once."""
     explain_with: ExplainWith = "answer"

@@ -151,9 +151,9 @@ def default_gate(method: Method) -> Literal["all", "all-wrong"]:
 
     The paper's formula has no gate. Without one the term also pulls where nothing is wrong: of five runs of 200 steps
     on the built-in model all fell apart, and of five with the gate none (examples/results/replicate.md). Pairs have no
-    such term, and need every problem with a wrong completion.
+    such term, and need every problem with a wrong completion; plain supervised training has nothing beside it.
     """
-    return "all" if method == "exp-dpo" else "all-wrong"
+    return "all" if method in ("exp-dpo", "sft") else "all-wrong"
 
 
 def run_name(model: str, task: str) -> str:
