@@ -79,7 +79,7 @@ def _line(metrics: dict[str, float]) -> str:
         parts.append(f"{metrics['pairs/used']:.0f} pairs, loss {metrics['dpo_loss']:.3f}")
     if "expo/explanation_accept_rate" in metrics:
         parts.append(f"explanations accepted {metrics['expo/explanation_accept_rate']:.0%}")
-    if metrics["num_tokens"]:
+    if metrics["sampling/tokens_per_s"]:
         parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
     if "update/tokens_per_s" in metrics:
         parts.append(f"update {metrics['update/tokens_per_s']:,.0f} tok/s")
