@@ -14,6 +14,7 @@ from expo_lite.grading import Grader
 from expo_lite.measure.diagnose import diagnose
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.held_out import evaluate_once, held_out, load_evaluation
+from expo_lite.measure.on_the_way import evaluate_on_the_way, is_due, keep_best_of_all
 from expo_lite.measure.tables import before_and_after
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
@@ -93,6 +94,8 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
                 before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
                 finished = run_steps(run, console, stops)
                 after = evaluate_once(run, run.step, console, stops) if finished else None
+                if finished:
+                    keep_best_of_all(run, console)
             except Stopped:
                 finished = False
     if finished:
@@ -181,13 +184,21 @@ def training_problems(task: Task, config: RunConfig, warn: Callable[[str], None]
 
 
 def run_steps(run: Run, console: Console, stops: StopRequests) -> bool:
-    """Take the steps that remain; False if a signal cut them short. Either way the last one is saved."""
+    """Take the steps that remain; False if a signal cut them short. Either way the last one is saved.
+
+    Raises:
+        Stopped: a stop was asked for in an evaluation on the way.
+    """
     total = run.config.steps
     # not the first step, which pays for what later ones find ready
     profiled = min(run.step + 1, total - 1) if run.config.profile else None
     rows, stalled = run.folder.metrics.read(), False
     with Display(console, total, run.step) as display:
         while run.step < total and not stops.requested:
+            if is_due(run):
+                with display.paused():
+                    if evaluate_on_the_way(run, console, stops):
+                        return True
             trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
             with traced(trace) if run.step == profiled else contextlib.nullcontext():
                 metrics = take_step(run)
@@ -196,7 +207,7 @@ def run_steps(run: Run, console: Console, stops: StopRequests) -> bool:
             if not stalled and len(rows) >= STALLED_STEPS and (finding := no_gradient(rows)):
                 stalled = True
                 run.limits.warn(str(finding))
-            if run.step % run.config.save_every == 0 or run.step == total or stops.requested:
+            if run.step % run.config.save_every == 0 or run.step == total or stops.requested or is_due(run):
                 save(run)
     return run.step >= total
 

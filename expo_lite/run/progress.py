@@ -52,6 +52,15 @@ class Display:
         if self._live:
             self._live.stop()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """While this is open something else has the terminal."""
+        if self._live:
+            self._live.stop()
+        yield
+        if self._live:
+            self._live.start()
+
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """Show the metrics of a step that is done (counted from 1)."""
         self._progress.update(self._task, completed=step)

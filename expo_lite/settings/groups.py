@@ -195,3 +195,8 @@ class HeldOutConfig:
     """The sampling temperature of the evaluation, before and after training."""
     eval_top_p: Annotated[float, SHARE] = 1.0
     """Nucleus sampling in the evaluation, as --top-p is in training."""
+    eval_every: Annotated[int, AT_LEAST_0] = 0
+    """Also measure every so many steps, and keep the best checkpoint as checkpoints/best. 0: only before and after.
+    Held-out problems that choose a checkpoint flatter it: measure what you report on others (`expo-lite eval`)."""
+    stop_after_worse: Annotated[int, AT_LEAST_0] = 0
+    """End training after so many of these evaluations in a row that are not better than the best. 0: never."""

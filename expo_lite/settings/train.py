@@ -179,6 +179,11 @@ def _check(config: TrainConfig) -> None:
                 f"every k must be between 1 and eval_samples ({evaluation.eval_samples}), not {evaluation.k}.",
             ),
             (
+                bool(evaluation.eval_every and evaluation.eval_problems)
+                or not (evaluation.stop_after_worse or (evaluation.eval_every and not evaluation.eval_problems)),
+                "stop_after_worse needs --eval-every, and both need --eval-problems above 0.",
+            ),
+            (
                 config.optimizer.optimizer != "adamw-8bit" or machine.has_gpu(),
                 "optimizer 'adamw-8bit' needs a GPU; use 'adamw'.",
             ),

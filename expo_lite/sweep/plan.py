@@ -119,6 +119,10 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
     for run in runs:
         resolved = read.config(run, seeds[0])
         check_name(resolved.task, resolved.data, resolved.levels)
+        if resolved.evaluation.stop_after_worse:
+            raise ConfigError(
+                f"{file}: runs.{run}: stop_after_worse is not for plans: runs of one length are compared."
+            )
     return read
 
 
