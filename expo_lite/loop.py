@@ -27,7 +27,8 @@ from expo_lite.records import Problem
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
-from expo_lite.run.progress import Display, binned, sparkline
+from expo_lite.run.progress import Display, working
+from expo_lite.run.sparks import binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
 from expo_lite.run.target import resolve_run, starting_adapter
 from expo_lite.run.trace import traced
@@ -118,9 +119,10 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     if config.resume:
         folder.check(config)
     adapter = starting_adapter(config, folder)
-    policy = load_policy(
-        config.model, config.policy, seed=config.seed, adapter=adapter, sampling_rows=config.sampling.sampling_rows
-    )
+    with working(console, f"loading {config.model}"):
+        policy = load_policy(
+            config.model, config.policy, seed=config.seed, adapter=adapter, sampling_rows=config.sampling.sampling_rows
+        )
     if adapter is not None:
         policy.keep_reference()
     tokens = config.sampling.max_completion_tokens
@@ -155,14 +157,15 @@ def check_sampler(run: Run, console: Console) -> None:
     started = time.monotonic()
     shown = run.problems[:CHECKED_PROBLEMS]
     prompts = [encode(run.policy.tokenizer, p) for p in shown for encode in (encode_question, encode_explanation)]
-    mean = run.limits.updating(
-        lambda: self_check(
-            run.policy,
-            prompts,
-            temperature=run.config.sampling.temperature,
-            token_budget=run.limits.micro_batch_tokens,
+    with working(console, "checking that sampler and scorer agree"):
+        mean = run.limits.updating(
+            lambda: self_check(
+                run.policy,
+                prompts,
+                temperature=run.config.sampling.temperature,
+                token_budget=run.limits.micro_batch_tokens,
+            )
         )
-    )
     took = f"{time.monotonic() - started:.1f} s"
     say(console, f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({took})")
 
@@ -193,7 +196,7 @@ def run_steps(run: Run, console: Console, stops: StopRequests) -> bool:
     # not the first step, which pays for what later ones find ready
     profiled = min(run.step + 1, total - 1) if run.config.profile else None
     rows, stalled = run.folder.metrics.read(), False
-    with Display(console, total, run.step) as display:
+    with Display(console, total, run.step, rows=rows, samples=run.folder.samples.path) as display:
         while run.step < total and not stops.requested:
             if is_due(run):
                 with display.paused():

@@ -11,7 +11,8 @@ from expo_lite.measure.figures import Evaluation, LevelResult
 from expo_lite.measure.statistics import Estimate
 from expo_lite.measure.tables import before_and_after
 from expo_lite.run import progress as display
-from expo_lite.run.progress import Display, binned, sparkline
+from expo_lite.run.progress import Display
+from expo_lite.run.sparks import binned, sparkline
 
 METRICS = {
     "reward": 0.3125,
@@ -89,10 +90,9 @@ def test_bars_on_a_terminal() -> None:
     assert "3/4" in plain
     assert "left" in plain
     assert "a line from elsewhere" in plain
-    assert "all wrong / mixed / all right" in plain
-    assert "█" * (15 + 8 + 8) in plain  # a half, a quarter (7.5, rounded up) and a quarter of 30
-    assert LINE[:90] in plain.replace("\n", "")
-    assert all(f"\x1b[{colour}m" in text for colour in (31, 33, 32))
+    assert "reward                 ▃▃  31% -> 31%" in plain  # two steps of 0.3125, which is in the third eighth
+    assert "all-wrong groups       ▅▅  50% -> 50%" in plain
+    assert "peak 1.3 GiB" in plain
 
 
 def test_the_terminal_is_left_as_it_was_after_an_error() -> None:

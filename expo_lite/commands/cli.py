@@ -32,6 +32,7 @@ from expo_lite.commands.report import Report
 from expo_lite.commands.sweep import Replicate, Sweep
 from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
+from expo_lite.commands.watch import Watch
 from expo_lite.errors import ExpoLiteError
 from expo_lite.settings.machine import set_allocator
 from expo_lite.terminal import visible, visible_line
@@ -65,6 +66,7 @@ OTHERS: dict[str, Command] = {
     "compare": Compare(first=tyro.MISSING, second=tyro.MISSING),
     "export": Export(target=tyro.MISSING),
     "chat": Chat(target=tyro.MISSING),
+    "watch": Watch(folder=tyro.MISSING),
     "grade": Grade(file=tyro.MISSING),
     "models": Models(),
     "tasks": Tasks(),

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
+from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.measure.tables import interval_cell
 from expo_lite.measure.verdict import closing_line
@@ -49,12 +50,13 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         problems = problems_of(
             task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
         )
+        import_torch(console)
         from expo_lite.commands.sampling import say_device
         from expo_lite.measure.diagnose import diagnose_target, verdicts_of
 
         say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
         say_device(console)
-        result = diagnose_target(target, task, problems, config, folder, warning(console))
+        result = diagnose_target(target, task, problems, config, folder, console)
     console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
     verdicts = verdicts_of(result.levels)
     for level, judged in verdicts.items():

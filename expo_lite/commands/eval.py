@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
+from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.run.target import Target
@@ -47,6 +48,7 @@ def run_eval(config: EvalConfig) -> None:
         problems = problems_of(
             task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
         )
+        import_torch(console)
         from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.figures import differences, evaluation_of
         from expo_lite.measure.samples import SampleFolder, SampleSpec

@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.rule import Rule
 
 from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
+from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.prompts import read_explanation_prompt
 from expo_lite.records import SamplingParams
+from expo_lite.run.progress import completion_bar, working
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import ExplainConfig, check_measuring
 from expo_lite.tasks import load_task, problems_of
@@ -49,10 +51,12 @@ def run_explain(config: ExplainConfig) -> None:
         problems = problems_of(
             task, config.split, levels=levels, limit=config.problems, seed=config.seed, warn=warning(console)
         )
+        import_torch(console)
         from expo_lite.commands.sampling import say_device
         from expo_lite.measure.explaining import sample_attempts
         from expo_lite.memory.context import fitting
         from expo_lite.memory.limits import fitted_policy
+        from expo_lite.policy.base import listening
         from expo_lite.policy.factory import load_policy
         from expo_lite.step.explain import best, refusals
         from expo_lite.step.rederive import judge_within
@@ -61,21 +65,24 @@ def run_explain(config: ExplainConfig) -> None:
         say_device(console)
         warn = warning(console)
         settings, limits = fitted_policy(target.model, target.policy, params, warn)
-        policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)
+        with working(console, f"loading {target.label}"):
+            policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)
         problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
-        attempts = sample_attempts(
-            policy,
-            task,
-            problems,
-            config,
-            params,
-            limits,
-            explain_with=config.explain_with,
-            prompt=prompt,
-            stream="explain",
-        )
+        with completion_bar(console, "sampling", len(problems)) as bar, listening(policy, bar.ended):
+            attempts = sample_attempts(
+                policy,
+                task,
+                problems,
+                config,
+                params,
+                limits,
+                explain_with=config.explain_with,
+                prompt=prompt,
+                stream="explain",
+            )
         filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
-        judged = judge_within(policy, task, attempts, filters, params=params, limits=limits)
+        with working(console, "judging"):
+            judged = judge_within(policy, task, attempts, filters, params=params, limits=limits)
         explanations = [best(candidates) for candidates in judged]
     for explanation in explanations:
         _show(explanation, console)

@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
+from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.settings.measuring import HardConfig, check_measuring
@@ -55,6 +56,7 @@ def run_hard(config: HardConfig) -> None:
         problems = problems_of(
             task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
         )
+        import_torch(console)
         from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.samples import SampleFolder, SampleSpec
 

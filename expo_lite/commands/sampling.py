@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from expo_lite.run.progress import completion_bar
+from expo_lite.run.progress import completion_bar, working
 from expo_lite.run.target import Target
 from expo_lite.terminal import say, warning
 
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 REWARDS = "rewards.jsonl"
 
 
+def import_torch(console: Console) -> None:
+    """Import torch now, which takes seconds, and say so. Not transformers: Unsloth may have to come before it."""
+    with working(console, "starting"):
+        import torch  # noqa: F401
+
+
 def sampled_problems(
     targets: "Sequence[Target]", problems: "list[Problem]", max_completion_tokens: int, console: Console
 ) -> "list[Problem]":
     """The problems that fit into the context of every target; only the tokenizers are loaded, where they are needed."""
-    from expo_lite.memory.context import fitting
-    from expo_lite.policy.load import load_tokenizer
+    with working(console, "reading the tokenizer"):
+        from expo_lite.memory.context import fitting
+        from expo_lite.policy.load import load_tokenizer
 
     for target in targets:
         problems = fitting(
@@ -58,24 +65,23 @@ def graded_target(
     from expo_lite.policy.factory import load_policy
     from expo_lite.run.folder import locked, make_folder
 
-    title = f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems"
-    say(console, title)
+    say(console, f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems")
     say_device(console)
-    loaded: list[Policy] = []
-
-    def policy() -> "Policy":
-        if not loaded:
-            loaded.append(load_policy(target.model, settings, seed=0, adapter=target.adapter))
-        return loaded[0]
-
     settings, limits = fitted_policy(target.model, target.policy, spec.params, warning(console))
-    title = f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems"
-    say(console, title)
-    if not folder.path.exists():
-        policy()  # a model that cannot be loaded leaves no folder
-        make_folder(folder.path)
-    with locked(folder.path), completion_bar(console, "completions", spec.n_completions) as advance:
-        graded = graded_problems(spec, task, policy, limits=limits, folder=folder, advance=advance)
+    loaded: list[Policy] = []
+    with completion_bar(console, "completions", spec.n_completions) as bar:
+
+        def policy() -> "Policy":
+            if not loaded:
+                loaded.append(load_policy(target.model, settings, seed=0, adapter=target.adapter))
+                loaded[0].on_ended = bar.ended
+            return loaded[0]
+
+        if not folder.path.exists():
+            policy()  # a model that cannot be loaded leaves no folder
+            make_folder(folder.path)
+        with locked(folder.path):
+            graded = graded_problems(spec, task, policy, limits=limits, folder=folder, advance=bar)
     rewards = ({"prompt_id": m.problem.problem_id, "rewards": [float(s.correct) for s in m.samples]} for m in graded)
     folder.write(REWARDS, map(json.dumps, rewards))
     loaded.clear()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from expo_lite.commands.command import ConfiguredCommand, Inline
+from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.run.folder import check_new
 from expo_lite.run.target import resolve_run
@@ -25,6 +26,8 @@ class Train(ConfiguredCommand):
             check_new(config.output)
         with Grader() as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
+            console = Terminal()
+            import_torch(console)
             from expo_lite.loop import train_on
 
-            train_on(task, config, Terminal())
+            train_on(task, config, console)

@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from rich.console import Console
+
 from expo_lite.measure.explaining import sample_attempts
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.measure.verdict import Facts, LevelVerdict, closing_line, judge_level
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted_policy
-from expo_lite.policy.base import Policy
+from expo_lite.policy.base import Policy, listening
 from expo_lite.policy.batching import Row
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.scoring import score_rows
@@ -26,6 +28,7 @@ from expo_lite.records import Explanation, FinishReason, Group, GroupKind, Probl
 from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.run.folder import make_folder, provenance
 from expo_lite.run.metrics import mean, sample_rows
+from expo_lite.run.progress import completion_bar, working
 from expo_lite.run.target import Target
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
@@ -33,9 +36,10 @@ from expo_lite.settings.schema import to_json
 from expo_lite.step.chain_text import leaks
 from expo_lite.step.explain import answer_lifts, best, encode_target, judge
 from expo_lite.step.rederive import judge_within, rederived_within
-from expo_lite.step.rollout import roll_out, stream_seed
+from expo_lite.step.rollout import Rollout, roll_out, stream_seed
 from expo_lite.tasks import Task
 from expo_lite.tasks.base import ChecksSteps
+from expo_lite.terminal import Terminal, warning
 
 RESULTS = "diagnosis.json"
 SAMPLES = "samples.jsonl"
@@ -258,19 +262,22 @@ def diagnose_target(
     problems: Sequence[Problem],
     config: DiagnoseConfig,
     folder: Path,
-    warn: Callable[[str], None] = lambda line: None,
+    console: Console | None = None,
 ) -> Diagnosis:
     """Load a run or model, sample groups and explanations of these problems, measure them, and write all of it.
 
     Raises:
         ExpoLiteError: the model cannot be loaded, memory runs out, or the folder cannot be written.
     """
+    console = console or Terminal(quiet=True)
+    warn = warning(console)
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     settings, limits = fitted_policy(target.model, target.policy, params, warn)
-    policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
+    with working(console, f"loading {target.label}"):
+        policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
     problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
-    result = measure(policy, task, problems, config, limits, params)
+    result = measure(policy, task, problems, config, limits, params, console)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
     verdicts = verdicts_of(result.levels)
@@ -291,23 +298,41 @@ def measure(
     config: DiagnoseConfig,
     limits: Limits,
     params: SamplingParams,
+    console: Console,
 ) -> Diagnosis:
     """Everything that a diagnosis measures, on these problems."""
     prompt = read_explanation_prompt(config.explanation_prompt)
-    rolled = limits.sampling(
-        lambda: roll_out(
-            policy,
-            task,
-            problems=problems,
-            to_explain=problems,
-            group_size=config.group_size,
-            explain_with=config.explain_with,
-            others=problems,
-            params=replace(params, rows=limits.sampling_rows),
-            explanation_prompt=prompt,
-            seed=stream_seed(config.seed, "diagnose"),
+    n_completions = len(problems) * (config.group_size + 1)
+    with completion_bar(console, "sampling", n_completions) as bar, listening(policy, bar.ended):
+        rolled = limits.sampling(
+            lambda: roll_out(
+                policy,
+                task,
+                problems=problems,
+                to_explain=problems,
+                group_size=config.group_size,
+                explain_with=config.explain_with,
+                others=problems,
+                params=replace(params, rows=limits.sampling_rows),
+                explanation_prompt=prompt,
+                seed=stream_seed(config.seed, "diagnose"),
+            )
         )
-    )
+    with working(console, "scoring chains"):
+        return _measured(policy, task, problems, config, limits, params, prompt, rolled)
+
+
+def _measured(
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    config: DiagnoseConfig,
+    limits: Limits,
+    params: SamplingParams,
+    prompt: str | None,
+    rolled: Rollout,
+) -> Diagnosis:
+    """The figures of what has been sampled."""
     filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
     judged = judge_within(policy, task, rolled.attempts, filters, params=params, limits=limits)
     explanations = [best(candidates) for candidates in judged]

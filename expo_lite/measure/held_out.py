@@ -12,7 +12,7 @@ from expo_lite.measure.figures import Evaluation
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
-from expo_lite.policy.base import Policy
+from expo_lite.policy.base import Policy, listening
 from expo_lite.records import Problem
 from expo_lite.run.files import write_atomically
 from expo_lite.run.progress import completion_bar
@@ -47,7 +47,8 @@ def evaluate_once(run: Run, step: int, console: Console, stops: StopRequests) ->
         return done
     say(console, f"evaluating on {len(run.held_out)} held-out problems ...")
     file = run.folder.evaluation_file(step)
-    with completion_bar(console, "evaluating", len(run.held_out) * (run.config.evaluation.eval_samples + 1)) as advance:
+    total = len(run.held_out) * (run.config.evaluation.eval_samples + 1)
+    with completion_bar(console, "evaluating", total) as bar, listening(run.policy, bar.ended):
         result = evaluate_held_out(
             run.policy,
             run.task,
@@ -55,7 +56,7 @@ def evaluate_once(run: Run, step: int, console: Console, stops: StopRequests) ->
             run.config,
             limits=run.limits,
             folder=file.with_suffix(""),
-            advance=stops.before(advance),
+            advance=stops.before(bar),
         )
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
     return result

@@ -1,7 +1,7 @@
 """What the loop asks of a policy: sample, score, switch the adapter off, save. Each backend fills this protocol."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ class Policy(Protocol):
     """Whether a micro-batch is laid end to end, with each prompt once, and not padded."""
     underflows: bool
     """Whether it computes in fp16, where small gradients vanish: the loss must be scaled up before its backward pass."""
+    on_ended: Callable[[int], None]
+    """Told, while it samples, how many completions have just ended; for a display."""
 
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
@@ -51,3 +53,13 @@ class Policy(Protocol):
 
     def load_adapter(self, folder: Path) -> None:
         """Take the adapter's weights from a folder that `save_adapter` wrote."""
+
+
+@contextmanager
+def listening(policy: Policy, on_ended: Callable[[int], None]) -> Iterator[None]:
+    """While this is open, `on_ended` is told how many completions have just ended."""
+    before, policy.on_ended = policy.on_ended, on_ended
+    try:
+        yield
+    finally:
+        policy.on_ended = before

@@ -6,7 +6,7 @@ and `vllm` an engine that shares the model's weights (vllm.py).
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class LoraPolicy:
         self.end_id = _end_id(tokenizer, self.eos_ids)
         self.packs = scoring.is_packable(self._model)
         self.underflows = _computes_in(self._model) == torch.float16
+        self.on_ended: Callable[[int], None] = lambda n: None
         defaults: Any = GenerationConfig  # half typed
         self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate
 
@@ -76,8 +77,16 @@ class LoraPolicy:
 
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
         if self._sampler == "native":
-            return native.sample(self._model, requests, params, seed=seed, eos_ids=self.eos_ids, pad_id=self.pad_id)
-        return sampler.sample(self._merged(), requests, params, seed=seed, eos_ids=self.eos_ids)
+            return native.sample(
+                self._model,
+                requests,
+                params,
+                seed=seed,
+                eos_ids=self.eos_ids,
+                pad_id=self.pad_id,
+                on_ended=self.on_ended,
+            )
+        return sampler.sample(self._merged(), requests, params, seed=seed, eos_ids=self.eos_ids, on_ended=self.on_ended)
 
     def _merged(self) -> Decoder:
         """The decoder of the weights as they are now; made anew when they have changed, or the adapter was switched."""

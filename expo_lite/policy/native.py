@@ -8,7 +8,7 @@ does better. The model's own generation settings must have been made neutral (`L
 Axes: R rows (completions), T tokens, V vocabulary, L longest completion in tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ def sample(
     seed: int,
     eos_ids: Sequence[int],
     pad_id: int,
+    on_ended: Callable[[int], None] = lambda n: None,
 ) -> list[list[Sampled]]:
     """Sample completions, one list a request, in order; `pad_id` fills prompts up, the rest is as in `sampler.sample`."""
     device = model.get_input_embeddings().weight.device
@@ -60,6 +61,7 @@ def sample(
         chooser = Chooser(streams_CL[numbers].to(device), params)
         rows = _generate(model, prompts, chooser, params.max_completion_tokens, eos_ids=eos_ids, pad_id=pad_id)
         done.update(zip(numbers, rows, strict=True))
+        on_ended(len(rows))
     results: list[list[Sampled]] = [[] for _ in requests]
     for number, owner in enumerate(owners):
         results[owner].append(done[number])

@@ -7,7 +7,7 @@ Axes: C completions, L longest completion in tokens.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,13 @@ class Sampled:
 
 
 def sample(
-    decoder: Decoder, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int, eos_ids: Sequence[int]
+    decoder: Decoder,
+    requests: Sequence[SampleRequest],
+    params: SamplingParams,
+    *,
+    seed: int,
+    eos_ids: Sequence[int],
+    on_ended: Callable[[int], None] = lambda n: None,
 ) -> list[list[Sampled]]:
     """Sample completions, one list a request, in order.
 
@@ -38,6 +44,7 @@ def sample(
         params: temperature (0: greedy), top_p, longest completion in tokens, and rows decoded at the same time.
         seed: of the random streams, one a completion; a request may have its own seed.
         eos_ids: tokens that end a completion; the one that did is its last token.
+        on_ended: told how many completions have just ended.
 
     Returns:
         Token ids with their log-probabilities under the full distribution at the sampling temperature (for greedy
@@ -57,10 +64,13 @@ def sample(
         )
         while queue or slots.n_rows:
             slots.fill(queue)
-            done |= slots.harvest()  # a first token may be the last
+            ended = slots.harvest()  # a first token may be the last
             if slots.n_rows:
                 slots.step()
-                done |= slots.harvest()
+                ended |= slots.harvest()
+            done |= ended
+            if ended:
+                on_ended(len(ended))
     results: list[list[Sampled]] = [[] for _ in requests]
     for number, owner in enumerate(owners):
         ids = done[number].token_ids

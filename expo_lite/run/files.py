@@ -31,6 +31,23 @@ def write_atomically(path: Path, text: str) -> None:
         ) from error
 
 
+def tail_rows(path: Path, n_bytes: int) -> list[dict[str, Any]]:
+    """The whole rows in the last `n_bytes` of a JSON-lines file that may be growing; none where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            start = max(file.tell() - n_bytes, 0)
+            file.seek(start)
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return []
+    rows = []
+    for line in lines[1:] if start else lines:
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            rows.append(dict(json.loads(line)))
+    return rows
+
+
 class JsonLines:
     """An append-only JSON-lines file; every append is on its way to the disk when it returns."""
 

@@ -1,30 +1,59 @@
 """What is seen while a run goes on: live bars on a terminal, plain lines elsewhere."""
 
 import contextlib
-import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
+from expo_lite.run.dashboard import SAMPLE_BYTES, curves, latest_pair, side_by_side
+from expo_lite.run.files import tail_rows
+from expo_lite.run.sparks import clock
 from expo_lite.terminal import say
 
 PLAIN_SECONDS = 5.0
 """Without a terminal, at most one line in this time (and the first and last step's)."""
+CALM_SECONDS = 10.0
+"""Likewise of an evaluation."""
 BAR_WIDTH = 30
-_SPARKS = "▁▂▃▄▅▆▇█"
 
 
 class Display:
     """A context that shows the steps of a run."""
 
-    def __init__(self, console: Console, total_steps: int, done_steps: int) -> None:
-        """Show nothing yet."""
+    def __init__(
+        self,
+        console: Console,
+        total_steps: int,
+        done_steps: int,
+        *,
+        rows: Sequence[Mapping[str, Any]] = (),
+        samples: Path | None = None,
+    ) -> None:
+        """Show nothing yet.
+
+        Args:
+            console: where to; bars and curves on a terminal, plain lines elsewhere.
+            total_steps: of the run.
+            done_steps: before this process.
+            rows: metrics of these.
+            samples: the run's samples.jsonl, out of which the latest explanation is shown.
+        """
         self.console = console
+        self._rows, self._samples = list(rows), samples
         self._total = total_steps
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -65,7 +94,10 @@ class Display:
         """Show the metrics of a step that is done (counted from 1)."""
         self._progress.update(self._task, completed=step)
         if self._live:
-            self._live.update(Group(self._progress, *_panel(metrics)))
+            self._rows.append(metrics)
+            pair = latest_pair(tail_rows(self._samples, SAMPLE_BYTES)) if self._samples else None
+            below = [side_by_side(*pair)] if pair else []
+            self._live.update(Group(self._progress, curves(self._rows, self.console.width), *below))
             return
         now = time.monotonic()
         if step == self._total or now - self._last_line >= PLAIN_SECONDS:
@@ -97,38 +129,64 @@ def _line(metrics: dict[str, float]) -> str:
     return " | ".join(parts)
 
 
-def _panel(metrics: dict[str, float]) -> list[RenderableType]:
-    bar = Text("groups  ")
-    for name, style in (("frac_all_wrong", "red"), ("frac_mixed", "yellow"), ("frac_all_correct", "green")):
-        bar.append("█" * round(metrics.get(name, 0.0) * BAR_WIDTH), style=style)
-    bar.append("  all wrong / mixed / all right", style="dim")
-    return [bar, Text(_line(metrics))]
+@contextlib.contextmanager
+def working(console: Console, what: str) -> Iterator[None]:
+    """Say what is being done: with a clock that runs on a terminal, in one line elsewhere."""
+    if not console.is_terminal:
+        say(console, f"{what} ...")
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description} ...", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(what)
+        yield
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """A row of small bars, for values between 0 and 1."""
-    return "".join(_SPARKS[min(int(value * len(_SPARKS)), len(_SPARKS) - 1)] for value in values)
+class CompletionBar:
+    """How many completions there are: called with those that are kept, told of others as they end."""
 
+    def __init__(self, console: Console, title: str, total: int) -> None:
+        """Show nothing yet."""
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(BAR_WIDTH),
+            MofNCompleteColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._console, self._title, self._total = console, title, total
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self.progress.add_task(title, total=total)
+        self._kept = self._ended = 0
+        self._began = self._last_line = time.monotonic()
+        self._first: int | None = None
 
-def binned(values: Sequence[float], n_bins: int) -> list[float]:
-    """Means of at most `n_bins` stretches of about equal length; an empty list where there are no values."""
-    n_bins = min(n_bins, len(values))
-    if not values:
-        return []
-    edges = [round(i * len(values) / n_bins) for i in range(n_bins + 1)]
-    return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    def __call__(self, n: int) -> None:
+        """So many more are kept, graded."""
+        self._kept, self._ended = self._kept + n, 0
+        if self._first is None:
+            self._first = n  # from before
+        self._show()
+
+    def ended(self, n: int) -> None:
+        """So many more have been sampled."""
+        self._ended += n
+        self._show()
+
+    def _show(self) -> None:
+        done = min(self._kept + self._ended, self._total)
+        self.progress.update(self._task, completed=done)
+        now = time.monotonic()
+        if self._console.is_terminal or now - self._last_line < CALM_SECONDS or done == self._total:
+            return
+        self._last_line, new = now, done - (self._first or 0)
+        left = f", {clock((now - self._began) / new * (self._total - done))} left" if new else ""
+        say(self._console, f"{self._title}: {done:,}/{self._total:,}{left}")
 
 
 @contextlib.contextmanager
-def completion_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal while this is open; gives the function that moves it on by so many completions."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(BAR_WIDTH),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda n: progress.advance(task, n)
+def completion_bar(console: Console, title: str, total: int) -> Iterator[CompletionBar]:
+    """A bar on a terminal while this is open, a line now and then elsewhere."""
+    bar = CompletionBar(console, title, total)
+    with bar.progress:
+        yield bar

@@ -1,0 +1,153 @@
+"""The dashboard of a run, from its folder alone; and a train on a terminal that is never silent."""
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from made_run import make_run
+
+from expo_lite.commands import cli
+from expo_lite.run.dashboard import RunState, closing, panel, read_state
+from expo_lite.run.folder import locked
+from expo_lite.terminal import Terminal
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+SILENCE_S = 2.0
+
+
+def shown(state: RunState, width: int) -> str:
+    file = io.StringIO()
+    Terminal(file=file, width=width).print(panel(state, width))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_panel_fits(tmp_path: Path, width: int) -> None:
+    run = make_run(tmp_path / "run", steps=50, words=60, text="\x1b[2J[bold]It is")
+    text = shown(read_state(run), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "50/50" in text
+    assert "\\x1b[2J[bold]It is" in text.replace("\n", "")
+    assert "\x1b" not in text
+    assert "a wrong try" in text
+    rewards = [json.loads(line)["reward"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert re.search(rf"reward +[▁-█]+ +{rewards[0]:.0%}", text) or width < 100  # 40 sparks of 50 steps are means
+
+
+def test_what_is_compared_is_of_one_problem(tmp_path: Path) -> None:
+    state = read_state(make_run(tmp_path / "run", steps=3, problems=6))
+    wrong = [row for row in state.samples if row["kind"] == "rollout" and not row["correct"]]
+    text = shown(state, 200)
+    (problem_id,) = re.findall(r"step \d+, (made/\d): the answer is", text)
+    assert any(row["problem_id"] == problem_id for row in wrong)
+
+
+def test_a_run_says_whether_it_goes_on(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=4)
+    assert "has finished: expo-lite report" in str(closing(read_state(run), run))
+    config = json.loads((run / "config.json").read_text())
+    config["settings"]["steps"] = 9
+    (run / "config.json").write_text(json.dumps(config))
+    assert "not finished (4 of 9 steps)" in str(closing(read_state(run), run))  # no lock: nobody writes it
+    with locked(run):
+        assert closing(read_state(run), run) is None
+    (run / ".lock").write_text("4194305\n")  # above the largest process id there can be
+    assert "--resume" in str(closing(read_state(run), run))
+
+
+def test_half_written_lines_are_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=4)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        with (run / name).open("a") as file:
+            file.write('{"step": 5, "kind": "roll')
+    assert read_state(run).step == 4
+    assert all("kind" in row for row in read_state(run).samples)
+
+
+def test_an_evaluation_in_progress_has_a_bar(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=4)
+    (run / "evaluation" / "step-000004.json").unlink()
+    folder = run / "evaluation" / "step-000004"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"settings": {"n_problems": 10, "n_samples": 3, "greedy": True}}))
+    (folder / "samples.jsonl").write_text("{}\n" * 10)
+    os.utime(folder / "config.json", (time.time() - 30, time.time() - 30))
+    state = read_state(run)
+    assert not state.finished
+    assert state.evaluating is not None
+    assert (state.evaluating.done, state.evaluating.total) == (10, 40)
+    assert re.search(r"evaluating at step 4 .*10/40 +1:[23]\d left", shown(state, 100))  # 10 in 30 s, so 30 in 90
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", steps=4)
+    assert cli.run(["watch", str(run)]) == 0  # no terminal: once
+    out = capsys.readouterr().out
+    assert "The run has finished" in out
+    assert "\x1b" not in out
+    assert cli.run(["watch", str(tmp_path / "none")]) == 1
+    assert "There is no run" in capsys.readouterr().err
+
+
+def on_a_terminal(words: Sequence[str], columns: int, resize_to: int | None = None) -> tuple[str, float]:
+    """What a command prints on a terminal, and the longest silence before its end, seconds."""
+    parent, child = pty.openpty()
+
+    def resize(width: int) -> None:
+        fcntl.ioctl(parent, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+
+    resize(columns)
+    environment = {**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "expo_lite", *words], stdin=child, stdout=child, stderr=child, env=environment
+    )
+    os.close(child)
+    pieces: list[bytes] = []
+    last, longest = time.monotonic(), 0.0
+    while True:
+        try:
+            piece = os.read(parent, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        now = time.monotonic()
+        # until the first word Python itself is starting
+        longest, last = max(longest, now - last if pieces else 0.0), now
+        pieces.append(piece)
+        if resize_to and b"steps" in piece:
+            resize(resize_to)
+            resize_to = None
+    os.close(parent)
+    assert process.wait() == 0
+    return b"".join(pieces).decode(), longest
+
+
+def test_train_is_never_silent_and_fits_the_terminal(tmp_path: Path) -> None:
+    words = "train --model tiny --steps 4 --eval-problems 8 --eval-samples 4 --k 1 4 --output".split()
+    text, silence = on_a_terminal([*words, str(tmp_path / "run")], 80)
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    assert silence < SILENCE_S * max(load, 1.0)  # on a busy machine everything takes longer
+    plain = ESCAPES.sub("", text).replace("\r", "\n")
+    for said in ("starting ...", "loading tiny ...", "checking that sampler and scorer agree", "evaluating", "4/4"):
+        assert said in plain
+    table = plain[plain.rindex("level  problems") :]
+    assert max(len(line) for line in table.splitlines() if line.startswith(" ")) <= 80  # others name paths
+    assert "…" not in table
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_resized(tmp_path: Path) -> None:
+    words = "train --model tiny --steps 30 --eval-problems 0 --output".split()
+    text, _ = on_a_terminal([*words, str(tmp_path / "run")], 120, resize_to=70)
+    last = ESCAPES.sub("", text[text.rindex("30/30") :])
+    assert max(map(len, last.replace("\r", "\n").splitlines())) <= 120
