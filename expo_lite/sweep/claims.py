@@ -248,19 +248,28 @@ CLAIMS = (
 )  # fmt: skip
 
 QUESTIONS = {
-    "Mechanism: does the shown answer matter?": [("exp-grpo", "wrong-answer"), ("exp-grpo", "no-answer")],
+    "Mechanism: does the shown answer matter?": [
+        ("exp-grpo", "wrong-answer"),
+        ("exp-grpo", "no-answer"),
+        ("exp-grpo-all-wrong", "wrong-answer-all-wrong"),
+        ("exp-grpo-all-wrong", "no-answer-all-wrong"),
+    ],
     "Gain: against what else could be done": [
         ("exp-grpo", "grpo"),
         ("exp-grpo", "grpo-equal-tokens"),
         ("exp-grpo", "gt-sft-grpo"),
         ("exp-grpo", "sft"),
         ("exp-grpo", "star"),
+        ("exp-grpo-all-wrong", "grpo"),
+        ("exp-grpo-all-wrong", "grpo-equal-tokens"),
+        ("exp-grpo-all-wrong", "star"),
         ("exp-grpo-all-wrong", "exp-grpo"),
         ("exp-grpo-kl", "exp-grpo"),
         ("exp-grpo-token-5", "exp-grpo"),
     ],
 }
-"""Beside the paper's claims: pairs of runs at the hardest level, of which the first is asked to lie above the second."""
+"""Beside the paper's claims: pairs of runs at the hardest level, of which the first is asked to lie above the second.
+Those of the gate (exp-grpo-all-wrong), and its controls, were added after its runs had been looked at."""
 
 
 def answers(results: Results) -> dict[str, list[JudgedPart]]:
