@@ -102,6 +102,7 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
     if finished:
         summarise(run, before, after, console)
         say(console, f"look at it: expo-lite report {run.config.output}")
+        say(console, f"ask it: expo-lite chat {run.config.output}; take it away: expo-lite export {run.config.output}")
     else:
         say(console, f"Stopped and saved after step {run.step}. Continue with --resume.")
     say(console, f"run folder: {run.config.output}")

@@ -111,9 +111,12 @@ def test_no_command_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> No
 
 
 WRONG = {
-    "trian": "Available subcommands: train",
-    "train --modle tiny": "--model",
-    "train --group-sise 4": "--group-size",
+    "trian": "error: There is no command 'trian'. Did you mean 'train'?",
+    "zzz": "error: There is no command 'zzz'. Commands: train, eval,",
+    "train --modle tiny": "error: `train` has no flag --modle. Did you mean '--model'?",
+    "train --group-sise 4": "error: `train` has no flag --group-sise. Did you mean '--group-size'?",
+    "report --outptu=x runs/a": "error: `report` has no flag --outptu. Did you mean '--output'?",
+    "hard --split tset": "invalid choice 'tset'",
     "train --model qwen-2.5-3b": "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'?",
     "train --model nothing-like-it.gguf": "error: There is no GGUF file at 'nothing-like-it.gguf'.",
     "train --model runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",

@@ -304,7 +304,7 @@ def test_without_unsloth_asking_for_it_is_an_error_before_anything_heavy() -> No
             [sys.executable, "-c", code, *words, "--backend", "unsloth"], capture_output=True, text=True, check=False
         )
         assert done.returncode == 2
-        assert "pip install 'expo-lite[unsloth]'" in done.stderr
+        assert "uv sync --extra unsloth" in done.stderr
 
 
 @missing

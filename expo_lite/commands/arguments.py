@@ -4,8 +4,8 @@ import contextlib
 import io
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -13,6 +13,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from expo_lite.errors import ConfigError
+from expo_lite.settings.models import suggestion
 from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, toml_values, unusable
 from expo_lite.terminal import visible, visible_but_styles
 
@@ -88,6 +89,36 @@ def check_words(words: Sequence[str]) -> None:
     for place, word in enumerate(words, 1):
         if problem := unusable(word):
             raise ConfigError(f"Word {place} of the command line {problem}: '{word[:LONGEST_QUOTE]}'.")
+
+
+def check_names(words: Sequence[str], commands: Mapping[str, Any]) -> None:
+    """Refuse a command or a flag that there is not, and name the one that was meant; tyro would search all commands.
+
+    Raises:
+        ConfigError: the first word is no command, or a flag is none of the command's own.
+    """
+    verb = words[0] if words else "--help"
+    if verb.startswith("-"):
+        return
+    if verb not in commands:
+        hint = suggestion(verb, commands) or f" Commands: {', '.join(commands)}."
+        raise ConfigError(f"There is no command '{verb}'.{hint} `expo-lite --help` says what each does.")
+    known = {f"--{name.replace('_', '-')}" for name in _field_names(commands[verb])}
+    known |= {f"--no-{flag.removeprefix('--')}" for flag in known} | {"--help"}
+    for word in words[1:]:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            hint = suggestion(flag, known)
+            raise ConfigError(f"`{verb}` has no flag {flag}.{hint} `expo-lite {verb} --help` lists its flags.")
+
+
+def _field_names(settings: Any) -> Iterator[str]:
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            yield from _field_names(value)
+        else:
+            yield field.name
 
 
 def settings_file(arguments: Sequence[str]) -> Path | None:

@@ -128,5 +128,6 @@ def parse(words: Sequence[str]) -> Command:
         )
         for name, command in COMMANDS.items()
     }
+    arguments.check_names(words, defaults | OTHERS)
     command: Command = arguments.read(defaults | OTHERS, list(words) or ["--help"], description=DESCRIPTION)
     return command

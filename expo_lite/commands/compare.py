@@ -68,6 +68,7 @@ def compare(first_run: Path, second_run: Path, show: int) -> None:
     say(console, "Percent; below, the paired difference with its 95% interval. Bold: not chance.\n")
     _list(f"won (right in {second.label} alone)", won(changes), show, console)
     _list(f"lost (right in {first.label} alone)", lost(changes), show, console)
+    say(console, f"both drawn over one another: expo-lite report {first.path} {second.path}")
 
 
 def settings_table(differences: Sequence[tuple[str, list[Any]]], first: str, second: str) -> Table | str:

@@ -66,6 +66,9 @@ def run_diagnose(config: DiagnoseConfig) -> None:
     for line in (*verdict(hardest), closing_line(verdicts)):
         say(console, line)
     say(console, f"written to: {folder}")
+    if any(judged.outcome == "yes" for judged in verdicts.values()):
+        named = config.model or target.model
+        say(console, f"train on such problems: expo-lite train --model {named} --task {config.task}")
 
 
 COLUMNS = {"no answer": "own", "true answer": "explanation", "wrong answer": "wrong-answer", "expert": "expert"}

@@ -81,6 +81,8 @@ def run_eval(config: EvalConfig) -> None:
         title = f"{target.label} minus {other.label}: paired, percentage points with 95% intervals"
         console.print(difference_table(paired, title=title))
     say(console, f"written to: {output}")
+    if other is None and target.adapter is not None:
+        say(console, f"against its base, problem by problem: expo-lite eval {config.target} --baseline {target.model}")
 
 
 def settled(config: EvalConfig, target: Target) -> EvalConfig:

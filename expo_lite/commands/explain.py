@@ -90,6 +90,8 @@ def run_explain(config: ExplainConfig) -> None:
     reasons = "".join(f", {reason} {count}" for reason, count in refusals(explanations).most_common())
     console.print(Rule())
     say(console, f"{target.label}: {n_accepted} of {len(explanations)} explanations accepted{reasons}")
+    named = config.model or target.model
+    say(console, f"are they good examples? expo-lite diagnose --model {named} --task {config.task}")
 
 
 def _show(explanation: "Explanation", console: Console) -> None:

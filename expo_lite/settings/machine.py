@@ -96,6 +96,11 @@ def default_model() -> str:
     return "qwen2.5-3b" if has_gpu() else "tiny"
 
 
+def how_to_install(extra: str) -> str:
+    """What to type in the clone; expo-lite is on no package index."""
+    return f"in the clone, `uv sync --extra {extra}` or `pip install '.[{extra}]'`"
+
+
 def backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tuple[bool, str]]:
     """What can be known of a backend and a sampler without importing either; see `check_rules`."""
     wants_vllm = sampler == "vllm"
@@ -103,7 +108,7 @@ def backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tupl
         (not on_windows(), ON_WINDOWS),
         (
             backend != "unsloth" or is_installed("unsloth"),
-            "backend 'unsloth' is not installed: pip install 'expo-lite[unsloth]', or take --backend hf.",
+            f"backend 'unsloth' is not installed: {how_to_install('unsloth')}; or take --backend hf.",
         ),
         (
             not wants_vllm or backend != "hf",
@@ -112,6 +117,6 @@ def backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tupl
         (not wants_vllm or has_gpu(), "sampler 'vllm' needs a GPU; take --sampler own."),
         (
             not wants_vllm or (is_installed("vllm") and is_installed("unsloth")),
-            "sampler 'vllm' is not installed: pip install 'expo-lite[vllm]', or take --sampler native.",
+            f"sampler 'vllm' is not installed: {how_to_install('vllm')}; or take --sampler own.",
         ),
     ]

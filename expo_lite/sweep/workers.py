@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from expo_lite.errors import ConfigError, ExpoLiteError
+from expo_lite.settings.machine import how_to_install
 
 MOST_RESTARTS = 3
 """How often Ray starts a job again whose process or machine was lost."""
@@ -106,7 +107,7 @@ def ray_cluster(address: str) -> Workers:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("--ray needs the package 'ray'. Install it: pip install ray.") from error
+        raise ConfigError(f"--ray needs the package 'ray': {how_to_install('ray')}.") from error
 
     def carry_out(jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
         try:

@@ -21,6 +21,7 @@ from expo_lite.grading import final_answer
 from expo_lite.grading.pool import Worker, WorkerPool
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import TaskOptions
+from expo_lite.settings.machine import how_to_install
 from expo_lite.tasks.base import Split
 from expo_lite.tasks.splits import check_choice, normalised
 
@@ -166,7 +167,7 @@ def load(name: str, *, options: TaskOptions) -> ReasoningGym:
     if importlib.util.find_spec("reasoning_gym") is None:
         raise ConfigError(
             f"Task {name!r} needs the package reasoning-gym (and a C compiler to build it): "
-            "pip install 'expo-lite[reasoning-gym]'."
+            f"{how_to_install('reasoning-gym')}."
         )
     return ReasoningGym(name, _settings(subjects, options.difficulty))
 

@@ -19,7 +19,10 @@ from expo_lite.tasks.splits import hold_out, without_test_questions
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
 
-_NO_TRAIN = "It is a test set. To train on a part of a file of problems, name it as --task jsonl:FILE: 10% is held out."
+_NO_TRAIN = (
+    "It is a test set: measure on it with --split test. To train on a part of a file of problems, name it as "
+    "--task jsonl:FILE: 10% is held out."
+)
 _NO_TEST = "Name a file of test problems with --test-file."
 
 RowReader = Callable[[DataRow, str], Problem]
