@@ -25,6 +25,8 @@ SHORT = f"{STEP} --diagnostics-every 0 --eval-problems 0 --output runs/new"
 RUN = {
     "train --model tiny": SHORT,
     "report runs/a": "",
+    "doctor runs/a": "",
+    "doctor": "--skip-training",
     "report runs/a runs/b --output both.html": "",
     "compare runs/a runs/b --show 20": "",
     "plan --model all --vram 8 12 16 24": "",
