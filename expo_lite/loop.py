@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,10 +25,12 @@ from expo_lite.prompts import encode_explanation, encode_question, read_explanat
 from expo_lite.records import Problem
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
+from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 from expo_lite.run.progress import Display, binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
 from expo_lite.run.trace import traced
+from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 from expo_lite.step.chain_text import leaks
 from expo_lite.step.experience import sample_experience
@@ -89,9 +91,12 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
             try:
                 resume(run, console)
                 check_sampler(run, console)
-                before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
-                finished = run_steps(run, console, stops)
-                after = evaluate_once(run, run.step, console, stops) if finished else None
+                with logging(run) as logs:
+                    before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
+                    log_evaluation(logs, 0, before)
+                    finished = run_steps(run, console, stops, logs)
+                    after = evaluate_once(run, run.step, console, stops) if finished else None
+                    log_evaluation(logs, run.step, after)
             except Stopped:
                 finished = False
     if finished:
@@ -171,18 +176,37 @@ def training_problems(task: Task, config: RunConfig, warn: Callable[[str], None]
     return problems
 
 
-def run_steps(run: Run, console: Console, stops: StopRequests) -> bool:
+@contextlib.contextmanager
+def logging(run: Run) -> Iterator[Logs]:
+    """The run's loggers, open while this is."""
+    logs = Logs(run.config.log, run.folder.path, to_json(run.config), run.limits.warn)
+    try:
+        yield logs
+    finally:
+        logs.close()
+
+
+def log_evaluation(logs: Logs, step: int, evaluation: Evaluation | None) -> None:
+    """Send an evaluation's figures to the loggers, where there is one."""
+    if evaluation is not None:
+        logs.evaluation(step, evaluation.scalars())
+
+
+def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bool:
     """Take the steps that remain; False if a signal cut them short. Either way the last one is saved."""
     total = run.config.steps
     # not the first step, which pays for what later ones find ready
     profiled = min(run.step + 1, total - 1) if run.config.profile else None
     rows, stalled = run.folder.metrics.read(), False
+    for row in rows:
+        logs.step(row)  # what a logger has missed: it may be new to this run
     with Display(console, total, run.step) as display:
         while run.step < total and not stops.requested:
             trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
             with traced(trace) if run.step == profiled else contextlib.nullcontext():
                 metrics = take_step(run)
             display.step(run.step, metrics)
+            logs.step({"step": run.step, **metrics})
             rows.append(metrics)
             if not stalled and len(rows) >= STALLED_STEPS and (finding := no_gradient(rows)):
                 stalled = True

@@ -19,7 +19,7 @@ from expo_lite.settings.train import RunConfig
 
 PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth", "vllm")
 LOCK = ".lock"
-MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile")
+MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile", "log")
 """Settings that a resumed run may be given anew; any other would make it another run."""
 
 
