@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -172,18 +172,17 @@ class Logs:
         """Send a row of metrics.jsonl, unless it has been sent."""
         step = int(row["step"])
         values = {f"train/{name}": float(value) for name, value in row.items() if name != "step"}
-        for name in [name for name in self._open if self._state[name]["step"] < step]:
-            self._send(name, step, values)
+        for name in self._send([name for name in self._open if self._state[name]["step"] < step], step, values):
             self._state[name]["step"] = step
-        self._write()
+            self._write()
 
     def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         """Send the figures of the evaluation after a step, unless they have been sent."""
         values = {f"eval/{name}": value for name, value in figures.items()}
-        for name in [name for name in self._open if step not in self._state[name]["evaluated"]]:
-            self._send(name, step, values)
+        new = [name for name in self._open if step not in self._state[name]["evaluated"]]
+        for name in self._send(new, step, values):
             self._state[name]["evaluated"].append(step)
-        self._write()
+            self._write()
 
     def close(self) -> None:
         """Close them all; one that fails here has failed once more, and is told."""
@@ -196,20 +195,23 @@ class Logs:
                 )
         self._open.clear()
 
-    def _send(self, name: str, step: int, values: Mapping[str, float]) -> None:
-        """One that fails is told once, and not asked again in this process."""
-        logger = self._open[name]
-        try:
-            logger.log(step, values)
-        except _failures(logger) as error:
-            del self._open[name]
-            self._warn(
-                f"the logger {name} has failed, and the run goes on without it: {_said(error)} metrics.jsonl has all."
-            )
+    def _send(self, names: Sequence[str], step: int, values: Mapping[str, float]) -> Iterator[str]:
+        """The loggers that have taken it. One that fails is told once, and not asked again in this process."""
+        for name in names:
+            logger = self._open[name]
+            try:
+                logger.log(step, values)
+            except _failures(logger) as error:
+                del self._open[name]
+                self._warn(
+                    f"the logger {name} has failed, and the run goes on without it: {_said(error)} metrics.jsonl has "
+                    "all; --resume sends what it missed."
+                )
+            else:
+                yield name
 
     def _write(self) -> None:
-        if self._open:
-            write_atomically(self._file, json.dumps(self._state, indent=2) + "\n")
+        write_atomically(self._file, json.dumps(self._state, indent=2) + "\n")
 
 
 def _read(file: Path) -> dict[str, Any]:
