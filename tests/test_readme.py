@@ -45,9 +45,11 @@ RUN = {
 }
 """Each is run below, with what is added here so that it takes seconds."""
 
+LOGGED = "test_logs.py: test_tensorboard_has_what_the_run_has"
 TOGETHER = "test_commands_together.py: test_hard_then_train_then_eval_against_the_base"
 ELSEWHERE = {
     "eval runs/a --baseline tiny --samples 64": TOGETHER,
+    "train --model tiny --log tensorboard trackio": LOGGED,
     "sweep ablate-positives --quick": "test_sweep.py: test_every_preset_can_be_read",
     "sweep ablate-coef --quick": "test_sweep.py: test_every_preset_can_be_read",
     "sweep ablate-gate --quick": "test_sweep.py: test_every_preset_can_be_read",

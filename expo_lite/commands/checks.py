@@ -64,9 +64,10 @@ def machine_checks(*, training: bool) -> Iterator[Check]:
         return
     from expo_lite.commands import self_test
 
-    yield self_test.gpu()
+    card = self_test.gpu()
+    yield card
     yield self_test.four_bits()
-    if training:
+    if training and card.state != "problem":  # training would only say the same
         yield self_test.training()
 
 

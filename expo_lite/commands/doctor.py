@@ -81,7 +81,7 @@ def _figures(run: "RunRecord") -> str:
         ("kl", "KL {:.2f} nats a token"),
         ("sampling/logp_difference/mean", "sampler and scorer {:.1e} nats a token apart"),
     )
-    parts = [form.format(row[name]) for name, form in shown if name in row]
+    parts = [form.format(row[name]) for name, form in shown if isinstance(row.get(name), int | float)]
     return f"Step {run.steps} of {run.settings.get('steps')}: {', '.join(parts)}"
 
 

@@ -25,9 +25,10 @@ MOST_LOST = 0.05
 
 def run_findings(run: RunRecord) -> list[Finding]:
     """All that is found, the gravest first; an empty list where nothing is."""
-    found = [*checkpoint_findings(run.path), *findings(run.metrics)]
-    told = no_gradient(run.metrics) is not None  # with its cause, which may be these groups
-    if not told and run.settings.get("method") in GRPO_METHODS and (dead := dead_groups(run.metrics)):
+    rows = [{name: value for name, value in row.items() if isinstance(value, int | float)} for row in run.metrics]
+    found = [*checkpoint_findings(run.path), *findings(rows)]
+    told = no_gradient(rows) is not None  # with its cause, which may be these groups
+    if not told and run.settings.get("method") in GRPO_METHODS and (dead := dead_groups(rows)):
         found.append(dead)
     return [*found, *lost_levels(run)]
 
