@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from expo_lite.grading import Grader
 from expo_lite.measure.diagnose import diagnose
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.held_out import evaluate_once, held_out, load_evaluation
+from expo_lite.measure.on_the_way import evaluate_on_the_way, is_due, keep_best_of_all
 from expo_lite.measure.tables import before_and_after
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
@@ -29,9 +30,10 @@ from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 from expo_lite.run.progress import Display, binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
+from expo_lite.run.target import resolve_run, starting_adapter
 from expo_lite.run.trace import traced
 from expo_lite.settings.schema import to_json
-from expo_lite.settings.train import RunConfig, TrainConfig, resolve
+from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.step.chain_text import leaks
 from expo_lite.step.experience import sample_experience
 from expo_lite.step.learn import learn
@@ -72,8 +74,8 @@ def train(config: TrainConfig, *, task: Task | None = None, console: Console | N
     """
     console = console or Terminal(quiet=True)
     if task is not None:
-        return train_on(task, resolve(replace(config, task=task.name)), console)
-    resolved = resolve(config)
+        return train_on(task, resolve_run(replace(config, task=task.name)), console)
+    resolved = resolve_run(config)
     with Grader() as grader:
         named = load_task(resolved.task, grader=grader, options=resolved.data, levels=resolved.levels)
         return train_on(named, resolved, console)
@@ -91,12 +93,14 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
             try:
                 resume(run, console)
                 check_sampler(run, console)
-                with logging(run) as logs:
+                with Logs(config.log, folder.path, to_json(run.config), run.limits.warn) as logs:
                     before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
-                    log_evaluation(logs, 0, before)
+                    logs.evaluation(0, before)
                     finished = run_steps(run, console, stops, logs)
                     after = evaluate_once(run, run.step, console, stops) if finished else None
-                    log_evaluation(logs, run.step, after)
+                    logs.evaluation(run.step, after)
+                if finished:
+                    keep_best_of_all(run, console)
             except Stopped:
                 finished = False
     if finished:
@@ -118,11 +122,16 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     prompt = read_explanation_prompt(config.explanation.explanation_prompt)
     if config.resume:
         folder.check(config)
-    policy = load_policy(config.model, config.policy, seed=config.seed, sampling_rows=config.sampling.sampling_rows)
+    adapter = starting_adapter(config, folder)
+    policy = load_policy(
+        config.model, config.policy, seed=config.seed, adapter=adapter, sampling_rows=config.sampling.sampling_rows
+    )
+    if adapter is not None:
+        policy.keep_reference()
     tokens = config.sampling.max_completion_tokens
     problems = fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     if not config.resume:
-        folder.create(config, device=device)
+        folder.create(config, device=device, start=adapter)
     optimizer = make_optimizer(policy, config)
     tested = held_out(task, config, policy, warn)
     limits = Limits.of(config, warn=warn)
@@ -172,28 +181,19 @@ def training_problems(task: Task, config: RunConfig, warn: Callable[[str], None]
     limit = config.train_problems
     problems = problems_of(task, "train", levels=config.levels, limit=limit, seed=config.seed, warn=warn)
     if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
-        raise ConfigError(f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none.")
+        raise ConfigError(
+            f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none. Name the field of "
+            "the data that has them with --chain-field, or take a method that needs none (exp-grpo, grpo, star)."
+        )
     return problems
 
 
-@contextlib.contextmanager
-def logging(run: Run) -> Iterator[Logs]:
-    """The run's loggers, open while this is."""
-    logs = Logs(run.config.log, run.folder.path, to_json(run.config), run.limits.warn)
-    try:
-        yield logs
-    finally:
-        logs.close()
-
-
-def log_evaluation(logs: Logs, step: int, evaluation: Evaluation | None) -> None:
-    """Send an evaluation's figures to the loggers, where there is one."""
-    if evaluation is not None:
-        logs.evaluation(step, evaluation.scalars())
-
-
 def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bool:
-    """Take the steps that remain; False if a signal cut them short. Either way the last one is saved."""
+    """Take the steps that remain; False if a signal cut them short. Either way the last one is saved.
+
+    Raises:
+        Stopped: a stop was asked for in an evaluation on the way.
+    """
     total = run.config.steps
     # not the first step, which pays for what later ones find ready
     profiled = min(run.step + 1, total - 1) if run.config.profile else None
@@ -202,6 +202,12 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
         logs.step(row)  # what a logger has missed: it may be new to this run
     with Display(console, total, run.step) as display:
         while run.step < total and not stops.requested:
+            if is_due(run):
+                with display.paused():
+                    enough = evaluate_on_the_way(run, console, stops)
+                logs.evaluation(run.step, load_evaluation(run, run.step))
+                if enough:
+                    return True
             trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
             with traced(trace) if run.step == profiled else contextlib.nullcontext():
                 metrics = take_step(run)
@@ -211,7 +217,7 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
             if not stalled and len(rows) >= STALLED_STEPS and (finding := no_gradient(rows)):
                 stalled = True
                 run.limits.warn(str(finding))
-            if run.step % run.config.save_every == 0 or run.step == total or stops.requested:
+            if run.step % run.config.save_every == 0 or run.step == total or stops.requested or is_due(run):
                 save(run)
     return run.step >= total
 

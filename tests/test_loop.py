@@ -250,11 +250,31 @@ def test_an_explanation_is_learned_behind_the_plain_prompt(
             assert "\\boxed{99999}" in policy.tokenizer.decode(row.completion_ids)
 
 
+def test_sft_samples_nothing_that_it_does_not_use(
+    tasks: dict[str, str], tmp_path: Path, learned: list[list[Row]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All problems are imitated, solved ones too; with the gate groups are sampled, to know which ones are failed."""
+    (metrics,) = train(tmp_path / "plain", tasks["both"], "--method sft --steps 1")
+    assert metrics["num_tokens"] == 0
+    assert "reward" not in metrics
+    assert read(tmp_path / "plain" / "samples.jsonl") == []
+    (rows,) = learned
+    assert [row.sft_weight for row in rows] == pytest.approx([0.5, 0.5])  # two problems
+    assert f"loss {metrics['expo/sft_loss']:.3f} nats a token" in capsys.readouterr().out
+
+    (metrics,) = train(tmp_path / "gated", tasks["both"], "--method sft --steps 1 --explain all-wrong")
+    assert metrics["num_tokens"] > 0
+    assert [row.sft_weight for row in learned[1]] == pytest.approx([0.5])  # of two problems one is solved
+    assert not read(tmp_path / "plain" / "samples.jsonl")
+
+
 def test_expert_chains_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "bare.jsonl", [{"question": f"{i} + 1?", "answer": i + 1} for i in range(20)])
     command = f"train --model tiny --task jsonl:{file} --method gt-sft-grpo --output {tmp_path / 'run'}"
     assert run(command.split()) == 2
-    assert capsys.readouterr().err.startswith("error: Method 'gt-sft-grpo' needs expert chains here, and task 'jsonl:")
+    said = capsys.readouterr().err
+    assert said.startswith("error: Method 'gt-sft-grpo' needs expert chains here, and task 'jsonl:")
+    assert "--chain-field" in said
     assert not (tmp_path / "run").exists()
 
 

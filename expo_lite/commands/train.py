@@ -6,7 +6,8 @@ from typing import Annotated
 from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.grading import Grader
 from expo_lite.run.folder import check_new
-from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.run.target import resolve_run
+from expo_lite.settings.train import TrainConfig
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal
 
@@ -19,7 +20,7 @@ class Train(ConfiguredCommand):
 
     def run(self) -> None:
         """Check the settings, read the problems, then train."""
-        config = resolve(self.settings)
+        config = resolve_run(self.settings)
         if not config.resume:
             check_new(config.output)
         with Grader() as grader:

@@ -38,7 +38,10 @@ class Policy(Protocol):
         """
 
     def reference(self) -> AbstractContextManager[None]:
-        """While this is open the adapter is off: the policy is its own reference model."""
+        """While this is open the policy is its own reference model: the adapter is off, or as `keep_reference` saw it."""
+
+    def keep_reference(self) -> None:
+        """From now on the reference model is the policy as it is at this moment, not the base model."""
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's trainable parameters by name."""

@@ -36,6 +36,8 @@ class LoraPolicy:
     _decoder: Decoder | None = None
     _merged_of: tuple[object, ...] = ()
     _phase = ""
+    _kept: dict[str, torch.Tensor] | None = None
+    """The adapter of the reference model; None: the reference is the base model."""
 
     def __init__(self, name: str, model: PeftModel, tokenizer: Any, device: torch.device, *, sampler: str) -> None:
         """Hold a loaded model.
@@ -123,9 +125,27 @@ class LoraPolicy:
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Switch the adapter off for a while."""
-        with self._peft.disable_adapter():
+        """Switch the adapter off for a while, or take the kept one in its place."""
+        if self._kept is None:
+            with self._peft.disable_adapter():
+                yield
+            return
+        own = {name: p.detach().clone() for name, p in self.parameters().items()}
+        self._write(self._kept)
+        try:
             yield
+        finally:
+            self._write(own)
+
+    def keep_reference(self) -> None:
+        """The reference model is the policy as it is now."""
+        self._kept = {name: p.detach().clone() for name, p in self.parameters().items()}
+
+    @torch.no_grad()
+    def _write(self, values: dict[str, torch.Tensor]) -> None:
+        """In place, which torch counts: a decoder of other weights is not used again."""
+        for name, parameter in self.parameters().items():
+            parameter.copy_(values[name])
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's parameters by name."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
+BEST = "best"
+"""The name of the checkpoint that measured best; no number, so that it is not removed when newer ones come."""
 _NAME = re.compile(r"step-\d{6,}")
 
 
@@ -72,6 +74,26 @@ def save(
         ) from error
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def keep_best(folder: Path, step: int) -> Path:
+    """Copy checkpoint `step-NNNNNN` to `best`, in place of what was there.
+
+    Raises:
+        CheckpointError: there is no room for it; the one that was there is whole.
+    """
+    final, temporary = folder / BEST, folder / f".{BEST}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(folder / f"step-{step:06d}", temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"Cannot keep '{final}': {error}. Make room on the disk and go on with --resume."
+        ) from error
     return final
 
 

@@ -19,6 +19,8 @@ from expo_lite.settings.train import RunConfig
 
 PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth", "vllm")
 LOCK = ".lock"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""An adapter as peft writes it."""
 MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile", "log")
 """Settings that a resumed run may be given anew; any other would make it another run."""
 
@@ -31,6 +33,8 @@ class RunFolder:
         self.path = path
         self.config_file = path / "config.json"
         self.checkpoints = path / "checkpoints"
+        self.start = path / "start"
+        """A copy of the adapter that the run started from, if it did not start from the base model."""
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
         self.pairs = JsonLines(path / "pairs.jsonl")
@@ -39,8 +43,8 @@ class RunFolder:
         """Where the evaluation after `step` steps is kept."""
         return self.path / "evaluation" / f"step-{step:06d}.json"
 
-    def create(self, config: RunConfig, *, device: str) -> None:
-        """Make the folder with its config.json.
+    def create(self, config: RunConfig, *, device: str, start: Path | None = None) -> None:
+        """Make the folder with its config.json, and a copy of the adapter in the folder `start`.
 
         Raises:
             CheckpointError: it exists and is not empty, or cannot be made.
@@ -48,6 +52,8 @@ class RunFolder:
         check_new(self.path)
         for folder in (self.path / "evaluation", self.checkpoints):
             make_folder(folder)
+        if start is not None:
+            _copy_adapter(start, self.start)
         about = {"settings": to_json(config), **provenance(device)}
         write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
 
@@ -135,6 +141,15 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
+
+
+def _copy_adapter(source: Path, target: Path) -> None:
+    make_folder(target)
+    for name in ADAPTER_FILES:
+        try:
+            shutil.copyfile(source / name, target / name)
+        except OSError as error:
+            raise CheckpointError(f"Cannot copy '{source / name}' to '{target}': {error.strerror}.") from error
 
 
 def read_config(folder: Path) -> RunConfig:

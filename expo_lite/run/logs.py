@@ -13,7 +13,8 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run.files import write_atomically
@@ -141,6 +142,13 @@ class Trackio:
 LOGGERS: dict[str, type[Logger]] = {"tensorboard": TensorBoard, "wandb": Wandb, "trackio": Trackio}
 
 
+class Figures(Protocol):
+    """An evaluation."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """Its figures by name."""
+
+
 class Logs:
     """The loggers of one run; without any, nothing is done."""
 
@@ -168,6 +176,16 @@ class Logs:
                     f"The logger {name} cannot be started: {_said(error)} Or leave it out of --log."
                 ) from error
 
+    def __enter__(self) -> Self:
+        """The loggers, open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close them."""
+        self.close()
+
     def step(self, row: Mapping[str, Any]) -> None:
         """Send a row of metrics.jsonl, unless it has been sent."""
         step = int(row["step"])
@@ -176,10 +194,10 @@ class Logs:
             self._state[name]["step"] = step
             self._write()
 
-    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
-        """Send the figures of the evaluation after a step, unless they have been sent."""
-        values = {f"eval/{name}": value for name, value in figures.items()}
-        new = [name for name in self._open if step not in self._state[name]["evaluated"]]
+    def evaluation(self, step: int, evaluation: Figures | None) -> None:
+        """Send the figures of the evaluation after a step, if there was one, unless they have been sent."""
+        values = {f"eval/{name}": value for name, value in evaluation.scalars().items()} if evaluation else {}
+        new = [name for name in self._open if values and step not in self._state[name]["evaluated"]]
         for name in self._send(new, step, values):
             self._state[name]["evaluated"].append(step)
             self._write()

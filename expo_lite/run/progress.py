@@ -52,6 +52,15 @@ class Display:
         if self._live:
             self._live.stop()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """While this is open something else has the terminal."""
+        if self._live:
+            self._live.stop()
+        yield
+        if self._live:
+            self._live.start()
+
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """Show the metrics of a step that is done (counted from 1)."""
         self._progress.update(self._task, completed=step)
@@ -73,11 +82,14 @@ def _line(metrics: dict[str, float]) -> str:
             f"all-wrong {metrics['frac_all_wrong']:.0%} mixed {metrics['frac_mixed']:.0%} all-right "
             f"{metrics['frac_all_correct']:.0%}",
         ]
+    else:
+        parts += [f"loss {metrics['expo/sft_loss']:.3f} nats a token"] if "expo/sft_loss" in metrics else []
     if "dpo_loss" in metrics:
         parts.append(f"{metrics['pairs/used']:.0f} pairs, loss {metrics['dpo_loss']:.3f}")
     if "expo/explanation_accept_rate" in metrics:
         parts.append(f"explanations accepted {metrics['expo/explanation_accept_rate']:.0%}")
-    parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
+    if metrics["sampling/tokens_per_s"]:
+        parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
     if "update/tokens_per_s" in metrics:
         parts.append(f"update {metrics['update/tokens_per_s']:,.0f} tok/s")
     planned = f" (planned {metrics['memory/planned_gib']:.1f})" if "memory/planned_gib" in metrics else ""

@@ -8,15 +8,14 @@ from typing import Any, Literal
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run.checkpoint import damage, newest_whole
-from expo_lite.run.folder import read_config
+from expo_lite.run.folder import ADAPTER_FILES, RunFolder, read_config
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import Backend, Sampler
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.schema import check_values
-from expo_lite.settings.train import RunConfig
+from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
 _UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern")
 
 
@@ -48,13 +47,55 @@ class Target:
             return self.config.sampling.max_completion_tokens
         return find_model(self.model).max_completion_tokens
 
+    @property
+    def adapter_sha256(self) -> str | None:
+        """Of the adapter's weights; None where there is no adapter."""
+        weights = self.adapter / ADAPTER_WEIGHTS if self.adapter else None
+        return hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
+
     def identity(self) -> dict[str, Any]:
         """What the samples depend on, as JSON values; the adapter by its bytes."""
-        weights = self.adapter / ADAPTER_WEIGHTS if self.adapter else None
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
         policy = self.policy
         about = {"model": self.model, "bits": policy.bits, "backend": policy.backend, "sampler": policy.sampler}
-        return about | {"adapter_sha256": digest}
+        return about | {"adapter_sha256": self.adapter_sha256}
+
+
+def resolve_run(config: TrainConfig) -> RunConfig:
+    """The settings of a run as `resolve` fills them in, from a model or from an adapter that is trained already.
+
+    A run that is resumed takes the adapter that its own folder has kept, whatever has become of the one it came from.
+
+    Raises:
+        CheckpointError: the adapter that is to be started from is damaged or of an unknown kind.
+        ConfigError: a setting is wrong, or is not that of the adapter.
+    """
+    path = Path(config.model).expanduser().absolute() if config.model else None
+    if config.resume and config.output and (config.output / "config.json").exists():
+        kept = read_config(config.output)
+        if path is not None and kept.start_from == path:
+            own = replace(kept.policy, backend=config.policy.backend, sampler=config.policy.sampler)
+            same = resolve(replace(config, model=kept.model, policy=own))
+            return replace(same, start_from=kept.start_from, start_sha256=kept.start_sha256)
+    if path is None or not ((path / "checkpoints").is_dir() or (path / ADAPTER_CONFIG).is_file()):
+        return resolve(config)
+    target, usual = find_target(str(path)), PolicyConfig()
+    shape = {name: getattr(target.policy, name) for name in ("bits", "lora_rank", "lora_alpha")}
+    for name, value in shape.items():
+        given = getattr(config.policy, name)
+        if given not in (value, getattr(usual, name)):
+            raise ConfigError(
+                f"{name} is {given}, but the adapter in '{target.adapter}' has {value}. "
+                f"Leave --{name.replace('_', '-')} out: a run goes on with the adapter that it starts from."
+            )
+    resolved = resolve(replace(config, model=target.model, policy=replace(config.policy, **shape)))
+    return replace(resolved, start_from=path, start_sha256=target.adapter_sha256)
+
+
+def starting_adapter(config: RunConfig, run: RunFolder | None = None) -> Path | None:
+    """The adapter that a run's policy begins with: the run's own copy, once it has one; None for the base model."""
+    if config.start_from is None:
+        return None
+    return run.start if run and run.start.exists() else find_target(str(config.start_from)).adapter
 
 
 def find_target(

@@ -95,7 +95,7 @@ class ExpoConfig:
     With token it is their mean, as in the GRPO term, which makes the term some hundred times smaller."""
     explain: Literal["all", "all-wrong"] | None = None
     """Which problems get a chain: all of them, as in the paper's formula, or those whose whole group is wrong.
-    Default: all-wrong; for exp-dpo all. star takes all-wrong always."""
+    Default: all-wrong; for exp-dpo and sft all. star takes all-wrong always."""
     explanation_refresh_steps: Annotated[int, AT_LEAST_0] = 1
     """An explanation is used again until it is this many steps old. 1 makes a new one each time, 0 makes it once."""
     explain_with: ExplainWith = "answer"
@@ -195,3 +195,8 @@ class HeldOutConfig:
     """The sampling temperature of the evaluation, before and after training."""
     eval_top_p: Annotated[float, SHARE] = 1.0
     """Nucleus sampling in the evaluation, as --top-p is in training."""
+    eval_every: Annotated[int, AT_LEAST_0] = 0
+    """Also measure every so many steps, and keep the best checkpoint as checkpoints/best. 0: only before and after.
+    Held-out problems that choose a checkpoint flatter it: measure what you report on others (`expo-lite eval`)."""
+    stop_after_worse: Annotated[int, AT_LEAST_0] = 0
+    """End training after so many of these evaluations in a row that are not better than the best. 0: never."""

@@ -43,7 +43,8 @@ class TrainConfig:
     """Train a LoRA adapter with ExPO, and show what changed."""
 
     model: str | None = None
-    """An alias, OWNER/NAME, a folder or a GGUF file. Default: tiny without a GPU, qwen2.5-3b with one."""
+    """An alias, OWNER/NAME, a folder or a GGUF file; or a run, checkpoint or adapter folder to start from.
+    Default: tiny without a GPU, qwen2.5-3b with one."""
     task: str = "hidden-rules"
     """What to train on; `expo-lite tasks` lists them."""
     levels: tuple[int, ...] = ()
@@ -111,6 +112,10 @@ class RunConfig(TrainConfig):
     output: Path = field(kw_only=True)
     sampling: ResolvedRollout = field(kw_only=True)
     optimizer: ResolvedOptimizer = field(kw_only=True)
+    start_from: Path | None = None
+    """The adapter folder that the run starts from; the run folder keeps a copy of it. None: from the base model."""
+    start_sha256: str | None = None
+    """Of that adapter's weights."""
 
 
 def resolve(config: TrainConfig) -> RunConfig:
@@ -149,9 +154,9 @@ def default_gate(method: Method) -> Literal["all", "all-wrong"]:
 
     The paper's formula has no gate. Without one the term also pulls where nothing is wrong: of five runs of 200 steps
     on the built-in model all fell apart, and of five with the gate none (examples/results/replicate.md). Pairs have no
-    such term, and need every problem with a wrong completion.
+    such term, and need every problem with a wrong completion; plain supervised training has nothing beside it.
     """
-    return "all" if method == "exp-dpo" else "all-wrong"
+    return "all" if method in ("exp-dpo", "sft") else "all-wrong"
 
 
 def run_name(model: str, task: str) -> str:
@@ -180,6 +185,11 @@ def _check(config: TrainConfig) -> None:
             (
                 bool(evaluation.k) and all(1 <= k <= evaluation.eval_samples for k in evaluation.k),
                 f"every k must be between 1 and eval_samples ({evaluation.eval_samples}), not {evaluation.k}.",
+            ),
+            (
+                bool(evaluation.eval_every and evaluation.eval_problems)
+                or not (evaluation.stop_after_worse or (evaluation.eval_every and not evaluation.eval_problems)),
+                "stop_after_worse needs --eval-every, and both need --eval-problems above 0.",
             ),
             (
                 config.optimizer.optimizer != "adamw-8bit" or machine.has_gpu(),

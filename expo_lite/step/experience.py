@@ -1,7 +1,7 @@
 """What one step learns from: groups, chains to imitate, and pairs; sampled, or kept from before."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
@@ -17,6 +17,9 @@ def sample_experience(run: Run, problems: Sequence[Problem]) -> Experience:
     """All that the run's method asks for on these problems, at the step that comes next."""
     if METHODS[run.config.method].pairs:
         return _pairs(run, problems)
+    if not METHODS[run.config.method].groups and run.config.explanation.explain == "all":
+        imitated = [p for p in problems if p.expert_chain]
+        return Experience((), tuple(_expert_chains(run, imitated)), _progress(run), unsampled=len(problems))
     groups, explanations, attempts = _groups_and_explanations(run, problems)
     chains = tuple(_chains(run, groups, explanations))
     return Experience(tuple(groups), chains, _progress(run), (), tuple(explanations), tuple(attempts))
@@ -113,8 +116,12 @@ def _chains(run: Run, groups: Sequence[Group], explanations: Sequence[Explanatio
             if explanation.accepted:
                 yield Chain(explanation.prompt_ids, explanation.target_ids)
     elif source == "expert":
-        for problem in _imitable(run, groups):
-            yield Chain(encode_question(run.policy.tokenizer, problem), _expert_ids(run, problem))
+        yield from _expert_chains(run, _imitable(run, groups))
+
+
+def _expert_chains(run: Run, problems: Iterable[Problem]) -> Iterator[Chain]:
+    for problem in problems:
+        yield Chain(encode_question(run.policy.tokenizer, problem), _expert_ids(run, problem))
 
 
 def _imitable(run: Run, groups: Sequence[Group]) -> Iterator[Problem]:

@@ -43,6 +43,13 @@ class Experience:
     """All that were sampled at this step, of which `explanations` has the best of each problem."""
     new_pairs: tuple[Pair, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
+    unsampled: int = 0
+    """Problems of which no group was sampled, because nothing would be learned from it."""
+
+    @property
+    def n_problems(self) -> int:
+        """The problems that a term is averaged over."""
+        return len(self.groups) + self.unsampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,8 @@ class MethodSpec:
     """Whether only problems whose whole group is wrong are explained, whatever --explain says."""
     pairs: bool = False
     """Whether chains become the preferred side of pairs; --chosen then says which chains."""
+    groups: bool = True
+    """Whether it learns from groups; else they are sampled only where a gate needs them."""
 
 
 def chain_source(config: RunConfig) -> ChainSource:
@@ -120,7 +129,7 @@ def grpo_and_chain_rows(experience: Experience, config: RunConfig) -> list[Row]:
 
 def sft_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """Supervised fine-tuning on the chains alone: the mean of -log pi(chain | q) over the step's problems."""
-    return supervised_rows(experience.chains, 1.0 / len(experience.groups), config)
+    return supervised_rows(experience.chains, 1.0 / experience.n_problems, config)
 
 
 def star_rows(experience: Experience, config: RunConfig) -> list[Row]:
@@ -158,5 +167,5 @@ METHODS: dict[str, MethodSpec] = {
     "gt-sft-grpo": MethodSpec(chains="expert", rows=grpo_and_chain_rows, scaled=True),
     "exp-dpo": MethodSpec(chains="explanation", rows=dpo_rows, pairs=True),
     "star": MethodSpec(chains="explanation", rows=star_rows, only_failed=True),
-    "sft": MethodSpec(chains="expert", rows=sft_rows),
+    "sft": MethodSpec(chains="expert", rows=sft_rows, groups=False),
 }

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from expo_lite.errors import ConfigError
+from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
 from expo_lite.settings.schema import from_mapping, toml_values
 from expo_lite.settings.sweep import RunsConfig, check_sweep
-from expo_lite.settings.train import RunConfig, TrainConfig, resolve, run_name
+from expo_lite.settings.train import RunConfig, TrainConfig, run_name
 from expo_lite.tasks import check_name
 
 HERE = Path(__file__).parent
@@ -54,7 +55,7 @@ class SweepPlan:
     def config(self, run: str, seed: int) -> RunConfig:
         """The whole settings of one run; it always goes on with what its folder has."""
         output = self.folder / "runs" / f"{run}-seed{seed}"
-        return resolve(replace(self.runs[run], seed=seed, output=output, resume=True))
+        return resolve_run(replace(self.runs[run], seed=seed, output=output, resume=True))
 
     def configs(self) -> Iterator[RunConfig]:
         """Every run of every seed, all runs of a seed before the next seed's."""
@@ -118,6 +119,10 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
     for run in runs:
         resolved = read.config(run, seeds[0])
         check_name(resolved.task, resolved.data, resolved.levels)
+        if resolved.evaluation.stop_after_worse:
+            raise ConfigError(
+                f"{file}: runs.{run}: stop_after_worse is not for plans: runs of one length are compared."
+            )
     return read
 
 
@@ -156,6 +161,7 @@ def _evaluated(config: RunConfig) -> str:
     return repr(
         (
             config.model,
+            config.start_sha256,
             config.task,
             config.data,
             config.evaluation,

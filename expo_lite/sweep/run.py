@@ -27,7 +27,7 @@ from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.run.files import write_atomically
 from expo_lite.run.folder import RunFolder, check_new, read_config
-from expo_lite.run.target import find_target
+from expo_lite.run.target import find_target, starting_adapter
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.sweep import RunsConfig
 from expo_lite.settings.train import RunConfig
@@ -82,7 +82,7 @@ def diagnosis_jobs(plan: SweepPlan) -> list[Job]:
     for seed in plan.seeds:
         folder = plan.folder / f"diagnosis-seed{seed}"
         settings = DiagnoseConfig(
-            model=shared.model,
+            model=str(shared.start_from or shared.model),
             task=shared.task,
             problems=plan.diagnose_problems,
             group_size=shared.group_size,
@@ -119,7 +119,7 @@ def evaluate_base(config: RunConfig, file: Path) -> None:
     """Evaluate as the loop does before its first step."""
     with Grader() as grader:
         task = load_task(config.task, grader=grader, options=config.data)
-        policy = load_policy(config.model, config.policy, seed=config.seed)
+        policy = load_policy(config.model, config.policy, seed=config.seed, adapter=starting_adapter(config))
         result = evaluate_held_out(policy, task, held_out(task, config, policy), config)
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
 
@@ -130,7 +130,7 @@ def train_from(base: Path, config: RunConfig) -> None:
     if not folder.config_file.exists():
         shutil.rmtree(folder.path, ignore_errors=True)  # broken off while it was made
         fitted_config, _ = fitted(config)  # as the loop will ask for it
-        folder.create(fitted_config, device=describe(find_device()))
+        folder.create(fitted_config, device=describe(find_device()), start=starting_adapter(config))
     if not folder.evaluation_file(0).exists():
         write_atomically(folder.evaluation_file(0), base.read_text(encoding="utf-8"))
     train(config, console=Terminal())
