@@ -26,12 +26,14 @@ from expo_lite.prompts import encode_explanation, encode_question, read_explanat
 from expo_lite.records import Problem
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
+from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 from expo_lite.run.progress import Display, working
 from expo_lite.run.sparks import binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
 from expo_lite.run.target import resolve_run, starting_adapter
 from expo_lite.run.trace import traced
+from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.step.chain_text import leaks
 from expo_lite.step.experience import sample_experience
@@ -92,9 +94,12 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
             try:
                 resume(run, console)
                 check_sampler(run, console)
-                before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
-                finished = run_steps(run, console, stops)
-                after = evaluate_once(run, run.step, console, stops) if finished else None
+                with Logs(config.log, folder.path, to_json(run.config), run.limits.warn) as logs:
+                    before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
+                    logs.evaluation(0, before)
+                    finished = run_steps(run, console, stops, logs)
+                    after = evaluate_once(run, run.step, console, stops) if finished else None
+                    logs.evaluation(run.step, after)
                 if finished:
                     keep_best_of_all(run, console)
             except Stopped:
@@ -187,7 +192,7 @@ def training_problems(task: Task, config: RunConfig, warn: Callable[[str], None]
     return problems
 
 
-def run_steps(run: Run, console: Console, stops: StopRequests) -> bool:
+def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bool:
     """Take the steps that remain; False if a signal cut them short. Either way the last one is saved.
 
     Raises:
@@ -197,16 +202,21 @@ def run_steps(run: Run, console: Console, stops: StopRequests) -> bool:
     # not the first step, which pays for what later ones find ready
     profiled = min(run.step + 1, total - 1) if run.config.profile else None
     rows, stalled = run.folder.metrics.read(), False
+    for row in rows:
+        logs.step(row)  # what a logger has missed: it may be new to this run
     with Display(console, total, run.step, rows=rows, samples=run.folder.samples.path) as display:
         while run.step < total and not stops.requested:
             if is_due(run):
                 with display.paused():
-                    if evaluate_on_the_way(run, console, stops):
-                        return True
+                    enough = evaluate_on_the_way(run, console, stops)
+                logs.evaluation(run.step, load_evaluation(run, run.step))
+                if enough:
+                    return True
             trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
             with traced(trace) if run.step == profiled else contextlib.nullcontext():
                 metrics = take_step(run)
             display.step(run.step, metrics)
+            logs.step({"step": run.step, **metrics})
             rows.append(metrics)
             if not stalled and len(rows) >= STALLED_STEPS and (finding := no_gradient(rows)):
                 stalled = True

@@ -94,8 +94,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_and_version_are_quick() -> None:
-    verbs = ("train", "eval", "explain", "hard", "diagnose", "plan", "sweep", "replicate", "grade", "models", "tasks")
-    version, *helps = in_fresh_process(["--version"], ["--help"], *([verb, "--help"] for verb in verbs))
+    verbs = ("train", "eval", "explain", "hard", "diagnose", "plan", "sweep", "replicate", "grade", "doctor")
+    others = ("models", "tasks")
+    version, *helps = in_fresh_process(["--version"], ["--help"], *([verb, "--help"] for verb in (*verbs, *others)))
     assert version == Outcome(0, f"expo-lite {__version__}\n", "")
     for outcome in helps:
         assert (outcome.code, outcome.err) == (0, "")

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ModelError
+from expo_lite.policy import four_bits
+from expo_lite.policy.four_bits import MOST_ERROR, nf4_error
 from expo_lite.policy.load import HUB_FILES, first_line, load_base
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import PRESETS
@@ -119,6 +121,39 @@ def test_the_folder_of_another_model(model: Path) -> None:
     other(GPT2Config(vocab_size=vocabulary, n_embd=64, n_layer=1, n_head=1, n_positions=64)).save_pretrained(model)
     with pytest.raises(ModelError, match="only Llama- and Qwen-like models fit"):
         load_base(str(model), "mine", PolicyConfig(bits=16), CPU)
+
+
+@pytest.fixture
+def odd(model: Path) -> Path:
+    """A model whose MLP is 400 wide: 25 x 16, and no multiple of 64."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    change("config.json", intermediate_size=400)(model)
+    auto: Any = AutoModelForCausalLM
+    auto.from_config(AutoConfig.from_pretrained(model)).save_pretrained(model)
+    return model
+
+
+def test_widths_that_four_bits_get_wrong_here_are_refused(odd: Path) -> None:
+    error = nf4_error(400, CPU)
+    if error <= MOST_ERROR:
+        pytest.skip("bitsandbytes is right on this CPU")
+    with pytest.raises(ModelError, match=rf"weights of 400 inputs back .* {error:.0%}, .* Take --bits 16") as caught:
+        load_base(str(odd), "odd", PolicyConfig(bits=4), CPU)
+    assert str(caught.value).startswith("Model 'odd' cannot be held in 4 bits here: bitsandbytes ")
+    load_base(str(odd), "odd", PolicyConfig(bits=16), CPU)
+
+
+def test_the_same_model_where_four_bits_are_right(odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(four_bits, "nf4_error", lambda width, device: 0.092)
+    assert load_base(str(odd), "odd", PolicyConfig(bits=4), CPU)
+
+
+def test_what_four_bits_cost_where_they_are_right() -> None:
+    """A width of whole blocks, and one that is no multiple of 16."""
+    for width in (128, 200):
+        assert nf4_error(width, CPU) == pytest.approx(0.092, abs=0.004)
+    assert four_bits.wrong_widths([128, 64, 200], CPU) == {}
 
 
 def test_an_empty_folder_and_a_file(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ SHORT = f"{STEP} --diagnostics-every 0 --eval-problems 0 --output runs/new"
 RUN = {
     "train --model tiny": SHORT,
     "report runs/a": "",
+    "doctor runs/a": "",
+    "doctor": "--skip-training",
     "report runs/a runs/b --output both.html": "",
     "compare runs/a runs/b --show 20": "",
     "plan --model all --vram 8 12 16 24": "",
@@ -43,9 +45,11 @@ RUN = {
 }
 """Each is run below, with what is added here so that it takes seconds."""
 
+LOGGED = "test_logs.py: test_tensorboard_has_what_the_run_has"
 TOGETHER = "test_commands_together.py: test_hard_then_train_then_eval_against_the_base"
 ELSEWHERE = {
     "eval runs/a --baseline tiny --samples 64": TOGETHER,
+    "train --model tiny --log tensorboard trackio": LOGGED,
     "sweep ablate-positives --quick": "test_sweep.py: test_every_preset_can_be_read",
     "sweep ablate-coef --quick": "test_sweep.py: test_every_preset_can_be_read",
     "sweep ablate-gate --quick": "test_sweep.py: test_every_preset_can_be_read",

@@ -20,6 +20,7 @@ from expo_lite.commands.chat import Chat
 from expo_lite.commands.command import Command, ConfiguredCommand
 from expo_lite.commands.compare import Compare
 from expo_lite.commands.diagnose import Diagnose
+from expo_lite.commands.doctor import Doctor
 from expo_lite.commands.eval import Eval
 from expo_lite.commands.expected import as_expected
 from expo_lite.commands.explain import Explain
@@ -67,6 +68,7 @@ OTHERS: dict[str, Command] = {
     "export": Export(target=tyro.MISSING),
     "chat": Chat(target=tyro.MISSING),
     "watch": Watch(folder=tyro.MISSING),
+    "doctor": Doctor(),
     "grade": Grade(file=tyro.MISSING),
     "models": Models(),
     "tasks": Tasks(),

@@ -102,6 +102,23 @@ class Evaluation:
         """Plain JSON values."""
         return asdict(self)
 
+    def scalars(self) -> dict[str, float]:
+        """The figures by name, without intervals: those of all problems, then `NAME/level/LEVEL`."""
+        values: dict[str, float] = {}
+        for row in self.levels:
+            end = f"/level/{row.level}" if row is not self.levels[-1] else ""
+            figures = {"greedy": row.greedy.value, "avg": row.avg.value}
+            figures |= {f"pass_at_{k}": estimate.value for k, estimate in row.pass_at.items()}
+            figures |= {f"maj_at_{k}": estimate.value for k, estimate in row.maj_at.items()}
+            figures |= {
+                "frac_all_wrong": row.frac_all_wrong,
+                "truncated_rate": row.truncated_rate,
+                "no_answer_rate": row.no_answer_rate,
+                "mean_tokens": row.mean_tokens,
+            }
+            values |= {f"{name}{end}": value for name, value in figures.items()}
+        return values
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Evaluation":
         """Take back what `to_json` gave."""

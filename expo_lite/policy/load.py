@@ -8,6 +8,7 @@ import gc
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from expo_lite.errors import ModelError
 from expo_lite.memory.exhausted import out_of_memory
 from expo_lite.policy.device import compute_type
+from expo_lite.policy.four_bits import wrong_widths
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
@@ -92,6 +94,7 @@ def load_base(
             f"({min(missing)}, ...)."
         )
     _check(model, tokenizer, name)
+    _check_four_bits(model, name, device)
     # adapters name their base by it; a GGUF file is read by way of a folder that is gone by now
     model.name_or_path = str(Path(source).absolute()) if Path(source).exists() else source
     for module in model.modules():
@@ -203,6 +206,18 @@ def _check(model: Any, tokenizer: Any, name: str) -> None:
     missing = [name for name in PROJECTIONS if not any(n.endswith(name) for n, _ in model.named_modules())]
     if missing:
         raise ModelError(f"Model '{name}' has no {', '.join(missing)}: only Llama- and Qwen-like models fit.")
+
+
+def _check_four_bits(model: Any, name: str, device: torch.device) -> None:
+    """Raise ModelError where bitsandbytes reads this model's four-bit weights back wrongly on this machine."""
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    wrong = wrong_widths((layer.in_features for layer in layers), device)
+    if wrong:
+        width, error = max(wrong.items(), key=lambda found: found[1])
+        raise ModelError(
+            f"Model '{name}' cannot be held in 4 bits here: bitsandbytes {version('bitsandbytes')} on this machine reads "
+            f"weights of {width} inputs back with an error of {error:.0%}, where 9% is right. Take --bits 16."
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -11,8 +11,8 @@ from expo_lite.measure.figures import Evaluation
 from expo_lite.run.files import JsonLines
 from expo_lite.run.folder import RunFolder
 
-PLACES = ("output", "resume")
-"""Settings that say where a run is, not what it is."""
+PLACES = ("output", "resume", "log")
+"""Settings that say where a run is and who is told of it, not what it is."""
 HELD_OUT = "held-out"
 """The kind of samples of an evaluation; a greedy one has a second word."""
 

@@ -21,7 +21,7 @@ PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datas
 LOCK = ".lock"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """An adapter as peft writes it."""
-MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile")
+MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile", "log")
 """Settings that a resumed run may be given anew; any other would make it another run."""
 
 

@@ -26,21 +26,31 @@ WORST_FALL = 0.25
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong: a sentence, its figures, and what to do."""
+    """One thing that is wrong: a sentence, its figures, what to do, and the steps it was seen at, where known."""
 
     what: str
     figures: str
     remedy: str
+    where: str = ""
 
     def __str__(self) -> str:
-        """All three in one line."""
-        return f"{self.what} ({self.figures}). {self.remedy}"
+        """All of it in one line."""
+        return f"{self.what} ({'; '.join(filter(None, (self.figures, self.where)))}). {self.remedy}"
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
     """All that the rules find in a run's metrics, the gravest first; an empty list where there is nothing."""
     rules = (no_gradient, truncated, refused, timeouts, sampler_apart, kl_away, reward_fallen)
-    return [finding for rule in rules if (finding := rule(rows)) is not None]
+    found = [finding for rule in rules if (finding := rule(rows)) is not None]
+    return [finding if finding.where else finding._replace(where=_recent_steps(rows)) for finding in found]
+
+
+def steps_of(rows: Sequence[Row]) -> str:
+    """'steps 81 to 100'; nothing for rows that do not say which step they are."""
+    steps = [row["step"] for row in rows if "step" in row]
+    if not steps:
+        return ""
+    return f"step {steps[0]}" if steps[0] == steps[-1] else f"steps {steps[0]} to {steps[-1]}"
 
 
 def no_gradient(rows: Sequence[Row]) -> Finding | None:
@@ -56,7 +66,7 @@ def no_gradient(rows: Sequence[Row]) -> Finding | None:
     else:
         return None
     what, remedy = _cause(dead)
-    return Finding(f"{learned}: {what}", "; ".join([which, *_figures(dead)]), remedy)
+    return Finding(f"{learned}: {what}", "; ".join([which, *_figures(dead)]), remedy, steps_of(dead))
 
 
 def _cause(dead: Sequence[Row]) -> tuple[str, str]:
@@ -116,6 +126,16 @@ def _figures(rows: Sequence[Row]) -> list[str]:
     parts = [f"{label} {value:.0%}" for name, label in shown if (value := _mean(rows, name)) is not None]
     reason = _most_refused(rows)
     return [*parts, f"most refused as {reason}"] if reason else parts
+
+
+def dead_groups(rows: Sequence[Row]) -> Finding | None:
+    """Rewards teach nothing: hardly any group has both right and wrong completions. For methods that compare those."""
+    if len(rows) < STALLED_STEPS or (share := _beyond(rows, "frac_reward_zero_std", NEARLY_ALL)) is None:
+        return None
+    right, wrong = _recent(rows, "frac_all_correct") or 0.0, _recent(rows, "frac_all_wrong") or 0.0
+    figures = f"{share:.0%} of groups; all wrong {wrong:.0%}, all right {right:.0%}"
+    remedy = _HARDER if right > wrong else "Take easier --levels, a larger --group-size, or --method exp-grpo."
+    return Finding("Nearly every group is dead: its rewards are all the same", figures, remedy, _recent_steps(rows))
 
 
 def truncated(rows: Sequence[Row]) -> Finding | None:
@@ -187,6 +207,10 @@ def _beyond(rows: Sequence[Row], name: str, most: float) -> float | None:
     """A metric's recent mean where it is above a bound."""
     value = _recent(rows, name)
     return value if value is not None and value > most else None
+
+
+def _recent_steps(rows: Sequence[Row]) -> str:
+    return steps_of(rows[-RECENT:])
 
 
 def _recent(rows: Sequence[Row], name: str) -> float | None:

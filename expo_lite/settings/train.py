@@ -34,6 +34,7 @@ from expo_lite.settings.schema import (
 )
 
 Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
+Logger = Literal["tensorboard", "wandb", "trackio"]
 GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
 
 
@@ -71,6 +72,8 @@ class TrainConfig:
     profile: bool = False
     """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder.
     Open it in ui.perfetto.dev."""
+    log: tuple[Logger, ...] = ()
+    """Loggers that get every step's metrics and the evaluations, beside metrics.jsonl. Each is an extra."""
     diagnostics_every: Annotated[int, AT_LEAST_0] = 10
     """How many steps lie between two measurements of the answer lift and of the expert chains' likelihood.
     0 switches them off."""
@@ -174,6 +177,11 @@ def _check(config: TrainConfig) -> None:
     check_rules(
         [
             *machine.backend_rules(config.policy.backend, config.policy.sampler),
+            *(
+                (machine.is_installed(name), f"logger '{name}' is not installed: {machine.how_to_install(name)}.")
+                for name in config.log
+            ),
+            (len(set(config.log)) == len(config.log), f"log names a logger twice: {', '.join(config.log)}."),
             (
                 bool(evaluation.k) and all(1 <= k <= evaluation.eval_samples for k in evaluation.k),
                 f"every k must be between 1 and eval_samples ({evaluation.eval_samples}), not {evaluation.k}.",

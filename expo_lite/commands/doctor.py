@@ -1,0 +1,93 @@
+"""`expo-lite doctor`: what is wrong with this machine, or with a run, and what to do about it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from expo_lite.commands.command import Command
+from expo_lite.errors import ExpoLiteError
+from expo_lite.terminal import Terminal, say
+
+if TYPE_CHECKING:
+    from expo_lite.commands.checks import Check
+    from expo_lite.report.record import RunRecord
+
+WIDTH = len("problem")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Command):
+    """Say what is wrong with this machine, or with runs, and what to do. The exit code is 1 if there is a problem."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Run folders to look at, finished or not. Default: look at this machine."""
+    skip_training: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out the training self-test, which takes up to 30 s."""
+
+    def run(self) -> None:
+        """Look, and print a line for each thing that was looked at.
+
+        Raises:
+            CheckpointError: a folder holds no run, or one of its files is damaged.
+            ExpoLiteError: there is a problem; what it is has been printed.
+        """
+        console = Terminal()
+        checks = self._of_runs() if self.runs else self._of_machine()
+        problems = sum(show(check, console) for check in checks)
+        if problems:
+            what = f"{problems} problem{'s' if problems > 1 else ''}"
+            raise ExpoLiteError(f"The doctor has found {what}; what to do stands above.")
+
+    def _of_runs(self) -> "Iterator[Check]":
+        from expo_lite.report.record import read_runs
+
+        for record in read_runs(self.runs):
+            yield from run_checks(record)
+
+    def _of_machine(self) -> "Iterator[Check]":
+        from expo_lite.commands.checks import machine_checks
+
+        return machine_checks(training=not self.skip_training)
+
+
+def run_checks(run: "RunRecord") -> "Iterator[Check]":
+    """Every finding of a run as a problem, or what it looks like in one line."""
+    from expo_lite.commands.checks import Check
+    from expo_lite.report.findings import run_findings
+
+    found = run_findings(run)
+    for finding in found:
+        where = ", ".join(filter(None, (run.label, finding.where)))
+        yield Check("problem", f"{finding.what} ({where}: {finding.figures}).", finding.remedy)
+    if not run.metrics:
+        yield Check("warning", f"{run.label}: no step is done yet.", "Look again later, or go on with --resume.")
+    elif not found:
+        yield Check("ok", f"{run.label}: nothing wrong is found. {_figures(run)}.")
+
+
+def _figures(run: "RunRecord") -> str:
+    """The last step's main figures."""
+    row = run.metrics[-1]
+    shown = (
+        ("reward", "reward {:.2f}"),
+        ("frac_all_wrong", "groups all wrong {:.0%}"),
+        ("frac_all_correct", "all right {:.0%}"),
+        ("completions/clipped_ratio", "cut off {:.0%}"),
+        ("expo/explanation_accept_rate", "explanations accepted {:.0%}"),
+        ("kl", "KL {:.2f} nats a token"),
+        ("sampling/logp_difference/mean", "sampler and scorer {:.1e} nats a token apart"),
+    )
+    parts = [form.format(row[name]) for name, form in shown if isinstance(row.get(name), int | float)]
+    return f"Step {run.steps} of {run.settings.get('steps')}: {', '.join(parts)}"
+
+
+def show(check: "Check", console: Console) -> bool:
+    """Print one line, and what to do under it; whether it is a problem."""
+    say(console, f"{check.state:<{WIDTH}}  {check.what}")
+    if check.remedy:
+        say(console, f"{'':<{WIDTH}}  {check.remedy}")
+    return check.state == "problem"

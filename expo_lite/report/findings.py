@@ -1,0 +1,86 @@
+"""What is wrong with a run as its folder tells it: by its metrics, its adapter's weights, and levels that were lost.
+
+Nothing is loaded into a model, and torch is not needed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, deserialize
+
+from expo_lite.measure.statistics import Estimate
+from expo_lite.report.paired import ALL, ks_of, pair, paired_levels
+from expo_lite.report.record import RunRecord
+from expo_lite.run.checkpoint import newest_whole
+from expo_lite.run.health import Finding, dead_groups, findings, no_gradient
+from expo_lite.run.target import ADAPTER_WEIGHTS
+from expo_lite.settings.train import GRPO_METHODS
+
+_DESERIALIZE: Any = deserialize  # it has no types
+LORA_B = "lora_B"
+"""Part of the names of the factors that start at 0, and by which alone an adapter begins to do anything."""
+MOST_LOST = 0.05
+"""Of a level's pass@1, beside an interval that leaves out 0."""
+
+
+def run_findings(run: RunRecord) -> list[Finding]:
+    """All that is found, the gravest first; an empty list where nothing is."""
+    rows = [{name: value for name, value in row.items() if isinstance(value, int | float)} for row in run.metrics]
+    found = [*checkpoint_findings(run.path), *findings(rows)]
+    told = no_gradient(rows) is not None  # with its cause, which may be these groups
+    if not told and run.settings.get("method") in GRPO_METHODS and (dead := dead_groups(rows)):
+        found.append(dead)
+    return [*found, *lost_levels(run)]
+
+
+def checkpoint_findings(run: Path) -> list[Finding]:
+    """Damaged checkpoints, and an adapter that still does nothing."""
+    newest, damaged = newest_whole(run / "checkpoints")
+    remedy = "An older one is used; remove the damaged folder." if newest else "Start the run anew."
+    found = [Finding("A checkpoint is damaged", line, remedy) for line in damaged]
+    if newest is not None and (moved := lora_b_moved(newest)) is not None and moved[0] == 0:
+        figures = f"all {moved[1]} LoRA B factors are 0"
+        remedy = "The adapter is as it was made: no step had a gradient. See the other findings for the cause."
+        found.append(Finding("The adapter has never moved", figures, remedy, f"in {newest.name}"))
+    return found
+
+
+def lora_b_moved(checkpoint: Path) -> tuple[int, int] | None:
+    """How many of the LoRA B factors are not all zeros, and how many there are; None where they cannot be read."""
+    try:
+        tensors = _DESERIALIZE((checkpoint / ADAPTER_WEIGHTS).read_bytes())
+    except (OSError, SafetensorError):
+        return None
+    factors = [about["data"] for name, about in tensors if LORA_B in name]
+    return sum(bool(data.strip(b"\0")) for data in factors), len(factors)
+
+
+def lost_levels(run: RunRecord) -> list[Finding]:
+    """Levels on which the last evaluation is worse than the first, beyond chance; trained on or not."""
+    measured = [each for each in run.evaluated if each.evaluation.problems]
+    if len(measured) < 2:
+        return []
+    first, last = measured[0], measured[-1]
+    changes = pair(first.evaluation.problems, last.evaluation.problems)
+    if not changes:
+        return []
+    trained = {str(level) for level in run.settings.get("levels") or ()}
+    rows = paired_levels(changes, ks_of(changes, [1]))
+    single = [row for row in rows if row.level != ALL] or rows
+    where = f"evaluations after steps {first.step} and {last.step}"
+    return [
+        _lost(row.level, row.first[1], row.second[1], row.difference[1], where, trained)
+        for row in single
+        if row.difference[1].high < 0 and row.difference[1].value <= -MOST_LOST
+    ]
+
+
+def _lost(level: str, before: float, after: float, change: Estimate, where: str, trained: set[str]) -> Finding:
+    interval = f"{100 * change.value:+.0f} points, {100 * change.low:+.0f} to {100 * change.high:+.0f}"
+    figures = f"pass@1 {before:.0%} before, {after:.0%} after; {interval}"
+    if trained and level not in trained:
+        remedy = "It was not trained on: leave --levels out, so that easy levels hold the policy in place."
+    else:
+        remedy = "Take fewer --steps or an earlier checkpoint, a lower --learning-rate, or --kl-coef."
+    name = "all problems" if level == ALL else f"level {level}"
+    return Finding(f"Lost: {name}", figures, remedy, where)

@@ -1,0 +1,237 @@
+"""Loggers: what each has after a resume is read back from its own files, and held against metrics.jsonl."""
+
+import errno
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expo_lite.commands.cli import run
+from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.report.record import read_run
+from expo_lite.run import logs
+from expo_lite.run.files import JsonLines
+from expo_lite.run.metrics import TIMES
+from expo_lite.settings import machine
+from expo_lite.settings.train import TrainConfig, resolve
+
+TRAIN = "train --model tiny --group-size 2 --problems-per-step 2 --max-completion-tokens 24 --diagnostics-every 0 "
+TRAIN += "--eval-problems 1 --eval-samples 2 --k 1,2 --save-every 2"
+EVERY_2 = ("--eval-every", "2")
+WANDB_BLOCK, WANDB_HEADER = 32_768, 7
+Curves = dict[str, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A run that was logged, and where Trackio writes."""
+
+    run: Path
+    trackio: Path
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
+    """3 steps; then, as after a kill, the checkpoint of step 2 is the newest: step 3 is taken again, and 4 and 5."""
+    names = [name for name in logs.LOGGERS if machine.is_installed(name)]
+    if not names:
+        pytest.skip("no logger is installed: uv sync --extra tensorboard --extra trackio --extra wandb")
+    folder = tmp_path_factory.mktemp("logged")
+    words = [*TRAIN.split(), *EVERY_2, "--output", str(folder / "run"), "--log", *names]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("TRACKIO_DIR", str(folder / "trackio"))  # it is read when trackio is imported
+        assert run([*words, "--steps", "3"]) == 0
+        shutil.rmtree(folder / "run" / "checkpoints" / "step-000003")
+        assert run([*words, "--steps", "5", "--resume"]) == 0
+        yield Logged(folder / "run", folder / "trackio")
+
+
+def expected(run: Path) -> Curves:
+    """Each metric by step, and each evaluation's figures."""
+    curves: Curves = {}
+    for row in JsonLines(run / "metrics.jsonl").read():
+        for name, value in row.items():
+            if name != "step":
+                curves.setdefault(f"train/{name}", []).append((row["step"], value))
+    for each in read_run(run, "run").evaluated:
+        levels = each.evaluation.levels
+        for own in levels:
+            end = "" if own is levels[-1] else f"/level/{own.level}"
+            figures = {"greedy": own.greedy.value, "pass_at_1": own.pass_at[1].value, "pass_at_2": own.pass_at[2].value}
+            for name, value in figures.items():
+                curves.setdefault(f"eval/{name}{end}", []).append((each.step, value))
+    return curves
+
+
+def check(found: Curves, run: Path) -> None:
+    """Each step once, and the same figures to float32; times are not compared, for step 3 was taken twice."""
+    wanted = expected(run)
+    assert [step for step, _ in wanted["train/reward"]] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in wanted["eval/pass_at_2"]] == [0, 2, 3, 4, 5]
+    assert set(wanted) <= set(found)
+    for name, points in wanted.items():
+        assert [step for step, _ in found[name]] == [step for step, _ in points], name
+        if name.removeprefix("train/") not in TIMES:
+            assert [v for _, v in found[name]] == pytest.approx([v for _, v in points], rel=1e-6, abs=1e-12), name
+
+
+def test_tensorboard_has_what_the_run_has(logged: Logged) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader: Any = EventAccumulator(str(logged.run / "tensorboard"))
+    reader.Reload()
+    check({tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}, logged.run)
+    settings = reader.Tensors("settings/text_summary")
+    assert b'"model": "tiny"' in settings[0].tensor_proto.string_val[0]
+
+
+def test_trackio_has_what_the_run_has(logged: Logged) -> None:
+    pytest.importorskip("trackio")
+    run_id = json.loads((logged.run / logs.STATE).read_text())["trackio"]["id"]
+    with sqlite3.connect(logged.trackio / f"{logs.PROJECT}.db") as database:
+        rows = database.execute("select run_id, run_name, step, metrics from metrics order by step, id").fetchall()
+        (config,) = [json.loads(text) for (text,) in database.execute("select config from configs")]
+    assert {name for _, name, _, _ in rows} == {f"run-{run_id}"}
+    assert len({own for own, _, _, _ in rows}) == 1  # resumed, not begun anew
+    assert config["model"] == "tiny"
+    curves: Curves = {}
+    for _, _, step, metrics in rows:
+        for name, value in json.loads(metrics).items():
+            curves.setdefault(name, []).append((step, value))
+    check(curves, logged.run)
+
+
+def test_wandb_has_what_the_run_has(logged: Logged) -> None:
+    pytest.importorskip("wandb")
+    from wandb.proto import wandb_internal_pb2
+
+    protocol: Any = wandb_internal_pb2
+    curves: Curves = {}
+    files = sorted((logged.run / "wandb").glob("offline-run-*/*.wandb"))
+    run_id = json.loads((logged.run / logs.STATE).read_text())["wandb"]["id"]
+    assert [file.name for file in files] == [f"run-{run_id}.wandb"] * 2  # one a process, the same run
+    for file in files:
+        for data in wandb_records(file.read_bytes()):
+            record = protocol.Record()
+            record.ParseFromString(data)
+            for item in record.history.item:
+                name = item.key or "/".join(item.nested_key)
+                curves.setdefault(name, []).append((record.history.step.num, float(json.loads(item.value_json))))
+    check(curves, logged.run)
+
+
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """Records in LevelDB's log format: blocks of chunks with checksum, length and kind (whole, first, middle, last)."""
+    at, parts = WANDB_HEADER, b""
+    while at + 7 <= len(data):
+        if WANDB_BLOCK - at % WANDB_BLOCK < 7:  # no chunk begins so near to a block's end
+            at += WANDB_BLOCK - at % WANDB_BLOCK
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield parts
+            parts = b""
+
+
+class Kept:
+    """A logger that keeps what it is sent, and whose disk is full from the step `full_at` on."""
+
+    failures: tuple[type[Exception], ...] = ()
+    full_at = 10**9
+    sent: list[tuple[int, dict[str, float]]]
+    opened: list[bool]
+
+    def __init__(self, folder: Path, run_id: str, settings: Any, *, resumed: bool) -> None:
+        self.opened.append(resumed)
+
+    def log(self, step: int, values: Any) -> None:
+        if step >= self.full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.sent.append((step, dict(values)))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> type[Kept]:
+    monkeypatch.setattr(Kept, "sent", [], raising=False)
+    monkeypatch.setattr(Kept, "opened", [], raising=False)
+    monkeypatch.setitem(logs.LOGGERS, "tensorboard", Kept)
+    monkeypatch.setattr(machine, "is_installed", lambda name: name == "tensorboard")
+    return Kept
+
+
+def test_a_logger_that_fails_is_told_once_and_training_goes_on(
+    kept: type[Kept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kept, "full_at", 2)
+    words = f"{TRAIN} --steps 3 --eval-problems 0 --log tensorboard --output {tmp_path / 'run'}"
+    assert run(words.split()) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "the logger" in line]
+    assert said == [
+        "warning: the logger tensorboard has failed, and the run goes on without it: [Errno 28] No space left on "
+        "device. metrics.jsonl has all; --resume sends what it missed."
+    ]
+    assert [step for step, _ in kept.sent] == [1]
+    assert len(JsonLines(tmp_path / "run" / "metrics.jsonl").read()) == 3
+    assert read_run(tmp_path / "run", "run").steps == 3
+    # what it has missed is sent when the run is resumed
+    monkeypatch.setattr(kept, "full_at", 10**9)
+    assert run([*words.split(), "--steps", "4", "--resume"]) == 0
+    assert [step for step, _ in kept.sent] == [1, 2, 3, 4]
+    assert kept.opened == [False, True]
+
+
+def test_a_logger_that_is_new_to_a_run_gets_all_of_it(kept: type[Kept], tmp_path: Path) -> None:
+    words = f"{TRAIN} --output {tmp_path / 'run'}".split()
+    assert run([*words, "--steps", "2"]) == 0
+    assert not (tmp_path / "run" / logs.STATE).exists()
+    assert run([*words, "--steps", "3", "--resume", "--log", "tensorboard"]) == 0
+    assert [step for step, _ in kept.sent] == [0, 1, 2, 3, 3]  # the evaluations before and after too
+    rows = JsonLines(tmp_path / "run" / "metrics.jsonl").read()
+    assert kept.sent[2][1]["train/reward"] == rows[1]["reward"]
+    assert "reward" not in kept.sent[2][1]
+    assert run([*words, "--steps", "3", "--resume", "--log", "tensorboard"]) == 0  # it is finished: nothing is new
+    assert len(kept.sent) == 5
+
+
+def test_a_missing_extra_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "is_installed", lambda name: False)
+    assert run(["train", "--log", "wandb", "--output", str(tmp_path / "run")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: logger 'wandb' is not installed: in the clone, `uv sync --extra wandb`")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_logger_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "is_installed", lambda name: True)
+    with pytest.raises(ConfigError, match="log names a logger twice: wandb, wandb"):
+        resolve(TrainConfig(log=("wandb", "wandb")))
+
+
+def test_one_that_cannot_be_started_and_a_damaged_state(
+    kept: type[Kept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(kept, "__init__", refuse)
+    with pytest.raises(ConfigError, match=r"logger tensorboard cannot be started: No API key .* leave it out of --log"):
+        logs.Logs(["tensorboard"], tmp_path, {}, pytest.fail)
+    (tmp_path / logs.STATE).write_text('{"tensorboard": {"id": 1}}')
+    with pytest.raises(CheckpointError, match=r"logs\.json' is damaged\. Remove it"):
+        logs.Logs(["tensorboard"], tmp_path, {}, pytest.fail)
+    logs.Logs([], tmp_path, {}, pytest.fail).step({"step": 1, "reward": 0.5})  # without loggers nothing is looked at
