@@ -68,6 +68,21 @@ def token_weights(lengths_B: torch.Tensor, *, normalisation: str, max_completion
     return torch.ones_like(lengths_B) / divisor
 
 
+def sampler_correction(old_logprobs_N: torch.Tensor, sampler_logprobs_N: torch.Tensor, *, most: float) -> torch.Tensor:
+    """Truncated importance weights [N] of tokens that another implementation of the policy has sampled.
+
+    A sampler in 16 bits, or an engine with kernels of its own, samples from mu where pi is trained. Weighted by
+    min(pi / mu, most) the policy term's expectation is that of pi's own samples, but for what is cut off.
+    (F. Yao et al. 2025, fengyao.notion.site/off-policy-rl, truncated importance sampling.)
+
+    Args:
+        old_logprobs_N: log pi of each token before the first update of this batch, nats, from the scorer.
+        sampler_logprobs_N: log mu of the same tokens, nats, as the sampler gave them.
+        most: the largest weight.
+    """
+    return torch.exp(old_logprobs_N - sampler_logprobs_N).clamp(max=most).detach()
+
+
 def kl_divergence(logprobs_N: torch.Tensor, ref_logprobs_N: torch.Tensor) -> torch.Tensor:
     """The k3 estimate of KL(pi || pi_ref), nats a token [N]; never negative, 0 where the two agree."""
     log_ratio_N = ref_logprobs_N - logprobs_N

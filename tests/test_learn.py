@@ -1,6 +1,7 @@
 """One update on the tiny model: by hand, free where there is nothing to learn, harmless where it fails."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from expo_lite.policy.scoring import score_rows
 from expo_lite.settings.groups import LossConfig, OptimizerConfig, PolicyConfig
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 from expo_lite.step import learn as module
-from expo_lite.step.learn import accumulate, learn
+from expo_lite.step.learn import accumulate, corrects, learn
 from expo_lite.step.optimizer import learning_rate, make_optimizer
 
 CONFIG = resolve(
@@ -280,3 +281,43 @@ def test_a_scale_that_overflows_is_lowered(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "accumulate", noted)
     assert update(half, light)["grad_norm"] == pytest.approx(expected, rel=0.01)
     assert tried == [2.0**40, 2.0**32]
+
+
+def in_batches(policy: HfPolicy, learned: Sequence[Row]) -> list[MicroBatch]:
+    return micro_batches(learned, token_budget=100, pad_id=policy.pad_id, packed=policy.packs)
+
+
+def test_the_sampler_correction_weighs_tokens_by_hand(policy: CountingPolicy) -> None:
+    """The sampler says ln 2 more of every token: half the weight. ln 4 less: four times, cut to twice."""
+    plain = rows(sft_weight=0.0, kl_weight=0.0)
+    scored = [s.detach() for s in score_rows(policy, plain, temperature=1.0, token_budget=100)]
+
+    def sampled(shift: float) -> list[Row]:
+        logprobs = [tuple((s + shift).tolist()) for s in scored]
+        return [dataclasses.replace(row, sampler_logprobs=own) for row, own in zip(plain, logprobs, strict=True)]
+
+    exact = gradient(policy, in_batches(policy, plain))
+    still = torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # moves nothing of the policy
+    on = with_loss(sampler_correction="on")
+    for shift, factor, cut in ((math.log(2), 0.5, 0.0), (0.0, 1.0, 0.0), (-math.log(4), 2.0, 1.0)):
+        torch.testing.assert_close(
+            gradient(policy, in_batches(policy, sampled(shift)), on), factor * exact, rtol=1e-3, atol=1e-7
+        )
+        assert torch.equal(gradient(policy, in_batches(policy, sampled(shift))), exact)  # auto: fp32 on a CPU
+        off = update(policy, sampled(shift), optimizer=still)
+        assert not any(name.startswith("sampling/importance") for name in off)
+        logged = update(policy, sampled(shift), on, optimizer=still)
+        assert logged["sampling/importance_sampling_ratio/mean"] == pytest.approx(factor, rel=1e-3)
+        assert logged["sampling/importance_sampling_ratio/cut"] == cut
+    # a chain that was sampled after another prompt has no sampler's values, and keeps its weight
+    chain = dataclasses.replace(plain[0], weight=0.0, advantage=0.0, sft_weight=0.1)
+    chains = in_batches(policy, [chain])
+    assert torch.equal(gradient(policy, chains, on), gradient(policy, chains))
+
+
+def test_a_policy_in_sixteen_bits_is_corrected(policy: CountingPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert policy.samples_exactly
+    assert not corrects(policy, CONFIG)
+    monkeypatch.setattr(policy, "samples_exactly", False)
+    assert corrects(policy, CONFIG)
+    assert not corrects(policy, with_loss(sampler_correction="off"))

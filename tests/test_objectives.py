@@ -14,6 +14,7 @@ from expo_lite.objectives import (
     group_advantages,
     grpo_loss,
     kl_divergence,
+    sampler_correction,
     scheduled,
     sft_loss,
     token_weights,
@@ -274,3 +275,28 @@ def test_dpo_loss_gradient_and_rewards_equal_trl(dpo_beta: float) -> None:
     assert metrics["rewards/rejected"] == [pytest.approx(terms.rejected_rewards_K.mean().item())]
     assert metrics["rewards/margins"] == [pytest.approx(margins_K.mean().item(), abs=1e-6)]
     assert metrics["rewards/accuracies"] == [pytest.approx((margins_K > 0).float().mean().item())]
+
+
+def test_a_wrong_sampler_is_made_good_in_expectation() -> None:
+    """Over all four tokens, each as often as the wrong sampler takes it: weighted, the gradient is the exact one."""
+    logits_V = torch.tensor([0.5, -0.3, 1.0, 0.1], requires_grad=True)
+    sampler_V = torch.softmax(torch.tensor([0.9, -0.8, 0.7, 0.4]), 0)  # what a wrong adapter would sample from
+    advantages_V = torch.tensor([1.0, -1.0, 0.5, -0.5])
+
+    def gradient(taken_V: torch.Tensor, correction_V: torch.Tensor) -> torch.Tensor:
+        logprobs_V = torch.log_softmax(logits_V, 0)
+        none_V = torch.zeros(4)
+        terms = grpo_loss(
+            logprobs_V, logprobs_V.detach(), None, advantages_V, taken_V * correction_V, none_V,
+            clip_low=0.2, clip_high=0.2, kl_coef=0.0,
+        )  # fmt: skip
+        return torch.autograd.grad(terms.loss, logits_V)[0]
+
+    policy_V = torch.softmax(logits_V, 0).detach()
+    exact = gradient(policy_V, torch.ones(4))
+    uncorrected = gradient(sampler_V, torch.ones(4))
+    wide, narrow = (sampler_correction(policy_V.log(), sampler_V.log(), most=most) for most in (10.0, 1.2))
+    torch.testing.assert_close(gradient(sampler_V, wide), exact)
+    assert (wide > 1.2).any()
+    assert (gradient(sampler_V, narrow) - exact).norm() < (uncorrected - exact).norm()
+    assert (uncorrected - exact).norm() > 0.1 * exact.norm()

@@ -25,6 +25,8 @@ class Policy(Protocol):
     """Whether a micro-batch is laid end to end, with each prompt once, and not padded."""
     underflows: bool
     """Whether it computes in fp16, where small gradients vanish: the loss must be scaled up before its backward pass."""
+    samples_exactly: bool
+    """Whether sampler and scorer differ by no more than the rounding of fp32."""
     on_ended: Callable[[int], None]
     """Told, while it samples, how many completions have just ended; for a display."""
 

@@ -16,7 +16,7 @@ class Row:
     `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term (below 0 for
     a completion that is to become less probable); all are final: nothing divides by a batch size afterwards. A term with
     weight 0 is absent. `sampler_logprobs` are the sampler's own, one a completion token, where the policy being trained
-    sampled this row; nothing but a metric depends on them.
+    sampled this row; a metric and the sampler correction depend on them.
     """
 
     prompt_ids: tuple[int, ...]

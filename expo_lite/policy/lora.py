@@ -58,6 +58,7 @@ class LoraPolicy:
         self.end_id = _end_id(tokenizer, self.eos_ids)
         self.packs = scoring.is_packable(self._model)
         self.underflows = _computes_in(self._model) == torch.float16
+        self.samples_exactly = _computes_in(self._model) == torch.float32
         self.on_ended: Callable[[int], None] = lambda n: None
         defaults: Any = GenerationConfig  # half typed
         self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate

@@ -140,6 +140,11 @@ class LossConfig:
     With dr_grpo the sum is divided by the constant max_completion_tokens."""
     updates_per_batch: Annotated[int, COMPLETIONS] = 1
     """How many optimiser steps are made on one batch of samples."""
+    sampler_correction: Literal["auto", "on", "off"] = "auto"
+    """Weight each sampled token by its probability under the policy over that under the sampler, at most
+    sampler_correction_clip. auto: where the two compute alike only nearly (16 bits, vLLM), not in fp32 on a CPU."""
+    sampler_correction_clip: Annotated[float, Bounds(least=1, most=1_000)] = 2.0
+    """The largest such weight, which bounds what one token can do (TRL has the same)."""
 
 
 @dataclass(frozen=True, slots=True)

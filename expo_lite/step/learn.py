@@ -15,7 +15,7 @@ import torch
 
 from expo_lite.errors import DivergedError
 from expo_lite.memory.limits import Limits
-from expo_lite.objectives import grpo_loss, sft_loss
+from expo_lite.objectives import grpo_loss, sampler_correction, sft_loss
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.settings.train import RunConfig
@@ -33,6 +33,10 @@ class Totals:
     kl_nats: torch.Tensor
     n_clipped: torch.Tensor
     sft_nats: torch.Tensor
+    correction: torch.Tensor
+    """Sum of the sampler correction's weights, and below it how many were cut at the largest one."""
+    n_cut: torch.Tensor
+    n_corrected_tokens: int = 0
     n_policy_tokens: int = 0
     n_kl_tokens: int = 0
     n_sft_tokens: int = 0
@@ -43,8 +47,7 @@ class Totals:
     @classmethod
     def zero(cls, device: torch.device) -> "Totals":
         """Nothing summed yet."""
-        loss, kl_nats, n_clipped, sft_nats = torch.zeros(4, device=device)
-        return cls(loss, kl_nats, n_clipped, sft_nats)
+        return cls(*torch.zeros(6, device=device))
 
     def metrics(self) -> dict[str, float]:
         """Means over the tokens that each sum was taken over."""
@@ -53,6 +56,9 @@ class Totals:
             metrics["clip_ratio/region_mean"] = float(self.n_clipped) / self.n_policy_tokens
         if self.n_kl_tokens:
             metrics["kl"] = float(self.kl_nats) / self.n_kl_tokens
+        if self.n_corrected_tokens:
+            metrics["sampling/importance_sampling_ratio/mean"] = float(self.correction) / self.n_corrected_tokens
+            metrics["sampling/importance_sampling_ratio/cut"] = float(self.n_cut) / self.n_corrected_tokens
         if self.n_sft_tokens:
             metrics["expo/sft_loss"] = float(self.sft_nats) / self.n_sft_tokens
         return metrics
@@ -204,6 +210,28 @@ def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -
     }
 
 
+def corrects(policy: Policy, config: RunConfig) -> bool:
+    """Whether the policy term is weighted for what sampler and scorer differ by."""
+    asked = config.loss.sampler_correction
+    return not policy.samples_exactly if asked == "auto" else asked == "on"
+
+
+def _correction(batch: MicroBatch, old_N: torch.Tensor, most: float, totals: Totals) -> torch.Tensor:
+    """The weight [N] of each token; 1 for those that the policy has not sampled itself."""
+    pieces = []
+    for row, old_T in zip(batch.rows, torch.split(old_N, batch.lengths), strict=True):
+        if not row.sampler_logprobs:
+            pieces.append(torch.ones_like(old_T))
+            continue
+        sampler_T = torch.tensor(row.sampler_logprobs, device=old_T.device)
+        weights_T = sampler_correction(old_T, sampler_T, most=most)
+        totals.correction += weights_T.sum()
+        totals.n_cut += (weights_T >= most).sum()
+        totals.n_corrected_tokens += len(weights_T)
+        pieces.append(weights_T)
+    return torch.cat(pieces)
+
+
 def accumulate(
     policy: Policy,
     batches: Sequence[MicroBatch],
@@ -226,12 +254,16 @@ def accumulate(
         logprobs_N = policy.logprobs(batch, temperature=temperature)
         pieces = torch.split(logprobs_N.detach(), batch.lengths)
         totals.old_logprobs |= dict(zip(batch.indices, pieces, strict=True))
+        old_N = logprobs_N.detach() if old_logprobs is None else torch.cat([old_logprobs[i] for i in batch.indices])
+        weights_N = batch.weights_N
+        if corrects(policy, config):
+            weights_N = weights_N * _correction(batch, old_N, loss_config.sampler_correction_clip, totals)
         terms = grpo_loss(
             logprobs_N,
-            logprobs_N.detach() if old_logprobs is None else torch.cat([old_logprobs[i] for i in batch.indices]),
+            old_N,
             ref_logprobs_N,
             batch.advantages_N,
-            batch.weights_N,
+            weights_N,
             batch.kl_weights_N,
             clip_low=loss_config.clip_low,
             clip_high=loss_config.clip_high,
