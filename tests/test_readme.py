@@ -45,11 +45,21 @@ RUN = {
 }
 """Each is run below, with what is added here so that it takes seconds."""
 
+CHATTED = "test_chat.py: test_a_shown_answer_is_explained_and_judged"
 LOGGED = "test_logs.py: test_tensorboard_has_what_the_run_has"
 TOGETHER = "test_commands_together.py: test_hard_then_train_then_eval_against_the_base"
 ELSEWHERE = {
     "eval runs/a --baseline tiny --samples 64": TOGETHER,
     "train --model tiny --log tensorboard trackio": LOGGED,
+    'chat runs/a --prompt "What is 12 + 7?"': "test_chat.py: test_base_and_trained_answer_the_same_question",
+    'chat runs/a --prompt "What is 12 + 7?" --show-answer 19': CHATTED,
+    "chat runs/a": "test_chat.py: test_lines_of_a_pipe_are_questions_and_a_long_reply_is_cut",
+    "export runs/a": "test_export.py: test_a_merged_model_answers_alike_and_its_card_has_the_figures",
+    "export runs/a --to adapter": "test_export.py: test_an_adapter_loads_on_the_base_that_it_names",
+    "export runs/a --to gguf --dtype q8_0": "test_export.py: test_a_gguf_file_is_read_back",
+    "export runs/a --to ollama": "test_export.py: test_llama_cpp_answers_alike",
+    "watch runs/a": "test_watch.py: test_the_command",
+    "train --model runs/a --output runs/more": "test_warm_start.py: test_a_run_begins_where_another_ended",
     "sweep ablate-positives --quick": "test_sweep.py: test_every_preset_can_be_read",
     "sweep ablate-coef --quick": "test_sweep.py: test_every_preset_can_be_read",
     "sweep ablate-gate --quick": "test_sweep.py: test_every_preset_can_be_read",
@@ -64,6 +74,7 @@ NOT_RUN = {
     "train --model qwen2.5-3b --task math": HUB_AND_GPU,
     "diagnose --model qwen2.5-3b --task math": HUB_AND_GPU,
     "replicate --model qwen2.5-3b --task math": HUB_AND_GPU,
+    "export runs/a --to hub --push OWNER/NAME": "uploads to the hub; what it does without a network is tested",
     "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data are the hub's; OWNER/NAME stands for yours",
     "replicate --plan examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems.jsonl "
     "--output runs/smollm2": SMOLLM2 + "; the runs take an hour",
