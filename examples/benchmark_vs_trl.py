@@ -340,7 +340,7 @@ def peer_settings() -> tuple[Any, dict[str, Any], Any]:
 def peer(folder: str, bits: int) -> None:
     """Steps of TRL's GRPOTrainer."""
     library, shared, lora = peer_settings()
-    from datasets import Dataset  # type: ignore[import-untyped]
+    from datasets import Dataset
     from transformers import TrainerCallback
 
     model, tokenizer = load_peer(folder, bits)

@@ -197,7 +197,7 @@ def test_trl_takes_the_pairs(tmp_path: Path, policy: HfPolicy) -> None:
     rows = pair_rows(policy, [pair] * 4, step=1)
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    from datasets import load_dataset  # type: ignore[import-untyped]
+    from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer

@@ -1,0 +1,1 @@
+"""expo-lite's method inside other trainers."""

@@ -1,0 +1,281 @@
+"""ExP-GRPO in TRL's GRPOTrainer: where one card is not enough.
+
+TRL samples, scores and updates, on as many processes as `accelerate launch` starts, with DDP, FSDP or DeepSpeed, and
+with vLLM if asked. What is added: where all of a group are wrong, one more completion after question and right answer;
+if its own answer is right, -exp_sft_coef log pi of it after the question alone, averaged over the problems of the step.
+Prompts, grading, gate, filters, schedule and normalisation are those of `expo-lite train`.
+
+Two methods of TRL's that are not public are extended: `_calculate_rewards`, for the rewards of whole groups are not in
+what it hands on, and `_generate_and_score_completions`, after which explanations are sampled. `compute_loss` is
+extended and not `_compute_loss`, since Unsloth replaces the latter. Held to TRL 1.15; other versions are refused.
+
+What has run where: one and two processes on a CPU, in the tests. Nothing of it has yet been run on a GPU.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from expo_lite.errors import ConfigError
+from expo_lite.objectives import scheduled
+from expo_lite.prompts import encode_question, explanation_text, question_text
+from expo_lite.records import Problem
+from expo_lite.settings.groups import ExpoConfig
+from expo_lite.settings.machine import how_to_install
+from expo_lite.settings.schema import check_rules, check_values
+from expo_lite.settings.train import check_filters
+from expo_lite.step.chain_text import leaks
+from expo_lite.tasks import Task
+
+TESTED = ((1, 14), (1, 16))
+"""From this version of TRL on, and below that one."""
+FILTERS = ("verified", "no-leak", "none")
+"""Those that need no pass of the policy; the others are for `expo-lite train`."""
+
+
+def check_version(found: str | None) -> None:
+    """Raise ConfigError for a TRL that this has not been held against, or for none."""
+    wanted = " and below ".join(".".join(map(str, bound)) for bound in TESTED)
+    if found is None:
+        raise ConfigError(f"expo_lite.integrations.trl needs TRL: {how_to_install('trl')}.")
+    parts = tuple(int(part) for part in found.split(".")[:2] if part.isdecimal())
+    if not TESTED[0] <= parts < TESTED[1]:
+        raise ConfigError(f"TRL {found} is not among those that this was tested with: from {wanted}.")
+
+
+def _installed() -> str | None:
+    try:
+        return version("trl")
+    except PackageNotFoundError:
+        return None
+
+
+check_version(_installed())
+
+from accelerate.utils import gather_object
+from datasets import Dataset
+
+_GRPO_TRAINER: Any = importlib.import_module("trl").GRPOTrainer  # half typed
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRow:
+    """An accepted explanation as it is trained on: after the question alone, with the weight of each of its tokens."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    weight: float
+
+
+class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
+    """TRL's GRPOTrainer with self-explanations of the problems that it fails."""
+
+    num_generations: int
+    chat_template_kwargs: dict[str, Any]
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        task: Task,
+        problems: Sequence[Problem] | None = None,
+        explanation: ExpoConfig | None = None,
+        **given: Any,
+    ) -> None:
+        """Set up as TRL does, with the task's problems as data set and its grader as reward.
+
+        Args:
+            model: as for GRPOTrainer: a name or a model, plain or with an adapter.
+            task: what grades (`load_task`, `task_from_rows`).
+            problems: what to train on; default: all of the task's train split.
+            explanation: coefficient, schedule, normalisation, gate (default: all-wrong) and filters.
+            given: everything else that GRPOTrainer takes: args, peft_config, callbacks, rollout_func, ...
+
+        Raises:
+            ConfigError: a filter or another setting of `explanation` is one that only `expo-lite train` has.
+        """
+        self._task, self._explanation = task, explanation or ExpoConfig()
+        _check(self._explanation)
+        self._problems = list(problems if problems is not None else task.problems("train"))
+        self._chains: list[tuple[list[ChainRow], bool]] = []
+        self._group_rewards = torch.empty(0)
+        rows = [
+            {"prompt": [{"role": "user", "content": question_text(problem)}], "place": place}
+            for place, problem in enumerate(self._problems)
+        ]
+        super().__init__(model, reward_funcs=self.correct, train_dataset=Dataset.from_list(rows), **given)
+        self.chat_template_kwargs = {**(self.chat_template_kwargs or {}), "enable_thinking": False}  # as we encode
+
+    def correct(self, completions: Any, completion_ids: Any, place: Sequence[int], **_: Any) -> list[float]:
+        """1.0 for a right final answer; a completion that was cut off has none."""
+        return [
+            float(self._judge(self._problems[number], said[0]["content"], ids).correct)
+            for said, ids, number in zip(completions, completion_ids, place, strict=True)
+        ]
+
+    def _judge(self, problem: Problem, text: str, ids: Sequence[int]) -> Any:
+        return self._task.grade(problem, text, truncated=not ids or int(ids[-1]) not in self.eos_token_ids)
+
+    def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """TRL's, of all processes, and kept: a group's kind is not in what TRL hands on."""
+        rewards: torch.Tensor = super()._calculate_rewards(inputs, *args, **kwargs)
+        self._group_rewards = rewards[:, 0]
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        """TRL's; in training then an explanation of each problem that wants one."""
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            self._chains = self._explained([int(row["place"]) for row in inputs])
+        return output
+
+    def _explained(self, places: list[int]) -> list[tuple[list[ChainRow], bool]]:
+        """This process's share of the accepted explanations for each micro-batch, and whether any process has some.
+
+        A forward pass is one of all processes (FSDP gathers weights in it), and so is generating: each does as many.
+        """
+        n_processes, me = self.accelerator.num_processes, self.accelerator.process_index
+        rewards_PG = self._group_rewards.reshape(-1, self.num_generations)
+        asked = gather_object(places)[:: self.num_generations]
+        is_wrong, is_right = (rewards_PG == 0).all(1).tolist(), (rewards_PG == 1).all(1).tolist()
+        self._log("frac_all_wrong", is_wrong)
+        self._log("frac_all_correct", is_right)
+        self._log("frac_mixed", [not (wrong or right) for wrong, right in zip(is_wrong, is_right, strict=True)])
+        gated = self._explanation.explain != "all"
+        wanted = [place for place, wrong in zip(asked, is_wrong, strict=True) if wrong or not gated]
+        n_slots = self.args.steps_per_generation
+        if not wanted or not self._explanation.exp_sft_coef:
+            return [([], False)] * n_slots
+        n_each = -(-len(wanted) // n_processes)
+        own = wanted[me::n_processes]
+        accepted = self._sampled(own, [*own, *wanted[:1] * (n_each - len(own))], len(asked))
+        counts = gather_object([len(accepted)])
+        self._log("expo/explanation_accept_rate", [sum(counts) / len(wanted)])
+        return [(accepted[slot::n_slots], slot < max(counts)) for slot in range(n_slots)]
+
+    def _sampled(self, own: list[int], to_sample: list[int], n_problems: int) -> list[ChainRow]:
+        """Sample an explanation of each problem `to_sample`; those of `own` that pass are ready to be trained on."""
+        shown = [[{"role": "user", "content": explanation_text(self._problems[place])}] for place in to_sample]
+        before = {name: list(values) for name, values in self._metrics["train"].items()}
+        n_generations, self.num_generations = self.num_generations, 1
+        try:
+            _, ids_of, _, said, *_ = self._generate(shown)
+        finally:
+            self.num_generations = n_generations
+        # lengths and truncation of rollouts stay those of rollouts
+        self._metrics["train"].update({n: v for n, v in before.items() if n != "num_tokens"})
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        settings = self._explanation
+        coefficient = scheduled(settings.exp_sft_coef, schedule=settings.exp_sft_schedule, progress=progress)
+        # an optimiser step that sees only a part of what was generated averages over the problems of that part
+        n_seen = n_problems * self.args.gradient_accumulation_steps / self.args.steps_per_generation
+        rows = []
+        for place, ids, completion in list(zip(to_sample, ids_of, said, strict=True))[: len(own)]:
+            problem, text = self._problems[place], completion[0]["content"]
+            if self._accepts(problem, text, ids):
+                weight = coefficient / n_seen
+                weight /= len(ids) if settings.exp_sft_normalisation == "token" else 1
+                question = encode_question(self.processing_class, problem)
+                rows.append(ChainRow(question, tuple(map(int, ids)), weight))
+        return rows
+
+    def _accepts(self, problem: Problem, text: str, ids: Sequence[int]) -> bool:
+        filters = self._explanation.explanation_filter
+        if "verified" in filters and not self._judge(problem, text, ids).correct:
+            return False
+        return not ("no-leak" in filters and leaks(text))
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """TRL's loss, and the term of this micro-batch's explanations."""
+        loss: torch.Tensor = super().compute_loss(model, inputs, *args, **kwargs)
+        if not model.training or not self._chains:
+            return loss
+        rows, needed = self._chains[self._step % self.args.steps_per_generation]
+        return loss + self._chain_loss(model, rows) if needed else loss
+
+    def _chain_loss(self, model: Any, rows: Sequence[ChainRow]) -> torch.Tensor:
+        """The weighted -log pi of the rows' tokens; of none, 0 with a gradient of 0: every process has a pass.
+
+        Gradients are averaged over processes, and these weights are those of a sum: so the sum is multiplied.
+        """
+        shown = rows or [ChainRow((self._tokenizer.pad_token_id,), (self._tokenizer.pad_token_id,), 0.0)]
+        ids_BT, mask_BT, weights_BT, n_kept = padded(shown, self._tokenizer.pad_token_id, self.accelerator.device)
+        logps_BT, *_ = self._get_per_token_logps_and_entropies(model, ids_BT, mask_BT, n_kept)
+        if rows:
+            scored = weights_BT[:, -n_kept:] > 0
+            self._log("expo/sft_loss", [-float(logps_BT.detach()[scored].mean())])
+        loss: torch.Tensor = -(weights_BT[:, -n_kept:] * logps_BT).sum() * self.accelerator.num_processes
+        return loss
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, *args: Any,
+        compute_entropy: bool = False, **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
+        """TRL's, whose kernel needs a GPU; on a CPU the same in plain torch."""
+        if self.accelerator.device.type != "cpu":
+            found: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+            found = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, compute_entropy=compute_entropy, **kwargs
+            )
+            return found
+        outputs = model(input_ids=input_ids, attention_mask=attention_mask)
+        logits_BTV = outputs.logits[:, -logits_to_keep - 1 : -1].float() / self.temperature
+        all_BTV = torch.log_softmax(logits_BTV, -1)
+        logps_BT = all_BTV.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0]
+        return logps_BT, -(all_BTV.exp() * all_BTV).sum(-1) if compute_entropy else None, None
+
+    def _log(self, name: str, values: Sequence[float]) -> None:
+        self._metrics["train"][name].append(sum(values) / len(values))
+
+
+def padded(
+    rows: Sequence[ChainRow], pad_id: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """Ids, mask and weights [B, T] of rows, prompts padded on the left and completions on the right, as TRL has them.
+
+    The last number is how many positions, from the end, belong to completions.
+    """
+    n_prompt, n_kept = (max(len(part(row)) for row in rows) for part in (_prompt, _completion))
+    ids, mask, weights = [], [], []
+    for row in rows:
+        left, right = n_prompt - len(row.prompt_ids), n_kept - len(row.completion_ids)
+        ids.append([pad_id] * left + [*row.prompt_ids, *row.completion_ids] + [pad_id] * right)
+        mask.append([0] * left + [1] * (len(row.prompt_ids) + len(row.completion_ids)) + [0] * right)
+        weights.append([0.0] * n_prompt + [row.weight] * len(row.completion_ids) + [0.0] * right)
+    return (
+        torch.tensor(ids, device=device),
+        torch.tensor(mask, device=device),
+        torch.tensor(weights, device=device),
+        n_kept,
+    )
+
+
+def _prompt(row: ChainRow) -> tuple[int, ...]:
+    return row.prompt_ids
+
+
+def _completion(row: ChainRow) -> tuple[int, ...]:
+    return row.completion_ids
+
+
+def _check(settings: ExpoConfig) -> None:
+    check_values(settings)
+    check_filters(settings.explanation_filter)
+    usual = ExpoConfig()
+    own = ("explanation_refresh_steps", "explain_with", "explanations_per_problem", "explanation_temperature",
+           "max_explanation_tokens", "explanation_prompt")  # fmt: skip
+    changed = [name for name in own if getattr(settings, name) != getattr(usual, name)]
+    foreign = [name for name in settings.explanation_filter if name not in FILTERS]
+    check_rules(
+        [
+            (
+                not foreign,
+                f"explanation_filter {', '.join(foreign)} is for `expo-lite train`; here: {', '.join(FILTERS)}.",
+            ),
+            (not changed, f"{', '.join(changed)} is for `expo-lite train` only."),
+        ]
+    )

@@ -1,0 +1,165 @@
+"""The method in TRL's trainer: its loss is our own loop's on the same rows, on one process and on two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
+from shaken import shaken
+
+from expo_lite.errors import ConfigError
+from expo_lite.integrations.trl import check_version
+from expo_lite.policy.batching import micro_batches
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.prompts import encode_question
+from expo_lite.records import Completion, FinishReason, Group, Verdict
+from expo_lite.settings.groups import ExpoConfig, PolicyConfig
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step.learn import accumulate
+from expo_lite.step.methods import METHODS, Chain, Experience
+from expo_lite.tasks.rows import task_from_rows
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
+ROWS = [{"question": f"Start with {i}.\nA: hop.", "answer": str(i + 3), "problem_id": f"p{i}"} for i in range(2)]
+RATE, COEFFICIENT = 1e-2, 0.5
+
+
+def run(words: list[str]) -> None:
+    quiet = {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=os.environ | quiet, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def policy() -> HfPolicy:
+    return shaken(HfPolicy("tiny", PolicyConfig(bits=16), seed=0), 0.03)
+
+
+@pytest.fixture(scope="module")
+def folder(policy: HfPolicy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One step of plain gradient descent each: one process with two micro-batches, and two processes with one each."""
+    root = tmp_path_factory.mktemp("trl")
+    (root / "adapter").mkdir()
+    policy.save_adapter(root / "adapter")
+    script = str(HERE / "trl_process.py")
+    run([script, str(root), "2"])
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
+    run([*launch, "--rdzv-endpoint", "localhost:0", script, str(root), "1"])  # what accelerate launch starts
+    return root
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_two_processes_learn_what_one_does(folder: Path) -> None:
+    before, one, two = (weights(folder / name) for name in ("adapter", "trained-1-2", "trained-2-1"))
+    assert max(float((one[name] - before[name]).abs().max()) for name in one) > 1e-3
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-6)
+    logs = [json.loads((folder / name / "log.json").read_text())[0] for name in ("trained-1-2", "trained-2-1")]
+    for log in logs:
+        assert (log["frac_all_wrong"], log["frac_mixed"], log["expo/explanation_accept_rate"]) == (0.5, 0.5, 1.0)
+        assert log["completions/max_length"] == logs[0]["completions/max_length"]  # of rollouts, not of explanations
+    assert logs[0]["expo/sft_loss"] == pytest.approx(logs[1]["expo/sft_loss"], rel=1e-5)
+
+
+def sampled(policy: HfPolicy) -> Experience:
+    """What tests/trl_process.py makes up, as our own records."""
+    task = task_from_rows(ROWS, test_rows=[{"question": "?", "answer": "1"}])
+    groups, chains = [], []
+    for number, problem in enumerate(task.problems("train")):
+        prompt_ids = encode_question(policy.tokenizer, problem)
+
+        def ids(place: int, answer: str) -> tuple[int, ...]:
+            said = f"A:{'x' * (1 + place % 4)} \\boxed{{{answer}}}"
+            return (*policy.tokenizer.encode(said, add_special_tokens=False), policy.tokenizer.eos_token_id)
+
+        answers = [problem.answer if number == 0 and place == 1 else "9" for place in range(4)]
+        completions = [ids(place, answer) for place, answer in enumerate(answers)]
+        verdicts = tuple(Verdict(answer == problem.answer, "", "") for answer in answers)
+        made = tuple(Completion(prompt_ids, c, (0.0,) * len(c), "", FinishReason.STOP) for c in completions)
+        groups.append(Group(problem, made, verdicts))
+        if not any(verdict.correct for verdict in verdicts):
+            chains.append(Chain(prompt_ids, ids(0, problem.answer)))
+    return Experience(tuple(groups), tuple(chains), 0.0)
+
+
+def test_the_loss_is_that_of_our_own_loop(policy: HfPolicy, folder: Path) -> None:
+    """Plain gradient descent moves each weight by the rate times the gradient, which is compared weight by weight."""
+    config = resolve(TrainConfig(model="tiny", group_size=4, explanation=ExpoConfig(exp_sft_coef=COEFFICIENT)))
+    rows = METHODS["exp-grpo"].rows(sampled(policy), config)
+    assert sum(bool(row.sft_weight) for row in rows) == 1
+    for parameter in policy.parameters().values():
+        parameter.grad = None
+    batches = micro_batches(rows, token_budget=4096, pad_id=policy.pad_id, packed=policy.packs)
+    totals = accumulate(policy, batches, config, None)
+    log: dict[str, Any] = json.loads((folder / "trained-2-1" / "log.json").read_text())[0]
+    assert log["loss"] == pytest.approx(float(totals.loss), rel=1e-4)
+    before, after = weights(folder / "adapter"), weights(folder / "trained-2-1")
+    for name, parameter in policy.parameters().items():
+        assert parameter.grad is not None
+        saved = name.replace(".default.", ".")
+        moved = (before[saved] - after[saved]) / RATE
+        torch.testing.assert_close(moved, parameter.grad, rtol=1e-3, atol=2e-4)  # fp32 weights hold so much of it
+
+
+@pytest.mark.parametrize(
+    ("found", "said"), [(None, "uv sync --extra trl"), ("1.13.2", "from 1.14 and below 1.16"), ("1.16.0", "TRL 1.16.0")]
+)
+def test_other_versions_are_refused(found: str | None, said: str) -> None:
+    check_version("1.14.0")
+    check_version("1.15.3")
+    with pytest.raises(ConfigError, match=said):
+        check_version(found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (ExpoConfig(explanation_filter=("verified", "lift")), "explanation_filter lift is for `expo-lite train`"),
+        (ExpoConfig(explanation_refresh_steps=3), "explanation_refresh_steps is for `expo-lite train` only"),
+        (ExpoConfig(exp_sft_coef=-1), "exp_sft_coef must be"),
+    ],
+)
+def test_what_only_our_own_loop_has_is_refused(settings: ExpoConfig, said: str) -> None:
+    from expo_lite.integrations.trl import ExplainingGRPOTrainer
+
+    with pytest.raises(ConfigError, match=said):
+        ExplainingGRPOTrainer("unused", task=task_from_rows(ROWS), explanation=settings)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])
+def test_accelerate_reads_the_configurations(name: str) -> None:
+    kinds = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed": "DEEPSPEED"}
+    config = load_config_from_file(str(EXAMPLES / "accelerate" / f"{name}.yaml"))
+    assert config.distributed_type == kinds[name]
+    assert config.num_processes == 4
+
+
+def test_the_example_trains_and_its_settings_are_trls(tmp_path: Path) -> None:
+    """With vLLM's too: every name is one of the installed GRPOConfig."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import argparse
+
+        import scale_with_trl
+        from trl import GRPOConfig  # type: ignore[attr-defined]
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    given = argparse.Namespace(
+        model="tiny", steps=1, problems=1, tokens=8, vllm_server="http://localhost:1", output=tmp_path
+    )
+    settings = scale_with_trl.arguments(given)
+    assert settings["vllm_mode"] == "server"
+    assert settings.keys() <= GRPOConfig.__dataclass_fields__.keys()
+    words = ["--steps", "1", "--problems", "2", "--tokens", "32", "--output", str(tmp_path / "run")]
+    run([str(EXAMPLES / "scale_with_trl.py"), *words])
+    assert load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")

@@ -1,0 +1,95 @@
+"""One optimiser step of the trainer in expo_lite.integrations.trl, by itself or under `accelerate launch`.
+
+The arguments: a folder, whose `adapter` is started from, and the number of micro-batches M. The trained adapter is
+written to `trained-N-M`, N processes. What is sampled is a function of the prompt and the place in its group, so that
+one and two processes learn from the same.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig  # type: ignore[attr-defined]
+
+from expo_lite.integrations.trl import ExplainingGRPOTrainer
+from expo_lite.settings.groups import ExpoConfig
+from expo_lite.settings.models import PRESETS
+from expo_lite.tasks.rows import task_from_rows
+
+GROUP, PROBLEMS = 4, 2
+ROWS = [{"question": f"Start with {i}.\nA: hop.", "answer": str(i + 3), "problem_id": f"p{i}"} for i in range(PROBLEMS)]
+
+
+def rolled_out(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+    """The first problem is answered rightly now and then, the second never; an explanation is right."""
+    tokenizer, ids_of, prompt_ids = trainer.processing_class, [], []
+    for place, prompt in enumerate(prompts):
+        text = prompt[-1]["content"]
+        first = "Start with 0." in text
+        right = "The correct answer is" in text or (first and place % GROUP == 1)
+        answer = (3 if first else 4) if right else 9
+        said = f"A:{'x' * (1 + place % GROUP)} \\boxed{{{answer}}}"
+        ids_of.append([*tokenizer.encode(said, add_special_tokens=False), tokenizer.eos_token_id])
+        prompt_ids.append(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
+    return {"prompt_ids": prompt_ids, "completion_ids": ids_of, "logprobs": None}
+
+
+def trainer_of(folder: Path, per_device: int, **settings: Any) -> ExplainingGRPOTrainer:
+    source = PRESETS["tiny"].source
+    base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(folder / "adapter"), is_trainable=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source)
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder / "out"),
+        "per_device_train_batch_size": per_device,
+        "num_generations": GROUP,
+        "max_completion_length": 24,
+        "max_steps": 1,
+        "learning_rate": 1e-2,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1e9,
+        "beta": 0.0,
+        "loss_type": "grpo",
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "shuffle_dataset": False,
+        "gradient_checkpointing": False,
+    }
+    task = task_from_rows(ROWS, test_rows=[{"question": "?", "answer": "1"}])
+    return ExplainingGRPOTrainer(
+        model,
+        task=task,
+        explanation=ExpoConfig(exp_sft_coef=0.5),
+        args=GRPOConfig(**arguments | settings),
+        processing_class=tokenizer,
+        rollout_func=rolled_out,
+    )
+
+
+def main() -> None:
+    folder, n_micro_batches = Path(sys.argv[1]), int(sys.argv[2])
+    import os
+
+    n = int(os.environ.get("WORLD_SIZE", "1"))
+    per_device = GROUP * PROBLEMS // n // n_micro_batches
+    trainer = trainer_of(folder, per_device, gradient_accumulation_steps=n_micro_batches)
+    trainer.train()
+    if trainer.accelerator.is_main_process:
+        trained = folder / f"trained-{n}-{n_micro_batches}"
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(str(trained))
+        (trained / "log.json").write_text(json.dumps(trainer.state.log_history))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # or a process that ends first aborts
+
+
+if __name__ == "__main__":
+    main()
