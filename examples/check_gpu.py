@@ -1,5 +1,8 @@
 """Run once on a machine with a GPU: checks every backend and sampler there, and measures their speed and memory.
 
+What is measured is a step of training as it comes: 72 completions of at most 1,024 tokens (64 on a CPU), with the
+micro-batches and rows that the memory plan chooses, as `expo-lite train` does it.
+
     uv run python examples/check_gpu.py [MODEL] [--tokens N] [--json FILE]
 
 MODEL is an alias or folder as for `expo-lite train` (default: qwen2.5-3b with a GPU, tiny without). Without a GPU the
@@ -27,7 +30,12 @@ from expo_lite.settings.machine import default_model, has_gpu, is_installed
 
 COMBINATIONS = (("hf", "own"), ("hf", "native"), ("unsloth", "own"), ("unsloth", "native"), ("unsloth", "vllm"))
 QUESTIONS = ("3 + 4", "12 + 7 - 3", "5 * (12 + 7) - 3 + 40", "2 * 88 - 15 + 4 - 31 + 6 * 12 - (3 + 9) * 2 + 17")
-GROUP_SIZE = 8
+GROUP_SIZE = 9
+"""Eight completions and an explanation, of as many prompts as there are questions, twice: 72."""
+NIGHT_STEPS = 300
+NORM_TOLERANCE = {"cpu": 1e-3, "gpu": 0.1}
+"""Relative, between the gradients of two backends on the same rows: fp32, bf16."""
+FIXED = "First add the numbers. Then take away what is to be taken away, and so on. The answer is \\boxed{7}."
 TIMEOUT_S = 3600
 
 
@@ -39,6 +47,8 @@ class Finding:
     what: str
     status: str
     detail: str = ""
+    value: float | None = None
+    """The figure, where there is one: seconds of a step, a gradient's norm."""
 
 
 def why_not(backend: str, sampler: str) -> str:
@@ -56,8 +66,8 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     """Check one backend and sampler in this process; `shared` holds the adapter that the first one wrote."""
     import torch
 
-    from expo_lite.memory.limits import peak_memory_gib, reset_peak_memory
-    from expo_lite.memory.plan import CONTEXT, GIB, MOST_MICRO_BATCH_TOKENS, Workload, phases
+    from expo_lite.memory.limits import fitted, peak_memory_gib, reset_peak_memory
+    from expo_lite.memory.plan import CONTEXT, GIB, MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS, Workload, phases
     from expo_lite.memory.shapes import find_shape
     from expo_lite.policy.batching import Row
     from expo_lite.policy.factory import load_policy
@@ -65,6 +75,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     from expo_lite.policy.self_check import self_check
     from expo_lite.prompts import encode_explanation, encode_question
     from expo_lite.records import Problem, SampleRequest, SamplingParams
+    from expo_lite.settings.groups import RolloutConfig
     from expo_lite.settings.train import TrainConfig, resolve
     from expo_lite.step.learn import learn
     from expo_lite.step.optimizer import make_optimizer
@@ -72,8 +83,8 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     found: list[Finding] = []
     label = f"{backend}, {sampler}"
 
-    def note(what: str, status: str, detail: str) -> None:
-        found.append(Finding(label, what, status, detail))
+    def note(what: str, status: str, detail: str, value: float | None = None) -> None:
+        found.append(Finding(label, what, status, detail, value))
 
     def holds(what: str, test: Callable[[], tuple[bool, str]]) -> None:
         try:
@@ -83,8 +94,11 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
         note(what, "ok" if right else "FAILED", detail)
 
     started = time.perf_counter()
-    config = resolve(TrainConfig(model=name, policy=PolicyConfig(backend=backend, sampler=sampler)))  # type: ignore[arg-type]
-    policy = load_policy(name, config.policy, seed=0)
+    asked = PolicyConfig(backend=backend, sampler=sampler)  # type: ignore[arg-type]
+    config, _ = fitted(
+        resolve(TrainConfig(model=name, policy=asked, sampling=RolloutConfig(max_completion_tokens=n_tokens)))
+    )
+    policy = load_policy(name, config.policy, seed=0, sampling_rows=config.sampling.sampling_rows)
     tolerance = 1e-4 if policy.device.type == "cpu" else 0.1  # mean nats a token: fp32, bf16
     load_s, load_gib = time.perf_counter() - started, peak_memory_gib()
     problems = [Problem(str(i), question, "7") for i, question in enumerate(QUESTIONS)]
@@ -99,8 +113,8 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
         completion_tokens=n_tokens,
         sampler=sampler,  # type: ignore[arg-type]
     )
-    n_rows = GROUP_SIZE * len(prompts)
-    tokens = min(MOST_MICRO_BATCH_TOKENS, n_rows * workload.width)
+    n_rows = min(GROUP_SIZE * len(prompts), config.sampling.sampling_rows or MOST_SAMPLING_ROWS)
+    tokens = config.optimizer.micro_batch_tokens or MOST_MICRO_BATCH_TOKENS
     # what is measured is the allocator's, which does not see the context
     unseen = CONTEXT["gpu"] if kind == "gpu" else 0.0
     planned = {p.name: (p.peak - unseen) / GIB for p in phases(find_shape(name), workload, tokens, n_rows)}
@@ -115,8 +129,8 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     requests = [SampleRequest(prompt, GROUP_SIZE) for prompt in prompts]
     reset_peak_memory()
     started = time.perf_counter()
-    sampled = policy.sample(requests, SamplingParams(1.0, n_tokens), seed=0)
-    took_s = time.perf_counter() - started
+    sampled = policy.sample(requests, SamplingParams(1.0, n_tokens, rows=n_rows), seed=0)
+    sampling_s = took_s = time.perf_counter() - started
     completions = [completion for row in sampled for completion in row]
     n = sum(len(completion.token_ids) for completion in completions)
     note(
@@ -141,6 +155,10 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
         "measured",
         f"{speed:,.0f} tokens/s, peak {peak_memory_gib():.2f} GiB, planned {planned['update']:.2f}",
     )
+    step_s = sampling_s + took_s
+    hours = step_s * NIGHT_STEPS / 3600
+    about = f"{step_s:.1f} s, {n_rows} rows at once; {NIGHT_STEPS} steps: {hours:.1f} h, without evaluations"
+    note("a step of training", "measured", about, step_s)
     mean = metrics["sampling/logp_difference/mean"]
     holds("what is trained is what was sampled", lambda: (mean < tolerance, f"{mean:.1e} nats a token"))
 
@@ -166,8 +184,25 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
         return (own / "adapter_model.safetensors").exists(), "another backend's read, own written"
 
     holds("adapters are exchanged", adapter)
+    fixed = (*policy.tokenizer.encode(FIXED, add_special_tokens=False), policy.end_id)
+    same = [Row(prompt, fixed, advantage=1.0, weight=1 / (len(prompts) * len(fixed))) for prompt in prompts]
+    norm = learn(policy, make_optimizer(policy, config), same, config, step=0, last_good="none")["grad_norm"]
+    note("gradient's norm on fixed rows", "measured", f"{norm:.6g}", norm)
+    policy.load_adapter(shared)
     holds("sampler against scorer, that adapter", agreement)
     return found
+
+
+def norms_agree(found: list[Finding]) -> list[Finding]:
+    """Whether all backends give the same rows the same gradient, against the first one."""
+    norms = [(f.backend, f.value) for f in found if f.what.startswith("gradient's norm") and f.value is not None]
+    if len(norms) < 2:
+        return []
+    tolerance = NORM_TOLERANCE["gpu" if has_gpu() else "cpu"]
+    (first, own), *others = norms
+    worst = max(abs(value / own - 1) for _, value in others)
+    detail = f"{len(norms)} norms differ from that of '{first}' by {worst:.1e} at most"
+    return [Finding("all", "gradients are the same", "ok" if worst < tolerance else "FAILED", detail)]
 
 
 def in_own_process(words: list[str], label: str) -> list[Finding]:
@@ -178,7 +213,7 @@ def in_own_process(words: list[str], label: str) -> list[Finding]:
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             return [Finding(label, "run", "FAILED", f"exit code {done.returncode}: {last}")]
-        return [Finding(**row) for row in json.loads(Path(file.name).read_text(encoding="utf-8"))]
+        return [Finding(**row) for row in json.loads(Path(file.name).read_text(encoding="utf-8"))["findings"]]
 
 
 def machine() -> str:
@@ -199,7 +234,10 @@ def main() -> int:
     """Run every combination, print the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default=default_model())
-    parser.add_argument("--tokens", type=int, default=256, help="longest completion when speed is measured")
+    usual = 1024 if has_gpu() else 64
+    parser.add_argument(
+        "--tokens", type=int, default=usual, help=f"longest completion when speed is measured ({usual})"
+    )
     parser.add_argument("--json", type=Path, help="file to write the findings to")
     parser.add_argument("--only", nargs=3, metavar=("BACKEND", "SAMPLER", "SHARED"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -216,12 +254,15 @@ def main() -> int:
                 console.print(f"{label} ..." if not reason else f"{label}: skipped", highlight=False)
                 words = [given.model, "--tokens", str(given.tokens), "--only", backend, sampler, f"{folder}/shared"]
                 found += [Finding(label, "all", "skipped", reason)] if reason else in_own_process(words, label)
+        found += norms_agree(found)
         table = Table("backend, sampler", "what", "", "detail")
         for finding in found:
-            table.add_row(*asdict(finding).values())
+            table.add_row(finding.backend, finding.what, finding.status, finding.detail)
         console.print(table)
     if given.json:
-        given.json.write_text(json.dumps([asdict(finding) for finding in found], indent=2) + "\n", encoding="utf-8")
+        about = {"model": given.model, "tokens": given.tokens, "machine": machine() if not given.only else ""}
+        rows = [asdict(finding) for finding in found]
+        given.json.write_text(json.dumps(about | {"findings": rows}, indent=2) + "\n", encoding="utf-8")
     return 0 if given.only or all(finding.status != "FAILED" for finding in found) else 1
 
 

@@ -29,7 +29,10 @@ def run_script(folder: Path, model: str, tokens: int) -> tuple[str, Findings]:
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=wide)
     assert done.returncode == 0, done.stdout + done.stderr
     found: Findings = {}
-    for row in json.loads(file.read_text()):
+    about = json.loads(file.read_text())
+    assert about["model"] == model
+    assert "torch" in about["machine"]
+    for row in about["findings"]:
         found.setdefault(row["backend"], {})[row["what"]] = (row["status"], row["detail"])
     return done.stdout, found
 
@@ -46,7 +49,9 @@ def test_it_runs_on_the_cpu_and_says_what_it_skipped(tmp_path: Path) -> None:
         assert [found[name][what][0] for what in CHECKS] == ["ok"] * len(CHECKS)
         assert "tokens/s" in found[name]["sampling"][1]
         assert "GiB" in found[name]["update"][1]
-    for name in found.keys() - set(ran):
+        assert "300 steps:" in found[name]["a step of training"][1]
+    assert found["all"]["gradients are the same"][0] == "ok"
+    for name in found.keys() - {"all", *ran}:
         assert found[name]["all"][0] == "skipped"
     assert "no GPU" in out or "not installed" in out
 

@@ -211,3 +211,14 @@ sys.exit(f"imported: {heavy}" if (heavy := {"torch", "transformers", "numpy"} & 
     )
     assert done.stderr == ""
     assert time.perf_counter() - started[1] < 10.0  # half a second on a free machine
+
+
+def test_the_roofline_of_the_guide_is_what_its_script_prints() -> None:
+    """And by hand: Qwen2.5-0.5B has 24 layers of widths 896 and 4,864, 2 key heads of 64 and 151,936 tokens."""
+    examples = Path(__file__).parent.parent / "examples"
+    done = subprocess.run([sys.executable, str(examples / "roofline.py")], capture_output=True, text=True, check=True)
+    guide = (examples / "guides" / "speed.md").read_text(encoding="utf-8")
+    assert f"<!-- roofline -->\n{done.stdout.strip()}\n<!-- /roofline -->" in guide
+    weights = 2 * (24 * (896 * (896 + 2 * 128) + 896 * 896 + 3 * 896 * 4864) + 151_936 * 896)
+    read = 1024 * weights + 72 * 512 * (256 + 256) * (2 * 2 * 24 * 128)
+    assert f"| `qwen2.5-0.5b` | {weights / 1e9:.1f} | {read / 1e12:.2f} | {read / 936e9:.1f} |" in done.stdout
