@@ -305,10 +305,10 @@ print(json.dumps([process.scores(policy), checked]))
 @pytest.mark.parametrize(
     ("policy", "there", "gpu", "message"),
     [
-        (PolicyConfig(backend="unsloth"), (), True, r"pip install 'expo-lite\[unsloth\]'"),
+        (PolicyConfig(backend="unsloth"), (), True, "uv sync --extra unsloth"),
         (PolicyConfig(sampler="vllm", backend="hf"), ("vllm", "unsloth"), True, "works through Unsloth"),
         (PolicyConfig(sampler="vllm"), ("vllm", "unsloth"), False, "needs a GPU"),
-        (PolicyConfig(sampler="vllm"), ("unsloth",), True, r"pip install 'expo-lite\[vllm\]'"),
+        (PolicyConfig(sampler="vllm"), ("unsloth",), True, "uv sync --extra vllm"),
         (PolicyConfig(backend="unsloth"), ("unsloth",), False, ""),
         (PolicyConfig(sampler="vllm"), ("vllm", "unsloth"), True, ""),
         (PolicyConfig(backend="hf", sampler="native"), (), False, ""),
