@@ -333,5 +333,5 @@ def test_what_has_no_answer_is_refused(names: str, text: str) -> None:
 
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'expo-lite\[reasoning-gym\]'"):
+    with pytest.raises(ConfigError, match="uv sync --extra reasoning-gym"):
         load("gcd")
