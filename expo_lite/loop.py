@@ -77,7 +77,7 @@ def train(config: TrainConfig, *, task: Task | None = None, console: Console | N
     if task is not None:
         return train_on(task, resolve_run(replace(config, task=task.name)), console)
     resolved = resolve_run(config)
-    with Grader() as grader:
+    with Grader(rounding=resolved.data.rounding) as grader:
         named = load_task(resolved.task, grader=grader, options=resolved.data, levels=resolved.levels)
         return train_on(named, resolved, console)
 

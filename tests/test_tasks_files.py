@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+from expo_lite.commands import cli
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.records import Problem
@@ -354,3 +355,14 @@ def test_a_train_split_that_is_all_in_the_test_split_is_said_to_be(tmp_path: Pat
     path = write(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(DataError, match=r"has no train problems\. All 40 are in the test split too\."):
         load(f"jsonl:{path}", test_file=path).problems("train")
+
+
+@pytest.mark.parametrize(("words", "correct"), [([], 0), (["--rounding", "gold"], 1)])
+def test_a_rounded_answer_counts_where_it_is_asked_for(
+    words: list[str], correct: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.jsonl").write_text(json.dumps({"gold": "0.3333", "reply": "\\boxed{1/3}"}) + "\n")
+    assert cli.run(["grade", str(tmp_path / "r.jsonl"), *words]) == 0
+    assert f"{correct} of 1 correct" in capsys.readouterr().out
+    assert cli.run(["train", "--task", "hidden-rules", "--rounding", "gold"]) == 2
+    assert "'hidden-rules' has no use for --rounding" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def run_diagnose(config: DiagnoseConfig) -> None:
     target = target_of(config, config.model)
     folder = config.output or Path("runs") / f"diagnose-{target.label}-{config.task.partition(':')[0]}"
     check_new(folder)
-    with Grader() as grader:
+    with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         problems = problems_of(
             task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)

@@ -43,7 +43,7 @@ def run_eval(config: EvalConfig) -> None:
     other = target_of(config, config.baseline) if config.baseline else None
     config = settled(config, target)
     output = output_folder(config, target)
-    with Grader() as grader:
+    with Grader(rounding=config.data.rounding) as grader:
         task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
         problems = problems_of(
             task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)

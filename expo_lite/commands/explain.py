@@ -45,7 +45,7 @@ def run_explain(config: ExplainConfig) -> None:
     target = target_of(config, config.model)
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
-    with Grader() as grader:
+    with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         levels = config.levels or task.levels[-1:]
         problems = problems_of(

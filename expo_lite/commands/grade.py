@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -22,6 +23,9 @@ class Grade(Command):
     output: Path | None = None
     """The JSONL file to write, with correct, reason and how added. Default: FILE.graded.jsonl."""
 
+    rounding: Literal["never", "gold"] = "never"
+    """Where a rounded answer counts: never, or where the gold is itself a rounded decimal of three digits and more."""
+
     def run(self) -> None:
         """Grade, print the counts by reason and, where the rows have labels, how far the grader agrees with them.
 
@@ -32,7 +36,7 @@ class Grade(Command):
         if not self.file.name:
             raise ConfigError(f"'{self.file}' names no file. Give a JSONL file with 'gold' and 'reply'.")
         console, output = Terminal(), self.output or self.file.with_suffix(".graded.jsonl")
-        with Grader() as grader:
+        with Grader(rounding=self.rounding) as grader:
             report = grade_file(self.file, output, grader)
         table = Table("reason", "rows", box=box.SIMPLE)
         for reason, count in report.reasons.items():

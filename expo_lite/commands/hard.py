@@ -51,7 +51,7 @@ def run_hard(config: HardConfig) -> None:
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     kind = config.task.partition(":")[0]
-    with Grader() as grader:
+    with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         problems = problems_of(
             task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)

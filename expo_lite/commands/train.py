@@ -24,7 +24,7 @@ class Train(ConfiguredCommand):
         config = resolve_run(self.settings)
         if not config.resume:
             check_new(config.output)
-        with Grader() as grader:
+        with Grader(rounding=config.data.rounding) as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
             console = Terminal()
             import_torch(console)

@@ -11,7 +11,6 @@ from expo_lite.grading.compound import in_one_unit
 from expo_lite.grading.leaves import (
     Deep,
     Outcome,
-    Rounding,
     Scope,
     approximates,
     compare_leaves,
@@ -47,6 +46,7 @@ from expo_lite.grading.structures import (
     nesting,
     structure,
 )
+from expo_lite.settings.groups import Rounding
 
 _MAX_CHARS = 3000
 _MAX_NESTING = 60

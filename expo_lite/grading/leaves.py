@@ -4,13 +4,14 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import Protocol
 
 from expo_lite.grading.exact import NotRational, exact_value
 from expo_lite.grading.expression import Tree, parse
 from expo_lite.grading.normalise import text_key
 from expo_lite.grading.tokens import NotUnderstood
 from expo_lite.grading.units import Unit, split_unit
+from expo_lite.settings.groups import Rounding
 
 _DECIMAL = re.compile(
     r"^[+-]?(?P<whole>\d{0,60})(?:\.(?P<places>\d{1,60}))?"
@@ -31,9 +32,6 @@ _ROUGHLY = re.compile(
 )
 _ROUNDED_DIGITS = 3
 _DEGREES, _RADIANS = (("angle", 1),), (("radian", 1),)
-
-Rounding = Literal["never", "gold"]
-"""Where a rounded answer counts: nowhere, or where the gold is a decimal that the answer rounds to."""
 
 
 class Outcome(Enum):

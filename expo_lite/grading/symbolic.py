@@ -10,8 +10,9 @@ from math_verify import parse, verify
 from expo_lite.grading import identity
 from expo_lite.grading.compare import judge
 from expo_lite.grading.latex import NEWLINE
-from expo_lite.grading.leaves import Outcome, Rounding
+from expo_lite.grading.leaves import Outcome
 from expo_lite.grading.normalise import normalise
+from expo_lite.settings.groups import Rounding
 
 _MAX_CHARS = 600
 _PROBES = 4

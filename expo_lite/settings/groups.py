@@ -19,6 +19,8 @@ from expo_lite.settings.schema import (
 
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
 ExplanationFilter = Literal["verified", "lift", "no-leak", "reliance", "re-derivation", "none"]
+Rounding = Literal["never", "gold"]
+"""Where a rounded answer counts: nowhere, or where the gold is a decimal that the answer rounds to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,9 @@ class TaskOptions:
     """Take only problems of these subjects."""
     difficulty: tuple[str, ...] = ()
     """Settings of a reasoning-gym data set, as KEY=VALUE or NAME.KEY=VALUE."""
+    rounding: Rounding = "never"
+    """Where a rounded answer counts: never, or gold. With gold, where the gold is a decimal of at least three digits
+    and the answer, rounded to as many places, is the gold (0.3333 for 1/3)."""
 
 
 @dataclass(frozen=True, slots=True)

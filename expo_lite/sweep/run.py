@@ -117,7 +117,7 @@ def _log(plan: SweepPlan, name: str) -> Path:
 
 def evaluate_base(config: RunConfig, file: Path) -> None:
     """Evaluate as the loop does before its first step."""
-    with Grader() as grader:
+    with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         policy = load_policy(config.model, config.policy, seed=config.seed, adapter=starting_adapter(config))
         result = evaluate_held_out(policy, task, held_out(task, config, policy), config)
@@ -140,7 +140,7 @@ def diagnose_anew(config: DiagnoseConfig, folder: Path) -> None:
     """Diagnose, whatever an attempt that was broken off has left."""
     shutil.rmtree(folder, ignore_errors=True)
     target = find_target(str(config.model), bits=config.bits)
-    with Grader() as grader:
+    with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         problems = task.problems(config.split, limit=config.problems, seed=0)
         diagnose_target(target, task, problems, config, folder)

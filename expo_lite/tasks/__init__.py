@@ -48,7 +48,9 @@ class TaskSpec:
     """Its levels, where they are known before anything is read; () for a task that has none."""
 
 
-_ROW_FLAGS = frozenset({"question_field", "answer_field", "level_field", "subject_field", "chain_field", "subjects"})
+_ROW_FLAGS = frozenset(
+    {"question_field", "answer_field", "level_field", "subject_field", "chain_field", "subjects", "rounding"}
+)
 _FILE_HELD_OUT = "its own, or one question text in 10, by CRC-32"
 
 
@@ -94,7 +96,7 @@ TASKS = {
         source="openai/gsm8k",
         chains="the data's solutions",
         held_out="its own test split",
-        flags=frozenset({"data", "test_file", "question_field", "answer_field"}),
+        flags=frozenset({"data", "test_file", "question_field", "answer_field", "rounding"}),
         levels=(),
     ),
     "math": TaskSpec(
