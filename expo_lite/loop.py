@@ -24,6 +24,7 @@ from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question, read_explanation_prompt
 from expo_lite.records import Problem
+from expo_lite.run.files import write_atomically
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs
@@ -121,7 +122,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     say(console, f"device: {device}")
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     problems = training_problems(task, config, warn)
-    prompt = read_explanation_prompt(config.explanation.explanation_prompt)
+    prompt = explanation_prompt_of(config, folder, warn)
     if config.resume:
         folder.check(config)
     adapter = starting_adapter(config, folder)
@@ -135,6 +136,8 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     problems = fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     if not config.resume:
         folder.create(config, device=device, start=adapter)
+        if prompt is not None:
+            write_atomically(folder.prompt_file, prompt)
     optimizer = make_optimizer(policy, config)
     tested = held_out(task, config, policy, warn)
     limits = Limits.of(config, warn=warn)
@@ -144,6 +147,17 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
         if not plan.fits:
             warn(f"this run needs {plan.describe()}")
     return run
+
+
+def explanation_prompt_of(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> str | None:
+    """The user's own explanation prompt; of a run that goes on the one that it has kept, whatever the file says now."""
+    path, kept = config.explanation.explanation_prompt, folder.prompt_file
+    if path is None or not (config.resume and kept.exists()):
+        return read_explanation_prompt(path)
+    text = read_explanation_prompt(kept)
+    if not path.exists() or read_explanation_prompt(path) != text:
+        warn(f"'{path}' is not what it was: the run goes on with its own copy, '{kept}'")
+    return text
 
 
 def resume(run: Run, console: Console) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
 from expo_lite.loop import train
 from expo_lite.policy.hf import HfPolicy
@@ -180,3 +181,27 @@ def test_a_run_keeps_all_attempts_and_measuring_changes_nothing(tmp_path: Path) 
     assert [row["expo/sft_coef"] for row in metrics] == pytest.approx([0.04, 0.02])  # 0.04 * (1 - step / 2)
     adapters = [next(folder.glob("checkpoints/step-000002/adapter_model.safetensors")) for folder in (measured, plain)]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_a_run_goes_on_with_the_prompt_that_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Changed or gone: the copy in the run folder is taken, and the end is that of the unbroken run."""
+    file = tmp_path / "prompt.txt"
+    file.write_text("{question}\nThe answer is {answer}. How?")
+    words = (
+        "train --model tiny --levels 5 --group-size 2 --problems-per-step 2 --eval-problems 0 --diagnostics-every 0 "
+    )
+    words += f"--explanation-filter none --explanation-prompt {file} --output"
+    ends = []
+    for name, broken in (("whole", False), ("changed", True), ("gone", True)):
+        file.write_text("{question}\nThe answer is {answer}. How?")
+        if broken:
+            assert run([*words.split(), str(tmp_path / name), "--steps", "1"]) == 0
+            file.write_text("{answer} is what comes out. Explain.\n{question}")
+            if name == "gone":
+                file.unlink()
+        resume = ["--resume"] if broken else []
+        capsys.readouterr()
+        assert run([*words.split(), str(tmp_path / name), "--steps", "2", *resume]) == 0
+        assert ("goes on with its own copy" in capsys.readouterr().out) == broken
+        ends.append((tmp_path / name / "checkpoints" / "step-000002" / "adapter_model.safetensors").read_bytes())
+    assert ends[0] == ends[1] == ends[2]

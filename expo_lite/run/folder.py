@@ -35,6 +35,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.start = path / "start"
         """A copy of the adapter that the run started from, if it did not start from the base model."""
+        self.prompt_file = path / "explanation_prompt.txt"
+        """A copy of the user's own explanation prompt, if there is one."""
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
         self.pairs = JsonLines(path / "pairs.jsonl")
