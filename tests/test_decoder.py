@@ -23,7 +23,7 @@ from expo_lite.settings.models import PRESETS
 SIZES = {
     "vocab_size": 384,
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,  # whole blocks of 64: bitsandbytes reads others back wrongly on some CPUs
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -32,7 +32,7 @@ SIZES = {
 }
 LLAMA_3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "smollm2": {"model_type": "llama", "num_attention_heads": 6, "hidden_size": 96},  # 3 query heads a key head
+    "smollm2": {"model_type": "llama", "num_attention_heads": 6, "hidden_size": 192},  # 3 query heads a key head
     "llama-3.2": {
         "model_type": "llama",
         "rope_parameters": LLAMA_3 | {"rope_theta": 500.0, "original_max_position_embeddings": 32},
