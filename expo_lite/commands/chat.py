@@ -16,6 +16,7 @@ from expo_lite.commands.command import Command
 from expo_lite.errors import ConfigError
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
+from expo_lite.run.progress import working
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.schema import AT_LEAST_1, SEED, Bounds, check_values
 from expo_lite.terminal import Terminal, say, visible
@@ -79,8 +80,8 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
     from expo_lite.policy.factory import load_policy
 
     say_device(console)
-    say(console, f"loading {target.label} ...")
-    policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
+    with working(console, f"loading {target.label}"):
+        policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
     tokens = asked.max_completion_tokens or target.max_completion_tokens
     with Grader() as grader:
         for number, question in enumerate(questions(asked, console)):

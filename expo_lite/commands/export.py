@@ -9,13 +9,15 @@ from rich.console import Console
 from expo_lite.commands.command import Command
 from expo_lite.errors import CheckpointError, ConfigError, DataError
 from expo_lite.prompts import encode_question
+from expo_lite.run.progress import working
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.models import find_model
 from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
+    from expo_lite.policy.export import Agreement
     from expo_lite.policy.lora import LoraPolicy
-    from expo_lite.records import Problem
+    from expo_lite.records import Completion, Problem
 
 Kind = Literal["adapter", "merged", "gguf", "ollama", "hub"]
 DTYPES = {"merged": ("bf16", "f16", "f32"), "gguf": ("f16", "bf16", "f32", "q8_0")}
@@ -65,10 +67,28 @@ class Export(Command):
         folder = self.output or (target.run or Path("runs")) / "export" / f"{target.label}-{self.to}"
         if folder.exists():
             raise CheckpointError(f"'{folder}' exists already. Choose another --output, or remove it.")
-        export(target, form, self, folder, Terminal())
+        export(Destination.of(target, self, form, folder), Terminal())
 
 
-def export(target: Target, form: str, asked: Export, folder: Path, console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What is to be written: `form` is adapter, merged or gguf, `name` that of the GGUF file."""
+
+    target: Target
+    asked: Export
+    form: str
+    dtype: Any
+    name: str
+    folder: Path
+
+    @classmethod
+    def of(cls, target: Target, asked: Export, form: str, folder: Path) -> "Destination":
+        """With the type and the name that follow."""
+        dtype = asked.dtype or DTYPES.get(form, ("",))[0]
+        return cls(target, asked, form, dtype, f"{target.label.removesuffix('.gguf')}.{dtype}.gguf", folder)
+
+
+def export(place: Destination, console: Console) -> None:
     """Write into a folder beside the wanted one, compare, and only then give it its name.
 
     Raises:
@@ -76,65 +96,27 @@ def export(target: Target, form: str, asked: Export, folder: Path, console: Cons
         ModelError: the model cannot be written in this form, or what was written is not what was trained.
     """
     from expo_lite.commands.sampling import say_device
-    from expo_lite.policy.device import compute_type
-    from expo_lite.policy.export import (
-        check_export,
-        greedy,
-        plain_config,
-        remove,
-        write_adapter,
-        write_merged,
-        write_model_gguf,
-    )
+    from expo_lite.policy.export import remove
     from expo_lite.policy.factory import load_policy
-    from expo_lite.policy.ollama import modelfile
-    from expo_lite.report.card import CardOf, card
-    from expo_lite.report.record import read_run
 
+    target, folder, asked = place.target, place.folder, place.asked
     say_device(console)
-    say(console, f"loading {target.label} ...")
-    policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
-    source = find_model(target.model).source
-    dtype: Any = asked.dtype or DTYPES.get(form, ("",))[0]
-    name = f"{target.label.removesuffix('.gguf')}.{dtype}.gguf"
+    with working(console, f"loading {target.label}"):
+        policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
     temporary = folder.with_name(f".{folder.name}.tmp")
     remove(temporary)
-    agreement = None
     try:
         temporary.mkdir(parents=True)
-        say(console, f"writing {asked.to} ...")
-        if form == "adapter":
-            write_adapter(policy, temporary, base=_base_for_peft(policy, source, temporary, folder))
-        elif form == "gguf":
-            write_model_gguf(policy, temporary / name, dtype, source=source, name=target.label)
-        else:
-            write_merged(policy, temporary, dtype)
-        if asked.to == "ollama":
-            temperature = target.config.sampling.temperature if target.config else 0.7
-            text = modelfile(policy.tokenizer, name, policy.eos_ids, temperature)
-            (temporary / "Modelfile").write_text(text, encoding="utf-8")
-        if form != "adapter":
-            say(console, "comparing with the trained policy ...")
-            prompts = [encode_question(policy.tokenizer, p) for p in checked_problems(target)]
-            own = greedy(policy, prompts, target.max_completion_tokens)
-            device, config = (
-                policy.device,
-                plain_config(policy, compute_type(policy.device)) if form == "gguf" else None,
-            )
-            del policy  # the exported model needs the room
-            agreement = check_export(temporary / name if form == "gguf" else temporary, own, device, config)
+        with working(console, f"writing {asked.to}"):
+            write(policy, place, temporary)
+        agreement = None
+        if place.form != "adapter":
+            with working(console, "comparing with the trained policy"):
+                reference = Reference.of(policy, place)
+                del policy  # what was written needs the room
+                agreement = str(reference.compare(temporary / place.name if place.form == "gguf" else temporary))
             say(console, f"checked: {agreement}")
-        about = CardOf(
-            title=target.label,
-            base=source if "/" in source and not Path(source).exists() else target.model,
-            license=find_model(target.model).license,
-            kind=WHAT[form],
-            loading=how_to_load(asked.to, Path(asked.push or folder.name), name),
-            library="peft" if form == "adapter" else "transformers" if form == "merged" else "gguf",
-            agreement=str(agreement) if agreement else None,
-        )
-        record = read_run(target.run, target.run.name) if target.run else None
-        (temporary / "README.md").write_text(card(about, record), encoding="utf-8")
+        (temporary / "README.md").write_text(card_of(place, agreement), encoding="utf-8")
         temporary.rename(folder)
     except OSError as error:
         raise CheckpointError(
@@ -143,22 +125,78 @@ def export(target: Target, form: str, asked: Export, folder: Path, console: Cons
     finally:
         remove(temporary)
     say(console, f"written to: {folder}")
-    say(console, f"load it:\n{how_to_load(asked.to, folder, name)}")
+    say(console, f"load it:\n{how_to_load(asked.to, folder, place.name)}")
     if asked.push is not None:
         push(folder, asked.push, console)
     elif asked.to == "hub":
         say(console, "look at its README.md; --push OWNER/NAME uploads it.")
 
 
-def _base_for_peft(policy: "LoraPolicy", source: str, temporary: Path, folder: Path) -> str | None:
-    """What the adapter names as its base: of a GGUF file, which peft cannot read, a plain copy that goes with it."""
-    if Path(source).suffix != ".gguf":
-        return None
-    from expo_lite.policy.export import write_merged
+def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
+    """Write everything but the card into the folder `temporary`."""
+    from expo_lite.policy.export import write_adapter, write_merged, write_model_gguf
+    from expo_lite.policy.ollama import modelfile
 
-    with policy.reference():
-        write_merged(policy, temporary / "base", "f16")
-    return str((folder / "base").absolute())
+    source = find_model(place.target.model).source
+    if place.form == "merged":
+        write_merged(policy, temporary, place.dtype)
+    elif place.form == "gguf":
+        write_model_gguf(policy, temporary / place.name, place.dtype, source=source, name=place.target.label)
+    elif Path(source).suffix == ".gguf":  # which peft cannot read: a plain copy goes with the adapter
+        with policy.reference():
+            write_merged(policy, temporary / "base", "f16")
+        write_adapter(policy, temporary, base=str((place.folder / "base").absolute()))
+    else:
+        write_adapter(policy, temporary, base=None)
+    if place.asked.to == "ollama":
+        temperature = place.target.config.sampling.temperature if place.target.config else 0.7
+        text = modelfile(policy.tokenizer, place.name, policy.eos_ids, temperature)
+        (temporary / "Modelfile").write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The policy's greedy completions, where they were made, and the configuration that a GGUF file is read with."""
+
+    completions: "list[Completion]"
+    device: Any
+    config: Any
+
+    @classmethod
+    def of(cls, policy: "LoraPolicy", place: Destination) -> "Reference":
+        """Completions of held-out problems."""
+        from expo_lite.policy.device import compute_type
+        from expo_lite.policy.export import greedy, plain_config
+
+        prompts = [encode_question(policy.tokenizer, problem) for problem in checked_problems(place.target)]
+        own = greedy(policy, prompts, place.target.max_completion_tokens)
+        config = plain_config(policy, compute_type(policy.device)) if place.form == "gguf" else None
+        return cls(own, policy.device, config)
+
+    def compare(self, written: Path) -> "Agreement":
+        """What the written model makes of them; raises ModelError if it is another model."""
+        from expo_lite.policy.export import check_export
+
+        return check_export(written, self.completions, self.device, self.config)
+
+
+def card_of(place: Destination, agreement: str | None) -> str:
+    """The model card; the figures are the run's, where the target is of a run."""
+    from expo_lite.report.card import CardOf, card
+    from expo_lite.report.record import read_run
+
+    target, preset = place.target, find_model(place.target.model)
+    on_the_hub = "/" in preset.source and not Path(preset.source).exists()
+    about = CardOf(
+        title=target.label,
+        base=preset.source if on_the_hub else target.model,
+        license=preset.license,
+        kind=WHAT[place.form],
+        loading=how_to_load(place.asked.to, Path(place.asked.push or place.folder.name), place.name),
+        library={"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[place.form],
+        agreement=agreement,
+    )
+    return card(about, read_run(target.run, target.run.name) if target.run else None)
 
 
 def checked_problems(target: Target) -> "list[Problem]":
