@@ -16,6 +16,9 @@ from expo_lite.errors import ConfigError, ModelError
 from expo_lite.memory.plan import GIB
 from expo_lite.memory.shapes import ALIASES_FILE, find_shape, shape_of
 from expo_lite.settings.models import PRESETS
+from expo_lite.settings.plan import PlanConfig
+from expo_lite.settings.schema import from_mapping, toml_values
+from expo_lite.settings.train import TrainConfig, resolve
 
 PUBLISHED = {
     "smollm2-135m": 134_515_008,
@@ -222,3 +225,17 @@ def test_the_roofline_of_the_guide_is_what_its_script_prints() -> None:
     weights = 2 * (24 * (896 * (896 + 2 * 128) + 896 * 896 + 3 * 896 * 4864) + 151_936 * 896)
     read = 1024 * weights + 72 * 512 * (256 + 256) * (2 * 2 * 24 * 128)
     assert f"| `qwen2.5-0.5b` | {weights / 1e9:.1f} | {read / 1e12:.2f} | {read / 936e9:.1f} |" in done.stdout
+
+
+@pytest.mark.parametrize("gib", [8, 12, 16, 24])
+def test_the_recipes_fit_the_cards_that_they_are_for(gib: int) -> None:
+    file = Path(__file__).parent.parent / "examples" / "recipes" / f"{gib}gb.toml"
+    recipe = from_mapping(TrainConfig, toml_values(file), str(file))
+    config = resolve(recipe)
+    tokens = config.sampling.max_completion_tokens
+    planned = plan_command.planned_model(
+        config.model, gib, "gpu", PlanConfig(group_size=config.group_size, max_completion_tokens=tokens)
+    )
+    assert planned.plan.fits
+    assert planned.longest >= tokens
+    assert f"--config examples/recipes/{gib}gb.toml" in file.read_text()
