@@ -66,6 +66,21 @@ def test_a_run_says_whether_it_goes_on(tmp_path: Path) -> None:
     assert "--resume" in str(closing(read_state(run), run))
 
 
+def test_on_windows_no_process_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """os.kill ends a process there, whatever the signal."""
+    run = make_run(tmp_path / "run", steps=4)
+    config = json.loads((run / "config.json").read_text())
+    config["settings"]["steps"] = 9
+    (run / "config.json").write_text(json.dumps(config))
+    (run / ".lock").write_text(f"{os.getpid()}\n")
+    monkeypatch.setattr("expo_lite.run.dashboard.on_windows", lambda: True)
+    monkeypatch.setattr("os.kill", lambda *_: pytest.fail("a signal was sent"))
+    assert closing(read_state(run), run) is None  # written just now
+    for file in run.glob("*.jsonl"):
+        os.utime(file, (0, 0))
+    assert "Nobody is writing this run" in str(closing(read_state(run), run))
+
+
 def test_half_written_lines_are_left_out(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=4)
     for name in ("metrics.jsonl", "samples.jsonl"):

@@ -20,6 +20,7 @@ from rich.text import Text
 from expo_lite.run.files import tail_rows
 from expo_lite.run.folder import LOCK, RunFolder, read_config
 from expo_lite.run.sparks import binned, clock, sparkline
+from expo_lite.settings.machine import on_windows
 from expo_lite.terminal import visible, visible_line
 
 CURVES = (
@@ -35,6 +36,7 @@ CURVES = (
 MOST_SPARKS, LEAST_SPARKS = 40, 12
 TEXT_LINES = 8
 """Of each of the two samples."""
+LATELY_S = 600.0
 SAMPLE_BYTES = 400_000
 """From the end of samples.jsonl, where the latest step's samples are looked for."""
 
@@ -212,7 +214,12 @@ def _measured(file: Path) -> str:
 
 
 def _holder_lives(path: Path) -> bool:
-    """Whether the process that last held the folder is still there."""
+    """Whether the process that last held the folder is still there; on Windows, whether a file was written lately.
+
+    There os.kill would end whatever process has the number.
+    """
+    if on_windows():
+        return any(time.time() - file.stat().st_mtime < LATELY_S for file in path.glob("*.jsonl"))
     try:
         os.kill(int((path / LOCK).read_text(encoding="ascii")), 0)
     except PermissionError:

@@ -18,7 +18,7 @@ ON_THE_CPU = "CUDA_VISIBLE_DEVICES=-1"
 """How to run on the CPU although there is a GPU: CUDA's own setting, which processes started here inherit."""
 ON_WINDOWS = (
     "On Windows expo-lite computes and grades in WSL2 alone, a GPU included: run `wsl --install`, and then the same "
-    "commands there. plan, models, tasks, report and compare work here too."
+    "commands there. plan, models, tasks, report, compare and watch work here too."
 )
 """Its grader needs pipes and limits on processes that Windows has not; nothing has been run there."""
 DEVICE_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version"))
