@@ -366,3 +366,52 @@ def test_a_rounded_answer_counts_where_it_is_asked_for(
     assert f"{correct} of 1 correct" in capsys.readouterr().out
     assert cli.run(["train", "--task", "hidden-rules", "--rounding", "gold"]) == 2
     assert "'hidden-rules' has no use for --rounding" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "answer", "chain"),
+    [
+        (
+            {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "So \\boxed{4}."}]},
+            "2 + 2?",
+            "4",
+            "So \\boxed{4}.",
+        ),
+        (
+            {"messages": [{"role": "system", "content": "Count."}, {"role": "user", "content": "2 + 2?"}], "answer": 4},
+            "Count.\n\n2 + 2?",
+            "4",
+            None,
+        ),
+        (
+            {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "It is 5\n#### 5"}]},
+            "?",
+            "5",
+            "It is 5\nThe answer is \\boxed{5}.",
+        ),
+        ({"question": "own", "answer": "1", "messages": [{"role": "user", "content": "?"}]}, "own", "1", None),
+    ],
+)
+def test_chat_turns_are_problems(
+    row: dict[str, object], question: str, answer: str, chain: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (row, {"question": "x", "answer": "y"})))
+    task = load(f"jsonl:{tmp_path / 'm.jsonl'}")
+    found = {p.question: p for p in (*task.problems("train"), *task.problems("test"))}
+    assert (found[question].answer, found[question].expert_chain) == (answer, chain)
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ("hello", "must be turns with a role"),
+        ([{"role": "user"}], "must be turns with a role"),
+        ([{"role": "user", "content": "a"}] * 2, "has the turns user, user; a problem is one question"),
+        ([], "has the turns of nobody"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "no box\nhere"}], "no \\\\boxed"),
+    ],
+)
+def test_other_turns_are_refused(messages: object, said: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    with pytest.raises(DataError, match=said):
+        load(f"jsonl:{tmp_path / 'm.jsonl'}")

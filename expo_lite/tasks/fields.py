@@ -18,6 +18,7 @@ from expo_lite.tasks.files import DataRow
 
 LONGEST_TEXT = 1_000_000
 """Characters of a question, answer or chain: several times what the longest context holds."""
+MESSAGES = "messages"
 _LARGEST_LEVEL = 9_999
 _ID_FIELDS = ("problem_id", "unique_id")
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
@@ -81,6 +82,7 @@ def ending_in_box(chain: str, answer: str) -> str:
 
 def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
     """Read one row; its own `problem_id` or `unique_id` goes before the one given. Raises DataError."""
+    row = without_messages(row, fields)
     name, text = _required_text(row, fields.answer, role="answer", given="answer" in fields.required)
     answer, chain = _reference(row, name, text)
     written = _optional_text(row, fields, "chain")
@@ -94,6 +96,37 @@ def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
         subject=_optional_text(row, fields, "subject"),
         expert_chain=chain,
     )
+
+
+def without_messages(row: DataRow, fields: Fields) -> DataRow:
+    """A row of chat turns under `messages` as one of question and solution; any other as it is.
+
+    The turns are perhaps a system's, then a user's, then perhaps an assistant's, which is the solution where the row
+    has no answer of its own. What the system says stands before the question. Raises DataError for other turns.
+    """
+    turns = row.fields.get(MESSAGES)
+    if turns is None or any(name in row.fields for name in fields.question):
+        return row
+    spoken: list[tuple[str, str]] = []
+    for turn in turns if isinstance(turns, list) else [None]:
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise DataError(f"{row.where}: '{MESSAGES}' must be turns with a role and a text as content.")
+        spoken.append((role, content))
+    roles = [role for role, _ in spoken]
+    if roles not in (["user"], ["user", "assistant"], ["system", "user"], ["system", "user", "assistant"]):
+        raise DataError(
+            f"{row.where}: '{MESSAGES}' has the turns {', '.join(roles) or 'of nobody'}; a problem is one question: "
+            "perhaps a system's turn, a user's, and perhaps an assistant's with the solution."
+        )
+    said = dict(spoken)
+    found = {name: value for name, value in row.fields.items() if name != MESSAGES}
+    found[fields.question[0] if fields.question else "question"] = "\n\n".join(
+        said[role].strip() for role in ("system", "user") if role in said
+    )
+    if "assistant" in said:
+        found.setdefault("solution", said["assistant"])
+    return DataRow(row.where, found)
 
 
 def own_id(row: DataRow) -> str | None:
