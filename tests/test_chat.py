@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_base_and_trained_answer_the_same_question(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--prompt", QUESTION, "--temperature", "0"]
-    assert cli.run(["chat", "tiny", *words]) == 0
+    assert cli.run(["chat", "tiny", "--bits", "4", *words]) == 0
     alone = capsys.readouterr().out.split("tiny:\n")[1].strip()
     assert alone.startswith("A:4 blorp")
     assert cli.run(["chat", str(run), *words]) == 0
@@ -58,7 +58,7 @@ def test_pieces_make_the_greedy_completion(capsys: pytest.CaptureFixture[str]) -
     from expo_lite.settings.groups import PolicyConfig
 
     question = QUESTION.replace("B: hop.", "B: hop.\nC: march.\nD: leap.")
-    policy = load_policy("tiny", PolicyConfig(), seed=0)
+    policy = load_policy("tiny", PolicyConfig(bits=16), seed=0)
     request = SampleRequest(encode_question(policy.tokenizer, Problem("p", question, "")), 1)
     ((whole,),) = policy.sample([request], SamplingParams(0.0, 64), seed=0)
     assert len(whole.token_ids) > 32
@@ -90,3 +90,15 @@ def test_what_a_model_writes_moves_no_cursor() -> None:
 def test_what_cannot_be_asked_for(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_was_exported_answers_as_the_run_did(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model by itself is not quantised again: that would be another model than the one that was exported."""
+    words = ["--prompt", QUESTION, "--temperature", "0", "--max-completion-tokens", "32"]
+    assert cli.run(["chat", str(run), *words]) == 0
+    trained = capsys.readouterr().out.split("trained")[1].partition(":\n")[2]
+    folder = run / "export" / "merged"
+    assert cli.run(["export", str(run), "--dtype", "f32", "--output", str(folder)]) == 0
+    capsys.readouterr()
+    assert cli.run(["chat", str(folder), *words]) == 0
+    assert capsys.readouterr().out.partition(":\n")[2] == trained

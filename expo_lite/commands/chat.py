@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -17,7 +17,7 @@ from expo_lite.errors import ConfigError
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.run.progress import working
-from expo_lite.run.target import Target, find_target
+from expo_lite.run.target import Target, as_it_is, find_target
 from expo_lite.settings.schema import AT_LEAST_1, SEED, Bounds, check_values
 from expo_lite.terminal import Terminal, say, visible
 
@@ -46,6 +46,8 @@ class Chat(Command):
     """The longest reply in tokens. Default: the run's own, else by model."""
     seed: Annotated[int, SEED] = 0
     """Of the replies."""
+    bits: Literal[4, 16] | None = None
+    """How many bits the weights have. Default: the run's own, as it was trained; of a model by itself 16."""
     base_model: str | None = None
     """The model below an adapter folder, if not the one that the adapter names."""
 
@@ -54,7 +56,7 @@ class Chat(Command):
         check_values(self)
         if self.prompt is not None and not self.prompt.strip():
             raise ConfigError("--prompt is empty. Give a question.")
-        target = find_target(self.target, base_model=self.base_model)
+        target = as_it_is(find_target(self.target, base_model=self.base_model, bits=self.bits), self.bits)
         chat(target, self, Terminal())
 
 

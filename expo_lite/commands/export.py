@@ -10,7 +10,7 @@ from expo_lite.commands.command import Command
 from expo_lite.errors import CheckpointError, ConfigError, DataError
 from expo_lite.prompts import encode_question
 from expo_lite.run.progress import working
-from expo_lite.run.target import Target, find_target
+from expo_lite.run.target import Target, as_it_is, find_target
 from expo_lite.settings.models import find_model
 from expo_lite.terminal import Terminal, say
 
@@ -59,7 +59,7 @@ class Export(Command):
             raise ConfigError(f"--dtype {self.dtype} is not for --to {self.to}{known}.")
         if self.push is not None and self.push.count("/") != 1:
             raise ConfigError(f"--push must be OWNER/NAME, not '{self.push}'.")
-        target = find_target(self.target, base_model=self.base_model)
+        target = as_it_is(find_target(self.target, base_model=self.base_model))
         if form == "adapter" and target.adapter is None:
             raise ConfigError(
                 f"'{self.target}' is a model without an adapter. Give a run, or take --to merged or gguf."

@@ -129,6 +129,13 @@ def find_target(
     return replace(found, policy=policy)
 
 
+def as_it_is(target: Target, bits: Literal[4, 16] | None = None) -> Target:
+    """The same, but a model without an adapter in 16 bits unless others are asked for: nothing was trained on four."""
+    if target.adapter is not None or bits is not None:
+        return target
+    return replace(target, policy=replace(target.policy, bits=16))
+
+
 def _find(target: str, base_model: str | None) -> Target:
     path = Path(target).expanduser()
     if (path / "checkpoints").is_dir():
