@@ -112,10 +112,9 @@ def test_the_loss_is_that_of_our_own_loop(policy: HfPolicy, folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("found", "said"), [(None, "uv sync --extra trl"), ("1.13.2", "from 1.14 and below 1.16"), ("1.16.0", "TRL 1.16.0")]
+    ("found", "said"), [(None, "uv sync --extra trl"), ("1.14.0", "from 1.15 and below 1.16"), ("1.16.0", "TRL 1.16.0")]
 )
 def test_other_versions_are_refused(found: str | None, said: str) -> None:
-    check_version("1.14.0")
     check_version("1.15.3")
     with pytest.raises(ConfigError, match=said):
         check_version(found)
@@ -126,6 +125,7 @@ def test_other_versions_are_refused(found: str | None, said: str) -> None:
     [
         (ExpoConfig(explanation_filter=("verified", "lift")), "explanation_filter lift is for `expo-lite train`"),
         (ExpoConfig(explanation_refresh_steps=3), "explanation_refresh_steps is for `expo-lite train` only"),
+        (ExpoConfig(explanation_filter=("none",)), "explanation_filter none is for `expo-lite train`"),
         (ExpoConfig(exp_sft_coef=-1), "exp_sft_coef must be"),
     ],
 )
@@ -134,6 +134,33 @@ def test_what_only_our_own_loop_has_is_refused(settings: ExpoConfig, said: str) 
 
     with pytest.raises(ConfigError, match=said):
         ExplainingGRPOTrainer("unused", task=task_from_rows(ROWS), explanation=settings)
+
+
+@pytest.mark.parametrize("filters", [("verified",), ("no-leak",), ("verified", "no-leak")])
+def test_the_filters_are_those_of_our_own_loop(filters: tuple[Any, ...], policy: HfPolicy) -> None:
+    """On right, wrong, cut off and leaking texts; what the trainer needs for it is its task and the end tokens."""
+    from types import SimpleNamespace
+
+    from expo_lite.integrations.trl import ExplainingGRPOTrainer
+    from expo_lite.step.explain import judge
+
+    settings = ExpoConfig(explanation_filter=filters)
+    task = task_from_rows(ROWS)
+    problem = next(p for p in (*task.problems("train"), *task.problems("test")) if p.answer == "3")
+    end = policy.tokenizer.eos_token_id
+    trainer: Any = SimpleNamespace(_explanation=settings, _task=task, eos_token_ids=[end])
+    trainer._judge = lambda *given: ExplainingGRPOTrainer._judge(trainer, *given)
+    found = []
+    for text in ("So \\boxed{3}.", "So \\boxed{9}.", "Since the answer is 3, so \\boxed{3}."):
+        for finish in (FinishReason.STOP, FinishReason.LENGTH):
+            cut = finish is FinishReason.LENGTH
+            ids = (*policy.tokenizer.encode(text), *(() if cut else (end,)))
+            made = Completion(encode_question(policy.tokenizer, problem), ids, (0.0,) * len(ids), text, finish)
+            attempt = Group(problem, (made,), (task.grade(problem, text, truncated=cut),))
+            (ours,) = judge(policy, [attempt], settings, token_budget=4096)
+            found.append(ours.accepted)
+            assert ExplainingGRPOTrainer._accepts(trainer, problem, text, ids) == ours.accepted
+    assert found == [True, False, False, False, "no-leak" not in filters, False]
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])

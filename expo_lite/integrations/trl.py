@@ -31,10 +31,10 @@ from expo_lite.settings.train import check_filters
 from expo_lite.step.chain_text import leaks
 from expo_lite.tasks import Task
 
-TESTED = ((1, 14), (1, 16))
+TESTED = ((1, 15), (1, 16))
 """From this version of TRL on, and below that one."""
-FILTERS = ("verified", "no-leak", "none")
-"""Those that need no pass of the policy; the others are for `expo-lite train`."""
+FILTERS = ("verified", "no-leak")
+"""Those that need no pass of the policy and change no text; the others are for `expo-lite train`."""
 
 
 def check_version(found: str | None) -> None:
@@ -184,10 +184,9 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         return rows
 
     def _accepts(self, problem: Problem, text: str, ids: Sequence[int]) -> bool:
-        filters = self._explanation.explanation_filter
-        if "verified" in filters and not self._judge(problem, text, ids).correct:
-            return False
-        return not ("no-leak" in filters and leaks(text))
+        """A right answer in time, whatever the filter, as in step/explain.py: no-leak comes on top of it."""
+        right = bool(self._judge(problem, text, ids).correct)
+        return right and not ("no-leak" in self._explanation.explanation_filter and leaks(text))
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's loss, and the term of this micro-batch's explanations."""
