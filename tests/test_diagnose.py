@@ -11,7 +11,8 @@ from smollm2 import gguf_file
 
 from expo_lite.commands.cli import run
 from expo_lite.commands.diagnose import clear_ratio, verdict
-from expo_lite.measure.diagnose import ChainFigure, levels_of
+from expo_lite.measure.chains import ChainFigure
+from expo_lite.measure.levels import levels_of
 from expo_lite.measure.statistics import Estimate
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 

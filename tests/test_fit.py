@@ -16,7 +16,7 @@ from expo_lite.errors import ModelError
 from expo_lite.memory import limits as fit
 from expo_lite.memory.exhausted import out_of_memory
 from expo_lite.memory.limits import Limits, fitted
-from expo_lite.memory.plan import GIB
+from expo_lite.memory.parts import GIB
 from expo_lite.policy import scoring, slots
 from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy

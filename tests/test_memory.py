@@ -15,8 +15,9 @@ import torch
 from simulated_update import Measured, MemoryTracker, measure_update, simulation
 from smollm2 import gguf_file
 
-from expo_lite.memory import plan as memory
-from expo_lite.memory.plan import GIB, Workload, largest, longest_completion, make_plan, phases, plan_for
+from expo_lite.memory import parts as memory
+from expo_lite.memory.parts import GIB, Workload, phases
+from expo_lite.memory.plan import largest, longest_completion, make_plan, plan_for
 from expo_lite.memory.shapes import ALIASES_FILE, Shape, find_shape, shape_of
 from expo_lite.objectives import token_logprobs
 from expo_lite.policy.decoder import CACHE_BLOCK, SlotCache

@@ -341,6 +341,7 @@ def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> N
         "commands.hard",
         "commands.explain",
         "measure.diagnose",
+        "measure.chains",
         "sweep.run",
         "policy.factory",
     ]

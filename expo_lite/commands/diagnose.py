@@ -19,7 +19,7 @@ from expo_lite.tasks import load_task, problems_of
 from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
-    from expo_lite.measure.diagnose import LevelDiagnosis
+    from expo_lite.measure.levels import LevelDiagnosis
     from expo_lite.measure.statistics import Estimate
 
 
@@ -52,7 +52,8 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         )
         import_torch(console)
         from expo_lite.commands.sampling import say_device
-        from expo_lite.measure.diagnose import diagnose_target, verdicts_of
+        from expo_lite.measure.diagnose import diagnose_target
+        from expo_lite.measure.levels import verdicts_of
 
         say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
         say_device(console)

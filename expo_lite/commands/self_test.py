@@ -13,7 +13,7 @@ import torch
 
 from expo_lite.commands.checks import Check
 from expo_lite.errors import ConfigError
-from expo_lite.memory.plan import GIB
+from expo_lite.memory.parts import GIB
 from expo_lite.policy.device import compute_type, describe, find_device
 from expo_lite.policy.four_bits import BLOCK, MOST_ERROR, nf4_error, wrong_widths
 from expo_lite.report.findings import lora_b_moved

@@ -11,16 +11,8 @@ import torch
 
 from expo_lite.errors import ModelError
 from expo_lite.memory.exhausted import out_of_memory
-from expo_lite.memory.plan import (
-    CONTEXT,
-    GIB,
-    MOST_MICRO_BATCH_TOKENS,
-    MOST_SAMPLING_ROWS,
-    MemoryPlan,
-    Workload,
-    plan_for,
-    ram_bytes,
-)
+from expo_lite.memory.parts import CONTEXT, GIB, Workload
+from expo_lite.memory.plan import MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS, MemoryPlan, plan_for, ram_bytes
 from expo_lite.memory.shapes import find_shape
 from expo_lite.records import SamplingParams
 from expo_lite.settings.groups import PolicyConfig
