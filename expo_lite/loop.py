@@ -95,7 +95,7 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
             try:
                 resume(run, console)
                 check_sampler(run, console)
-                with Logs(config.log, folder.path, to_json(run.config), run.limits.warn) as logs:
+                with contextlib.closing(Logs(config.log, folder.path, to_json(run.config), run.limits.warn)) as logs:
                     before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
                     logs.evaluation(0, before)
                     finished = run_steps(run, console, stops, logs)

@@ -23,8 +23,10 @@ from expo_lite.policy.ollama import ChatPieces, modelfile
 from expo_lite.prompts import encode_question
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.models import PRESETS
 
 CPU = torch.device("cpu")
+TINY = PRESETS["tiny"].source
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +72,13 @@ def test_a_merged_model_answers_alike_and_its_card_has_the_figures(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     assert texts_of(model, [prompt for prompt, _ in replies], tokenizer) == [text for _, text in replies]
-    base = AutoModelForCausalLM.from_pretrained(_tiny(), dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     assert texts_of(base, [prompt for prompt, _ in replies], tokenizer) != [text for _, text in replies]
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nbase_model: tiny\n")
     assert "| optimizer.learning_rate | 0.01 |" in card
     assert "| 5 | 3 | 2 |" in card
     assert str(run) not in card
-
-
-def _tiny() -> str:
-    from expo_lite.settings.models import PRESETS
-
-    return PRESETS["tiny"].source
 
 
 def test_an_adapter_loads_on_the_base_that_it_names(run: Path) -> None:
@@ -109,7 +105,7 @@ def test_llama_cpp_answers_alike(run: Path, replies: list[tuple[tuple[int, ...],
     llama_cpp = pytest.importorskip("llama_cpp")
     folder = export(run, "ollama")
     (file,) = folder.glob("*.gguf")
-    tokenizer: Any = AutoTokenizer.from_pretrained(_tiny())
+    tokenizer: Any = AutoTokenizer.from_pretrained(TINY)
     model = llama_cpp.Llama(str(file), n_ctx=512, verbose=False)
     for prompt, text in replies:
         assert model.tokenize(tokenizer.decode(prompt).encode(), add_bos=False, special=True) == list(prompt)
@@ -205,7 +201,7 @@ GEMMA = (
 
 @pytest.mark.parametrize("template", [None, LLAMA, QWEN, GEMMA])
 def test_ollamas_template_writes_what_the_chat_template_does(template: str | None) -> None:
-    tokenizer: Any = AutoTokenizer.from_pretrained(_tiny())
+    tokenizer: Any = AutoTokenizer.from_pretrained(TINY)
     tokenizer.chat_template = template or tokenizer.chat_template
     pieces = ChatPieces.of(tokenizer)
     said = [("user", "One?"), ("assistant", "1"), ("user", "Two?")]
@@ -228,7 +224,7 @@ def rendered(tokenizer: Any, turns: list[tuple[str, str]]) -> str:
 
 
 def test_a_template_that_changes_what_is_said_is_refused() -> None:
-    tokenizer: Any = AutoTokenizer.from_pretrained(_tiny())
+    tokenizer: Any = AutoTokenizer.from_pretrained(TINY)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] | lower }}{% endfor %}"
     with pytest.raises(ModelError, match="does not keep turns as they are"):
         ChatPieces.of(tokenizer)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from expo_lite.commands.command import Command
 from expo_lite.errors import ConfigError
+from expo_lite.report.record import shown
 from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def settings_table(differences: Sequence[tuple[str, list[Any]]], first: str, sec
     for name in ("", first, second):
         table.add_column(name, overflow="fold")
     for name, values in differences:
-        table.add_row(name, *(_shown(value) for value in values))
+        table.add_row(name, *(shown(value) for value in values))
     return table
 
 
@@ -141,9 +142,3 @@ def figures_table(runs: Sequence["RunRecord"], ks: Sequence[int]) -> Table:
                     cells = [f"{100 * e.value:.1f} ({100 * e.low:.0f}-{100 * e.high:.0f})" for e in estimates]
                     table.add_row(level, run.label, f"{row.n_problems:,}", *cells)
     return table
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "unset"
-    return "unset" if value is None else str(value)

@@ -1,5 +1,6 @@
 """`expo-lite export`: what a run has trained, in the form that other programs load."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,7 +97,6 @@ def export(place: Destination, console: Console) -> None:
         ModelError: the model cannot be written in this form, or what was written is not what was trained.
     """
     from expo_lite.commands.sampling import say_device
-    from expo_lite.policy.export import remove
     from expo_lite.policy.factory import load_policy
 
     target, folder, asked = place.target, place.folder, place.asked
@@ -104,7 +104,7 @@ def export(place: Destination, console: Console) -> None:
     with working(console, f"loading {target.label}"):
         policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
     temporary = folder.with_name(f".{folder.name}.tmp")
-    remove(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         with working(console, f"writing {asked.to}"):
@@ -123,7 +123,7 @@ def export(place: Destination, console: Console) -> None:
             f"Cannot write '{folder}': {error.strerror or error}. Choose another --output."
         ) from error
     finally:
-        remove(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
     say(console, f"written to: {folder}")
     say(console, f"load it:\n{how_to_load(asked.to, folder, place.name)}")
     if asked.push is not None:

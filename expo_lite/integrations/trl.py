@@ -238,7 +238,8 @@ def padded(
 
     The last number is how many positions, from the end, belong to completions.
     """
-    n_prompt, n_kept = (max(len(part(row)) for row in rows) for part in (_prompt, _completion))
+    n_prompt = max(len(row.prompt_ids) for row in rows)
+    n_kept = max(len(row.completion_ids) for row in rows)
     ids, mask, weights = [], [], []
     for row in rows:
         left, right = n_prompt - len(row.prompt_ids), n_kept - len(row.completion_ids)
@@ -251,14 +252,6 @@ def padded(
         torch.tensor(weights, device=device),
         n_kept,
     )
-
-
-def _prompt(row: ChainRow) -> tuple[int, ...]:
-    return row.prompt_ids
-
-
-def _completion(row: ChainRow) -> tuple[int, ...]:
-    return row.completion_ids
 
 
 def _check(settings: ExpoConfig) -> None:

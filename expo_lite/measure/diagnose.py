@@ -69,7 +69,8 @@ def diagnose_target(
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
     problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
-    result = measure(policy, task, problems, config, limits, params, console)
+    prompt = read_explanation_prompt(config.explanation_prompt)
+    result = measure(Subject(policy, task, problems, config, limits, params, prompt), console)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
     verdicts = verdicts_of(result.levels)
@@ -83,52 +84,49 @@ def diagnose_target(
     return result
 
 
-def measure(
-    policy: Policy,
-    task: Task,
-    problems: Sequence[Problem],
-    config: DiagnoseConfig,
-    limits: Limits,
-    params: SamplingParams,
-    console: Console,
-) -> Diagnosis:
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is diagnosed, and with what: the explanation prompt is the user's own, if there is one."""
+
+    policy: Policy
+    task: Task
+    problems: Sequence[Problem]
+    config: DiagnoseConfig
+    limits: Limits
+    params: SamplingParams
+    explanation_prompt: str | None = None
+
+
+def measure(subject: Subject, console: Console) -> Diagnosis:
     """Everything that a diagnosis measures, on these problems."""
-    prompt = read_explanation_prompt(config.explanation_prompt)
-    n_completions = len(problems) * (config.group_size + 1)
+    policy, config = subject.policy, subject.config
+    n_completions = len(subject.problems) * (config.group_size + 1)
     with completion_bar(console, "sampling", n_completions) as bar, listening(policy, bar.ended):
-        rolled = limits.sampling(
+        rolled = subject.limits.sampling(
             lambda: roll_out(
                 policy,
-                task,
-                problems=problems,
-                to_explain=problems,
+                subject.task,
+                problems=subject.problems,
+                to_explain=subject.problems,
                 group_size=config.group_size,
                 explain_with=config.explain_with,
-                others=problems,
-                params=replace(params, rows=limits.sampling_rows),
-                explanation_prompt=prompt,
+                others=subject.problems,
+                params=replace(subject.params, rows=subject.limits.sampling_rows),
+                explanation_prompt=subject.explanation_prompt,
                 seed=stream_seed(config.seed, "diagnose"),
             )
         )
     with working(console, "scoring chains"):
-        return _measured(policy, task, problems, config, limits, params, prompt, rolled)
+        return _measured(subject, rolled)
 
 
-def _measured(
-    policy: Policy,
-    task: Task,
-    problems: Sequence[Problem],
-    config: DiagnoseConfig,
-    limits: Limits,
-    params: SamplingParams,
-    prompt: str | None,
-    rolled: Rollout,
-) -> Diagnosis:
+def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
     """The figures of what has been sampled."""
-    filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
+    policy, task, limits, params = subject.policy, subject.task, subject.limits, subject.params
+    filters = ExpoConfig(explanation_filter=subject.config.explanation_filter, explain_with=subject.config.explain_with)
     judged = judge_within(policy, task, rolled.attempts, filters, params=params, limits=limits)
     explanations = [best(candidates) for candidates in judged]
-    controls = _controls(policy, task, problems, config, limits, params, prompt)
+    controls = _controls(subject)
     budget = limits.micro_batch_tokens
     figures = limits.updating(
         lambda: with_reliance(
@@ -153,23 +151,24 @@ def _measured(
     return Diagnosis(tuple(levels), rolled.groups, tuple(explanations))
 
 
-def _controls(
-    policy: Policy,
-    task: Task,
-    problems: Sequence[Problem],
-    config: DiagnoseConfig,
-    limits: Limits,
-    params: SamplingParams,
-    prompt: str | None,
-) -> list[Explanation]:
+def _controls(subject: Subject) -> list[Explanation]:
     """An explanation of each problem that was shown another one's answer; none where there is no other answer."""
-    if config.explain_with != "answer" or len({problem.answer for problem in problems}) < 2:
+    config, limits = subject.config, subject.limits
+    if config.explain_with != "answer" or len({problem.answer for problem in subject.problems}) < 2:
         return []
     attempts = sample_attempts(
-        policy, task, problems, config, params, limits, explain_with=CONTROL, prompt=prompt, stream="control"
+        subject.policy,
+        subject.task,
+        subject.problems,
+        config,
+        subject.params,
+        limits,
+        explain_with=CONTROL,
+        prompt=subject.explanation_prompt,
+        stream="control",
     )
     as_they_are = ExpoConfig(explanation_filter=("none",), explain_with=CONTROL)
-    return judge(policy, attempts, as_they_are, token_budget=limits.micro_batch_tokens)
+    return judge(subject.policy, attempts, as_they_are, token_budget=limits.micro_batch_tokens)
 
 
 def _valid(task: Task, figures: Sequence[ChainFigure]) -> dict[str, dict[str, bool]]:

@@ -28,11 +28,10 @@ def evaluate_on_the_way(run: Run, console: Console, stops: StopRequests) -> bool
     evaluation = evaluate_once(run, run.step, console, stops)
     if evaluation is None:
         return False
-    found = _measured(run)
-    best = max(found, key=lambda step: (found[step], -step))
+    found, best = _measured(run)
     name, value = figure(evaluation)
     if best == run.step:
-        _keep(run)
+        _keep(run, value)
     elif best == 0:
         so_far = f"{found[0]:.1%} before training"
     else:
@@ -52,13 +51,12 @@ def keep_best_of_all(run: Run, console: Console) -> None:
     """After the last evaluation: keep the last checkpoint if it is the best, and say which one is."""
     if not run.config.evaluation.eval_every or load_evaluation(run, run.step) is None:
         return
-    found = _measured(run)
-    best = max(found, key=lambda step: (found[step], -step))
+    found, best = _measured(run)
     if best == 0:
         say(console, "No evaluation was better than the one before training.")
         return
     if best == run.step:
-        _keep(run)
+        _keep(run, found[best])
     say(console, f"best checkpoint: {run.folder.checkpoints / BEST} (step {best}, {found[best]:.1%})")
 
 
@@ -69,13 +67,14 @@ def figure(evaluation: Evaluation) -> tuple[str, float]:
     return f"pass@{k} of {'all held-out problems' if row.level == 'all' else 'held-out problems'}", row.pass_at[k].value
 
 
-def _measured(run: Run) -> dict[int, float]:
-    """The figure at each step up to this one that has been measured."""
+def _measured(run: Run) -> tuple[dict[int, float], int]:
+    """The figure at each step up to this one that has been measured, and the first step that has the best."""
     every = run.config.evaluation.eval_every
     steps = {0, *range(every, run.step + 1, every), run.step}
-    return {s: figure(e)[1] for s in sorted(steps) if (e := load_evaluation(run, s)) is not None}
+    found = {s: figure(e)[1] for s in sorted(steps) if (e := load_evaluation(run, s)) is not None}
+    return found, max(found, key=lambda step: (found[step], -step))
 
 
-def _keep(run: Run) -> None:
+def _keep(run: Run, value: float) -> None:
     best = keep_best(run.folder.checkpoints, run.step)
-    write_atomically(best / "best.json", json.dumps({"step": run.step, "figure": _measured(run)[run.step]}) + "\n")
+    write_atomically(best / "best.json", json.dumps({"step": run.step, "figure": value}) + "\n")

@@ -1,7 +1,6 @@
 """A trained policy taken away: its adapter, or base and adapter merged into one plain model, checked by its outputs."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +108,7 @@ def write_model_gguf(policy: LoraPolicy, file: Path, dtype: GgufType, *, source:
     Raises:
         ModelError: the model or its tokenizer is of a kind that cannot be written.
     """
-    full = torch.float32 if dtype in ("f32", "q8_0") else torch.bfloat16 if dtype == "bf16" else torch.float16
+    full = torch.float32 if dtype == "q8_0" else DTYPES[dtype]
     config, state = plain_config(policy, full), merged_state(policy, full)
     write_gguf(file, config, state, policy.tokenizer, source=source, end_id=policy.end_id, dtype=dtype, name=name)
 
@@ -153,8 +152,3 @@ def check_export(place: Path, completions: Sequence[Completion], device: torch.d
     if not found.mean_nats <= MOST_NATS:
         raise ModelError(f"What was written is not what was trained: {found} (limit {MOST_NATS}). It is not kept.")
     return found
-
-
-def remove(folder: Path) -> None:
-    """Take an unfinished export away."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Curves of one or several runs, ready to be drawn: points, running means, and what they are called."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -72,9 +72,14 @@ def sections(runs: Sequence[RunRecord]) -> list[tuple[str, list[Chart]]]:
     return [(title, charts) for title, charts in kept if charts]
 
 
+def steps_a_point(runs: Iterable[HasMetrics]) -> int:
+    """How many steps a point stands for where the longest of the runs has as many points as may be."""
+    return max(1, math.ceil(max(len(run.metrics) for run in runs) / MOST_POINTS))
+
+
 def chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart:
     """One panel of these runs."""
-    each = max(1, *(math.ceil(len(run.metrics) / MOST_POINTS) for run in runs))
+    each = steps_a_point(runs)
     lines = _members(panel, runs)
     named = len(lines) > 1 or any(line.name.endswith("/") for line in panel.lines)
     series = []

@@ -22,6 +22,7 @@ from expo_lite import __version__
 from expo_lite.errors import CheckpointError
 from expo_lite.report.paired import lost, won
 from expo_lite.report.passes import level_name
+from expo_lite.report.record import shown
 
 
 def document(template: str, *, scripts: Sequence[str], figures: Any, **values: Any) -> str:
@@ -74,15 +75,8 @@ def _environment() -> Environment:
     )
     environment.filters["level_name"] = level_name
     environment.filters["won"], environment.filters["lost"] = won, lost
-    environment.filters["shown"] = _shown
+    environment.filters["shown"] = shown
     return environment
-
-
-def _shown(value: Any) -> str:
-    """A setting as it is typed."""
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "unset"
-    return "unset" if value is None else str(value)
 
 
 def _json_block(data: Any) -> Markup:

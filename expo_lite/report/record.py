@@ -111,6 +111,13 @@ def differing_in(tables: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]
     return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
 
 
+def shown(value: Any) -> str:
+    """A setting as it is typed."""
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "unset"
+    return "unset" if value is None else str(value)
+
+
 def _held_out(folder: Path) -> Iterator[dict[str, Any]]:
     """The rows in folders whose name begins with the step: those in training, and those of `expo-lite eval RUN`."""
     for file in sorted(folder.glob("step-*/samples.jsonl")):

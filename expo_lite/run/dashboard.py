@@ -138,7 +138,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], width: int) -> Table:
         top = 1.0 if kind == "share" else max(max(values), 1e-9)
         first, last = (f"{x:.0%}" if kind == "share" else f"{x:.3g}" for x in (bins[0], bins[-1]))
         table.add_row(Text(label, style="dim"), sparkline([x / top for x in bins]), f"{first} -> {last}")
-    table.add_row(Text("memory", style="dim"), "", _memory(metrics[-1]))
+    table.add_row(Text("memory", style="dim"), "", memory_line(metrics[-1]))
     return table
 
 
@@ -181,7 +181,8 @@ def _cut(text: str) -> Text:
     return Text("\n".join([*lines[:TEXT_LINES], *more]))
 
 
-def _memory(row: Mapping[str, Any]) -> str:
+def memory_line(row: Mapping[str, Any]) -> str:
+    """The measured peak beside the planned one, in words."""
     planned = f" (planned {row['memory/planned_gib']:.1f})" if "memory/planned_gib" in row else ""
     return f"peak {row['peak_memory_gib']:.1f} GiB{planned}" if "peak_memory_gib" in row else ""
 

@@ -13,8 +13,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run.files import write_atomically
@@ -175,16 +174,6 @@ class Logs:
                 raise ConfigError(
                     f"The logger {name} cannot be started: {_said(error)} Or leave it out of --log."
                 ) from error
-
-    def __enter__(self) -> Self:
-        """The loggers, open."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close them."""
-        self.close()
 
     def step(self, row: Mapping[str, Any]) -> None:
         """Send a row of metrics.jsonl, unless it has been sent."""

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from expo_lite.run.dashboard import SAMPLE_BYTES, curves, latest_pair, side_by_side
+from expo_lite.run.dashboard import SAMPLE_BYTES, curves, latest_pair, memory_line, side_by_side
 from expo_lite.run.files import tail_rows
 from expo_lite.run.sparks import clock
 from expo_lite.terminal import say
@@ -124,8 +124,7 @@ def _line(metrics: dict[str, float]) -> str:
         parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
     if "update/tokens_per_s" in metrics:
         parts.append(f"update {metrics['update/tokens_per_s']:,.0f} tok/s")
-    planned = f" (planned {metrics['memory/planned_gib']:.1f})" if "memory/planned_gib" in metrics else ""
-    parts.append(f"peak {metrics['peak_memory_gib']:.1f} GiB{planned}")
+    parts.append(memory_line(metrics))
     return " | ".join(parts)
 
 

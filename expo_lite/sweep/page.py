@@ -6,7 +6,6 @@ from typing import Any
 
 from expo_lite.measure.statistics import Estimate
 from expo_lite.report.curves import (
-    MOST_POINTS,
     SMOOTHED_FROM,
     Chart,
     Point,
@@ -15,6 +14,7 @@ from expo_lite.report.curves import (
     points_of,
     rounded,
     running_mean,
+    steps_a_point,
 )
 from expo_lite.report.document import document, write_document
 from expo_lite.report.passes import percents
@@ -111,6 +111,7 @@ def curves(results: Results) -> list[Chart]:
         *((f"{LEVEL_REWARD}{level}", f"Reward, level {level}", "Of those drawn.", "share") for level in levels),
         *CURVES[1:],
     ]
+    each = steps_a_point(run for runs in results.runs.values() for run in runs.values())
     charts = []
     for metric, title, about, unit in drawn:
         series = [
@@ -119,13 +120,13 @@ def curves(results: Results) -> list[Chart]:
             if (one := over_seeds_of(name, number, list(results.runs[name].values()), metric))
         ]
         if series:
-            charts.append(Chart(title, about, unit, False, _each(results), False, series))
+            charts.append(Chart(title, about, unit, False, each, False, series))
     return charts
 
 
 def over_seeds_of(name: str, number: int, runs: Sequence[RunResult], metric: str) -> Series | None:
     """A run's curve: at each step the mean over the seeds that have it there, and their lowest and highest."""
-    each = max(1, max(-(-len(run.metrics) // MOST_POINTS) for run in runs))
+    each = steps_a_point(runs)
     by_step: dict[float, list[float]] = {}
     for run in runs:
         points = binned(points_of(run, metric), each)
@@ -138,12 +139,6 @@ def over_seeds_of(name: str, number: int, runs: Sequence[RunResult], metric: str
     lows, highs = ([(x, end(by_step[x])) for x in steps] for end in (min, max))
     band = [(x, low, high) for (x, low), (_, high) in zip(rounded(lows), rounded(highs), strict=True)]
     return Series(name, number, 0, None, rounded(means), [], band if len(runs) > 1 else [])
-
-
-def _each(results: Results) -> int:
-    """How many steps a point stands for, at most."""
-    longest = max(len(run.metrics) for runs in results.runs.values() for run in runs.values())
-    return max(1, -(-longest // MOST_POINTS))
 
 
 def _settings(outcome: Outcome, name: str) -> dict[str, Any]:
