@@ -25,7 +25,6 @@ at its start.
 """
 
 import argparse
-import dataclasses
 import json
 import math
 import os
@@ -187,15 +186,14 @@ def ours(folder: str, bits: int) -> None:
 
 def ours_dpo(folder: str, bits: int) -> None:
     """Steps of our DPO update."""
-    import torch
-
-    from expo_lite.objectives import dpo_terms
     from expo_lite.policy.batching import Row
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.policy.scoring import score_rows
+    from expo_lite.records import Pair, Problem
     from expo_lite.settings.groups import OptimizerConfig, PolicyConfig
     from expo_lite.settings.train import TrainConfig, resolve
     from expo_lite.step import learn
+    from expo_lite.step.methods import Experience, dpo_rows
     from expo_lite.step.optimizer import make_optimizer
 
     policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
@@ -213,17 +211,14 @@ def ours_dpo(folder: str, bits: int) -> None:
         optimizer = optimizer or make_optimizer(policy, config)
         resident, started = reset_peak(), time.perf_counter()
         rows = [Row(prompt, tuple(ids)) for prompt, *both in pairs for ids in both]
-
-        def nats(rows: list[Row] = rows, budget: int = budget) -> torch.Tensor:
-            return torch.stack([n.sum() for n in score_rows(policy, rows, temperature=1.0, token_budget=budget)])
-
         with policy.reference():
-            reference = nats()
-        policy_nats = nats()
-        terms = dpo_terms(policy_nats[::2], policy_nats[1::2], reference[::2], reference[1::2], dpo_beta=0.1)
-        weights = torch.stack([terms.weights_K, -terms.weights_K], dim=1).flatten().tolist()
+            nats = [float(n.sum()) for n in score_rows(policy, rows, temperature=1.0, token_budget=budget)]
         scored = time.perf_counter()
-        weighted = [dataclasses.replace(row, sft_weight=w) for row, w in zip(rows, weights, strict=True)]
+        made = [
+            Pair(Problem(str(k), "", ""), prompt, tuple(chosen), tuple(rejected), *nats[2 * k : 2 * k + 2])
+            for k, (prompt, chosen, rejected) in enumerate(pairs)
+        ]
+        weighted = dpo_rows(Experience((), (), 0.0, tuple(made)), config)
         learn.learn(policy, optimizer, weighted, config, step=0, last_good="none")
         answer(
             seconds=time.perf_counter() - started, score_s=scored - started, update_s=time.perf_counter() - scored,

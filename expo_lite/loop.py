@@ -41,7 +41,7 @@ from expo_lite.step.experience import sample_experience
 from expo_lite.step.learn import learn
 from expo_lite.step.methods import METHODS, chain_source, coefficient_in_force
 from expo_lite.step.optimizer import make_optimizer
-from expo_lite.step.pairs import dpo_metrics, pair_rows
+from expo_lite.step.pairs import pair_rows
 from expo_lite.step.rollout import draw
 from expo_lite.step.run import Run, last_good, restore, save
 from expo_lite.tasks import Task, load_task, problems_of
@@ -279,7 +279,6 @@ def take_step(run: Run) -> dict[str, float]:
         limits=run.limits,
         measure_share=scaled and diagnosed,
     )
-    metrics |= dpo_metrics(experience.pairs, config)
     ended = time.monotonic()
     n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
     n_sampled += sum(len(attempt.completion.token_ids) for attempt in experience.attempts)

@@ -138,24 +138,18 @@ def grpo_loss(
 
 
 def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
-    """The weighted negative log-likelihood of N tokens; weights hold the coefficient of log pi(c~, a*|q).
-
-    A token that is to become less probable has a negative weight (`dpo_terms`).
-    """
+    """The weighted negative log-likelihood of N tokens; weights hold the coefficient of log pi(c~, a*|q)."""
     return -(weights_N * logprobs_N).sum()
 
 
 @dataclass(frozen=True, slots=True)
 class DpoTerms:
-    """The DPO loss of K pairs, and what it makes of each; all detached.
+    """The DPO loss of K pairs (a scalar with a gradient), and what it makes of each, detached.
 
-    `weights_K` is the share of a pair in the gradient: descent raises the log-probability of each chosen token by it
-    and lowers that of each rejected one by as much. Rewards are dpo_beta times the log-ratio to the reference, as TRL
-    logs them.
+    Rewards are dpo_beta times the log-ratio to the reference, as TRL logs them.
     """
 
     loss: torch.Tensor
-    weights_K: torch.Tensor
     chosen_rewards_K: torch.Tensor
     rejected_rewards_K: torch.Tensor
 
@@ -165,29 +159,27 @@ def dpo_terms(
     rejected_nats_K: torch.Tensor,
     ref_chosen_nats_K: torch.Tensor,
     ref_rejected_nats_K: torch.Tensor,
+    weights_K: torch.Tensor,
     *,
     dpo_beta: float,
 ) -> DpoTerms:
-    """The sigmoid loss of DPO (arXiv 2305.18290, eq. 7) as a weighted sum over tokens.
+    """The sigmoid loss of DPO (arXiv 2305.18290, eq. 7) as a weighted sum over pairs.
 
-    With m_k = log pi(y_c|x) / pi_ref(y_c|x) - log pi(y_r|x) / pi_ref(y_r|x) it is -1/K sum_k log sigmoid(dpo_beta m_k).
-    Its derivative by each chosen token's log-probability is -dpo_beta sigmoid(-dpo_beta m_k) / K, and by each rejected
-    one's the opposite. The margins are known before any gradient is, so these weights are computed once on the whole
-    batch, and two completions of a pair need not share a micro-batch: `sft_loss` with these weights has exactly the
-    gradient of the DPO loss.
+    With m_k = log pi(y_c|x) / pi_ref(y_c|x) - log pi(y_r|x) / pi_ref(y_r|x) it is -sum_k weight_k log sigmoid(dpo_beta
+    m_k). The two completions of a pair must meet in one micro-batch; pairs need not.
 
     Args:
-        chosen_nats_K: log-probability of each chosen completion, nats, summed over its tokens; no gradient.
+        chosen_nats_K: log-probability of each chosen completion, nats, summed over its tokens, with a gradient.
         rejected_nats_K: the same of the rejected ones.
         ref_chosen_nats_K: the same of the chosen ones under the reference.
         ref_rejected_nats_K: the same of the rejected ones under the reference.
+        weights_K: the share of each pair in the loss, one over the number of pairs of the whole batch.
         dpo_beta: how far the policy may go from the reference: the larger, the less.
     """
     chosen_rewards_K = dpo_beta * (chosen_nats_K - ref_chosen_nats_K)
     rejected_rewards_K = dpo_beta * (rejected_nats_K - ref_rejected_nats_K)
-    margins_K = chosen_rewards_K - rejected_rewards_K
-    weights_K = dpo_beta * torch.sigmoid(-margins_K) / max(margins_K.numel(), 1)
-    return DpoTerms(-logsigmoid(margins_K).mean(), weights_K, chosen_rewards_K, rejected_rewards_K)
+    loss = -(weights_K * logsigmoid(chosen_rewards_K - rejected_rewards_K)).sum()
+    return DpoTerms(loss, chosen_rewards_K.detach(), rejected_rewards_K.detach())
 
 
 def scheduled(value: float, *, schedule: str, progress: float) -> float:

@@ -30,9 +30,9 @@ class CountingPolicy(HfPolicy):
 
     n_scored = 0
 
-    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+    def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         self.n_scored += 1
-        return super().logprobs(batch, temperature=temperature)
+        return super().logprobs(batch, temperature=temperature, gradient=gradient)
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_an_fp16_model_gets_the_gradient_of_the_fp32_one(monkeypatch: pytest.Mon
     sixteen = dataclasses.replace(CONFIG.policy, bits=16)
     exact = shaken(HfPolicy("tiny", sixteen, seed=0), 0.02, seed=1, only_b=True)
     light = rows(weight=1e-6, sft_weight=0.0)
-    assert module.loss_scale(light) == 2**19  # 1.4 times 1e-6 is the heaviest, and 2**19 times that 0.73
+    assert module.loss_scale(light, CONFIG) == 2**19  # 1.4 times 1e-6 is the heaviest, and 2**19 times that 0.73
     half = in_fp16(monkeypatch)
     assert (exact.underflows, half.underflows) == (False, True)
     found = {}
@@ -270,7 +270,7 @@ def test_a_scale_that_overflows_is_lowered(monkeypatch: pytest.MonkeyPatch) -> N
     light = rows(weight=1e-6, sft_weight=0.0)
     expected = update(half, light)["grad_norm"]
     half = in_fp16(monkeypatch)
-    monkeypatch.setattr(module, "loss_scale", lambda rows: 2.0**40)
+    monkeypatch.setattr(module, "loss_scale", lambda rows, config: 2.0**40)
     tried: list[float] = []
     real = module.accumulate
 

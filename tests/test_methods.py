@@ -1,16 +1,15 @@
 """From samples to weighted rows, by hand."""
 
 import dataclasses
-import math
 from typing import Any, get_args
 
 import pytest
 
+from expo_lite.policy.batching import Side
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
 from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig
 from expo_lite.settings.train import Method, RunConfig, TrainConfig, resolve
 from expo_lite.step.methods import METHODS, Chain, Experience, chain_rows, chain_source, dpo_rows, grpo_rows
-from expo_lite.step.pairs import ScoredPair
 
 CONFIG = resolve(TrainConfig(model="tiny", group_size=2))
 BY_TOKEN = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_normalisation="token"))
@@ -94,16 +93,16 @@ def test_star_takes_right_answers_and_explanations_of_failures_alike() -> None:
     assert METHODS["star"].rows(Experience((WRONG,), (), 0.0), CONFIG) == []
 
 
-def scored(chosen_nats: float, rejected_nats: float) -> ScoredPair:
-    return ScoredPair(Pair(Problem("p", "q", "1"), (1, 2), (3, 4), (5, 6, 7), -4.0, -3.0), chosen_nats, rejected_nats)
+PAIR = Pair(Problem("p", "q", "1"), (1, 2), (3, 4), (5, 6, 7), -4.0, -3.0)
 
 
 def test_dpo_rows_by_hand() -> None:
     config = dataclasses.replace(CONFIG, dpo=DpoConfig(dpo_beta=0.5, dpo_sft_coef=0.2))
-    rows = dpo_rows(Experience((), (), 0.0, (scored(-2.0, -3.0), scored(-4.0, -3.0))), config)
-    # margins 0.5 * 2 and 0: weights 0.5 / 2 times 1 / (1 + e) and 1 / 2; the SFT term adds 0.2 / 2 pairs / 2 tokens
-    first, second = 0.25 / (1 + math.e), 0.125
-    assert [row.sft_weight for row in rows] == pytest.approx([first + 0.05, -first, second + 0.05, -second])
+    rows = dpo_rows(Experience((), (), 0.0, (PAIR, PAIR)), config)
+    # the SFT term adds 0.2 / 2 pairs / 2 tokens
+    assert [row.sft_weight for row in rows] == pytest.approx([0.05, 0, 0.05, 0])
+    assert [row.side for row in rows[:2]] == [Side(0, True, -4.0, 0.5), Side(0, False, -3.0, 0.5)]
+    assert [row.side.pair for row in rows if row.side] == [0, 0, 1, 1]
     assert [row.completion_ids for row in rows] == [(3, 4), (5, 6, 7)] * 2
     assert all(row.has_gradient and row.prompt_ids == (1, 2) for row in rows)
     assert dpo_rows(Experience((WRONG,), (), 0.0), config) == []

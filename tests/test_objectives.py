@@ -95,20 +95,24 @@ def test_the_supervised_term_is_a_weighted_nll() -> None:
 def test_dpo_by_hand() -> None:
     # rewards 0.5 * (-2 + 4) = 1 and 0.5 * (-3 + 3) = 0: margin 1; then 0 and 0.5 * (-1 + 5) = 2: margin -2
     columns = torch.tensor([[-2.0, -3.0, -4.0, -3.0], [-7.0, -1.0, -7.0, -5.0]]).T
-    terms = dpo_terms(*columns, dpo_beta=0.5)
+    columns.requires_grad_()
+    chosen, rejected, ref_chosen, ref_rejected = columns
+    halves = torch.tensor([0.5, 0.5])
+    terms = dpo_terms(chosen, rejected, ref_chosen, ref_rejected, halves, dpo_beta=0.5)
     torch.testing.assert_close(terms.chosen_rewards_K, torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(terms.rejected_rewards_K, torch.tensor([0.0, 2.0]))
     # mean of log(1 + e^-1) and log(1 + e^2)
     assert terms.loss.item() == pytest.approx((math.log1p(math.exp(-1)) + math.log1p(math.exp(2))) / 2)
-    # 0.5 / 2 times 1 / (1 + e^1) and 1 / (1 + e^-2)
-    torch.testing.assert_close(terms.weights_K, 0.25 / (1 + torch.exp(torch.tensor([1.0, -2.0]))))
+    # by the chosen ones' nats: -0.5 / 2 times 1 / (1 + e^1) and 1 / (1 + e^-2)
+    (gradient,) = torch.autograd.grad(terms.loss, columns)
+    expected = -0.25 / (1 + torch.exp(torch.tensor([1.0, -2.0])))
+    torch.testing.assert_close(gradient[:2], torch.stack([expected, -expected]))
 
 
 def test_dpo_at_the_reference_is_log_2() -> None:
     nats = -torch.rand(5) * 50
-    terms = dpo_terms(nats, nats - 1, nats, nats - 1, dpo_beta=0.1)
+    terms = dpo_terms(nats, nats - 1, nats, nats - 1, torch.full((5,), 0.2), dpo_beta=0.1)
     assert terms.loss.item() == pytest.approx(math.log(2))
-    torch.testing.assert_close(terms.weights_K, torch.full((5,), 0.1 / 2 / 5))
 
 
 @pytest.mark.parametrize(("schedule", "half"), [("constant", 4.0), ("linear", 2.0), ("cosine", 2.0)])
@@ -259,13 +263,12 @@ def test_dpo_loss_gradient_and_rewards_equal_trl(dpo_beta: float) -> None:
     theirs, metrics = trl_dpo(theirs_logps, mask, ref, dpo_beta)
     theirs.backward()  # type: ignore[no-untyped-call]
 
-    nats = logps.sum(1)
-    terms = dpo_terms(nats[:K], nats[K:], ref[:K], ref[K:], dpo_beta=dpo_beta)
     ours_logps = logps.clone().requires_grad_()
-    signed_B = torch.cat([terms.weights_K, -terms.weights_K])
-    sft_loss(ours_logps[mask], signed_B[:, None].expand(-1, T)[mask]).backward()  # type: ignore[no-untyped-call]
+    nats = (ours_logps * mask).sum(1)
+    terms = dpo_terms(nats[:K], nats[K:], ref[:K], ref[K:], torch.full((K,), 1 / K), dpo_beta=dpo_beta)
+    terms.loss.backward()  # type: ignore[no-untyped-call]
 
-    torch.testing.assert_close(terms.loss, theirs.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(terms.loss.detach(), theirs.detach(), atol=1e-5, rtol=1e-5)
     assert ours_logps.grad is not None
     assert theirs_logps.grad is not None
     torch.testing.assert_close(ours_logps.grad, theirs_logps.grad * mask, atol=1e-5, rtol=1e-5)

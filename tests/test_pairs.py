@@ -2,18 +2,22 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 from shaken import shaken
 
 from expo_lite.errors import CheckpointError
 from expo_lite.grading import Grader
 from expo_lite.loop import train
 from expo_lite.memory.limits import Limits
+from expo_lite.policy.batching import Row, micro_batches
 from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
 from expo_lite.run.folder import RunFolder
@@ -21,8 +25,10 @@ from expo_lite.run.metrics import TIMES
 from expo_lite.settings.groups import DpoConfig, HeldOutConfig, PolicyConfig, RolloutConfig
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.experience import sample_experience
+from expo_lite.step.learn import accumulate
+from expo_lite.step.methods import Experience, dpo_rows
 from expo_lite.step.optimizer import make_optimizer
-from expo_lite.step.pairs import make_pairs, pair_rows, score_pairs
+from expo_lite.step.pairs import make_pairs, pair_rows
 from expo_lite.step.run import Run
 from expo_lite.step.store import RefreshStore
 from expo_lite.tasks import load_task
@@ -83,14 +89,50 @@ def test_the_reference_is_the_policy_with_its_adapter_off(policy: HfPolicy) -> N
     groups = [group(policy, "a", [False, False])]
     chain = policy.tokenizer.encode("A:0010+11=0021\n\\boxed{21}")
     (fresh,), _ = make_pairs(policy, groups, {"a": tuple(chain)}, **SCORED)
-    (scored,) = score_pairs(policy, [fresh], **SCORED)  # a fresh adapter changes nothing
-    assert scored.chosen_nats == pytest.approx(fresh.ref_chosen_nats, abs=1e-4)
-    assert scored.rejected_nats == pytest.approx(fresh.ref_rejected_nats, abs=1e-4)
+    scored = nats(policy, fresh)  # a fresh adapter changes nothing
+    assert scored == pytest.approx([fresh.ref_chosen_nats, fresh.ref_rejected_nats], abs=1e-4)
     shaken(policy, 0.1, seed=1)  # as after an update with a large learning rate
     (again,), _ = make_pairs(policy, groups, {"a": tuple(chain)}, **SCORED)
     assert (again.ref_chosen_nats, again.ref_rejected_nats) == (fresh.ref_chosen_nats, fresh.ref_rejected_nats)
-    (moved,) = score_pairs(policy, [fresh], **SCORED)
-    assert abs(moved.chosen_nats - scored.chosen_nats) > 0.1
+    assert abs(nats(policy, fresh)[0] - scored[0]) > 0.1
+
+
+def nats(policy: HfPolicy, pair: Pair) -> list[float]:
+    rows = [Row(pair.prompt_ids, ids) for ids in (pair.chosen_ids, pair.rejected_ids)]
+    return [float(logprobs_T.sum()) for logprobs_T in score_rows(policy, rows, **SCORED)]
+
+
+def test_the_update_is_that_of_the_dpo_loss_however_it_is_split(policy: HfPolicy) -> None:
+    config = resolve(TrainConfig(model="tiny", method="exp-dpo", dpo=DpoConfig(dpo_beta=0.3)))
+    groups = [group(policy, name, [False, False]) for name in "abcde"]
+    chain = tuple(policy.tokenizer.encode("A:0010+11=0021\n\\boxed{21}"))
+    pairs, _ = make_pairs(policy, groups, {name: chain[: 5 + i] for i, name in enumerate("abcde")}, **SCORED)
+    shaken(policy, 0.05, seed=1)
+    rows = dpo_rows(Experience((), (), 0.0, tuple(pairs)), config)
+
+    policy.logprobs(micro_batches(rows, token_budget=4_096, pad_id=0)[0], temperature=1.0)  # warm: first-time products
+    margins = []
+    for pair in pairs:
+        chosen, rejected = nats(policy, pair)
+        margins.append(0.3 * (chosen - pair.ref_chosen_nats - rejected + pair.ref_rejected_nats))
+    loss = sum(math.log1p(math.exp(-margin)) for margin in margins) / 5
+    assert loss != pytest.approx(math.log(2), abs=0.01)
+
+    def gradients(budget: int, packed: bool) -> tuple[float, list[torch.Tensor]]:
+        for parameter in policy.parameters().values():
+            parameter.grad = None
+        batches = micro_batches(rows, token_budget=budget, pad_id=policy.pad_id, packed=packed)
+        assert len(batches) == (1 if budget == 4_096 else 5)
+        totals = accumulate(policy, batches, config, None)
+        return float(totals.loss), [p.grad.clone() for p in policy.parameters().values() if p.grad is not None]
+
+    whole, expected = gradients(4_096, packed=True)
+    assert whole == pytest.approx(loss, abs=1e-4)
+    assert sum(float(gradient.abs().sum()) for gradient in expected) > 0
+    for budget, packed in ((64, True), (4_096, False), (64, False)):
+        value, found = gradients(budget, packed)
+        assert value == pytest.approx(whole, abs=1e-5)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_store_ages_forgets_and_survives_json() -> None:
@@ -136,14 +178,13 @@ def test_online_pairs_come_from_the_updated_policy(
         again = sample_experience(run, problems)
         made = {pair.problem.problem_id for pair in before.new_pairs}
         assert made.isdisjoint(pair.problem.problem_id for pair in again.new_pairs)  # each is made once
-        assert again.pairs[0].pair in before.new_pairs
-        assert again.pairs[0] not in before.pairs  # but scored anew
+        assert again.pairs[0] in before.new_pairs
     else:
         old = {pair.problem.problem_id: pair.rejected_ids for pair in before.new_pairs}
         new = {pair.problem.problem_id: pair.rejected_ids for pair in fresh.new_pairs}
         assert old != new
         again = sample_experience(run, problems)
-        assert not set(before.new_pairs) & {scored.pair for scored in again.pairs}
+        assert not set(before.new_pairs) & set(again.pairs)
 
 
 def run(folder: Path, steps: int, pairs: Literal["offline", "online"], *, resume: bool = False) -> None:

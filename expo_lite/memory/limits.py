@@ -146,6 +146,7 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
         gradient_checkpointing=config.policy.gradient_checkpointing,
         optimizer=config.optimizer.optimizer,
         group_size=config.group_size,
+        rows_together=2 if config.method == "exp-dpo" else 1,
         completion_tokens=max(config.sampling.max_completion_tokens, config.explanation.max_explanation_tokens or 0),
         nucleus=min(config.sampling.top_p, config.evaluation.eval_top_p) < 1,
     )

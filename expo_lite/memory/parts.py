@@ -58,6 +58,8 @@ class Workload:
     prompt_tokens: int = 512
     """The longest prompt, that of an explanation included."""
     completion_tokens: int = 1024
+    rows_together: int = 1
+    """How many rows a micro-batch holds at least: with exp-dpo the two of a pair."""
     nucleus: bool = False
     """Whether top_p is below 1, in training or evaluation."""
     sampler: PlannedSampler = "own"
@@ -183,7 +185,7 @@ def sampling_working(shape: Shape, workload: Workload, rows: int) -> float:
 
 def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_rows: int) -> tuple[Phase, ...]:
     """Every phase of a run with these two settings."""
-    tokens = max(micro_batch_tokens, workload.width)  # a row is never split
+    tokens = max(micro_batch_tokens, workload.rows_together * workload.width)  # neither a row nor a pair is split
     context = {"context": CONTEXT[workload.kind]}
     base = base_parts(shape, workload) | context
     adapter = shape.n_adapter_weights(workload.lora_rank) * FP32

@@ -35,10 +35,10 @@ class Policy(Protocol):
     ) -> list[tuple[Completion, ...]]:
         """Sample completions, one tuple a request, in order; the same seed gives the same samples."""
 
-    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+    def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         """Log-probabilities [N] (nats, fp32) of the batch's completion tokens, with a gradient to the adapter.
 
-        The one scorer for old, new and reference log-probabilities: callers that need no gradient detach the result.
+        The one scorer for old, new and reference log-probabilities, in one mode: without `gradient` the values are the same.
         """
 
     def reference(self) -> AbstractContextManager[None]:

@@ -10,12 +10,25 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """A row's part in a preference pair: of which, whether it is the chosen one, and what the reference makes of it.
+
+    `ref_nats` is the completion's log-probability under the reference, summed over its tokens; `weight` the pair's share in
+    the loss, as final as the weights of a row.
+    """
+
+    pair: int
+    chosen: bool
+    ref_nats: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One completion to learn from, with the weight of each of its tokens in each term of the loss.
 
-    `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term (below 0 for
-    a completion that is to become less probable); all are final: nothing divides by a batch size afterwards. A term with
-    weight 0 is absent. `sampler_logprobs` are the sampler's own, one a completion token, where the policy being trained
+    `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term; all are
+    final: nothing divides by a batch size afterwards. A term with weight 0 is absent. `side` is for a completion of a pair. `sampler_logprobs` are the sampler's own, one a completion token, where the policy being trained
     sampled this row; a metric and the sampler correction depend on them.
     """
 
@@ -26,6 +39,7 @@ class Row:
     kl_weight: float = 0.0
     sft_weight: float = 0.0
     sampler_logprobs: tuple[float, ...] = ()
+    side: Side | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -35,7 +49,8 @@ class Row:
     @property
     def has_gradient(self) -> bool:
         """Whether any term of the loss depends on this row."""
-        return (self.advantage != 0.0 and self.weight != 0.0) or self.kl_weight != 0.0 or self.sft_weight != 0.0
+        weighed = (self.advantage != 0.0 and self.weight != 0.0) or self.kl_weight != 0.0 or self.sft_weight != 0.0
+        return weighed or self.side is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +83,16 @@ def micro_batches(
     """Split rows into micro-batches of at most `token_budget` tokens.
 
     Rows that are to be padded are sorted by length, and padding counts; rows that are to be packed stay with those of their
-    prompt, which counts once. Every row is in exactly one micro-batch; one that is longer than the budget gets its own.
+    prompt, which counts once. Every row is in exactly one micro-batch, and with it the other one of its pair; a row or pair that
+    is longer than the budget gets its own.
     """
     first = {row.prompt_ids: i for i, row in reversed(list(enumerate(rows)))}
+    units: dict[tuple[bool, int], list[int]] = {}
+    for i, row in enumerate(rows):
+        units.setdefault((True, row.side.pair) if row.side else (False, i), []).append(i)
 
-    def place(i: int) -> int:
-        return first[rows[i].prompt_ids] if packed else -rows[i].n_tokens
+    def place(unit: Sequence[int]) -> int:
+        return first[rows[unit[0]].prompt_ids] if packed else -max(rows[i].n_tokens for i in unit)
 
     def n_tokens(indices: Sequence[int]) -> int:
         if packed:
@@ -82,11 +101,11 @@ def micro_batches(
         return len(indices) * max(rows[i].n_tokens for i in indices)
 
     batches: list[list[int]] = []
-    for i in sorted(range(len(rows)), key=place):
-        if batches and n_tokens([*batches[-1], i]) <= token_budget:
-            batches[-1].append(i)
+    for unit in sorted(units.values(), key=place):
+        if batches and n_tokens([*batches[-1], *unit]) <= token_budget:
+            batches[-1] += unit
         else:
-            batches.append([i])
+            batches.append(unit)
     return [collate(rows, indices, pad_id=pad_id, device=device) for indices in batches]
 
 

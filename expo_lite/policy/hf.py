@@ -57,8 +57,8 @@ class HfPolicy(LoraPolicy):
         if adapter is not None:
             self.load_adapter(adapter)
 
-    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+    def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
         fits = batch.input_ids_BT.numel() * product_bytes(self._model) <= KEPT_PRODUCTS_BYTES
         with kept_products(fits):
-            return super().logprobs(batch, temperature=temperature)
+            return super().logprobs(batch, temperature=temperature, gradient=gradient)

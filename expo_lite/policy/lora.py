@@ -105,16 +105,17 @@ class LoraPolicy:
             self._decoder = None
             release_freed_memory()
 
-    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+    def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter.
 
-        Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
+        Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without. Where
+        no gradient is wanted it ends before the head, whose own it spares.
         """
         self._drop_decoder()
         self._enter("training")
         self._to_training()
         with torch.enable_grad():
-            return scoring.score(self._model, batch, temperature=temperature)
+            return scoring.score(self._model, batch, temperature=temperature, gradient=gradient)
 
     def _enter(self, phase: str) -> None:
         """Give back what the phase before has freed: its blocks have other sizes, and a GPU's allocator would keep them."""

@@ -14,7 +14,7 @@ PACKED_MODELS = ("llama", "qwen2", "qwen3")
 """Model types whose attention is all in the attention interface: their rows can share a prompt."""
 
 
-def score(model: Any, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+def score(model: Any, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
     """Log-probabilities [N] of the batch's completion tokens (nats, fp32), at a temperature.
 
     Runs the decoder alone, takes the hidden states that predict completion tokens, and applies the head to those in chunks.
@@ -23,8 +23,11 @@ def score(model: Any, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
         model: a transformers causal language model (inside peft: its base model, adapters in place).
         batch: rows with a prompt and a completion each; rows of one prompt share its computation.
         temperature: logits are divided by it, as they were in sampling.
+        gradient: whether the result has one.
     """
     hidden_NH = packed_hidden(model, batch) if is_packable(model) else padded_hidden(model, batch)
+    if not gradient:
+        hidden_NH = hidden_NH.detach()
     head_VH = model.get_output_embeddings().weight
     return token_logprobs(hidden_NH, batch.targets_N, head_VH, temperature=temperature, product=linear)
 
@@ -68,7 +71,7 @@ def score_rows(policy: Policy, rows: Sequence[Row], *, temperature: float, token
     for batch in micro_batches(
         rows, token_budget=token_budget, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
     ):
-        pieces = torch.split(policy.logprobs(batch, temperature=temperature).detach().cpu(), batch.lengths)
+        pieces = torch.split(policy.logprobs(batch, temperature=temperature, gradient=False).cpu(), batch.lengths)
         for index, piece in zip(batch.indices, pieces, strict=True):
             scored[index] = piece
     return scored

@@ -82,12 +82,12 @@ class UnslothPolicy(LoraPolicy):
         if adapter is not None:
             self.load_adapter(adapter)
 
-    def logprobs(self, batch: MicroBatch, *, temperature: float) -> torch.Tensor:
+    def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
         self._fits(batch.input_ids_BT.shape[1], "A row")
         # Unsloth's kernels are made for mixed precision, and its generate runs in it
         with torch.autocast(self.device.type, dtype=compute_type(self.device), enabled=self.device.type == "cuda"):
-            return super().logprobs(batch, temperature=temperature)
+            return super().logprobs(batch, temperature=temperature, gradient=gradient)
 
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
         longest = max((len(request.prompt_ids) for request in requests), default=0)

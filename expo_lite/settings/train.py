@@ -212,12 +212,6 @@ def _check(config: TrainConfig) -> None:
                 "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so "
                 "explanations, are made anew.",
             ),
-            (
-                method != "exp-dpo" or config.loss.updates_per_batch == 1,
-                f"updates_per_batch must be 1 for method 'exp-dpo', not {config.loss.updates_per_batch}: the weights "
-                "of "
-                "pairs are those before the update.",
-            ),
         ]
     )
 

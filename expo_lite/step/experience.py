@@ -7,7 +7,7 @@ from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
 from expo_lite.step.explain import best, encode_target
 from expo_lite.step.methods import METHODS, Chain, Experience, chain_source
-from expo_lite.step.pairs import make_pairs, score_pairs
+from expo_lite.step.pairs import make_pairs
 from expo_lite.step.rederive import judge_within
 from expo_lite.step.rollout import Rollout, explanation_params, roll_out, stream_seed
 from expo_lite.step.run import Run
@@ -44,13 +44,10 @@ def _pairs(run: Run, problems: Sequence[Problem]) -> Experience:
         lambda: make_pairs(run.policy, groups, chosen, temperature=temperature, token_budget=limits.micro_batch_tokens)
     )
     store.put(new, step=run.step)
-    pairs = [pair for p in problems if (pair := store.get(p.problem_id, step=run.step)) is not None]
-    scored = limits.updating(
-        lambda: score_pairs(run.policy, pairs, temperature=temperature, token_budget=limits.micro_batch_tokens)
-    )
+    pairs = tuple(pair for p in problems if (pair := store.get(p.problem_id, step=run.step)) is not None)
     metrics |= {"pairs/used": len(pairs)}
     return Experience(
-        tuple(groups), (), _progress(run), scored, tuple(explanations), tuple(attempts), tuple(new), metrics
+        tuple(groups), (), _progress(run), pairs, tuple(explanations), tuple(attempts), tuple(new), metrics
     )
 
 

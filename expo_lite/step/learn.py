@@ -20,6 +20,7 @@ from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.optimizer import learning_rate
+from expo_lite.step.pairs import dpo_metrics, preferences
 
 LOWER_SCALE = 256.0
 """What an fp16 model's loss scale is divided by where gradients have overflowed."""
@@ -98,7 +99,7 @@ def learn(
     one_row = shortest if policy.packs else 2 * shortest - 1  # no two rows fit into so few tokens
     parameters = list(policy.parameters().values())
     old_logprobs: dict[int, torch.Tensor] | None = None
-    scale = loss_scale(useful) if policy.underflows else 1.0
+    scale = loss_scale(useful, config) if policy.underflows else 1.0
 
     def one_pass(scale: float, chosen: Sequence[Row] = useful) -> Totals:
         optimizer.zero_grad(set_to_none=True)  # also what a pass that ran out of memory has accumulated
@@ -122,6 +123,9 @@ def learn(
         if old_logprobs is None:
             old_logprobs = totals.old_logprobs
             metrics |= logp_difference(useful, old_logprobs) | gradient_share(_gradients(parameters), supervised)
+            if any(row.side for row in useful):
+                nats = [old_logprobs[i].sum() for i in range(len(useful))]
+                metrics |= dpo_metrics(useful, nats, dpo_beta=config.dpo.dpo_beta)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
         loss = float(totals.loss)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -132,9 +136,10 @@ def learn(
     return metrics | {"grad_norm": grad_norm, "loss": loss} | totals.metrics()
 
 
-def loss_scale(rows: Sequence[Row]) -> float:
-    """The power of two that brings the largest weight of a token to between a half and 1."""
-    largest = max(max(abs(row.advantage * row.weight), row.kl_weight, abs(row.sft_weight)) for row in rows)
+def loss_scale(rows: Sequence[Row], config: RunConfig) -> float:
+    """The power of two that brings the largest weight that a token may have to between a half and 1."""
+    largest = max(max(abs(row.advantage * row.weight), row.kl_weight, row.sft_weight) for row in rows)
+    largest = max(largest, *(config.dpo.dpo_beta * row.side.weight for row in rows if row.side), 0.0)
     return 2.0 ** math.floor(-math.log2(largest))
 
 
@@ -232,6 +237,11 @@ def _correction(batch: MicroBatch, old_N: torch.Tensor, most: float, totals: Tot
     return torch.cat(pieces)
 
 
+def _nats(logprobs_N: torch.Tensor, batch: MicroBatch) -> list[torch.Tensor]:
+    """The log-probability of each row's completion."""
+    return [logprobs_T.sum() for logprobs_T in torch.split(logprobs_N, batch.lengths)]
+
+
 def accumulate(
     policy: Policy,
     batches: Sequence[MicroBatch],
@@ -250,7 +260,7 @@ def accumulate(
         ref_logprobs_N = None
         if any(row.kl_weight for row in batch.rows):
             with policy.reference():
-                ref_logprobs_N = policy.logprobs(batch, temperature=temperature).detach()
+                ref_logprobs_N = policy.logprobs(batch, temperature=temperature, gradient=False)
         logprobs_N = policy.logprobs(batch, temperature=temperature)
         pieces = torch.split(logprobs_N.detach(), batch.lengths)
         totals.old_logprobs |= dict(zip(batch.indices, pieces, strict=True))
@@ -270,8 +280,10 @@ def accumulate(
             kl_coef=loss_config.kl_coef,
         )
         loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
+        if any(row.side for row in batch.rows):
+            loss = loss + preferences(batch.rows, _nats(logprobs_N, batch), dpo_beta=config.dpo.dpo_beta).loss
         (loss if scale == 1.0 else loss * scale).backward()  # type: ignore[no-untyped-call]
-        imitated_N = batch.sft_weights_N > 0  # below 0: a rejected completion
+        imitated_N = batch.sft_weights_N > 0
         totals.loss += loss.detach()
         totals.kl_nats += terms.kl_nats
         totals.n_clipped += terms.n_clipped

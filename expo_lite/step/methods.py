@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 
 from expo_lite.objectives import group_advantages, scheduled, token_weights
-from expo_lite.policy.batching import Row
+from expo_lite.policy.batching import Row, Side
 from expo_lite.records import Explanation, Group, GroupKind, Pair
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.pairs import ScoredPair, dpo_terms_of
 
 ChainSource = Literal["none", "explanation", "expert"]
 
@@ -37,7 +36,7 @@ class Experience:
     groups: tuple[Group, ...]
     chains: tuple[Chain, ...]
     progress: float
-    pairs: tuple[ScoredPair, ...] = ()
+    pairs: tuple[Pair, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     attempts: tuple[Explanation, ...] = ()
     """All that were sampled at this step, of which `explanations` has the best of each problem."""
@@ -148,16 +147,13 @@ def star_rows(experience: Experience, config: RunConfig) -> list[Row]:
 
 
 def dpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
-    """ExP-DPO: chosen tokens up, rejected ones down, by the pair's weight in the loss; and the SFT term."""
-    if not experience.pairs:
-        return []
-    weights = dpo_terms_of(experience.pairs, config).weights_K.tolist()
-    sft_coef = config.dpo.dpo_sft_coef / len(weights)
-    rows = []
-    for scored, weight in zip(experience.pairs, weights, strict=True):
-        pair = scored.pair
-        rows.append(Row(pair.prompt_ids, pair.chosen_ids, sft_weight=weight + sft_coef / len(pair.chosen_ids)))
-        rows.append(Row(pair.prompt_ids, pair.rejected_ids, sft_weight=-weight))
+    """ExP-DPO: two rows a pair, and the supervised term on the chosen one; the loss is a mean over the step's pairs."""
+    rows, n = [], len(experience.pairs)
+    for k, pair in enumerate(experience.pairs):
+        sft_weight = config.dpo.dpo_sft_coef / n / len(pair.chosen_ids)
+        chosen, rejected = Side(k, True, pair.ref_chosen_nats, 1 / n), Side(k, False, pair.ref_rejected_nats, 1 / n)
+        rows.append(Row(pair.prompt_ids, pair.chosen_ids, sft_weight=sft_weight, side=chosen))
+        rows.append(Row(pair.prompt_ids, pair.rejected_ids, side=rejected))
     return rows
 
 

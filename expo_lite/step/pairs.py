@@ -5,7 +5,6 @@ policy's for good; online ones are made anew by the updated policy once they are
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,16 +15,7 @@ from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import question_text
 from expo_lite.records import FinishReason, Group, Pair
-from expo_lite.settings.train import RunConfig
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredPair:
-    """A pair with its log-probabilities under the policy as it is now (nats, summed over tokens)."""
-
-    pair: Pair
-    chosen_nats: float
-    rejected_nats: float
+from expo_lite.run.metrics import mean
 
 
 def make_pairs(
@@ -54,51 +44,50 @@ def make_pairs(
             n_without_chain += 1
         else:
             found.append((group.problem, rejected.prompt_ids, target, rejected.token_ids))
+    rows = [Row(prompt, completion) for _, prompt, *both in found for completion in both]
     with policy.reference():
-        triples = [(prompt, chain, wrong) for _, prompt, chain, wrong in found]
-        nats = _nats(policy, triples, temperature, token_budget)
-    pairs = [Pair(*parts, *reference) for parts, reference in zip(found, nats, strict=True)]
+        scored = score_rows(policy, rows, temperature=temperature, token_budget=token_budget)
+    nats = [float(logprobs_T.sum()) for logprobs_T in scored]
+    pairs = [Pair(*parts, *both) for parts, *both in zip(found, nats[::2], nats[1::2], strict=True)]
     return pairs, {"pairs/new": len(pairs), "pairs/none_wrong": n_right, "pairs/no_chosen": n_without_chain}
 
 
-def score_pairs(
-    policy: Policy, pairs: Sequence[Pair], *, temperature: float, token_budget: int
-) -> tuple[ScoredPair, ...]:
-    """The pairs as the policy sees them now."""
-    triples = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs]
-    nats = _nats(policy, triples, temperature, token_budget)
-    return tuple(ScoredPair(pair, *both) for pair, both in zip(pairs, nats, strict=True))
+def preferences(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: float) -> DpoTerms:
+    """The DPO loss of the pairs among these rows, of which there is at least one.
+
+    Args:
+        rows: both rows of each pair are there.
+        nats: the log-probability of each row's completion, a number.
+        dpo_beta: as in `dpo_terms`.
+    """
+    sides = [(row.side, own) for row, own in zip(rows, nats, strict=True) if row.side]
+    chosen = sorted(((side, own) for side, own in sides if side.chosen), key=lambda one: one[0].pair)
+    rejected = sorted(((side, own) for side, own in sides if not side.chosen), key=lambda one: one[0].pair)
+    device = nats[0].device
+    return dpo_terms(
+        torch.stack([own for _, own in chosen]),
+        torch.stack([own for _, own in rejected]),
+        torch.tensor([side.ref_nats for side, _ in chosen], device=device),
+        torch.tensor([side.ref_nats for side, _ in rejected], device=device),
+        torch.tensor([side.weight for side, _ in chosen], device=device),
+        dpo_beta=dpo_beta,
+    )
 
 
-def _nats(
-    policy: Policy, triples: Iterable[tuple[tuple[int, ...], ...]], temperature: float, token_budget: int
-) -> list[tuple[float, float]]:
-    rows = [Row(prompt, completion) for prompt, *both in triples for completion in both]
-    scored = score_rows(policy, rows, temperature=temperature, token_budget=token_budget)
-    sums = [float(logprobs_T.sum()) for logprobs_T in scored]
-    return list(zip(sums[::2], sums[1::2], strict=True))
-
-
-def dpo_terms_of(scored: Sequence[ScoredPair], config: RunConfig) -> DpoTerms:
-    """The loss and the weights of these pairs."""
-    columns = [(s.chosen_nats, s.rejected_nats, s.pair.ref_chosen_nats, s.pair.ref_rejected_nats) for s in scored]
-    return dpo_terms(*torch.tensor(columns, dtype=torch.float64).T, dpo_beta=config.dpo.dpo_beta)
-
-
-def dpo_metrics(scored: Sequence[ScoredPair], config: RunConfig) -> dict[str, float]:
-    """The loss before this step's update, and rewards and margins by TRL's names; nothing where there is no pair."""
-    if not scored:
-        return {}
-    terms = dpo_terms_of(scored, config)
+def dpo_metrics(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: float) -> dict[str, float]:
+    """The loss of the pairs among these rows, and rewards and margins by TRL's names."""
+    terms = preferences(rows, nats, dpo_beta=dpo_beta)
     margins_K = terms.chosen_rewards_K - terms.rejected_rewards_K
     return {
         "dpo_loss": float(terms.loss),
         "rewards/chosen": float(terms.chosen_rewards_K.mean()),
         "rewards/rejected": float(terms.rejected_rewards_K.mean()),
-        "rewards/accuracies": float((margins_K > 0).double().mean()),
+        "rewards/accuracies": float((margins_K > 0).float().mean()),
         "rewards/margins": float(margins_K.mean()),
-        "logps/chosen": sum(s.chosen_nats for s in scored) / len(scored),
-        "logps/rejected": sum(s.rejected_nats for s in scored) / len(scored),
+        "logps/chosen": mean(float(own) for row, own in zip(rows, nats, strict=True) if row.side and row.side.chosen),
+        "logps/rejected": mean(
+            float(own) for row, own in zip(rows, nats, strict=True) if row.side and not row.side.chosen
+        ),
     }
 
 
