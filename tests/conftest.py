@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: a test never waits for a network
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core each: threads of one would wait for those of another
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or tokenizers warn when a process is started
 os.environ.pop("COLUMNS", None)
 
