@@ -13,12 +13,14 @@ from expo_lite.errors import ConfigError, DivergedError
 from expo_lite.grading import Grader
 from expo_lite.measure.chains import diagnose
 from expo_lite.measure.figures import Evaluation
+from expo_lite.measure.first_look import CHAINS, look_first, looked_at
 from expo_lite.measure.held_out import evaluate_once, held_out, load_evaluation
 from expo_lite.measure.on_the_way import evaluate_on_the_way, is_due, keep_best_of_all
 from expo_lite.measure.tables import before_and_after
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
 from expo_lite.memory.parts import GIB
+from expo_lite.memory.plan import MemoryPlan
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
@@ -95,6 +97,7 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
             try:
                 resume(run, console)
                 check_sampler(run, console)
+                look_first(run, console, stops)
                 with contextlib.closing(Logs(config.log, folder.path, to_json(run.config), run.limits.warn)) as logs:
                     before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
                     logs.evaluation(0, before)
@@ -143,10 +146,26 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     limits = Limits.of(config, warn=warn)
     run = Run(config, folder, policy, task, problems, tested, optimizer, limits, explanation_prompt=prompt)
     if plan is not None:
-        run.planned_gib = plan.measurable_peak / GIB
+        run.planned_gib = planned_peak_gib(run, plan)
         if not plan.fits:
             warn(f"this run needs {plan.describe()}")
     return run
+
+
+def planned_peak_gib(run: Run, plan: MemoryPlan) -> float:
+    """The plan's peak for what this run has to hold: its own longest prompt, and its rows."""
+    config, n = run.config, run.config.problems_per_step
+    longest = sorted((*run.problems, *run.held_out), key=lambda problem: len(problem.question))[-CHECKED_PROBLEMS:]
+    prompts = [encode(run.policy.tokenizer, p) for p in longest for encode in (encode_question, encode_explanation)]
+    evaluated = len(run.held_out) * (config.evaluation.eval_samples + 1)
+    learned = n * (config.group_size + config.explanation.explanations_per_problem)
+    scored = CHAINS * len(looked_at(config, run.problems))
+    own = plan.of_run(
+        prompt_tokens=max(map(len, prompts)),
+        sampled_rows=max(n * config.group_size, evaluated),
+        learned_rows=max(learned, scored),
+    )
+    return own.measurable_peak / GIB
 
 
 def explanation_prompt_of(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> str | None:

@@ -170,9 +170,13 @@ def test_the_device_is_printed_first(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_allocator_s_setting_is_made_where_it_works(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(**given: str) -> dict[str, str]:
         environment = dict(given)
-        machine.set_allocator(environment)
+        machine.set_memory(environment)
+        assert [environment.pop(name) for name in machine.PRODUCT_CACHES] == ["64", "64"]
         return {name: value for name, value in environment.items() if name not in given}
 
+    kept = {"LRU_CACHE_CAPACITY": "7"}
+    machine.set_memory(kept)
+    assert kept["LRU_CACHE_CAPACITY"] == "7"
     assert made() == {}  # no GPU
     box.device.touch()
     chosen = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}

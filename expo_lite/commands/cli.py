@@ -35,7 +35,7 @@ from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.commands.watch import Watch
 from expo_lite.errors import ExpoLiteError
-from expo_lite.settings.machine import set_allocator
+from expo_lite.settings.machine import set_memory
 from expo_lite.terminal import visible, visible_line
 
 DESCRIPTION = f"""expo-lite {__version__}: teach a language model what it cannot yet do (ExPO).
@@ -94,7 +94,7 @@ def run(words: Sequence[str]) -> int:
             command = parse(words)
             if not sys.stdout.isatty():
                 os.environ.setdefault("COLUMNS", str(WIDE))  # rich would cut tables to 80 columns
-            set_allocator(os.environ)
+            set_memory(os.environ)
             command.run()
         sys.stdout.flush()
     except KeyboardInterrupt:

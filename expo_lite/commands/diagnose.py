@@ -60,11 +60,8 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         result = diagnose_target(target, task, problems, config, folder, console)
     console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
     verdicts = verdicts_of(result.levels)
-    for level, judged in verdicts.items():
-        name = "" if level == "all" else f"level {level}: "
-        say(console, f"{name}{judged.outcome}; {judged.why}")
     hardest = [row for row in result.levels if row.level in verdicts][-1]
-    for line in (*verdict(hardest), closing_line(verdicts)):
+    for line in (*result.in_words(), *verdict(hardest), closing_line(verdicts)):
         say(console, line)
     say(console, f"written to: {folder}")
     if any(judged.outcome == "yes" for judged in verdicts.values()):

@@ -4,9 +4,10 @@ The loop logs means; a `Diagnosis` gives each level its intervals over problems.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -47,6 +48,20 @@ class Diagnosis:
     groups: tuple[Group, ...]
     explanations: tuple[Explanation, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Figures and verdicts as plain JSON values, without the samples."""
+        verdicts = verdicts_of(self.levels)
+        return {
+            "levels": [level.to_json() for level in self.levels],
+            "verdicts": {level: asdict(verdict) for level, verdict in verdicts.items()},
+            "verdict": closing_line(verdicts),
+        }
+
+    def in_words(self) -> list[str]:
+        """The verdict on each level, a line each."""
+        verdicts = verdicts_of(self.levels).items()
+        return [f"{'' if level == 'all' else f'level {level}: '}{v.outcome}; {v.why}" for level, v in verdicts]
+
 
 def diagnose_target(
     target: Target,
@@ -73,14 +88,8 @@ def diagnose_target(
     result = measure(Subject(policy, task, problems, config, limits, params, prompt), console)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
-    verdicts = verdicts_of(result.levels)
-    rows = {
-        "levels": [level.to_json() for level in result.levels],
-        "verdicts": {level: asdict(verdict) for level, verdict in verdicts.items()},
-        "verdict": closing_line(verdicts),
-    }
     JsonLines(folder / SAMPLES).append(sample_rows(result.groups, result.explanations, step=0))
-    write_atomically(folder / RESULTS, json.dumps(about | rows, indent=2) + "\n")
+    write_atomically(folder / RESULTS, json.dumps(about | result.to_json(), indent=2) + "\n")
     return result
 
 
@@ -97,11 +106,16 @@ class Subject:
     explanation_prompt: str | None = None
 
 
-def measure(subject: Subject, console: Console) -> Diagnosis:
-    """Everything that a diagnosis measures, on these problems."""
+def measure(
+    subject: Subject, console: Console, watched: Callable[[Callable[[int], None]], Callable[[int], None]] = lambda f: f
+) -> Diagnosis:
+    """Everything that a diagnosis measures, on these problems.
+
+    What counts the completions that end is wrapped by `watched`, which may raise, to stop.
+    """
     policy, config = subject.policy, subject.config
     n_completions = len(subject.problems) * (config.group_size + 1)
-    with completion_bar(console, "sampling", n_completions) as bar, listening(policy, bar.ended):
+    with completion_bar(console, "sampling", n_completions) as bar, listening(policy, watched(bar.ended)):
         rolled = subject.limits.sampling(
             lambda: roll_out(
                 policy,

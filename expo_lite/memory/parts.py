@@ -38,8 +38,8 @@ MOST_HEAD_COPY = 256 * 2**20
 """Bytes of the largest head that sampling on a CPU copies into a layout for few rows."""
 VLLM_WORKSPACE = 1.0 * GIB
 """What vLLM holds beside its cache: CUDA graphs, activations of its own."""
-CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.95 * GIB}
-"""The CUDA context and its libraries; on a CPU the interpreter with torch and transformers (measured: 0.92)."""
+CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.83 * GIB}
+"""The CUDA context and its libraries; on a CPU the interpreter with torch and transformers, as measured."""
 
 Kind = Literal["gpu", "cpu"]
 PlannedSampler = Literal["own", "native", "vllm"]

@@ -56,6 +56,13 @@ class MemoryPlan:
         """Whether every phase leaves the reserve free."""
         return self.peak + self.reserve <= self.total
 
+    def of_run(self, *, prompt_tokens: int, sampled_rows: int, learned_rows: int) -> "MemoryPlan":
+        """The same settings with a run's own longest prompt, and no more rows than it has at once."""
+        workload = dataclasses.replace(self.workload, prompt_tokens=prompt_tokens)
+        tokens = min(self.micro_batch_tokens, learned_rows * workload.width)
+        rows = min(self.sampling_rows, sampled_rows)
+        return MemoryPlan(self.shape, workload, self.total, tokens, rows, phases(self.shape, workload, tokens, rows))
+
     def describe(self) -> str:
         """The worst phase against what there is, in words."""
         worst = max(self.phases, key=lambda phase: phase.peak)

@@ -77,6 +77,9 @@ class TrainConfig:
     diagnostics_every: Annotated[int, AT_LEAST_0] = 10
     """How many steps lie between two measurements of the answer lift and of the expert chains' likelihood.
     0 switches them off."""
+    diagnose_first: Annotated[int, AT_LEAST_0] = 8
+    """How many problems of each level are diagnosed before a run of 50 steps or more that learns from explanations:
+    whether these are good positives. 0 switches it off."""
     train_problems: Annotated[int | None, PROBLEMS] = None
     """Train on at most this many problems of each level; of a task without levels, this many in all. Default: all."""
     data: TaskOptions = field(default_factory=TaskOptions)
