@@ -1,7 +1,30 @@
 """What the stages hand to each other: frozen records, free of torch."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+Level = int | str
+"""How hard a problem is: a number, or a word of the data's own."""
+ALL = "all"
+"""Where levels are named, all problems together; no level is called so."""
+_NUMBER = re.compile(r"(?:level\s*)?(\d{1,4})|(-\d{1,4})", re.IGNORECASE)
+
+
+def level_of(text: str) -> Level:
+    """A level as it is written: 5 of '5' and of 'Level 5', any other word as it is."""
+    found = _NUMBER.fullmatch(text.strip())
+    return int(found[1] or found[2]) if found else text.strip()
+
+
+def level_order(level: Level | None) -> tuple[int, int, str]:
+    """The sorting key of levels, written out or not: numbers by value, words by alphabet, `ALL`, then none."""
+    if level is None:
+        return (3, 0, "")
+    known = level_of(level) if isinstance(level, str) else level
+    if isinstance(known, int):
+        return (0, known, "")
+    return (2 if known == ALL else 1, 0, known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +34,7 @@ class Problem:
     problem_id: str
     question: str
     answer: str
-    level: int | None = None
+    level: Level | None = None
     subject: str | None = None
     expert_chain: str | None = None
 

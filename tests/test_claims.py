@@ -7,6 +7,7 @@ import pytest
 
 from expo_lite.measure.figures import Evaluation, LevelResult, ProblemResult
 from expo_lite.measure.statistics import Estimate, over_seeds, over_seeds_and_problems
+from expo_lite.records import ALL
 from expo_lite.sweep.claims import (
     CLAIMS,
     Judgement,
@@ -19,7 +20,7 @@ from expo_lite.sweep.claims import (
     one_seed,
 )
 from expo_lite.sweep.report import claim_table, level_rows, level_table
-from expo_lite.sweep.results import ALL, BASE, Results, RunResult, change, minus
+from expo_lite.sweep.results import BASE, Results, RunResult, change, minus
 
 HOLDS, FAILS, UNDECIDED = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
 N = 100

@@ -9,7 +9,8 @@ from made_run import make_run, write_evaluation
 from expo_lite.commands import cli
 from expo_lite.measure.figures import ProblemResult
 from expo_lite.measure.statistics import bootstrap_mean, pass_at_k
-from expo_lite.report.paired import Change, best_pairing, kept, ks_of, level_order, lost, pair, paired_levels, won
+from expo_lite.records import level_order
+from expo_lite.report.paired import Change, best_pairing, kept, ks_of, lost, pair, paired_levels, won
 from expo_lite.report.record import read_runs
 
 

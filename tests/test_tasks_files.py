@@ -111,16 +111,31 @@ def test_usual_fields_answers_and_chains(
 
 
 @pytest.mark.parametrize(
-    ("level", "read"), [(5, 5), (5.0, 5), ("5", 5), ("Level 5", 5), ("level 2", 2), ("Level ?", None), (None, None)]
+    ("level", "read"),
+    [
+        *((5, 5), (5.0, 5), ("5", 5), ("Level 5", 5), ("level 2", 2), ("-3", -3), ("Level ?", None), (None, None)),
+        *((" easy ", "easy"), ("hard one", "hard one"), ("Level hard", "Level hard"), ("2.5", "2.5")),
+    ],
 )
-def test_levels(tmp_path: Path, level: object, read: int | None) -> None:
+def test_levels(tmp_path: Path, level: object, read: int | str | None) -> None:
     assert one_problem(tmp_path, {"question": "Q?", "answer": "1", "level": level}).level == read
 
 
+def test_levels_that_are_words_are_sorted_after_numbers_and_chosen(tmp_path: Path) -> None:
+    words = ["hard", "easy", "Level 10", "2"]
+    rows = [{"question": f"{word}, {i}?", "answer": "1", "level": word} for i in range(9) for word in words]
+    task = load(f"jsonl:{write(tmp_path / 'rows.jsonl', rows)}")
+    assert task.levels == (2, 10, "easy", "hard")
+    assert {p.level for p in task.problems("train", levels=("hard", 10))} == {"hard", 10}
+    assert len(task.problems("train", levels=("hard",), limit=3)) == 3
+    with pytest.raises(ConfigError, match=r"has no level 3, 'Hard'; its levels are 2, 10, 'easy', 'hard'\."):
+        task.problems("train", levels=("Hard", 3))
+
+
 def test_an_empty_name_switches_a_field_off(tmp_path: Path) -> None:
-    row = {"question": "Q?", "answer": "1", "level": "hard"}
+    row = {"question": "Q?", "answer": "1", "level": "easy, hard"}
     path = write(tmp_path / "rows.jsonl", [row, {**row, "question": "P?"}])
-    with pytest.raises(DataError, match=r"rows\.jsonl, line 1: 'level' must be a whole number .* got 'hard'"):
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 1: 'level' must be a whole number .* got 'easy, hard'"):
         load(f"jsonl:{path}")
     assert load(f"jsonl:{path}", level_field="").levels == ()
 
@@ -235,7 +250,7 @@ GOOD = b'{"question": "Q?", "answer": "1"}\n'
         (b'{"question": 5, "answer": "1"}\n', "line 2: 'question' must be text, got int '5'."),
         (b'{"question": "\\ud800", "answer": "1"}\n', "line 2: 'question' has half of a surrogate pair (character 1)."),
         (
-            b'{"question": "Q?", "answer": "1", "level": "V"}\n',
+            b'{"question": "Q?", "answer": "1", "level": "all"}\n',
             "line 2: 'level' must be a whole number of at most four digits, or like 'Level 5'",
         ),
         (b'{"question": "Q?", "answer": "1", "level": 1.5}\n', "line 2: 'level' must be a whole number"),

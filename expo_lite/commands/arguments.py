@@ -13,6 +13,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from expo_lite.errors import ConfigError
+from expo_lite.records import Level, level_of
 from expo_lite.settings.models import suggestion
 from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, toml_values, unusable
 from expo_lite.terminal import visible, visible_but_styles
@@ -62,6 +63,8 @@ def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 
 def _reader(hint: Any) -> Callable[[str], Any]:
+    if hint == Level:
+        return level_of
     if get_origin(hint) is not Literal:
         return (lambda word: Path(word).expanduser()) if hint is Path else hint
     known = {str(value): value for value in get_args(hint)}
@@ -77,7 +80,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
 def _metavar(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "{" + ",".join(map(str, get_args(hint))) + "}"
-    return str(hint.__name__).upper()
+    return "LEVEL" if hint == Level else str(hint.__name__).upper()
 
 
 def check_words(words: Sequence[str]) -> None:

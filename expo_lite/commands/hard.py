@@ -16,7 +16,7 @@ from rich.table import Table
 from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
-from expo_lite.records import SamplingParams
+from expo_lite.records import SamplingParams, level_order
 from expo_lite.settings.measuring import HardConfig, check_measuring
 from expo_lite.tasks import load_task, problems_of
 from expo_lite.terminal import Terminal, say, warning
@@ -109,7 +109,7 @@ def solve_table(found: Sequence["GradedProblem"], title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for name in ("level", "problems", "never solved", "sometimes", "always", "solve rate"):
         table.add_column(name, justify="left" if name == "level" else "right")
-    for level in sorted({m.problem.level for m in found}, key=lambda level: (level is None, level)):
+    for level in sorted({m.problem.level for m in found}, key=level_order):
         own = [m for m in found if m.problem.level == level]
         never = sum(m.n_correct == 0 for m in own)
         always = sum(m.n_correct == len(m.samples) for m in own)

@@ -8,7 +8,7 @@ from typing import Any
 
 from expo_lite.grading.normalise import normalise, text_key
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
-from expo_lite.records import Problem
+from expo_lite.records import ALL, Level, Problem, level_order
 from expo_lite.run.metrics import mean
 
 
@@ -83,7 +83,7 @@ class ProblemResult:
     """How often one problem was solved, so that two evaluations can be compared problem by problem."""
 
     problem_id: str
-    level: int | None
+    level: Level | None
     greedy: bool
     n_correct: int
     n: int
@@ -211,9 +211,9 @@ def _levels(measured: Sequence[GradedProblem]) -> list[tuple[str, list[int]]]:
     levels = {m.problem.level for m in measured}
     named = [
         (str(level), [i for i, m in enumerate(measured) if m.problem.level == level])
-        for level in sorted(level for level in levels if level is not None)
+        for level in sorted((level for level in levels if level is not None), key=level_order)
     ]
-    return named if len(levels) == 1 and named else [*named, ("all", list(range(len(measured))))]
+    return named if len(levels) == 1 and named else [*named, (ALL, list(range(len(measured))))]
 
 
 def _subjects(measured: Sequence[GradedProblem]) -> list[tuple[str, list[int]]]:

@@ -8,7 +8,7 @@ from typing import Any
 from expo_lite.measure.chains import CONTROL, KINDS, ChainFigure
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.measure.verdict import Facts, LevelVerdict, judge_level
-from expo_lite.records import Explanation, FinishReason, Group, GroupKind, Problem
+from expo_lite.records import Explanation, FinishReason, Group, GroupKind, Problem, level_order
 from expo_lite.run.metrics import mean
 from expo_lite.step.chain_text import leaks
 
@@ -63,7 +63,7 @@ def levels_of(
     checks: Checks = Checks(),
 ) -> list[LevelDiagnosis]:
     """The figures by level, then of all where there is more than one level."""
-    levels = sorted({g.problem.level for g in groups}, key=lambda level: (level is None, level))
+    levels = sorted({g.problem.level for g in groups}, key=level_order)
     named: list[tuple[str, Callable[[Problem], bool]]] = [
         (str(level), lambda problem, level=level: problem.level == level)  # type: ignore[misc]
         for level in levels

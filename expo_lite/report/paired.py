@@ -8,10 +8,10 @@ from pathlib import Path
 
 from expo_lite.measure.figures import ProblemResult
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, pass_at_k
+from expo_lite.records import ALL, Level, level_order
 from expo_lite.report.record import RunRecord, flat, read_json
 from expo_lite.run.files import JsonLines
 
-ALL = "all"
 IDENTITY = ("model", "bits", "backend", "sampler", "adapter_sha256")
 """What tells policies apart in the config.json of an evaluation folder; all else must be equal for a pairing."""
 
@@ -71,14 +71,6 @@ def paired_levels(changes: Sequence[Change], ks: Sequence[int]) -> list[PairedLe
     if len({change.level for change in changes}) > 1 or not levels:
         parts.append((ALL, list(changes)))
     return [_paired_level(level, own, ks) for level, own in parts]
-
-
-def level_order(level: str) -> tuple[bool, float, str]:
-    """Numbers by size, then words; `all` last."""
-    try:
-        return (False, float(level), "")
-    except ValueError:
-        return (True, float(level == ALL), level)
 
 
 def ks_of(changes: Sequence[Change], wanted: Sequence[int]) -> list[int]:
@@ -146,7 +138,7 @@ def _folder(folder: Path) -> Kept:
     """The counts in a folder of `expo-lite eval`."""
     settings = read_json(folder / "config.json").get("settings", {})
     terms = tuple((name, str(value)) for name, value in flat(settings) if name not in IDENTITY)
-    levels: dict[str, int | None] = {}
+    levels: dict[str, Level | None] = {}
     greedy: dict[str, bool] = {}
     right, n = Counter[str](), Counter[str]()
     for row in JsonLines(folder / "samples.jsonl").read():
@@ -161,5 +153,5 @@ def _folder(folder: Path) -> Kept:
     return Kept(f"evaluation/{folder.name}", terms, tuple(problems))
 
 
-def _word(level: int | str | None) -> str | None:
+def _word(level: Level | None) -> str | None:
     return None if level is None else str(level)

@@ -6,8 +6,9 @@ from typing import Any
 
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.statistics import Estimate
+from expo_lite.records import ALL, level_order
 from expo_lite.report.curves import Chart, Series
-from expo_lite.report.paired import ALL, Change, PairedLevel, ks_of, level_order, pair, paired_levels
+from expo_lite.report.paired import Change, PairedLevel, ks_of, pair, paired_levels
 from expo_lite.report.record import Evaluated, RunRecord
 
 GREEDY = "greedy"

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from expo_lite.records import Explanation, FinishReason, Group, GroupKind
+from expo_lite.records import Explanation, FinishReason, Group, GroupKind, level_order
 
 TIMES = (
     "step_time",
@@ -49,7 +49,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
     for reason in sorted({verdict.reason for verdict in verdicts}):
         metrics[f"verdicts/{reason}"] = mean(verdict.reason == reason for verdict in verdicts)
-    for level in sorted({group.problem.level for group in groups if group.problem.level is not None}):
+    for level in sorted({group.problem.level for group in groups if group.problem.level is not None}, key=level_order):
         metrics[f"{LEVEL_REWARD}{level}"] = mean(r for g in groups if g.problem.level == level for r in g.rewards)
     return metrics
 

@@ -36,7 +36,7 @@ class TaskOptions:
     answer_field: str | None = None
     """The field with the reference answer. Default: answer, gold or solution."""
     level_field: str | None = None
-    """The field with the level, written 5 or 'Level 5'. Default: level."""
+    """The field with the level: 5, 'Level 5', or a word such as easy. Default: level."""
     subject_field: str | None = None
     """The field with the subject. Default: subject or type."""
     chain_field: str | None = None

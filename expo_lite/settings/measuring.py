@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from expo_lite.records import Level
 from expo_lite.settings.groups import ExplainWith, ExplanationFilter, TaskOptions
 from expo_lite.settings.machine import Backend, Sampler, backend_rules
 from expo_lite.settings.schema import (
@@ -31,7 +32,7 @@ class MeasuringConfig:
     """The base model of an adapter folder, where the folder names none or one that is not on this machine."""
     split: Literal["train", "test"] = "train"
     """The split to take problems from."""
-    levels: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
     """The levels to take problems from. Default: all."""
     problems: Annotated[int | None, PROBLEMS] = None
     """How many problems of each level to take; of a task without levels, how many in all. Default: all."""
@@ -77,7 +78,7 @@ class EvalConfig(MeasuringConfig):
     """What to measure on. Default: the run's own task, else hidden-rules."""
     split: Literal["train", "test"] = "test"
     """The split to take problems from."""
-    levels: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
     """The levels to take problems from. Default: the run's own, else all."""
     samples: Annotated[int, COMPLETIONS] = 16
     """How many completions of each problem are sampled, besides the greedy one."""
@@ -124,7 +125,7 @@ class ExplainingConfig(_ModelOnTask):
 class ExplainConfig(ExplainingConfig):
     """Print self-explanations of some problems, with what becomes of each."""
 
-    levels: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
     """The levels to take problems from. Default: the task's hardest."""
     problems: Annotated[int, PROBLEMS] = 4
     """How many problems of each level to take; of a task without levels, how many in all."""

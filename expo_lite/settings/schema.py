@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from expo_lite.errors import ConfigError
+from expo_lite.records import level_of
 from expo_lite.settings.models import suggestion
 
 T = TypeVar("T")
@@ -187,12 +188,18 @@ def toml_values(path: Path) -> dict[str, Any]:
         raise ConfigError(f"'{path}' is not valid TOML: {error}.") from error
 
 
+def _convert_to_one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:
+    if isinstance(value, str) and str in hints:
+        return level_of(value) if int in hints else value
+    return None if value is None and types.NoneType in hints else _convert(hints[0], value, where)
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return from_mapping(typing.cast(type[Any], hint), value, where)
-    if origin in (types.UnionType, typing.Union):  # X | None; with a Literal it is the older form
-        return None if value is None else _convert(args[0], value, where)
+    if origin in (types.UnionType, typing.Union):  # X | None, with a Literal in the older form; or a level
+        return _convert_to_one_of(args, value, where)
     if origin is Literal:
         if value in args:
             return value

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from expo_lite.records import Level
 from expo_lite.settings import machine
 from expo_lite.settings.groups import (
     DpoConfig,
@@ -47,7 +48,7 @@ class TrainConfig:
     Default: tiny without a GPU, qwen2.5-3b with one."""
     task: str = "hidden-rules"
     """What to train on; `expo-lite tasks` lists them."""
-    levels: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
     """Levels to train on. Default: all; those that are solved hold the policy in place."""
     method: Method = "exp-grpo"
     """What a step learns from: groups, explanations, expert chains or pairs. The README has a table."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from expo_lite.measure.statistics import Estimate
-from expo_lite.sweep.results import ALL, BASE, Results, minus
+from expo_lite.records import ALL
+from expo_lite.sweep.results import BASE, Results, minus
 
 K = 4
 TOLERANCE = 0.03

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from expo_lite.measure.statistics import Estimate
+from expo_lite.records import ALL
 from expo_lite.report.curves import (
     SMOOTHED_FROM,
     Chart,
@@ -23,7 +24,7 @@ from expo_lite.run.metrics import LEVEL_REWARD, mean
 from expo_lite.settings.schema import to_json
 from expo_lite.sweep.plan import FIXED
 from expo_lite.sweep.report import Outcome, cost_rows, rows_of
-from expo_lite.sweep.results import ALL, BASE, Results, RunResult
+from expo_lite.sweep.results import BASE, Results, RunResult
 
 NAME = "report.html"
 DRAWN_FIRST = 6

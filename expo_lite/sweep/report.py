@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from expo_lite.measure.statistics import Estimate
+from expo_lite.records import ALL
 from expo_lite.run.files import write_atomically
 from expo_lite.sweep.claims import JudgedPart, Judgement, Verdict, answers, judge_claims, one_seed
 from expo_lite.sweep.plan import SweepPlan
-from expo_lite.sweep.results import ALL, BASE, Results
+from expo_lite.sweep.results import BASE, Results
 from expo_lite.terminal import visible_line
 
 STYLES = {

@@ -6,9 +6,9 @@ from typing import Any
 
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.statistics import Estimate, in_quadrature, over_seeds, over_seeds_and_problems, pass_at_k
+from expo_lite.records import ALL
 from expo_lite.run.metrics import mean
 
-ALL = "all"
 BASE = "base"
 """The policy before training, where a run's name is asked for."""
 

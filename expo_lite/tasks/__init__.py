@@ -16,7 +16,7 @@ from expo_lite.tasks.splits import check_choice, fewer_than_asked
 
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
-    from expo_lite.records import Problem
+    from expo_lite.records import Level, Problem
 
 __all__ = ["TASKS", "FixedTask", "Split", "Task", "TaskOptions", "TaskSpec", "check_name", "load_task", "problems_of"]
 
@@ -44,7 +44,7 @@ class TaskSpec:
     """The fixed held-out split; no training question is in it."""
     flags: frozenset[str] = frozenset()
     """The fields of `TaskOptions` that it has a use for."""
-    levels: tuple[int, ...] | None = None
+    levels: tuple[Level, ...] | None = None
     """Its levels, where they are known before anything is read; () for a task that has none."""
 
 
@@ -151,7 +151,7 @@ TASKS = {
 _DEFAULTS = TaskOptions()
 
 
-def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, levels: tuple[int, ...] = ()) -> Task:
+def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, levels: tuple[Level, ...] = ()) -> Task:
     """The task of this name, its files read; `levels` are those that will be asked for, if they are known by now.
 
     Raises ConfigError for an unknown name, or for an option or level that this task does not have; DataError for data
@@ -161,7 +161,7 @@ def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, le
 
 
 def problems_of(
-    task: Task, split: Split, *, levels: tuple[int, ...], limit: int | None, seed: int, warn: Callable[[str], None]
+    task: Task, split: Split, *, levels: tuple[Level, ...], limit: int | None, seed: int, warn: Callable[[str], None]
 ) -> list[Problem]:
     """`Task.problems`, and a word where there are fewer than were asked for; raises what that does."""
     problems = task.problems(split, levels=levels, limit=limit, seed=seed)
@@ -171,7 +171,7 @@ def problems_of(
     return problems
 
 
-def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: tuple[int, ...] = ()) -> TaskSpec:
+def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: tuple[Level, ...] = ()) -> TaskSpec:
     """What is known of a task without reading anything.
 
     Raises ConfigError as `load_task` does.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from expo_lite.records import Problem, Verdict
+from expo_lite.records import Level, Problem, Verdict
 from expo_lite.tasks.splits import check_choice, distinct, select
 
 if TYPE_CHECKING:
@@ -108,7 +108,12 @@ class Arithmetic:
     levels: tuple[int, ...] = LEVELS
 
     def problems(
-        self, split: Literal["train", "test"], *, levels: tuple[int, ...] = (), limit: int | None = None, seed: int = 0
+        self,
+        split: Literal["train", "test"],
+        *,
+        levels: tuple[Level, ...] = (),
+        limit: int | None = None,
+        seed: int = 0,
     ) -> list[Problem]:
         """Problems by ascending level: 2,000 a level to train on and 200 to test on, more only if the limit is higher.
 

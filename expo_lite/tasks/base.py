@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from expo_lite.errors import DataError
-from expo_lite.records import Problem, Verdict
+from expo_lite.records import Level, Problem, Verdict
 from expo_lite.tasks.splits import select
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ class Task(Protocol):
         """Where the problems come from, and where the expert chains do."""
 
     @property
-    def levels(self) -> tuple[int, ...]:
-        """The levels in the data, ascending."""
+    def levels(self) -> tuple[Level, ...]:
+        """The levels in the data: numbers ascending, then words by alphabet."""
 
     def problems(
-        self, split: Split, *, levels: tuple[int, ...] = (), limit: int | None = None, seed: int = 0
+        self, split: Split, *, levels: tuple[Level, ...] = (), limit: int | None = None, seed: int = 0
     ) -> list[Problem]:
         """The problems of a split, in a fixed order.
 
@@ -67,7 +67,7 @@ class FixedTask:
     name: str
     license: str
     source: str
-    levels: tuple[int, ...]
+    levels: tuple[Level, ...]
     train: tuple[Problem, ...]
     test: tuple[Problem, ...]
     grader: Grader
@@ -76,7 +76,7 @@ class FixedTask:
     no_test: str = ""
 
     def problems(
-        self, split: Split, *, levels: tuple[int, ...] = (), limit: int | None = None, seed: int = 0
+        self, split: Split, *, levels: tuple[Level, ...] = (), limit: int | None = None, seed: int = 0
     ) -> list[Problem]:
         """The problems of a split, in the order of the file (see `Task.problems`)."""
         pool = self.train if split == "train" else self.test

@@ -2,7 +2,7 @@ r"""From a row with any field names to a Problem: question, answer, level, subje
 
 The answer field may hold the bare answer, a solution that ends in `#### answer` (GSM8K) or one with a `\boxed{answer}`
 (MATH); the solution is then the expert chain too. A chain without a box gets one, so that it can be trained on as it
-is.
+is. A level is a number or a word ("easy").
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from expo_lite.errors import DataError
 from expo_lite.grading import final_answer
-from expo_lite.records import Problem
+from expo_lite.records import ALL, Level, Problem, level_of
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.files import DataRow
 
@@ -22,7 +22,7 @@ MESSAGES = "messages"
 _LARGEST_LEVEL = 9_999
 _ID_FIELDS = ("problem_id", "unique_id")
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-_LEVEL = re.compile(r"(?:level\s*)?(\d{1,4})", re.IGNORECASE)
+_LONGEST_LEVEL = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def _check_text(row: DataRow, name: str, value: str) -> None:
         raise DataError(f"{row.where}: {name!r} has half of a surrogate pair (character {error.start + 1}).") from error
 
 
-def _level(row: DataRow, fields: Fields) -> int | None:
+def _level(row: DataRow, fields: Fields) -> Level | None:
     name = _optional_name(row, fields, "level")
     value = row.fields[name] if name else None
     if _is_missing(value) or value == "Level ?":  # two geometry problems of MATH
@@ -225,10 +225,15 @@ def _level(row: DataRow, fields: Fields) -> int | None:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_LEVEL:
         return value
-    match = _LEVEL.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
+    level = level_of(value) if isinstance(value, str) else ""
+    if isinstance(level, str) and not _is_word(level):
         raise DataError(
-            f"{row.where}: {name!r} must be a whole number of at most four digits, or like 'Level 5', "
-            f"got {str(value)[:40]!r}; --level-field '' reads no levels."
+            f"{row.where}: {name!r} must be a whole number of at most four digits, or like 'Level 5', or a word of at "
+            f"most {_LONGEST_LEVEL} characters without a comma, not {ALL!r}, got {str(value)[:40]!r}; --level-field '' "
+            "reads no levels."
         )
-    return int(match.group(1))
+    return level
+
+
+def _is_word(level: str) -> bool:
+    return 0 < len(level) <= _LONGEST_LEVEL and level.isprintable() and "," not in level and level != ALL

@@ -28,7 +28,7 @@ from typing import Literal
 
 from expo_lite.errors import DataError
 from expo_lite.grading import final_answer
-from expo_lite.records import Problem, Verdict
+from expo_lite.records import Level, Problem, Verdict
 from expo_lite.tasks.splits import check_choice, distinct, select
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -182,7 +182,12 @@ class HiddenRules:
     levels: tuple[int, ...] = LEVELS
 
     def problems(
-        self, split: Literal["train", "test"], *, levels: tuple[int, ...] = (), limit: int | None = None, seed: int = 0
+        self,
+        split: Literal["train", "test"],
+        *,
+        levels: tuple[Level, ...] = (),
+        limit: int | None = None,
+        seed: int = 0,
     ) -> list[Problem]:
         """Problems by ascending level: 2,000 a level to train on and 200 to test on, more only if the limit is higher.
 

@@ -19,7 +19,7 @@ from typing import Any
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import final_answer
 from expo_lite.grading.pool import Worker, WorkerPool
-from expo_lite.records import Problem, Verdict
+from expo_lite.records import Level, Problem, Verdict
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.machine import how_to_install
 from expo_lite.tasks.base import Split
@@ -75,7 +75,7 @@ class ReasoningGym:
                 raise ConfigError(reply.get("config_error", f"reasoning-gym's {subject} did not start."))
 
     def problems(
-        self, split: Split, *, levels: tuple[int, ...] = (), limit: int | None = None, seed: int = 0
+        self, split: Split, *, levels: tuple[Level, ...] = (), limit: int | None = None, seed: int = 0
     ) -> list[Problem]:
         """The problems of a split, data set by data set; a limit takes as many of each as evenly can be.
 

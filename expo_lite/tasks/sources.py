@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from expo_lite.errors import ConfigError, DataError
-from expo_lite.records import Problem
+from expo_lite.records import Problem, level_order
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.files import DataRow, HubFiles, configurations, fetch, read_rows, split_files, split_in_name
@@ -129,7 +129,7 @@ def fixed_task(
         name=name,
         license=license,
         source=source,
-        levels=tuple(sorted(levels)),
+        levels=tuple(sorted(levels, key=level_order)),
         train=train,
         test=test,
         grader=grader,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from expo_lite.errors import ConfigError, DataError
-from expo_lite.records import Problem
+from expo_lite.records import Level, Problem, level_order
 
 DRAWS_IN_VAIN = 100_000
 """After so many draws without a new question there are taken to be no more."""
@@ -74,20 +74,25 @@ def distinct(draw: Callable[[], Drawn], in_split: Callable[[str], bool]) -> Iter
             yield drawn
 
 
-def check_choice(task: str, known_levels: tuple[int, ...], levels: tuple[int, ...], limit: int | None) -> None:
+def check_choice(task: str, known_levels: tuple[Level, ...], levels: tuple[Level, ...], limit: int | None) -> None:
     """Raise ConfigError for levels that the task lacks or a limit below 1."""
     if limit is not None and limit < 1:
         raise ConfigError(f"The limit on problems must be at least 1, not {limit}.")
-    unknown = sorted(set(levels) - set(known_levels))
+    unknown = sorted(set(levels) - set(known_levels), key=level_order)
     if unknown and not known_levels:
         raise ConfigError(f"Task {task!r} has no levels; leave --levels out.")
     if unknown:
-        known = ", ".join(map(str, known_levels))
-        raise ConfigError(f"Task {task!r} has no level {', '.join(map(str, unknown))}; its levels are {known}.")
+        named, known = (", ".join(map(repr, some)) for some in (unknown, known_levels))
+        raise ConfigError(f"Task {task!r} has no level {named}; its levels are {known}.")
 
 
 def fewer_than_asked(
-    problems: Sequence[Problem], *, task: str, known_levels: tuple[int, ...], levels: tuple[int, ...], limit: int | None
+    problems: Sequence[Problem],
+    *,
+    task: str,
+    known_levels: tuple[Level, ...],
+    levels: tuple[Level, ...],
+    limit: int | None,
 ) -> str | None:
     """What to say where a task has fewer problems, of some level, than were asked for; else None."""
     if limit is None:
@@ -104,8 +109,8 @@ def select(
     pool: Sequence[Problem],
     *,
     task: str,
-    known_levels: tuple[int, ...],
-    levels: tuple[int, ...],
+    known_levels: tuple[Level, ...],
+    levels: tuple[Level, ...],
     limit: int | None,
     seed: int,
 ) -> list[Problem]:
@@ -120,7 +125,7 @@ def select(
         raise DataError(f"Task {task!r} has no problem of level {', '.join(map(str, levels))} in this split.")
     if limit is None:
         return chosen
-    by_level: defaultdict[int | None, list[int]] = defaultdict(list)
+    by_level: defaultdict[Level | None, list[int]] = defaultdict(list)
     for i, problem in enumerate(chosen):
         by_level[problem.level if known_levels else None].append(i)
     kept: list[int] = []
