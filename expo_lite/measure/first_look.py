@@ -6,7 +6,7 @@ from collections import Counter
 from rich.console import Console
 
 from expo_lite.measure.diagnose import RESULTS, Subject, measure
-from expo_lite.records import Problem, SamplingParams
+from expo_lite.records import Level, Problem, SamplingParams
 from expo_lite.run.files import write_atomically
 from expo_lite.run.stopping import StopRequests
 from expo_lite.settings.measuring import DiagnoseConfig
@@ -57,7 +57,7 @@ def looked_at(config: RunConfig, problems: list[Problem]) -> list[Problem]:
     """The first few problems of each level; none in a run that is not looked at."""
     if config.steps < LONG or chain_source(config) != "explanation":
         return []
-    seen: Counter[int | None] = Counter()
+    seen: Counter[Level | None] = Counter()
     taken = []
     for problem in problems:
         seen[problem.level] += 1
