@@ -1,8 +1,9 @@
 """What the stages hand to each other: frozen records, free of torch."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 Level = int | str
 """How hard a problem is: a number, or a word of the data's own."""
@@ -45,12 +46,24 @@ class Verdict:
 
     `reason` is one snake_case word for the outcome ("equal", "different", "no_answer", "timeout", ...), counted in
     the metrics; `how` names the comparison that decided; `answer` is the final answer found in the completion.
+    `partial` is what a wrong one is worth all the same, at least 0 and below 1.
     """
 
     correct: bool
     reason: str
     how: str
     answer: str | None = None
+    partial: float = 0.0
+
+    @property
+    def reward(self) -> float:
+        """1.0 for a right completion; a wrong one has what it is worth, in most tasks 0.0."""
+        return 1.0 if self.correct else self.partial
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; what a wrong one is worth only where it is worth something."""
+        about = asdict(self)
+        return about if self.partial else {name: value for name, value in about.items() if name != "partial"}
 
 
 class FinishReason(StrEnum):
@@ -116,12 +129,17 @@ class Group:
 
     @property
     def rewards(self) -> tuple[float, ...]:
-        """One reward a completion, 0.0 or 1.0."""
-        return tuple(float(verdict.correct) for verdict in self.verdicts)
+        """One reward a completion, from 0.0 to 1.0."""
+        return tuple(verdict.reward for verdict in self.verdicts)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether all rewards are equal, so that GRPO learns nothing from it."""
+        return len(set(self.rewards)) == 1
 
     @property
     def kind(self) -> GroupKind:
-        """All wrong, all right, or mixed."""
+        """All wrong, all right, or mixed; of wrong ones all are wrong, whatever they are worth."""
         n_correct = sum(verdict.correct for verdict in self.verdicts)
         if n_correct == 0:
             return GroupKind.ALL_WRONG

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from expo_lite import ConfigError, DataError, HeldOutConfig, Problem, TrainConfig, task_from_rows, train
+from expo_lite.records import Completion, FinishReason, Group, GroupKind
+from expo_lite.run.metrics import group_metrics
+from expo_lite.settings.train import resolve
+from expo_lite.step.methods import Experience, grpo_rows
 
 ROWS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "level": 1 + i % 2} for i in range(20)]
 
@@ -40,8 +44,29 @@ def test_a_judge_by_hand() -> None:
     assert task.grade(problem, "red", truncated=True).reason == "truncated"
     with pytest.warns(RuntimeWarning, match="nothing said"):
         assert task.grade(problem, "").reason == "raised"
-    with pytest.raises(ConfigError, match=r"must return True or False, not 0\.5"):
-        task_from_rows([problem], correct=lambda _p, _c: 0.5).grade(problem, "red")  # type: ignore[arg-type,return-value]
+    for nonsense in (1.5, -0.1, float("nan"), "yes", None):
+        with pytest.raises(ConfigError, match=rf"reward from 0 to 1, not {nonsense!r} \(problem 'p'\)"):
+            task_from_rows([problem], correct=lambda _p, _c, said=nonsense: said).grade(problem, "red")  # type: ignore[misc]
+
+
+def test_a_judge_s_rewards_are_learned_from_where_all_are_wrong() -> None:
+    problem = Problem("p", "Name two primary colours.", "any")
+    task = task_from_rows([problem], correct=lambda _p, text: sum(c in text for c in ("red", "blue", "yellow")) / 2)
+    texts = ("red and blue", "red", "grey", "blue and green")
+    verdicts = tuple(task.grade(problem, text) for text in texts)
+    assert [(v.correct, v.reward, v.reason) for v in verdicts] == [
+        (True, 1.0, "equal"), (False, 0.5, "partial"), (False, 0.0, "different"), (False, 0.5, "partial")
+    ]  # fmt: skip
+    completions = tuple(Completion((1,), (2,), (-0.5,), text, FinishReason.STOP) for text in texts)
+    wrong = Group(problem, completions[1:], verdicts[1:])
+    assert (wrong.kind, wrong.is_dead, wrong.rewards) == (GroupKind.ALL_WRONG, False, (0.5, 0.0, 0.5))
+    # mean 1/3; the deviation of 1/6, -1/3, 1/6 over n - 1 is sqrt(1/12)
+    rows = grpo_rows(Experience((wrong,), (), 0.0), resolve(TrainConfig(model="tiny")))
+    assert [row.advantage for row in rows] == pytest.approx([0.57715, -1.15430, 0.57715], abs=1e-4)
+    metrics = group_metrics([wrong])
+    assert (metrics["frac_all_wrong"], metrics["frac_reward_zero_std"]) == (1.0, 0.0)
+    assert metrics["reward"] == pytest.approx(1 / 3)
+    assert [v.to_json().get("partial") for v in verdicts] == [None, 0.5, None, 0.5]
 
 
 @pytest.mark.parametrize(

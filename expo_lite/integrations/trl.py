@@ -23,7 +23,7 @@ import torch
 from expo_lite.errors import ConfigError
 from expo_lite.objectives import scheduled
 from expo_lite.prompts import encode_question, explanation_text, question_text
-from expo_lite.records import Problem
+from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
 from expo_lite.settings.schema import check_rules, check_values
@@ -113,11 +113,11 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
     def correct(self, completions: Any, completion_ids: Any, place: Sequence[int], **_: Any) -> list[float]:
         """1.0 for a right final answer; a completion that was cut off has none."""
         return [
-            float(self._judge(self._problems[number], said[0]["content"], ids).correct)
+            self._judge(self._problems[number], said[0]["content"], ids).reward
             for said, ids, number in zip(completions, completion_ids, place, strict=True)
         ]
 
-    def _judge(self, problem: Problem, text: str, ids: Sequence[int]) -> Any:
+    def _judge(self, problem: Problem, text: str, ids: Sequence[int]) -> Verdict:
         return self._task.grade(problem, text, truncated=not ids or int(ids[-1]) not in self.eos_token_ids)
 
     def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -141,7 +141,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         n_processes, me = self.accelerator.num_processes, self.accelerator.process_index
         rewards_PG = self._group_rewards.reshape(-1, self.num_generations)
         asked = gather_object(places)[:: self.num_generations]
-        is_wrong, is_right = (rewards_PG == 0).all(1).tolist(), (rewards_PG == 1).all(1).tolist()
+        is_wrong, is_right = (rewards_PG < 1).all(1).tolist(), (rewards_PG == 1).all(1).tolist()
         self._log("frac_all_wrong", is_wrong)
         self._log("frac_all_correct", is_right)
         self._log("frac_mixed", [not (wrong or right) for wrong, right in zip(is_wrong, is_right, strict=True)])

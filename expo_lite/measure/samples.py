@@ -103,7 +103,7 @@ def sample_wave(policy: Policy, task: Task, wave: Wave, spec: SampleSpec, limits
             "n_tokens": len(completion.token_ids),
             "finish_reason": completion.finish_reason.value,
             "gold": group.problem.answer,
-            **asdict(verdict),
+            **verdict.to_json(),
         }
         for group in groups
         for i, (completion, verdict) in enumerate(zip(group.completions, group.verdicts, strict=True))

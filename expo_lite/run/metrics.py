@@ -5,7 +5,6 @@ Names are TRL's where TRL has one (`reward`, `kl`, `completions/mean_length`, `g
 repetition.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -38,7 +37,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     metrics = {
         "reward": mean(rewards),
         "reward_std": mean(_deviation(group.rewards) for group in groups),
-        "frac_reward_zero_std": mean(kind is not GroupKind.MIXED for kind in kinds),
+        "frac_reward_zero_std": mean(group.is_dead for group in groups),
         "frac_all_wrong": mean(kind is GroupKind.ALL_WRONG for kind in kinds),
         "frac_mixed": mean(kind is GroupKind.MIXED for kind in kinds),
         "frac_all_correct": mean(kind is GroupKind.ALL_RIGHT for kind in kinds),
@@ -122,5 +121,5 @@ def _sample_row(step: int, kind: str, problem: Any, completion: Any, verdict: An
         "n_tokens": len(completion.token_ids),
         "finish_reason": completion.finish_reason.value,
         "gold": problem.answer,
-        **{key: value for key, value in dataclasses.asdict(verdict).items()},
+        **verdict.to_json(),
     }

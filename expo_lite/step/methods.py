@@ -11,7 +11,7 @@ import torch
 
 from expo_lite.objectives import group_advantages, scheduled, token_weights
 from expo_lite.policy.batching import Row, Side
-from expo_lite.records import Explanation, Group, GroupKind, Pair
+from expo_lite.records import Explanation, Group, Pair
 from expo_lite.settings.train import RunConfig
 
 ChainSource = Literal["none", "explanation", "expert"]
@@ -81,7 +81,7 @@ def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
     rewards_PG = torch.tensor([group.rewards for group in experience.groups])
     advantages = group_advantages(rewards_PG, scale=loss.advantage_scale).flatten().tolist()
     completions = [completion for group in experience.groups for completion in group.completions]
-    kinds = [group.kind for group in experience.groups for _ in group.completions]
+    dead = [group.is_dead for group in experience.groups for _ in group.completions]
     weights = token_weights(
         torch.tensor([len(completion.token_ids) for completion in completions]),
         normalisation=loss.loss_normalisation,
@@ -93,10 +93,10 @@ def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
             completion.token_ids,
             advantage=advantage,
             weight=weight,
-            kl_weight=weight if loss.kl_coef and (loss.kl_on_dead_groups or kind is GroupKind.MIXED) else 0.0,
+            kl_weight=weight if loss.kl_coef and (loss.kl_on_dead_groups or not is_dead) else 0.0,
             sampler_logprobs=completion.logprobs,
         )
-        for completion, kind, advantage, weight in zip(completions, kinds, advantages, weights, strict=True)
+        for completion, is_dead, advantage, weight in zip(completions, dead, advantages, weights, strict=True)
     ]
 
 

@@ -18,8 +18,8 @@ from expo_lite.tasks.sources import fixed_task, splits_of
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
 
-Correct = Callable[[Problem, str], bool]
-"""Whether a completion solves a problem."""
+Correct = Callable[[Problem, str], bool | float]
+"""Whether a completion solves a problem; or what it is worth, from 0 to 1, where 1 alone is right."""
 Row = Problem | Mapping[str, Any]
 
 
@@ -38,9 +38,11 @@ def task_from_rows(
         rows: problems, or mappings with a question and an answer, and perhaps level, subject, expert_chain: what a
             line of `jsonl:PATH` has.
         test_rows: held-out problems; without any, one question text in ten is held out.
-        correct: judges a completion in place of a comparison of answers. It runs in this process and without a limit
-            on its time. Where it raises, the completion counts as wrong, with the verdict "raised", and the first time
-            a RuntimeWarning says why.
+        correct: judges a completion in place of a comparison of answers: True or False, or a reward from 0 to 1. Only
+            a reward of 1 is right: pass@k, the gate and the filters of explanations ask for that; a wrong completion's
+            reward counts in GRPO's advantages, in a group of wrong ones too. It runs in this process and without a
+            limit on its time. Where it raises, the completion counts as wrong, with the verdict "raised", and the first
+            time a RuntimeWarning says why.
         grader: compares answers; default: one of its own.
         name: how the task is called in messages and in the run folder.
         options: field names, as `--question-field` and the others give them.
@@ -92,9 +94,11 @@ class JudgedTask(FixedTask):
                 stacklevel=2,
             )
             return Verdict(False, "raised", "function")
-        if not isinstance(judged, bool):
+        if not isinstance(judged, (bool, int, float)) or not 0 <= judged <= 1:
             raise ConfigError(
-                f"The judge of task {self.name!r} must return True or False, not {judged!r}: a group is all right or "
-                "all wrong by it. Compare a score with a threshold of your own."
+                f"The judge of task {self.name!r} must return True, False or a reward from 0 to 1, not {judged!r} "
+                f"(problem {problem.problem_id!r})."
             )
-        return Verdict(judged, "equal" if judged else "different", "function")
+        if judged == 1:
+            return Verdict(True, "equal", "function")
+        return Verdict(False, "partial" if judged else "different", "function", partial=float(judged))
