@@ -56,7 +56,10 @@ def estimate(value: float) -> dict[str, float]:
 
 
 def diagnosis(ratio: float = 2.1, lift: float = 3.0) -> dict[str, Any]:
-    return {"lift": {"own": estimate(1.0), "explanation": estimate(lift)}, "nll_ratio": estimate(ratio)}
+    return {
+        "lift": {"own": estimate(1.0), "explanation": estimate(lift), "unfiltered": estimate(lift)},
+        "nll_ratio": estimate(ratio),
+    }
 
 
 SOUND = {

@@ -38,6 +38,7 @@ FIGURES = [
     *(ChainFigure(problem, "own", 0.5, -1.0) for problem in (P1, P2, P3)),
     ChainFigure(P1, "explanation", 1.0, 2.0),
     ChainFigure(P2, "explanation", 2.0, 4.0),
+    ChainFigure(P3, "refused", 6.0, -3.0),
     *(ChainFigure(p, "expert", nll, 0.5) for p, nll in ((P1, 3.0), (P2, 3.0), (P3, 9.0))),
 ]
 
@@ -50,9 +51,9 @@ def test_figures_by_level_by_hand() -> None:
     assert [row.truncated.value for row in (one, two, everything)] == pytest.approx([0, 1 / 2, 1 / 3])
     assert [row.accepted.value for row in (one, two, everything)] == pytest.approx([1, 1 / 2, 2 / 3])
     assert [row.leaking.value for row in (one, two, everything)] == pytest.approx([0, 1 / 2, 1 / 3])
-    nll, lift = everything.nll, everything.lift
-    assert [e.value for kind in nll if (e := nll[kind])] == pytest.approx([0.5, 1.5, 5.0])
-    assert [e.value for kind in lift if (e := lift[kind])] == pytest.approx([-1.0, 3.0, 0.5])
+    nll, lift = everything.nll, everything.lift  # own, accepted, expert; and all explanations, unfiltered
+    assert [e.value for kind in nll if (e := nll[kind])] == pytest.approx([0.5, 1.5, 5.0, 3.0])
+    assert [e.value for kind in lift if (e := lift[kind])] == pytest.approx([-1.0, 3.0, 0.5, 1.0])
     # on the two problems with both: (3 + 3) / (1 + 2)
     assert everything.nll_ratio is not None
     assert everything.nll_ratio.value == pytest.approx(2.0)

@@ -17,6 +17,8 @@ from expo_lite.run.metrics import mean
 from expo_lite.step.explain import answer_lifts, encode_target
 
 KINDS = ("own", "explanation", "expert")
+REFUSED, UNFILTERED = "refused", "unfiltered"
+"""Explanations that were not accepted; and with them all that were written, as the paper's lemma has them."""
 CONTROL: Final = "wrong-answer"
 """Chains that were written with another problem's answer shown, all of them, whatever they end with."""
 LIFT_NAMES = {"own": "expo/answer_lift_own", "explanation": "expo/answer_lift", "expert": "expo/answer_lift_expert"}
@@ -43,8 +45,9 @@ def chain_figures(
     *,
     token_budget: int,
     controls: Sequence[Explanation] = (),
+    refused: bool = False,
 ) -> list[ChainFigure]:
-    """One own chain a problem, the explanations that were accepted, the expert chains that there are, and controls."""
+    """One own chain a problem, explanations (those that were accepted, or all), expert chains, and controls."""
     chains: list[tuple[Problem, str, Row, str]] = []
     for e in controls:
         chains.append((e.problem, CONTROL, Row(e.prompt_ids, e.target_ids), e.completion.text))
@@ -52,8 +55,9 @@ def chain_figures(
         own = group.completions[0]
         chains.append((group.problem, "own", Row(own.prompt_ids, own.token_ids), own.text))
     for e in explanations:
-        if e.accepted:
-            chains.append((e.problem, "explanation", Row(e.prompt_ids, e.target_ids), e.completion.text))
+        if e.accepted or refused:
+            kind = "explanation" if e.accepted else REFUSED
+            chains.append((e.problem, kind, Row(e.prompt_ids, e.target_ids), e.completion.text))
     for problem in (group.problem for group in groups):
         if text := problem.expert_chain:
             row = Row(encode_question(policy.tokenizer, problem), encode_target(policy, text))

@@ -145,7 +145,7 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
     figures = limits.updating(
         lambda: with_reliance(
             policy,
-            chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls),
+            chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls, refused=True),
             [*explanations, *controls],
             token_budget=budget,
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from expo_lite.measure.chains import CONTROL, KINDS, ChainFigure
+from expo_lite.measure.chains import CONTROL, KINDS, REFUSED, UNFILTERED, ChainFigure
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.measure.verdict import Facts, LevelVerdict, judge_level
 from expo_lite.records import Explanation, FinishReason, Group, GroupKind, Problem, level_order
@@ -90,7 +90,8 @@ def _level(
     figures: Sequence[ChainFigure],
     checks: Checks,
 ) -> LevelDiagnosis:
-    by_kind = {kind: {f.problem.problem_id: f for f in figures if f.kind == kind} for kind in (*KINDS, CONTROL)}
+    members = {kind: (kind,) for kind in (*KINDS, CONTROL)} | {UNFILTERED: ("explanation", REFUSED)}
+    by_kind = {name: {f.problem.problem_id: f for f in figures if f.kind in kinds} for name, kinds in members.items()}
     here = {group.problem.problem_id for group in groups}
 
     def shares(checked: dict[str, dict[str, bool]]) -> dict[str, Estimate | None]:

@@ -197,6 +197,7 @@ def answer_lift(results: Results) -> Iterator[Part]:
     def more(kind: str) -> Callable[[], Estimate]:
         return lambda: minus(lift(kind), lift("own"))
 
+    yield Part("all explanations, unfiltered, more by (nats)", (), more("unfiltered"), above=0.0, plain=True)
     yield Part("accepted explanations, more by (nats)", (), more("explanation"), above=0.0, plain=True)
 
 
