@@ -103,7 +103,7 @@ def run(words: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains while it exits
         return BROKEN_PIPE
-    except (ExpoLiteError, OSError, RuntimeError, MemoryError, ImportError) as error:
+    except Exception as error:  # memory that runs out while modules load takes any form; what is not expected is raised
         expected = error if isinstance(error, ExpoLiteError) else as_expected(error)
         if expected is None:
             raise
