@@ -15,8 +15,8 @@ import pytest
 import expo_lite.grading
 from expo_lite.errors import DataError
 from expo_lite.grading import GradeItem, Grader, equal_answers, final_answer, grade_file
-from expo_lite.grading.extract import answer_start, gold_answer
-from expo_lite.grading.normalise import normalise
+from expo_lite.grading.reading.extract import answer_start, gold_answer
+from expo_lite.grading.reading.normalise import normalise
 from expo_lite.grading.table import math_verify_verdicts, read_cases, table
 
 CASES = read_cases(Path(__file__).parent / "data" / "grading_cases.jsonl")

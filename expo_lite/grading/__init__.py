@@ -49,9 +49,9 @@ right and 11 of 934 wrong ones of set B (597 and 53).
 | **all** | 1655 | 1655 | 1090 | 1350 | 0 | 161 |
 """
 
-from expo_lite.grading.compare import equal_answers
-from expo_lite.grading.extract import final_answer
+from expo_lite.grading.comparing.compare import equal_answers
 from expo_lite.grading.files import GradeReport, grade_file
 from expo_lite.grading.grader import GradeItem, Grader
+from expo_lite.grading.reading.extract import final_answer
 
 __all__ = ["GradeItem", "GradeReport", "Grader", "equal_answers", "final_answer", "grade_file"]

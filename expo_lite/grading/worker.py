@@ -13,9 +13,9 @@ import signal
 import sys
 from typing import Any
 
-from expo_lite.grading.compare import judge
+from expo_lite.grading.comparing.compare import judge
+from expo_lite.grading.comparing.leaves import Outcome
 from expo_lite.grading.frames import encode, read_message
-from expo_lite.grading.leaves import Outcome
 
 
 class _Judge:
@@ -46,7 +46,7 @@ class _Judge:
         gold, answer = question["gold"], question["answer"]
         if question["op"] == "math_verify":
             self._load()
-            from expo_lite.grading import symbolic
+            from expo_lite.grading.comparing import symbolic
 
             return {"equal": symbolic.math_verify_alone(gold, answer), "how": "math_verify"}
         rounding = question.get("rounding", "never")
@@ -54,7 +54,7 @@ class _Judge:
         if outcome is not Outcome.OPEN:
             return {"equal": outcome is Outcome.EQUAL, "how": how}
         self._load()
-        from expo_lite.grading import symbolic
+        from expo_lite.grading.comparing import symbolic
 
         equal, how = symbolic.equal_deeply(gold, answer, rounding=rounding)
         return {"equal": equal, "how": how}
@@ -65,7 +65,7 @@ class _Judge:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
         os.write(self._outbox, encode({"loading": True}))
-        from expo_lite.grading import symbolic
+        from expo_lite.grading.comparing import symbolic
 
         symbolic.warm_up()
         self._loaded = True

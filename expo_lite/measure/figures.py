@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from expo_lite.grading.normalise import normalise, text_key
+from expo_lite.grading.reading.normalise import normalise, text_key
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
 from expo_lite.records import ALL, Level, Problem, level_order
 from expo_lite.run.metrics import mean

@@ -15,7 +15,7 @@ All else stays. The same value in the middle of the steps, with a figure behind 
 
 import re
 
-from expo_lite.grading.extract import answer_start, final_answer
+from expo_lite.grading.reading.extract import answer_start, final_answer
 
 _NOUN = r"(?:final\s+|correct\s+)?(?:answer|result|solution)"
 _TOLD = r"(?:given|provided|known|stated)"

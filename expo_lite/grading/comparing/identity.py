@@ -15,8 +15,8 @@ from typing import Any
 import mpmath
 from mpmath import mp
 
-from expo_lite.grading.exact import NotRational, exact_value
-from expo_lite.grading.expression import Tree
+from expo_lite.grading.comparing.exact import NotRational, exact_value
+from expo_lite.grading.comparing.expression import Tree
 
 _DIGITS = 150
 _POINT_DIGITS = 50

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from expo_lite.grading import words
-from expo_lite.grading.leaves import Outcome, quantity
+from expo_lite.grading.comparing.leaves import Outcome, quantity
+from expo_lite.grading.reading import words
 
 _BASES = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,

@@ -5,11 +5,11 @@ import math
 import re
 from dataclasses import dataclass
 
-from expo_lite.grading import words
-from expo_lite.grading.exact import NotRational, exact_value, linear
-from expo_lite.grading.expression import parse
-from expo_lite.grading.structures import Leaf, Relation, Sequence, split_top, structure
-from expo_lite.grading.tokens import NotUnderstood
+from expo_lite.grading.comparing.exact import NotRational, exact_value, linear
+from expo_lite.grading.comparing.expression import parse
+from expo_lite.grading.comparing.structures import Leaf, Relation, Sequence, split_top, structure
+from expo_lite.grading.reading import words
+from expo_lite.grading.reading.tokens import NotUnderstood
 
 _VARIABLE = re.compile(r"^(?:[A-DF-Za-df-hj-z]|\\(?!pi|infty)[a-z]+|[A-Za-z]\((?:[a-z]|\\[a-z]+)\))(?:_\{?\w+\}?)?$")
 _BARS = re.compile(r"^\| ?([A-Za-z]) ?\|$")

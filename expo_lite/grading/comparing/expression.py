@@ -8,7 +8,7 @@ understood is refused. A tree is a tuple of a name and its parts:
 from fractions import Fraction
 from typing import Any, NoReturn
 
-from expo_lite.grading.tokens import FUNCTIONS, GREEK, NotUnderstood, tokens_of
+from expo_lite.grading.reading.tokens import FUNCTIONS, GREEK, NotUnderstood, tokens_of
 
 Tree = tuple[Any, ...]
 

@@ -6,8 +6,8 @@ that what follows them cannot be part of.
 
 import re
 
-from expo_lite.grading.boxes import Settled, Statement, boxes, open_box, settle, unbox, without_comments
-from expo_lite.grading.unit_names import lookup
+from expo_lite.grading.reading.boxes import Settled, Statement, boxes, open_box, settle, unbox, without_comments
+from expo_lite.grading.reading.unit_names import lookup
 
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}([^\s{}$\\,;]{1,99})")
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from expo_lite.grading.expression import Tree, number, parse
-from expo_lite.grading.leaves import Deep, Outcome, Scope
-from expo_lite.grading.structures import Relation
-from expo_lite.grading.tokens import NotUnderstood
+from expo_lite.grading.comparing.expression import Tree, number, parse
+from expo_lite.grading.comparing.leaves import Deep, Outcome, Scope
+from expo_lite.grading.comparing.structures import Relation
+from expo_lite.grading.reading.tokens import NotUnderstood
 
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
 _RISING = frozenset(("<", r"\le"))

@@ -4,7 +4,7 @@ import itertools
 import re
 from fractions import Fraction
 
-from expo_lite.grading.unit_names import lookup
+from expo_lite.grading.reading.unit_names import lookup
 
 _PART = re.compile(
     r"(\d{1,9}(?:\.\d{1,9})?) ?(?:\\text\{ ?)?([A-Za-z]{1,12})\.?(?: ?\})?(?:,? ?(?:\\text\{ ?)?and(?: ?\})?|,)? ?"

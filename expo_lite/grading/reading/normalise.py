@@ -2,9 +2,9 @@
 
 import re
 
-from expo_lite.grading.extract import sanitise
-from expo_lite.grading.latex import spelled
-from expo_lite.grading.repeating import as_fractions
+from expo_lite.grading.reading.extract import sanitise
+from expo_lite.grading.reading.latex import spelled
+from expo_lite.grading.reading.repeating import as_fractions
 
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",

@@ -4,7 +4,7 @@ import itertools
 import re
 from dataclasses import dataclass
 
-from expo_lite.grading.latex import NEWLINE
+from expo_lite.grading.reading.latex import NEWLINE
 
 _TOKEN = re.compile(
     r"\\begin\{\w+\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?|\\end\{\w+\*?\}|\\text\{[^{}]*\}|\\[{}|]|\\[A-Za-z]+"

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from expo_lite.grading.unit_names import CASED, COMPOUND, lookup
+from expo_lite.grading.reading.unit_names import CASED, COMPOUND, lookup
 
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _MULTIPLIERS = {

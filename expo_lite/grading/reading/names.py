@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Callable
 
-from expo_lite.grading.structures import Sequence, split_top
+from expo_lite.grading.comparing.structures import Sequence, split_top
 
 _SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
 _LETTER = (

@@ -7,11 +7,11 @@ from typing import Any
 import sympy
 from math_verify import parse, verify
 
-from expo_lite.grading import identity
-from expo_lite.grading.compare import judge
-from expo_lite.grading.latex import NEWLINE
-from expo_lite.grading.leaves import Outcome
-from expo_lite.grading.normalise import normalise
+from expo_lite.grading.comparing import identity
+from expo_lite.grading.comparing.compare import judge
+from expo_lite.grading.comparing.leaves import Outcome
+from expo_lite.grading.reading.latex import NEWLINE
+from expo_lite.grading.reading.normalise import normalise
 from expo_lite.settings.groups import Rounding
 
 _MAX_CHARS = 600

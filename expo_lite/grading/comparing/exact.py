@@ -3,7 +3,7 @@
 import math
 from fractions import Fraction
 
-from expo_lite.grading.expression import Tree
+from expo_lite.grading.comparing.expression import Tree
 
 _MAX_BITS = 20_000
 _MAX_FACTORIAL = 1000

@@ -6,11 +6,11 @@ from enum import Enum
 from fractions import Fraction
 from typing import Protocol
 
-from expo_lite.grading.exact import NotRational, exact_value
-from expo_lite.grading.expression import Tree, parse
-from expo_lite.grading.normalise import text_key
-from expo_lite.grading.tokens import NotUnderstood
-from expo_lite.grading.units import Unit, split_unit
+from expo_lite.grading.comparing.exact import NotRational, exact_value
+from expo_lite.grading.comparing.expression import Tree, parse
+from expo_lite.grading.reading.normalise import text_key
+from expo_lite.grading.reading.tokens import NotUnderstood
+from expo_lite.grading.reading.units import Unit, split_unit
 from expo_lite.settings.groups import Rounding
 
 _DECIMAL = re.compile(

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from expo_lite.grading.leaves import Outcome
-from expo_lite.grading.normalise import text_key
-from expo_lite.grading.regions import Piece, Region
-from expo_lite.grading.structures import Matrix, Sequence, Structure
+from expo_lite.grading.comparing.leaves import Outcome
+from expo_lite.grading.comparing.regions import Piece, Region
+from expo_lite.grading.comparing.structures import Matrix, Sequence, Structure
+from expo_lite.grading.reading.normalise import text_key
 
 _MAX_ITEMS = 64
 

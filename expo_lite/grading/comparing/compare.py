@@ -6,9 +6,7 @@ value; here what only that could decide stays open.
 
 import re
 
-from expo_lite.grading import words
-from expo_lite.grading.compound import in_one_unit
-from expo_lite.grading.leaves import (
+from expo_lite.grading.comparing.leaves import (
     Deep,
     Outcome,
     Scope,
@@ -18,23 +16,17 @@ from expo_lite.grading.leaves import (
     one_decimal_sign,
     quantity,
 )
-from expo_lite.grading.names import (
-    in_name_order,
-    is_false,
-    renamed,
-    same_constant,
-    same_name,
-    split_name,
-    sum_value,
-    without_domain,
+from expo_lite.grading.comparing.parts import (
+    Compare,
+    Result,
+    compare_matrices,
+    compare_regions,
+    compare_sequences,
+    under,
 )
-from expo_lite.grading.normalise import normalise, text_key
-from expo_lite.grading.notations import compare_notations
-from expo_lite.grading.parts import Compare, Result, compare_matrices, compare_regions, compare_sequences, under
-from expo_lite.grading.regions import region, solutions
-from expo_lite.grading.relations import compare_relations
-from expo_lite.grading.sentences import stated
-from expo_lite.grading.structures import (
+from expo_lite.grading.comparing.regions import region, solutions
+from expo_lite.grading.comparing.relations import compare_relations
+from expo_lite.grading.comparing.structures import (
     Leaf,
     Matrix,
     Relation,
@@ -46,6 +38,21 @@ from expo_lite.grading.structures import (
     nesting,
     structure,
 )
+from expo_lite.grading.reading import words
+from expo_lite.grading.reading.compound import in_one_unit
+from expo_lite.grading.reading.names import (
+    in_name_order,
+    is_false,
+    renamed,
+    same_constant,
+    same_name,
+    split_name,
+    sum_value,
+    without_domain,
+)
+from expo_lite.grading.reading.normalise import normalise, text_key
+from expo_lite.grading.reading.notations import compare_notations
+from expo_lite.grading.reading.sentences import stated
 from expo_lite.settings.groups import Rounding
 
 _MAX_CHARS = 3000
