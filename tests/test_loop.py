@@ -5,6 +5,7 @@ That a run which is broken off and resumed is the one that was not is in test_re
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -54,9 +55,10 @@ def solved() -> Rows:
     return found
 
 
-@pytest.fixture
-def tasks(tmp_path: Path, solved: Rows) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory, solved: Rows) -> dict[str, str]:
     """Data files of problems that are always wrong, always right, and one of each; flags with them."""
+    tmp_path = tmp_path_factory.mktemp("tasks")
     hopeless = [
         {"question": next(chains("train", 2, seed=seed)).question, "answer": "99999", "expert_chain": f"Chain {seed}."}
         for seed in (1, 2)
@@ -314,13 +316,21 @@ def test_an_existing_folder_is_never_overwritten(tmp_path: Path, capsys: pytest.
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
-@pytest.fixture
-def done(tmp_path: Path, tasks: dict[str, str]) -> tuple[Path, list[str]]:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tasks: dict[str, str]) -> tuple[Path, list[str]]:
     """A run of 2 steps with a checkpoint of each, and the words that made it."""
-    folder = tmp_path / "run"
+    folder = tmp_path_factory.mktemp("made") / "run"
     words = f"{tasks['wrong']} --explanation-filter none --save-every 1 --steps 2 --lr-schedule constant"
     train(folder, words)
-    return folder, ["train", "--model", "tiny", "--output", str(folder), *words.split()]
+    return folder, words.split()
+
+
+@pytest.fixture
+def done(made: tuple[Path, list[str]], tmp_path: Path) -> tuple[Path, list[str]]:
+    """A copy of that run, and the words that continue it."""
+    folder = tmp_path / "run"
+    shutil.copytree(made[0], folder)
+    return folder, ["train", "--model", "tiny", "--output", str(folder), *made[1]]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
