@@ -3,7 +3,8 @@ r"""Boxes of things: the problems of the SmolLM2 runs, and whether a chain is va
     uv run python examples/smollm2_boxes.py runs/smollm2
 
 prints, for each run of that plan, how many of the accepted explanations and of the own completions that were judged
-right are valid chains: verifying the final answer does not see what stands before it.
+right are valid chains, for verifying the final answer does not see what stands before it; then the differences of
+accuracy that `expo-lite replicate` does not ask for, judged as it judges its own.
 
 A product that is asked for in the test split is asked for nowhere else: not in training, and not in the easy problems
 that `smollm2_format.py` teaches the form of an answer with. Of the products of the hard problems that are not also easy
@@ -19,6 +20,10 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
+
+from expo_lite.measure.figures import Evaluation
+from expo_lite.sweep.claims import better, judged
+from expo_lite.sweep.results import BASE, Results, RunResult
 
 Split = Literal["easy", "train", "test"]
 NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas")
@@ -108,25 +113,66 @@ def _value(expression: str) -> int:
     return sum((-1 if sign == "-" else 1) * prod(map(int, term.split("*"))) for sign, term in terms)
 
 
-def samples(run: Path) -> Iterator[dict[str, Any]]:
-    """What a run keeps of its training: completions and explanations, with verdicts."""
-    for line in (run / "samples.jsonl").read_text(encoding="utf-8").splitlines():
-        yield json.loads(line)
+KINDS = ("accepted explanations", "completions in training, judged right", "held out, judged right")
 
 
 def chains(runs: list[Path]) -> dict[str, Counter[str]]:
-    """How many chains of these runs were judged well, and for what they are refused here."""
-    found: dict[str, Counter[str]] = {"accepted explanations": Counter(), "completions judged right": Counter()}
-    for row in (row for run in runs for row in samples(run)):
-        explanation = row["kind"] == "explanation"
-        if row["accepted"] if explanation else row["correct"]:
-            kind = "accepted explanations" if explanation else "completions judged right"
-            found[kind][check_chain(row["prompt"], row["gold"], row["completion"])] += 1
+    """How many chains of these runs were judged well, by kind, and for what they are refused here."""
+    found = {kind: Counter[str]() for kind in KINDS}
+    for run in runs:
+        for row in _rows(run / "samples.jsonl"):
+            explanation = row["kind"] == "explanation"
+            if row["accepted"] if explanation else row["correct"]:
+                found[KINDS[0] if explanation else KINDS[1]][_checked(row)] += 1
+        *_, last = sorted((run / "evaluation").glob("step-*"), key=lambda path: path.stem)
+        for row in _rows(last.with_suffix("") / "samples.jsonl"):
+            if row["kind"] != "greedy" and row["correct"]:
+                found[KINDS[2]][_checked(row)] += 1
     return found
 
 
+def _checked(row: dict[str, Any]) -> StepReason:
+    return check_chain(row["prompt"], row["gold"], row["completion"])
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+PAIRS = (
+    ("exp-grpo", "wrong-answer"),
+    ("exp-grpo", "grpo"),
+    ("exp-grpo", BASE),
+    ("exp-grpo", "gt-sft-grpo"),
+    ("exp-grpo", "gt-sft-grpo-terse"),
+    ("gt-sft-grpo", "grpo"),
+    ("gt-sft-grpo-terse", "grpo"),
+    ("gt-sft-grpo-terse", "gt-sft-grpo"),
+)
+"""Of each pair the first is asked to lie above the second. Settled before the runs."""
+
+
+def differences(runs: dict[str, list[Path]]) -> Iterator[str]:
+    """Every pair's difference in accuracy, with its verdict."""
+    found: dict[str, dict[int, RunResult]] = {}
+    for name, folders in runs.items():
+        for run in folders:
+            before, *_, after = map(_evaluation, sorted((run / "evaluation").glob("step-*.json")))
+            found.setdefault(name, {})[int(run.name.rpartition("-seed")[2])] = RunResult(before, after, ())
+    for k in (1, 4):
+        results = Results(found, {}, k)
+        for ours, theirs in PAIRS:
+            part = judged(better(results, ours, theirs, results.hardest), results)
+            if part.estimate is not None:
+                yield f"pass@{k}: {part.part.statement}: {part.figure}, {part.n_seeds} seeds: {part.verdict}"
+
+
+def _evaluation(file: Path) -> Evaluation:
+    return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8")))
+
+
 def main() -> None:
-    """Print the rates of a plan's runs, all seeds of a run together."""
+    """Print the rates of a plan's runs, all seeds of a run together, and the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the plan, as --output names it")
     runs: dict[str, list[Path]] = {}
@@ -137,6 +183,8 @@ def main() -> None:
             if n := counts.total():
                 why = ", ".join(f"{reason} {count}" for reason, count in counts.most_common() if reason != "valid")
                 print(f"{name}: {kind}: {counts['valid']} of {n} valid" + (f" ({why})" if why else ""))
+    for line in differences(runs):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from made_run import make_run
 
 from expo_lite.settings.sweep import ReplicateConfig
 from expo_lite.sweep.plan import read_plan
@@ -89,22 +90,28 @@ def test_the_rates_of_a_plan(
 ) -> None:
     about = {"prompt": QUESTION, "gold": "80"}
     good, copied = (rf"6 * 9 = 54, and 54 + 26 = {n}. The answer is \boxed{{80}}." for n in (80, 98))
-    for seed in (0, 1):
-        rows = [
-            {"kind": "rollout", "completion": good, "correct": True} | about,
-            {"kind": "rollout", "completion": copied, "correct": False} | about,
-            {"kind": "explanation", "completion": copied, "correct": True, "accepted": True} | about,
-            {"kind": "explanation", "completion": good, "correct": True, "accepted": False} | about,
-        ]
-        run = tmp_path / "runs" / f"exp-grpo-seed{seed}"
-        run.mkdir(parents=True)
-        (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = [
+        {"kind": "rollout", "completion": good, "correct": True},
+        {"kind": "rollout", "completion": copied, "correct": False},
+        {"kind": "explanation", "completion": copied, "correct": True, "accepted": True},
+        {"kind": "explanation", "completion": good, "correct": True, "accepted": False},
+    ]
+    held_out = [{"kind": "sampled", "completion": c, "correct": True} for c in (good, copied)]
+    for name in ("grpo", "exp-grpo"):
+        for seed in (0, 1):
+            run = make_run(tmp_path / "runs" / f"{name}-seed{seed}", seed=seed)
+            (run / "evaluation" / "step-000006").mkdir()
+            for file, rows in ((run, kept), (run / "evaluation" / "step-000006", held_out)):
+                (file / "samples.jsonl").write_text("".join(json.dumps(row | about) + "\n" for row in rows))
     monkeypatch.setattr(sys, "argv", ["smollm2_boxes.py", str(tmp_path)])
     boxes.main()
-    assert capsys.readouterr().out.splitlines() == [
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == [
         "exp-grpo: accepted explanations: 0 of 2 valid (wrong_equation 2)",
-        "exp-grpo: completions judged right: 2 of 2 valid",
+        "exp-grpo: completions in training, judged right: 2 of 2 valid",
+        "exp-grpo: held out, judged right: 2 of 4 valid (wrong_equation 2)",
     ]
+    assert any(line.startswith("pass@4: exp-grpo above grpo: 0.0") and line.endswith("undecided") for line in said[6:])
 
 
 def test_the_plan_shows_both_styles_and_the_control() -> None:
