@@ -8,8 +8,9 @@ eight with the right answer, although it is shown that answer. Supervised steps 
     Anna buys 3 boxes with 4 stickers in each, and finds 5 more stickers. How many stickers does Anna have?
     3 * 4 = 12, and 12 + 5 = 17. The answer is \boxed{17}.
 
-The adapter is merged, and FOLDER is a model like any other. FOLDER/problems.jsonl are the problems to train on: larger
-numbers, and expert chains written as GSM8K's are.
+The adapter is merged, and FOLDER is a model like any other. FOLDER/problems has the problems to train on and those that
+are held out, train.jsonl and test.jsonl (smollm2_boxes.py): larger numbers, and no product of the test split occurs in
+training. Each has two expert chains: `expert_chain` as those of GSM8K are, and `terse_chain` as above.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+
+from smollm2_boxes import Split, problems
 
 from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
@@ -28,33 +31,7 @@ from expo_lite.step.explain import encode_target
 from expo_lite.step.learn import learn
 from expo_lite.step.optimizer import make_optimizer
 
-NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas")
-THINGS = ("apples", "books", "cards", "coins", "marbles", "pencils", "shells", "stamps", "stickers", "tickets")
-EASY, HARD = ((2, 4), (1, 5)), ((3, 9), (5, 30))
-"""Bounds of boxes and of things in each, and of how many more are found."""
-N_PROBLEMS = 1_000
-
-
-def problems(bounds: tuple[tuple[int, int], tuple[int, int]], n: int, *, terse: bool) -> list[dict[str, Any]]:
-    """Different problems, the same every time, with expert chains: terse, or as those of GSM8K are."""
-    rng = random.Random(0)
-    rows: dict[str, dict[str, Any]] = {}
-    while len(rows) < n:
-        name, things = rng.choice(NAMES), rng.choice(THINGS)
-        boxes, each, more = rng.randint(*bounds[0]), rng.randint(*bounds[0]), rng.randint(*bounds[1])
-        product, total = boxes * each, boxes * each + more
-        question = (
-            f"{name} buys {boxes} boxes with {each} {things} in each, and finds {more} more {things}. "
-            f"How many {things} does {name} have?"
-        )
-        chain = (
-            f"{boxes} * {each} = {product}, and {product} + {more} = {total}. The answer is \\boxed{{{total}}}."
-            if terse
-            else f"In the boxes are {boxes}*{each}=<<{boxes}*{each}={product}>>{product} {things}.\n"
-            f"With the others that makes {product}+{more}=<<{product}+{more}={total}>>{total}.\n\\boxed{{{total}}}"
-        )
-        rows[question] = {"question": question, "answer": str(total), "level": 1, "expert_chain": chain}
-    return list(rows.values())
+N_TRAIN, N_TEST = 1_000, 200
 
 
 def main() -> None:
@@ -72,10 +49,10 @@ def main() -> None:
             optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=2, micro_batch_tokens=2048),
         )
     )
-    optimizer, rng, rows = make_optimizer(policy, config), random.Random(0), problems(EASY, 300, terse=True)
+    optimizer, rng, rows = make_optimizer(policy, config), random.Random(0), problems("easy", 300)
     for step in range(given.steps):
         drawn = rng.sample(rows, 16)
-        targets = [encode_target(policy, row["expert_chain"]) for row in drawn]
+        targets = [encode_target(policy, row["terse_chain"]) for row in drawn]
         batch = [
             Row(
                 encode_question(policy.tokenizer, Problem(row["question"], row["question"], row["answer"])),
@@ -92,8 +69,16 @@ def main() -> None:
     merged.hf_quantizer = None  # a GGUF's; it would refuse to save
     merged.save_pretrained(given.folder)
     policy.tokenizer.save_pretrained(given.folder)
-    lines = [json.dumps(row) + "\n" for row in problems(HARD, N_PROBLEMS, terse=False)]
-    (given.folder / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_problems(given.folder / "problems")
+
+
+def write_problems(folder: Path) -> None:
+    """The two files of the task `jsonl:FOLDER`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    splits: tuple[tuple[Split, int], ...] = (("train", N_TRAIN), ("test", N_TEST))
+    for split, n in splits:
+        lines = [json.dumps(row) + "\n" for row in problems(split, n)]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

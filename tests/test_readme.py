@@ -33,6 +33,8 @@ RUN = {
     "plan --model all --vram 8 12 16 24 --markdown": "",
     "plan --model all --vram 8 12 16 24 --largest": "",
     "plan --model qwen2.5-3b --vram 24": "",
+    "plan --model qwen2.5-0.5b --vram 8 24": "",
+    "plan --model qwen2.5-1.5b --vram 8 24": "",
     "models": "",
     "grade replies.jsonl": "",
     "diagnose --model tiny": "--problems 1 --group-size 2 --max-completion-tokens 16",
@@ -69,17 +71,22 @@ ELSEWHERE = {
 """Run by another test, on a smaller scale."""
 
 HUB_AND_GPU = "the model comes from the hub, and it is too large for a CPU"
-SMOLLM2 = "needs SmolLM2-135M-Instruct, a download of 90 MB, taught for 4 minutes; tests -m slow run that model"
+SMOLLM2 = "needs SmolLM2-135M-Instruct, a download of 90 MB, taught for minutes; tests -m slow run that model"
+QWEN = "model and data come from the hub, and it takes a card for hours; nobody has run it yet"
 NOT_RUN = {
     "train --model qwen2.5-3b --task math": HUB_AND_GPU,
     "diagnose --model qwen2.5-3b --task math": HUB_AND_GPU,
     "replicate --model qwen2.5-3b --task math": HUB_AND_GPU,
     "export runs/a --to hub --push OWNER/NAME": "uploads to the hub; what it does without a network is tested",
     "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data are the hub's; OWNER/NAME stands for yours",
-    "replicate --plan examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems.jsonl "
+    "replicate --plan examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems "
     "--output runs/smollm2": SMOLLM2 + "; the runs take an hour",
-    "diagnose --model smollm2-format --task jsonl:smollm2-format/problems.jsonl": SMOLLM2,
-    "explain --model smollm2-format --task jsonl:smollm2-format/problems.jsonl": SMOLLM2,
+    "diagnose --model smollm2-format --bits 16 --task jsonl:smollm2-format/problems": SMOLLM2,
+    "explain --model smollm2-format --bits 16 --task jsonl:smollm2-format/problems": SMOLLM2,
+    "hard --model qwen2.5-0.5b --task math --levels 3 4 5 --zero-of 16 --output runs/hard-0.5b": QWEN,
+    "diagnose --model qwen2.5-0.5b --task jsonl:runs/hard-0.5b/hard.jsonl": QWEN,
+    "replicate --plan examples/qwen.toml --model qwen2.5-0.5b --task jsonl:runs/hard-0.5b/hard.jsonl "
+    "--output runs/qwen-0.5b": QWEN + "; test_sweep.py reads the plan",
 }
 """With the reason. They are parsed all the same."""
 

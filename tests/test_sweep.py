@@ -73,6 +73,23 @@ def test_the_same_plan_for_a_large_model() -> None:
     assert config.output.parts[:2] == ("runs", "replicate-qwen2.5-3b-math")
 
 
+@pytest.mark.parametrize("size", ["0.5b", "1.5b"])
+def test_the_plan_for_qwen_can_be_read(size: str) -> None:
+    """It has not been run: examples/guides/smollm2.md."""
+    file = Path(__file__).parent.parent / "examples" / "qwen.toml"
+    plan = read_plan(file, ReplicateConfig(model=f"qwen2.5-{size}", task=f"jsonl:runs/hard-{size}/hard.jsonl"))
+    configs = {name: plan.config(name, 0) for name in plan.runs}
+    ours, wrong, equal = (configs[name] for name in ("exp-grpo", "wrong-answer", "grpo-equal-tokens"))
+    told = replace(ours.explanation, explain_with="wrong-answer", explanation_filter=("none",))
+    assert replace(ours, output=wrong.output, explanation=told) == wrong
+    assert ours.explanation.explain == "all-wrong"
+    assert equal.group_size == configs["grpo"].group_size + 1
+    assert len(plan.runs) * len(plan.seeds) * ours.steps == 3_600
+    asked = {name for pairs in QUESTIONS.values() for pair in pairs for name in pair}
+    assert set(plan.runs) <= asked
+    assert "NOT RUN" in file.read_text()
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_can_be_read(preset: str) -> None:
     for quick in (False, True):
