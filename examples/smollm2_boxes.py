@@ -159,12 +159,11 @@ def differences(runs: dict[str, list[Path]]) -> Iterator[str]:
         for run in folders:
             before, *_, after = map(_evaluation, sorted((run / "evaluation").glob("step-*.json")))
             found.setdefault(name, {})[int(run.name.rpartition("-seed")[2])] = RunResult(before, after, ())
-    for k in (1, 4):
-        results = Results(found, {}, k)
-        for ours, theirs in PAIRS:
-            part = judged(better(results, ours, theirs, results.hardest), results)
-            if part.estimate is not None:
-                yield f"pass@{k}: {part.part.statement}: {part.figure}, {part.n_seeds} seeds: {part.verdict}"
+    results = Results(found, {}, 1)
+    for ours, theirs in PAIRS:
+        part = judged(better(results, ours, theirs, results.hardest), results)
+        if part.estimate is not None:
+            yield f"pass@1: {part.part.statement}: {part.figure}, {part.n_seeds} seeds: {part.verdict}"
 
 
 def _evaluation(file: Path) -> Evaluation:

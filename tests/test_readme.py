@@ -79,7 +79,7 @@ NOT_RUN = {
     "replicate --model qwen2.5-3b --task math": HUB_AND_GPU,
     "export runs/a --to hub --push OWNER/NAME": "uploads to the hub; what it does without a network is tested",
     "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data are the hub's; OWNER/NAME stands for yours",
-    "replicate --plan examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems "
+    "sweep examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems "
     "--output runs/smollm2": SMOLLM2 + "; the runs take an hour",
     "diagnose --model smollm2-format --bits 16 --task jsonl:smollm2-format/problems": SMOLLM2,
     "explain --model smollm2-format --bits 16 --task jsonl:smollm2-format/problems": SMOLLM2,
