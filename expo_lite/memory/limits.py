@@ -5,6 +5,7 @@ import gc
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -193,6 +194,11 @@ def peak_memory_gib() -> float:
     """The process's peak so far, in GiB: of the GPU's allocator where there is one, else of resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / GIB
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, where getrusage also counts what the process held that started this one
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / GIB
     import resource  # not on Windows, where nothing is computed
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
