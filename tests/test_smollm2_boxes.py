@@ -111,7 +111,7 @@ def test_the_rates_of_a_plan(
         "exp-grpo: completions in training, judged right: 2 of 2 valid",
         "exp-grpo: held out, judged right: 2 of 4 valid (wrong_equation 2)",
     ]
-    assert any(line.startswith("pass@4: exp-grpo above grpo: 0.0") and line.endswith("undecided") for line in said[6:])
+    assert any(line.startswith("pass@1: exp-grpo above grpo: 0.0") and line.endswith("undecided") for line in said[6:])
 
 
 def test_the_plan_shows_both_styles_and_the_control() -> None:
