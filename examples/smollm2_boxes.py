@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expo_lite.measure.figures import Evaluation
+from expo_lite.run.files import JsonLines
 from expo_lite.sweep.claims import better, judged
 from expo_lite.sweep.results import BASE, Results, RunResult
 
@@ -120,12 +121,12 @@ def chains(runs: list[Path]) -> dict[str, Counter[str]]:
     """How many chains of these runs were judged well, by kind, and for what they are refused here."""
     found = {kind: Counter[str]() for kind in KINDS}
     for run in runs:
-        for row in _rows(run / "samples.jsonl"):
+        for row in JsonLines(run / "samples.jsonl").read():
             explanation = row["kind"] == "explanation"
             if row["accepted"] if explanation else row["correct"]:
                 found[KINDS[0] if explanation else KINDS[1]][_checked(row)] += 1
         *_, last = sorted((run / "evaluation").glob("step-*"), key=lambda path: path.stem)
-        for row in _rows(last.with_suffix("") / "samples.jsonl"):
+        for row in JsonLines(last.with_suffix("") / "samples.jsonl").read():
             if row["kind"] != "greedy" and row["correct"]:
                 found[KINDS[2]][_checked(row)] += 1
     return found
@@ -133,10 +134,6 @@ def chains(runs: list[Path]) -> dict[str, Counter[str]]:
 
 def _checked(row: dict[str, Any]) -> StepReason:
     return check_chain(row["prompt"], row["gold"], row["completion"])
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 PAIRS = (

@@ -156,16 +156,20 @@ def planned_peak_gib(run: Run, plan: MemoryPlan) -> float:
     """The plan's peak for what this run has to hold: its own longest prompt, and its rows."""
     config, n = run.config, run.config.problems_per_step
     longest = sorted((*run.problems, *run.held_out), key=lambda problem: len(problem.question))[-CHECKED_PROBLEMS:]
-    prompts = [encode(run.policy.tokenizer, p) for p in longest for encode in (encode_question, encode_explanation)]
     evaluated = len(run.held_out) * (config.evaluation.eval_samples + 1)
     learned = n * (config.group_size + config.explanation.explanations_per_problem)
     scored = CHAINS * len(looked_at(config, run.problems))
     own = plan.of_run(
-        prompt_tokens=max(map(len, prompts)),
+        prompt_tokens=max(map(len, both_prompts(run, longest))),
         sampled_rows=max(n * config.group_size, evaluated),
         learned_rows=max(learned, scored),
     )
     return own.measurable_peak / GIB
+
+
+def both_prompts(run: Run, problems: list[Problem]) -> list[tuple[int, ...]]:
+    """The question prompt and the explanation prompt of each problem, as token ids."""
+    return [encode(run.policy.tokenizer, p) for p in problems for encode in (encode_question, encode_explanation)]
 
 
 def explanation_prompt_of(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> str | None:
@@ -194,8 +198,7 @@ def resume(run: Run, console: Console) -> None:
 def check_sampler(run: Run, console: Console) -> None:
     """Refuse to train on noise: raises ModelError where sampler and scorer do not agree."""
     started = time.monotonic()
-    shown = run.problems[:CHECKED_PROBLEMS]
-    prompts = [encode(run.policy.tokenizer, p) for p in shown for encode in (encode_question, encode_explanation)]
+    prompts = both_prompts(run, run.problems[:CHECKED_PROBLEMS])
     with working(console, "checking that sampler and scorer agree"):
         mean = run.limits.updating(
             lambda: self_check(

@@ -13,6 +13,7 @@ from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.measure.tables import interval_cell
 from expo_lite.measure.verdict import closing_line
+from expo_lite.records import ALL
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
 from expo_lite.tasks import load_task, problems_of
@@ -53,13 +54,12 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         import_torch(console)
         from expo_lite.commands.sampling import say_device
         from expo_lite.measure.diagnose import diagnose_target
-        from expo_lite.measure.levels import verdicts_of
 
         say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
         say_device(console)
         result = diagnose_target(target, task, problems, config, folder, console)
     console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
-    verdicts = verdicts_of(result.levels)
+    verdicts = result.verdicts
     hardest = [row for row in result.levels if row.level in verdicts][-1]
     for line in (*result.in_words(), *verdict(hardest), closing_line(verdicts)):
         say(console, line)
@@ -86,7 +86,7 @@ def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) ->
     for row in levels:
         shares = (row.reward, row.all_wrong, row.truncated, row.accepted, row.leaking)
         rates.add_row(row.level, f"{row.n_problems:,}", *map(interval_cell, shares))
-    single = [row for row in levels if row.level != "all"] or levels
+    single = [row for row in levels if row.level != ALL] or levels
     return [rates, *map(chain_table, single)]
 
 
@@ -100,7 +100,7 @@ def clear_ratio(row: "LevelDiagnosis") -> "Estimate | None":
 
 def chain_table(row: "LevelDiagnosis") -> Table:
     """Chains of one level under the plain prompt, by what was shown when they were written."""
-    title = f"level {row.level}" if row.level != "all" else "all levels"
+    title = f"level {row.level}" if row.level != ALL else "all levels"
     chains = Table(
         title=f"{title}: chains by what was shown", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
     )

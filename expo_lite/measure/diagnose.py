@@ -14,13 +14,13 @@ from rich.console import Console
 from expo_lite.measure.chains import CONTROL, KINDS, ChainFigure, chain_figures, with_reliance
 from expo_lite.measure.explaining import sample_attempts
 from expo_lite.measure.levels import Checks, LevelDiagnosis, levels_of, verdicts_of
-from expo_lite.measure.verdict import closing_line
+from expo_lite.measure.verdict import LevelVerdict, closing_line
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted_policy
 from expo_lite.policy.base import Policy, listening
 from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import read_explanation_prompt
-from expo_lite.records import Explanation, Group, Problem, SamplingParams
+from expo_lite.records import ALL, Explanation, Group, Problem, SamplingParams
 from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.run.folder import make_folder, provenance
 from expo_lite.run.metrics import sample_rows
@@ -48,9 +48,14 @@ class Diagnosis:
     groups: tuple[Group, ...]
     explanations: tuple[Explanation, ...]
 
+    @property
+    def verdicts(self) -> dict[str, LevelVerdict]:
+        """The verdict on each level."""
+        return verdicts_of(self.levels)
+
     def to_json(self) -> dict[str, Any]:
         """Figures and verdicts as plain JSON values, without the samples."""
-        verdicts = verdicts_of(self.levels)
+        verdicts = self.verdicts
         return {
             "levels": [level.to_json() for level in self.levels],
             "verdicts": {level: asdict(verdict) for level, verdict in verdicts.items()},
@@ -59,8 +64,9 @@ class Diagnosis:
 
     def in_words(self) -> list[str]:
         """The verdict on each level, a line each."""
-        verdicts = verdicts_of(self.levels).items()
-        return [f"{'' if level == 'all' else f'level {level}: '}{v.outcome}; {v.why}" for level, v in verdicts]
+        return [
+            f"{'' if level == ALL else f'level {level}: '}{v.outcome}; {v.why}" for level, v in self.verdicts.items()
+        ]
 
 
 def diagnose_target(

@@ -5,6 +5,7 @@ from collections import Counter
 
 from rich.console import Console
 
+from expo_lite.measure.chains import CONTROL, KINDS
 from expo_lite.measure.diagnose import RESULTS, Subject, measure
 from expo_lite.records import Level, Problem, SamplingParams
 from expo_lite.run.files import write_atomically
@@ -17,7 +18,7 @@ from expo_lite.terminal import say
 
 LONG = 50
 """Steps from which on a run is worth the look: a shorter one shows as soon itself."""
-CHAINS = 4
+CHAINS = len((*KINDS, CONTROL))
 """Chains that are scored of each problem: its own, an explanation, an expert's, and one of a wrong answer."""
 
 
@@ -48,9 +49,10 @@ def look_first(run: Run, console: Console, stops: StopRequests) -> None:
     )
     say(console, f"diagnosing {len(problems)} of the problems to train on ...")
     diagnosis = measure(subject, console, stops.before)
-    for line in (*diagnosis.in_words(), diagnosis.to_json()["verdict"]):
+    kept = diagnosis.to_json()
+    for line in (*diagnosis.in_words(), kept["verdict"]):
         say(console, line)
-    write_atomically(file, json.dumps(diagnosis.to_json(), indent=2) + "\n")
+    write_atomically(file, json.dumps(kept, indent=2) + "\n")
 
 
 def looked_at(config: RunConfig, problems: list[Problem]) -> list[Problem]:

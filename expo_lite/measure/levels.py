@@ -8,7 +8,7 @@ from typing import Any
 from expo_lite.measure.chains import CONTROL, KINDS, REFUSED, UNFILTERED, ChainFigure
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.measure.verdict import Facts, LevelVerdict, judge_level
-from expo_lite.records import Explanation, FinishReason, Group, GroupKind, Problem, level_order
+from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, Problem, level_order
 from expo_lite.run.metrics import mean
 from expo_lite.step.chain_text import leaks
 
@@ -70,7 +70,7 @@ def levels_of(
         if level is not None
     ]
     if len(named) != 1:
-        named.append(("all", lambda problem: True))
+        named.append((ALL, lambda problem: True))
     return [
         _level(
             name,
@@ -175,5 +175,5 @@ def facts_of(row: LevelDiagnosis) -> Facts:
 
 def verdicts_of(levels: Sequence[LevelDiagnosis]) -> dict[str, LevelVerdict]:
     """The verdict on each level; on all together only where there are no levels."""
-    single = [row for row in levels if row.level != "all"] or levels
+    single = [row for row in levels if row.level != ALL] or levels
     return {row.level: judge_level(facts_of(row)) for row in single}

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.held_out import evaluate_once, load_evaluation
+from expo_lite.records import ALL
 from expo_lite.run.checkpoint import BEST, keep_best
 from expo_lite.run.files import write_atomically
 from expo_lite.run.stopping import StopRequests
@@ -64,7 +65,7 @@ def figure(evaluation: Evaluation) -> tuple[str, float]:
     """What checkpoints are compared by: pass@k of all problems, for the smallest k that was measured."""
     row = evaluation.levels[-1]
     k = min(row.pass_at)
-    return f"pass@{k} of {'all held-out problems' if row.level == 'all' else 'held-out problems'}", row.pass_at[k].value
+    return f"pass@{k} of {'all held-out problems' if row.level == ALL else 'held-out problems'}", row.pass_at[k].value
 
 
 def _measured(run: Run) -> tuple[dict[int, float], int]:

@@ -61,7 +61,7 @@ class MemoryPlan:
         workload = dataclasses.replace(self.workload, prompt_tokens=prompt_tokens)
         tokens = min(self.micro_batch_tokens, learned_rows * workload.width)
         rows = min(self.sampling_rows, sampled_rows)
-        return MemoryPlan(self.shape, workload, self.total, tokens, rows, phases(self.shape, workload, tokens, rows))
+        return make_plan(self.shape, workload, self.total, micro_batch_tokens=tokens, sampling_rows=rows)
 
     def describe(self) -> str:
         """The worst phase against what there is, in words."""

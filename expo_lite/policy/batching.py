@@ -28,8 +28,9 @@ class Row:
     """One completion to learn from, with the weight of each of its tokens in each term of the loss.
 
     `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term; all are
-    final: nothing divides by a batch size afterwards. A term with weight 0 is absent. `side` is for a completion of a pair. `sampler_logprobs` are the sampler's own, one a completion token, where the policy being trained
-    sampled this row; a metric and the sampler correction depend on them.
+    final: nothing divides by a batch size afterwards. A term with weight 0 is absent. `side` is for a completion of a pair.
+    `sampler_logprobs` are the sampler's own, one a completion token, where the policy being trained sampled this row; a
+    metric and the sampler correction depend on them.
     """
 
     prompt_ids: tuple[int, ...]

@@ -11,7 +11,7 @@ import torch
 
 from expo_lite.objectives import DpoTerms, dpo_terms
 from expo_lite.policy.base import Policy
-from expo_lite.policy.batching import Row
+from expo_lite.policy.batching import Row, Side
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import question_text
 from expo_lite.records import FinishReason, Group, Pair
@@ -52,6 +52,12 @@ def make_pairs(
     return pairs, {"pairs/new": len(pairs), "pairs/none_wrong": n_right, "pairs/no_chosen": n_without_chain}
 
 
+def _sides(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, chosen: bool) -> list[tuple[Side, torch.Tensor]]:
+    """One side of every pair, in the order of the pairs, with the log-probability of its completion."""
+    sides = [(row.side, own) for row, own in zip(rows, nats, strict=True) if row.side and row.side.chosen is chosen]
+    return sorted(sides, key=lambda one: one[0].pair)
+
+
 def preferences(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: float) -> DpoTerms:
     """The DPO loss of the pairs among these rows, of which there is at least one.
 
@@ -60,9 +66,7 @@ def preferences(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: 
         nats: the log-probability of each row's completion, a number.
         dpo_beta: as in `dpo_terms`.
     """
-    sides = [(row.side, own) for row, own in zip(rows, nats, strict=True) if row.side]
-    chosen = sorted(((side, own) for side, own in sides if side.chosen), key=lambda one: one[0].pair)
-    rejected = sorted(((side, own) for side, own in sides if not side.chosen), key=lambda one: one[0].pair)
+    chosen, rejected = (_sides(rows, nats, chosen=wanted) for wanted in (True, False))
     device = nats[0].device
     return dpo_terms(
         torch.stack([own for _, own in chosen]),
@@ -84,10 +88,8 @@ def dpo_metrics(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: 
         "rewards/rejected": float(terms.rejected_rewards_K.mean()),
         "rewards/accuracies": float((margins_K > 0).float().mean()),
         "rewards/margins": float(margins_K.mean()),
-        "logps/chosen": mean(float(own) for row, own in zip(rows, nats, strict=True) if row.side and row.side.chosen),
-        "logps/rejected": mean(
-            float(own) for row, own in zip(rows, nats, strict=True) if row.side and not row.side.chosen
-        ),
+        "logps/chosen": mean(float(own) for _, own in _sides(rows, nats, chosen=True)),
+        "logps/rejected": mean(float(own) for _, own in _sides(rows, nats, chosen=False)),
     }
 
 
