@@ -37,7 +37,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from expo_lite.prompts import EXPLANATION_PROMPT, QUESTION_PROMPT, explanation_text, question_text
+from expo_lite.prompts import EXPLANATION_PROMPT, QUESTION_PROMPT, explanation_turns, question_turns
 from expo_lite.records import Problem
 from expo_lite.tasks.hidden_rules import AMOUNTS, CLOSING, HIDDEN, KNOWN, OPENING, Chain, is_test
 
@@ -99,8 +99,8 @@ def example(rng: random.Random, phase: Phase) -> tuple[str, str]:
         n_hidden = n_words if rng.random() < 0.6 else rng.randint(0 if kind == "shown" else 1, n_words)
     chain = draw(rng, n_words, n_hidden, {} if kind == "shown" else KNOWN, phase.start_at_zero)
     problem = Problem("", chain.question, "????" if kind == "blind" else chain.answer)
-    prompt = explanation_text(problem) if kind in TELLS_ANSWER else question_text(problem)
-    return prompt, chain.expert_chain if kind == "expert" else chain.own_chain
+    (asked,) = explanation_turns(problem) if kind in TELLS_ANSWER else question_turns(problem)
+    return asked["content"], chain.expert_chain if kind == "expert" else chain.own_chain
 
 
 def conversation(rng: random.Random, phase: Phase) -> tuple[str, str]:
@@ -122,8 +122,8 @@ def build_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    ask = QUESTION_PROMPT.format(question="\0").partition("\0")[2]
-    tell, end = EXPLANATION_PROMPT.format(question="\0", answer="\0").split("\0")[1:]
+    ask = QUESTION_PROMPT.partition("{question}")[2]
+    tell, end = EXPLANATION_PROMPT.partition("{question}")[2].split("{answer}")
     phrases = [OPENING, CLOSING + ask, CLOSING + tell, end, *(f"+{amount}" for amount in AMOUNTS)]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(phrases),

@@ -1,6 +1,7 @@
 """The training loop: sample, explain, learn, measure, save."""
 
 import contextlib
+import filecmp
 import math
 import time
 from collections.abc import Callable
@@ -24,9 +25,8 @@ from expo_lite.memory.plan import MemoryPlan
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.self_check import self_check
-from expo_lite.prompts import encode_explanation, encode_question, read_explanation_prompt
-from expo_lite.records import Problem
-from expo_lite.run.files import write_atomically
+from expo_lite.prompts import encode_explanation, encode_question, read_prompts
+from expo_lite.records import Problem, Prompts
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs
@@ -34,7 +34,7 @@ from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, samp
 from expo_lite.run.progress import Display, working
 from expo_lite.run.sparks import binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
-from expo_lite.run.target import resolve_run, starting_adapter
+from expo_lite.run.target import find_target, resolve_run, starting_adapter
 from expo_lite.run.trace import traced
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
@@ -124,8 +124,8 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     device = describe(find_device())
     say(console, f"device: {device}")
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
-    problems = training_problems(task, config, warn)
-    prompt = explanation_prompt_of(config, folder, warn)
+    prompts = prompts_of(config, folder, warn)
+    problems = training_problems(task, config, prompts, warn)
     if config.resume:
         folder.check(config)
     adapter = starting_adapter(config, folder)
@@ -139,12 +139,10 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     problems = fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     if not config.resume:
         folder.create(config, device=device, start=adapter)
-        if prompt is not None:
-            write_atomically(folder.prompt_file, prompt)
     optimizer = make_optimizer(policy, config)
-    tested = held_out(task, config, policy, warn)
+    tested = held_out(task, config, policy, prompts, warn)
     limits = Limits.of(config, warn=warn)
-    run = Run(config, folder, policy, task, problems, tested, optimizer, limits, explanation_prompt=prompt)
+    run = Run(config, folder, policy, task, problems, tested, optimizer, limits)
     if plan is not None:
         run.planned_gib = planned_peak_gib(run, plan)
         if not plan.fits:
@@ -172,15 +170,20 @@ def both_prompts(run: Run, problems: list[Problem]) -> list[tuple[int, ...]]:
     return [encode(run.policy.tokenizer, p) for p in problems for encode in (encode_question, encode_explanation)]
 
 
-def explanation_prompt_of(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> str | None:
-    """The user's own explanation prompt; of a run that goes on the one that it has kept, whatever the file says now."""
-    path, kept = config.explanation.explanation_prompt, folder.prompt_file
-    if path is None or not (config.resume and kept.exists()):
-        return read_explanation_prompt(path)
-    text = read_explanation_prompt(kept)
-    if not path.exists() or read_explanation_prompt(path) != text:
-        warn(f"'{path}' is not what it was: the run goes on with its own copy, '{kept}'")
-    return text
+def prompts_of(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> Prompts:
+    """The user's own prompts; of a run that goes on those that it has kept, whatever their files say now."""
+    read = list(config.prompt_files)
+    for place, (path, kept) in enumerate(zip(config.prompt_files, folder.prompt_files, strict=True)):
+        if path is not None and config.resume and kept.exists():
+            read[place] = kept
+            if not path.is_file() or not filecmp.cmp(path, kept, shallow=False):
+                warn(f"'{path}' is not what it was: the run goes on with its own copy, '{kept}'")
+    if config.start_from is not None and config.question_prompt is None and not config.resume:
+        started = find_target(str(config.start_from))
+        if started.run is not None and started.prompts.question is not None:
+            prompt = RunFolder(started.run).prompt_files[0]
+            warn(f"'{config.start_from}' was asked in other words: --question-prompt {prompt} keeps them")
+    return read_prompts(*read)
 
 
 def resume(run: Run, console: Console) -> None:
@@ -212,14 +215,16 @@ def check_sampler(run: Run, console: Console) -> None:
     say(console, f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({took})")
 
 
-def training_problems(task: Task, config: RunConfig, warn: Callable[[str], None]) -> list[Problem]:
+def training_problems(task: Task, config: RunConfig, prompts: Prompts, warn: Callable[[str], None]) -> list[Problem]:
     """The problems to train on, by default of all levels.
 
     Raises:
         ConfigError: the method needs expert chains, and the task has none.
     """
     limit = config.train_problems
-    problems = problems_of(task, "train", levels=config.levels, limit=limit, seed=config.seed, warn=warn)
+    problems = problems_of(
+        task, "train", levels=config.levels, limit=limit, seed=config.seed, warn=warn, prompts=prompts
+    )
     if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
         raise ConfigError(
             f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none. Name the field of "

@@ -2,7 +2,7 @@ r"""The two prompts of ExPO, side by side.
 
 The question prompt is what the policy is trained and evaluated on. The explanation prompt shows the answer as well; it
 is used for sampling explanations and for nothing else. Both go through the tokenizer's chat template and ask for
-`\boxed{}`. The paper does not print its wording; this one is ours.
+`\boxed{}`. The paper does not print its wording; this one is ours, and `Problem.prompts` has the user's own instead.
 """
 
 import re
@@ -10,96 +10,123 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from expo_lite.errors import ConfigError
-from expo_lite.records import Problem
+from expo_lite.records import Problem, Prompts
 
-QUESTION_PROMPT = "{question}\nReason step by step, and put your final answer within \\boxed{{}}."
+QUESTION_PROMPT = "{question}\nReason step by step, and put your final answer within \\boxed{}."
 
 EXPLANATION_PROMPT = (
     "{question}\nThe correct answer is {answer}. Explain step by step how to reach it from the question alone, "
-    "and put the final answer within \\boxed{{}}."
+    "and put the final answer within \\boxed{}."
 )
 
-
-_TURN = re.compile(r"^--- (user|assistant)[ \t]*\n", re.MULTILINE)
+Turns = list[dict[str, str]]
+"""A conversation as chat templates take it: `role` and `content` of each turn."""
+_TURN = re.compile(r"^--- (system|user|assistant)[ \t]*\n", re.MULTILINE)
+_HOLE = re.compile(r"\{(question|answer)\}")
 
 
 class ChatTokenizer(Protocol):
     """The one method of a transformers tokenizer that prompts need."""
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any:
+    def apply_chat_template(self, conversation: Turns, **kwargs: Any) -> Any:
         """Render a conversation with the model's own chat template."""
 
 
-def question_text(problem: Problem) -> str:
-    """The user's turn that asks the question alone."""
-    return QUESTION_PROMPT.format(question=problem.question.strip())
+def question_turns(problem: Problem) -> Turns:
+    """The conversation that asks the question alone."""
+    return _turns(problem.prompts.question or QUESTION_PROMPT, problem)
 
 
-def explanation_text(problem: Problem) -> str:
-    """The user's turn that shows the answer and asks for the way there."""
-    return EXPLANATION_PROMPT.format(question=problem.question.strip(), answer=problem.answer)
+def explanation_turns(problem: Problem) -> Turns:
+    """The conversation that shows the answer and asks for the way there.
+
+    What the system says before the question it says here too, unless the explanation prompt has a system's turn itself.
+    """
+    turns = _turns(problem.prompts.explanation or EXPLANATION_PROMPT, problem)
+    return turns if turns[0]["role"] == "system" else [*system_turn(problem.prompts), *turns]
+
+
+def system_turn(prompts: Prompts) -> Turns:
+    """The system's turn of a question prompt of the user's own; empty where it has none."""
+    return [turn for turn in _turns(prompts.question or "", Problem("", "", "")) if turn["role"] == "system"]
 
 
 def encode_question(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
-    """Token ids of the question prompt, up to where the assistant begins."""
-    return _encode(tokenizer, question_text(problem))
+    """Token ids of the question prompt, up to where the assistant begins; raises ConfigError as the next does."""
+    return _encode(tokenizer, question_turns(problem))
 
 
-def encode_explanation(tokenizer: ChatTokenizer, problem: Problem, template: str | None = None) -> tuple[int, ...]:
+def encode_explanation(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
     """Token ids of the explanation prompt (question and answer), up to where the assistant begins.
 
-    `template` is a prompt of the user's own, as `read_explanation_prompt` gives it.
+    Raises:
+        ConfigError: the model's chat template has no place for the turns of a prompt of the user's own.
     """
-    if template is None:
-        return _encode(tokenizer, explanation_text(problem))
-    return _encode_turns(tokenizer, explanation_turns(template, problem))
+    return _encode(tokenizer, explanation_turns(problem))
 
 
-def explanation_turns(template: str, problem: Problem) -> list[dict[str, str]]:
-    """The turns of a prompt of the user's own; without a line '--- user' all of it is one turn."""
+def read_prompts(question: Path | None, explanation: Path | None) -> Prompts:
+    """Prompts of the user's own, from files; what is None stays ours.
+
+    A file is one user's turn, or several turns, each after a line `--- system`, `--- user` or `--- assistant`.
+
+    Raises:
+        ConfigError: a file cannot be read, or its last turn, the user's, lacks {question} or {answer}; or a question
+            prompt has {answer}.
+    """
+    return Prompts(_read("question", question), _read("explanation", explanation))
+
+
+def _turns(template: str, problem: Problem) -> Turns:
+    """The turns of a template; without a line '--- user' all of it is one turn."""
     _, *pieces = _TURN.split(template) if _TURN.match(template) else ("", "user", template)
     shown = {"question": problem.question.strip(), "answer": problem.answer}
 
     def filled(text: str) -> str:  # not str.format: braces of boxes stay what they are
-        return re.sub(r"\{(question|answer)\}", lambda found: shown[found.group(1)], text).strip()
+        return _HOLE.sub(lambda found: shown[found.group(1)], text).strip()
 
     return [{"role": role, "content": filled(text)} for role, text in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
-def read_explanation_prompt(path: Path | None) -> str | None:
-    """The text of an explanation prompt; None where there is no file.
-
-    Raises:
-        ConfigError: it cannot be read, lacks {question} or {answer}, or does not end with the user's turn.
-    """
+def _read(kind: str, path: Path | None) -> str | None:
     if path is None:
         return None
     try:
         template = path.read_text(encoding="utf-8").lstrip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"Cannot read the explanation prompt '{path}': {reason}.") from error
-    probe = explanation_turns(template, Problem("", "\0q", "\0a"))[-1]
-    lacking = [name for name, mark in (("{question}", "\0q"), ("{answer}", "\0a")) if mark not in probe["content"]]
-    if lacking or probe["role"] != "user":
-        what = f"lacks {' and '.join(lacking)}" if lacking else "ends with the assistant's turn"
+        raise ConfigError(f"Cannot read the {kind} prompt '{path}': {reason}.") from error
+    turns, wanted = _turns(template, Problem("", "{question}", "{answer}")), ["{question}", "{answer}"]
+    if kind == "question" and any(wanted[1] in turn["content"] for turn in turns):
+        raise ConfigError(f"The question prompt '{path}' shows {{answer}}, which the policy must not see. Take it out.")
+    wanted = wanted[: 1 if kind == "question" else 2]
+    lacking = [name for name in wanted if name not in turns[-1]["content"]]
+    misplaced = any(turn["role"] == "system" for turn in turns[1:])
+    if lacking or misplaced or turns[-1]["role"] != "user":
+        lacks = f"lacks {' and '.join(lacking)}" if lacking else f"ends with the {turns[-1]['role']}'s turn"
+        what = "has a system's turn that is not the first" if misplaced else lacks
         raise ConfigError(
-            f"The explanation prompt '{path}' {what}. "
-            "Its last turn must be the user's, with {question} and {answer}."
+            f"The {kind} prompt '{path}' {what}. Its last turn must be the user's, with {' and '.join(wanted)}; a "
+            "system's turn comes first."
         )
     return template
 
 
-def _encode(tokenizer: ChatTokenizer, text: str) -> tuple[int, ...]:
-    return _encode_turns(tokenizer, [{"role": "user", "content": text}])
+def _encode(tokenizer: ChatTokenizer, turns: Turns) -> tuple[int, ...]:
+    from jinja2 import TemplateError  # comes with transformers, as the tokenizer does
 
-
-def _encode_turns(tokenizer: ChatTokenizer, turns: list[dict[str, str]]) -> tuple[int, ...]:
-    rendered = tokenizer.apply_chat_template(
-        turns,
-        tokenize=True,
-        add_generation_prompt=True,
-        return_dict=False,
-        enable_thinking=False,  # Qwen3 alone reads it: answer without a hidden chain
-    )
+    try:
+        rendered = tokenizer.apply_chat_template(
+            turns,
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=False,
+            enable_thinking=False,  # Qwen3 alone reads it: answer without a hidden chain
+        )
+    except TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise ConfigError(
+            f"The model's chat template refuses a prompt with the turns {roles}: {error}. Change the file of "
+            "--question-prompt or --explanation-prompt."
+        ) from error
     return tuple(rendered)

@@ -29,6 +29,14 @@ def level_order(level: Level | None) -> tuple[int, int, str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompts:
+    """Prompts of the user's own, as `prompts.read_prompts` reads them from files; None where ours is taken."""
+
+    question: str | None = None
+    explanation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One question with its reference answer; `level` and `subject` are None where the data has none."""
 
@@ -38,6 +46,8 @@ class Problem:
     level: Level | None = None
     subject: str | None = None
     expert_chain: str | None = None
+    prompts: Prompts = Prompts()
+    """How it is asked, and how an explanation is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

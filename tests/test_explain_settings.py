@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from expo_lite.commands.cli import run
+from expo_lite.commands.command import prompts_of
 from expo_lite.errors import ConfigError
 from expo_lite.loop import train
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.prompts import encode_explanation, explanation_turns, read_explanation_prompt
-from expo_lite.records import Completion, FinishReason, Group, Problem, SamplingParams
+from expo_lite.prompts import encode_explanation
+from expo_lite.records import Completion, FinishReason, Group, Problem, Prompts, SamplingParams
 from expo_lite.run.files import JsonLines
+from expo_lite.run.target import find_target
 from expo_lite.settings.groups import ExpoConfig, HeldOutConfig, PolicyConfig
+from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.train import TrainConfig
 from expo_lite.step.explain import judge, judge_attempts, reliances
 from expo_lite.step.learn import gradient_share
@@ -109,38 +112,6 @@ def test_explanations_have_their_own_temperature_and_length(policy: HfPolicy) ->
     assert roll(PLAIN) == roll(None)
 
 
-def test_a_prompt_of_ones_own_with_worked_examples(tmp_path: Path, policy: HfPolicy) -> None:
-    file = tmp_path / "prompt.txt"
-    example = "--- user\nWhat is 1 + 1? (It is 2.)\n--- assistant\n1 + 1 = \\boxed{2}\n"
-    file.write_text(example + "--- user\n{question} (It is {answer}.)\n")
-    problem = Problem("p", "What is {answer} + 0?", "7")
-    template = read_explanation_prompt(file)
-    assert template is not None
-    assert explanation_turns(template, problem) == [
-        {"role": "user", "content": "What is 1 + 1? (It is 2.)"},
-        {"role": "assistant", "content": "1 + 1 = \\boxed{2}"},
-        {"role": "user", "content": "What is {answer} + 0? (It is 7.)"},  # what is filled in is not read again
-    ]
-    assert "It is 7." in policy.tokenizer.decode(encode_explanation(policy.tokenizer, problem, template))
-    assert read_explanation_prompt(None) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("Explain {question}.", r"lacks \{answer\}"),
-        ("", r"lacks \{question\} and \{answer\}"),
-        ("--- user\n{question} {answer}\n--- assistant\nBecause {question} {answer}", "ends with the assistant's turn"),
-    ],
-)
-def test_a_prompt_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        read_explanation_prompt(tmp_path / "p.txt")
-    with pytest.raises(ConfigError, match="No such file"):
-        read_explanation_prompt(tmp_path / "q.txt")
-
-
 def test_the_share_of_a_gradient_by_hand() -> None:
     """Supervised (3, 0) and (0, 4): norm 5; the rest (0, 0) and (12, 0): norm 12; 5 / 17."""
     supervised = [torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])]
@@ -184,24 +155,44 @@ def test_a_run_keeps_all_attempts_and_measuring_changes_nothing(tmp_path: Path) 
 
 
 def test_a_run_goes_on_with_the_prompt_that_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Changed or gone: the copy in the run folder is taken, and the end is that of the unbroken run."""
-    file = tmp_path / "prompt.txt"
-    file.write_text("{question}\nThe answer is {answer}. How?")
+    """Changed or gone: the copies in the run folder are taken, and the end is that of the unbroken run.
+
+    Commands that measure the run ask it in the same words, unless they are given others.
+    """
+    file, asking = tmp_path / "prompt.txt", tmp_path / "asking.txt"
+    asking_text = "--- system\nBe brief.\n--- user\n{question}\nGo."
     words = (
         "train --model tiny --levels 5 --group-size 2 --problems-per-step 2 --eval-problems 0 --diagnostics-every 0 "
     )
-    words += f"--explanation-filter none --explanation-prompt {file} --output"
+    words += f"--explanation-filter none --explanation-prompt {file} --question-prompt {asking} --output"
     ends = []
     for name, broken in (("whole", False), ("changed", True), ("gone", True)):
         file.write_text("{question}\nThe answer is {answer}. How?")
+        asking.write_text(asking_text)
         if broken:
             assert run([*words.split(), str(tmp_path / name), "--steps", "1"]) == 0
             file.write_text("{answer} is what comes out. Explain.\n{question}")
+            asking.write_text("{question}\nNow.")
             if name == "gone":
                 file.unlink()
+                asking.unlink()
         resume = ["--resume"] if broken else []
         capsys.readouterr()
         assert run([*words.split(), str(tmp_path / name), "--steps", "2", *resume]) == 0
-        assert ("goes on with its own copy" in capsys.readouterr().out) == broken
+        assert capsys.readouterr().out.count("goes on with its own copy") == 2 * broken
         ends.append((tmp_path / name / "checkpoints" / "step-000002" / "adapter_model.safetensors").read_bytes())
     assert ends[0] == ends[1] == ends[2]
+    target = find_target(str(tmp_path / "whole"))
+    assert target.prompts == Prompts(asking_text, "{question}\nThe answer is {answer}. How?")
+    config = DiagnoseConfig(model=str(tmp_path / "whole"))
+    assert prompts_of(config, target) == target.prompts
+    asking.write_text("{question}\nNow.")
+    assert prompts_of(dataclasses.replace(config, question_prompt=asking), target) == dataclasses.replace(
+        target.prompts, question="{question}\nNow."
+    )
+    file.write_text("{question} It is {answer}.")
+    capsys.readouterr()
+    again = [*words.split(), str(tmp_path / "again"), "--steps", "1", "--model", str(tmp_path / "whole")]
+    assert run(again[: again.index("--question-prompt")] + again[again.index("--output") :]) == 0
+    warned = " ".join(capsys.readouterr().out.split())
+    assert f"--question-prompt {tmp_path / 'whole' / 'question_prompt.txt'} keeps them" in warned

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
-from expo_lite.prompts import explanation_text
+from expo_lite.prompts import explanation_turns
 from expo_lite.records import Problem
 from expo_lite.settings.models import TINY
 from expo_lite.tasks import check_name, load_task
@@ -203,7 +203,7 @@ def test_the_built_in_model_reads_every_word_and_amount_as_one_token_and_any_oth
     for amount in AMOUNTS:
         assert len(tokenizer.encode(f"+{amount}")) == 1
     for text in (
-        explanation_text(PROBLEM),
+        explanation_turns(PROBLEM)[0]["content"],
         OWN,
         EXPERT,
         "Straße 漢字: 47+18=65?\n\t\\frac{1}{2} \U0001f600",

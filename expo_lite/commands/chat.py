@@ -87,7 +87,7 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
     tokens = asked.max_completion_tokens or target.max_completion_tokens
     with Grader() as grader:
         for number, question in enumerate(questions(asked, console)):
-            problem = Problem("chat", question, asked.show_answer or "")
+            problem = Problem("chat", question, asked.show_answer or "", prompts=target.prompts)
             encode: Any = encode_question if asked.show_answer is None else encode_explanation
             prompt_ids = encode(policy.tokenizer, problem)
             params = SamplingParams(asked.temperature, tokens)

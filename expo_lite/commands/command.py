@@ -6,9 +6,11 @@ from typing import Annotated
 
 import tyro
 
+from expo_lite.prompts import read_prompts
+from expo_lite.records import Prompts
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.machine import default_model
-from expo_lite.settings.measuring import MeasuringConfig
+from expo_lite.settings.measuring import ExplainingConfig, MeasuringConfig
 
 Inline = tyro.conf.arg(name="")
 """The settings' fields stand beside the command's own."""
@@ -43,3 +45,10 @@ def target_of(settings: MeasuringConfig, name: str | None) -> Target:
         backend=settings.backend,
         sampler=settings.sampler,
     )
+
+
+def prompts_of(settings: MeasuringConfig, target: Target) -> Prompts:
+    """The prompts that are given, else the run's own; raises ConfigError where one cannot be used."""
+    explanation = settings.explanation_prompt if isinstance(settings, ExplainingConfig) else None
+    given, own = read_prompts(settings.question_prompt, explanation), target.prompts
+    return Prompts(given.question or own.question, given.explanation or own.explanation)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich import box
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.measure.tables import interval_cell
@@ -44,12 +44,19 @@ def run_diagnose(config: DiagnoseConfig) -> None:
     check_measuring(config)
     console = Terminal()
     target = target_of(config, config.model)
+    prompts = prompts_of(config, target)
     folder = config.output or Path("runs") / f"diagnose-{target.label}-{config.task.partition(':')[0]}"
     check_new(folder)
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         problems = problems_of(
-            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+            task,
+            config.split,
+            levels=config.levels,
+            limit=config.problems,
+            seed=0,
+            warn=warning(console),
+            prompts=prompts,
         )
         import_torch(console)
         from expo_lite.commands.sampling import say_device

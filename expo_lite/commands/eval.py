@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
@@ -41,12 +41,18 @@ def run_eval(config: EvalConfig) -> None:
     console = Terminal()
     target = target_of(config, config.target)
     other = target_of(config, config.baseline) if config.baseline else None
-    config = settled(config, target)
+    config, prompts = settled(config, target), prompts_of(config, target)
     output = output_folder(config, target)
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
         problems = problems_of(
-            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+            task,
+            config.split,
+            levels=config.levels,
+            limit=config.problems,
+            seed=0,
+            warn=warning(console),
+            prompts=prompts,
         )
         import_torch(console)
         from expo_lite.commands.sampling import graded_target, sampled_problems

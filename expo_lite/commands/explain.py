@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from rich.console import Console
 from rich.rule import Rule
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
-from expo_lite.prompts import read_explanation_prompt
 from expo_lite.records import SamplingParams
 from expo_lite.run.progress import completion_bar, working
 from expo_lite.settings.groups import ExpoConfig
@@ -41,15 +40,21 @@ def run_explain(config: ExplainConfig) -> None:
     """
     check_measuring(config)
     console = Terminal()
-    prompt = read_explanation_prompt(config.explanation_prompt)
     target = target_of(config, config.model)
+    prompts = prompts_of(config, target)
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         levels = config.levels or task.levels[-1:]
         problems = problems_of(
-            task, config.split, levels=levels, limit=config.problems, seed=config.seed, warn=warning(console)
+            task,
+            config.split,
+            levels=levels,
+            limit=config.problems,
+            seed=config.seed,
+            warn=warning(console),
+            prompts=prompts,
         )
         import_torch(console)
         from expo_lite.commands.sampling import say_device
@@ -77,7 +82,6 @@ def run_explain(config: ExplainConfig) -> None:
                 params,
                 limits,
                 explain_with=config.explain_with,
-                prompt=prompt,
                 stream="explain",
             )
         filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)

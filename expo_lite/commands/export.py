@@ -1,7 +1,7 @@
 """`expo-lite export`: what a run has trained, in the form that other programs load."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,7 +9,8 @@ from rich.console import Console
 
 from expo_lite.commands.command import Command
 from expo_lite.errors import CheckpointError, ConfigError, DataError
-from expo_lite.prompts import encode_question
+from expo_lite.prompts import encode_question, question_turns, system_turn
+from expo_lite.records import Problem
 from expo_lite.run.progress import working
 from expo_lite.run.target import Target, as_it_is, find_target
 from expo_lite.settings.models import find_model
@@ -18,7 +19,7 @@ from expo_lite.terminal import Terminal, say
 if TYPE_CHECKING:
     from expo_lite.policy.export import Agreement
     from expo_lite.policy.lora import LoraPolicy
-    from expo_lite.records import Completion, Problem
+    from expo_lite.records import Completion
 
 Kind = Literal["adapter", "merged", "gguf", "ollama", "hub"]
 DTYPES = {"merged": ("bf16", "f16", "f32"), "gguf": ("f16", "bf16", "f32", "q8_0")}
@@ -150,7 +151,8 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
         write_adapter(policy, temporary, base=None)
     if place.asked.to == "ollama":
         temperature = place.target.config.sampling.temperature if place.target.config else 0.7
-        text = modelfile(policy.tokenizer, place.name, policy.eos_ids, temperature)
+        system = "".join(turn["content"] for turn in system_turn(place.target.prompts))
+        text = modelfile(policy.tokenizer, place.name, policy.eos_ids, temperature, system)
         (temporary / "Modelfile").write_text(text, encoding="utf-8")
 
 
@@ -194,12 +196,13 @@ def card_of(place: Destination, agreement: str | None) -> str:
         kind=WHAT[place.form],
         loading=how_to_load(place.asked.to, Path(place.asked.push or place.folder.name), place.name),
         library={"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[place.form],
+        prompt=question_turns(Problem("", "{question}", "", prompts=target.prompts)),
         agreement=agreement,
     )
     return card(about, read_run(target.run, target.run.name) if target.run else None)
 
 
-def checked_problems(target: Target) -> "list[Problem]":
+def checked_problems(target: Target) -> list[Problem]:
     """Held-out problems of the run's own task; of the built-in arithmetic, where there is none to be had."""
     from expo_lite.grading import Grader
     from expo_lite.tasks import load_task
@@ -208,7 +211,8 @@ def checked_problems(target: Target) -> "list[Problem]":
     if config is not None:
         try:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-            return task.problems("test", levels=config.levels, limit=CHECKED_PROBLEMS)
+            problems = task.problems("test", levels=config.levels, limit=CHECKED_PROBLEMS)
+            return [replace(problem, prompts=target.prompts) for problem in problems]
         except (ConfigError, DataError):
             pass  # its data is not here any more
     return load_task("arithmetic", grader=grader).problems("test", limit=CHECKED_PROBLEMS)

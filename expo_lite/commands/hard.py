@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich import box
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams, level_order
@@ -48,13 +48,20 @@ def run_hard(config: HardConfig) -> None:
     check_measuring(config)
     console = Terminal()
     target = target_of(config, config.model)
+    prompts = prompts_of(config, target)
     tokens = config.max_completion_tokens or target.max_completion_tokens
     params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
     kind = config.task.partition(":")[0]
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         problems = problems_of(
-            task, config.split, levels=config.levels, limit=config.problems, seed=0, warn=warning(console)
+            task,
+            config.split,
+            levels=config.levels,
+            limit=config.problems,
+            seed=0,
+            warn=warning(console),
+            prompts=prompts,
         )
         import_torch(console)
         from expo_lite.commands.sampling import graded_target, sampled_problems

@@ -22,7 +22,7 @@ import torch
 
 from expo_lite.errors import ConfigError
 from expo_lite.objectives import scheduled
-from expo_lite.prompts import encode_question, explanation_text, question_text
+from expo_lite.prompts import encode_question, explanation_turns, question_turns
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
@@ -103,10 +103,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         self._problems = list(problems if problems is not None else task.problems("train"))
         self._chains: list[tuple[list[ChainRow], bool]] = []
         self._group_rewards = torch.empty(0)
-        rows = [
-            {"prompt": [{"role": "user", "content": question_text(problem)}], "place": place}
-            for place, problem in enumerate(self._problems)
-        ]
+        rows = [{"prompt": question_turns(problem), "place": place} for place, problem in enumerate(self._problems)]
         super().__init__(model, reward_funcs=self.correct, train_dataset=Dataset.from_list(rows), **given)
         self.chat_template_kwargs = {**(self.chat_template_kwargs or {}), "enable_thinking": False}  # as we encode
 
@@ -159,7 +156,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
 
     def _sampled(self, own: list[int], to_sample: list[int], n_problems: int) -> list[ChainRow]:
         """Sample an explanation of each problem `to_sample`; those of `own` that pass are ready to be trained on."""
-        shown = [[{"role": "user", "content": explanation_text(self._problems[place])}] for place in to_sample]
+        shown = [explanation_turns(self._problems[place]) for place in to_sample]
         before = {name: list(values) for name, values in self._metrics["train"].items()}
         n_generations, self.num_generations = self.num_generations, 1
         try:

@@ -19,7 +19,6 @@ from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted_policy
 from expo_lite.policy.base import Policy, listening
 from expo_lite.policy.factory import load_policy
-from expo_lite.prompts import read_explanation_prompt
 from expo_lite.records import ALL, Explanation, Group, Problem, SamplingParams
 from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.run.folder import make_folder, provenance
@@ -90,8 +89,7 @@ def diagnose_target(
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
     problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
-    prompt = read_explanation_prompt(config.explanation_prompt)
-    result = measure(Subject(policy, task, problems, config, limits, params, prompt), console)
+    result = measure(Subject(policy, task, problems, config, limits, params), console)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
     JsonLines(folder / SAMPLES).append(sample_rows(result.groups, result.explanations, step=0))
@@ -101,7 +99,7 @@ def diagnose_target(
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is diagnosed, and with what: the explanation prompt is the user's own, if there is one."""
+    """What is diagnosed, and with what."""
 
     policy: Policy
     task: Task
@@ -109,7 +107,6 @@ class Subject:
     config: DiagnoseConfig
     limits: Limits
     params: SamplingParams
-    explanation_prompt: str | None = None
 
 
 def measure(
@@ -132,7 +129,6 @@ def measure(
                 explain_with=config.explain_with,
                 others=subject.problems,
                 params=replace(subject.params, rows=subject.limits.sampling_rows),
-                explanation_prompt=subject.explanation_prompt,
                 seed=stream_seed(config.seed, "diagnose"),
             )
         )
@@ -184,7 +180,6 @@ def _controls(subject: Subject) -> list[Explanation]:
         subject.params,
         limits,
         explain_with=CONTROL,
-        prompt=subject.explanation_prompt,
         stream="control",
     )
     as_they_are = ExpoConfig(explanation_filter=("none",), explain_with=CONTROL)

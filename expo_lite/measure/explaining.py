@@ -21,10 +21,9 @@ def sample_attempts(
     limits: Limits,
     *,
     explain_with: ExplainWith,
-    prompt: str | None,
     stream: str,
 ) -> tuple[Group, ...]:
-    """One attempt at each problem, graded; `prompt` is the user's own explanation prompt, `stream` names the seed."""
+    """One attempt at each problem, graded; `stream` names the seed."""
     return limits.sampling(
         lambda: roll_out(
             policy,
@@ -34,7 +33,6 @@ def sample_attempts(
             explain_with=explain_with,
             others=problems,
             params=replace(params, rows=limits.sampling_rows),
-            explanation_prompt=prompt,
             seed=stream_seed(config.seed, stream),
         )
     ).attempts

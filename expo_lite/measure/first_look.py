@@ -45,7 +45,6 @@ def look_first(run: Run, console: Console, stops: StopRequests) -> None:
         ),
         run.limits,
         SamplingParams(sampling.temperature, sampling.max_completion_tokens, sampling.top_p),
-        run.explanation_prompt,
     )
     say(console, f"diagnosing {len(problems)} of the problems to train on ...")
     diagnosis = measure(subject, console, stops.before)

@@ -13,7 +13,7 @@ from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.policy.base import Policy, listening
-from expo_lite.records import Problem
+from expo_lite.records import Problem, Prompts
 from expo_lite.run.files import write_atomically
 from expo_lite.run.progress import completion_bar
 from expo_lite.run.stopping import StopRequests
@@ -25,14 +25,14 @@ from expo_lite.terminal import say
 
 
 def held_out(
-    task: Task, config: RunConfig, policy: Policy, warn: Callable[[str], None] = lambda line: None
+    task: Task, config: RunConfig, policy: Policy, prompts: Prompts, warn: Callable[[str], None] = lambda line: None
 ) -> list[Problem]:
     """The held-out problems of all levels that fit into the model's context: the same for every seed, so that seeds
     differ in training alone.
     """  # noqa: D205 (one sentence)
     n, tokens = config.evaluation.eval_problems, config.sampling.max_completion_tokens
     said = warn if n != HeldOutConfig().eval_problems else lambda line: None  # the default asks for what there is
-    problems = problems_of(task, "test", levels=(), limit=n, seed=0, warn=said) if n else []
+    problems = problems_of(task, "test", levels=(), limit=n, seed=0, warn=said, prompts=prompts) if n else []
     return fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
 
 

@@ -68,7 +68,7 @@ class SampleSpec:
 
     def settings(self) -> dict[str, Any]:
         """Everything that the samples depend on beside the policy, as JSON values."""
-        texts = [(p.problem_id, p.question, p.answer) for p in self.problems]
+        texts = [(p.problem_id, p.question, p.answer, *filter(None, [p.prompts.question])) for p in self.problems]
         digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
         about = {"n_problems": len(texts), "problems_sha256": digest, "n_samples": self.n_samples, "seed": self.seed}
         return about | {"greedy": self.greedy} | asdict(self.params)

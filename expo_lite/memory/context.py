@@ -14,7 +14,7 @@ from typing import Any
 
 from expo_lite.errors import ConfigError, DataError, ModelError
 from expo_lite.memory.shapes import find_shape
-from expo_lite.prompts import encode_explanation, explanation_text
+from expo_lite.prompts import Turns, encode_explanation, encode_question, explanation_turns, question_turns
 from expo_lite.records import Problem
 
 TEMPLATE_TOKENS = 512
@@ -94,9 +94,15 @@ def _most_tokens(text: str) -> int:
     return len(text) if text.isascii() else GROWTH * len(text.encode("utf-8", "surrogatepass"))
 
 
+def _both_prompts(problem: Problem) -> tuple[Turns, Turns]:
+    return question_turns(problem), explanation_turns(problem)
+
+
 def _surely(problem: Problem, context: Context, template_tokens: int = TEMPLATE_TOKENS) -> bool:
     """Whether prompt and chain fit, whatever the tokenizer."""
-    prompt = template_tokens + _most_tokens(explanation_text(problem))
+    prompt = max(
+        sum(template_tokens + _most_tokens(turn["content"]) for turn in turns) for turns in _both_prompts(problem)
+    )
     return prompt + max(context.max_completion_tokens, _most_tokens(problem.expert_chain or "") + 1) <= context.tokens
 
 
@@ -109,9 +115,11 @@ class _Measure:
         self.template_tokens = len(encode_explanation(tokenizer, Problem("", "", "")))
 
     def prompt(self, problem: Problem, most: int) -> int:
-        """Tokens of the explanation prompt; `most` and one where characters show that they are more."""
-        too_long = len(explanation_text(problem)) > most * self._longest_token
-        return most + 1 if too_long else len(encode_explanation(self._tokenizer, problem))
+        """Tokens of the longer prompt; `most` and one where characters show that they are more."""
+        characters = max(sum(len(turn["content"]) for turn in turns) for turns in _both_prompts(problem))
+        if characters > most * self._longest_token:
+            return most + 1
+        return max(len(encode(self._tokenizer, problem)) for encode in (encode_question, encode_explanation))
 
     def chain(self, text: str, most: int) -> int:
         """Tokens of a chain and of the one that ends it, likewise."""

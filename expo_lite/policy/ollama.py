@@ -68,16 +68,19 @@ class ChatPieces:
         )
 
 
-def modelfile(tokenizer: Any, gguf_name: str, end_ids: Sequence[int], temperature: float) -> str:
-    """A Modelfile beside a GGUF file.
+def modelfile(tokenizer: Any, gguf_name: str, end_ids: Sequence[int], temperature: float, system: str = "") -> str:
+    """A Modelfile beside a GGUF file; `system` is what the system says where a user says nothing else.
 
     Raises:
-        ModelError: the chat template cannot be put into Ollama's.
+        ModelError: the chat template cannot be put into Ollama's, or what the system says cannot be quoted there.
     """
+    if '"""' in system:
+        raise ModelError('The system\'s turn has three quotation marks (""") in it, which end a text in a Modelfile.')
     stops = dict.fromkeys(tokenizer.convert_ids_to_tokens(list(end_ids)))
     lines = [
         f"FROM ./{gguf_name}",
         f'TEMPLATE """{ChatPieces.of(tokenizer).go_template()}"""',
+        *([f'SYSTEM """{system}"""'] if system else []),
         *(f'PARAMETER stop "{stop}"' for stop in stops),
         f"PARAMETER temperature {temperature}",
     ]

@@ -1,5 +1,6 @@
 """The model card of what a run made: how it was made, what it measured, and how it is loaded."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ class CardOf:
     """A command or some lines of Python."""
     library: str
     """The hub's word: peft or transformers."""
+    prompt: Sequence[Mapping[str, str]]
+    """The turns that it is asked with, {question} in place of a problem."""
     agreement: str | None = None
     """What was found when it was compared with the trained policy."""
 
@@ -45,6 +48,9 @@ def card(about: CardOf, run: RunRecord | None) -> str:
     if run is not None:
         lines += _of_run(run)
     lines += ["", "## Load it", "", "```", about.loading, "```"]
+    asked = [line for turn in about.prompt for line in (f"{turn['role']}:", *turn["content"].splitlines())]
+    lines += ["", "## Ask it", "", "Through its chat template, in the words that it was trained and measured with:", ""]
+    lines += [f"    {visible_line(line)}" for line in asked]
     if about.agreement:
         lines += ["", f"Checked against the trained policy: {about.agreement}."]
     return "\n".join(lines) + "\n"

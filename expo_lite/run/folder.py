@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.prompts import read_prompts
+from expo_lite.records import Prompts
 from expo_lite.run.checkpoint import load_state, newest_whole
 from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.settings.schema import from_mapping, to_json
@@ -35,8 +37,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.start = path / "start"
         """A copy of the adapter that the run started from, if it did not start from the base model."""
-        self.prompt_file = path / "explanation_prompt.txt"
-        """A copy of the user's own explanation prompt, if there is one."""
+        self.prompt_files = (path / "question_prompt.txt", path / "explanation_prompt.txt")
+        """Copies of the user's own prompts, those that there are."""
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
         self.pairs = JsonLines(path / "pairs.jsonl")
@@ -45,8 +47,12 @@ class RunFolder:
         """Where the evaluation after `step` steps is kept."""
         return self.path / "evaluation" / f"step-{step:06d}.json"
 
+    def prompts(self) -> Prompts:
+        """The run's own prompts, from its copies; raises ConfigError where one cannot be read."""
+        return read_prompts(*(copy if copy.exists() else None for copy in self.prompt_files))
+
     def create(self, config: RunConfig, *, device: str, start: Path | None = None) -> None:
-        """Make the folder with its config.json, and a copy of the adapter in the folder `start`.
+        """Make the folder with its config.json, a copy of the adapter in the folder `start`, and copies of prompts.
 
         Raises:
             CheckpointError: it exists and is not empty, or cannot be made.
@@ -55,7 +61,12 @@ class RunFolder:
         for folder in (self.path / "evaluation", self.checkpoints):
             make_folder(folder)
         if start is not None:
-            _copy_adapter(start, self.start)
+            make_folder(self.start)
+            for name in ADAPTER_FILES:
+                _copy(start / name, self.start / name)
+        for prompt, copy in zip(config.prompt_files, self.prompt_files, strict=True):
+            if prompt is not None:
+                _copy(prompt, copy)
         about = {"settings": to_json(config), **provenance(device)}
         write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
 
@@ -145,13 +156,11 @@ def make_folder(folder: Path) -> None:
         raise CheckpointError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
 
 
-def _copy_adapter(source: Path, target: Path) -> None:
-    make_folder(target)
-    for name in ADAPTER_FILES:
-        try:
-            shutil.copyfile(source / name, target / name)
-        except OSError as error:
-            raise CheckpointError(f"Cannot copy '{source / name}' to '{target}': {error.strerror}.") from error
+def _copy(source: Path, copy: Path) -> None:
+    try:
+        shutil.copyfile(source, copy)
+    except OSError as error:
+        raise CheckpointError(f"Cannot copy '{source}' to '{copy}': {error.strerror}.") from error
 
 
 def read_config(folder: Path) -> RunConfig:

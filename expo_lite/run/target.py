@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.records import Prompts
 from expo_lite.run.checkpoint import damage, newest_whole
 from expo_lite.run.folder import ADAPTER_FILES, RunFolder, read_config
 from expo_lite.settings.groups import PolicyConfig
@@ -52,6 +53,11 @@ class Target:
         """Of the adapter's weights; None where there is no adapter."""
         weights = self.adapter / ADAPTER_WEIGHTS if self.adapter else None
         return hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
+
+    @property
+    def prompts(self) -> Prompts:
+        """The run's own prompts; raises ConfigError where its copies cannot be read."""
+        return RunFolder(self.run).prompts() if self.run else Prompts()
 
     def identity(self) -> dict[str, Any]:
         """What the samples depend on, as JSON values; the adapter by its bytes."""

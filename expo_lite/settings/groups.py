@@ -122,8 +122,8 @@ class ExpoConfig:
     max_explanation_tokens: Annotated[int | None, TOKENS] = None
     """The longest explanation, in tokens. Default: as for completions."""
     explanation_prompt: Path | None = None
-    """A text file with the explanation prompt, which has {question} and {answer} in it.
-    Lines '--- user' and '--- assistant' begin a turn each, so that worked examples can stand before."""
+    """A text file with the explanation prompt, as question_prompt is, with {question} and {answer} in it.
+    A system prompt of question_prompt stands before it too, unless it has its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ class MeasuringConfig:
     """What samples: own, native, vllm or auto, as in training. Default: the run's own, else auto."""
     seed: Annotated[int, SEED] = 0
     """The seed of the samples. It does not change which problems are taken."""
+    question_prompt: Path | None = None
+    """A text file with the prompt that asks a problem, as in training. Default: the run's own, else ours."""
     data: TaskOptions = field(default_factory=TaskOptions)
 
 
@@ -118,7 +120,7 @@ class ExplainingConfig(_ModelOnTask):
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """What an explanation must pass: verified, lift, no-leak, reliance, re-derivation or none, as in training."""
     explanation_prompt: Path | None = None
-    """A text file with the explanation prompt, as in training."""
+    """A text file with the explanation prompt, as in training. Default: the run's own, else ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,9 @@ class TrainConfig:
     whether these are good positives. 0 switches it off."""
     train_problems: Annotated[int | None, PROBLEMS] = None
     """Train on at most this many problems of each level; of a task without levels, this many in all. Default: all."""
+    question_prompt: Path | None = None
+    """A text file with the prompt that asks a problem, in training and evaluation. It has {question} in it.
+    Lines '--- system', '--- user' and '--- assistant' begin a turn each, for a system prompt or worked examples."""
     data: TaskOptions = field(default_factory=TaskOptions)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     sampling: RolloutConfig = field(default_factory=RolloutConfig)
@@ -91,6 +94,11 @@ class TrainConfig:
     dpo: DpoConfig = field(default_factory=DpoConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
+
+    @property
+    def prompt_files(self) -> tuple[Path | None, Path | None]:
+        """The files of the question prompt and of the explanation prompt; None where ours are taken."""
+        return self.question_prompt, self.explanation.explanation_prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,6 @@ def _roll_out(run: Run, stream: str, problems: Sequence[Problem], to_explain: Se
             others=run.problems,
             params=params,
             explanation_params=explanation_params(config.explanation, params),
-            explanation_prompt=run.explanation_prompt,
             seed=stream_seed(config.seed, stream, run.step),
         )
 

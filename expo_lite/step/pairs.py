@@ -13,7 +13,7 @@ from expo_lite.objectives import DpoTerms, dpo_terms
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row, Side
 from expo_lite.policy.scoring import score_rows
-from expo_lite.prompts import question_text
+from expo_lite.prompts import Turns, question_turns
 from expo_lite.records import FinishReason, Group, Pair
 from expo_lite.run.metrics import mean
 
@@ -96,20 +96,16 @@ def dpo_metrics(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: 
 def pair_rows(policy: Policy, pairs: Iterable[Pair], *, step: int) -> list[dict[str, Any]]:
     """What pairs.jsonl keeps: prompt, chosen and rejected as conversations, which TRL's DPOTrainer and others take."""
 
-    def turn(role: str, text: str) -> list[dict[str, str]]:
-        return [{"role": role, "content": text}]
-
-    def text(token_ids: tuple[int, ...]) -> str:
-        decoded: str = policy.tokenizer.decode(token_ids, skip_special_tokens=True)
-        return decoded
+    def answer(token_ids: tuple[int, ...]) -> Turns:
+        return [{"role": "assistant", "content": policy.tokenizer.decode(token_ids, skip_special_tokens=True)}]
 
     return [
         {
             "step": step,
             "problem_id": pair.problem.problem_id,
-            "prompt": turn("user", question_text(pair.problem)),
-            "chosen": turn("assistant", text(pair.chosen_ids)),
-            "rejected": turn("assistant", text(pair.rejected_ids)),
+            "prompt": question_turns(pair.problem),
+            "chosen": answer(pair.chosen_ids),
+            "rejected": answer(pair.rejected_ids),
         }
         for pair in pairs
     ]

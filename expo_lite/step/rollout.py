@@ -39,7 +39,6 @@ def roll_out(
     others: Sequence[Problem] = (),
     params: SamplingParams,
     explanation_params: SamplingParams | None = None,
-    explanation_prompt: str | None = None,
     seed: int,
 ) -> Rollout:
     """Sample and grade `group_size` completions of each problem's plain prompt and, decoded in the same batches,
@@ -51,9 +50,7 @@ def roll_out(
     requests = [SampleRequest(encode_question(policy.tokenizer, p), group_size) for p in problems]
     shown = [with_wrong_answer(p, others, seed) for p in to_explain] if explain_with == "wrong-answer" else to_explain
     explained = [
-        encode_question(policy.tokenizer, p)
-        if explain_with == "no-answer"
-        else encode_explanation(policy.tokenizer, p, explanation_prompt)
+        encode_question(policy.tokenizer, p) if explain_with == "no-answer" else encode_explanation(policy.tokenizer, p)
         for p in shown
     ]
     to_sample = [SampleRequest(prompt, n_explanations) for prompt in explained]

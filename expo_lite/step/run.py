@@ -34,8 +34,6 @@ class Run:
     """The peak of memory that the plan foresees, as it is measured; None without a plan."""
     step: int = 0
     """Steps done."""
-    explanation_prompt: str | None = None
-    """The text of the user's own explanation prompt."""
     explanations: RefreshStore[Explanation] = field(init=False)
     pairs: RefreshStore[Pair] = field(init=False)
 

@@ -164,6 +164,7 @@ def _evaluated(config: RunConfig) -> str:
             config.start_sha256,
             config.task,
             config.data,
+            config.question_prompt,
             config.evaluation,
             config.policy.bits,
             config.sampling.max_completion_tokens,

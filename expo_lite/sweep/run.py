@@ -25,6 +25,7 @@ from expo_lite.memory.limits import fitted
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
+from expo_lite.prompts import read_prompts
 from expo_lite.run.files import write_atomically
 from expo_lite.run.folder import RunFolder, check_new, read_config
 from expo_lite.run.target import find_target, starting_adapter
@@ -35,7 +36,7 @@ from expo_lite.sweep.claims import K
 from expo_lite.sweep.plan import SweepPlan
 from expo_lite.sweep.results import Results, RunResult
 from expo_lite.sweep.workers import Job, Workers, processes, ray_cluster
-from expo_lite.tasks import load_task
+from expo_lite.tasks import load_task, problems_of
 from expo_lite.terminal import Terminal, say
 
 
@@ -90,6 +91,8 @@ def diagnosis_jobs(plan: SweepPlan) -> list[Job]:
             bits=shared.policy.bits,
             sampling_rows=shared.sampling.sampling_rows or MOST_SAMPLING_ROWS,
             seed=seed,
+            question_prompt=shared.prompt_files[0],
+            explanation_prompt=shared.prompt_files[1],
             data=shared.data,
         )
         jobs.append(
@@ -120,7 +123,9 @@ def evaluate_base(config: RunConfig, file: Path) -> None:
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         policy = load_policy(config.model, config.policy, seed=config.seed, adapter=starting_adapter(config))
-        result = evaluate_held_out(policy, task, held_out(task, config, policy), config)
+        result = evaluate_held_out(
+            policy, task, held_out(task, config, policy, read_prompts(*config.prompt_files)), config
+        )
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
 
 
@@ -142,7 +147,10 @@ def diagnose_anew(config: DiagnoseConfig, folder: Path) -> None:
     target = find_target(str(config.model), bits=config.bits)
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data)
-        problems = task.problems(config.split, limit=config.problems, seed=0)
+        prompts = read_prompts(config.question_prompt, config.explanation_prompt)
+        problems = problems_of(
+            task, config.split, levels=(), limit=config.problems, seed=0, warn=lambda line: None, prompts=prompts
+        )
         diagnose_target(target, task, problems, config, folder)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expo_lite.errors import ConfigError
+from expo_lite.records import Prompts
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks import arithmetic, competition_math, gsm8k, hidden_rules, jsonl, reasoning_gym
 from expo_lite.tasks.base import FixedTask, Split, Task
@@ -149,6 +150,8 @@ TASKS = {
 """Every kind of task, by the word that its names begin with."""
 
 _DEFAULTS = TaskOptions()
+OURS = Prompts()
+"""No prompts of the user's own."""
 
 
 def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, levels: tuple[Level, ...] = ()) -> Task:
@@ -161,14 +164,24 @@ def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, le
 
 
 def problems_of(
-    task: Task, split: Split, *, levels: tuple[Level, ...], limit: int | None, seed: int, warn: Callable[[str], None]
+    task: Task,
+    split: Split,
+    *,
+    levels: tuple[Level, ...],
+    limit: int | None,
+    seed: int,
+    warn: Callable[[str], None],
+    prompts: Prompts = OURS,
 ) -> list[Problem]:
-    """`Task.problems`, and a word where there are fewer than were asked for; raises what that does."""
+    """`Task.problems`, with prompts of the user's own, and a word where there are fewer than were asked for.
+
+    Raises what `Task.problems` does.
+    """
     problems = task.problems(split, levels=levels, limit=limit, seed=seed)
     said = fewer_than_asked(problems, task=task.name, known_levels=task.levels, levels=levels, limit=limit)
     if said is not None:
         warn(said)
-    return problems
+    return [dataclasses.replace(problem, prompts=prompts) for problem in problems] if prompts != OURS else problems
 
 
 def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: tuple[Level, ...] = ()) -> TaskSpec:
