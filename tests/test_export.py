@@ -79,6 +79,7 @@ def test_a_merged_model_answers_alike_and_its_card_has_the_figures(
     assert "| optimizer.learning_rate | 0.01 |" in card
     assert "| 5 | 3 | 2 |" in card
     assert str(run) not in card
+    assert "    user:\n    {question}\n    Reason step by step" in card
 
 
 def test_an_adapter_loads_on_the_base_that_it_names(run: Path) -> None:
@@ -212,7 +213,11 @@ def test_ollamas_template_writes_what_the_chat_template_does(template: str | Non
     else:
         told = f"{pieces.before_system}Be short.{pieces.after_system}One?{pieces.generation}"
         assert told == rendered(tokenizer, [("system", "Be short."), ("user", "One?")])
+    assert 'SYSTEM """Be brief."""' in modelfile(tokenizer, "a.gguf", [2], 0.7, "Be brief.")
+    with pytest.raises(ModelError, match="three quotation marks"):
+        modelfile(tokenizer, "a.gguf", [2], 0.7, 'Say """.')
     text = modelfile(tokenizer, "a.gguf", [2], 0.7)
+    assert "SYSTEM" not in text
     assert text.startswith("FROM ./a.gguf\n")
     assert 'PARAMETER stop "<|im_end|>"' in text
     assert text.count("{{ if") + text.count("{{- if") + text.count("range") == text.count("end }}")

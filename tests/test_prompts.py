@@ -7,7 +7,8 @@ import pytest
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from expo_lite.errors import ConfigError
+from expo_lite.errors import ConfigError, DataError
+from expo_lite.memory.context import fitting
 from expo_lite.prompts import (
     encode_explanation,
     encode_question,
@@ -168,3 +169,14 @@ def test_a_template_without_a_system_turn_is_an_error_that_says_so() -> None:
     assert encode_question(Gemma(), Problem("p", "?", "7")) == (1,)
     with pytest.raises(ConfigError, match=r"turns system, user: System role not supported\. Change the file"):
         encode_question(Gemma(), Problem("p", "?", "7", prompts=own))
+
+
+def test_the_longer_prompt_must_fit_into_the_context(tokenizer: Any) -> None:
+    long = "--- user\n" + "1 + 1? " * 100 + "\n--- assistant\n2\n--- user\n"
+    for own in (Prompts(question=long + "{question}"), Prompts(explanation=long + "{question} {answer}")):
+        problem = Problem("p", "2 + 2?", "4", prompts=own)
+        longest = max(len(encode(tokenizer, problem)) for encode in (encode_question, encode_explanation))
+        room = 1_024 - longest  # of the built-in model's context
+        assert fitting([problem], "tiny", room, tokenizer=lambda: tokenizer) == [problem]
+        with pytest.raises(DataError, match="No problem of 1 fits"):
+            fitting([problem], "tiny", room + 1, tokenizer=lambda: tokenizer)
