@@ -157,9 +157,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return seen
 
 
-@pytest.mark.parametrize(
-    ("refresh", "n_asked"), [(1, [2, 2, 2, 2]), (0, [2, 0, 0, 0]), (2, [2, 0, 2, 0]), (3, [2, 0, 0, 2])]
-)
+@pytest.mark.parametrize(("refresh", "n_asked"), [(1, [2, 2, 2, 2]), (0, [2, 0, 0, 0]), (2, [2, 0, 2, 0])])
 def test_when_explanations_are_made(
     refresh: int, n_asked: list[int], tasks: dict[str, str], tmp_path: Path, asked: list[list[str]]
 ) -> None:

@@ -1,11 +1,14 @@
-"""One optimiser step of the trainer in expo_lite.integrations.trl, by itself or under `accelerate launch`.
+"""One optimiser step of the trainer in expo_lite.integrations.trl, in one process and then in two.
 
-The arguments: a folder, whose `adapter` is started from, and the number of micro-batches M. The trained adapter is
-written to `trained-N-M`, N processes. What is sampled is a function of the prompt and the place in its group, so that
-one and two processes learn from the same.
+The argument is a folder, whose `adapter` is started from. One process with two micro-batches writes the trained adapter
+to `trained-1-2`, two with one each to `trained-2-1`. Everything is imported once; the processes are copies, with rank
+and number in the environment as `accelerate launch` sets them. What is sampled is a function of the prompt and the
+place in its group, so that one and two processes learn from the same.
 """
 
 import json
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,11 +78,7 @@ def trainer_of(folder: Path, per_device: int, **settings: Any) -> ExplainingGRPO
     )
 
 
-def main() -> None:
-    folder, n_micro_batches = Path(sys.argv[1]), int(sys.argv[2])
-    import os
-
-    n = int(os.environ.get("WORLD_SIZE", "1"))
+def learn(folder: Path, n: int, n_micro_batches: int) -> None:
     per_device = GROUP * PROBLEMS // n // n_micro_batches
     trainer = trainer_of(folder, per_device, gradient_accumulation_steps=n_micro_batches)
     trainer.train()
@@ -89,6 +88,29 @@ def main() -> None:
         (trained / "log.json").write_text(json.dumps(trainer.state.log_history))
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # or a process that ends first aborts
+
+
+def main() -> None:
+    for n, n_micro_batches in ((1, 2), (2, 1)):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        children = []
+        for rank in range(n):
+            children.append(os.fork())
+            if children[-1] == 0:
+                code = 1
+                try:
+                    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
+                    if n > 1:
+                        found = place | {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+                        os.environ.update({name: str(value) for name, value in found.items()})
+                    learn(Path(sys.argv[1]), n, n_micro_batches)
+                    code = 0
+                finally:
+                    os._exit(code)
+        if any(os.waitpid(child, 0)[1] for child in children):
+            sys.exit("a process failed")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from expo_lite.errors import ConfigError, ExpoLiteError
-from expo_lite.settings.machine import how_to_install
+from expo_lite.settings.machine import how_to_install, is_installed
 
 MOST_RESTARTS = 3
 """How often Ray starts a job again whose process or machine was lost."""
@@ -56,7 +56,12 @@ def processes(n: int | None) -> Workers:
     threads = max((os.cpu_count() or 1) // n_processes, 1)
 
     def carry_out(jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
-        context = multiprocessing.get_context("spawn")
+        # One process imports, and the others are its copies. Not with a GPU: importing may ask CUDA for its cards, and
+        # a copy of a process that has cannot use them. Nor unsloth, before which transformers must not be imported.
+        context = multiprocessing.get_context("spawn" if n_gpus else "forkserver")
+        context.set_forkserver_preload(
+            ["expo_lite.loop", *([] if is_installed("unsloth") else ["expo_lite.policy.hf"])]
+        )
         gpus: Queue[int] = context.Queue()
         for i in range(n_processes if n_gpus else 0):
             gpus.put(i % n_gpus)

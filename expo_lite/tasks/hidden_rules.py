@@ -18,6 +18,7 @@ The expert chain leaves out what the built-in model's own chain says of each wor
 whether a chain in either style is right step by step, which the answer alone does not tell.
 """
 
+import functools
 import random
 import re
 import zlib
@@ -172,6 +173,21 @@ def check_steps(question: str, completion: str) -> StepReason:
     return "valid"
 
 
+@functools.cache
+def _drawn(split: Literal["train", "test"], level: int, n: int) -> tuple[Problem, ...]:
+    """The first n problems of a level; to draw those of all levels takes a second."""
+    return tuple(
+        Problem(
+            problem_id=f"hidden-rules/{split}/{level}/{i}",
+            question=drawn.question,
+            answer=drawn.answer,
+            level=level,
+            expert_chain=drawn.expert_chain,
+        )
+        for i, drawn in enumerate(islice(chains(split, level, seed=0), n))
+    )
+
+
 @dataclass(frozen=True)
 class HiddenRules:
     """The built-in task; the same problems for everybody, since `seed` only picks which ones a limit leaves."""
@@ -195,18 +211,7 @@ class HiddenRules:
         """
         check_choice(self.name, self.levels, levels, limit)
         n_a_level = max(limit or 0, N_PROBLEMS[split])
-        pool = [
-            Problem(
-                problem_id=f"hidden-rules/{split}/{level}/{i}",
-                question=drawn.question,
-                answer=drawn.answer,
-                level=level,
-                expert_chain=drawn.expert_chain,
-            )
-            for level in self.levels
-            if not levels or level in levels
-            for i, drawn in enumerate(islice(chains(split, level, seed=0), n_a_level))
-        ]
+        pool = [p for level in self.levels if not levels or level in levels for p in _drawn(split, level, n_a_level)]
         return select(pool, task=self.name, known_levels=self.levels, levels=levels, limit=limit, seed=seed)
 
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
