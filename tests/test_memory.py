@@ -265,7 +265,7 @@ def test_a_real_step_s_resident_memory(pytestconfig: pytest.Config) -> None:
 def test_a_run_on_a_cpu_peaks_within_a_tenth_of_its_plan(tmp_path: Path) -> None:
     """Every problem explained and every chain taken, so that updates are as large as planned."""
     words = ["train", "--model", "tiny", "--steps", "6", "--explain", "all", "--explanation-filter", "none"]
-    words += ["--eval-problems", "8", "--output", str(tmp_path / "run")]
+    words += ["--eval-problems", "20", "--output", str(tmp_path / "run")]
     subprocess.run([sys.executable, "-m", "expo_lite", *words], check=True, capture_output=True)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
