@@ -5,10 +5,14 @@
     from expo_lite import TrainConfig, train
     result = train(TrainConfig(model="tiny", steps=20))
 
-Importing this package does not wait for torch; the first use of a function that needs it does.
+Importing this package does not wait for torch; the first use of a function that needs it does. Where torch is not there
+yet, that also sets the variables that keep a long run's memory from growing (`settings.machine.set_memory`), unless
+they are set.
 """
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from expo_lite.errors import CheckpointError, ConfigError, DataError, DivergedError, ExpoLiteError, ModelError
@@ -61,4 +65,8 @@ def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first asked for."""
     if name not in _LATE:
         raise AttributeError(f"module 'expo_lite' has no attribute '{name}'")
+    if name in ("evaluate", "load_policy", "train") and "torch" not in sys.modules:
+        from expo_lite.settings.machine import set_memory
+
+        set_memory(os.environ)
     return getattr(importlib.import_module(_LATE[name]), name)

@@ -1,16 +1,14 @@
 """The training loop: sample, explain, learn, measure, save."""
 
 import contextlib
-import filecmp
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from expo_lite.errors import ConfigError, DivergedError
+from expo_lite.errors import DivergedError
 from expo_lite.grading import Grader
 from expo_lite.measure.chains import diagnose
 from expo_lite.measure.figures import Evaluation
@@ -24,9 +22,6 @@ from expo_lite.memory.parts import GIB
 from expo_lite.memory.plan import MemoryPlan
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
-from expo_lite.policy.self_check import self_check
-from expo_lite.prompts import encode_explanation, encode_question, read_prompts
-from expo_lite.records import Problem, Prompts
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs
@@ -34,7 +29,7 @@ from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, samp
 from expo_lite.run.progress import Display, working
 from expo_lite.run.sparks import binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
-from expo_lite.run.target import find_target, resolve_run, starting_adapter
+from expo_lite.run.target import prompts_of, resolve_run, starting_adapter
 from expo_lite.run.trace import traced
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
@@ -45,12 +40,19 @@ from expo_lite.step.methods import METHODS, chain_source, coefficient_in_force
 from expo_lite.step.optimizer import make_optimizer
 from expo_lite.step.pairs import pair_rows
 from expo_lite.step.rollout import draw
-from expo_lite.step.run import Run, last_good, restore, save
-from expo_lite.tasks import Task, load_task, problems_of
+from expo_lite.step.run import (
+    CHECKED_PROBLEMS,
+    Run,
+    both_prompts,
+    check_sampler,
+    last_good,
+    restore,
+    save,
+    training_problems,
+)
+from expo_lite.tasks import Task, load_task
 from expo_lite.terminal import Terminal, say, warning
 
-CHECKED_PROBLEMS = 32
-"""Among whose prompts the start-up check finds short and long ones."""
 TREND_BINS = 30
 
 
@@ -165,27 +167,6 @@ def planned_peak_gib(run: Run, plan: MemoryPlan) -> float:
     return own.measurable_peak / GIB
 
 
-def both_prompts(run: Run, problems: list[Problem]) -> list[tuple[int, ...]]:
-    """The question prompt and the explanation prompt of each problem, as token ids."""
-    return [encode(run.policy.tokenizer, p) for p in problems for encode in (encode_question, encode_explanation)]
-
-
-def prompts_of(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> Prompts:
-    """The user's own prompts; of a run that goes on those that it has kept, whatever their files say now."""
-    read = list(config.prompt_files)
-    for place, (path, kept) in enumerate(zip(config.prompt_files, folder.prompt_files, strict=True)):
-        if path is not None and config.resume and kept.exists():
-            read[place] = kept
-            if not path.is_file() or not filecmp.cmp(path, kept, shallow=False):
-                warn(f"'{path}' is not what it was: the run goes on with its own copy, '{kept}'")
-    if config.start_from is not None and config.question_prompt is None and not config.resume:
-        started = find_target(str(config.start_from))
-        if started.run is not None and started.prompts.question is not None:
-            prompt = RunFolder(started.run).prompt_files[0]
-            warn(f"'{config.start_from}' was asked in other words: --question-prompt {prompt} keeps them")
-    return read_prompts(*read)
-
-
 def resume(run: Run, console: Console) -> None:
     """Go on from the newest whole checkpoint, if there is one."""
     if not run.config.resume:
@@ -196,41 +177,6 @@ def resume(run: Run, console: Console) -> None:
     if resumed_from is not None:
         restore(run, resumed_from)
         say(console, f"resumed at step {run.step} from '{resumed_from}'")
-
-
-def check_sampler(run: Run, console: Console) -> None:
-    """Refuse to train on noise: raises ModelError where sampler and scorer do not agree."""
-    started = time.monotonic()
-    prompts = both_prompts(run, run.problems[:CHECKED_PROBLEMS])
-    with working(console, "checking that sampler and scorer agree"):
-        mean = run.limits.updating(
-            lambda: self_check(
-                run.policy,
-                prompts,
-                temperature=run.config.sampling.temperature,
-                token_budget=run.limits.micro_batch_tokens,
-            )
-        )
-    took = f"{time.monotonic() - started:.1f} s"
-    say(console, f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({took})")
-
-
-def training_problems(task: Task, config: RunConfig, prompts: Prompts, warn: Callable[[str], None]) -> list[Problem]:
-    """The problems to train on, by default of all levels.
-
-    Raises:
-        ConfigError: the method needs expert chains, and the task has none.
-    """
-    limit = config.train_problems
-    problems = problems_of(
-        task, "train", levels=config.levels, limit=limit, seed=config.seed, warn=warn, prompts=prompts
-    )
-    if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
-        raise ConfigError(
-            f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none. Name the field of "
-            "the data that has them with --chain-field, or take a method that needs none (exp-grpo, grpo, star)."
-        )
-    return problems
 
 
 def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bool:

@@ -21,6 +21,8 @@ EXPLANATION_PROMPT = (
 
 Turns = list[dict[str, str]]
 """A conversation as chat templates take it: `role` and `content` of each turn."""
+LONGEST_BYTES = 1_000_000
+"""Of a prompt's file: several times what the longest context holds."""
 _TURN = re.compile(r"^--- (system|user|assistant)[ \t]*\n", re.MULTILINE)
 _HOLE = re.compile(r"\{(question|answer)\}")
 
@@ -92,6 +94,10 @@ def _read(kind: str, path: Path | None) -> str | None:
     if path is None:
         return None
     try:
+        if path.exists() and not path.is_file():  # a pipe may never end
+            raise ConfigError(f"Cannot read the {kind} prompt '{path}': it is not a file.")
+        if path.exists() and path.stat().st_size > LONGEST_BYTES:
+            raise ConfigError(f"The {kind} prompt '{path}' is too long: at most {LONGEST_BYTES:,} bytes are read.")
         template = path.read_text(encoding="utf-8").lstrip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"

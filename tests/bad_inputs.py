@@ -109,6 +109,16 @@ def typed(*words: str) -> Callable[[], list[str]]:
     return lambda: list(words)
 
 
+def prompt(text: str | bytes, kind: str = "question") -> Callable[[], list[str]]:
+    """Training with a prompt of the user's own."""
+
+    def prepare() -> list[str]:
+        Path("p.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return [*TRAIN, f"--{kind}-prompt", "p.txt"]
+
+    return prepare
+
+
 def graded(found: Any, *words: str) -> Callable[[], list[str]]:
     """Grading one row."""
     return lambda: ["grade", rows("g.jsonl", [found]), *words]
@@ -145,7 +155,10 @@ CASES = [
             ("a data file", typed("train", "--task", f"jsonl:{HOSTILE}"), 1, "No file \\x1b[38"),
             ("a run", typed("report", HOSTILE), 1, "There is no run in '\\x1b[38"),
             ("a level", data({**GOOD[0], "level": HOSTILE}), 1, "got '\\x1b[38"),
+            ("a level asked for", data(then=("--levels", HOSTILE)), 2, "has no level"),
             ("a field", data({HOSTILE: 1}), 1, "the row's fields: '\\x1b[38"),
+            ("a prompt", prompt(HOSTILE + " {question}"), 0, "run folder: run"),
+            ("a run, doctor", typed("doctor", HOSTILE), 1, "There is no run in '\\x1b[38"),
             ("a line", data(b'{"question": \x1b[2J\x9b'), 1, LINE_1 + "not UTF-8"),
             ("a setting", toml(f"model = {json.dumps(HOSTILE)}"), 2, "Unknown model '\\x1b[38"),
             ("a setting's name", toml(f"{json.dumps(ESCAPE)} = 1"), 2, "unknown setting '\\x1b[3'"),
@@ -186,6 +199,7 @@ CASES = [
             ("level", data({**GOOD[0], "level": "\ud800"}), 1, LINE_1 + "'level' must be a whole number"),
             ("bytes", data(b'{"question": "\xff", "answer": "1"}'), 1, LINE_1 + "not UTF-8 (byte 15 of the line)"),
             ("output", typed(*TRAIN[:-1], "r\udcff"), 2, "is not UTF-8; rename the file"),
+            ("prompt", prompt(b"{question} \xff"), 2, "Cannot read the question prompt 'p.txt': it is not UTF-8"),
             ("data file", typed("train", "--task", "jsonl:\udcff"), 2, "is not UTF-8; rename the file"),
             ("file to grade", typed("grade", "\udcff.jsonl"), 2, "is not UTF-8; rename the file"),
             ("settings", toml(b'model = "\xff"'), 2, "is not valid TOML"),
@@ -218,6 +232,14 @@ CASES = [
                 1,
                 LINE_1 + "'problem_id' has 10,000,000",
             ),
+            (
+                "a level of 41 letters",
+                data({**GOOD[0], "level": "a" * 41}),
+                1,
+                LINE_1 + "'level' must be a whole number",
+            ),
+            ("prompt, 2,000 tokens", prompt("1 " * 2_000 + "{question}"), 1, "No problem of"),
+            ("prompt, 2 MB", prompt("1 " * 10**6 + "{question}"), 2, "is too long: at most 1,000,000 bytes are read"),
             ("long chain", data({**GOOD[0], "expert_chain": "1 " * 2_000}), 0, "1 expert chains are left out"),
             ("completions as long as the context", typed(*TRAIN, *FEW[:1], "1024"), 2, "leaves no room for a question"),
             *(
@@ -297,6 +319,12 @@ CASES = [
             ("a pipe, grade", pipe("grade", "pipe.jsonl"), 1, "it is a pipe or a device"),
             ("a pipe, settings", pipe("train", "--config", "pipe.jsonl"), 2, "it is a pipe or a device"),
             ("a device", typed("train", "--task", "jsonl:/dev/zero"), 1, "it is a pipe or a device"),
+            ("a pipe, prompt", pipe(*TRAIN, "--question-prompt", "pipe.jsonl"), 2, "it is not a file"),
+            ("a folder, prompt", typed(*TRAIN, "--explanation-prompt", "."), 2, "it is not a file"),
+            ("nowhere, prompt", typed(*TRAIN, "--question-prompt", "no/where"), 2, "No such file or directory"),
+            ("a long name, prompt", typed(*TRAIN, "--question-prompt", "a" * 300), 2, "File name too long"),
+            ("a prompt that shows the answer", prompt("{question} {answer}"), 2, "the policy must not see"),
+            ("a prompt without a question", prompt("{answer}", "explanation"), 2, "lacks {question}"),
             ("a folder, grade", typed("grade", "."), 2, "names no file"),
             ("a folder, grade into", grade_into("folder"), 1, "it is a folder"),
             ("the root, grade into", grade_into("/"), 1, "it is a folder"),
@@ -330,6 +358,16 @@ CASES = [
                 1,
                 "g.jsonl, line 1: not valid JSON",
             ),
+            (
+                "a level that is a list",
+                data({**GOOD[0], "level": ["easy"]}),
+                1,
+                LINE_1 + "'level' must be a whole number",
+            ),
+            ("a level with a comma", data({**GOOD[0], "level": "easy,hard"}), 1, "without a comma"),
+            ("a level called all", data({**GOOD[0], "level": "all"}), 1, "not 'all'"),
+            ("a word in place of a level", typed(*TRAIN, "--levels", "easy"), 2, "has no level 'easy'"),
+            ("levels of both kinds", data({**GOOD[0], "level": "easy"}, {**GOOD[1], "level": 3}), 0, "run folder: run"),
             ("a label that is a list", graded({"gold": "1", "reply": "1", "label": [1]}), 1, "field 'label' is [1]"),
         ]
     ),
@@ -350,7 +388,12 @@ CASES = [
             *(
                 (f"{what}, {words[0]}", run_folder(config, *words), 1, "config.json")
                 for what, config in (("lists", LISTS), ("a list", "[]"), ("digits", f'{{"settings": {DIGITS}}}'))
-                for words in (("train", "--resume", "--output", "r"), ("report", "r"), ("compare", "r", "r"))
+                for words in (
+                    ("train", "--resume", "--output", "r"),
+                    ("report", "r"),
+                    ("doctor", "r"),
+                    ("compare", "r", "r"),
+                )
             ),
         ]
     ),

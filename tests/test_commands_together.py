@@ -27,16 +27,30 @@ def test_hard_then_train_then_eval_against_the_base(tmp_path: Path, capsys: pyte
     assert [row["problem_id"] for row in found] == [row["problem_id"] for row in rates if row["n_correct"] == 0]
     assert len(found) >= 10  # level 5 is out of reach of the model as it is
 
+    # with words for levels, which go all the way
+    rows = [{**row, "level": ("harder", "hardest")[i % 2]} for i, row in enumerate(found)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["train", "--model", MODEL, "--task", f"jsonl:{file}", "--steps", "2", "--group-size", "4"]
-    words += ["--problems-per-step", "2", "--eval-problems", "0", "--output", str(trained)]
-    assert run(words) == 0
+    words += ["--problems-per-step", "2", "--eval-problems", "1", "--eval-samples", "2", "--k", "1", "--levels"]
+    assert run([*words, "hardest", "--output", str(trained)]) == 0
+    metrics = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "reward/level/hardest" in metrics
+    assert run([*words, "hardest", "harder", "--output", str(tmp_path / "both")]) == 0
+    assert run(["report", str(trained), str(tmp_path / "both"), "--output", str(tmp_path / "report.html")]) == 0
+    assert "hardest" in (tmp_path / "report.html").read_text()
+    assert run(["doctor", str(trained)]) == 0
+    capsys.readouterr()
+    assert run(["compare", str(trained), str(tmp_path / "both")]) == 0
+    compared = capsys.readouterr().out
+    assert compared.index("harder") < compared.index("hardest")
 
     # task and model come from the run
     assert run(["eval", str(trained), "--baseline", MODEL, "--samples", "4", "--k", "1,4"]) == 0
     output = trained / "evaluation" / "step-000002-jsonl-test-seed0"
     results = json.loads((output / "evaluation.json").read_text())
     held_out = results["evaluation"]["levels"][-1]["n_problems"]
-    assert 0 < held_out < len(found)
+    assert 0 < held_out < len(found) / 2
+    assert [row["level"] for row in results["evaluation"]["levels"]][:1] == ["hardest"]
     for folder in (output, output / "baseline"):
         assert len((folder / "rewards.jsonl").read_text().splitlines()) == held_out
         assert len((folder / "samples.jsonl").read_bytes().split(b"\n")) - 1 == held_out * 5

@@ -94,6 +94,12 @@ def moved(folder: Path, step: int) -> bool:
     return any(bool(tensor.any()) for name, tensor in weights(folder, step).items() if "lora_B" in name)
 
 
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the check at the start, which is a second of each run here: test_self_check.py has it."""
+    monkeypatch.setattr(loop, "check_sampler", lambda *_: None)
+
+
 @pytest.fixture
 def n_scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How often the policy was asked to score: a forward pass, for a backward pass or the reference."""
@@ -105,7 +111,6 @@ def n_scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(HfPolicy, "logprobs", counting)
-    monkeypatch.setattr(loop, "check_sampler", lambda *_: None)  # it scores too, before the first step
     return lambda: len(calls)
 
 

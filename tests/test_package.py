@@ -1,5 +1,6 @@
 """The public surface and the version."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import expo_lite
+from expo_lite.settings.machine import PRODUCT_CACHES
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +44,20 @@ def test_the_public_surface() -> None:
 def test_importing_the_package_does_not_wait_for_torch() -> None:
     code = "import sys, expo_lite; expo_lite.TrainConfig; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_memory_is_set_before_torch_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For Python's callers too, and not behind the back of a torch that is there."""
+    import expo_lite.loop
+
+    for name in PRODUCT_CACHES:
+        monkeypatch.setenv(name, "1")
+        monkeypatch.delenv(name)
+    assert expo_lite.train is expo_lite.loop.train
+    assert not any(name in os.environ for name in PRODUCT_CACHES)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert expo_lite.train is expo_lite.loop.train
+    assert [os.environ[name] for name in PRODUCT_CACHES] == ["64", "64"]
 
 
 def test_training_from_python_is_quiet_and_says_what_happened(

@@ -1,12 +1,15 @@
 """What a RUN or MODEL stands for: a base model, perhaps an adapter, perhaps the run that made it."""
 
+import filecmp
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.prompts import read_prompts
 from expo_lite.records import Prompts
 from expo_lite.run.checkpoint import damage, newest_whole
 from expo_lite.run.folder import ADAPTER_FILES, RunFolder, read_config
@@ -102,6 +105,22 @@ def starting_adapter(config: RunConfig, run: RunFolder | None = None) -> Path | 
     if config.start_from is None:
         return None
     return run.start if run and run.start.exists() else find_target(str(config.start_from)).adapter
+
+
+def prompts_of(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> Prompts:
+    """The user's own prompts; of a run that goes on those that it has kept, whatever their files say now."""
+    read = list(config.prompt_files)
+    for place, (path, kept) in enumerate(zip(config.prompt_files, folder.prompt_files, strict=True)):
+        if path is not None and config.resume and kept.exists():
+            read[place] = kept
+            if not path.is_file() or not filecmp.cmp(path, kept, shallow=False):
+                warn(f"'{path}' is not what it was: the run goes on with its own copy, '{kept}'")
+    if config.start_from is not None and config.question_prompt is None and not config.resume:
+        started = find_target(str(config.start_from))
+        if started.run is not None and started.prompts.question is not None:
+            prompt = RunFolder(started.run).prompt_files[0]
+            warn(f"'{config.start_from}' was asked in other words: --question-prompt {prompt} keeps them")
+    return read_prompts(*read)
 
 
 def find_target(
