@@ -27,7 +27,7 @@ def main() -> None:
                 "expert_chain": problem.expert_chain,
                 "own_style": read_question(problem.question).own_chain,
             }
-            for problem in HiddenRules().problems(split)  # type: ignore[arg-type]
+            for problem in HiddenRules().problems(split)
         ]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")

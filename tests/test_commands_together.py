@@ -42,7 +42,7 @@ def test_hard_then_train_then_eval_against_the_base(tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert run(["compare", str(trained), str(tmp_path / "both")]) == 0
     compared = capsys.readouterr().out
-    assert compared.index("harder") < compared.index("hardest")
+    assert compared.rindex("harder") < compared.rindex("hardest")
 
     # task and model come from the run
     assert run(["eval", str(trained), "--baseline", MODEL, "--samples", "4", "--k", "1,4"]) == 0

@@ -15,10 +15,12 @@ from typing import Any
 from expo_lite.errors import ConfigError, DataError, ModelError
 from expo_lite.memory.shapes import find_shape
 from expo_lite.prompts import Turns, encode_explanation, encode_question, explanation_turns, question_turns
-from expo_lite.records import Problem
+from expo_lite.records import Problem, Prompts
 
 TEMPLATE_TOKENS = 512
 """More than a chat template adds to a turn; the number itself is looked at where this one does not decide."""
+MERGED = 16
+"""More tokens than a question changes where it meets what stands around it."""
 GROWTH = 11
 """Bytes that normalisation makes at most of one that is not ASCII: NFKC makes 33 of the three of U+FDFA."""
 
@@ -98,11 +100,15 @@ def _both_prompts(problem: Problem) -> tuple[Turns, Turns]:
     return question_turns(problem), explanation_turns(problem)
 
 
-def _surely(problem: Problem, context: Context, template_tokens: int = TEMPLATE_TOKENS) -> bool:
+def _surely(problem: Problem, context: Context) -> bool:
     """Whether prompt and chain fit, whatever the tokenizer."""
     prompt = max(
-        sum(template_tokens + _most_tokens(turn["content"]) for turn in turns) for turns in _both_prompts(problem)
+        sum(TEMPLATE_TOKENS + _most_tokens(turn["content"]) for turn in turns) for turns in _both_prompts(problem)
     )
+    return _fits(problem, prompt, context)
+
+
+def _fits(problem: Problem, prompt: int, context: Context) -> bool:
     return prompt + max(context.max_completion_tokens, _most_tokens(problem.expert_chain or "") + 1) <= context.tokens
 
 
@@ -112,7 +118,19 @@ class _Measure:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._longest_token = max(map(len, tokenizer.get_vocab()))
-        self.template_tokens = len(encode_explanation(tokenizer, Problem("", "", "")))
+        self._around: dict[Prompts, tuple[tuple[int, int], ...]] = {}
+
+    def bounds(self, problem: Problem) -> tuple[int, int]:
+        """Fewest and most tokens of the longer prompt: those around question and answer, and what characters show."""
+        around = self._around.get(problem.prompts)
+        if around is None:
+            empty = Problem("", "", "", prompts=problem.prompts)
+            encoded = (len(encode(self._tokenizer, empty)) for encode in (encode_question, encode_explanation))
+            around = tuple(zip(encoded, map(_characters, _both_prompts(empty)), strict=True))
+            self._around[problem.prompts] = around
+        filled = map(_characters, _both_prompts(problem))
+        most = max(tokens + now - then for (tokens, then), now in zip(around, filled, strict=True))
+        return max(tokens for tokens, _ in around) - MERGED, most + MERGED
 
     def prompt(self, problem: Problem, most: int) -> int:
         """Tokens of the longer prompt; `most` and one where characters show that they are more."""
@@ -127,13 +145,18 @@ class _Measure:
         return most + 1 if too_long else len(self._tokenizer.encode(text, add_special_tokens=False)) + 1
 
 
+def _characters(turns: Turns) -> int:
+    return sum(_most_tokens(turn["content"]) for turn in turns)
+
+
 def _kept(
     problems: Sequence[Problem], context: Context, measure: _Measure, warn: Callable[[str], None]
 ) -> list[Problem]:
     kept, n_chains = [], 0
     for problem in problems:
-        if not _surely(problem, context, measure.template_tokens):
-            tokens = measure.prompt(problem, context.room)
+        least, most = measure.bounds(problem)
+        if not _fits(problem, most, context):
+            tokens = least if least > context.room else measure.prompt(problem, context.room)
             if tokens > context.room:
                 continue
             left = context.tokens - tokens
