@@ -199,6 +199,16 @@ def test_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     assert all(re.match(r"(ok     |warning|problem| {7})  \S", line) for line in out.splitlines())
 
 
+def test_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "n_cores", lambda: 4)
+    for load, state in ((0.1, "ok"), (2.0, "ok"), (2.1, "warning")):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert checks.busy().state == state
+    assert "OMP_NUM_THREADS=1" in checks.busy().remedy
+    monkeypatch.delattr("os.getloadavg")
+    assert checks.busy().state == "ok"
+
+
 def test_the_training_self_test() -> None:
     check = self_test.training(limit_s=120)  # other tests may run beside it
     assert check.state == "ok"

@@ -55,6 +55,7 @@ def machine_checks(*, training: bool) -> Iterator[Check]:
     """Everything about this machine; with `training`, a short run of the built-in model too."""
     yield python()
     yield memory()
+    yield busy()
     yield from versions()
     yield disk(RUNS)
     yield hub()
@@ -82,16 +83,33 @@ def python() -> Check:
 
 def memory() -> Check:
     """Cores that this process may use, main memory, and what is free of it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         total = f"{ram_bytes() / GIB:.1f} GiB of main memory"
     except ConfigError:
         total = "main memory of unknown size"
     free = free_ram_gib()
-    what = f"{cores} cores, {total}" + ("" if free is None else f", {free:.1f} GiB of it free")
+    what = f"{n_cores()} cores, {total}" + ("" if free is None else f", {free:.1f} GiB of it free")
     if free is not None and free < 2:
         return Check("warning", f"{what}.", "Close other programs: loading torch and a model takes 2 GiB at least.")
     return Check("ok", f"{what}.")
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def busy() -> Check:
+    """Whether other programs have the cores: torch's threads then wait for one another, at every product."""
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows has none
+        return Check("ok", "How busy this machine is cannot be told.")
+    what = f"The cores were busy with {load:.1f} processes in the last minute."
+    if load <= n_cores() / 2:
+        return Check("ok", what)
+    remedy = "Close other programs. Where that cannot be, OMP_NUM_THREADS=1 makes a small model several times faster."
+    return Check("warning", what, remedy)
 
 
 def versions() -> Iterator[Check]:

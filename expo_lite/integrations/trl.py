@@ -201,9 +201,11 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         shown = rows or [ChainRow((self._tokenizer.pad_token_id,), (self._tokenizer.pad_token_id,), 0.0)]
         ids_BT, mask_BT, weights_BT, n_kept = padded(shown, self._tokenizer.pad_token_id, self.accelerator.device)
         logps_BT, *_ = self._get_per_token_logps_and_entropies(model, ids_BT, mask_BT, n_kept)
-        if rows:
-            scored = weights_BT[:, -n_kept:] > 0
-            self._log("expo/sft_loss", [-float(logps_BT.detach()[scored].mean())])
+        own = -logps_BT.detach()[weights_BT[:, -n_kept:] > 0]
+        sums = self.accelerator.gather(torch.stack([own.sum(), torch.tensor(float(own.numel()), device=own.device)]))
+        nats, n_tokens = sums.reshape(-1, 2).sum(0).tolist()
+        if n_tokens:  # none where the schedule has come to 0
+            self._log("expo/sft_loss", [nats / n_tokens])
         loss: torch.Tensor = -(weights_BT[:, -n_kept:] * logps_BT).sum() * self.accelerator.num_processes
         return loss
 
