@@ -43,6 +43,8 @@ def run_eval(config: EvalConfig) -> None:
     other = target_of(config, config.baseline) if config.baseline else None
     config, prompts = settled(config, target), prompts_of(config, target)
     output = output_folder(config, target)
+    if other is not None and other.run is not None and other.prompts.question != prompts.question:
+        warning(console)(f"'{config.baseline}' was trained on another question prompt; both are asked alike here")
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
         problems = problems_of(
