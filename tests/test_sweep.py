@@ -19,6 +19,7 @@ from expo_lite.sweep.claims import CLAIMS, QUESTIONS
 from expo_lite.sweep.page import over_seeds_of
 from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
 from expo_lite.sweep.results import RunResult
+from expo_lite.tasks.hidden_rules import check_steps
 
 SMALL = """
 seeds = [0]
@@ -88,6 +89,24 @@ def test_the_plan_for_qwen_can_be_read(size: str) -> None:
     asked = {name for pairs in QUESTIONS.values() for pair in pairs for name in pair}
     assert set(plan.runs) <= asked
     assert "NOT RUN" in file.read_text()
+
+
+def test_the_plan_of_expert_styles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs differ in nothing else than they say, and its files have a chain in the model's own style."""
+    examples = Path(__file__).parent.parent / "examples"
+    folder = tmp_path / "runs" / "styles"
+    subprocess.run([sys.executable, examples / "expert_styles.py", folder], check=True)
+    monkeypatch.chdir(tmp_path)
+    plan = read_plan(examples / "expert_styles.toml", RunsConfig(model="tiny"))
+    configs = {name: plan.config(name, 0) for name in plan.runs}
+    theirs, own = configs["gt-sft-grpo"], configs["gt-sft-grpo-own"]
+    assert replace(own, output=theirs.output, data=replace(own.data, chain_field=None)) == theirs
+    assert own.data.chain_field == "own_style"
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert len(rows) == 10_000
+    for row in rows[::1_000]:
+        assert check_steps(row["question"], row["own_style"]) == check_steps(row["question"], row["expert_chain"])
+        assert check_steps(row["question"], row["own_style"]) == "valid"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
