@@ -29,7 +29,7 @@ from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, samp
 from expo_lite.run.progress import Display, working
 from expo_lite.run.sparks import binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
-from expo_lite.run.target import prompts_of, resolve_run, starting_adapter
+from expo_lite.run.target import resolve_run, run_prompts, starting_adapter
 from expo_lite.run.trace import traced
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
@@ -126,7 +126,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     device = describe(find_device())
     say(console, f"device: {device}")
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
-    prompts = prompts_of(config, folder, warn)
+    prompts = run_prompts(config, folder, warn)
     problems = training_problems(task, config, prompts, warn)
     if config.resume:
         folder.check(config)

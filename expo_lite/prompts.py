@@ -102,10 +102,10 @@ def _read(kind: str, path: Path | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"Cannot read the {kind} prompt '{path}': {reason}.") from error
-    turns, wanted = _turns(template, Problem("", "{question}", "{answer}")), ["{question}", "{answer}"]
-    if kind == "question" and any(wanted[1] in turn["content"] for turn in turns):
+    turns = _turns(template, Problem("", "{question}", "{answer}"))
+    if kind == "question" and any("{answer}" in turn["content"] for turn in turns):
         raise ConfigError(f"The question prompt '{path}' shows {{answer}}, which the policy must not see. Take it out.")
-    wanted = wanted[: 1 if kind == "question" else 2]
+    wanted = ["{question}"] if kind == "question" else ["{question}", "{answer}"]
     lacking = [name for name in wanted if name not in turns[-1]["content"]]
     misplaced = any(turn["role"] == "system" for turn in turns[1:])
     if lacking or misplaced or turns[-1]["role"] != "user":

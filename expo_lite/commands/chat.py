@@ -85,9 +85,10 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
     tokens = asked.max_completion_tokens or target.max_completion_tokens
+    prompts = target.prompts
     with Grader() as grader:
         for number, question in enumerate(questions(asked, console)):
-            problem = Problem("chat", question, asked.show_answer or "", prompts=target.prompts)
+            problem = Problem("chat", question, asked.show_answer or "", prompts=prompts)
             encode: Any = encode_question if asked.show_answer is None else encode_explanation
             prompt_ids = encode(policy.tokenizer, problem)
             params = SamplingParams(asked.temperature, tokens)

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
 
 from expo_lite.prompts import read_prompts
-from expo_lite.records import Prompts
+from expo_lite.records import Level, Problem, Prompts
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.measuring import ExplainingConfig, MeasuringConfig
+from expo_lite.tasks import Task, problems_of
+from expo_lite.terminal import warning
 
 Inline = tyro.conf.arg(name="")
 """The settings' fields stand beside the command's own."""
@@ -52,3 +55,24 @@ def prompts_of(settings: MeasuringConfig, target: Target) -> Prompts:
     explanation = settings.explanation_prompt if isinstance(settings, ExplainingConfig) else None
     given, own = read_prompts(settings.question_prompt, explanation), target.prompts
     return Prompts(given.question or own.question, given.explanation or own.explanation)
+
+
+def measured_problems(
+    task: Task,
+    settings: MeasuringConfig,
+    prompts: Prompts,
+    console: Console,
+    *,
+    levels: tuple[Level, ...] | None = None,
+    seed: int = 0,
+) -> list[Problem]:
+    """The problems that the settings ask for, by default of their own levels; raises what `Task.problems` does."""
+    return problems_of(
+        task,
+        settings.split,
+        levels=settings.levels if levels is None else levels,
+        limit=settings.problems,
+        seed=seed,
+        warn=warning(console),
+        prompts=prompts,
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich import box
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, prompts_of, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.measure.tables import interval_cell
@@ -16,8 +16,8 @@ from expo_lite.measure.verdict import closing_line
 from expo_lite.records import ALL
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
-from expo_lite.tasks import load_task, problems_of
-from expo_lite.terminal import Terminal, say, warning
+from expo_lite.tasks import load_task
+from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.measure.levels import LevelDiagnosis
@@ -49,15 +49,7 @@ def run_diagnose(config: DiagnoseConfig) -> None:
     check_new(folder)
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        problems = problems_of(
-            task,
-            config.split,
-            levels=config.levels,
-            limit=config.problems,
-            seed=0,
-            warn=warning(console),
-            prompts=prompts,
-        )
+        problems = measured_problems(task, config, prompts, console)
         import_torch(console)
         from expo_lite.commands.sampling import say_device
         from expo_lite.measure.diagnose import diagnose_target

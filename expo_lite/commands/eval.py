@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, prompts_of, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
@@ -13,7 +13,7 @@ from expo_lite.run.target import Target
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
-from expo_lite.tasks import load_task, problems_of
+from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say, warning
 
 RESULTS = "evaluation.json"
@@ -47,15 +47,7 @@ def run_eval(config: EvalConfig) -> None:
         warning(console)(f"'{config.baseline}' was trained on another question prompt; both are asked alike here")
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
-        problems = problems_of(
-            task,
-            config.split,
-            levels=config.levels,
-            limit=config.problems,
-            seed=0,
-            warn=warning(console),
-            prompts=prompts,
-        )
+        problems = measured_problems(task, config, prompts, console)
         import_torch(console)
         from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.figures import differences, evaluation_of

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 from rich.console import Console
 from rich.rule import Rule
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, prompts_of, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.run.progress import completion_bar, working
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import ExplainConfig, check_measuring
-from expo_lite.tasks import load_task, problems_of
+from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
@@ -47,15 +47,7 @@ def run_explain(config: ExplainConfig) -> None:
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
         levels = config.levels or task.levels[-1:]
-        problems = problems_of(
-            task,
-            config.split,
-            levels=levels,
-            limit=config.problems,
-            seed=config.seed,
-            warn=warning(console),
-            prompts=prompts,
-        )
+        problems = measured_problems(task, config, prompts, console, levels=levels, seed=config.seed)
         import_torch(console)
         from expo_lite.commands.sampling import say_device
         from expo_lite.measure.explaining import sample_attempts

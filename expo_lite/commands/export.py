@@ -1,7 +1,7 @@
 """`expo-lite export`: what a run has trained, in the form that other programs load."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -205,14 +205,21 @@ def card_of(place: Destination, agreement: str | None) -> str:
 def checked_problems(target: Target) -> list[Problem]:
     """Held-out problems of the run's own task; of the built-in arithmetic, where there is none to be had."""
     from expo_lite.grading import Grader
-    from expo_lite.tasks import load_task
+    from expo_lite.tasks import load_task, problems_of
 
     grader, config = Grader(), target.config
     if config is not None:
         try:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-            problems = task.problems("test", levels=config.levels, limit=CHECKED_PROBLEMS)
-            return [replace(problem, prompts=target.prompts) for problem in problems]
+            return problems_of(
+                task,
+                "test",
+                levels=config.levels,
+                limit=CHECKED_PROBLEMS,
+                seed=0,
+                warn=lambda line: None,
+                prompts=target.prompts,
+            )
         except (ConfigError, DataError):
             pass  # its data is not here any more
     return load_task("arithmetic", grader=grader).problems("test", limit=CHECKED_PROBLEMS)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich import box
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, prompts_of, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams, level_order
 from expo_lite.settings.measuring import HardConfig, check_measuring
-from expo_lite.tasks import load_task, problems_of
-from expo_lite.terminal import Terminal, say, warning
+from expo_lite.tasks import load_task
+from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.measure.figures import GradedProblem
@@ -54,15 +54,7 @@ def run_hard(config: HardConfig) -> None:
     kind = config.task.partition(":")[0]
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        problems = problems_of(
-            task,
-            config.split,
-            levels=config.levels,
-            limit=config.problems,
-            seed=0,
-            warn=warning(console),
-            prompts=prompts,
-        )
+        problems = measured_problems(task, config, prompts, console)
         import_torch(console)
         from expo_lite.commands.sampling import graded_target, sampled_problems
         from expo_lite.measure.samples import SampleFolder, SampleSpec

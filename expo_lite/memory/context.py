@@ -96,15 +96,18 @@ def _most_tokens(text: str) -> int:
     return len(text) if text.isascii() else GROWTH * len(text.encode("utf-8", "surrogatepass"))
 
 
-def _both_prompts(problem: Problem) -> tuple[Turns, Turns]:
+def _conversations(problem: Problem) -> tuple[Turns, Turns]:
     return question_turns(problem), explanation_turns(problem)
+
+
+def _most_content_tokens(turns: Turns) -> int:
+    """What is said in a conversation, without what the chat template adds to its turns."""
+    return sum(_most_tokens(turn["content"]) for turn in turns)
 
 
 def _surely(problem: Problem, context: Context) -> bool:
     """Whether prompt and chain fit, whatever the tokenizer."""
-    prompt = max(
-        sum(TEMPLATE_TOKENS + _most_tokens(turn["content"]) for turn in turns) for turns in _both_prompts(problem)
-    )
+    prompt = max(TEMPLATE_TOKENS * len(turns) + _most_content_tokens(turns) for turns in _conversations(problem))
     return _fits(problem, prompt, context)
 
 
@@ -125,28 +128,26 @@ class _Measure:
         around = self._around.get(problem.prompts)
         if around is None:
             empty = Problem("", "", "", prompts=problem.prompts)
-            encoded = (len(encode(self._tokenizer, empty)) for encode in (encode_question, encode_explanation))
-            around = tuple(zip(encoded, map(_characters, _both_prompts(empty)), strict=True))
+            around = tuple(zip(self._lengths(empty), map(_most_content_tokens, _conversations(empty)), strict=True))
             self._around[problem.prompts] = around
-        filled = map(_characters, _both_prompts(problem))
+        filled = map(_most_content_tokens, _conversations(problem))
         most = max(tokens + now - then for (tokens, then), now in zip(around, filled, strict=True))
         return max(tokens for tokens, _ in around) - MERGED, most + MERGED
 
     def prompt(self, problem: Problem, most: int) -> int:
         """Tokens of the longer prompt; `most` and one where characters show that they are more."""
-        characters = max(sum(len(turn["content"]) for turn in turns) for turns in _both_prompts(problem))
+        characters = max(sum(len(turn["content"]) for turn in turns) for turns in _conversations(problem))
         if characters > most * self._longest_token:
             return most + 1
-        return max(len(encode(self._tokenizer, problem)) for encode in (encode_question, encode_explanation))
+        return max(self._lengths(problem))
+
+    def _lengths(self, problem: Problem) -> tuple[int, int]:
+        return len(encode_question(self._tokenizer, problem)), len(encode_explanation(self._tokenizer, problem))
 
     def chain(self, text: str, most: int) -> int:
         """Tokens of a chain and of the one that ends it, likewise."""
         too_long = len(text) > most * self._longest_token
         return most + 1 if too_long else len(self._tokenizer.encode(text, add_special_tokens=False)) + 1
-
-
-def _characters(turns: Turns) -> int:
-    return sum(_most_tokens(turn["content"]) for turn in turns)
 
 
 def _kept(

@@ -107,7 +107,7 @@ def starting_adapter(config: RunConfig, run: RunFolder | None = None) -> Path | 
     return run.start if run and run.start.exists() else find_target(str(config.start_from)).adapter
 
 
-def prompts_of(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> Prompts:
+def run_prompts(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> Prompts:
     """The user's own prompts; of a run that goes on those that it has kept, whatever their files say now."""
     read = list(config.prompt_files)
     for place, (path, kept) in enumerate(zip(config.prompt_files, folder.prompt_files, strict=True)):

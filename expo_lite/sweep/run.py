@@ -91,8 +91,8 @@ def diagnosis_jobs(plan: SweepPlan) -> list[Job]:
             bits=shared.policy.bits,
             sampling_rows=shared.sampling.sampling_rows or MOST_SAMPLING_ROWS,
             seed=seed,
-            question_prompt=shared.prompt_files[0],
-            explanation_prompt=shared.prompt_files[1],
+            question_prompt=shared.question_prompt,
+            explanation_prompt=shared.explanation.explanation_prompt,
             data=shared.data,
         )
         jobs.append(
