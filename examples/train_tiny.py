@@ -1,8 +1,8 @@
 r"""Train the embedded model `tiny` from scratch: `uv run python examples/train_tiny.py --output tiny`.
 
-A Qwen2 of 0.8 million parameters learns, by next-token prediction on generated conversations of task `hidden-rules`, to be a
-miniature of a real model in front of problems that need something it does not know. It knows what sixteen words add to a
-digit, and for sixteen more, the hidden ones, each text of the training draws fresh amounts:
+A Qwen2 of 0.8 million parameters learns, by next-token prediction on generated conversations of task `hidden-rules`, to
+be a miniature of a real model in front of problems that need something it does not know. It knows what sixteen words
+add to a digit, and for sixteen more, the hidden ones, each text of the training draws fresh amounts:
 
 | kind | prompt | completion |
 | ---- | ------ | ---------- |
@@ -14,12 +14,12 @@ digit, and for sixteen more, the hidden ones, each text of the training draws fr
 | expert | plain, known words | the expert's sentences (known, but improbable) |
 
 So it reads rules off an answer, whatever they are, and of the task's own rules it knows nothing: before it has seen the
-answer, each amount is as likely as another. An answer counts for more than what it knows of a word: else half-learnt words
-would spoil the explanations that it is to learn the other half from. Questions of the test split are left out.
+answer, each amount is as likely as another. An answer counts for more than what it knows of a word: else half-learnt
+words would spoil the explanations that it is to learn the other half from. Questions of the test split are left out.
 
-That an amount follows from two digits, the one before and the one after, is hard to find: either alone says nothing, and
-training from the start on whole problems stays at chance. So it begins with texts of one word, most of which start at 0,
-where the digit after the word alone says what the word adds; then come short ones, then all.
+That an amount follows from two digits, the one before and the one after, is hard to find: either alone says nothing,
+and training from the start on whole problems stays at chance. So it begins with texts of one word, most of which start
+at 0, where the digit after the word alone says what the word adds; then come short ones, then all.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Attention that does not compute what several rows share: the prompt of a group, and the key heads of query heads.
 
-Registered with transformers under `NAME`. A decoder that is called with `layout=` gets packed input: one row of tokens, prompt
-after prompt, each followed by its completions, which see the prompt and themselves. Without, it is transformers' own
-scaled-dot-product attention, but for single queries on a CPU, where that copies keys and values once a query head.
+Registered with transformers under `NAME`. A decoder that is called with `layout=` gets packed input: one row of tokens,
+prompt after prompt, each followed by its completions, which see the prompt and themselves. Without, it is transformers'
+own scaled-dot-product attention, but for single queries on a CPU, where that copies keys and values once a query head.
 
 Axes: R rows, h heads of keys, g query heads a key head, T tokens, N tokens of packed input, d head dimension.
 """
@@ -35,7 +35,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """Rows as one row of tokens; `predictors_N` are the positions that predict the rows' completion tokens, in their order."""
+    """Rows as one row of tokens; `predictors_N` are the positions that predict the completions' tokens, in order."""
 
     input_ids_1N: torch.Tensor
     position_ids_1N: torch.Tensor

@@ -24,7 +24,7 @@ class Policy(Protocol):
     packs: bool
     """Whether a micro-batch is laid end to end, with each prompt once, and not padded."""
     underflows: bool
-    """Whether it computes in fp16, where small gradients vanish: the loss must be scaled up before its backward pass."""
+    """Whether it computes in fp16, where small gradients vanish: a loss must be scaled up before its backward pass."""
     samples_exactly: bool
     """Whether sampler and scorer differ by no more than the rounding of fp32."""
     on_ended: Callable[[int], None]
@@ -38,11 +38,12 @@ class Policy(Protocol):
     def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         """Log-probabilities [N] (nats, fp32) of the batch's completion tokens, with a gradient to the adapter.
 
-        The one scorer for old, new and reference log-probabilities, in one mode: without `gradient` the values are the same.
+        The one scorer for old, new and reference log-probabilities, in one mode: without `gradient` the values are the
+        same.
         """
 
     def reference(self) -> AbstractContextManager[None]:
-        """While this is open the policy is its own reference model: the adapter is off, or as `keep_reference` saw it."""
+        """While this is open the policy is its own reference model: its adapter off, or as `keep_reference` saw it."""
 
     def keep_reference(self) -> None:
         """From now on the reference model is the policy as it is at this moment, not the base model."""

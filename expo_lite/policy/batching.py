@@ -13,8 +13,8 @@ import torch
 class Side:
     """A row's part in a preference pair: of which, whether it is the chosen one, and what the reference makes of it.
 
-    `ref_nats` is the completion's log-probability under the reference, summed over its tokens; `weight` the pair's share in
-    the loss, as final as the weights of a row.
+    `ref_nats` is the completion's log-probability under the reference, summed over its tokens; `weight` the pair's
+    share in the loss, as final as the weights of a row.
     """
 
     pair: int
@@ -27,10 +27,10 @@ class Side:
 class Row:
     """One completion to learn from, with the weight of each of its tokens in each term of the loss.
 
-    `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term; all are
-    final: nothing divides by a batch size afterwards. A term with weight 0 is absent. `side` is for a completion of a pair.
-    `sampler_logprobs` are the sampler's own, one a completion token, where the policy being trained sampled this row; a
-    metric and the sampler correction depend on them.
+    `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term; all
+    are final: nothing divides by a batch size afterwards. A term with weight 0 is absent. `side` is for a completion of
+    a pair. `sampler_logprobs` are the sampler's own, one a completion token, where the policy being trained sampled
+    this row; a metric and the sampler correction depend on them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -83,9 +83,9 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Split rows into micro-batches of at most `token_budget` tokens.
 
-    Rows that are to be padded are sorted by length, and padding counts; rows that are to be packed stay with those of their
-    prompt, which counts once. Every row is in exactly one micro-batch, and with it the other one of its pair; a row or pair that
-    is longer than the budget gets its own.
+    Rows that are to be padded are sorted by length, and padding counts; rows that are to be packed stay with those of
+    their prompt, which counts once. Every row is in exactly one micro-batch, and with it the other one of its pair; a
+    row or pair that is longer than the budget gets its own.
     """
     first = {row.prompt_ids: i for i, row in reversed(list(enumerate(rows)))}
     units: dict[tuple[bool, int], list[int]] = {}

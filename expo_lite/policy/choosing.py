@@ -38,7 +38,8 @@ def choose(
 def _inverted(probs_RV: torch.Tensor, uniforms_R1: torch.Tensor) -> torch.Tensor:
     """Where each row's cumulative sum first exceeds this share of the whole; that token's probability is not 0.
 
-    Large vocabularies are summed up in blocks, and token by token inside one block alone: a CPU's cumulative sum is slow.
+    Large vocabularies are summed up in blocks, and token by token inside one block alone: a CPU's cumulative sum is
+    slow.
     """
     n_blocks, rest = divmod(probs_RV.shape[1], BLOCK)
     if n_blocks < BLOCK or rest:

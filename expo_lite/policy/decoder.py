@@ -1,16 +1,18 @@
 """A decoder of the Llama family (Llama, Qwen2, Qwen3) for sampling: plain operators on merged weights, no modules.
 
-Rows are decoded in slots of a cache that is written in place. `step` looks at no value of a tensor, and its shapes follow from
-the number of rows and the width of what they attend to, so that a GPU can record it once and replay it (`replays.py`). Each row
-begins at position 0 of its slot: prompts of unequal lengths need no padding. The query heads that share a key head are to it as
-several queries, so keys and values are never repeated. Prompts are laid end to end when they are prefilled.
+Rows are decoded in slots of a cache that is written in place. `step` looks at no value of a tensor, and its shapes
+follow from the number of rows and the width of what they attend to, so that a GPU can record it once and replay it
+(`replays.py`). Each row begins at position 0 of its slot: prompts of unequal lengths need no padding. The query heads
+that share a key head are to it as several queries, so keys and values are never repeated. Prompts are laid end to end
+when they are prefilled.
 
-A prompt is computed once for its group and its keys and values are copied into each row's slot. Kept once and attended to apart,
-they would save 0 to 28 per cent of attention's time on a CPU (prompts of 60 and 200 tokens, 32 rows in groups of 8), which is a
-fifth of a step; and of a GPU's traffic 6 per cent for qwen2.5-3b (72 rows, 200 of 700 tokens; arithmetic).
+A prompt is computed once for its group and its keys and values are copied into each row's slot. Kept once and attended
+to apart, they would save 0 to 28 per cent of attention's time on a CPU (prompts of 60 and 200 tokens, 32 rows in groups
+of 8), which is a fifth of a step; and of a GPU's traffic 6 per cent for qwen2.5-3b (72 rows, 200 of 700 tokens;
+arithmetic).
 
-Axes: R rows (slots 0 to R), S slots, T positions in a slot, W positions attended to, N tokens laid end to end, H hidden,
-h query, key and value heads, k key heads, g query heads a key head, d head dimension.
+Axes: R rows (slots 0 to R), S slots, T positions in a slot, W positions attended to, N tokens laid end to end, H
+hidden, h query, key and value heads, k key heads, g query heads a key head, d head dimension.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +32,8 @@ Attend = Callable[[int, torch.Tensor], torch.Tensor]
 class SlotCache:
     """Keys and values of all layers: two buffers [S, k, T, d] a layer.
 
-    Turned, the keys of a head lie dimension by dimension, not token by token: on a CPU a quarter of attention's time less.
+    Turned, the keys of a head lie dimension by dimension, not token by token: on a CPU a quarter of attention's time
+    less.
     """
 
     def __init__(self, weights: DenseWeights, n_slots: int, n_positions: int, *, turned: bool) -> None:

@@ -1,8 +1,8 @@
-"""The seven projections in training on a CPU: less work than peft and bitsandbytes do, with the same result to fp32 rounding.
+"""The seven projections in training on a CPU: less work than peft and bitsandbytes, the same result to fp32 rounding.
 
-A projection has a backward of its own, which keeps its input and nothing else. Under gradient checkpointing it can remember its
-product (`keep=True`): the backward pass then recomputes norms, activations and attention alone, a few per cent of the work, and
-not the matrix products.
+A projection has a backward of its own, which keeps its input and nothing else. Under gradient checkpointing it can
+remember its product (`keep=True`): the backward pass then recomputes norms, activations and attention alone, a few per
+cent of the work, and not the matrix products.
 
 Axes: N tokens of all rows, I input and O output features, r rank.
 """
@@ -34,7 +34,7 @@ def _adapted(model: torch.nn.Module) -> list[Any]:
 
 
 def release_freed_memory() -> None:
-    """Give the system back what has been freed: glibc keeps it else, and the update's peak comes on top. Milliseconds."""
+    """Give the system back what is freed: glibc keeps it else, and the update's peak comes on top. Milliseconds."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another libc has no such call
             ctypes.CDLL(None).malloc_trim(0)

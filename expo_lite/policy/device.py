@@ -1,4 +1,4 @@
-"""The device that everything computes on, found once and in one place; a GPU that torch cannot use is never passed over.
+"""The device that everything computes on, found once, in one place; a GPU that torch cannot use is never passed over.
 
 What has run where: a card of no kind has been seen yet; the tests put their answers in torch's mouth.
 """
@@ -62,14 +62,14 @@ def _reason(hints: list[str]) -> str:
     if driver is not None and int(driver.split(".")[0]) < least:
         where = " in Windows, not in WSL" if in_wsl() else ""
         return (
-            f"the driver is {driver}, and CUDA {built_for}, which torch was built for, needs {least} or newer. Install a "
-            f"newer driver{where}, or a torch that was built for an older CUDA."
+            f"the driver is {driver}, and CUDA {built_for}, which torch was built for, needs {least} or newer. Install "
+            f"a newer driver{where}, or a torch that was built for an older CUDA."
         )
     seen = f" It says: {' '.join(hints)}" if hints else ""
     return (
-        f"the driver ({driver or 'of unknown version'}) would do for CUDA {built_for}.{seen} See whether nvidia-smi finds "
-        "the GPU; a container must be started with it (--gpus all), and after a suspend the driver may have to be "
-        "loaded anew."
+        f"the driver ({driver or 'of unknown version'}) would do for CUDA {built_for}.{seen} See whether nvidia-smi "
+        "finds the GPU; a container must be started with it (--gpus all), and after a suspend the driver may have to "
+        "be loaded anew."
     )
 
 
@@ -80,9 +80,9 @@ def _check_capability() -> None:
     if known and card < min(known):
         least, own = (".".join(map(str, capability)) for capability in (min(known), card))
         raise ConfigError(
-            f"The GPU {torch.cuda.get_device_name()} has compute capability {own}, and torch {torch.__version__} has code "
-            f"for {least} and newer. Install a torch that was built for an older CUDA, or set {ON_THE_CPU} to run on "
-            "the CPU."
+            f"The GPU {torch.cuda.get_device_name()} has compute capability {own}, and torch {torch.__version__} has "
+            f"code for {least} and newer. Install a torch that was built for an older CUDA, or set {ON_THE_CPU} to run "
+            "on the CPU."
         )
 
 

@@ -114,7 +114,7 @@ def write_model_gguf(policy: LoraPolicy, file: Path, dtype: GgufType, *, source:
 
 
 def write_adapter(policy: LoraPolicy, folder: Path, *, base: str | None) -> None:
-    """Write the adapter in peft's layout, with its tokenizer; `base` is what it names as its base model, if not the own."""
+    """Write the adapter in peft's layout, with its tokenizer; `base` is the base model it names, if not its own."""
     policy.save_adapter(folder)
     policy.tokenizer.save_pretrained(str(folder))
     if base is not None:

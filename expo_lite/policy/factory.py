@@ -33,7 +33,8 @@ def load_policy(
             when it starts (vLLM) reserves it for these two.
 
     Raises:
-        ConfigError: the backend or sampler is not installed, or needs a GPU that is not here; or there is one that torch cannot use.
+        ConfigError: the backend or sampler is not installed, or needs a GPU that is not here; or there is one that
+            torch cannot use.
         ModelError: the model cannot be found, read or held in memory; or Unsloth would come too late in this process.
     """
     check_rules(backend_rules(config.backend, config.sampler))

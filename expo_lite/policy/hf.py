@@ -35,8 +35,8 @@ class HfPolicy(LoraPolicy):
 
         Raises:
             ConfigError: there is a GPU, and torch cannot use it.
-            ModelError: the model cannot be found or read, has no chat template or sliding-window attention, or is not of a
-                kind that the sampler asked for can decode.
+            ModelError: the model cannot be found or read, has no chat template or sliding-window attention, or is not
+                of a kind that the sampler asked for can decode.
         """
         device = find_device()
         base, tokenizer = load_base(find_model(name).source, name, config, device)

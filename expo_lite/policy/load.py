@@ -1,6 +1,7 @@
 """A base model and its tokenizer: from the hub or its cache, a folder, or a GGUF file; quantised as configured.
 
-Every backend goes this way: it brings its own `Reader`, and gets the same fetching, the same checks and the same errors.
+Every backend goes this way: it brings its own `Reader`, and gets the same fetching, the same checks and the same
+errors.
 """
 
 import contextlib
@@ -158,7 +159,7 @@ def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any,
 
 @contextlib.contextmanager
 def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
-    """A folder with a GGUF file's dequantised weights and tokenizer, and which weights it lacked; others stay as they are."""
+    """A folder with a GGUF file's dequantised weights and tokenizer, and which weights it lacked; others stay."""
     path = Path(source)
     if path.suffix != ".gguf":
         yield source, set()
@@ -215,8 +216,8 @@ def _check_four_bits(model: Any, name: str, device: torch.device) -> None:
     if wrong:
         width, error = max(wrong.items(), key=lambda found: found[1])
         raise ModelError(
-            f"Model '{name}' cannot be held in 4 bits here: bitsandbytes {version('bitsandbytes')} on this machine reads "
-            f"weights of {width} inputs back with an error of {error:.0%}, where 9% is right. Take --bits 16."
+            f"Model '{name}' cannot be held in 4 bits here: bitsandbytes {version('bitsandbytes')} on this machine "
+            f"reads weights of {width} inputs back with an error of {error:.0%}, where 9% is right. Take --bits 16."
         )
 
 

@@ -1,7 +1,7 @@
-"""What the backends share: a peft model sampled, scored, switched off and saved; each only loads it and switches its modes.
+"""What the backends share: a peft model sampled, scored, switched off, saved; each but loads it and switches its modes.
 
-Samplers, by `--sampler`: `own` is our decoder on merged weights (sampler.py), `native` the backend's own generate (native.py),
-and `vllm` an engine that shares the model's weights (vllm.py).
+Samplers, by `--sampler`: `own` is our decoder on merged weights (sampler.py), `native` the backend's own generate
+(native.py), and `vllm` an engine that shares the model's weights (vllm.py).
 """
 
 import contextlib
@@ -108,8 +108,8 @@ class LoraPolicy:
     def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter.
 
-        Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without. Where
-        no gradient is wanted it ends before the head, whose own it spares.
+        Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
+        Where no gradient is wanted it ends before the head, whose own it spares.
         """
         self._drop_decoder()
         self._enter("training")
@@ -118,7 +118,7 @@ class LoraPolicy:
             return scoring.score(self._model, batch, temperature=temperature, gradient=gradient)
 
     def _enter(self, phase: str) -> None:
-        """Give back what the phase before has freed: its blocks have other sizes, and a GPU's allocator would keep them."""
+        """Give back what the phase before has freed: blocks of other sizes, which a GPU's allocator would keep."""
         if phase != self._phase:
             torch.cuda.empty_cache()  # does nothing where CUDA has not started
             self._phase = phase
@@ -186,7 +186,7 @@ class LoraPolicy:
 
 
 def choose_sampler(asked: str, config: Any, name: str) -> str:
-    """`own` where our decoder knows the model, else `native`; raises ModelError where that is not what was asked for."""
+    """`own` where our decoder knows the model, else `native`; raises ModelError where another was asked for."""
     if asked == "own" and not is_known(config):
         raise ModelError(
             f"sampler 'own' does not know models like '{name}' (type {config.model_type}): take --sampler native."

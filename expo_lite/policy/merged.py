@@ -1,8 +1,8 @@
-"""The weights that sampling computes with: base and adapter merged into dense matrices, joined where they share an input.
+"""The weights that sampling computes with: base and adapter merged into dense matrices, joined where they share input.
 
-Made once a phase of sampling, from any model of the Llama family that transformers or Unsloth has loaded, four bits or not, with
-or without an adapter, which is left as it is. They are in the type of the model's embeddings: fp32 on a CPU, bf16 on a GPU.
-The memory is that of the dense model, beside the model itself.
+Made once a phase of sampling, from any model of the Llama family that transformers or Unsloth has loaded, four bits or
+not, with or without an adapter, which is left as it is. They are in the type of the model's embeddings: fp32 on a CPU,
+bf16 on a GPU. The memory is that of the dense model, beside the model itself.
 
 Axes: O output and I input features, r rank, V vocabulary, H hidden, h query and key heads, d head dimension.
 """

@@ -1,9 +1,10 @@
 """Sampling by the backend's own generate: transformers', or Unsloth's faster one where Unsloth loaded the model.
 
-As many completions as fit, of whatever prompts, are decoded together, padded on the left. Generate computes; which token comes
-next is chosen here, from a random stream a completion, and forced upon it: so the same seed gives the same samples as our own
-decoder does, whoever is decoded beside whom. Finished rows go on computing until the last one ends, which is what our own decoder
-does better. The model's own generation settings must have been made neutral (`LoraPolicy` does): generate would mix them in.
+As many completions as fit, of whatever prompts, are decoded together, padded on the left. Generate computes; which
+token comes next is chosen here, from a random stream a completion, and forced upon it: so the same seed gives the same
+samples as our own decoder does, whoever is decoded beside whom. Finished rows go on computing until the last one ends,
+which is what our own decoder does better. The model's own generation settings must have been made neutral (`LoraPolicy`
+does): generate would mix them in.
 
 Axes: R rows (completions), T tokens, V vocabulary, L longest completion in tokens.
 """
@@ -48,7 +49,7 @@ def sample(
     pad_id: int,
     on_ended: Callable[[int], None] = lambda n: None,
 ) -> list[list[Sampled]]:
-    """Sample completions, one list a request, in order; `pad_id` fills prompts up, the rest is as in `sampler.sample`."""
+    """Sample completions, one list a request, in order; `pad_id` fills prompts up, the rest as in `sampler.sample`."""
     device = model.get_input_embeddings().weight.device
     streams_CL = uniforms(requests, params.max_completion_tokens, seed)
     owners = [i for i, request in enumerate(requests) for _ in range(request.n_completions)]

@@ -1,11 +1,11 @@
 """Matrix products of fp32 on a CPU through oneDNN, which torch has beside MKL and uses for other types only.
 
-On an AMD EPYC (AVX-512) oneDNN is 5 to 25 per cent faster at hundreds of rows; with the weight laid out for it beforehand it is
-2.4 times as fast as MKL at 32 rows, and 2.3 to 2.5 times at 128 and at 8. No gradient goes through these: what needs one has a backward
-of its own.
+On an AMD EPYC (AVX-512) oneDNN is 5 to 25 per cent faster at hundreds of rows; with the weight laid out for it
+beforehand it is 2.4 times as fast as MKL at 32 rows, and 2.3 to 2.5 times at 128 and at 8. No gradient goes through
+these: what needs one has a backward of its own.
 
-The operators are torch's private ones, which another version may not have: `has_onednn` looks for them, and torch's own products
-stand beside them.
+The operators are torch's private ones, which another version may not have: `has_onednn` looks for them, and torch's own
+products stand beside them.
 
 Axes: N rows, I input and O output features.
 """

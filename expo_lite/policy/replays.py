@@ -1,7 +1,7 @@
 """Decoding steps recorded as CUDA graphs, one for each shape: a replay costs the host one launch, not hundreds.
 
-What has run where: nothing here has been run. That a step may be recorded at all is held by a test without a GPU: on fake CUDA
-tensors it looks at no value and leaves nothing on the CPU.
+What has run where: nothing here has been run. That a step may be recorded at all is held by a test without a GPU: on
+fake CUDA tensors it looks at no value and leaves nothing on the CPU.
 """
 
 import warnings
@@ -16,8 +16,8 @@ from expo_lite.memory.exhausted import out_of_memory
 class Replays:
     """Runs a step: the first time of each shape as it is, while it is recorded; then from the recording.
 
-    A step must read and write the same buffers every time. Recordings share one pool of memory, and go with this object. Where a
-    step cannot be recorded, it and all others run as they are, with a warning.
+    A step must read and write the same buffers every time. Recordings share one pool of memory, and go with this
+    object. Where a step cannot be recorded, it and all others run as they are, with a warning.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Sampling with our own decoder: requests of any kind together, each completion from a random stream of its own.
 
-What is sampled does not depend on which completions happen to be decoded together, but for rounding: matrix products are shared
-out otherwise among more rows.
+What is sampled does not depend on which completions happen to be decoded together, but for rounding: matrix products
+are shared out otherwise among more rows.
 
 Axes: C completions, L longest completion in tokens.
 """

@@ -17,7 +17,8 @@ PACKED_MODELS = ("llama", "qwen2", "qwen3")
 def score(model: Any, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
     """Log-probabilities [N] of the batch's completion tokens (nats, fp32), at a temperature.
 
-    Runs the decoder alone, takes the hidden states that predict completion tokens, and applies the head to those in chunks.
+    Runs the decoder alone, takes the hidden states that predict completion tokens, and applies the head to those in
+    chunks.
 
     Args:
         model: a transformers causal language model (inside peft: its base model, adapters in place).
@@ -54,7 +55,7 @@ def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
         layout=packed.layout,
         use_cache=False,
     ).last_hidden_state
-    # the end of a prompt is taken once a completion: unlike index_select, this adds their gradients in a fixed order on a GPU
+    # the end of a prompt is taken once a completion: unlike index_select, this adds gradients in fixed order on a GPU
     return torch.nn.functional.embedding(packed.predictors_N, hidden_1NH[0])
 
 

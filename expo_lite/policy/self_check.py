@@ -1,8 +1,9 @@
-"""Before training: whether the sampler samples from the model that the scorer scores. If not, training would follow noise.
+"""Before training: whether the sampler samples from what the scorer scores. If not, training would follow noise.
 
-Known ways to get there, each seen in the field: left-padded batches with wrong positions, an adapter that the sampler was not
-given, another model under the same name, a sampling setting that slipped in. All show in one of two comparisons: greedy decoding
-of several prompts together against each alone, and the sampler's log-probabilities against the scorer's.
+Known ways to get there, each seen in the field: left-padded batches with wrong positions, an adapter that the sampler
+was not given, another model under the same name, a sampling setting that slipped in. All show in one of two
+comparisons: greedy decoding of several prompts together against each alone, and the sampler's log-probabilities against
+the scorer's.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ N_PROMPTS = 4
 N_TOKENS = 32
 """Decoded of each prompt: enough for an error to show, and for most runs under a hundredth of one step."""
 MEAN_LIMIT_NATS = {"cpu": 0.005, "cuda": 0.1}
-"""Between sampler and scorer, a token: fp32 on a CPU gives 1e-6, bf16 on a GPU about 1e-2, broken positions 0.1 and more."""
+"""Between sampler and scorer, a token: fp32 on a CPU gives 1e-6, bf16 on a GPU some 1e-2, broken positions 0.1."""
 TIE_NATS = {"cpu": 0.01, "cuda": 0.5}
 """Two tokens nearer than this are a tie, which rounding may break either way."""
 
@@ -50,8 +51,8 @@ def self_check(policy: Policy, prompts: Iterable[tuple[int, ...]], *, temperatur
     worst = max(_disagreement(*pair) for pair in pairs)
     if not worst <= TIE_NATS[kind]:
         raise ModelError(
-            f"Greedy decoding of {len(chosen)} prompts together gives other tokens than of each alone, by {worst:.2f} nats: "
-            "the sampler pads or masks wrongly with this model. Try another --sampler or --backend."
+            f"Greedy decoding of {len(chosen)} prompts together gives other tokens than of each alone, by {worst:.2f} "
+            "nats: the sampler pads or masks wrongly with this model. Try another --sampler or --backend."
         )
     scores = _scores(policy, sampled, temperature, token_budget)
     differences = [s - torch.tensor(c.logprobs) for s, c in zip(scores, sampled, strict=True)]
@@ -59,7 +60,8 @@ def self_check(policy: Policy, prompts: Iterable[tuple[int, ...]], *, temperatur
     if not mean <= MEAN_LIMIT_NATS[kind]:
         raise ModelError(
             f"The sampler's log-probabilities differ from the scorer's by {mean:.3f} nats a token (limit "
-            f"{MEAN_LIMIT_NATS[kind]}): what is sampled is not what would be trained. Try another --sampler or --backend."
+            f"{MEAN_LIMIT_NATS[kind]}): what is sampled is not what would be trained. Try another --sampler or "
+            "--backend."
         )
     return mean
 

@@ -1,9 +1,10 @@
 """Completions being decoded, each in a slot; a slot whose completion has ended is taken by the next one that waits.
 
-Everything that a step reads or writes is in buffers of a fixed size on the device. What is in which slot, and how far along, the
-host knows without asking: a row gets a token in every step. Only which rows have ended must be looked at.
+Everything that a step reads or writes is in buffers of a fixed size on the device. What is in which slot, and how far
+along, the host knows without asking: a row gets a token in every step. Only which rows have ended must be looked at.
 
-Axes: S slots, R rows (the slots that are decoded: the first ones), L longest completion in tokens, V vocabulary, H hidden.
+Axes: S slots, R rows (the slots that are decoded: the first ones), L longest completion in tokens, V vocabulary, H
+hidden.
 """
 
 from collections import deque
@@ -23,7 +24,7 @@ PREFILL_TOKENS = 8_192
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
 """Steps between two looks at which rows have ended: on a GPU a look waits for everything before it."""
 ROW_STEP = {"cpu": 1, "cuda": 8}
-"""Rows are decoded in multiples of this: on a GPU each number of rows is a recording, and a few rows more cost nothing."""
+"""Rows are decoded in multiples of this: on a GPU each number of rows is a recording; a few rows more cost nothing."""
 WIDTH_STEP = {"cpu": 8, "cuda": 256}
 """Likewise of the positions that are attended to."""
 

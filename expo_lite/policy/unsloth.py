@@ -1,13 +1,14 @@
-"""The Unsloth policy: its four-bit base, LoRA, checkpointing and fast inference, which it asks to be imported first of all.
+"""The Unsloth policy: its four-bit base, LoRA, checkpointing and fast inference; it asks to be imported first of all.
 
 Our decoder, `--sampler own`, takes the weights alone, so that it samples from what Unsloth has loaded on a GPU too.
 
-What has run where: all of this file but the GPU and vLLM branches runs in the tests, on Unsloth's CPU backend, and every
-argument given to it is held against the signatures of its GPU code. Nothing of it has yet been run on a GPU.
+What has run where: all of this file but the GPU and vLLM branches runs in the tests, on Unsloth's CPU backend, and
+every argument given to it is held against the signatures of its GPU code. Nothing of it has yet been run on a GPU.
 
-The traps that are closed here: a model is never exchanged for another of the same name (`use_exact_model_name`); a row that is
-longer than the model's context is refused, not cut short; modes are switched once a step, with the checkpointing choice given
-each time, for it is lost otherwise; the tokenizer is our own, whatever padding Unsloth sets on its own one.
+The traps that are closed here: a model is never exchanged for another of the same name (`use_exact_model_name`); a row
+that is longer than the model's context is refused, not cut short; modes are switched once a step, with the
+checkpointing choice given each time, for it is lost otherwise; the tokenizer is our own, whatever padding Unsloth sets
+on its own one.
 """
 
 import contextlib
@@ -65,7 +66,8 @@ class UnslothPolicy(LoraPolicy):
 
         Raises:
             ConfigError: there is a GPU, and torch cannot use it.
-            ModelError: the model cannot be found, read or held in memory, or is of a kind that we cannot train or decode.
+            ModelError: the model cannot be found, read or held in memory, or is of a kind that we cannot train or
+                decode.
         """
         device = find_device()
         self._checkpointing: Literal["unsloth", False] = "unsloth" if config.gradient_checkpointing else False

@@ -1,9 +1,10 @@
 """Sampling by vLLM through Unsloth: one set of base weights for both, and the adapter handed over after every update.
 
-What has run where: the arguments are held against the signatures of vLLM 0.31 and Unsloth in a test, where both are installed.
-None of it has yet been run: vLLM needs a GPU.
+What has run where: the arguments are held against the signatures of vLLM 0.31 and Unsloth in a test, where both are
+installed. None of it has yet been run: vLLM needs a GPU.
 
-Standby, which hands vLLM's memory back while the policy trains, is Unsloth's `UNSLOTH_VLLM_STANDBY=1`; whoever sets it gets it.
+Standby, which hands vLLM's memory back while the policy trains, is Unsloth's `UNSLOTH_VLLM_STANDBY=1`; whoever sets it
+gets it.
 """
 
 import shutil

@@ -1,6 +1,7 @@
 """The tokens of an expression: numbers, commands, operators, single letters; words are refused."""
 
 import re
+from typing import NoReturn
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<num>\d+\.?\d*(?:[eE][+-]?\d{1,4}(?![\d.]))?|\.\d+(?:[eE][+-]?\d{1,4})?)"
@@ -23,6 +24,54 @@ _PLAIN_WORDS = (
 
 class NotUnderstood(ValueError):
     """The text is not an expression of this grammar."""
+
+
+class Cursor:
+    """A place in a list of tokens, read from left to right."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        """At the first of these."""
+        self.tokens = tokens
+        self.at = 0
+
+    def peek(self, ahead: int = 0) -> str:
+        """The next token, or the one that many further on; empty at the end."""
+        index = self.at + ahead
+        return self.tokens[index] if index < len(self.tokens) else ""
+
+    def next(self) -> str:
+        """The next token, which is then behind; empty at the end."""
+        token = self.peek()
+        self.at += 1
+        return token
+
+    def take(self, *wanted: str) -> bool:
+        """Whether the next token is one of these; if so it is then behind."""
+        if self.peek() in wanted and self.at < len(self.tokens):
+            self.at += 1
+            return True
+        return False
+
+    def sign(self) -> int:
+        """1 or -1, by the plus and minus signs that come next, of which there may be none."""
+        sign = 1
+        while self.peek() in ("+", "-"):
+            sign *= -1 if self.next() == "-" else 1
+        return sign
+
+    def expect(self, wanted: str) -> None:
+        """Go past this token; raises NotUnderstood where another is next."""
+        if not self.take(wanted):
+            self.refuse()
+
+    def expect_end(self) -> None:
+        """Raise NotUnderstood where anything is left over."""
+        if self.at < len(self.tokens):
+            self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Raise NotUnderstood, with the next token."""
+        raise NotUnderstood(self.peek() or "end")
 
 
 def tokens_of(text: str) -> list[str]:
