@@ -1,5 +1,6 @@
 """For all tests: no network, no surprises from the machine; gpu tests need a GPU."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core each: threads of one would wait for those of another
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or tokenizers warn when a process is started
 os.environ.pop("COLUMNS", None)
+gc.disable()  # while the modules of all tests are imported
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: no search for garbage need go over it."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -121,8 +121,11 @@ def serve() -> None:
     """Fork a run for each line of input."""
     import torch
 
-    import expo_lite.loop
-    import expo_lite.policy.hf  # noqa: F401
+    from expo_lite.settings.machine import importing
+
+    with importing("peft"):
+        import expo_lite.loop
+        import expo_lite.policy.hf  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

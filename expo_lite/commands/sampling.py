@@ -8,6 +8,7 @@ from rich.console import Console
 
 from expo_lite.run.progress import completion_bar, working
 from expo_lite.run.target import Target
+from expo_lite.settings.machine import importing
 from expo_lite.terminal import say, warning
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ REWARDS = "rewards.jsonl"
 
 def import_torch(console: Console) -> None:
     """Import torch now, which takes seconds, and say so. Not transformers: Unsloth may have to come before it."""
-    with working(console, "starting"):
+    with working(console, "starting"), importing("torch"):
         import torch  # noqa: F401
 
 
@@ -32,7 +33,7 @@ def sampled_problems(
     targets: "Sequence[Target]", problems: "list[Problem]", max_completion_tokens: int, console: Console
 ) -> "list[Problem]":
     """The problems that fit into the context of every target; only the tokenizers are loaded, where they are needed."""
-    with working(console, "reading the tokenizer"):
+    with working(console, "reading the tokenizer"), importing("transformers"):
         from expo_lite.memory.context import fitting
         from expo_lite.policy.load import load_tokenizer
 

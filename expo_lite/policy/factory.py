@@ -8,7 +8,7 @@ import torch
 from expo_lite.errors import ModelError
 from expo_lite.policy.base import Policy
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import backend_rules, is_installed
+from expo_lite.settings.machine import backend_rules, importing, is_installed
 from expo_lite.settings.schema import check_rules
 
 
@@ -39,7 +39,8 @@ def load_policy(
     """
     check_rules(backend_rules(config.backend, config.sampler))
     if choose_backend(config) == "hf":
-        from expo_lite.policy.hf import HfPolicy
+        with importing("peft"):
+            from expo_lite.policy.hf import HfPolicy
 
         return HfPolicy(name, config, seed=seed, adapter=adapter)
     late = sorted({"transformers", "peft", "trl"} & set(sys.modules))
@@ -49,7 +50,8 @@ def load_policy(
             f"Unsloth must be imported before {', '.join(late)}. Start a new process (`expo-lite` does), "
             "or take backend 'hf'."
         )
-    from expo_lite.policy.unsloth import UnslothPolicy
+    with importing("unsloth"):
+        from expo_lite.policy.unsloth import UnslothPolicy
 
     known = {} if sampling_rows is None else {"sampling_rows": sampling_rows}
     return UnslothPolicy(name, config, seed=seed, adapter=adapter, max_tokens=max_tokens, **known)
