@@ -27,12 +27,13 @@ from expo_lite.tasks.rows import task_from_rows
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
-ROWS = [{"question": f"Start with {i}.\nA: hop.", "answer": str(i + 3), "problem_id": f"p{i}"} for i in range(2)]
+ROWS = [{"question": f"Start with {i}.\nA: hop.", "answer": str(i + 3), "problem_id": f"p{i}"} for i in range(3)]
 RATE, COEFFICIENT = 1e-2, 0.5
 
 
 def run(words: list[str]) -> None:
-    quiet = {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    places = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+    quiet = {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=os.environ | quiet, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -63,9 +64,12 @@ def test_two_processes_learn_what_one_does(folder: Path) -> None:
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-6)
     logs = [json.loads((folder / name / "log.json").read_text())[0] for name in ("trained-1-2", "trained-2-1")]
     for log in logs:
-        assert (log["frac_all_wrong"], log["frac_mixed"], log["expo/explanation_accept_rate"]) == (0.5, 0.5, 1.0)
+        assert (log["frac_all_wrong"], log["frac_mixed"]) == pytest.approx((2 / 3, 1 / 3), abs=1e-3)
+        shares = ("expo/explanation_accept_rate", "expo/answer_leak_rate", "expo/sft_coef")
+        assert [log[name] for name in shares] == [1.0, 0.0, COEFFICIENT]
         assert log["completions/max_length"] == logs[0]["completions/max_length"]  # of rollouts, not of explanations
     assert logs[0]["expo/sft_loss"] == pytest.approx(logs[1]["expo/sft_loss"], rel=1e-5)
+    assert logs[0]["expo/nll_own"] == pytest.approx(logs[1]["expo/nll_own"], rel=0.01)  # one is the mean of two means
 
 
 def sampled(policy: HfPolicy) -> Experience:
@@ -93,7 +97,7 @@ def test_the_loss_is_that_of_our_own_loop(policy: HfPolicy, folder: Path) -> Non
     """Plain gradient descent moves each weight by the rate times the gradient, which is compared weight by weight."""
     config = resolve(TrainConfig(model="tiny", group_size=4, explanation=ExpoConfig(exp_sft_coef=COEFFICIENT)))
     rows = METHODS["exp-grpo"].rows(sampled(policy), config)
-    assert sum(bool(row.sft_weight) for row in rows) == 1
+    assert sum(bool(row.sft_weight) for row in rows) == 2
     for parameter in policy.parameters().values():
         parameter.grad = None
     batches = micro_batches(rows, token_budget=4096, pad_id=policy.pad_id, packed=policy.packs)
@@ -156,8 +160,27 @@ def test_the_filters_are_those_of_our_own_loop(filters: tuple[Any, ...], policy:
             attempt = Group(problem, (made,), (task.grade(problem, text, truncated=cut),))
             (ours,) = judge(policy, [attempt], settings, token_budget=4096)
             found.append(ours.accepted)
-            assert ExplainingGRPOTrainer._accepts(trainer, problem, text, ids) == ours.accepted
+            assert ExplainingGRPOTrainer._reason(trainer, problem, text, ids) == ours.reason
     assert found == [True, False, False, False, "no-leak" not in filters, False]
+
+
+@pytest.mark.parametrize("explain_with", ["answer", "wrong-answer", "no-answer"])
+def test_the_controls_are_those_of_our_own_loop(explain_with: Any) -> None:
+    """What is shown in the answer's place; and a control is taken whatever it says."""
+    from types import SimpleNamespace
+
+    from expo_lite.integrations.trl import ExplainingGRPOTrainer
+
+    problems = task_from_rows(ROWS, test_rows=[{"question": "?", "answer": "1"}]).problems("train")
+    settings = ExpoConfig(explain_with=explain_with, explanation_filter=("none",))
+    place = SimpleNamespace(seed=0, global_step=0)
+    trainer: Any = SimpleNamespace(_explanation=settings, _problems=problems, args=place, state=place)
+    for problem in problems:
+        text = str(ExplainingGRPOTrainer._shown(trainer, problem))
+        answers = {p.answer for p in problems if f"The correct answer is {p.answer}" in text}
+        others = {p.answer for p in problems} - {problem.answer}
+        assert {"answer": answers == {problem.answer}, "no-answer": not answers}.get(explain_with, answers < others)
+    assert ExplainingGRPOTrainer._reason(trainer, problems[0], "\\boxed{9}", (1,)) == "accepted"
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])

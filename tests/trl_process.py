@@ -23,18 +23,19 @@ from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.models import PRESETS
 from expo_lite.tasks.rows import task_from_rows
 
-GROUP, PROBLEMS = 4, 2
+GROUP, PROBLEMS = 4, 3  # two processes share the second group
 ROWS = [{"question": f"Start with {i}.\nA: hop.", "answer": str(i + 3), "problem_id": f"p{i}"} for i in range(PROBLEMS)]
 
 
 def rolled_out(prompts: list[Any], trainer: Any) -> dict[str, Any]:
-    """The first problem is answered rightly now and then, the second never; an explanation is right."""
+    """The first problem is answered rightly now and then, the others never; an explanation is right."""
     tokenizer, ids_of, prompt_ids = trainer.processing_class, [], []
-    for place, prompt in enumerate(prompts):
+    for number, prompt in enumerate(prompts):
         text = prompt[-1]["content"]
-        first = "Start with 0." in text
-        right = "The correct answer is" in text or (first and place % GROUP == 1)
-        answer = (3 if first else 4) if right else 9
+        asked = int(text.partition("Start with ")[2][0])
+        explained = "The correct answer is" in text
+        place = 0 if explained else trainer.accelerator.process_index * len(prompts) + number
+        answer = asked + 3 if explained or (asked == 0 and place % GROUP == 1) else 9
         said = f"A:{'x' * (1 + place % GROUP)} \\boxed{{{answer}}}"
         ids_of.append([*tokenizer.encode(said, add_special_tokens=False), tokenizer.eos_token_id])
         prompt_ids.append(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))

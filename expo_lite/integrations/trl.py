@@ -3,7 +3,8 @@
 TRL samples, scores and updates, on as many processes as `accelerate launch` starts, with DDP, FSDP or DeepSpeed, and
 with vLLM if asked. What is added: where all of a group are wrong, one more completion after question and right answer;
 if its own answer is right, -exp_sft_coef log pi of it after the question alone, averaged over the problems of the step.
-Prompts, grading, gate, filters, schedule and normalisation are those of `expo-lite train`.
+Prompts, grading, gate, filters, controls, schedule and normalisation are those of `expo-lite train`, and so are the
+names of metrics.
 
 Two methods of TRL's that are not public are extended: `_calculate_rewards`, for the rewards of whole groups are not in
 what it hands on, and `_generate_and_score_completions`, after which explanations are sampled. `compute_loss` is
@@ -22,19 +23,21 @@ import torch
 
 from expo_lite.errors import ConfigError
 from expo_lite.objectives import scheduled
-from expo_lite.prompts import encode_question, explanation_turns, question_turns
+from expo_lite.prompts import Turns, encode_question, explanation_turns, question_turns
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
 from expo_lite.settings.schema import check_rules, check_values
 from expo_lite.settings.train import check_filters
 from expo_lite.step.chain_text import leaks
+from expo_lite.step.rollout import with_wrong_answer
 from expo_lite.tasks import Task
 
 TESTED = ((1, 15), (1, 16))
 """From this version of TRL on, and below that one."""
 FILTERS = ("verified", "no-leak")
 """Those that need no pass of the policy and change no text; the others are for `expo-lite train`."""
+ACCEPTED = "accepted"
 
 
 def check_version(found: str | None) -> None:
@@ -103,6 +106,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         self._problems = list(problems if problems is not None else task.problems("train"))
         self._chains: list[tuple[list[ChainRow], bool]] = []
         self._group_rewards = torch.empty(0)
+        self._logps_BT = torch.empty(0, 0)
         rows = [{"prompt": question_turns(problem), "place": place} for place, problem in enumerate(self._problems)]
         super().__init__(model, reward_funcs=self.correct, train_dataset=Dataset.from_list(rows), **given)
         self.chat_template_kwargs = {**(self.chat_template_kwargs or {}), "enable_thinking": False}  # as we encode
@@ -150,13 +154,12 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         n_each = -(-len(wanted) // n_processes)
         own = wanted[me::n_processes]
         accepted = self._sampled(own, [*own, *wanted[:1] * (n_each - len(own))], len(asked))
-        counts = gather_object([len(accepted)])
-        self._log("expo/explanation_accept_rate", [sum(counts) / len(wanted)])
-        return [(accepted[slot::n_slots], slot < max(counts)) for slot in range(n_slots)]
+        n_most = max(gather_object([len(accepted)]))
+        return [(accepted[slot::n_slots], slot < n_most) for slot in range(n_slots)]
 
     def _sampled(self, own: list[int], to_sample: list[int], n_problems: int) -> list[ChainRow]:
         """Sample an explanation of each problem `to_sample`; those of `own` that pass are ready to be trained on."""
-        shown = [explanation_turns(self._problems[place]) for place in to_sample]
+        shown = [self._shown(self._problems[place]) for place in to_sample]
         before = {name: list(values) for name, values in self._metrics["train"].items()}
         n_generations, self.num_generations = self.num_generations, 1
         try:
@@ -170,25 +173,48 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         coefficient = scheduled(settings.exp_sft_coef, schedule=settings.exp_sft_schedule, progress=progress)
         # an optimiser step that sees only a part of what was generated averages over the problems of that part
         n_seen = n_problems * self.args.gradient_accumulation_steps / self.args.steps_per_generation
-        rows = []
+        rows, reasons, leaking = [], [], []
         for place, ids, completion in list(zip(to_sample, ids_of, said, strict=True))[: len(own)]:
             problem, text = self._problems[place], completion[0]["content"]
-            if self._accepts(problem, text, ids):
+            reasons.append(self._reason(problem, text, ids))
+            leaking.append(leaks(text))
+            if reasons[-1] == ACCEPTED:
                 weight = coefficient / n_seen
                 weight /= len(ids) if settings.exp_sft_normalisation == "token" else 1
                 question = encode_question(self.processing_class, problem)
                 rows.append(ChainRow(question, tuple(map(int, ids)), weight))
+        reasons = gather_object(reasons)
+        for reason in {ACCEPTED, *reasons}:
+            name = "explanation_accept_rate" if reason == ACCEPTED else f"refused/{reason}"
+            self._log(f"expo/{name}", [found == reason for found in reasons])
+        self._log("expo/answer_leak_rate", gather_object(leaking))
+        self._log("expo/sft_coef", [coefficient])
         return rows
 
-    def _accepts(self, problem: Problem, text: str, ids: Sequence[int]) -> bool:
-        """A right answer in time, whatever the filter, as in step/explain.py: no-leak comes on top of it."""
-        right = bool(self._judge(problem, text, ids).correct)
-        return right and not ("no-leak" in self._explanation.explanation_filter and leaks(text))
+    def _shown(self, problem: Problem) -> Turns:
+        """The turns after which a problem is explained, or what a control has in their place."""
+        if self._explanation.explain_with == "no-answer":
+            return question_turns(problem)
+        if self._explanation.explain_with == "wrong-answer":
+            problem = with_wrong_answer(problem, self._problems, self.args.seed + self.state.global_step)
+        return explanation_turns(problem)
+
+    def _reason(self, problem: Problem, text: str, ids: Sequence[int]) -> str:
+        """Why an explanation is refused, as in step/explain.py: no-leak comes on top of a right answer in time."""
+        if "none" in self._explanation.explanation_filter:
+            return ACCEPTED  # a control is trained on as it is
+        verdict = self._judge(problem, text, ids)
+        if not verdict.correct:
+            return verdict.reason
+        return "leak" if "no-leak" in self._explanation.explanation_filter and leaks(text) else ACCEPTED
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's loss, and the term of this micro-batch's explanations."""
         loss: torch.Tensor = super().compute_loss(model, inputs, *args, **kwargs)
-        if not model.training or not self._chains:
+        if not model.training:
+            return loss
+        self._log_nats("expo/nll_own", self._logps_BT[inputs["completion_mask"].bool()])
+        if not self._chains:
             return loss
         rows, needed = self._chains[self._step % self.args.steps_per_generation]
         return loss + self._chain_loss(model, rows) if needed else loss
@@ -201,11 +227,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         shown = rows or [ChainRow((self._tokenizer.pad_token_id,), (self._tokenizer.pad_token_id,), 0.0)]
         ids_BT, mask_BT, weights_BT, n_kept = padded(shown, self._tokenizer.pad_token_id, self.accelerator.device)
         logps_BT, *_ = self._get_per_token_logps_and_entropies(model, ids_BT, mask_BT, n_kept)
-        own = -logps_BT.detach()[weights_BT[:, -n_kept:] > 0]
-        sums = self.accelerator.gather(torch.stack([own.sum(), torch.tensor(float(own.numel()), device=own.device)]))
-        nats, n_tokens = sums.reshape(-1, 2).sum(0).tolist()
-        if n_tokens:  # none where the schedule has come to 0
-            self._log("expo/sft_loss", [nats / n_tokens])
+        self._log_nats("expo/sft_loss", logps_BT.detach()[weights_BT[:, -n_kept:] > 0])
         loss: torch.Tensor = -(weights_BT[:, -n_kept:] * logps_BT).sum() * self.accelerator.num_processes
         return loss
 
@@ -219,12 +241,21 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
             found = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, compute_entropy=compute_entropy, **kwargs
             )
+            self._logps_BT = found[0].detach()
             return found
         outputs = model(input_ids=input_ids, attention_mask=attention_mask)
         logits_BTV = outputs.logits[:, -logits_to_keep - 1 : -1].float() / self.temperature
         all_BTV = torch.log_softmax(logits_BTV, -1)
         logps_BT = all_BTV.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0]
+        self._logps_BT = logps_BT.detach()
         return logps_BT, -(all_BTV.exp() * all_BTV).sum(-1) if compute_entropy else None, None
+
+    def _log_nats(self, name: str, logps_N: torch.Tensor) -> None:
+        """The mean negative log-likelihood of these tokens and of those of all other processes, nats."""
+        own = torch.stack([-logps_N.sum(), torch.tensor(float(logps_N.numel()), device=logps_N.device)])
+        nats, n_tokens = self.accelerator.gather(own).reshape(-1, 2).sum(0).tolist()
+        if n_tokens:  # of explanations there are none where the schedule has come to 0
+            self._log(name, [nats / n_tokens])
 
     def _log(self, name: str, values: Sequence[float]) -> None:
         self._metrics["train"][name].append(sum(values) / len(values))
@@ -257,15 +288,16 @@ def _check(settings: ExpoConfig) -> None:
     check_values(settings)
     check_filters(settings.explanation_filter)
     usual = ExpoConfig()
-    own = ("explanation_refresh_steps", "explain_with", "explanations_per_problem", "explanation_temperature",
+    own = ("explanation_refresh_steps", "explanations_per_problem", "explanation_temperature",
            "max_explanation_tokens", "explanation_prompt")  # fmt: skip
     changed = [name for name in own if getattr(settings, name) != getattr(usual, name)]
-    foreign = [name for name in settings.explanation_filter if name not in FILTERS]
+    allowed = FILTERS if settings.explain_with == "answer" else (*FILTERS, "none")
+    foreign = [name for name in settings.explanation_filter if name not in allowed]
     check_rules(
         [
             (
                 not foreign,
-                f"explanation_filter {', '.join(foreign)} is for `expo-lite train`; here: {', '.join(FILTERS)}.",
+                f"explanation_filter {', '.join(foreign)} is for `expo-lite train`; here: {', '.join(allowed)}.",
             ),
             (not changed, f"{', '.join(changed)} is for `expo-lite train` only."),
         ]
