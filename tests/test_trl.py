@@ -20,6 +20,7 @@ from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, FinishReason, Group, Verdict
 from expo_lite.settings.groups import ExpoConfig, PolicyConfig
+from expo_lite.settings.machine import is_installed
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.learn import accumulate
 from expo_lite.step.methods import METHODS, Chain, Experience
@@ -31,10 +32,11 @@ ROWS = [{"question": f"Start with {i}.\nA: hop.", "answer": str(i + 3), "problem
 RATE, COEFFICIENT = 1e-2, 0.5
 
 
-def run(words: list[str]) -> None:
+def run(words: list[str], cwd: Path | None = None, **environment: str) -> None:
     places = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
     quiet = {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=os.environ | quiet, check=False)
+    given = os.environ | quiet | environment
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=given, cwd=cwd, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -94,6 +96,20 @@ def sampled(policy: HfPolicy) -> Experience:
 
 
 def test_the_loss_is_that_of_our_own_loop(policy: HfPolicy, folder: Path) -> None:
+    compare_with_our_own_loop(policy, folder, "trained-2-1")
+
+
+@pytest.mark.skipif(not is_installed("unsloth"), reason="unsloth is not installed (extra 'unsloth')")
+def test_the_loss_under_unsloth_s_patched_trainer(policy: HfPolicy, tmp_path: Path) -> None:
+    """On its CPU backend, where it patches TRL only if asked; its own scorer and loss."""
+    (tmp_path / "adapter").mkdir()
+    policy.save_adapter(tmp_path / "adapter")
+    quiet = {"UNSLOTH_DISABLE_STATISTICS": "1", "UNSLOTH_COMPILE_DISABLE": "1"}
+    run([str(HERE / "trl_process.py"), str(tmp_path), "unsloth"], cwd=tmp_path, **quiet)
+    compare_with_our_own_loop(policy, tmp_path, "trained-1-2", atol=5e-4)  # of gradients up to 2.7
+
+
+def compare_with_our_own_loop(policy: HfPolicy, folder: Path, trained: str, atol: float = 2e-4) -> None:
     """Plain gradient descent moves each weight by the rate times the gradient, which is compared weight by weight."""
     config = resolve(TrainConfig(model="tiny", group_size=4, explanation=ExpoConfig(exp_sft_coef=COEFFICIENT)))
     rows = METHODS["exp-grpo"].rows(sampled(policy), config)
@@ -102,14 +118,14 @@ def test_the_loss_is_that_of_our_own_loop(policy: HfPolicy, folder: Path) -> Non
         parameter.grad = None
     batches = micro_batches(rows, token_budget=4096, pad_id=policy.pad_id, packed=policy.packs)
     totals = accumulate(policy, batches, config, None)
-    log: dict[str, Any] = json.loads((folder / "trained-2-1" / "log.json").read_text())[0]
+    log: dict[str, Any] = json.loads((folder / trained / "log.json").read_text())[0]
     assert log["loss"] == pytest.approx(float(totals.loss), rel=1e-4)
-    before, after = weights(folder / "adapter"), weights(folder / "trained-2-1")
+    before, after = weights(folder / "adapter"), weights(folder / trained)
     for name, parameter in policy.parameters().items():
         assert parameter.grad is not None
         saved = name.replace(".default.", ".")
         moved = (before[saved] - after[saved]) / RATE
-        torch.testing.assert_close(moved, parameter.grad, rtol=1e-3, atol=2e-4)  # fp32 weights hold so much of it
+        torch.testing.assert_close(moved, parameter.grad, rtol=1e-3, atol=atol)  # fp32 weights hold so much of it
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """One optimiser step of the trainer in expo_lite.integrations.trl, in one process and then in two.
 
-The argument is a folder, whose `adapter` is started from. One process with two micro-batches writes the trained adapter
-to `trained-1-2`, two with one each to `trained-2-1`. Everything is imported once; the processes are copies, with rank
-and number in the environment as `accelerate launch` sets them. What is sampled is a function of the prompt and the
-place in its group, so that one and two processes learn from the same.
+The first argument is a folder, whose `adapter` is started from. One process with two micro-batches writes the trained
+adapter to `trained-1-2`, two with one each to `trained-2-1`. With `unsloth` as second argument there is one process, in
+a trainer that Unsloth has patched, with a model that Unsloth has loaded; it writes to `trained-1-2` as well.
+
+Everything is imported once; the processes are copies, with rank and number in the environment as `accelerate launch`
+sets them. What is sampled is a function of the prompt and the place in its group, so that one and two processes learn
+from the same.
 """
 
 import json
@@ -13,13 +16,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+if PATCHED := sys.argv[2:] == ["unsloth"]:
+    from unsloth import FastLanguageModel
+    from unsloth.models.rl import PatchFastRL  # type: ignore[import-not-found]
+
+    PatchFastRL("GRPO", FastLanguageModel)  # it does so itself where there is a GPU
+
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig  # type: ignore[attr-defined]
 
 from expo_lite.integrations.trl import ExplainingGRPOTrainer
-from expo_lite.settings.groups import ExpoConfig
+from expo_lite.policy.factory import load_policy
+from expo_lite.settings.groups import ExpoConfig, PolicyConfig
 from expo_lite.settings.models import PRESETS
 from expo_lite.tasks.rows import task_from_rows
 
@@ -44,8 +54,12 @@ def rolled_out(prompts: list[Any], trainer: Any) -> dict[str, Any]:
 
 def trainer_of(folder: Path, per_device: int, **settings: Any) -> ExplainingGRPOTrainer:
     source = PRESETS["tiny"].source
-    base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, str(folder / "adapter"), is_trainable=True)
+    model: Any
+    if PATCHED:
+        model = load_policy("tiny", PolicyConfig(backend="unsloth", bits=16), seed=0, adapter=folder / "adapter")._peft  # type: ignore[attr-defined]
+    else:
+        base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        model = PeftModel.from_pretrained(base, str(folder / "adapter"), is_trainable=True)
     tokenizer: Any = AutoTokenizer.from_pretrained(source)
     arguments: dict[str, Any] = {
         "output_dir": str(folder / "out"),
@@ -92,7 +106,7 @@ def learn(folder: Path, n: int, n_micro_batches: int) -> None:
 
 
 def main() -> None:
-    for n, n_micro_batches in ((1, 2), (2, 1)):
+    for n, n_micro_batches in ((1, 2),) if PATCHED else ((1, 2), (2, 1)):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]

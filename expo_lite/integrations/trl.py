@@ -10,10 +10,12 @@ Two methods of TRL's that are not public are extended: `_calculate_rewards`, for
 what it hands on, and `_generate_and_score_completions`, after which explanations are sampled. `compute_loss` is
 extended and not `_compute_loss`, since Unsloth replaces the latter. Held to TRL 1.15; other versions are refused.
 
-What has run where: one and two processes on a CPU, in the tests. Nothing of it has yet been run on a GPU.
+What has run where: one and two processes on a CPU, and one under Unsloth's patched trainer there, in the tests. Nothing
+of it has yet been run on a GPU.
 """
 
 import importlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -63,6 +65,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 _GRPO_TRAINER: Any = importlib.import_module("trl").GRPOTrainer  # half typed
+_PATCHED = _GRPO_TRAINER.__name__.startswith("Unsloth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         self._problems = list(problems if problems is not None else task.problems("train"))
         self._chains: list[tuple[list[ChainRow], bool]] = []
         self._group_rewards = torch.empty(0)
-        self._logps_BT = torch.empty(0, 0)
+        self._logps_BT: torch.Tensor | None = None
         rows = [{"prompt": question_turns(problem), "place": place} for place, problem in enumerate(self._problems)]
         super().__init__(model, reward_funcs=self.correct, train_dataset=Dataset.from_list(rows), **given)
         self.chat_template_kwargs = {**(self.chat_template_kwargs or {}), "enable_thinking": False}  # as we encode
@@ -213,7 +216,8 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         loss: torch.Tensor = super().compute_loss(model, inputs, *args, **kwargs)
         if not model.training:
             return loss
-        self._log_nats("expo/nll_own", self._logps_BT[inputs["completion_mask"].bool()])
+        if self._logps_BT is not None:  # Unsloth's loss keeps them to itself
+            self._log_nats("expo/nll_own", self._logps_BT[inputs["completion_mask"].bool()])
         if not self._chains:
             return loss
         rows, needed = self._chains[self._step % self.args.steps_per_generation]
@@ -226,29 +230,39 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         """
         shown = rows or [ChainRow((self._tokenizer.pad_token_id,), (self._tokenizer.pad_token_id,), 0.0)]
         ids_BT, mask_BT, weights_BT, n_kept = padded(shown, self._tokenizer.pad_token_id, self.accelerator.device)
-        logps_BT, *_ = self._get_per_token_logps_and_entropies(model, ids_BT, mask_BT, n_kept)
+        if _PATCHED:  # Unsloth's own scorer has no gradient
+            logps_BT: Any = self._plain_logps(model, ids_BT, mask_BT, n_kept)[0]
+        else:
+            logps_BT = self._get_per_token_logps_and_entropies(model, ids_BT, mask_BT, n_kept)[0]
         self._log_nats("expo/sft_loss", logps_BT.detach()[weights_BT[:, -n_kept:] > 0])
         loss: torch.Tensor = -(weights_BT[:, -n_kept:] * logps_BT).sum() * self.accelerator.num_processes
         return loss
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, *args: Any,
-        compute_entropy: bool = False, **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
-        """TRL's, whose kernel needs a GPU; on a CPU the same in plain torch."""
-        if self.accelerator.device.type != "cpu":
-            found: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+        """TRL's, whose kernel needs a GPU; on a CPU the same in plain torch. Unsloth's is left as it is."""
+        found: tuple[torch.Tensor | None, ...]
+        if _PATCHED or self.accelerator.device.type != "cpu":
             found = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, compute_entropy=compute_entropy, **kwargs
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-            self._logps_BT = found[0].detach()
-            return found
-        outputs = model(input_ids=input_ids, attention_mask=attention_mask)
-        logits_BTV = outputs.logits[:, -logits_to_keep - 1 : -1].float() / self.temperature
-        all_BTV = torch.log_softmax(logits_BTV, -1)
-        logps_BT = all_BTV.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0]
-        self._logps_BT = logps_BT.detach()
-        return logps_BT, -(all_BTV.exp() * all_BTV).sum(-1) if compute_entropy else None, None
+        else:
+            found = (*self._plain_logps(model, input_ids, attention_mask, logits_to_keep), None)
+        self._logps_BT = None if found[0] is None else found[0].detach()
+        return found
+
+    def _plain_logps(
+        self, model: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, n_kept: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies of the last `n_kept` positions, by a forward pass of the whole model."""
+        os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "0"  # or these are the logits of Unsloth's models
+        logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, -n_kept - 1 : -1].float()
+        all_BTV = torch.log_softmax(logits_BTV / self.temperature, -1)
+        with torch.no_grad():
+            entropies_BT = -(all_BTV.exp() * all_BTV).sum(-1)
+        return all_BTV.gather(-1, ids_BT[:, -n_kept:, None])[..., 0], entropies_BT
 
     def _log_nats(self, name: str, logps_N: torch.Tensor) -> None:
         """The mean negative log-likelihood of these tokens and of those of all other processes, nats."""
