@@ -89,24 +89,25 @@ MORE = pytest.mark.slow
     ("alias", "n_rows", "prompt", "completion", "dtype"),
     [
         ("qwen2.5-0.5b", 8, 256, 768, torch.bfloat16),
-        pytest.param("qwen2.5-3b", 16, 256, 768, torch.bfloat16, marks=MORE),
-        pytest.param("qwen2.5-7b", 16, 256, 768, torch.bfloat16, marks=MORE),
-        pytest.param("qwen2.5-0.5b", 2, 256, 512, torch.float32, marks=MORE),
-        pytest.param("qwen2.5-3b", 1, 128, 384, torch.bfloat16, marks=MORE),
-        pytest.param("qwen2.5-7b", 1, 512, 1024, torch.bfloat16, marks=MORE),
-        pytest.param("qwen3-0.6b", 8, 256, 768, torch.bfloat16, marks=MORE),
-        pytest.param("llama-3.2-1b", 32, 256, 256, torch.bfloat16, marks=MORE),
-        pytest.param("smollm2-135m", 16, 64, 192, torch.float32, marks=MORE),
+        ("qwen2.5-3b", 16, 256, 768, torch.bfloat16),
+        ("qwen2.5-7b", 16, 256, 768, torch.bfloat16),
+        ("qwen2.5-0.5b", 2, 256, 512, torch.float32),
+        ("qwen2.5-3b", 1, 128, 384, torch.bfloat16),
+        ("qwen2.5-7b", 1, 512, 1024, torch.bfloat16),
+        ("qwen3-0.6b", 8, 256, 768, torch.bfloat16),
+        ("llama-3.2-1b", 32, 256, 256, torch.bfloat16),
+        ("smollm2-135m", 16, 64, 192, torch.float32),
     ],
 )
+@MORE
 def test_the_plan_is_the_update_step_s_own_peak_within_10_percent(
     alias: str, n_rows: int, prompt: int, completion: int, dtype: torch.dtype
 ) -> None:
     check_plan(CONFIGS[alias], n_rows, prompt, completion, dtype)
 
 
-@pytest.mark.parametrize("alias", ["qwen2.5-3b", "qwen2.5-7b"])
-def test_the_same_of_eight_layers_of_larger_models(alias: str) -> None:
+@pytest.mark.parametrize("alias", ["qwen2.5-0.5b", "qwen2.5-3b", "qwen2.5-7b"])
+def test_the_same_of_eight_layers(alias: str) -> None:
     check_plan(CONFIGS[alias] | {"num_hidden_layers": 8}, 16, 256, 768, torch.bfloat16)
 
 
@@ -126,9 +127,9 @@ def small_vocabulary(**changes: int) -> dict[str, Any]:
 @pytest.mark.parametrize("vocabulary", [2_000, 151_936])
 def test_the_peak_does_not_grow_with_the_number_of_completions(vocabulary: int) -> None:
     config = small_vocabulary(vocab_size=vocabulary)
-    peaks = [measure_update(config, [(64, 192)] * n, micro_batch_tokens=2048).update for n in (8, 32)]
+    peaks = [measure_update(config, [(64, 192)] * n, micro_batch_tokens=2048).update for n in (8, 16)]
     # what is left of each completion: its log-probabilities and indices, some bytes a token
-    assert peaks[1] - peaks[0] < 24 * 256 * 100
+    assert peaks[1] - peaks[0] < 8 * 256 * 100
     assert peaks[1] == pytest.approx(peaks[0], rel=0.01)
 
 
@@ -262,10 +263,11 @@ def test_a_real_step_s_resident_memory(pytestconfig: pytest.Config) -> None:
     assert plan["update"].peak == pytest.approx(measured["peak"], rel=0.35)
 
 
-def test_a_run_on_a_cpu_peaks_within_a_tenth_of_its_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [3, pytest.param(20, marks=MORE)])
+def test_a_run_on_a_cpu_peaks_within_a_tenth_of_its_plan(steps: int, tmp_path: Path) -> None:
     """Every problem explained and every chain taken, so that updates are as large as planned."""
-    words = ["train", "--model", "tiny", "--steps", "6", "--explain", "all", "--explanation-filter", "none"]
-    words += ["--eval-problems", "20", "--output", str(tmp_path / "run")]
+    words = ["train", "--model", "tiny", "--steps", str(steps), "--explain", "all", "--explanation-filter", "none"]
+    words += ["--eval-problems", "4", "--eval-samples", "4", "--k", "1", "--output", str(tmp_path / "run")]
     subprocess.run([sys.executable, "-m", "expo_lite", *words], check=True, capture_output=True)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])

@@ -14,7 +14,8 @@ from expo_lite.policy.factory import load_policy
 from expo_lite.settings.groups import PolicyConfig
 
 WITHOUT_UNIX = """
-import importlib, os, pkgutil, signal, sys
+import gc, importlib, os, pkgutil, signal, sys
+gc.disable()
 import expo_lite
 here = [m.name for m in pkgutil.walk_packages(expo_lite.__path__, "expo_lite.")]
 # not the two that are started as processes of their own, nor Unsloth's backend, which is an extra
