@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from expo_lite.memory.exhausted import check_address_space
 from expo_lite.run.progress import completion_bar, working
 from expo_lite.run.target import Target
 from expo_lite.settings.machine import importing
@@ -24,9 +25,14 @@ REWARDS = "rewards.jsonl"
 
 
 def import_torch(console: Console) -> None:
-    """Import torch now, which takes seconds, and say so. Not transformers: Unsloth may have to come before it."""
+    """Import torch now, which takes seconds, and say so. Not transformers: Unsloth may have to come before it.
+
+    Raises:
+        ModelError: the memory that this process may have is too little for any model.
+    """
     with working(console, "starting"), importing("torch"):
         import torch  # noqa: F401
+    check_address_space()
 
 
 def sampled_problems(

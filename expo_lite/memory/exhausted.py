@@ -9,6 +9,10 @@ import errno
 import os
 from pathlib import Path
 
+from expo_lite.errors import ModelError
+
+NEEDED_GIB = 0.9
+"""Address space that loading and training `tiny` takes once torch is there. In half of it oneDNN ends the process."""
 FORMS = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -45,14 +49,31 @@ def out_of_memory(error: BaseException) -> bool:
 def free_ram_gib() -> float | None:
     """What this process can still get of main memory: what the machine has, within its own limit; None if not known."""
     try:
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        free = int(meminfo["MemAvailable"].split()[0]) / 2**20
+    except (OSError, LookupError, ValueError):
+        return None
+    left = address_space_gib()
+    return free if left is None else min(free, left)
+
+
+def address_space_gib() -> float | None:
+    """What `ulimit -v` leaves this process; None where there is no such limit, or it is not known."""
+    try:
         import resource  # not on Windows
 
-        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        free = int(meminfo["MemAvailable"].split()[0]) * 1024
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit != resource.RLIM_INFINITY:
-            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-            free = min(free, max(limit - pages * os.sysconf("SC_PAGE_SIZE"), 0))
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     except (ImportError, OSError, LookupError, ValueError):
         return None
-    return free / 2**30
+    return None if limit == resource.RLIM_INFINITY else max(limit - pages * os.sysconf("SC_PAGE_SIZE"), 0) / 2**30
+
+
+def check_address_space() -> None:
+    """Raise ModelError where there is too little to load any model: some libraries crash instead of saying so."""
+    left = address_space_gib()
+    if left is not None and left < NEEDED_GIB:
+        raise ModelError(
+            f"The limit on this process's memory (ulimit -v) leaves {left:.1f} GiB, and a model takes at least "
+            f"{NEEDED_GIB} GiB. Raise the limit, as with `ulimit -v unlimited`."
+        )
