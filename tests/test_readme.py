@@ -39,6 +39,7 @@ RUN = {
     "grade replies.jsonl": "",
     "diagnose --model tiny": "--problems 1 --group-size 2 --max-completion-tokens 16",
     "explain --model tiny": "--problems 1 --max-completion-tokens 16",
+    "explain --model tiny --problems 200 --temperature 2": "--max-completion-tokens 4",
     "explain --model tiny --task jsonl:problems.jsonl": "--problems 1 --max-completion-tokens 16",
     "hard --model tiny --task jsonl:problems.jsonl --zero-of 16 --output runs/hard": "--max-completion-tokens 8",
     "train --model tiny --task jsonl:problems.jsonl": SHORT,
