@@ -42,6 +42,7 @@ RUN = {
     "explain --model tiny --problems 200 --temperature 2": "--max-completion-tokens 4",
     "explain --model tiny --task jsonl:problems.jsonl": "--problems 1 --max-completion-tokens 16",
     "hard --model tiny --task jsonl:problems.jsonl --zero-of 16 --output runs/hard": "--max-completion-tokens 8",
+    "train --model tiny --steps 1 --eval-problems 0": SHORT,
     "train --model tiny --task jsonl:problems.jsonl": SHORT,
     "train --model tiny --task csv:problems.csv --question-field text --answer-field result": SHORT,
     "train --model tiny --task jsonl:runs/hard/hard.jsonl": SHORT,
