@@ -199,6 +199,15 @@ def test_the_controls_are_those_of_our_own_loop(explain_with: Any) -> None:
     assert ExplainingGRPOTrainer._reason(trainer, problems[0], "\\boxed{9}", (1,)) == "accepted"
 
 
+def test_chains_are_spread_over_the_micro_batches() -> None:
+    from expo_lite.integrations.trl import spread
+
+    assert spread(0, 4) == []
+    assert spread(3, 8) == [0, 2, 5]
+    assert spread(4, 4) == [0, 1, 2, 3]
+    assert spread(5, 2) == [0, 0, 0, 1, 1]
+
+
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])
 def test_accelerate_reads_the_configurations(name: str) -> None:
     kinds = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed": "DEEPSPEED"}

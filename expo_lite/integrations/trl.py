@@ -157,8 +157,13 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         n_each = -(-len(wanted) // n_processes)
         own = wanted[me::n_processes]
         accepted = self._sampled(own, [*own, *wanted[:1] * (n_each - len(own))], len(asked))
-        n_most = max(gather_object([len(accepted)]))
-        return [(accepted[slot::n_slots], slot < n_most) for slot in range(n_slots)]
+        counts = gather_object([len(accepted)])
+        needed = {slot for n in counts for slot in spread(n, n_slots)}
+        slots = spread(len(accepted), n_slots)
+        return [
+            ([row for row, place in zip(accepted, slots, strict=True) if place == slot], slot in needed)
+            for slot in range(n_slots)
+        ]
 
     def _sampled(self, own: list[int], to_sample: list[int], n_problems: int) -> list[ChainRow]:
         """Sample an explanation of each problem `to_sample`; those of `own` that pass are ready to be trained on."""
@@ -273,6 +278,11 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
 
     def _log(self, name: str, values: Sequence[float]) -> None:
         self._metrics["train"][name].append(sum(values) / len(values))
+
+
+def spread(n: int, n_slots: int) -> list[int]:
+    """The slot of each of `n` things, evenly: an optimiser step may see a part of the slots alone."""
+    return [i * n_slots // n for i in range(n)]
 
 
 def padded(
