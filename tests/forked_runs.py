@@ -121,8 +121,9 @@ def serve() -> None:
     """Fork a run for each line of input."""
     import torch
 
-    from expo_lite.settings.machine import importing
+    from expo_lite.settings.machine import importing, own_process
 
+    own_process()
     with importing("peft"):
         import expo_lite.loop
         import expo_lite.policy.hf  # noqa: F401

@@ -1,5 +1,6 @@
 """A GPU that torch cannot use is refused with the driver's version and a remedy, and never passed over in silence."""
 
+import gc
 import platform
 import warnings
 from pathlib import Path
@@ -190,3 +191,19 @@ def test_the_allocator_s_setting_is_made_where_it_works(box: SimpleNamespace, mo
     monkeypatch.setattr(platform, "release", lambda: "6.8.0-45-generic")
     box.dxg.touch()
     assert made() == {}
+
+
+def test_modules_are_imported_without_a_look_for_garbage_in_our_own_process_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with machine.importing("not there yet"):
+        assert gc.isenabled()
+    monkeypatch.setattr(machine, "_own_process", True)
+    with machine.importing("json"):  # it is there
+        assert gc.isenabled()
+    frozen = gc.get_freeze_count()
+    kept = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+    with machine.importing("not there yet"):
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= frozen + len(kept)
