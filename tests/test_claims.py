@@ -187,7 +187,12 @@ def test_a_tie_of_nothing_is_undecided() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "above", "at_most"),
-    [(0.1, 0.2, HOLDS, FAILS), (-0.2, -0.1, FAILS, HOLDS), (-0.1, 0.1, UNDECIDED, UNDECIDED)],
+    [
+        (0.1, 0.2, HOLDS, FAILS),
+        (-0.2, -0.1, FAILS, HOLDS),
+        (-0.1, 0.1, UNDECIDED, UNDECIDED),
+        (-0.1, 0.0, UNDECIDED, HOLDS),
+    ],
 )
 def test_a_verdict_is_where_the_interval_lies(low: float, high: float, above: Verdict, at_most: Verdict) -> None:
     def measure() -> Estimate:

@@ -1,8 +1,8 @@
 """The paper's claims (arXiv 2507.02834) and our own comparisons: what must be true, with which margin; no torch.
 
 Every margin was settled before the runs whose figures are reported. A part asks whether a figure lies above a bound, or
-at most at it. It holds if the whole 95% interval does, fails if none of it does, and is undecided in between: a tie is
-never "holds" or "fails". Accuracies are pass@4, of base and trained models alike (the paper gives pass@64 for its
+at most at it. It holds if the whole 95% interval does, fails if all of it is on the other side, and is undecided in
+between: a tie, of which one end lies on the bound, is never "holds" or "fails". Accuracies are pass@4, of base and trained models alike (the paper gives pass@64 for its
 base), and differences are paired by seed and problem.
 """
 
@@ -63,12 +63,12 @@ class JudgedPart:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the whole interval is on the right side, none of it, or some."""
+        """Whether the whole interval is on the right side, or all of it on the wrong one."""
         if self.estimate is None:
             return Verdict.NOT_MEASURED
         low, high = self.estimate.low, self.estimate.high
         if self.part.above is not None:
-            return _side(low > self.part.above, high <= self.part.above)
+            return _side(low > self.part.above, high < self.part.above)
         assert self.part.at_most is not None  # noqa: S101 (one of the two is given)
         return _side(high <= self.part.at_most, low > self.part.at_most)
 

@@ -183,8 +183,8 @@ def _markdown(outcome: Outcome) -> list[str]:
     ]
     if judgements:
         lines += [
-            "A part holds if its whole interval is on the right side of its bound, fails if none of it is, and is "
-            "undecided in between.",
+            "A part holds if its whole interval is on the right side of its bound, fails if all of it is on the wrong "
+            "one, and is undecided in between.",
             "",
             *_rows(["", "claim", "paper", "ours", ""], _claim_rows(judgements)),
         ]
