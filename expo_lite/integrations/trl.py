@@ -218,10 +218,11 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's loss, and the term of this micro-batch's explanations."""
+        self._logps_BT = None
         loss: torch.Tensor = super().compute_loss(model, inputs, *args, **kwargs)
         if not model.training:
             return loss
-        if self._logps_BT is not None:  # Unsloth's loss keeps them to itself
+        if self._logps_BT is not None:  # Unsloth's loss and Liger's keep them to themselves
             self._log_nats("expo/nll_own", self._logps_BT[inputs["completion_mask"].bool()])
         if not self._chains:
             return loss
