@@ -20,8 +20,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+LONGEST = ("sweep", "resume", "loop", "grading", "memory", "check_gpu", "trl", "page_in_browser", "commands_together",
+           "readme", "bad_inputs")  # fmt: skip
+"""Files that take longest: begun first, or one process would be left alone with one of them at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip gpu tests where there is none, so that `-m gpu` says so."""
+    """The longest files first. Skip gpu tests where there is no GPU, so that `-m gpu` says so."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
     if Path("/dev/nvidia0").exists():
         return
     for item in items:
