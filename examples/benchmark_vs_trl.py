@@ -3,6 +3,7 @@ r"""Our step against TRL's: same model, prompts, lengths, LoRA and optimiser, in
     uv run examples/benchmark_vs_trl.py            # SmolLM2-135M-Instruct, fp32 and NF4; about 15 minutes
     uv run examples/benchmark_vs_trl.py --quick    # the embedded model: whether everything runs, in about 2 minutes
     uv run examples/benchmark_vs_trl.py --sizes    # seconds and memory of our step over G, length and prompts
+    uv run examples/benchmark_vs_trl.py --samplers # our sampling in fp32 against bf16, where the processor has it
 
 What is compared: 4 prompts x G=8, one optimiser step, as many tokens in a forward pass as 8 completions have at the
 limit (8 is TRL's default), KL off, AdamW, LoRA r=16 on the seven projections, gradient checkpointing as each side has
@@ -25,6 +26,7 @@ at its start.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -110,7 +112,7 @@ def peak_mib() -> float:
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else memory_mib("VmHWM")
 
 
-def ours(folder: str, bits: int) -> None:
+def ours(folder: str, bits: int, sampler_name: Any = "own") -> None:
     """Steps of our sampler and update."""
     import torch
 
@@ -124,7 +126,8 @@ def ours(folder: str, bits: int) -> None:
     from expo_lite.step import learn
     from expo_lite.step.optimizer import make_optimizer
 
-    policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
+    asked = PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA, sampler=sampler_name)
+    policy = HfPolicy(folder, asked, seed=0)
     (end,) = [policy.end_id]
     policy.eos_ids = (end,)
     streams: Any = sampler
@@ -464,7 +467,10 @@ def products(folder: str, bits: int) -> None:
         answer(seconds=statistics.median(times[2:]))
 
 
-WORKERS = {"ours": ours, "trl": peer, "ours-dpo": ours_dpo, "trl-dpo": peer_dpo, "products": products}
+WORKERS: dict[str, Callable[[str, int], None]] = {
+    "ours": ours, "ours-bf16": functools.partial(ours, sampler_name="own-bf16"), "trl": peer, "ours-dpo": ours_dpo,
+    "trl-dpo": peer_dpo, "products": products,
+}  # fmt: skip
 
 
 # --- the parent ----------------------------------------------------------------------------------------------------
@@ -648,6 +654,30 @@ def sizes(folder: Path, bits: int, limit: int) -> None:
     worker.close()
 
 
+def samplers(folder: Path, bits: int, limit: int, rounds: int) -> None:
+    """Our sampler in fp32 and with its products in bf16, in turns on the same lengths."""
+    workers = {kind: Worker(kind, folder, bits) for kind in ("ours", "ours-bf16")}
+    for worker in workers.values():
+        worker.step(**step_order("spread", limit, -1))
+    print("\n| prompts | G | tokens each | fp32, s | bf16, s | fp32 / bf16 (range) |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for prompts in (1, N_PROMPTS, 4 * N_PROMPTS):
+        taken: dict[str, list[float]] = {kind: [] for kind in workers}
+        for round_ in range(rounds):
+            for kind in sorted(workers, reverse=round_ % 2 == 1):
+                step = workers[kind].step(**step_order("spread", limit, round_, prompts=prompts))
+                taken[kind].append(step["sample_s"])
+        ratios = [a / b for a, b in zip(*taken.values(), strict=True)]
+        exact, rounded = (statistics.median(seconds) for seconds in taken.values())
+        print(
+            f"| {prompts} | {G} | {limit} | {exact:.2f} | {rounded:.2f} | {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) |",
+            flush=True,
+        )
+    for worker in workers.values():
+        worker.close()
+
+
 def main() -> None:
     """Parse, and run what was asked for."""
     parser = argparse.ArgumentParser(description="Our training step against TRL's, in turns.")
@@ -658,6 +688,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true", help="the embedded model, one round, short completions")
     parser.add_argument("--sizes", action="store_true", help="our cost against size, in place of the comparison")
+    parser.add_argument("--samplers", action="store_true", help="our sampling in fp32 against bf16")
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -671,6 +702,8 @@ def main() -> None:
     for bits in options.bits:
         if options.sizes:
             sizes(folder, bits, options.limit)
+        elif options.samplers:
+            samplers(folder, bits, options.limit, options.rounds)
         else:
             compare(folder, bits, options.cases, options.limit, options.rounds)
 

@@ -207,3 +207,15 @@ def test_modules_are_imported_without_a_look_for_garbage_in_our_own_process_alon
         assert not gc.isenabled()
     assert gc.isenabled()
     assert gc.get_freeze_count() >= frozen + len(kept)
+
+
+@pytest.mark.parametrize(("flags", "refused"), [("fpu avx512f avx512_bf16", False), ("fpu avx512f", True), ("", True)])
+def test_a_processor_without_bf16_products_does_not_sample_in_bf16(
+    flags: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "CPU_FILE", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t:\n")
+    rules = [said for holds, said in machine.backend_rules("auto", "own-bf16") if not holds]
+    assert bool(rules) == refused
+    assert all("take --sampler own" in said for said in rules)

@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from expo_lite.errors import ConfigError
 from expo_lite.memory.parts import CONTEXT, GIB, Phase, PlannedSampler, Workload, phases
 from expo_lite.memory.shapes import Shape
+from expo_lite.settings.machine import Sampler
 
 RESERVE = {"gpu": 0.05, "cpu": 0.2}
 """Share of the memory that is left free."""
@@ -101,7 +101,7 @@ def plan_for(
     shape: Shape,
     workload: Workload,
     total: float,
-    sampler: Literal["auto", "own", "native", "vllm"],
+    sampler: Sampler,
     *,
     micro_batch_tokens: int | None = None,
     sampling_rows: int | None = None,
@@ -115,6 +115,8 @@ def plan_for(
         chosen = dataclasses.replace(workload, sampler=name)
         return make_plan(shape, chosen, total, micro_batch_tokens=micro_batch_tokens, sampling_rows=sampling_rows)
 
+    if sampler == "own-bf16":
+        return plan("own")
     if sampler != "auto":
         return plan(sampler)
     own = plan("own")

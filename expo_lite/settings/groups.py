@@ -68,6 +68,7 @@ class PolicyConfig:
     With auto it is unsloth where that is installed and there is a GPU, else hf."""
     sampler: Sampler = "auto"
     """What samples: own is our decoder, native the backend's generate, vllm runs through Unsloth on a GPU.
+    own-bf16 is own with products in bf16 on a processor that has them, which is faster and rounds as a GPU does.
     With auto it is own where it knows the model and the memory plan has room for its dense weights, else native."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 Backend = Literal["auto", "unsloth", "hf"]
-Sampler = Literal["auto", "own", "native", "vllm"]
+Sampler = Literal["auto", "own", "own-bf16", "native", "vllm"]
 
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES=-1"
 """How to run on the CPU although there is a GPU: CUDA's own setting, which processes started here inherit."""
@@ -28,6 +28,9 @@ WSL_DEVICE = Path("/dev/dxg")
 """A GPU of any maker, lent by Windows to its Linux; whether it is NVIDIA's shows by the tool beside it."""
 WSL_TOOL = Path("/usr/lib/wsl/lib/nvidia-smi")
 NVIDIA_SMI_TIMEOUT_S = 10.0
+CPU_FILE = Path("/proc/cpuinfo")
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+"""Of processors that multiply bf16 at least twice as fast as fp32; on others it is many times slower."""
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Where torch looks for its allocator's settings; the second is the older name."""
 PRODUCT_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
@@ -48,6 +51,15 @@ def has_gpu() -> bool:
     if on_windows():
         return nvidia_smi() is not None
     return any(path.exists() for path in DEVICE_FILES) or (in_wsl() and nvidia_smi() is not None)
+
+
+def multiplies_bf16() -> bool:
+    """Whether bf16 is what matrix products are fast in here: on a GPU always, on few processors."""
+    try:
+        found = re.search(r"^flags\s*:(.*)$", CPU_FILE.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    return has_gpu() or (found is not None and any(flag in found[1].split() for flag in BF16_FLAGS))
 
 
 def in_wsl() -> bool:
@@ -150,6 +162,11 @@ def backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tupl
         (
             not wants_vllm or backend != "hf",
             "sampler 'vllm' works through Unsloth; leave --backend hf out, or take --sampler native.",
+        ),
+        (
+            sampler != "own-bf16" or multiplies_bf16(),
+            f"sampler 'own-bf16' is for processors with {' or '.join(BF16_FLAGS)}, and this one has neither; "
+            "take --sampler own.",
         ),
         (not wants_vllm or has_gpu(), "sampler 'vllm' needs a GPU; take --sampler own."),
         (
