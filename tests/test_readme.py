@@ -69,6 +69,8 @@ ELSEWHERE = {
     "sweep ablate-gate --quick": "test_sweep.py: test_every_preset_can_be_read",
     "sweep examples/expert_styles.toml --model tiny --output runs/expert-styles": "test_sweep.py: "
     "test_the_plan_of_expert_styles",
+    "sweep examples/other_tiny.toml --model runs/other-tiny --output runs/other": "test_sweep.py: "
+    "test_the_plan_of_another_miniature",
     "replicate": "test_sweep.py: test_finished_runs_stay_and_broken_ones_go_on",
     "replicate --quick": "test_sweep.py: test_the_plan_of_replicate",
 }

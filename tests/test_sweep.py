@@ -15,6 +15,7 @@ from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
 from expo_lite.measure.figures import Evaluation
 from expo_lite.settings.sweep import ReplicateConfig, RunsConfig
+from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.sweep.claims import CLAIMS, QUESTIONS
 from expo_lite.sweep.page import over_seeds_of
 from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
@@ -107,6 +108,16 @@ def test_the_plan_of_expert_styles(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for row in rows[::1_000]:
         assert check_steps(row["question"], row["own_style"]) == check_steps(row["question"], row["expert_chain"])
         assert check_steps(row["question"], row["own_style"]) == "valid"
+
+
+def test_the_plan_of_another_miniature() -> None:
+    """Trained as `tiny` is where nothing is said."""
+    plan = read_plan(Path(__file__).parent.parent / "examples" / "other_tiny.toml", RunsConfig(model="tiny"))
+    assert set(plan.runs) == {"grpo", "exp-grpo", "exp-grpo-wrong-answer", "star"}
+    ours, usual = plan.config("exp-grpo", 0), resolve(TrainConfig(model="tiny"))
+    assert ours.optimizer == usual.optimizer
+    assert ours.sampling == usual.sampling
+    assert ours.explanation == usual.explanation
 
 
 @pytest.mark.parametrize("preset", PRESETS)
