@@ -421,8 +421,8 @@ def test_weights_are_merged_once_a_phase_and_let_go_when_training_begins(
 ) -> None:
     merged: list[DenseWeights] = []
 
-    def counted(model: Any) -> DenseWeights:
-        merged.append(merge(model))
+    def counted(model: Any, **how: Any) -> DenseWeights:
+        merged.append(merge(model, **how))
         return merged[-1]
 
     monkeypatch.setattr(lora, "merge", counted)
