@@ -71,6 +71,8 @@ ELSEWHERE = {
     "test_the_plan_of_expert_styles",
     "sweep examples/other_tiny.toml --model runs/other-tiny --output runs/other": "test_sweep.py: "
     "test_the_plan_of_another_miniature",
+    "sweep examples/first_command.toml --model tiny --output runs/first-command": "test_sweep.py: "
+    "test_the_plan_of_the_first_command",
     "replicate": "test_sweep.py: test_finished_runs_stay_and_broken_ones_go_on",
     "replicate --quick": "test_sweep.py: test_the_plan_of_replicate",
 }

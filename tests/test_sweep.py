@@ -120,6 +120,14 @@ def test_the_plan_of_another_miniature() -> None:
     assert ours.explanation == usual.explanation
 
 
+def test_the_plan_of_the_first_command() -> None:
+    """Its first run is what `train --model tiny` does, but for what is measured."""
+    plan = read_plan(Path(__file__).parent.parent / "examples" / "first_command.toml", RunsConfig(model="tiny"))
+    ours, usual = plan.config("as-it-comes", 0), resolve(TrainConfig(model="tiny"))
+    same = {"output": ours.output, "evaluation": ours.evaluation, "diagnostics_every": 0, "resume": True}
+    assert replace(usual, **same) == replace(ours, diagnose_first=usual.diagnose_first)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_can_be_read(preset: str) -> None:
     for quick in (False, True):
