@@ -236,7 +236,8 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         """
         shown = rows or [ChainRow((self._tokenizer.pad_token_id,), (self._tokenizer.pad_token_id,), 0.0)]
         ids_BT, mask_BT, weights_BT, n_kept = padded(shown, self._tokenizer.pad_token_id, self.accelerator.device)
-        if _PATCHED:  # Unsloth's own scorer has no gradient
+        if _PATCHED:  # Unsloth's own scorer has no gradient, and leaves its models giving hidden states as logits
+            os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "0"
             logps_BT: Any = self._plain_logps(model, ids_BT, mask_BT, n_kept)[0]
         else:
             logps_BT = self._get_per_token_logps_and_entropies(model, ids_BT, mask_BT, n_kept)[0]
@@ -255,19 +256,19 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
         else:
-            found = (*self._plain_logps(model, input_ids, attention_mask, logits_to_keep), None)
+            entropy = bool(kwargs.get("compute_entropy"))
+            found = (*self._plain_logps(model, input_ids, attention_mask, logits_to_keep, entropy=entropy), None)
         self._logps_BT = None if found[0] is None else found[0].detach()
         return found
 
     def _plain_logps(
-        self, model: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, n_kept: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and entropies of the last `n_kept` positions, by a forward pass of the whole model."""
-        os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "0"  # or these are the logits of Unsloth's models
+        self, model: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, n_kept: int, *, entropy: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities of the last `n_kept` positions and, if asked, entropies, by a forward pass of the model."""
         logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, -n_kept - 1 : -1].float()
         all_BTV = torch.log_softmax(logits_BTV / self.temperature, -1)
         with torch.no_grad():
-            entropies_BT = -(all_BTV.exp() * all_BTV).sum(-1)
+            entropies_BT = -(all_BTV.exp() * all_BTV).sum(-1) if entropy else None
         return all_BTV.gather(-1, ids_BT[:, -n_kept:, None])[..., 0], entropies_BT
 
     def _log_nats(self, name: str, logps_N: torch.Tensor) -> None:

@@ -53,10 +53,8 @@ def product(weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None, *, in_b
     With `in_bf16` an fp32 weight on a CPU is rounded, and so is what it is multiplied with.
     """
     if has_onednn(weight_OI.device, weight_OI.dtype):
-        if in_bf16:
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.bfloat16(), PACKED_FOR_ROWS)
-            return RoundedProduct(packed, bias_O)
-        return PackedProduct(torch.ops.mkldnn._reorder_linear_weight(weight_OI, PACKED_FOR_ROWS), bias_O)
+        kind, weight_OI = (RoundedProduct, weight_OI.bfloat16()) if in_bf16 else (PackedProduct, weight_OI)
+        return kind(torch.ops.mkldnn._reorder_linear_weight(weight_OI, PACKED_FOR_ROWS), bias_O)
     return PlainProduct(weight_OI, bias_O)
 
 

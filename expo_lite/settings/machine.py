@@ -54,12 +54,12 @@ def has_gpu() -> bool:
 
 
 def multiplies_bf16() -> bool:
-    """Whether bf16 is what matrix products are fast in here: on a GPU always, on few processors."""
+    """Whether the processor's matrix products are fast in bf16, as those of few are."""
     try:
         found = re.search(r"^flags\s*:(.*)$", CPU_FILE.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
     except OSError:
-        found = None
-    return has_gpu() or (found is not None and any(flag in found[1].split() for flag in BF16_FLAGS))
+        return False
+    return found is not None and any(flag in found[1].split() for flag in BF16_FLAGS)
 
 
 def in_wsl() -> bool:
@@ -164,7 +164,7 @@ def backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tupl
             "sampler 'vllm' works through Unsloth; leave --backend hf out, or take --sampler native.",
         ),
         (
-            sampler != "own-bf16" or multiplies_bf16(),
+            sampler != "own-bf16" or has_gpu() or multiplies_bf16(),
             f"sampler 'own-bf16' is for processors with {' or '.join(BF16_FLAGS)}, and this one has neither; "
             "take --sampler own.",
         ),

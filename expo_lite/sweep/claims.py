@@ -2,8 +2,8 @@
 
 Every margin was settled before the runs whose figures are reported. A part asks whether a figure lies above a bound, or
 at most at it. It holds if the whole 95% interval does, fails if all of it is on the other side, and is undecided in
-between: a tie, of which one end lies on the bound, is never "holds" or "fails". Accuracies are pass@4, of base and trained models alike (the paper gives pass@64 for its
-base), and differences are paired by seed and problem.
+between: a tie is never "holds" or "fails". Accuracies are pass@4, of base and trained models alike (the paper gives
+pass@64 for its base), and differences are paired by seed and problem.
 """
 
 from collections.abc import Callable, Iterator, Sequence
