@@ -4,6 +4,7 @@ r"""Our step against TRL's: same model, prompts, lengths, LoRA and optimiser, in
     uv run examples/benchmark_vs_trl.py --quick    # the embedded model: whether everything runs, in about 2 minutes
     uv run examples/benchmark_vs_trl.py --sizes    # seconds and memory of our step over G, length and prompts
     uv run examples/benchmark_vs_trl.py --samplers # our sampling in fp32 against bf16, where the processor has it
+    uv run examples/benchmark_vs_trl.py --waves    # our sampling against itself in waves: no place is taken again
 
 What is compared: 4 prompts x G=8, one optimiser step, as many tokens in a forward pass as 8 completions have at the
 limit (8 is TRL's default), KL off, AdamW, LoRA r=16 on the seven projections, gradient checkpointing as each side has
@@ -136,13 +137,15 @@ def ours(folder: str, bits: int, sampler_name: Any = "own") -> None:
     others_V = torch.arange(policy._model.config.vocab_size, device=policy.device) != end
     optimizer = None
     for order in orders():
-        table = torch.tensor(order["lengths"])
+        left = torch.tensor(order["lengths"])
         n_prompts, limit = order["prompts"], order["limit"]
-        group_size = len(table) // n_prompts
+        group_size = len(left) // n_prompts
         prompts = encode(policy.tokenizer, n_prompts)
 
-        def forced_uniforms(*arguments: Any, table: torch.Tensor = table) -> Any:
+        def forced_uniforms(*arguments: Any) -> Any:
+            nonlocal left
             uniforms_RT = uniforms(*arguments)
+            table, left = torch.tensor_split(left, [len(uniforms_RT)])
             return uniforms_RT.scatter_(1, table[:, None] - 1, 2.0)  # no uniform number: "end here"
 
         def forced_choice(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, params: Any) -> Any:
@@ -163,10 +166,16 @@ def ours(folder: str, bits: int, sampler_name: Any = "own") -> None:
         )  # fmt: skip
         optimizer = optimizer or make_optimizer(policy, config)
         started = time.perf_counter()
-        params = SamplingParams(1.0, limit)
-        groups = policy.sample([SampleRequest(p, group_size) for p in prompts], params, seed=order["round"])
+        params = SamplingParams(1.0, limit, rows=order.get("rows", 256))
+        requests = [SampleRequest(p, group_size) for p in prompts]
+        at_once = params.rows // group_size if order.get("waves") else n_prompts
+        calls = [requests[i : i + at_once] for i in range(0, n_prompts, at_once)]
+        groups = [group for call in calls for group in policy.sample(call, params, seed=order["round"])]
         sampled = time.perf_counter()
         completions = [completion for group in groups for completion in group]
+        if order.get("sampling_only"):
+            answer(sample_s=sampled - started, generated=sum(len(c.token_ids) for c in completions))
+            continue
         rewards_PG = torch.arange(len(completions)).remainder(2).float().view(n_prompts, group_size)
         weights = token_weights(
             torch.tensor([len(c.token_ids) for c in completions]),
@@ -662,20 +671,36 @@ def samplers(folder: Path, bits: int, limit: int, rounds: int) -> None:
     print("\n| prompts | G | tokens each | fp32, s | bf16, s | fp32 / bf16 (range) |")
     print("| --- | --- | --- | --- | --- | --- |")
     for prompts in (1, N_PROMPTS, 4 * N_PROMPTS):
-        taken: dict[str, list[float]] = {kind: [] for kind in workers}
-        for round_ in range(rounds):
-            for kind in sorted(workers, reverse=round_ % 2 == 1):
-                step = workers[kind].step(**step_order("spread", limit, round_, prompts=prompts))
-                taken[kind].append(step["sample_s"])
-        ratios = [a / b for a, b in zip(*taken.values(), strict=True)]
-        exact, rounded = (statistics.median(seconds) for seconds in taken.values())
-        print(
-            f"| {prompts} | {G} | {limit} | {exact:.2f} | {rounded:.2f} | {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}) |",
-            flush=True,
-        )
+        order = step_order("spread", limit, 0, prompts=prompts) | {"sampling_only": True}
+        in_turns(f"| {prompts} | {G} | {limit}", [(worker, order) for worker in workers.values()], rounds)
     for worker in workers.values():
         worker.close()
+
+
+def waves(folder: Path, bits: int, limit: int, rounds: int) -> None:
+    """Our sampler as it is, and in waves: what is decoded together begins together, and the last one ends it."""
+    worker = Worker("ours", folder, bits)
+    worker.step(**step_order("spread", limit, -1))
+    print("\n| prompts | G | tokens each | rows at a time | waves, s | as it is, s | waves / as it is (range) |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for rows in (G, 2 * G, 4 * G):
+        order = step_order("spread", limit, 0, prompts=4 * N_PROMPTS) | {"sampling_only": True, "rows": rows}
+        sides = [(worker, order | {"waves": True}), (worker, order)]
+        in_turns(f"| {4 * N_PROMPTS} | {G} | {limit} | {rows}", sides, rounds)
+    worker.close()
+
+
+def in_turns(title: str, sides: list[tuple[Worker, dict[str, Any]]], rounds: int) -> None:
+    """A row of a table: seconds of sampling of two sides, which change places from round to round, and their ratio."""
+    taken: list[list[float]] = [[] for _ in sides]
+    for round_ in range(rounds):
+        for side in sorted(range(len(sides)), reverse=round_ % 2 == 1):
+            worker, order = sides[side]
+            taken[side].append(worker.step(**order | {"round": round_})["sample_s"])
+    ratios = [a / b for a, b in zip(*taken, strict=True)]
+    a, b = (statistics.median(seconds) for seconds in taken)
+    middle = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    print(f"{title} | {a:.2f} | {b:.2f} | {middle} |", flush=True)
 
 
 def main() -> None:
@@ -689,6 +714,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the embedded model, one round, short completions")
     parser.add_argument("--sizes", action="store_true", help="our cost against size, in place of the comparison")
     parser.add_argument("--samplers", action="store_true", help="our sampling in fp32 against bf16")
+    parser.add_argument("--waves", action="store_true", help="our sampling against itself in waves")
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -704,6 +730,8 @@ def main() -> None:
             sizes(folder, bits, options.limit)
         elif options.samplers:
             samplers(folder, bits, options.limit, options.rounds)
+        elif options.waves:
+            waves(folder, bits, options.limit, options.rounds)
         else:
             compare(folder, bits, options.cases, options.limit, options.rounds)
 

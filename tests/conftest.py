@@ -20,6 +20,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without the check at their start, which is half of a short one: test_self_check.py has it."""
+    monkeypatch.setattr("expo_lite.loop.check_sampler", lambda *_: None)
+
+
 LONGEST = ("sweep", "resume", "loop", "grading", "memory", "check_gpu", "trl", "page_in_browser", "commands_together",
            "readme", "bad_inputs")  # fmt: skip
 """Files that take longest: begun first, or one process would be left alone with one of them at the end."""

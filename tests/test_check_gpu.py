@@ -41,7 +41,7 @@ def run_script(folder: Path, model: str, tokens: int) -> tuple[str, Findings]:
 def test_it_runs_on_the_cpu_and_says_what_it_skipped(tmp_path: Path) -> None:
     if Path("/dev/nvidia0").exists():
         pytest.skip("there is a GPU")
-    out, found = run_script(tmp_path, "tiny", 24)
+    out, found = run_script(tmp_path, "tiny", 8)
     ran = [name for name in found if name.startswith("hf") or is_installed("unsloth")]
     ran = [name for name in ran if "vllm" not in name]
     assert len(ran) >= 2

@@ -1,11 +1,6 @@
 """The whole way on the tiny model, by the command line: find hard problems, train on them, measure against the base."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +13,7 @@ MODEL = "tiny"
 def test_hard_then_train_then_eval_against_the_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hard, trained, file = tmp_path / "hard", tmp_path / "run", tmp_path / "hard" / "hard.jsonl"
     assert (
-        run(["hard", "--model", MODEL, "--zero-of", "4", "--levels", "5", "--problems", "40", "--output", str(hard)])
+        run(["hard", "--model", MODEL, "--zero-of", "2", "--levels", "5", "--problems", "40", "--output", str(hard)])
         == 0
     )
     rates = [json.loads(line) for line in (hard / "solve_rates.jsonl").read_text().splitlines()]
@@ -58,26 +53,3 @@ def test_hard_then_train_then_eval_against_the_base(tmp_path: Path, capsys: pyte
     assert results["differences"][-1]["avg"]["value"] == pytest.approx(ours - theirs)
     assert "minus tiny" in capsys.readouterr().out
     assert run(["eval", str(trained), "--baseline", MODEL, "--samples", "4"]) == 1  # nothing is overwritten
-
-
-def test_an_evaluation_that_is_killed_goes_on_exactly(tmp_path: Path) -> None:
-    words = ["eval", MODEL, "--problems", "4", "--samples", "4", "--sampling-rows", "4", "--output"]
-    command = [sys.executable, "-m", "expo_lite", *words, str(tmp_path / "killed")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    file = tmp_path / "killed" / "samples.jsonl"
-    deadline = time.monotonic() + 100
-    while (
-        not (file.exists() and file.stat().st_size > 2_000) and process.poll() is None and time.monotonic() < deadline
-    ):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    n_before = file.read_bytes().count(b"\n")
-    assert 0 < n_before < 20 * 5
-    assert run([*words, str(tmp_path / "killed"), "--resume"]) == 0
-    assert run([*words, str(tmp_path / "whole")]) == 0
-    for name in ("samples.jsonl", "rewards.jsonl", "evaluation.json"):
-        a, b = ((tmp_path / folder / name).read_text() for folder in ("killed", "whole"))
-        if name == "evaluation.json":
-            a, b = (str(json.loads(text)["evaluation"]) for text in (a, b))
-        assert a == b

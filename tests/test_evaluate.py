@@ -193,7 +193,7 @@ def test_the_samples_of_a_problem_do_not_depend_on_its_company() -> None:
     problems = tuple(task.problems("test", limit=2))
 
     def texts(order: tuple[Any, ...], n: int, rows: int) -> dict[tuple[str, str, int], str]:
-        spec = SampleSpec(order, n, SamplingParams(0.7, 48, rows=rows), seed=3)
+        spec = SampleSpec(order, n, SamplingParams(0.7, 32, rows=rows), seed=3)
         found = [row for wave in spec.waves() for row in sample_wave(policy, task, wave, spec, Limits(1_024, rows))]
         return {(row["kind"], row["problem_id"], row["sample"]): row["completion"] for row in found}
 

@@ -25,6 +25,8 @@ from expo_lite.step.rederive import rederived
 from expo_lite.step.rollout import explanation_params, roll_out
 from expo_lite.tasks.hidden_rules import HiddenRules, read_question
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 BUDGET = 4096
 PLAIN = SamplingParams(1.0, 64)
 
@@ -163,25 +165,23 @@ def test_a_run_goes_on_with_the_prompt_that_it_began_with(tmp_path: Path, capsys
     asking_text = "--- system\nBe brief.\n--- user\n{question}\nGo."
     words = (
         "train --model tiny --levels 5 --group-size 2 --problems-per-step 2 --eval-problems 0 --diagnostics-every 0 "
+        "--max-completion-tokens 48 "
     )
     words += f"--explanation-filter none --explanation-prompt {file} --question-prompt {asking} --output"
     ends = []
-    for name, broken in (("whole", False), ("changed", True), ("gone", True)):
+    for name, broken in (("whole", False), ("broken", True)):
         file.write_text("{question}\nThe answer is {answer}. How?")
         asking.write_text(asking_text)
         if broken:
             assert run([*words.split(), str(tmp_path / name), "--steps", "1"]) == 0
-            file.write_text("{answer} is what comes out. Explain.\n{question}")
+            file.unlink()
             asking.write_text("{question}\nNow.")
-            if name == "gone":
-                file.unlink()
-                asking.unlink()
         resume = ["--resume"] if broken else []
         capsys.readouterr()
         assert run([*words.split(), str(tmp_path / name), "--steps", "2", *resume]) == 0
         assert capsys.readouterr().out.count("goes on with its own copy") == 2 * broken
         ends.append((tmp_path / name / "checkpoints" / "step-000002" / "adapter_model.safetensors").read_bytes())
-    assert ends[0] == ends[1] == ends[2]
+    assert ends[0] == ends[1]
     target = find_target(str(tmp_path / "whole"))
     assert target.prompts == Prompts(asking_text, "{question}\nThe answer is {answer}. How?")
     config = DiagnoseConfig(model=str(tmp_path / "whole"))

@@ -9,12 +9,15 @@ from expo_lite.commands.cli import run
 from expo_lite.measure import first_look
 
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
 def test_the_verdict_on_the_run_s_own_levels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(first_look, "LONG", 2)  # or the test would take a minute
     words = ["train", "--model", "tiny", "--levels", "1", "5", "--eval-problems", "0", "--group-size", "4"]
-    words += ["--problems-per-step", "2", "--diagnostics-every", "0"]
+    words += ["--problems-per-step", "2", "--diagnostics-every", "0", "--max-completion-tokens", "48"]
     looked = [*words, "--steps", "2", "--diagnose-first", "3", "--output", str(tmp_path / "looked")]
     assert run(looked) == 0
     out = capsys.readouterr().out

@@ -199,7 +199,7 @@ def rows() -> list[Row]:
     return [Row(ids(20), ids(10 + 5 * i), advantage=(-1.0) ** i, weight=0.01, kl_weight=0.01) for i in range(12)]
 
 
-@pytest.mark.parametrize(("at", "updates"), [((2,), 1), ((3, 6), 3), ((1, 2, 3), 3)])
+@pytest.mark.parametrize(("at", "updates"), [((2,), 1), ((3, 6), 2), ((1, 2, 3), 1)])
 def test_the_gradient_is_the_same_after_running_out_in_the_middle(
     policy: HfPolicy, monkeypatch: pytest.MonkeyPatch, updates: int, at: tuple[int, ...]
 ) -> None:

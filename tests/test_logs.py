@@ -20,6 +20,8 @@ from expo_lite.run.metrics import TIMES
 from expo_lite.settings import machine
 from expo_lite.settings.train import TrainConfig, resolve
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 TRAIN = "train --model tiny --group-size 2 --problems-per-step 2 --max-completion-tokens 24 --diagnostics-every 0 "
 TRAIN += "--eval-problems 1 --eval-samples 2 --k 1,2 --save-every 2"
 EVERY_2 = ("--eval-every", "2")

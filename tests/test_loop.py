@@ -32,6 +32,8 @@ from expo_lite.tasks import load_task
 from expo_lite.tasks.hidden_rules import chains
 
 Rows = list[dict[str, Any]]
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 SHORT = "--group-size 2 --problems-per-step 2 --max-completion-tokens 45 --eval-problems 0 --diagnostics-every 0"
 
 
@@ -92,12 +94,6 @@ def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 def moved(folder: Path, step: int) -> bool:
     return any(bool(tensor.any()) for name, tensor in weights(folder, step).items() if "lora_B" in name)
-
-
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the check at the start, which is a second of each run here: test_self_check.py has it."""
-    monkeypatch.setattr(loop, "check_sampler", lambda *_: None)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_the_plan_is_the_update_step_s_own_peak_within_10_percent(
 
 @pytest.mark.parametrize("alias", ["qwen2.5-0.5b", "qwen2.5-3b", "qwen2.5-7b"])
 def test_the_same_of_eight_layers(alias: str) -> None:
-    check_plan(CONFIGS[alias] | {"num_hidden_layers": 8}, 16, 256, 768, torch.bfloat16)
+    check_plan(CONFIGS[alias] | {"num_hidden_layers": 8}, 6, 256, 768, torch.bfloat16)
 
 
 def check_plan(config: dict[str, Any], n_rows: int, prompt: int, completion: int, dtype: torch.dtype) -> None:
@@ -121,15 +121,15 @@ def check_plan(config: dict[str, Any], n_rows: int, prompt: int, completion: int
 
 
 def small_vocabulary(**changes: int) -> dict[str, Any]:
-    return CONFIGS["qwen2.5-0.5b"] | {"num_hidden_layers": 3} | changes
+    return CONFIGS["qwen2.5-0.5b"] | {"num_hidden_layers": 2} | changes
 
 
 @pytest.mark.parametrize("vocabulary", [2_000, 151_936])
 def test_the_peak_does_not_grow_with_the_number_of_completions(vocabulary: int) -> None:
     config = small_vocabulary(vocab_size=vocabulary)
-    peaks = [measure_update(config, [(64, 192)] * n, micro_batch_tokens=2048).update for n in (8, 16)]
+    peaks = [measure_update(config, [(64, 192)] * n, micro_batch_tokens=1024).update for n in (4, 8)]
     # what is left of each completion: its log-probabilities and indices, some bytes a token
-    assert peaks[1] - peaks[0] < 8 * 256 * 100
+    assert peaks[1] - peaks[0] < 4 * 256 * 100
     assert peaks[1] == pytest.approx(peaks[0], rel=0.01)
 
 
@@ -138,10 +138,10 @@ def test_the_peak_does_not_grow_with_vocabulary_times_length() -> None:
         config = small_vocabulary(vocab_size=vocabulary)
         return measure_update(config, [(64, tokens - 64)], micro_batch_tokens=tokens).update
 
-    # prompts of 64 tokens, then 3 and 8 whole chunks of 256 positions
-    growth = {vocabulary: peak(2112, vocabulary) - peak(832, vocabulary) for vocabulary in (400_000, 800_000)}
-    # the logits of 1,280 more positions would differ by 1280 * 400,000 * 4 bytes
-    assert abs(growth[800_000] - growth[400_000]) < 0.01 * 1280 * 400_000 * 4
+    # prompts of 64 tokens, then 3 and 5 whole chunks of 256 positions
+    growth = {vocabulary: peak(1344, vocabulary) - peak(832, vocabulary) for vocabulary in (400_000, 800_000)}
+    # the logits of 512 more positions would differ by 512 * 400,000 * 4 bytes
+    assert abs(growth[800_000] - growth[400_000]) < 0.01 * 512 * 400_000 * 4
 
 
 @pytest.mark.parametrize("turned", [True, False])
@@ -263,10 +263,10 @@ def test_a_real_step_s_resident_memory(pytestconfig: pytest.Config) -> None:
     assert plan["update"].peak == pytest.approx(measured["peak"], rel=0.35)
 
 
-@pytest.mark.parametrize("steps", [3, pytest.param(20, marks=MORE)])
-def test_a_run_on_a_cpu_peaks_within_a_tenth_of_its_plan(steps: int, tmp_path: Path) -> None:
-    """Every problem explained and every chain taken, so that updates are as large as planned."""
-    words = ["train", "--model", "tiny", "--steps", str(steps), "--explain", "all", "--explanation-filter", "none"]
+@MORE
+def test_a_longer_run_on_a_cpu_peaks_within_a_tenth_of_its_plan(tmp_path: Path) -> None:
+    """A short one is in test_watch.py."""
+    words = ["train", "--model", "tiny", "--steps", "20", "--explain", "all", "--explanation-filter", "none"]
     words += ["--eval-problems", "4", "--eval-samples", "4", "--k", "1", "--output", str(tmp_path / "run")]
     subprocess.run([sys.executable, "-m", "expo_lite", *words], check=True, capture_output=True)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -17,6 +17,8 @@ from expo_lite.run.target import find_target
 from expo_lite.settings.groups import HeldOutConfig
 from expo_lite.terminal import Terminal
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 SHORT = "--group-size 2 --problems-per-step 2 --max-completion-tokens 32 --diagnostics-every 0 --eval-samples 2 --k 1"
 
 

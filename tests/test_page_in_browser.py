@@ -61,17 +61,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "a", steps=STEPS, problems=PROBLEMS, text=EVIL)
 
 
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Path:
+    return report_of(folder)
+
+
 @pytest.fixture
-def page(browser: webdriver.Chrome, folder: Path) -> Iterator[webdriver.Chrome]:
-    show(browser, folder)
+def page(browser: webdriver.Chrome, report: Path) -> Iterator[webdriver.Chrome]:
+    show(browser, report)
     yield browser
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
 
 
-def show(browser: webdriver.Chrome, *folders: Path) -> None:
-    """Make the report and open it from disk; back when figures and samples are there."""
+def report_of(*folders: Path) -> Path:
     file = folders[0] / "report.html"
     assert cli.run(["report", *map(str, folders), "--output", str(file)]) == 0
+    return file
+
+
+def show(browser: webdriver.Chrome, file: Path) -> None:
+    """Open a page from disk; back when figures and samples are there."""
     browser.get(file.as_uri())
     WebDriverWait(browser, 30).until(lambda _: browser.execute_script(READY))
 
@@ -245,7 +254,7 @@ def lightness(page: webdriver.Chrome) -> bool:
 
 def test_several_runs(browser: webdriver.Chrome, tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a", steps=3), make_run(tmp_path / "b", steps=3, method="grpo")
-    show(browser, a, b)
+    show(browser, report_of(a, b))
     labels = browser.execute_script(
         "return Chart.getChart(document.querySelector('canvas[data-chart]')).data.datasets.map((d) => d.label)"
     )
@@ -257,7 +266,7 @@ def test_several_runs(browser: webdriver.Chrome, tmp_path: Path) -> None:
 
 
 def test_a_thinned_report_of_five_hundred_steps_opens(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    show(browser, make_run(tmp_path / "a", steps=500, words=400))
+    show(browser, report_of(make_run(tmp_path / "a", steps=500, words=400)))
     assert "were left out" in find(browser, "#samples .about").text
     assert all(n >= 1 for n in browser.execute_script(DRAWN))
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
@@ -310,7 +319,7 @@ def test_a_real_run(browser: webdriver.Chrome, tmp_path: Path) -> None:
     for method in ("exp-grpo", "exp-dpo"):
         arguments = ["train", "--model", "tiny", "--method", method, "--steps", "2", "--eval-problems", "2"]
         assert cli.run([*arguments, "--output", str(tmp_path / method)]) == 0
-    show(browser, tmp_path / "exp-grpo", tmp_path / "exp-dpo")
+    show(browser, report_of(tmp_path / "exp-grpo", tmp_path / "exp-dpo"))
     assert all(n >= 1 for n in browser.execute_script(DRAWN))
     choose(browser, "kind", "chosen")
     assert int(find(browser, "#count").text.split()[0]) > 0

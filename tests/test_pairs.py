@@ -33,6 +33,8 @@ from expo_lite.step.run import Run
 from expo_lite.step.store import RefreshStore
 from expo_lite.tasks import load_task
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 SCORED: Any = {"temperature": 1.0, "token_budget": 4_096}
 PROBLEM = Problem("p", "Start with 10.\nA: add 11.\nWhat is the result?", "21", 1, expert_chain="So \\boxed{21}.")
 

@@ -155,6 +155,23 @@ def test_ctrl_c_finishes_the_step_and_saves(
         assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_an_evaluation_that_is_killed_goes_on_exactly(runs: ForkedRuns, tmp_path: Path) -> None:
+    words = "eval tiny --problems 3 --samples 3 --sampling-rows 4 --max-completion-tokens 40 --output".split()
+    file, log = tmp_path / "killed" / "samples.jsonl", tmp_path / "log"
+    pid = runs.start(*words, str(tmp_path / "killed"), log=log)
+    wait_until(lambda: file.exists() and file.stat().st_size > 2_000)
+    os.kill(pid, signal.SIGKILL)
+    assert runs.wait() == -signal.SIGKILL
+    assert 0 < file.read_bytes().count(b"\n") < 15 * 4
+    assert runs.run(*words, str(tmp_path / "killed"), "--resume", log=log) == 0
+    assert runs.run(*words, str(tmp_path / "whole"), log=log) == 0
+    for name in ("samples.jsonl", "rewards.jsonl", "evaluation.json"):
+        a, b = ((tmp_path / folder / name).read_text() for folder in ("killed", "whole"))
+        if name == "evaluation.json":
+            a, b = (str(json.loads(text)["evaluation"]) for text in (a, b))
+        assert a == b
+
+
 def test_a_second_ctrl_c_stops_at_once(runs: ForkedRuns, tmp_path: Path) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"
     words = "train --model tiny --levels 5 --steps 9 --eval-problems 0 --group-size 60 --problems-per-step 8"

@@ -1,4 +1,4 @@
-"""The dashboard of a run, from its folder alone; and a train on a terminal that is never silent."""
+"""The dashboard of a run, from its folder alone; a train on a terminal, which is never silent, and as large as planned."""
 
 import fcntl
 import io
@@ -147,17 +147,20 @@ def on_a_terminal(words: Sequence[str], columns: int, resize_to: int | None = No
     return b"".join(pieces).decode(), longest
 
 
-def test_train_is_never_silent_and_fits_the_terminal(tmp_path: Path) -> None:
-    words = "train --model tiny --steps 4 --eval-problems 8 --eval-samples 4 --k 1 4 --output".split()
-    text, silence = on_a_terminal([*words, str(tmp_path / "run")], 80)
+def test_train_is_never_silent_fits_the_terminal_and_its_memory_is_as_planned(tmp_path: Path) -> None:
+    """Every problem explained and every chain taken, so that updates are as large as planned."""
+    words = "train --model tiny --steps 3 --explain all --explanation-filter none --eval-problems 4 --eval-samples 4"
+    text, silence = on_a_terminal([*words.split(), "--k", "1", "4", "--output", str(tmp_path / "run")], 80)
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     assert silence < SILENCE_S * max(load, 1.0)  # on a busy machine everything takes longer
     plain = ESCAPES.sub("", text).replace("\r", "\n")
-    for said in ("starting ...", "loading tiny ...", "checking that sampler and scorer agree", "evaluating", "4/4"):
+    for said in ("starting ...", "loading tiny ...", "checking that sampler and scorer agree", "evaluating", "3/3"):
         assert said in plain
     table = plain[plain.rindex("level  problems") :]
     assert max(len(line) for line in table.splitlines() if line.startswith(" ")) <= 80  # others name paths
     assert "…" not in table
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["peak_memory_gib"] == pytest.approx(last["memory/planned_gib"], rel=0.1)
 
 
 @pytest.mark.slow

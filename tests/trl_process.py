@@ -1,8 +1,9 @@
 """One optimiser step of the trainer in expo_lite.integrations.trl, in one process and then in two.
 
 The first argument is a folder, whose `adapter` is started from. One process with two micro-batches writes the trained
-adapter to `trained-1-2`, two with one each to `trained-2-1`. With `unsloth` as second argument there is one process, in
-a trainer that Unsloth has patched, with a model that Unsloth has loaded; it writes to `trained-1-2` as well.
+adapter to `trained-1-2`, two with one each to `trained-2-1`; then examples/scale_with_trl.py writes to `example`. With
+`unsloth` as second argument there is one process, in a trainer that Unsloth has patched, with a model that Unsloth has
+loaded; it writes to `trained-1-2` as well.
 
 Everything is imported once; the processes are copies, with rank and number in the environment as `accelerate launch`
 sets them. What is sampled is a function of the prompt and the place in its group, so that one and two processes learn
@@ -11,8 +12,11 @@ from the same.
 
 import json
 import os
+import runpy
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,7 @@ from expo_lite.settings.groups import ExpoConfig, PolicyConfig
 from expo_lite.settings.models import PRESETS
 from expo_lite.tasks.rows import task_from_rows
 
+EXAMPLE = Path(__file__).parent.parent / "examples" / "scale_with_trl.py"
 GROUP, PROBLEMS = 4, 3  # two processes share the second group
 ROWS = [{"question": f"Start with {i}.\nA: hop.", "answer": str(i + 3), "problem_id": f"p{i}"} for i in range(PROBLEMS)]
 
@@ -105,27 +110,41 @@ def learn(folder: Path, n: int, n_micro_batches: int) -> None:
     trainer.accelerator.end_training()  # or a process that ends first aborts
 
 
-def main() -> None:
-    for n, n_micro_batches in ((1, 2),) if PATCHED else ((1, 2), (2, 1)):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        children = []
-        for rank in range(n):
-            children.append(os.fork())
-            if children[-1] == 0:
-                code = 1
-                try:
+def example(folder: Path) -> None:
+    words = ["--steps", "1", "--problems", "2", "--tokens", "32", "--output", str(folder / "example")]
+    sys.argv = [str(EXAMPLE), *words]
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
+def in_processes(n: int, work: Callable[[], None]) -> None:
+    """Copies of this process, that know of one another where there are several."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(n):
+        children.append(os.fork())
+        if children[-1] == 0:
+            code = 1
+            try:
+                if n > 1:
                     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
-                    if n > 1:
-                        found = place | {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
-                        os.environ.update({name: str(value) for name, value in found.items()})
-                    learn(Path(sys.argv[1]), n, n_micro_batches)
-                    code = 0
-                finally:
-                    os._exit(code)
-        if any(os.waitpid(child, 0)[1] for child in children):
-            sys.exit("a process failed")
+                    found = place | {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+                    os.environ.update({name: str(value) for name, value in found.items()})
+                work()
+                code = 0
+            finally:
+                os._exit(code)
+    if any(os.waitpid(child, 0)[1] for child in children):
+        sys.exit("a process failed")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    in_processes(1, partial(learn, folder, 1, 2))
+    if not PATCHED:
+        in_processes(2, partial(learn, folder, 2, 1))
+        in_processes(1, partial(example, folder))
 
 
 if __name__ == "__main__":

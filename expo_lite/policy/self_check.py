@@ -17,7 +17,7 @@ from expo_lite.policy.scoring import score_rows
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
 N_PROMPTS = 4
-N_TOKENS = 32
+N_TOKENS = 16
 """Decoded of each prompt: enough for an error to show, and for most runs under a hundredth of one step."""
 MEAN_LIMIT_NATS = {"exact": 0.005, "rounded": 0.1}
 """Between sampler and scorer, a token: fp32 gives 1e-6, bf16 some 1e-2, broken positions 0.1."""
