@@ -28,6 +28,12 @@ N = 100
 SEEDS = (0, 1, 2)
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the bootstrap's: every interval here is far from its bound, or on it."""
+    monkeypatch.setattr("expo_lite.measure.statistics.BOOTSTRAP_DRAWS", 400)
+
+
 def evaluation(easy: float, hard: float) -> Evaluation:
     """Two levels of 100 problems, of which these shares are solved in all of 8 samples."""
     problems = [

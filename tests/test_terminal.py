@@ -182,6 +182,7 @@ def problems(folder: Path) -> Path:
     return file
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_walk_through_the_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
