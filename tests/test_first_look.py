@@ -8,7 +8,6 @@ import pytest
 from expo_lite.commands.cli import run
 from expo_lite.measure import first_look
 
-
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 

@@ -1,4 +1,4 @@
-"""The dashboard of a run, from its folder alone; a train on a terminal, which is never silent, and as large as planned."""
+"""The dashboard of a run, from its folder alone; a train on a terminal: never silent, and as large as planned."""
 
 import fcntl
 import io
