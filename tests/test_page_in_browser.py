@@ -232,9 +232,7 @@ def test_it_fits_every_screen_and_follows_light_and_dark(page: webdriver.Chrome,
     try:
         for width in (320, 390, 768, 1280):
             page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen_of(width))
-            WebDriverWait(page, 10).until(
-                lambda _, w=width: page.execute_script(FITS, w)
-            )  # curves follow a moment later
+            wait_until_it_fits(page, width)
             click(page, "#theme")  # light
             assert lightness(page)
             click(page, "#theme")  # dark
@@ -245,6 +243,11 @@ def test_it_fits_every_screen_and_follows_light_and_dark(page: webdriver.Chrome,
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def wait_until_it_fits(page: webdriver.Chrome, width: int) -> None:
+    """Curves follow the window a moment later."""
+    WebDriverWait(page, 10).until(lambda _: page.execute_script(FITS, width))
 
 
 def lightness(page: webdriver.Chrome) -> bool:
