@@ -24,7 +24,7 @@ LOGIT_CHUNK_TOKENS = 256
 KEPT_PRODUCTS_BYTES = 512 * 2**20
 """On a CPU matrix products of a micro-batch are kept, and not computed again, if those of all layers fit in this."""
 CACHE_BLOCK = 64
-"""Tokens by which the sampler's cache grows."""
+"""Tokens by which the sampler's cache grows on a CPU, so that short completions never pay for the longest."""
 RECORDED_ROWS, RECORDED_WIDTH = 8, 256
 """On a GPU our decoder records a step as a CUDA graph for each such number of rows and of positions."""
 RECORDED_LAYER_BYTES = 24 * 2**20 / 64

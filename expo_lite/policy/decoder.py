@@ -22,9 +22,6 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
 from expo_lite.policy.merged import DenseWeights
 
-CACHE_BLOCK = 64
-"""On a CPU the cache grows by this many tokens at a time, so that short completions never pay for the longest."""
-
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 """From a layer's number and its heads [N, h, d], rotated, to what each query head found, side by side."""
 

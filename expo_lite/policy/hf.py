@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
+from expo_lite.memory.parts import KEPT_PRODUCTS_BYTES
 from expo_lite.policy import attention
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.dense import checkpoint_contexts, kept_products, product_bytes, use_lean_projections
@@ -16,9 +17,6 @@ from expo_lite.policy.load import PROJECTIONS, load_base
 from expo_lite.policy.lora import LoraPolicy, choose_sampler
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
-
-KEPT_PRODUCTS_BYTES = 512 * 2**20
-"""On a CPU, micro-batches whose matrix products fit in this are not computed a second time in the backward pass."""
 
 
 class HfPolicy(LoraPolicy):

@@ -14,18 +14,17 @@ from functools import partial
 
 import torch
 
+from expo_lite.memory.parts import CACHE_BLOCK, PREFILL_TOKENS, RECORDED_ROWS, RECORDED_WIDTH
 from expo_lite.policy.choosing import choose
-from expo_lite.policy.decoder import CACHE_BLOCK, Decoder
+from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.replays import Replays
 from expo_lite.records import SamplingParams
 
-PREFILL_TOKENS = 8_192
-"""Prompt tokens in one prefill pass."""
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
 """Steps between two looks at which rows have ended: on a GPU a look waits for everything before it."""
-ROW_STEP = {"cpu": 1, "cuda": 8}
+ROW_STEP = {"cpu": 1, "cuda": RECORDED_ROWS}
 """Rows are decoded in multiples of this: on a GPU each number of rows is a recording; a few rows more cost nothing."""
-WIDTH_STEP = {"cpu": 8, "cuda": 256}
+WIDTH_STEP = {"cpu": 8, "cuda": RECORDED_WIDTH}
 """Likewise of the positions that are attended to."""
 
 
