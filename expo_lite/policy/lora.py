@@ -23,7 +23,7 @@ from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.dense import release_freed_memory
 from expo_lite.policy.load import first_line
 from expo_lite.policy.merged import adapter_is_off, is_known, merge
-from expo_lite.policy.sampler import Sampled
+from expo_lite.policy.slots import Sampled
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")

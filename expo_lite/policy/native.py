@@ -16,7 +16,8 @@ import torch
 from transformers import LogitsProcessor
 
 from expo_lite.policy.choosing import choose
-from expo_lite.policy.sampler import Sampled, uniforms
+from expo_lite.policy.sampler import by_request, uniforms
+from expo_lite.policy.slots import Sampled
 from expo_lite.records import FinishReason, SampleRequest, SamplingParams
 
 
@@ -63,10 +64,7 @@ def sample(
         rows = _generate(model, prompts, chooser, params.max_completion_tokens, eos_ids=eos_ids, pad_id=pad_id)
         done.update(zip(numbers, rows, strict=True))
         on_ended(len(rows))
-    results: list[list[Sampled]] = [[] for _ in requests]
-    for number, owner in enumerate(owners):
-        results[owner].append(done[number])
-    return results
+    return by_request(requests, done)
 
 
 def _generate(

@@ -6,25 +6,16 @@ are shared out otherwise among more rows.
 Axes: C completions, L longest completion in tokens.
 """
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from expo_lite.policy.decoder import Decoder
-from expo_lite.policy.slots import Ended, Slots, Waiting
-from expo_lite.records import Completion, FinishReason, SampleRequest, SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One completion's token ids and their log-probabilities; ended by end-of-sequence or by the limit."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    finish_reason: FinishReason
+from expo_lite.policy.slots import Sampled, Slots, Waiting
+from expo_lite.records import Completion, SampleRequest, SamplingParams
 
 
 def sample(
@@ -52,7 +43,7 @@ def sample(
     """
     owners = [i for i, request in enumerate(requests) for _ in range(request.n_completions)]
     queue = deque(Waiting(number, owner) for number, owner in enumerate(owners))
-    done: dict[int, Ended] = {}
+    done: dict[int, Sampled] = {}
     if queue:
         slots = Slots(
             decoder,
@@ -71,12 +62,13 @@ def sample(
             done |= ended
             if ended:
                 on_ended(len(ended))
-    results: list[list[Sampled]] = [[] for _ in requests]
-    for number, owner in enumerate(owners):
-        ids = done[number].token_ids
-        reason = FinishReason.STOP if ids[-1] in eos_ids else FinishReason.LENGTH
-        results[owner].append(Sampled(ids, done[number].logprobs, reason))
-    return results
+    return by_request(requests, done)
+
+
+def by_request(requests: Sequence[SampleRequest], done: Mapping[int, Sampled]) -> list[list[Sampled]]:
+    """What was sampled by number, which runs through the requests, as one list a request."""
+    numbers = itertools.count()
+    return [[done[next(numbers)] for _ in range(request.n_completions)] for request in requests]
 
 
 def uniforms(requests: Sequence[SampleRequest], n_tokens: int, seed: int) -> torch.Tensor:

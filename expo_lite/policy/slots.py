@@ -18,7 +18,7 @@ from expo_lite.memory.parts import CACHE_BLOCK, PREFILL_TOKENS, RECORDED_ROWS, R
 from expo_lite.policy.choosing import choose
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.replays import Replays
-from expo_lite.records import SamplingParams
+from expo_lite.records import FinishReason, SamplingParams
 
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
 """Steps between two looks at which rows have ended: on a GPU a look waits for everything before it."""
@@ -36,12 +36,13 @@ class Waiting:
     prompt: int
 
 
-@dataclass(slots=True)
-class Ended:
-    """A sampled completion, as it came off the device."""
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One completion's token ids and their log-probabilities; ended by end-of-sequence or by the limit."""
 
     token_ids: list[int]
     logprobs: list[float]
+    finish_reason: FinishReason
 
 
 class Slots:
@@ -68,6 +69,7 @@ class Slots:
             eos_ids: tokens that end a completion.
         """
         self._decoder, self._prompts, self._params, self._uniforms_CL = decoder, prompts, params, uniforms_CL
+        self._eos_ids = frozenset(eos_ids)
         device, limit = decoder.device, params.max_completion_tokens
         self._kind = "cpu" if device.type == "cpu" else "cuda"
         self._most_positions = max(map(len, prompts)) + limit
@@ -198,7 +200,7 @@ class Slots:
         )
 
     @torch.no_grad()
-    def harvest(self) -> dict[int, Ended]:
+    def harvest(self) -> dict[int, Sampled]:
         """Take out the rows that have ended, by number, and close the ranks."""
         running = self._running_S[: self.n_rows].tolist()
         ended = [slot for slot, runs in enumerate(running) if not runs]
@@ -207,11 +209,14 @@ class Slots:
         ended_E = torch.tensor(ended, device=self._decoder.device)
         counts, tokens, logprobs = (x[ended_E].tolist() for x in (self._count_S, self._tokens_SL, self._logprobs_SL))
         taken = {
-            self._rows[slot].number: Ended(ids[:n], values[:n])
+            self._rows[slot].number: Sampled(ids[:n], values[:n], self._reason(ids[n - 1]))
             for slot, n, ids, values in zip(ended, counts, tokens, logprobs, strict=True)
         }
         self._close_ranks(running)
         return taken
+
+    def _reason(self, last: int) -> FinishReason:
+        return FinishReason.STOP if last in self._eos_ids else FinishReason.LENGTH
 
     def _close_ranks(self, running: list[bool]) -> None:
         """Move the last rows that go on into the slots that are free."""

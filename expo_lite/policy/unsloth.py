@@ -33,7 +33,7 @@ from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.device import compute_type, find_device
 from expo_lite.policy.load import PROJECTIONS, load_base, plain_weights
 from expo_lite.policy.lora import LoraPolicy, choose_sampler
-from expo_lite.policy.sampler import Sampled
+from expo_lite.policy.slots import Sampled
 from expo_lite.policy.vllm import MEMORY_SHARE, VLLM_ROWS, VllmSampler
 from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig

@@ -17,7 +17,7 @@ import torch
 
 from expo_lite.errors import ModelError
 from expo_lite.policy.merged import adapter_is_off
-from expo_lite.policy.sampler import Sampled
+from expo_lite.policy.slots import Sampled
 from expo_lite.records import FinishReason, SampleRequest, SamplingParams
 
 MEMORY_SHARE = 0.5
