@@ -9,8 +9,9 @@ from pathlib import Path
 from expo_lite.measure.figures import ProblemResult
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, pass_at_k
 from expo_lite.records import ALL, Level, level_order
-from expo_lite.report.record import RunRecord, flat, read_json
+from expo_lite.report.record import RunRecord, read_json
 from expo_lite.run.files import JsonLines
+from expo_lite.settings.schema import flat
 
 IDENTITY = ("model", "bits", "backend", "sampler", "adapter_sha256")
 """What tells policies apart in the config.json of an evaluation folder; all else must be equal for a pairing."""

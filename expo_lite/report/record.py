@@ -10,6 +10,7 @@ from expo_lite.errors import CheckpointError
 from expo_lite.measure.figures import Evaluation
 from expo_lite.run.files import JsonLines
 from expo_lite.run.folder import RunFolder
+from expo_lite.settings.schema import flat
 
 PLACES = ("output", "resume", "log")
 """Settings that say where a run is and who is told of it, not what it is."""
@@ -88,15 +89,6 @@ def labels(paths: Sequence[Path]) -> list[str]:
         if len(set(found)) == len(found):
             return found
     return [f"{own[-1]} ({i})" for i, own in enumerate(parts, 1)]
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by dotted names, in their order."""
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def differing(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:

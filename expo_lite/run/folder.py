@@ -16,7 +16,7 @@ from expo_lite.prompts import read_prompts
 from expo_lite.records import Prompts
 from expo_lite.run.checkpoint import load_state, newest_whole
 from expo_lite.run.files import JsonLines, write_atomically
-from expo_lite.settings.schema import from_mapping, to_json
+from expo_lite.settings.schema import flat, from_mapping, to_json
 from expo_lite.settings.train import RunConfig
 
 PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth", "vllm")
@@ -77,10 +77,11 @@ class RunFolder:
             CheckpointError: there is no run to continue, or none of its checkpoints is whole.
             ConfigError: the run has other settings.
         """
-        there, given = to_json(read_config(self.path)), to_json(config)
-        changed = [key for key in _differences(there, given) if key.split(".")[0] not in MAY_CHANGE]
+        there, given = (dict(flat(to_json(settings))) for settings in (read_config(self.path), config))
+        differing = (key for key in sorted(there) if there[key] != given[key])
+        changed = [key for key in differing if key.split(".")[0] not in MAY_CHANGE]
         if changed:
-            details = ", ".join(f"{key} ({_get(there, key)} there, {_get(given, key)} given)" for key in changed)
+            details = ", ".join(f"{key} ({there[key]} there, {given[key]} given)" for key in changed)
             raise ConfigError(f"The run in '{self.path}' has other settings: {details}. Resume it with its own.")
         checkpoint, damaged = newest_whole(self.checkpoints)
         if checkpoint is None and damaged:
@@ -185,24 +186,6 @@ def provenance(device: str) -> dict[str, Any]:
     """With what something was made: versions, git revision, device."""
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
     return {"versions": versions, "git_revision": _git_revision(), "device": device}
-
-
-def _differences(there: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted(there.keys() | given.keys()):
-        a, b = there.get(key), given.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(prefix + key)
-    return found
-
-
-def _get(settings: dict[str, Any], dotted: str) -> Any:
-    value: Any = settings
-    for key in dotted.split("."):
-        value = value.get(key)
-    return value
 
 
 def _version(package: str) -> str | None:

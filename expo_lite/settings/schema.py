@@ -10,7 +10,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -143,6 +143,15 @@ def to_json(settings: Any) -> dict[str, Any]:
     """Settings as plain JSON values."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
     return plain
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by dotted names, in their order."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:

@@ -19,9 +19,9 @@ from expo_lite.report.curves import (
 )
 from expo_lite.report.document import document, write_document
 from expo_lite.report.passes import percents
-from expo_lite.report.record import differing_in, flat
+from expo_lite.report.record import differing_in
 from expo_lite.run.metrics import LEVEL_REWARD, mean
-from expo_lite.settings.schema import to_json
+from expo_lite.settings.schema import flat, to_json
 from expo_lite.sweep.plan import FIXED
 from expo_lite.sweep.report import Outcome, cost_rows, rows_of
 from expo_lite.sweep.results import BASE, Results, RunResult

@@ -26,7 +26,7 @@ from expo_lite.errors import ConfigError
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
-from expo_lite.settings.schema import from_mapping, toml_values
+from expo_lite.settings.schema import flat, from_mapping, toml_values
 from expo_lite.settings.sweep import RunsConfig, check_sweep
 from expo_lite.settings.train import RunConfig, TrainConfig, run_name
 from expo_lite.tasks import check_name
@@ -129,7 +129,7 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
 def _settings(values: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
     """The settings of every run by name: what is common, what is its own, and one choice from the grid."""
     common, runs, grid = (_table(values, key, file) for key in ("common", "runs", "grid"))
-    axes = list(_leaves(grid))
+    axes = list(flat(grid))
     for key, choices in axes:
         if not isinstance(choices, list) or not choices:
             raise ConfigError(f"{file}: grid.{key} must be a list of at least one value, not {choices!r}.")
@@ -177,15 +177,6 @@ def _table(values: dict[str, Any], key: str, file: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ConfigError(f"{file}: '{key}' must be a table.")
     return table
-
-
-def _leaves(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Values of nested tables under dotted keys."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
