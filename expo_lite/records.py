@@ -1,10 +1,12 @@
 """What the stages hand to each other: frozen records, free of torch."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Level = int | str
 """How hard a problem is: a number, or a word of the data's own."""
 ALL = "all"
@@ -26,6 +28,16 @@ def level_order(level: Level | None) -> tuple[int, int, str]:
     if isinstance(known, int):
         return (0, known, "")
     return (2 if known == ALL else 1, 0, known)
+
+
+def by_level(items: Sequence[T], level: Callable[[T], Level | None]) -> list[tuple[str, list[T]]]:
+    """The items of each level; then all of them as `ALL`, unless that is the one level again."""
+    levels = {level(item) for item in items}
+    named = [
+        (str(own), [item for item in items if level(item) == own])
+        for own in sorted((own for own in levels if own is not None), key=level_order)
+    ]
+    return named if len(levels) == 1 and named else [*named, (ALL, list(items))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 from expo_lite.grading.reading.normalise import normalise, text_key
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
-from expo_lite.records import ALL, Level, Problem, level_order
+from expo_lite.records import Level, Problem, by_level
 from expo_lite.run.metrics import mean
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +144,9 @@ class Difference:
 def evaluation_of(measured: Sequence[GradedProblem], ks: Sequence[int], temperature: float) -> Evaluation:
     """All figures of one policy."""
     return Evaluation(
-        tuple(level_result(name, [measured[i] for i in places], ks) for name, places in _levels(measured)),
+        tuple(level_result(name, own, ks) for name, own in by_level(measured, lambda m: m.problem.level)),
         temperature,
-        tuple(level_result(name, [measured[i] for i in places], ks) for name, places in _subjects(measured)),
+        tuple(level_result(name, own, ks) for name, own in _by_subject(measured, lambda m: m.problem.subject)),
         tuple(
             ProblemResult(m.problem.problem_id, m.problem.level, m.greedy.correct, m.n_correct, len(m.samples))
             for m in measured
@@ -154,10 +156,10 @@ def evaluation_of(measured: Sequence[GradedProblem], ks: Sequence[int], temperat
 
 def differences(ours: Sequence[GradedProblem], theirs: Sequence[GradedProblem], ks: Sequence[int]) -> list[Difference]:
     """Ours minus theirs by level, then by subject; both measured on the same problems in the same order."""
-    return [
-        difference(name, [ours[i] for i in places], [theirs[i] for i in places], ks)
-        for name, places in (*_levels(ours), *_subjects(ours))
-    ]
+    pairs = list(zip(ours, theirs, strict=True))
+    levels = by_level(pairs, lambda pair: pair[0].problem.level)
+    subjects = _by_subject(pairs, lambda pair: pair[0].problem.subject)
+    return [difference(name, own, ks) for name, own in (*levels, *subjects)]
 
 
 def level_result(level: str, measured: Sequence[GradedProblem], ks: Sequence[int]) -> LevelResult:
@@ -179,18 +181,15 @@ def level_result(level: str, measured: Sequence[GradedProblem], ks: Sequence[int
     )
 
 
-def difference(
-    level: str, ours: Sequence[GradedProblem], theirs: Sequence[GradedProblem], ks: Sequence[int]
-) -> Difference:
+def difference(level: str, pairs: Sequence[tuple[GradedProblem, GradedProblem]], ks: Sequence[int]) -> Difference:
     """The paired differences on one set of problems."""
 
     def paired(figure: Callable[[GradedProblem], float]) -> Estimate:
-        values = [figure(a) - figure(b) for a, b in zip(ours, theirs, strict=True)]
-        return bootstrap_mean(values, lowest=-1.0, highest=1.0)
+        return bootstrap_mean([figure(a) - figure(b) for a, b in pairs], lowest=-1.0, highest=1.0)
 
     return Difference(
         level=level,
-        n_problems=len(ours),
+        n_problems=len(pairs),
         greedy=paired(lambda m: float(m.greedy.correct)),
         avg=paired(lambda m: m.pass_at(1)),
         pass_at={k: paired(partial(GradedProblem.pass_at, k=k)) for k in ks},
@@ -206,21 +205,9 @@ def _estimate(figures: Iterable[float]) -> Estimate:
     return bootstrap_mean(values)
 
 
-def _levels(measured: Sequence[GradedProblem]) -> list[tuple[str, list[int]]]:
-    """Each level with the places of its problems; then "all", unless that is the one level again."""
-    levels = {m.problem.level for m in measured}
-    named = [
-        (str(level), [i for i, m in enumerate(measured) if m.problem.level == level])
-        for level in sorted((level for level in levels if level is not None), key=level_order)
-    ]
-    return named if len(levels) == 1 and named else [*named, (ALL, list(range(len(measured))))]
-
-
-def _subjects(measured: Sequence[GradedProblem]) -> list[tuple[str, list[int]]]:
-    return [
-        (subject, [i for i, m in enumerate(measured) if m.problem.subject == subject])
-        for subject in sorted({m.problem.subject for m in measured if m.problem.subject is not None})
-    ]
+def _by_subject(items: Sequence[T], subject: Callable[[T], str | None]) -> list[tuple[str, list[T]]]:
+    named = sorted({subject(item) for item in items} - {None}, key=str)
+    return [(str(own), [item for item in items if subject(item) == own]) for own in named]
 
 
 def _result_from_json(row: dict[str, Any]) -> LevelResult:

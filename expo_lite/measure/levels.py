@@ -1,14 +1,14 @@
 """The figures of chains by level, with intervals over problems, and the verdict on each level."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from expo_lite.measure.chains import CONTROL, KINDS, REFUSED, UNFILTERED, ChainFigure
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.measure.verdict import Facts, LevelVerdict, judge_level
-from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, Problem, level_order
+from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, by_level
 from expo_lite.run.metrics import mean
 from expo_lite.step.chain_text import leaks
 
@@ -63,24 +63,8 @@ def levels_of(
     checks: Checks = Checks(),
 ) -> list[LevelDiagnosis]:
     """The figures by level, then of all where there is more than one level."""
-    levels = sorted({g.problem.level for g in groups}, key=level_order)
-    named: list[tuple[str, Callable[[Problem], bool]]] = [
-        (str(level), lambda problem, level=level: problem.level == level)  # type: ignore[misc]
-        for level in levels
-        if level is not None
-    ]
-    if len(named) != 1:
-        named.append((ALL, lambda problem: True))
-    return [
-        _level(
-            name,
-            [g for g in groups if belongs(g.problem)],
-            [e for e in explanations if belongs(e.problem)],
-            [f for f in figures if belongs(f.problem)],
-            checks,
-        )
-        for name, belongs in named
-    ]
+    named = by_level(groups, lambda group: group.problem.level)
+    return [_level(name, own, explanations, figures, checks) for name, own in named]
 
 
 def _level(
@@ -90,9 +74,11 @@ def _level(
     figures: Sequence[ChainFigure],
     checks: Checks,
 ) -> LevelDiagnosis:
+    here = {group.problem.problem_id for group in groups}
+    explanations = [e for e in explanations if e.problem.problem_id in here]
+    figures = [f for f in figures if f.problem.problem_id in here]
     members = {kind: (kind,) for kind in (*KINDS, CONTROL)} | {UNFILTERED: ("explanation", REFUSED)}
     by_kind = {name: {f.problem.problem_id: f for f in figures if f.kind in kinds} for name, kinds in members.items()}
-    here = {group.problem.problem_id for group in groups}
 
     def shares(checked: dict[str, dict[str, bool]]) -> dict[str, Estimate | None]:
         return {kind: _checked(own, here) for kind, own in checked.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from expo_lite.measure.figures import ProblemResult
 from expo_lite.measure.statistics import Estimate, bootstrap_mean, pass_at_k
-from expo_lite.records import ALL, Level, level_order
+from expo_lite.records import Level, by_level
 from expo_lite.report.record import RunRecord, read_json
 from expo_lite.run.files import JsonLines
 from expo_lite.settings.schema import flat
@@ -67,11 +67,7 @@ def pair(first: Sequence[ProblemResult], second: Sequence[ProblemResult]) -> lis
 
 def paired_levels(changes: Sequence[Change], ks: Sequence[int]) -> list[PairedLevel]:
     """By level, then of all problems where there is more than one level; the interval is a bootstrap over problems."""
-    levels = sorted({change.level for change in changes if change.level is not None}, key=level_order)
-    parts = [(level, [change for change in changes if change.level == level]) for level in levels]
-    if len({change.level for change in changes}) > 1 or not levels:
-        parts.append((ALL, list(changes)))
-    return [_paired_level(level, own, ks) for level, own in parts]
+    return [_paired_level(level, own, ks) for level, own in by_level(changes, lambda change: change.level)]
 
 
 def ks_of(changes: Sequence[Change], wanted: Sequence[int]) -> list[int]:
