@@ -102,13 +102,16 @@ def test_settings_that_differ(tmp_path: Path) -> None:
 
 def test_points_leave_out_what_is_absent_or_no_number() -> None:
     run = run_of({"kl": 1.0}, {}, {"kl": float("nan")}, {"kl": 3.0})
-    assert points_of(run, "kl") == [(1.0, 1.0), (4.0, 3.0)]
+    assert points_of(run.metrics, "kl") == [(1.0, 1.0), (4.0, 3.0)]
 
 
 def test_a_reason_that_is_not_there_is_none_of_them() -> None:
     run = run_of({"reward": 0.0, "verdicts/equal": 0.5}, {"reward": 0.0}, {"loss": 1.0})
-    assert points_of(run, "verdicts/equal", "reward") == [(1.0, 0.5), (2.0, 0.0)]  # the third step sampled nothing
-    assert points_of(run, "verdicts/other", "reward") == []
+    assert points_of(run.metrics, "verdicts/equal", "reward") == [
+        (1.0, 0.5),
+        (2.0, 0.0),
+    ]  # the third step sampled nothing
+    assert points_of(run.metrics, "verdicts/other", "reward") == []
 
 
 def test_long_curves_are_means_by_hand() -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from expo_lite.report.panels import MEANINGS, SECTIONS, Line, Panel
 from expo_lite.report.record import RunRecord
@@ -16,14 +16,8 @@ SHARE = 20
 """A running mean is over one part in so many of a curve."""
 
 Point = tuple[float, float]
-
-
-class HasMetrics(Protocol):
-    """A run, as far as its curves go."""
-
-    @property
-    def metrics(self) -> Sequence[Mapping[str, Any]]:
-        """The rows of metrics.jsonl."""
+Metrics = Sequence[Mapping[str, Any]]
+"""The rows of a run's metrics.jsonl."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +66,20 @@ def sections(runs: Sequence[RunRecord]) -> list[tuple[str, list[Chart]]]:
     return [(title, charts) for title, charts in kept if charts]
 
 
-def steps_a_point(runs: Iterable[HasMetrics]) -> int:
+def steps_a_point(runs: Iterable[Metrics]) -> int:
     """How many steps a point stands for where the longest of the runs has as many points as may be."""
-    return max(1, math.ceil(max(len(run.metrics) for run in runs) / MOST_POINTS))
+    return max(1, math.ceil(max(map(len, runs)) / MOST_POINTS))
 
 
 def chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart:
     """One panel of these runs."""
-    each = steps_a_point(runs)
+    each = steps_a_point(run.metrics for run in runs)
     lines = _members(panel, runs)
     named = len(lines) > 1 or any(line.name.endswith("/") for line in panel.lines)
     series = []
     for number, run in enumerate(runs):
         for place, line in enumerate(lines):
-            points = binned(points_of(run, line.name, panel.whole), each)
+            points = binned(points_of(run.metrics, line.name, panel.whole), each)
             if points:
                 label = line.label if len(runs) == 1 else f"{run.label}: {line.label}" if named else run.label
                 means = running_mean(points) if len(points) >= SMOOTHED_FROM else []
@@ -94,12 +88,12 @@ def chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart:
     return Chart(panel.title, panel.about, panel.unit, stacked, each, named, series)
 
 
-def points_of(run: HasMetrics, name: str, whole: str | None = None) -> list[Point]:
+def points_of(rows: Metrics, name: str, whole: str | None = None) -> list[Point]:
     """A metric by step where it is there and finite; 0 where it is absent beside `whole`, if the run ever has it."""
-    if whole is not None and not any(name in row for row in run.metrics):
+    if whole is not None and not any(name in row for row in rows):
         return []
     found = []
-    for row in run.metrics:
+    for row in rows:
         value = row.get(name, 0.0 if whole in row else None)
         if value is not None and math.isfinite(value):
             found.append((float(row["step"]), float(value)))

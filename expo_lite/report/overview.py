@@ -71,7 +71,7 @@ def _trends(run: RunRecord) -> list[Tile]:
     )
     tiles = []
     for name, title in named:
-        values = [y for _, y in points_of(run, name)]
+        values = [y for _, y in points_of(run.metrics, name)]
         if values:
             n = min(max(len(values) // ENDS, 1), 10)
             first, last = sum(values[:n]) / n, sum(values[-n:]) / n
@@ -82,11 +82,11 @@ def _trends(run: RunRecord) -> list[Tile]:
 
 def _costs(run: RunRecord) -> list[Tile]:
     tiles = []
-    times = [y for _, y in points_of(run, "step_time")]
+    times = [y for _, y in points_of(run.metrics, "step_time")]
     if times:
         tiles.append(Tile("Training time", duration(sum(times)), note=f"{sum(times) / len(times):.1f} s a step"))
-    memory = [y for _, y in points_of(run, "peak_memory_gib")]
-    planned = [y for _, y in points_of(run, "memory/planned_gib")]
+    memory = [y for _, y in points_of(run.metrics, "peak_memory_gib")]
+    planned = [y for _, y in points_of(run.metrics, "memory/planned_gib")]
     if memory:
         note = f"planned {max(planned):.1f} GiB" if planned else ""
         tiles.append(Tile("Peak memory", f"{max(memory):.1f} GiB", note=note))

@@ -112,7 +112,7 @@ def curves(results: Results) -> list[Chart]:
         *((f"{LEVEL_REWARD}{level}", f"Reward, level {level}", "Of those drawn.", "share") for level in levels),
         *CURVES[1:],
     ]
-    each = steps_a_point(run for runs in results.runs.values() for run in runs.values())
+    each = steps_a_point(run.metrics for runs in results.runs.values() for run in runs.values())
     charts = []
     for metric, title, about, unit in drawn:
         series = [
@@ -127,10 +127,10 @@ def curves(results: Results) -> list[Chart]:
 
 def over_seeds_of(name: str, number: int, runs: Sequence[RunResult], metric: str) -> Series | None:
     """A run's curve: at each step the mean over the seeds that have it there, and their lowest and highest."""
-    each = steps_a_point(runs)
+    each = steps_a_point(run.metrics for run in runs)
     by_step: dict[float, list[float]] = {}
     for run in runs:
-        points = binned(points_of(run, metric), each)
+        points = binned(points_of(run.metrics, metric), each)
         for x, y in running_mean(points) if len(points) >= SMOOTHED_FROM else points:
             by_step.setdefault(x, []).append(y)
     if not by_step:
