@@ -29,11 +29,7 @@ _LONGEST_LEVEL = 40
 class Fields:
     """Field names by role, the first that a row has is read; a name given by the user must be there."""
 
-    question: tuple[str, ...]
-    answer: tuple[str, ...]
-    level: tuple[str, ...]
-    subject: tuple[str, ...]
-    chain: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]]
     required: frozenset[str]
 
     @classmethod
@@ -54,7 +50,7 @@ class Fields:
             "chain": ("expert_chain", "chain", "solution"),
         }
         names = {role: usual[role] if name is None else (name,) * bool(name) for role, name in given.items()}
-        return cls(**names, required=frozenset(role for role, name in given.items() if name))
+        return cls(names, frozenset(role for role, name in given.items() if name))
 
 
 def last_boxed(text: str) -> str | None:
@@ -83,7 +79,7 @@ def ending_in_box(chain: str, answer: str) -> str:
 def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
     """Read one row; its own `problem_id` or `unique_id` goes before the one given. Raises DataError."""
     row = without_messages(row, fields)
-    name, text = _required_text(row, fields.answer, role="answer", given="answer" in fields.required)
+    name, text = _required_text(row, fields, "answer")
     answer, chain = _reference(row, name, text)
     written = _optional_text(row, fields, "chain")
     if written and written != text:
@@ -105,7 +101,7 @@ def without_messages(row: DataRow, fields: Fields) -> DataRow:
     has no answer of its own. What the system says stands before the question. Raises DataError for other turns.
     """
     turns = row.fields.get(MESSAGES)
-    if turns is None or any(name in row.fields for name in fields.question):
+    if turns is None or any(name in row.fields for name in fields.names["question"]):
         return row
     spoken: list[tuple[str, str]] = []
     for turn in turns if isinstance(turns, list) else [None]:
@@ -121,9 +117,8 @@ def without_messages(row: DataRow, fields: Fields) -> DataRow:
         )
     said = dict(spoken)
     found = {name: value for name, value in row.fields.items() if name != MESSAGES}
-    found[fields.question[0] if fields.question else "question"] = "\n\n".join(
-        said[role].strip() for role in ("system", "user") if role in said
-    )
+    name = next(iter(fields.names["question"]), "question")
+    found[name] = "\n\n".join(said[role].strip() for role in ("system", "user") if role in said)
     if "assistant" in said:
         found.setdefault("solution", said["assistant"])
     return DataRow(row.where, found)
@@ -141,12 +136,12 @@ def own_id(row: DataRow) -> str | None:
 
 def question_of(row: DataRow, fields: Fields) -> str:
     """The row's question; raises DataError where it is missing, empty or no text."""
-    return _required_text(row, fields.question, role="question", given="question" in fields.required)[1]
+    return _required_text(row, fields, "question")[1]
 
 
 def answer_text_of(row: DataRow, fields: Fields) -> str:
     """The row's answer field as it stands; raises DataError where it is missing, empty or neither text nor number."""
-    return _required_text(row, fields.answer, role="answer", given="answer" in fields.required)[1]
+    return _required_text(row, fields, "answer")[1]
 
 
 def _reference(row: DataRow, name: str, text: str) -> tuple[str, str | None]:
@@ -161,12 +156,13 @@ def _reference(row: DataRow, name: str, text: str) -> tuple[str, str | None]:
     return text, None
 
 
-def _required_text(row: DataRow, names: tuple[str, ...], *, role: str, given: bool) -> tuple[str, str]:
+def _required_text(row: DataRow, fields: Fields, role: str) -> tuple[str, str]:
+    names = fields.names[role]
     present = [name for name in names if not _is_missing(row.fields.get(name))]
     if not present:
         wanted = " or ".join(map(repr, names)) or "named"
         has = ", ".join(map(repr, row.fields)) or "none"
-        hint = "" if given else f"; name the right one with --{role}-field"
+        hint = "" if role in fields.required else f"; name the right one with --{role}-field"
         raise DataError(f"{row.where}: no {role} in field {wanted} (the row's fields: {has}){hint}.")
     return present[0], _as_text(row, present[0], row.fields[present[0]], numbers=role == "answer")
 
@@ -179,11 +175,10 @@ def _optional_text(row: DataRow, fields: Fields, role: str) -> str | None:
 
 
 def _optional_name(row: DataRow, fields: Fields, role: str) -> str | None:
-    names: Mapping[str, tuple[str, ...]] = {"level": fields.level, "subject": fields.subject, "chain": fields.chain}
-    present = [name for name in names[role] if name in row.fields]
+    present = [name for name in fields.names[role] if name in row.fields]
     if not present and role in fields.required:
         has = ", ".join(map(repr, row.fields))
-        raise DataError(f"{row.where}: no field {names[role][0]!r} for the {role} (the row's fields: {has}).")
+        raise DataError(f"{row.where}: no field {fields.names[role][0]!r} for the {role} (the row's fields: {has}).")
     filled = [name for name in present if not _is_missing(row.fields[name])]
     return next(iter(filled or present), None)
 
