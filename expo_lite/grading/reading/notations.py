@@ -1,9 +1,11 @@
 """Answers whose form says what they are: yes or no, nothing, times, dates, numbers in a base, ratios."""
 
 import math
+import operator
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 from expo_lite.grading.comparing.leaves import Outcome, quantity
 from expo_lite.grading.reading import words
@@ -24,29 +26,20 @@ Result = tuple[Outcome, str]
 
 def compare_notations(gold: str, answer: str) -> Result | None:
     """Compare two normalised answers of one of these forms; None where they are of none."""
-    for how, read in _READERS.items():
+    for how, (read, same) in _READERS.items():
         wanted, given = read(gold), read(answer)
         if wanted is not None and given is not None:
-            return (Outcome.EQUAL if wanted == given else Outcome.DIFFERENT), how
-    return _times(gold, answer) or _dates(gold, answer) or _bases(gold, answer) or _ratios(gold, answer)
+            return (Outcome.EQUAL if same(wanted, given) else Outcome.DIFFERENT), how
+    return _bases(gold, answer) or _ratios(gold, answer)
 
 
-_READERS: dict[str, Callable[[str], object]] = {"yes_no": words.yes_no, "named_answer": words.nothing}
-
-
-def _times(gold: str, answer: str) -> Result | None:
-    wanted, given = words.time_of_day(gold), words.time_of_day(answer)
-    if wanted is None or given is None:
-        return None
-    return (Outcome.EQUAL if words.same_time(wanted, given) else Outcome.DIFFERENT), "time"
-
-
-def _dates(gold: str, answer: str) -> Result | None:
-    wanted, given = words.date(gold), words.date(answer)
-    if wanted is None or given is None:
-        return None
-    years_fit = None in (wanted[0], given[0]) or wanted[0] == given[0]
-    return (Outcome.EQUAL if years_fit and wanted[1:] == given[1:] else Outcome.DIFFERENT), "date"
+_READERS: dict[str, tuple[Callable[[str], Any], Callable[[Any, Any], bool]]] = {
+    "yes_no": (words.yes_no, operator.eq),
+    "named_answer": (words.nothing, operator.eq),
+    "time": (words.time_of_day, words.same_time),
+    "date": (words.date, words.same_date),
+}
+"""What reads an answer of each form, and whether two such answers are the same."""
 
 
 def number_in_base(text: str) -> tuple[str, int] | None:

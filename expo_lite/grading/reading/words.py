@@ -148,6 +148,11 @@ def same_time(one: tuple[int, str], other: tuple[int, str]) -> bool:
     return bare[0] < 780 and bare[0] % 720 == full[0] % 720
 
 
+def same_date(one: tuple[int | None, int, int], other: tuple[int | None, int, int]) -> bool:
+    """Whether two dates agree; one of them may leave its year out."""
+    return one[1:] == other[1:] and (one[0] == other[0] or None in (one[0], other[0]))
+
+
 def date(normalised: str) -> tuple[int | None, int, int] | None:
     """Year (None if not given), month and day."""
     text = plain(normalised)
