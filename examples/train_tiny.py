@@ -39,7 +39,8 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from expo_lite.prompts import EXPLANATION_PROMPT, QUESTION_PROMPT, explanation_turns, question_turns
 from expo_lite.records import Problem
-from expo_lite.tasks.hidden_rules import AMOUNTS, CLOSING, HIDDEN, KNOWN, OPENING, Chain, is_test
+from expo_lite.tasks.hidden_rules import AMOUNTS, CLOSING, HIDDEN, KNOWN, OPENING, Chain
+from expo_lite.tasks.splits import is_test
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -25,10 +25,10 @@ from expo_lite.tasks.hidden_rules import (
     HiddenRules,
     check_steps,
     generate,
-    is_test,
     read_question,
     turn,
 )
+from expo_lite.tasks.splits import is_test
 
 CHAIN = Chain(4, ("blorp", "hop", "dax"), (6, 3, 7))  # 4+6=10, 0+3=3, 3+7=10
 PROBLEM = Problem("p", CHAIN.question, CHAIN.answer)

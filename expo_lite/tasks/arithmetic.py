@@ -13,7 +13,6 @@ by itself.
 """
 
 import random
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -32,7 +31,6 @@ LABELS = "ABCDEFGH"
 LARGEST_FACTOR = 999
 LARGEST_VALUE = 9_999
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
-_TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
 
 _WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
 
@@ -86,15 +84,9 @@ def generate(rng: random.Random, level: int) -> Sum:
             return Sum(tuple(values), tuple(operations))
 
 
-def is_test(question: str) -> bool:
-    """Whether a question belongs to the test split: decided by its text alone, so the splits cannot meet."""
-    return zlib.crc32(question.encode()) % _TEST_SHARE == 0
-
-
 def sums(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Sum]:
-    """Distinct problems of one level and split, the same for the same seed; they end only when there are no more."""
-    rng = random.Random(f"arithmetic-{split}-{level}-{seed}")  # noqa: S311
-    return distinct(lambda: generate(rng, level), lambda question: is_test(question) == (split == "test"))
+    """Distinct problems of one level and split (`splits.distinct`)."""
+    return distinct(generate, "arithmetic", split, level, seed)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ whether a chain in either style is right step by step, which the answer alone do
 import functools
 import random
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -48,7 +47,6 @@ HIDDEN = {
 """What the task's words add. The built-in model was trained on fresh amounts for the hidden ones in every text."""
 OPENING, CLOSING = "Start with ", "Write the results one after the other."
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
-_TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
 
 _START = re.compile(rf"{OPENING}(\d)\.")
 _WORD = re.compile(r"^([A-D]): ([a-z]+)\.$", re.MULTILINE)
@@ -116,15 +114,9 @@ def generate(rng: random.Random, level: int, hidden: Mapping[str, int] = HIDDEN)
     return Chain(rng.randrange(10), tuple(words), tuple(meaning[word] for word in words))
 
 
-def is_test(question: str) -> bool:
-    """Whether a question belongs to the test split: decided by its text alone, so the splits cannot meet."""
-    return zlib.crc32(question.encode()) % _TEST_SHARE == 0
-
-
 def chains(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Chain]:
-    """Distinct problems of one level and split, the same for the same seed; they end only when there are no more."""
-    rng = random.Random(f"hidden-rules-{split}-{level}-{seed}")  # noqa: S311
-    return distinct(lambda: generate(rng, level), lambda question: is_test(question) == (split == "test"))
+    """Distinct problems of one level and split (`splits.distinct`)."""
+    return distinct(generate, "hidden-rules", split, level, seed)
 
 
 def read_question(question: str) -> Chain:

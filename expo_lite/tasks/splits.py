@@ -5,7 +5,7 @@ import unicodedata
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.records import Level, Problem, level_order
@@ -13,6 +13,7 @@ from expo_lite.records import Level, Problem, level_order
 DRAWS_IN_VAIN = 100_000
 """After so many draws without a new question there are taken to be no more."""
 _HELD_OUT_SHARE = 10  # one question text in ten
+_TEST_SHARE = 8  # of generated questions one text in eight belongs to the test split, whatever the seed
 _PLAIN_MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
 
 
@@ -61,14 +62,25 @@ def without_test_questions(train: Sequence[Problem], test: Sequence[Problem]) ->
     return [problem for problem in train if normalised(problem.question) not in seen]
 
 
-def distinct(draw: Callable[[], Drawn], in_split: Callable[[str], bool]) -> Iterator[Drawn]:
-    """What is drawn at random, each question of the split once; it ends only when there seem to be no more."""
+def is_test(question: str) -> bool:
+    """Whether a generated question belongs to the test split: decided by its text alone, so the splits cannot meet."""
+    return zlib.crc32(question.encode()) % _TEST_SHARE == 0
+
+
+def distinct(
+    generate: Callable[[random.Random, int], Drawn], task: str, split: Literal["train", "test"], level: int, seed: int
+) -> Iterator[Drawn]:
+    """Distinct problems of one level and split of a generated task, the same for the same seed.
+
+    They end only when there seem to be no more.
+    """
+    rng = random.Random(f"{task}-{split}-{level}-{seed}")  # noqa: S311
     seen: set[str] = set()
     n_in_vain = 0
     while n_in_vain < DRAWS_IN_VAIN:
-        drawn = draw()
+        drawn = generate(rng, level)
         n_in_vain += 1
-        if drawn.question not in seen and in_split(drawn.question):
+        if drawn.question not in seen and is_test(drawn.question) == (split == "test"):
             seen.add(drawn.question)
             n_in_vain = 0
             yield drawn
