@@ -17,7 +17,6 @@ from expo_lite.settings.models import find_model
 from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
-    from expo_lite.policy.export import Agreement
     from expo_lite.policy.lora import LoraPolicy
     from expo_lite.records import Completion
 
@@ -112,10 +111,14 @@ def export(place: Destination, console: Console) -> None:
             write(policy, place, temporary)
         agreement = None
         if place.form != "adapter":
+            from expo_lite.policy.export import check_export  # transformers, which waits for Unsloth
+
             with working(console, "comparing with the trained policy"):
-                reference = Reference.of(policy, place)
+                completions, config = reference(policy, place)
+                device = policy.device
                 del policy  # what was written needs the room
-                agreement = str(reference.compare(temporary / place.name if place.form == "gguf" else temporary))
+                written = temporary / place.name if place.form == "gguf" else temporary
+                agreement = str(check_export(written, completions, device, config))
             say(console, f"checked: {agreement}")
         (temporary / "README.md").write_text(card_of(place, agreement), encoding="utf-8")
         temporary.rename(folder)
@@ -156,30 +159,14 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
         (temporary / "Modelfile").write_text(text, encoding="utf-8")
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The policy's greedy completions, where they were made, and the configuration that a GGUF file is read with."""
+def reference(policy: "LoraPolicy", place: Destination) -> "tuple[list[Completion], Any]":
+    """The policy's greedy completions of held-out problems, and the configuration that a GGUF file is read with."""
+    from expo_lite.policy.device import compute_type
+    from expo_lite.policy.export import greedy, plain_config
 
-    completions: "list[Completion]"
-    device: Any
-    config: Any
-
-    @classmethod
-    def of(cls, policy: "LoraPolicy", place: Destination) -> "Reference":
-        """Completions of held-out problems."""
-        from expo_lite.policy.device import compute_type
-        from expo_lite.policy.export import greedy, plain_config
-
-        prompts = [encode_question(policy.tokenizer, problem) for problem in checked_problems(place.target)]
-        own = greedy(policy, prompts, place.target.max_completion_tokens)
-        config = plain_config(policy, compute_type(policy.device)) if place.form == "gguf" else None
-        return cls(own, policy.device, config)
-
-    def compare(self, written: Path) -> "Agreement":
-        """What the written model makes of them; raises ModelError if it is another model."""
-        from expo_lite.policy.export import check_export
-
-        return check_export(written, self.completions, self.device, self.config)
+    prompts = [encode_question(policy.tokenizer, problem) for problem in checked_problems(place.target)]
+    own = greedy(policy, prompts, place.target.max_completion_tokens)
+    return own, plain_config(policy, compute_type(policy.device)) if place.form == "gguf" else None
 
 
 def card_of(place: Destination, agreement: str | None) -> str:
