@@ -59,7 +59,7 @@ def _file(kind: str, about: str) -> TaskSpec:
     return TaskSpec(
         shape=f"{kind}:PATH",
         about=about,
-        load=lambda name, grader, options: jsonl.load_file(name, grader=grader, options=options),
+        load=jsonl.load_file,
         license="the file's own",
         source="your file",
         chains="a field",
@@ -92,7 +92,7 @@ TASKS = {
     "gsm8k": TaskSpec(
         shape="gsm8k",
         about="grade-school word problems with expert chains (hub openai/gsm8k, or --data)",
-        load=lambda name, grader, options: gsm8k.load(name, grader=grader, options=options),
+        load=gsm8k.load,
         license="MIT",
         source="openai/gsm8k",
         chains="the data's solutions",
@@ -103,7 +103,7 @@ TASKS = {
     "math": TaskSpec(
         shape="math",
         about="competition problems, levels 1 to 5, seven subjects (hub EleutherAI/hendrycks_math, or --data)",
-        load=lambda name, grader, options: competition_math.load(name, grader=grader, options=options),
+        load=competition_math.load,
         license="MIT",
         source="EleutherAI/hendrycks_math",
         chains="the data's solutions",
@@ -114,7 +114,7 @@ TASKS = {
     "math-500": TaskSpec(
         shape="math-500",
         about="500 test problems of MATH (hub HuggingFaceH4/MATH-500, or --data); for testing only",
-        load=lambda name, grader, options: competition_math.load(name, grader=grader, options=options),
+        load=competition_math.load,
         license="MIT",
         source="HuggingFaceH4/MATH-500",
         chains="the data's solutions",
@@ -139,7 +139,7 @@ TASKS = {
     "hub": TaskSpec(
         shape="hub:OWNER/NAME[:CONFIG]",
         about="any hub data set with a question and an answer field",
-        load=lambda name, grader, options: jsonl.load_hub(name, grader=grader, options=options),
+        load=jsonl.load_hub,
         license="see its card",
         source="OWNER/NAME",
         chains="a field",

@@ -35,7 +35,7 @@ _INSTEAD = {
 }
 
 
-def load(name: str, *, grader: Grader, options: TaskOptions) -> FixedTask:
+def load(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
     """Read `math` or `math-500` from the hub or from `options.data`; raises DataError, and ConfigError for subjects."""
     files = find_files(
         options, hub=_HUBS[name], instead=_INSTEAD[name], lone_file="test" if name == "math-500" else "by name"

@@ -27,7 +27,7 @@ _INSTEAD = (
 )
 
 
-def load(name: str, *, grader: Grader, options: TaskOptions) -> FixedTask:
+def load(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
     """Read the two splits from the hub or from `options.data`; raises DataError."""
     fields = Fields.of(options)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SPLIT = "expert chains where the rows have them; held out: its own test split, else one question text in 10, by CRC"
 
 
-def load_file(name: str, *, grader: Grader, options: TaskOptions) -> FixedTask:
+def load_file(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
     """The task `jsonl:PATH`, `csv:PATH` or `parquet:PATH`; a folder has files of that kind named after their splits."""
     kind, _, typed = name.partition(":")
     if not typed:
@@ -36,7 +36,7 @@ def load_file(name: str, *, grader: Grader, options: TaskOptions) -> FixedTask:
     )
 
 
-def load_hub(name: str, *, grader: Grader, options: TaskOptions) -> FixedTask:
+def load_hub(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
     """The task `hub:OWNER/NAME[:CONFIG]`, or a local copy of its files in `options.data`."""
     repository, _, config = name.removeprefix("hub:").partition(":")
     if repository.count("/") != 1:

@@ -30,26 +30,7 @@ _EVALUATING = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_i
 _PARSING = frozenset(
     {"countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"}
 )
-_FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "asin",
-        "acos",
-        "atan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "exp",
-        "log",
-        "ln",
-        "sqrt",
-    ]
-)
+_FUNCTIONS = frozenset("sin cos tan cot sec csc asin acos atan sinh cosh tanh exp log ln sqrt".split())
 _FAILURES = (
     ArithmeticError,
     AssertionError,
