@@ -6,6 +6,7 @@ string is markup, and no character but those of the console itself can move, col
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,14 +28,10 @@ def visible(text: str) -> str:
 
 
 def _shape(character: str) -> str:
-    code = ord(character)
-    if character.isprintable() or character in "\n\t" or code in _SPACES:
+    if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs":  # a space
         return character
+    code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-_SPACES = {0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000}
-"""What Unicode calls a space (Zs), beside the usual one."""
 
 
 def visible_line(text: object) -> str:
