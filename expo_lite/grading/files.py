@@ -64,9 +64,8 @@ def _row(path: Path, line: int, raw: bytes) -> dict[str, Any]:
         raise DataError(f"{path}, line {line}: expected an object with 'gold' and 'reply', got {type(row).__name__}.")
     for field in ("gold", "reply"):
         value = row.get(field)
-        if isinstance(value, int | float) and not isinstance(value, bool) and field == "gold":
-            row = {**row}
-        elif not isinstance(value, str):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not isinstance(value, str) and not (field == "gold" and is_number):
             what = "missing" if field not in row else f"a {type(value).__name__}"
             raise DataError(f"{path}, line {line}: field '{field}' is {what}; expected text.")
     if not isinstance(row.get("label", False), bool) and row["label"] not in (0, 1):

@@ -42,7 +42,7 @@ def release_freed_memory() -> None:
 
 def use_lean_projections(model: torch.nn.Module) -> None:
     """From now on each LoRA projection of the model computes with `_Projection`."""
-    layers = list(_adapted(model))
+    layers = _adapted(model)
     kinds: set[Any] = {type(layer) for layer in layers}
     lean: dict[Any, Any] = {kind: type(kind.__name__, (kind,), {"forward": _lean}) for kind in kinds}
     for layer in layers:

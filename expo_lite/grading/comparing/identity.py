@@ -201,7 +201,7 @@ def _draw(name: str, number: int) -> random.Random:
 def _value_or_none(tree: Tree, point: dict[str, Any] | None) -> Any:
     try:
         return _value(tree, point)
-    except (Undefined, ZeroDivisionError, OverflowError, ArithmeticError, ValueError, TypeError):
+    except (ArithmeticError, ValueError, TypeError):
         return None
 
 

@@ -93,9 +93,7 @@ def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
 
 def _each(one: tuple[str, ...], other: tuple[str, ...], inner: Compare) -> Result:
     """Pairwise, in order."""
-    if len(one) != len(other):
-        return Outcome.DIFFERENT, "length"
-    if len(one) > _MAX_ITEMS:
+    if len(one) != len(other) or len(one) > _MAX_ITEMS:
         return Outcome.DIFFERENT, "length"
     open_pairs = False
     for a, b in zip(one, other, strict=True):

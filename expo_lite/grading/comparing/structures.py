@@ -19,7 +19,7 @@ _ENVIRONMENT = re.compile(
     r"^[(\[]?\s*\\begin\{([pbvVB]?(?:small)?matrix|array|cases)\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?(.*)\\end\{\1\*?\}\s*[)\]]?$",
     re.DOTALL,
 )
-_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}$")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,7 @@ def list_items(text: str, *, bracketed: bool) -> tuple[list[str], str]:
 
 
 def _splits_thousands(before: str, after: str) -> bool:
-    return re.match(r"\d{3}(?!\d)", after) is not None and (
-        _THOUSANDS.search(before) is not None or re.search(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+$", before) is not None
-    )
+    return re.match(r"\d{3}(?!\d)", after) is not None and _THOUSANDS.search(before) is not None
 
 
 def structure(text: str) -> Structure:
@@ -128,7 +126,8 @@ def structure(text: str) -> Structure:
         rows = [row for row in environment.group(2).split(NEWLINE) if row.strip(" \\hline")]
         if environment.group(1) == "array" and len(rows) == 1 and "&" not in rows[0]:
             return structure(rows[0])
-        return Matrix(environment.group(1), tuple(tuple(cell.strip() for cell in split_cells(row)) for row in rows))
+        cells = (split_top(row, frozenset("&"))[0] for row in rows)
+        return Matrix(environment.group(1), tuple(map(tuple, cells)))
     items, link = list_items(text, bracketed=False)
     if len(items) > 1:
         return Sequence("", "", _expanded(items), link)
@@ -185,11 +184,6 @@ def mixed_number(form: Sequence) -> str | None:
         return None
     top, bottom = (int(number) for number in part.groups() if number is not None)
     return f"{form.items[0]} {top}/{bottom}" if 0 < top < bottom else None
-
-
-def split_cells(row: str) -> list[str]:
-    """The cells of a matrix row."""
-    return split_top(row, frozenset("&"))[0]
 
 
 def _relation(text: str) -> Relation | None:

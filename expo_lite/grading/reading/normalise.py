@@ -70,7 +70,7 @@ def normalise(text: str) -> str:
     text = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", "^", text).replace("**", "")
     text = _COUNTED.sub(r"\1", text)
     text = _QUOTED.sub(r"\2", re.sub(r"(?<![A-Za-z])oo(?![A-Za-z])", lambda _: r"\infty", text))
-    while text.startswith("{") and _closes_at(text, 0) == len(text) - 1:
+    while text.startswith("{") and _closing(text) == len(text) - 1:
         text = _STARTS.sub("", text[1:-1].rstrip(_ENDS))
     return text
 
@@ -94,13 +94,13 @@ def _chosen(found: re.Match[str]) -> str:
     return rf"\binom{{{n}}}{{{k}}}" if kind == "C" else f"P({n},{k})"
 
 
-def _closes_at(text: str, start: int) -> int:
-    """Where the brace that opens at `start` closes, or -1; escaped braces do not count."""
+def _closing(text: str) -> int:
+    """Where the brace that a text begins with closes, or -1; escaped braces do not count."""
     depth = 0
-    for match in re.finditer(r"\\.|[{}]", text[start:]):
+    for match in re.finditer(r"\\.|[{}]", text):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)
         if depth == 0 and match.group() == "}":
-            return start + match.start()
+            return match.start()
     return -1
 
 
