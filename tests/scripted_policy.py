@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from expo_lite.grading import Grader
-from expo_lite.records import Completion, FinishReason, SampleRequest, SamplingParams
-from expo_lite.settings.groups import PolicyConfig
+from expo_lite.policy.base import Policy
+from expo_lite.records import Completion, Explanation, FinishReason, Group, SampleRequest, SamplingParams
+from expo_lite.settings.groups import ExpoConfig, PolicyConfig
+from expo_lite.step.explain import best, judge_attempts
 
 SKILLS = {"tiny": 0.5, "smollm2-135m": 0.2}
 """Chance of a right answer by model name; sums above 90 are never solved."""
@@ -21,6 +23,12 @@ SKILLS = {"tiny": 0.5, "smollm2-135m": 0.2}
 
 GRADER = Grader()
 """One for all tests: its workers start once."""
+
+
+def judge(policy: Policy, attempts: Sequence[Group], config: ExpoConfig, **given: Any) -> list[Explanation]:
+    """The best attempt at each problem; all of them are derived again, unless `rederive` is given."""
+    options: dict[str, Any] = {"token_budget": 4096, "rederive": lambda chains: [True] * len(chains)} | given
+    return [best(candidates) for candidates in judge_attempts(policy, attempts, config, **options)]
 
 
 class CharTokenizer:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scripted_policy import judge
 
 from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader
@@ -13,7 +14,7 @@ from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, SamplingParams, Verdict
 from expo_lite.settings.groups import ExplainWith, ExpoConfig, PolicyConfig
-from expo_lite.step.explain import answer_lifts, judge
+from expo_lite.step.explain import answer_lifts
 from expo_lite.step.rollout import roll_out, with_wrong_answer
 from expo_lite.step.store import RefreshStore
 from expo_lite.tasks import load_task
@@ -73,7 +74,7 @@ def test_the_training_prompt_never_contains_the_answer(
     task = load_task("arithmetic", grader=grader)
     params = SamplingParams(1.0, 40)
     attempts = roll_out(policy, task, to_explain=[problem], group_size=2, params=params, seed=0).attempts
-    (explanation,) = judge(policy, attempts, ExpoConfig(explanation_filter=("none",)), token_budget=BUDGET)
+    (explanation,) = judge(policy, attempts, ExpoConfig(explanation_filter=("none",)))
     assert explanation.accepted
     seen = policy.tokenizer.decode(explanation.completion.prompt_ids)
     trained = policy.tokenizer.decode(explanation.prompt_ids)
@@ -102,7 +103,6 @@ def test_verified_refuses_wrong_and_truncated_ones(policy: HfPolicy) -> None:
             attempt("\\boxed{21}", correct=True, finish=FinishReason.LENGTH, policy=policy),
         ],
         config,
-        token_budget=BUDGET,
     )
     assert (right.accepted, wrong.accepted, cut.accepted) == (True, False, False)
     assert (wrong.reason, cut.reason) == ("different", "truncated")
@@ -111,13 +111,13 @@ def test_verified_refuses_wrong_and_truncated_ones(policy: HfPolicy) -> None:
 
 def test_no_leak_refuses_talk_of_the_given_answer(policy: HfPolicy) -> None:
     group = attempt("Since the correct answer is 21, \\boxed{21}", correct=True, policy=policy)
-    (explanation,) = judge(policy, [group], ExpoConfig(explanation_filter=("no-leak",)), token_budget=BUDGET)
+    (explanation,) = judge(policy, [group], ExpoConfig(explanation_filter=("no-leak",)))
     assert (explanation.accepted, explanation.reason) == (False, "leak")
 
 
 def test_none_puts_the_right_answer_at_the_end(policy: HfPolicy) -> None:
     group = attempt("A:0010+11=0022\n\\boxed{22}", correct=False, policy=policy)
-    (explanation,) = judge(policy, [group], ExpoConfig(explanation_filter=("none",)), token_budget=BUDGET)
+    (explanation,) = judge(policy, [group], ExpoConfig(explanation_filter=("none",)))
     text = policy.tokenizer.decode(explanation.target_ids, skip_special_tokens=True)
     assert explanation.accepted
     assert text == "A:0010+11=0022\n\\boxed{21}"
@@ -137,11 +137,11 @@ def test_a_chain_that_helps_has_a_higher_lift_and_the_best_is_kept(policy: HfPol
     lifts = answer_lifts(policy, [(g.problem, g.completions[0].text) for g in (good, bad)], token_budget=BUDGET)
     assert lifts[0] > 0 > lifts[1]
     both = Group(good.problem, bad.completions + good.completions, bad.verdicts + good.verdicts)
-    (best,) = judge(policy, [both], ExpoConfig(explanations_per_problem=2), token_budget=BUDGET)
+    (best,) = judge(policy, [both], ExpoConfig(explanations_per_problem=2))
     assert best.completion == good.completions[0]
     assert best.lift_nats == pytest.approx(lifts[0], abs=1e-3)
     config = ExpoConfig(explanation_filter=("verified", "lift"))
-    (refused,) = judge(policy, [bad], config, token_budget=BUDGET)
+    (refused,) = judge(policy, [bad], config)
     assert (refused.accepted, refused.reason) == (False, "no_lift")
 
 
@@ -211,7 +211,7 @@ def test_what_the_explanation_prompt_shows(explain_with: ExplainWith, policy: Hf
             assert len(shown) == 1
             assert shown != [problem.answer]
         assert attempt.problem == problem  # judged against the true answer all the same
-        (judged,) = judge(policy, [attempt], ExpoConfig(explain_with=explain_with), token_budget=BUDGET)
+        (judged,) = judge(policy, [attempt], ExpoConfig(explain_with=explain_with))
         assert judged.prompt_ids == encode_question(policy.tokenizer, problem)
 
 
@@ -227,5 +227,5 @@ def test_a_wrong_answer_is_of_the_same_level_where_there_is_one() -> None:
 def test_a_control_without_a_filter_is_taken_as_it_is(policy: HfPolicy) -> None:
     group = attempt("A:4 hop+5=9\n\\boxed{A=9}", correct=False, policy=policy)
     config = ExpoConfig(explanation_filter=("none",), explain_with="wrong-answer")
-    (control,) = judge(policy, [group], config, token_budget=BUDGET)
+    (control,) = judge(policy, [group], config)
     assert (control.accepted, control.target_ids) == (True, group.completions[0].token_ids)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripted_policy import judge
 
 from expo_lite.commands.cli import run
 from expo_lite.commands.command import prompts_of
-from expo_lite.errors import ConfigError
 from expo_lite.loop import train
+from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation
 from expo_lite.records import Completion, FinishReason, Group, Problem, Prompts, SamplingParams
@@ -19,9 +20,9 @@ from expo_lite.run.target import find_target
 from expo_lite.settings.groups import ExpoConfig, HeldOutConfig, PolicyConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.train import TrainConfig
-from expo_lite.step.explain import judge, judge_attempts, reliances
+from expo_lite.step.explain import reliances
 from expo_lite.step.learn import gradient_share
-from expo_lite.step.rederive import rederived
+from expo_lite.step.rederive import judge_within, rederived
 from expo_lite.step.rollout import explanation_params, roll_out
 from expo_lite.tasks.hidden_rules import HiddenRules, read_question
 
@@ -64,23 +65,20 @@ def test_rederivation_refuses_a_bare_answer_and_keeps_steps(policy: HfPolicy) ->
         policy,
         attempts,
         config,
-        token_budget=BUDGET,
         rederive=lambda chains: rederived(policy, HiddenRules(), chains, params=PLAIN),
     )
     assert (steps.accepted, bare.accepted, bare.reason) == (True, False, "not_rederived")
-    with pytest.raises(ConfigError, match="needs a task"):
-        judge(policy, attempts, config, token_budget=BUDGET)
 
 
 def test_reliance_is_high_where_the_chain_needs_the_answer(policy: HfPolicy) -> None:
     known, hidden = problems(2, 1)[0], problems(5, 1)[0]
     attempts = [chain(problem, own_chain(problem), policy) for problem in (known, hidden)]
-    judged = judge(policy, attempts, ExpoConfig(), token_budget=BUDGET)
+    judged = judge(policy, attempts, ExpoConfig())
     of_known, of_hidden = reliances(policy, judged, token_budget=BUDGET)
     assert of_known < 0.05 < of_hidden
     between = (of_known + of_hidden) / 2
     config = ExpoConfig(explanation_filter=("verified", "reliance"), max_reliance=between)
-    easy, hard = judge(policy, attempts, config, token_budget=BUDGET)
+    easy, hard = judge(policy, attempts, config)
     assert (easy.accepted, hard.accepted, hard.reason) == (True, False, "reliance")
     assert hard.reliance_nats == pytest.approx(of_hidden, abs=1e-4)
 
@@ -89,7 +87,10 @@ def test_every_attempt_is_judged(policy: HfPolicy) -> None:
     (problem,) = problems(2, 1)
     right, wrong = (chain(problem, text, policy) for text in (own_chain(problem), "\\boxed{A=0}"))
     both = Group(problem, right.completions + wrong.completions, right.verdicts + wrong.verdicts)
-    ((first, second),) = judge_attempts(policy, [both], ExpoConfig(explanations_per_problem=2), token_budget=BUDGET)
+    config = ExpoConfig(explanations_per_problem=2)
+    ((first, second),) = judge_within(
+        policy, HiddenRules(), [both], config, params=PLAIN, limits=Limits(BUDGET, sampling_rows=1)
+    )
     assert (first.accepted, second.accepted, second.reason) == (True, False, "different")
 
 

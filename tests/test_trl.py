@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
+from scripted_policy import judge
 from shaken import shaken
 
 from expo_lite.errors import ConfigError
@@ -159,7 +160,6 @@ def test_the_filters_are_those_of_our_own_loop(filters: tuple[Any, ...], policy:
     from types import SimpleNamespace
 
     from expo_lite.integrations.trl import ExplainingGRPOTrainer
-    from expo_lite.step.explain import judge
 
     settings = ExpoConfig(explanation_filter=filters)
     task = task_from_rows(ROWS)
@@ -174,7 +174,7 @@ def test_the_filters_are_those_of_our_own_loop(filters: tuple[Any, ...], policy:
             ids = (*policy.tokenizer.encode(text), *(() if cut else (end,)))
             made = Completion(encode_question(policy.tokenizer, problem), ids, (0.0,) * len(ids), text, finish)
             attempt = Group(problem, (made,), (task.grade(problem, text, truncated=cut),))
-            (ours,) = judge(policy, [attempt], settings, token_budget=4096)
+            (ours,) = judge(policy, [attempt], settings)
             found.append(ours.accepted)
             assert ExplainingGRPOTrainer._reason(trainer, problem, text, ids) == ours.reason
     assert found == [True, False, False, False, "no-leak" not in filters, False]

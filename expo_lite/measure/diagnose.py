@@ -28,7 +28,7 @@ from expo_lite.run.target import Target
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
-from expo_lite.step.explain import best, judge
+from expo_lite.step.explain import best
 from expo_lite.step.rederive import judge_within, rederived_within
 from expo_lite.step.rollout import Rollout, roll_out, stream_seed
 from expo_lite.tasks import Task
@@ -169,7 +169,7 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
 
 def _controls(subject: Subject) -> list[Explanation]:
     """An explanation of each problem that was shown another one's answer; none where there is no other answer."""
-    config, limits = subject.config, subject.limits
+    config = subject.config
     if config.explain_with != "answer" or len({problem.answer for problem in subject.problems}) < 2:
         return []
     attempts = sample_attempts(
@@ -178,12 +178,15 @@ def _controls(subject: Subject) -> list[Explanation]:
         subject.problems,
         config,
         subject.params,
-        limits,
+        subject.limits,
         explain_with=CONTROL,
         stream="control",
     )
     as_they_are = ExpoConfig(explanation_filter=("none",), explain_with=CONTROL)
-    return judge(subject.policy, attempts, as_they_are, token_budget=limits.micro_batch_tokens)
+    judged = judge_within(
+        subject.policy, subject.task, attempts, as_they_are, params=subject.params, limits=subject.limits
+    )
+    return [best(candidates) for candidates in judged]
 
 
 def _valid(task: Task, figures: Sequence[ChainFigure]) -> dict[str, dict[str, bool]]:

@@ -10,7 +10,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from expo_lite.errors import ConfigError
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
@@ -26,31 +25,12 @@ Rederive = Callable[[Sequence[tuple[Problem, str]]], list[bool]]
 """Of each (problem, chain text), whether the policy reaches the answer from the chain without it (step/rederive.py)."""
 
 
-def judge(
-    policy: Policy,
-    attempts: Sequence[Group],
-    config: ExpoConfig,
-    *,
-    token_budget: int,
-    rederive: Rederive | None = None,
-) -> list[Explanation]:
-    """One explanation a problem: the best of its attempts, accepted or refused with the reason."""
-    judged = judge_attempts(policy, attempts, config, token_budget=token_budget, rederive=rederive)
-    return [best(candidates) for candidates in judged]
-
-
 def judge_attempts(
-    policy: Policy,
-    attempts: Sequence[Group],
-    config: ExpoConfig,
-    *,
-    token_budget: int,
-    rederive: Rederive | None = None,
+    policy: Policy, attempts: Sequence[Group], config: ExpoConfig, *, token_budget: int, rederive: Rederive
 ) -> list[list[Explanation]]:
     """Every attempt of every problem as an explanation, accepted or refused with the reason; what is cheap comes first.
 
-    Raises:
-        ConfigError: the filter re-derivation is asked for where there is nothing to sample with.
+    `judge_within` (step/rederive.py) calls it within limits of memory, and knows how to re-derive.
     """
     filters = config.explanation_filter
     candidates = [
@@ -71,8 +51,6 @@ def judge_attempts(
         for i, lift in zip(still, answer_lifts(policy, chains, token_budget=token_budget), strict=True):
             candidates[i] = _with_lift(candidates[i], lift, config)
     if "re-derivation" in filters:
-        if rederive is None:
-            raise ConfigError("explanation_filter 're-derivation' needs a task to grade with, and there is none here.")
         still = _accepted(candidates)
         reached = rederive([(candidates[i].problem, candidates[i].completion.text) for i in still])
         for i, again in zip(still, reached, strict=True):
