@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from smollm2 import gguf_file
 
 from expo_lite.commands.cli import run
 from expo_lite.commands.diagnose import clear_ratio, verdict
-from expo_lite.measure.chains import ChainFigure
+from expo_lite.measure.chains import ChainFigure, chain_figures
 from expo_lite.measure.levels import levels_of
 from expo_lite.measure.statistics import Estimate
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
@@ -116,6 +117,21 @@ def test_explanations_are_good_positives_for_the_tiny_model_on_hidden_words(
     assert hard["lift"]["wrong-answer"]["value"] < hard["lift"]["explanation"]["value"]
     assert hard["reliance"]["explanation"]["value"] > 0
     assert hard["rederived"]["value"] > 0.8
+
+
+def test_scoring_that_runs_out_of_memory_is_repeated_with_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[int] = []
+
+    def once_too_many(*given: Any, token_budget: int, **others: Any) -> list[ChainFigure]:
+        budgets.append(token_budget)
+        if len(budgets) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return chain_figures(*given, token_budget=token_budget, **others)
+
+    monkeypatch.setattr("expo_lite.measure.diagnose.chain_figures", once_too_many)
+    words = ["diagnose", "--model", "tiny", "--problems", "1", "--levels", "1", "--group-size", "1"]
+    assert run([*words, "--output", str(tmp_path / "d")]) == 0
+    assert budgets[1] == budgets[0] // 2
 
 
 @pytest.mark.slow

@@ -143,15 +143,13 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
     judged = judge_within(policy, task, rolled.attempts, filters, params=params, limits=limits)
     explanations = [best(candidates) for candidates in judged]
     controls = _controls(subject)
-    budget = limits.micro_batch_tokens
-    figures = limits.updating(
-        lambda: with_reliance(
-            policy,
-            chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls, refused=True),
-            [*explanations, *controls],
-            token_budget=budget,
-        )
-    )
+
+    def scored() -> list[ChainFigure]:
+        budget = limits.micro_batch_tokens  # halved where memory runs out
+        found = chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls, refused=True)
+        return with_reliance(policy, found, [*explanations, *controls], token_budget=budget)
+
+    figures = limits.updating(scored)
     accepted = [(e.problem, e.completion.text) for e in explanations if e.accepted]
     again = rederived_within(policy, task, accepted, params=params, limits=limits)
     checks = Checks(
