@@ -72,9 +72,6 @@ def check_values(settings: Any) -> None:
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
         name, value, hint = field.name, getattr(settings, field.name), hints[field.name]
-        for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str | Path) and (problem := unusable(str(text))):
-                raise ConfigError(f"{name} {problem}: '{str(text)[:LONGEST_QUOTE]}'.")
         if dataclasses.is_dataclass(value):
             check_values(value)
             continue
@@ -83,10 +80,13 @@ def check_values(settings: Any) -> None:
 
 
 def _check_member(name: str, member: Any, hint: Any) -> None:
-    """Hold one value against the bounds in a field's type, or against its choices."""
+    """Hold one value against the bounds in a field's type, or against its choices; a text must be usable."""
+    if isinstance(member, str | Path) and (problem := unusable(str(member))):
+        raise ConfigError(f"{name} {problem}: '{str(member)[:LONGEST_QUOTE]}'.")
     if get_origin(hint) is Annotated:
         for bounds in (about for about in get_args(hint) if isinstance(about, Bounds)):
-            _check_number(name, member, bounds)
+            if isinstance(member, int | float) and not bounds.allow(member):
+                raise ConfigError(f"{name} must be {bounds}, not {_given(member)}{bounds.why}.")
     elif member is not None and (choices := _choices(hint)) and member not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {member}.")
 
@@ -102,11 +102,6 @@ def unusable(text: str) -> str | None:
     except UnicodeEncodeError:
         return "is not UTF-8; rename the file, or write the setting anew"
     return None
-
-
-def _check_number(name: str, number: Any, bounds: Bounds) -> None:
-    if isinstance(number, int | float) and not bounds.allow(number):
-        raise ConfigError(f"{name} must be {bounds}, not {_given(number)}{bounds.why}.")
 
 
 def _given(value: Any) -> str:
