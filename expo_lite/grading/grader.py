@@ -119,13 +119,11 @@ class Grader:
         new = [question for question in questions if question not in replies]
         size = max(1, min(_BATCH, math.ceil(len(new) / self._n_workers)))
         batches = [new[start : start + size] for start in range(0, len(new), size)]
-        if len(batches) == 1:
-            answered = [self._ask_batch(batches[0])]
-        elif batches:
+        if len(batches) > 1:
             with ThreadPoolExecutor(self._n_workers, "expo-lite-grading") as threads:
                 answered = list(threads.map(self._ask_batch, batches))
         else:
-            answered = []
+            answered = [self._ask_batch(batch) for batch in batches]
         for batch, said in zip(batches, answered, strict=True):
             replies.update(zip(batch, said, strict=True))
         self._remember({question: replies[question] for question in new if "error" not in replies[question]})

@@ -43,10 +43,6 @@ class Worker:
         """The id of the running process, if there is one."""
         return None if self._process is None else self._process.pid
 
-    def ask(self, question: Reply, *, limit_s: float | None = None) -> Reply:
-        """The reply to one question."""
-        return self.ask_all([question], limit_s=limit_s)[0]
-
     def ask_all(self, questions: Sequence[Reply], *, limit_s: float | None = None) -> list[Reply]:
         """The replies in order; an error is {"error": "timeout", "worker_died", "not_started" or the process's own}.
 
