@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scripted_policy import GRADER, ScriptedPolicy, install, write_problems
 
-from expo_lite.commands.eval import run_eval
+from expo_lite.commands.eval import Eval
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.measure.evaluate import evaluate
 from expo_lite.measure.figures import Evaluation
@@ -40,7 +40,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def test_it_writes_every_sample_and_the_figures(
     policy: type[ScriptedPolicy], config: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_eval(EvalConfig(target="tiny", **config))
+    Eval(settings=EvalConfig(target="tiny", **config)).run()
     rows, folder = rows_of(config["output"]), config["output"]
     n = len({row["problem_id"] for row in rows})
     assert n > 60
@@ -69,19 +69,19 @@ def test_it_writes_every_sample_and_the_figures(
 def test_resumed_equals_unbroken(
     policy: type[ScriptedPolicy], config: dict[str, Any], tmp_path: Path, die_at: int
 ) -> None:
-    run_eval(EvalConfig(target="tiny", **config))
+    Eval(settings=EvalConfig(target="tiny", **config)).run()
     whole, broken = config["output"], tmp_path / "broken"
     settings = config | {"output": broken}
     policy.n_calls, policy.die_at = 0, die_at
     with pytest.raises(KeyboardInterrupt):
-        run_eval(EvalConfig(target="tiny", **settings))
+        Eval(settings=EvalConfig(target="tiny", **settings)).run()
     n_rows = len(rows_of(broken))
     assert 0 < n_rows < len(rows_of(whole))
     with (broken / "samples.jsonl").open("ab") as file:  # and a wave that was cut off in writing
         following = (whole / "samples.jsonl").read_bytes().split(b"\n")[n_rows : n_rows + 2]
         file.write(following[0] + b"\n" + following[1][:20])
     policy.n_calls, policy.die_at = 0, None
-    run_eval(EvalConfig(target="tiny", **settings, resume=True))
+    Eval(settings=EvalConfig(target="tiny", **settings, resume=True)).run()
     assert policy.n_calls < 10
     for name in ("samples.jsonl", "rewards.jsonl"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
@@ -90,10 +90,10 @@ def test_resumed_equals_unbroken(
 
 
 def test_a_finished_one_is_only_read_again_with_other_k(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
-    run_eval(EvalConfig(target="tiny", **config))
+    Eval(settings=EvalConfig(target="tiny", **config)).run()
     before = (config["output"] / "samples.jsonl").read_bytes()
     policy.loaded.clear()
-    run_eval(EvalConfig(target="tiny", **config, resume=True, k=(2, 3)))
+    Eval(settings=EvalConfig(target="tiny", **config, resume=True, k=(2, 3))).run()
     assert policy.loaded == []
     assert (config["output"] / "samples.jsonl").read_bytes() == before
     results = json.loads((config["output"] / "evaluation.json").read_text())
@@ -101,30 +101,30 @@ def test_a_finished_one_is_only_read_again_with_other_k(policy: type[ScriptedPol
 
 
 def test_nothing_is_overwritten_or_mixed(policy: type[ScriptedPolicy], config: dict[str, Any], tmp_path: Path) -> None:
-    run_eval(EvalConfig(target="tiny", **config))
+    Eval(settings=EvalConfig(target="tiny", **config)).run()
     with pytest.raises(CheckpointError, match="--resume"):
-        run_eval(EvalConfig(target="tiny", **config))
+        Eval(settings=EvalConfig(target="tiny", **config)).run()
     with pytest.raises(ConfigError, match=r"temperature \(0.7 there, 0.9 given\)"):
-        run_eval(EvalConfig(target="tiny", **config, resume=True, temperature=0.9))
+        Eval(settings=EvalConfig(target="tiny", **config, resume=True, temperature=0.9)).run()
     with pytest.raises(ConfigError, match="model"):
-        run_eval(EvalConfig(target="smollm2-135m", **config, resume=True))
+        Eval(settings=EvalConfig(target="smollm2-135m", **config, resume=True)).run()
     write_problems(tmp_path / "sums.jsonl", 81)
     with pytest.raises(ConfigError, match="problems"):
-        run_eval(EvalConfig(target="tiny", **config, resume=True))
+        Eval(settings=EvalConfig(target="tiny", **config, resume=True)).run()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="nothing to resume"):
-        run_eval(EvalConfig(target="tiny", **config | {"output": tmp_path / "other"}, resume=True))
+        Eval(settings=EvalConfig(target="tiny", **config | {"output": tmp_path / "other"}, resume=True)).run()
 
 
 def test_a_file_with_foreign_rows_is_refused(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
-    run_eval(EvalConfig(target="tiny", **config))
+    Eval(settings=EvalConfig(target="tiny", **config)).run()
     file = config["output"] / "samples.jsonl"
     lines = file.read_bytes().split(b"\n")
     lines[3], lines[4] = lines[4], lines[3]
     file.write_bytes(b"\n".join(lines))
     with pytest.raises(CheckpointError, match="line 4"):
-        run_eval(EvalConfig(target="tiny", **config, resume=True))
+        Eval(settings=EvalConfig(target="tiny", **config, resume=True)).run()
 
 
 def test_a_model_that_cannot_be_loaded_leaves_no_folder(
@@ -132,15 +132,17 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(
 ) -> None:
     monkeypatch.setattr(policy, "__init__", lambda *_args, **_kwargs: (_ for _ in ()).throw(ConfigError("no")))
     with pytest.raises(ConfigError):
-        run_eval(EvalConfig(target="tiny", **config))
+        Eval(settings=EvalConfig(target="tiny", **config)).run()
     assert not config["output"].exists()
 
 
 def test_baseline_on_the_same_problems_and_seeds(
     policy: type[ScriptedPolicy], config: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_eval(EvalConfig(target="tiny", **config))
-    run_eval(EvalConfig(target="tiny", **config, resume=True, baseline="smollm2-135m"))  # samples the baseline alone
+    Eval(settings=EvalConfig(target="tiny", **config)).run()
+    Eval(
+        settings=EvalConfig(target="tiny", **config, resume=True, baseline="smollm2-135m")
+    ).run()  # samples the baseline alone
     assert policy.loaded == ["tiny", "smollm2-135m"]
     ours, theirs = rows_of(config["output"]), rows_of(config["output"] / "baseline")
     assert [(r["kind"], r["problem_id"], r["sample"]) for r in ours] == [
@@ -156,7 +158,7 @@ def test_baseline_on_the_same_problems_and_seeds(
 
 
 def test_against_itself_nothing_differs(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
-    run_eval(EvalConfig(target="tiny", **config, baseline="tiny"))
+    Eval(settings=EvalConfig(target="tiny", **config, baseline="tiny")).run()
     folder = config["output"]
     assert (folder / "samples.jsonl").read_bytes() == (folder / "baseline" / "samples.jsonl").read_bytes()
 
@@ -166,12 +168,12 @@ def test_against_itself_nothing_differs(policy: type[ScriptedPolicy], config: di
 )
 def test_settings_out_of_range(policy: type[ScriptedPolicy], config: dict[str, Any], wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        run_eval(EvalConfig(target="tiny", **config | wrong))
+        Eval(settings=EvalConfig(target="tiny", **config | wrong)).run()
     assert policy.loaded == []
 
 
 def test_the_loop_and_the_command_give_the_same_figures(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
-    run_eval(EvalConfig(target="tiny", **config))
+    Eval(settings=EvalConfig(target="tiny", **config)).run()
     task = load_task(config["task"], grader=GRADER)
     result = evaluate(
         policy("tiny", PolicyConfig(), seed=0),  # type: ignore[arg-type]

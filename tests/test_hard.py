@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scripted_policy import GRADER, ScriptedPolicy, install, write_problems
 
-from expo_lite.commands.hard import run_hard
+from expo_lite.commands.hard import Hard
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.settings.measuring import HardConfig
 from expo_lite.tasks import load_task
@@ -33,7 +33,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def test_the_hard_problems_are_a_task(
     policy: type[ScriptedPolicy], config: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_hard(HardConfig(model="tiny", **config))
+    Hard(settings=HardConfig(model="tiny", **config)).run()
     hard, rates = rows_of(config["output"] / "hard.jsonl"), rows_of(config["output"] / "solve_rates.jsonl")
     assert list(hard[0]) == FIELDS
     original = {p.problem_id: p for p in load_task(config["task"], grader=GRADER).problems("train")}
@@ -49,26 +49,26 @@ def test_the_hard_problems_are_a_task(
 
 
 def test_resumed_equals_unbroken(policy: type[ScriptedPolicy], config: dict[str, Any], tmp_path: Path) -> None:
-    run_hard(HardConfig(model="tiny", **config))
+    Hard(settings=HardConfig(model="tiny", **config)).run()
     broken = tmp_path / "broken"
     policy.n_calls, policy.die_at = 0, 3
     with pytest.raises(KeyboardInterrupt):
-        run_hard(HardConfig(model="tiny", **config | {"output": broken}))
+        Hard(settings=HardConfig(model="tiny", **config | {"output": broken})).run()
     assert not (broken / "hard.jsonl").exists()  # final files only when all is sampled
     policy.die_at = None
-    run_hard(HardConfig(model="tiny", **config | {"output": broken}, resume=True))
+    Hard(settings=HardConfig(model="tiny", **config | {"output": broken}, resume=True)).run()
     for name in ("samples.jsonl", "hard.jsonl", "solve_rates.jsonl", "rewards.jsonl"):
         assert (broken / name).read_bytes() == (config["output"] / name).read_bytes()
 
 
 def test_nothing_is_overwritten_or_mixed(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
-    run_hard(HardConfig(model="tiny", **config))
+    Hard(settings=HardConfig(model="tiny", **config)).run()
     with pytest.raises(CheckpointError, match="--resume"):
-        run_hard(HardConfig(model="tiny", **config))
+        Hard(settings=HardConfig(model="tiny", **config)).run()
     with pytest.raises(ConfigError, match="n_samples"):
-        run_hard(HardConfig(model="tiny", **config | {"zero_of": 4}, resume=True))
+        Hard(settings=HardConfig(model="tiny", **config | {"zero_of": 4}, resume=True)).run()
     with pytest.raises(ConfigError, match="zero_of"):
-        run_hard(HardConfig(model="tiny", **config | {"zero_of": 0}))
+        Hard(settings=HardConfig(model="tiny", **config | {"zero_of": 0})).run()
 
 
 def test_nothing_hard_is_said(
@@ -76,6 +76,8 @@ def test_nothing_hard_is_said(
 ) -> None:
     rows = [json.dumps({"question": f"{a} + 1? {'ab'[a % 2]}", "answer": a + 1}) for a in range(4)]
     (tmp_path / "easy.jsonl").write_text("\n".join(rows))
-    run_hard(HardConfig(model="tiny", **config | {"task": f"jsonl:{tmp_path / 'easy.jsonl'}", "zero_of": 64}))
+    Hard(
+        settings=HardConfig(model="tiny", **config | {"task": f"jsonl:{tmp_path / 'easy.jsonl'}", "zero_of": 64})
+    ).run()
     assert (config["output"] / "hard.jsonl").read_text() == ""
     assert "0 of 3 problems never solved" in capsys.readouterr().out

@@ -31,41 +31,37 @@ class Diagnose(ConfiguredCommand):
     settings: Annotated[DiagnoseConfig, Inline]
 
     def run(self) -> None:
-        """Check, then measure."""
-        run_diagnose(self.settings)
+        """Sample groups and an explanation of each problem, measure them and expert chains, show the figures.
 
+        Raises:
+            ExpoLiteError: whatever can be foreseen to go wrong.
+        """
+        config = self.settings
+        check_measuring(config)
+        console = Terminal()
+        target = target_of(config, config.model)
+        prompts = prompts_of(config, target)
+        folder = config.output or Path("runs") / f"diagnose-{target.label}-{config.task.partition(':')[0]}"
+        check_new(folder)
+        with Grader(rounding=config.data.rounding) as grader:
+            task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
+            problems = measured_problems(task, config, prompts, console)
+            import_torch(console)
+            from expo_lite.commands.sampling import say_device
+            from expo_lite.measure.diagnose import diagnose_target
 
-def run_diagnose(config: DiagnoseConfig) -> None:
-    """Sample groups and an explanation of each problem, measure them and expert chains, show the figures.
-
-    Raises:
-        ExpoLiteError: whatever can be foreseen to go wrong.
-    """
-    check_measuring(config)
-    console = Terminal()
-    target = target_of(config, config.model)
-    prompts = prompts_of(config, target)
-    folder = config.output or Path("runs") / f"diagnose-{target.label}-{config.task.partition(':')[0]}"
-    check_new(folder)
-    with Grader(rounding=config.data.rounding) as grader:
-        task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        problems = measured_problems(task, config, prompts, console)
-        import_torch(console)
-        from expo_lite.commands.sampling import say_device
-        from expo_lite.measure.diagnose import diagnose_target
-
-        say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
-        say_device(console)
-        result = diagnose_target(target, task, problems, config, folder, console)
-    console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
-    verdicts = result.verdicts
-    hardest = [row for row in result.levels if row.level in verdicts][-1]
-    for line in (*result.in_words(), *verdict(hardest), closing_line(verdicts)):
-        say(console, line)
-    say(console, f"written to: {folder}")
-    if any(judged.outcome == "yes" for judged in verdicts.values()):
-        named = config.model or target.model
-        say(console, f"train on such problems: expo-lite train --model {named} --task {config.task}")
+            say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
+            say_device(console)
+            result = diagnose_target(target, task, problems, config, folder, console)
+        console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
+        verdicts = result.verdicts
+        hardest = [row for row in result.levels if row.level in verdicts][-1]
+        for line in (*result.in_words(), *verdict(hardest), closing_line(verdicts)):
+            say(console, line)
+        say(console, f"written to: {folder}")
+        if any(judged.outcome == "yes" for judged in verdicts.values()):
+            named = config.model or target.model
+            say(console, f"train on such problems: expo-lite train --model {named} --task {config.task}")
 
 
 COLUMNS = {"no answer": "own", "true answer": "explanation", "wrong answer": "wrong-answer", "expert": "expert"}

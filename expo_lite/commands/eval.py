@@ -27,62 +27,61 @@ class Eval(ConfiguredCommand):
     settings: Annotated[EvalConfig, Inline]
 
     def run(self) -> None:
-        """Check, then measure."""
-        run_eval(self.settings)
+        """Measure a run or a model, and its difference to a baseline if one is given; write the figures and print them.
 
+        Raises:
+            ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
+        """
+        config = self.settings
+        check_measuring(config)
+        console = Terminal()
+        target = target_of(config, config.target)
+        other = target_of(config, config.baseline) if config.baseline else None
+        config, prompts = settled(config, target), prompts_of(config, target)
+        output = output_folder(config, target)
+        if other is not None and other.run is not None and other.prompts.question != prompts.question:
+            warning(console)(f"'{config.baseline}' was trained on another question prompt; both are asked alike here")
+        with Grader(rounding=config.data.rounding) as grader:
+            task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
+            problems = measured_problems(task, config, prompts, console)
+            import_torch(console)
+            from expo_lite.commands.sampling import graded_target, sampled_problems
+            from expo_lite.measure.figures import differences, evaluation_of
+            from expo_lite.measure.samples import SampleFolder, SampleSpec
+            from expo_lite.measure.tables import difference_table, evaluation_tables
 
-def run_eval(config: EvalConfig) -> None:
-    """Measure a run or a model, and its difference to a baseline if one is given; write the figures and print them.
-
-    Raises:
-        ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
-    """
-    check_measuring(config)
-    console = Terminal()
-    target = target_of(config, config.target)
-    other = target_of(config, config.baseline) if config.baseline else None
-    config, prompts = settled(config, target), prompts_of(config, target)
-    output = output_folder(config, target)
-    if other is not None and other.run is not None and other.prompts.question != prompts.question:
-        warning(console)(f"'{config.baseline}' was trained on another question prompt; both are asked alike here")
-    with Grader(rounding=config.data.rounding) as grader:
-        task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
-        problems = measured_problems(task, config, prompts, console)
-        import_torch(console)
-        from expo_lite.commands.sampling import graded_target, sampled_problems
-        from expo_lite.measure.figures import differences, evaluation_of
-        from expo_lite.measure.samples import SampleFolder, SampleSpec
-        from expo_lite.measure.tables import difference_table, evaluation_tables
-
-        tokens = config.max_completion_tokens or target.max_completion_tokens
-        params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
-        problems = sampled_problems([target, *([other] if other else [])], problems, tokens, console)
-        spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
-        measured = [(output, target), *([(output / BASELINE, other)] if other else [])]
-        folders = [SampleFolder(path, sample_settings(config, each, spec.settings())) for path, each in measured]
-        for folder in folders:
-            folder.check(resume=config.resume)
-        graded = [
-            graded_target(each, spec, task, folder, console)
-            for folder, (_, each) in zip(folders, measured, strict=True)
-        ]
-    evaluations = [evaluation_of(each, config.ks, config.temperature) for each in graded]
-    paired = differences(graded[0], graded[1], config.ks) if other else []
-    results = {
-        "settings": to_json(config),
-        "evaluation": evaluations[0].to_json(),
-        "baseline": evaluations[1].to_json() if other else None,
-        "differences": [asdict(difference) for difference in paired],
-    }
-    folders[0].write(RESULTS, [json.dumps(results, indent=2)])
-    for (_, each), evaluation in reversed(list(zip(measured, evaluations, strict=True))):
-        console.print(*evaluation_tables(evaluation, name=each.label))
-    if other:
-        title = f"{target.label} minus {other.label}: paired, percentage points with 95% intervals"
-        console.print(difference_table(paired, title=title))
-    say(console, f"written to: {output}")
-    if other is None and target.adapter is not None:
-        say(console, f"against its base, problem by problem: expo-lite eval {config.target} --baseline {target.model}")
+            tokens = config.max_completion_tokens or target.max_completion_tokens
+            params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+            problems = sampled_problems([target, *([other] if other else [])], problems, tokens, console)
+            spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
+            measured = [(output, target), *([(output / BASELINE, other)] if other else [])]
+            folders = [SampleFolder(path, sample_settings(config, each, spec.settings())) for path, each in measured]
+            for folder in folders:
+                folder.check(resume=config.resume)
+            graded = [
+                graded_target(each, spec, task, folder, console)
+                for folder, (_, each) in zip(folders, measured, strict=True)
+            ]
+        evaluations = [evaluation_of(each, config.ks, config.temperature) for each in graded]
+        paired = differences(graded[0], graded[1], config.ks) if other else []
+        results = {
+            "settings": to_json(config),
+            "evaluation": evaluations[0].to_json(),
+            "baseline": evaluations[1].to_json() if other else None,
+            "differences": [asdict(difference) for difference in paired],
+        }
+        folders[0].write(RESULTS, [json.dumps(results, indent=2)])
+        for (_, each), evaluation in reversed(list(zip(measured, evaluations, strict=True))):
+            console.print(*evaluation_tables(evaluation, name=each.label))
+        if other:
+            title = f"{target.label} minus {other.label}: paired, percentage points with 95% intervals"
+            console.print(difference_table(paired, title=title))
+        say(console, f"written to: {output}")
+        if other is None and target.adapter is not None:
+            say(
+                console,
+                f"against its base, problem by problem: expo-lite eval {config.target} --baseline {target.model}",
+            )
 
 
 def settled(config: EvalConfig, target: Target) -> EvalConfig:

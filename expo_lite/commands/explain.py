@@ -28,66 +28,62 @@ class Explain(ConfiguredCommand):
     settings: Annotated[ExplainConfig, Inline]
 
     def run(self) -> None:
-        """Check, then explain."""
-        run_explain(self.settings)
+        """Sample one explanation of each problem, judge it and print it.
 
+        Raises:
+            ExpoLiteError: whatever can be foreseen to go wrong.
+        """
+        config = self.settings
+        check_measuring(config)
+        console = Terminal()
+        target = target_of(config, config.model)
+        prompts = prompts_of(config, target)
+        tokens = config.max_completion_tokens or target.max_completion_tokens
+        params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+        with Grader(rounding=config.data.rounding) as grader:
+            task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
+            levels = config.levels or task.levels[-1:]
+            problems = measured_problems(task, config, prompts, console, levels=levels, seed=config.seed)
+            import_torch(console)
+            from expo_lite.commands.sampling import say_device
+            from expo_lite.measure.explaining import sample_attempts
+            from expo_lite.memory.context import fitting
+            from expo_lite.memory.limits import fitted_policy
+            from expo_lite.policy.base import listening
+            from expo_lite.policy.factory import load_policy
+            from expo_lite.step.explain import best, refusals
+            from expo_lite.step.rederive import judge_within
 
-def run_explain(config: ExplainConfig) -> None:
-    """Sample one explanation of each problem, judge it and print it.
-
-    Raises:
-        ExpoLiteError: whatever can be foreseen to go wrong.
-    """
-    check_measuring(config)
-    console = Terminal()
-    target = target_of(config, config.model)
-    prompts = prompts_of(config, target)
-    tokens = config.max_completion_tokens or target.max_completion_tokens
-    params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
-    with Grader(rounding=config.data.rounding) as grader:
-        task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        levels = config.levels or task.levels[-1:]
-        problems = measured_problems(task, config, prompts, console, levels=levels, seed=config.seed)
-        import_torch(console)
-        from expo_lite.commands.sampling import say_device
-        from expo_lite.measure.explaining import sample_attempts
-        from expo_lite.memory.context import fitting
-        from expo_lite.memory.limits import fitted_policy
-        from expo_lite.policy.base import listening
-        from expo_lite.policy.factory import load_policy
-        from expo_lite.step.explain import best, refusals
-        from expo_lite.step.rederive import judge_within
-
-        say(console, f"{target.label}: explaining {len(problems)} problems ...")
-        say_device(console)
-        warn = warning(console)
-        settings, limits = fitted_policy(target.model, target.policy, params, warn)
-        with working(console, f"loading {target.label}"):
-            policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)
-        problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
-        with completion_bar(console, "sampling", len(problems)) as bar, listening(policy, bar.ended):
-            attempts = sample_attempts(
-                policy,
-                task,
-                problems,
-                config,
-                params,
-                limits,
-                explain_with=config.explain_with,
-                stream="explain",
-            )
-        filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
-        with working(console, "judging"):
-            judged = judge_within(policy, task, attempts, filters, params=params, limits=limits)
-        explanations = [best(candidates) for candidates in judged]
-    for explanation in explanations:
-        _show(explanation, console)
-    n_accepted = sum(explanation.accepted for explanation in explanations)
-    reasons = "".join(f", {reason} {count}" for reason, count in refusals(explanations).most_common())
-    console.print(Rule())
-    say(console, f"{target.label}: {n_accepted} of {len(explanations)} explanations accepted{reasons}")
-    named = config.model or target.model
-    say(console, f"are they good examples? expo-lite diagnose --model {named} --task {config.task}")
+            say(console, f"{target.label}: explaining {len(problems)} problems ...")
+            say_device(console)
+            warn = warning(console)
+            settings, limits = fitted_policy(target.model, target.policy, params, warn)
+            with working(console, f"loading {target.label}"):
+                policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)
+            problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
+            with completion_bar(console, "sampling", len(problems)) as bar, listening(policy, bar.ended):
+                attempts = sample_attempts(
+                    policy,
+                    task,
+                    problems,
+                    config,
+                    params,
+                    limits,
+                    explain_with=config.explain_with,
+                    stream="explain",
+                )
+            filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
+            with working(console, "judging"):
+                judged = judge_within(policy, task, attempts, filters, params=params, limits=limits)
+            explanations = [best(candidates) for candidates in judged]
+        for explanation in explanations:
+            _show(explanation, console)
+        n_accepted = sum(explanation.accepted for explanation in explanations)
+        reasons = "".join(f", {reason} {count}" for reason, count in refusals(explanations).most_common())
+        console.print(Rule())
+        say(console, f"{target.label}: {n_accepted} of {len(explanations)} explanations accepted{reasons}")
+        named = config.model or target.model
+        say(console, f"are they good examples? expo-lite diagnose --model {named} --task {config.task}")
 
 
 def _show(explanation: "Explanation", console: Console) -> None:

@@ -35,45 +35,44 @@ class Hard(ConfiguredCommand):
     settings: Annotated[HardConfig, Inline]
 
     def run(self) -> None:
-        """Check, then sample."""
-        run_hard(self.settings)
+        """Sample a model over a split, and write the problems it never solved and the solve rates of all.
 
+        Raises:
+            ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
+        """
+        config = self.settings
+        check_measuring(config)
+        console = Terminal()
+        target = target_of(config, config.model)
+        prompts = prompts_of(config, target)
+        tokens = config.max_completion_tokens or target.max_completion_tokens
+        params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+        kind = config.task.partition(":")[0]
+        with Grader(rounding=config.data.rounding) as grader:
+            task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
+            problems = measured_problems(task, config, prompts, console)
+            import_torch(console)
+            from expo_lite.commands.sampling import graded_target, sampled_problems
+            from expo_lite.measure.samples import SampleFolder, SampleSpec
 
-def run_hard(config: HardConfig) -> None:
-    """Sample a model over a split, and write the problems it never solved and the solve rates of all.
-
-    Raises:
-        ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
-    """
-    check_measuring(config)
-    console = Terminal()
-    target = target_of(config, config.model)
-    prompts = prompts_of(config, target)
-    tokens = config.max_completion_tokens or target.max_completion_tokens
-    params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
-    kind = config.task.partition(":")[0]
-    with Grader(rounding=config.data.rounding) as grader:
-        task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-        problems = measured_problems(task, config, prompts, console)
-        import_torch(console)
-        from expo_lite.commands.sampling import graded_target, sampled_problems
-        from expo_lite.measure.samples import SampleFolder, SampleSpec
-
-        problems = sampled_problems([target], problems, tokens, console)
-        spec = SampleSpec(tuple(problems), config.zero_of, params, config.seed, greedy=False)
-        settings = {**target.identity(), "task": config.task, "split": config.split, **spec.settings()}
-        folder = SampleFolder(config.output or Path("runs") / f"hard-{target.label}-{kind}", settings)
-        folder.check(resume=config.resume)
-        found = graded_target(target, spec, task, folder, console)
-    unsolved = [m for m in found if m.n_correct == 0]
-    folder.write(SOLVE_RATES, map(_line, map(solve_rate, found)))
-    file = folder.write(HARD, map(_line, map(hard_problem, unsolved)))
-    console.print(solve_table(found, f"{target.label} on {config.task} ({config.split})"))
-    say(console, f"{len(unsolved):,} of {len(found):,} problems never solved in {config.zero_of} tries: {file}")
-    if unsolved:
-        say(console, f"train on them with --task jsonl:{file}")
-    if unsolved and kind == "reasoning-gym":
-        say(console, "note: from the file they are graded by their reference answer, not by reasoning-gym's checker.")
+            problems = sampled_problems([target], problems, tokens, console)
+            spec = SampleSpec(tuple(problems), config.zero_of, params, config.seed, greedy=False)
+            settings = {**target.identity(), "task": config.task, "split": config.split, **spec.settings()}
+            folder = SampleFolder(config.output or Path("runs") / f"hard-{target.label}-{kind}", settings)
+            folder.check(resume=config.resume)
+            found = graded_target(target, spec, task, folder, console)
+        unsolved = [m for m in found if m.n_correct == 0]
+        folder.write(SOLVE_RATES, map(_line, map(solve_rate, found)))
+        file = folder.write(HARD, map(_line, map(hard_problem, unsolved)))
+        console.print(solve_table(found, f"{target.label} on {config.task} ({config.split})"))
+        say(console, f"{len(unsolved):,} of {len(found):,} problems never solved in {config.zero_of} tries: {file}")
+        if unsolved:
+            say(console, f"train on them with --task jsonl:{file}")
+        if unsolved and kind == "reasoning-gym":
+            say(
+                console,
+                "note: from the file they are graded by their reference answer, not by reasoning-gym's checker.",
+            )
 
 
 def hard_problem(measured: "GradedProblem") -> dict[str, Any]:

@@ -32,8 +32,26 @@ class Plan(ConfiguredCommand):
     settings: Annotated[PlanConfig, Inline]
 
     def run(self) -> None:
-        """Check, then print the plan."""
-        run_plan(self.settings)
+        """Plan, and print it as asked.
+
+        Raises:
+            ConfigError: a setting is out of bounds, the model is unknown, or the GPU cannot be asked for its memory.
+            ModelError: the model's sizes are not known here.
+        """
+        config = self.settings
+        check_values(config)
+        console = Terminal()
+        model = config.model or default_model()
+        kind, sizes_gib = machine(config.vram)
+        models = list(PRESETS) if model == ALL else [model]
+        answers = [planned_model(name, gib, kind, config) for name in models for gib in sizes_gib]
+        if config.json:
+            found = [to_json(each) for each in answers]
+            console.print_json(json.dumps(found[0] if len(found) == 1 else found), indent=2)
+        elif len(answers) > 1 or config.largest:
+            print_overview(console, answers, config)
+        else:
+            print_plan(console, answers[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +73,6 @@ class PlannedModel:
             "max_completion_tokens": workload.completion_tokens,
             "sampler": workload.sampler,
         }
-
-
-def run_plan(config: PlanConfig) -> None:
-    """Plan, and print it as asked.
-
-    Raises:
-        ConfigError: a setting is out of bounds, the model is unknown, or the GPU cannot be asked for its memory.
-        ModelError: the model's sizes are not known here.
-    """
-    check_values(config)
-    console = Terminal()
-    model = config.model or default_model()
-    kind, sizes_gib = machine(config.vram)
-    models = list(PRESETS) if model == ALL else [model]
-    answers = [planned_model(name, gib, kind, config) for name in models for gib in sizes_gib]
-    if config.json:
-        found = [to_json(each) for each in answers]
-        console.print_json(json.dumps(found[0] if len(found) == 1 else found), indent=2)
-    elif len(answers) > 1 or config.largest:
-        print_overview(console, answers, config)
-    else:
-        print_plan(console, answers[0])
 
 
 def machine(vram: Sequence[float]) -> tuple[Kind, list[float]]:
