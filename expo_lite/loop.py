@@ -137,7 +137,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
         )
     if adapter is not None:
         policy.keep_reference()
-    tokens = config.sampling.max_completion_tokens
+    tokens = max(config.sampling.max_completion_tokens, config.explanation.max_explanation_tokens or 0)
     problems = fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
     if not config.resume:
         folder.create(config, device=device, start=adapter)
@@ -215,14 +215,14 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
 
 def take_step(run: Run) -> dict[str, float]:
     """One step: sample groups and chains, update on them, write down what happened."""
-    config, started = run.config, time.monotonic()
+    config, started, n_before = run.config, time.monotonic(), run.policy.n_sampled_tokens
     problems = draw(run.problems, config.problems_per_step, step=run.step, seed=config.seed)
     experience = sample_experience(run, problems)
     groups, explanations = experience.groups, experience.explanations
     sampled = time.monotonic()
     rows = METHODS[config.method].rows(experience, config)
     metrics = (group_metrics(groups) if groups else {}) | experience.metrics
-    if not math.isfinite(metrics.get("expo/nll_own", 0.0)):
+    if not math.isfinite(metrics.get("sampling/nll", 0.0)):
         raise DivergedError(
             f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
             f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew."
@@ -253,8 +253,7 @@ def take_step(run: Run) -> dict[str, float]:
         measure_share=scaled and diagnosed,
     )
     ended = time.monotonic()
-    n_sampled = sum(len(c.token_ids) for group in groups for c in group.completions)
-    n_sampled += sum(len(attempt.completion.token_ids) for attempt in experience.attempts)
+    n_sampled = run.policy.n_sampled_tokens - n_before
     run.step += 1
     metrics |= {
         "num_tokens": float(n_sampled),

@@ -95,6 +95,7 @@ class GrpoTerms:
 
     loss: torch.Tensor
     kl_nats: torch.Tensor
+    """Of the tokens that pay for it."""
     n_clipped: torch.Tensor
 
 
@@ -134,7 +135,7 @@ def grpo_loss(
     is_clipped_N = ((ratio_N < 1.0 - clip_low) & (advantages_N < 0)) | (
         (ratio_N > 1.0 + clip_high) & (advantages_N > 0)
     )
-    return GrpoTerms(loss, kl_N.detach().sum(), is_clipped_N.sum())
+    return GrpoTerms(loss, kl_N.detach().where(kl_weights_N > 0, 0.0).sum(), is_clipped_N.sum())
 
 
 def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:

@@ -97,6 +97,7 @@ def test_every_statement_goes_and_every_step_stays(
         ("A:4 hop+3=7\nB:7 hop+3=0\n\\boxed{A=7, B=0}", "A:4 hop+3=7\nB:7 hop+3=0\n"),
         ("40 + 2 = 420, so \\boxed{42}", "40 + 2 = 420, so "),  # another number
         ("Add 42.\n\\boxed{42}", "Add 42.\n"),  # no result: it stands behind no sign or word of one
+        ("6*7 = 42 apples. Therefore 42 apples.\nThe answer is \\boxed{42}.", "6*7 = "),
         ("1/2 + 1/4 = \\frac{3}{4}. So \\boxed{\\frac{3}{4}}", "1/2 + 1/4 = "),
     ],
 )

@@ -38,6 +38,7 @@ HEALTHY = {
     "sampling/logp_difference/mean": 0.01,
 }
 DEAD = {"frac_reward_zero_std": 0.95, "frac_all_wrong": 0.9, "frac_all_correct": 0.05}
+RIGHT = {"frac_reward_zero_std": 0.95, "frac_all_wrong": 0.05, "frac_all_correct": 0.9}
 
 
 def write_metrics(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -78,7 +79,7 @@ def test_a_healthy_run_says_so_with_its_figures(made: Path, capsys: pytest.Captu
 
 RULES: list[tuple[dict[str, float], str, str]] = [
     ({"grad_norm": 0.0, "update/n_rows": 0.0}, "Most steps teach nothing: ", "20 of 30 steps had no gradient"),
-    (DEAD, "Nearly every group is dead", "95% of groups; all wrong 90%, all right 5%"),
+    (RIGHT, "Nearly every group is dead", "95% of groups; all wrong 5%, all right 90%"),
     ({"verdicts/timeout": 0.06}, "The grader runs out of time", "6% of verdicts"),
     ({"completions/clipped_ratio": 0.21}, "Many completions are cut off", "21% at 64 tokens"),
     ({"expo/explanation_accept_rate": 0.09}, "Hardly any explanation is accepted", "9%"),
@@ -102,8 +103,14 @@ def test_each_fault_is_named_with_its_figure_its_place_and_a_remedy(
 
 def test_dead_groups_matter_where_rewards_are_compared(made: Path) -> None:
     write_metrics(made, [HEALTHY | DEAD] * 30)
+    explained = read_run(made, "made")
+    assert explained.settings["method"] == "exp-grpo"
+    assert run_findings(explained) == []  # three of four groups that are all wrong have an explanation to learn from
+    write_metrics(made, [HEALTHY | DEAD | {"expo/explanation_accept_rate": 0.0}] * 30)
+    assert [f.what for f in run_findings(read_run(made, "made")) if "dead" in f.what]
+    write_metrics(made, [{k: v for k, v in (HEALTHY | DEAD).items() if "accept" not in k}] * 30)
     record = read_run(made, "made")
-    for method, n in (("grpo", 1), ("exp-grpo", 1), ("sft", 0), ("exp-dpo", 0), ("star", 0)):
+    for method, n in (("grpo", 1), ("gt-sft-grpo", 1), ("sft", 0), ("exp-dpo", 0), ("star", 0)):
         assert len(run_findings(dataclasses.replace(record, settings=record.settings | {"method": method}))) == n
     right = DEAD | {"frac_all_wrong": 0.0, "frac_all_correct": 0.95}
     write_metrics(made, [HEALTHY | right] * 30)
@@ -161,6 +168,13 @@ def test_a_run_that_learned_nothing_and_torch_stays_away(tmp_path: Path, capsys:
     assert "problem  Nothing is learned: completions are cut off before they have an answer (run, step" in done.stdout
 
 
+def test_a_run_that_was_broken_off_is_told_so(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_metrics(made, [HEALTHY] * 4)
+    code, out, _ = doctor(capsys, str(made))
+    assert code == 0
+    assert out.startswith("warning  made: Nobody is writing this run, and it is not finished (4 of 6 steps)")
+
+
 def test_values_that_are_no_numbers_are_not_judged(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd: dict[str, Any] = {"grad_norm": "x", "reward": None, "kl": [], "completions/clipped_ratio": float("nan")}
     write_metrics(made, [HEALTHY | odd] * 30)
@@ -173,7 +187,11 @@ def test_several_runs(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_metrics(other, [HEALTHY | {"kl": 1.5, "verdicts/timeout": 0.5}] * 3)
     code, out, err = doctor(capsys, str(made), str(other))
     assert code == 1
-    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == ["ok", "problem", "problem"]
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [
+        "ok",
+        *["problem"] * 2,
+        "warning",
+    ]
     assert err == "error: The doctor has found 2 problems; what to do stands above.\n"
 
 

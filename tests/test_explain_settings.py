@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,8 @@ from expo_lite.commands.command import prompts_of
 from expo_lite.loop import train
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.prompts import encode_explanation
-from expo_lite.records import Completion, FinishReason, Group, Problem, Prompts, SamplingParams
+from expo_lite.prompts import encode_explanation, encode_question
+from expo_lite.records import Completion, FinishReason, Group, Problem, Prompts, SampleRequest, SamplingParams
 from expo_lite.run.files import JsonLines
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import ExpoConfig, HeldOutConfig, PolicyConfig
@@ -68,6 +70,27 @@ def test_rederivation_refuses_a_bare_answer_and_keeps_steps(policy: HfPolicy) ->
         rederive=lambda chains: rederived(policy, HiddenRules(), chains, params=PLAIN),
     )
     assert (steps.accepted, bare.accepted, bare.reason) == (True, False, "not_rederived")
+
+
+def test_rederivation_stays_in_the_context_and_no_chain_depends_on_another(policy: HfPolicy) -> None:
+    """What a completion may have is for the chain and what comes behind it."""
+    (problem,) = problems(5, 1)
+    asked: list[tuple[int, int]] = []
+    sample = policy.sample
+
+    def watching(requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int) -> Any:
+        plain = len(encode_question(policy.tokenizer, problem))
+        asked.extend((len(r.prompt_ids) - plain, params.max_completion_tokens) for r in requests)
+        return sample(requests, params, seed=seed)
+
+    watched: Any = SimpleNamespace(**vars(policy), sample=watching)
+    texts = ["So \\boxed{1}", own_chain(problem), "word " * 11 + "\\boxed{1}", "word " * 90 + "\\boxed{1}"]
+    before = policy.n_sampled_tokens
+    rederived(watched, HiddenRules(), [(problem, text) for text in texts], params=PLAIN)
+    assert policy.n_sampled_tokens > before
+    assert len(asked) == 4
+    assert all(limit >= 1 and (n + limit <= 64 or (n >= 64 and limit == 1)) for n, limit in asked)
+    assert sorted(asked)[0][1] == 32  # of one token: the power of two that 63 leaves
 
 
 def test_reliance_is_high_where_the_chain_needs_the_answer(policy: HfPolicy) -> None:

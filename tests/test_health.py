@@ -105,6 +105,16 @@ def test_one_thing_that_is_wrong(harm: dict[str, float], what: str, figures: str
     assert finding.remedy.endswith(".")
 
 
+def test_completions_that_grew_too_long_while_training() -> None:
+    """Step 1 is sampled before anything is learned: what was not cut off then is not for want of room."""
+    for first, said in ((0.1, "They were not at first: take an earlier checkpoint"), (0.5, "Raise --max-completion")):
+        rows = [GOOD | {"completions/clipped_ratio": first}] + [GOOD | {"completions/clipped_ratio": 0.9}] * 20
+        rows[-1] = rows[-1] | {"completions/max_length": 70.0}
+        (finding,) = findings(rows)
+        assert finding.figures == "90% at 70 tokens"
+        assert finding.remedy.startswith(said)
+
+
 def test_a_reason_that_few_verdicts_had_counts_where_it_is_absent() -> None:
     """One step of 20 with 60% timeouts is 3%, below the limit of 5%."""
     assert findings([GOOD] * 19 + [GOOD | {"verdicts/timeout": 0.6}]) == []

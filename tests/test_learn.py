@@ -204,6 +204,18 @@ def test_the_reference_is_asked_where_the_kl_counts_alone(policy: CountingPolicy
     assert policy.n_scored == 3
 
 
+def test_the_kl_is_that_of_the_tokens_that_pay_it_however_they_are_split(policy: CountingPolicy) -> None:
+    mixed = [*rows(3, kl_weight=0.01), *rows(3, advantage=0.0, weight=0.0, sft_weight=0.01)]
+    start, found = adapter(policy), []
+    for tokens in (16_384, 60, 1):
+        config = with_loss(kl_coef=0.1)
+        config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, micro_batch_tokens=tokens))
+        found.append(update(policy, mixed, config)["kl"])
+        for name, parameter in policy.parameters().items():
+            parameter.data.copy_(start[name])
+    assert found == pytest.approx([found[0]] * 3, rel=1e-4)
+
+
 def hopeless(kind: str, policy: HfPolicy) -> tuple[list[Row], Any]:
     """Rows that give a loss or a gradient that is no number, and a hook to take away again."""
     if kind == "loss":

@@ -92,6 +92,8 @@ def test_samples_keep_prompt_completion_verdict_and_reason() -> None:
         "reward": 1.0,
     }
     assert (other["correct"], other["reward"]) == (False, 0.0)
+    partly = Group(PROBLEM, (completion(2),), (Verdict(False, "judge", "", partial=0.25),))
+    assert sample_rows([partly], [], step=1)[0]["reward"] == 0.25
     assert (own["kind"], own["accepted"], own["refusal"], own["lift_nats"]) == ("explanation", False, "leak", 0.5)
     assert sample_rows([], [explanation(accepted=True)], step=1)[0]["refusal"] is None
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +84,25 @@ def test_the_best_checkpoint_is_kept_while_newer_ones_come_and_go(tmp_path: Path
     keep_best_of_all(run, console)
     assert "(step 3, 62.5%)" in said.getvalue()
     assert json.loads((kept / "best.json").read_text())["step"] == 3
+
+
+def test_a_run_in_another_thread_has_no_signals() -> None:
+    """Python gives them to the main one alone."""
+    failures: list[BaseException] = []
+
+    def open_and_close() -> None:
+        try:
+            with StopRequests(Terminal(quiet=True)) as stops:
+                assert not stops.requested
+        except ValueError as error:
+            failures.append(error)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=open_and_close)
+    thread.start()
+    thread.join()
+    assert failures == []
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_needs_what(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from full_disk import largest_file
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run import checkpoint
+from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.run.folder import MAY_CHANGE, RunFolder, is_new, locked, read_config
 from expo_lite.settings.groups import LossConfig, TaskOptions
 from expo_lite.settings.schema import to_json
@@ -134,6 +135,16 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) ->
     folder.metrics.append([{"step": 1}])
     assert reopen(folder, settings(folder.path)) == (None, [])
     assert steps(folder) == [[], []]
+
+
+def test_an_identifier_with_half_a_character_can_be_cut_back(folder: RunFolder) -> None:
+    """Rows are appended, and written anew when a run is resumed: by the same rules."""
+    rows = folder.samples.read()
+    folder.samples.append([{"step": 1, "problem_id": "\ud800"}])
+    write_atomically(folder.samples.path, folder.samples.path.read_text(encoding="utf-8"))
+    write_atomically(folder.path / "made.jsonl", json.dumps({"problem_id": "\ud800"}, ensure_ascii=False) + "\n")
+    assert JsonLines(folder.path / "made.jsonl").read() == [{"problem_id": "\ud800"}]
+    assert folder.samples.read()[len(rows) :] == [{"step": 1, "problem_id": "\ud800"}]
 
 
 def test_a_line_cut_off_inside_a_character_is_dropped(folder: RunFolder) -> None:

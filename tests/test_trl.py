@@ -72,7 +72,7 @@ def test_two_processes_learn_what_one_does(folder: Path) -> None:
         assert [log[name] for name in shares] == [1.0, 0.0, COEFFICIENT]
         assert log["completions/max_length"] == logs[0]["completions/max_length"]  # of rollouts, not of explanations
     assert logs[0]["expo/sft_loss"] == pytest.approx(logs[1]["expo/sft_loss"], rel=1e-5)
-    assert logs[0]["expo/nll_own"] == pytest.approx(logs[1]["expo/nll_own"], rel=0.01)  # one is the mean of two means
+    assert logs[0]["sampling/nll"] == pytest.approx(logs[1]["sampling/nll"], rel=0.01)  # one is the mean of two means
 
 
 def sampled(policy: HfPolicy) -> Experience:

@@ -223,7 +223,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         if not model.training:
             return loss
         if self._logps_BT is not None:  # Unsloth's loss and Liger's keep them to themselves
-            self._log_nats("expo/nll_own", self._logps_BT[inputs["completion_mask"].bool()])
+            self._log_nats("sampling/nll", self._logps_BT[inputs["completion_mask"].bool()])
         if not self._chains:
             return loss
         rows, needed = self._chains[self._step % self.args.steps_per_generation]

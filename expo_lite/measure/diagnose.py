@@ -30,7 +30,7 @@ from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
 from expo_lite.step.explain import best
 from expo_lite.step.rederive import judge_within, rederived_within
-from expo_lite.step.rollout import Rollout, roll_out, stream_seed
+from expo_lite.step.rollout import Rollout, explanation_params, roll_out, stream_seed
 from expo_lite.tasks import Task
 from expo_lite.tasks.base import ChecksSteps
 from expo_lite.terminal import Terminal, warning
@@ -89,7 +89,8 @@ def diagnose_target(
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
     problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
-    result = measure(Subject(policy, task, problems, config, limits, params), console)
+    explaining = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
+    result = measure(Subject(policy, task, problems, config, explaining, limits, params), console)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
     JsonLines(folder / SAMPLES).append(sample_rows(result.groups, result.explanations, step=0))
@@ -105,6 +106,8 @@ class Subject:
     task: Task
     problems: Sequence[Problem]
     config: DiagnoseConfig
+    explaining: ExpoConfig
+    """How explanations are sampled and judged: one a problem."""
     limits: Limits
     params: SamplingParams
 
@@ -117,21 +120,25 @@ def measure(
     What counts the completions that end is wrapped by `watched`, which may raise, to stop.
     """
     policy, config = subject.policy, subject.config
+
+    def sample() -> Rollout:
+        params = replace(subject.params, rows=subject.limits.sampling_rows)
+        return roll_out(
+            policy,
+            subject.task,
+            problems=subject.problems,
+            to_explain=subject.problems,
+            group_size=config.group_size,
+            explain_with=subject.explaining.explain_with,
+            others=subject.problems,
+            params=params,
+            explanation_params=explanation_params(subject.explaining, params),
+            seed=stream_seed(config.seed, "diagnose"),
+        )
+
     n_completions = len(subject.problems) * (config.group_size + 1)
     with completion_bar(console, "sampling", n_completions) as bar, listening(policy, watched(bar.ended)):
-        rolled = subject.limits.sampling(
-            lambda: roll_out(
-                policy,
-                subject.task,
-                problems=subject.problems,
-                to_explain=subject.problems,
-                group_size=config.group_size,
-                explain_with=config.explain_with,
-                others=subject.problems,
-                params=replace(subject.params, rows=subject.limits.sampling_rows),
-                seed=stream_seed(config.seed, "diagnose"),
-            )
-        )
+        rolled = subject.limits.sampling(sample)
     with working(console, "scoring chains"):
         return _measured(subject, rolled)
 
@@ -139,8 +146,7 @@ def measure(
 def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
     """The figures of what has been sampled."""
     policy, task, limits, params = subject.policy, subject.task, subject.limits, subject.params
-    filters = ExpoConfig(explanation_filter=subject.config.explanation_filter, explain_with=subject.config.explain_with)
-    judged = judge_within(policy, task, rolled.attempts, filters, params=params, limits=limits)
+    judged = judge_within(policy, task, rolled.attempts, subject.explaining, params=params, limits=limits)
     explanations = [best(candidates) for candidates in judged]
     controls = _controls(subject)
 
@@ -168,14 +174,14 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
 def _controls(subject: Subject) -> list[Explanation]:
     """An explanation of each problem that was shown another one's answer; none where there is no other answer."""
     config = subject.config
-    if config.explain_with != "answer" or len({problem.answer for problem in subject.problems}) < 2:
+    if subject.explaining.explain_with != "answer" or len({problem.answer for problem in subject.problems}) < 2:
         return []
     attempts = sample_attempts(
         subject.policy,
         subject.task,
         subject.problems,
         config,
-        subject.params,
+        explanation_params(subject.explaining, subject.params),
         subject.limits,
         explain_with=CONTROL,
         stream="control",

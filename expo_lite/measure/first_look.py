@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -32,17 +33,13 @@ def look_first(run: Run, console: Console, stops: StopRequests) -> None:
     problems = looked_at(config, run.problems)
     if not problems or run.step or file.exists():
         return
-    explanation, sampling = config.explanation, config.sampling
+    sampling = config.sampling
     subject = Subject(
         run.policy,
         run.task,
         problems,
-        DiagnoseConfig(
-            group_size=config.group_size,
-            seed=config.seed,
-            explain_with=explanation.explain_with,
-            explanation_filter=explanation.explanation_filter,
-        ),
+        DiagnoseConfig(group_size=config.group_size, seed=config.seed),
+        replace(config.explanation, explanations_per_problem=1),
         run.limits,
         SamplingParams(sampling.temperature, sampling.max_completion_tokens, sampling.top_p),
     )

@@ -65,8 +65,8 @@ def fitting(
     context = Context(length, max_completion_tokens)
     if context.room < 1:
         raise ConfigError(
-            f"max_completion_tokens {max_completion_tokens:,} leaves no room for a question: the context of model "
-            f"'{model}' has {length:,} tokens. Lower --max-completion-tokens."
+            f"A completion of {max_completion_tokens:,} tokens leaves no room for a question: the context of model "
+            f"'{model}' has {length:,}. Lower --max-completion-tokens (or --max-explanation-tokens)."
         )
     kept = list(problems)
     if not all(_surely(p, context) for p in problems):

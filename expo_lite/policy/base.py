@@ -27,6 +27,8 @@ class Policy(Protocol):
     """Whether it computes in fp16, where small gradients vanish: a loss must be scaled up before its backward pass."""
     samples_exactly: bool
     """Whether sampler and scorer differ by no more than the rounding of fp32."""
+    n_sampled_tokens: int
+    """Of all completions so far."""
     on_ended: Callable[[int], None]
     """Told, while it samples, how many completions have just ended; for a display."""
 

@@ -59,6 +59,7 @@ class LoraPolicy:
         self.packs = scoring.is_packable(self._model)
         self.underflows = _computes_in(self._model) == torch.float16
         self.samples_exactly = _computes_in(self._model) == torch.float32 and sampler != "own-bf16"
+        self.n_sampled_tokens = 0
         self.on_ended: Callable[[int], None] = lambda n: None
         defaults: Any = GenerationConfig  # half typed
         self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate
@@ -71,6 +72,7 @@ class LoraPolicy:
         self._enter("sampling")
         self._to_sampling()
         sampled = self._sample(requests, params, seed)
+        self.n_sampled_tokens += sum(len(row.token_ids) for rows in sampled for row in rows)
         return [
             tuple(sampler.to_completion(request.prompt_ids, row, self.tokenizer) for row in rows)
             for request, rows in zip(requests, sampled, strict=True)

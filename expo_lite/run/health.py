@@ -81,7 +81,7 @@ def _cause(dead: Sequence[Row]) -> tuple[str, str]:
     if right is None or wrong is None:
         return "no problem has a chain to learn from", "Name the field of the data that has chains with --chain-field."
     if cut_off >= NEARLY_ALL:
-        return "completions are cut off before they have an answer", "Raise --max-completion-tokens."
+        return "completions are cut off before they have an answer", f"Raise --max-completion-tokens. {_NOT_AT_FIRST}"
     if right >= NEARLY_ALL:
         return "every completion is right already", _HARDER
     if no_answer >= NEARLY_ALL:
@@ -95,6 +95,9 @@ def _cause(dead: Sequence[Row]) -> tuple[str, str]:
     return "every group is all right or all wrong", remedy
 
 
+_NOT_AT_FIRST = (
+    "If hardly any were at first, the policy is falling apart: take an earlier checkpoint, or lower --learning-rate."
+)
 _HARDER = "Train on harder problems: other --levels, or what `expo-lite hard` finds."
 
 
@@ -129,10 +132,15 @@ def _figures(rows: Sequence[Row]) -> list[str]:
 
 
 def dead_groups(rows: Sequence[Row]) -> Finding | None:
-    """Rewards teach nothing: hardly any group has both right and wrong completions. For methods that compare those."""
+    """Rewards teach nothing: hardly any group has both right and wrong completions. For methods that compare those.
+
+    A group that is all wrong, and whose problem has an accepted explanation to learn from, is not dead.
+    """
     if len(rows) < STALLED_STEPS or (share := _beyond(rows, "frac_reward_zero_std", NEARLY_ALL)) is None:
         return None
     right, wrong = _recent(rows, "frac_all_correct") or 0.0, _recent(rows, "frac_all_wrong") or 0.0
+    if share - wrong * (_recent(rows, "expo/explanation_accept_rate") or 0.0) <= NEARLY_ALL:
+        return None
     figures = f"{share:.0%} of groups; all wrong {wrong:.0%}, all right {right:.0%}"
     remedy = _HARDER if right > wrong else "Take easier --levels, a larger --group-size, or --method exp-grpo."
     return Finding("Nearly every group is dead: its rewards are all the same", figures, remedy, _recent_steps(rows))
@@ -143,11 +151,13 @@ def truncated(rows: Sequence[Row]) -> Finding | None:
     share = _beyond(rows, "completions/clipped_ratio", MOST_TRUNCATED)
     if share is None:
         return None
-    longest = _recent(rows, "completions/max_length")
+    longest = max((row.get("completions/max_length", 0) for row in rows[-RECENT:]), default=0)
     at = f" at {longest:.0f} tokens" if longest else ""
-    return Finding(
-        "Many completions are cut off, and count as wrong", f"{share:.0%}{at}", "Raise --max-completion-tokens."
-    )
+    remedy = "Raise --max-completion-tokens."
+    if rows[0].get("completions/clipped_ratio", 1.0) <= MOST_TRUNCATED:  # sampled before anything was learned
+        remedy = "They were not at first: take an earlier checkpoint, or lower --learning-rate; or "
+        remedy += "raise --max-completion-tokens."
+    return Finding("Many completions are cut off, and count as wrong", f"{share:.0%}{at}", remedy)
 
 
 def refused(rows: Sequence[Row]) -> Finding | None:

@@ -44,7 +44,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "completions/mean_length": mean(lengths),
         "completions/max_length": float(max(lengths)),
         "completions/clipped_ratio": mean(c.finish_reason is FinishReason.LENGTH for c in completions),
-        "expo/nll_own": -sum(sum(c.logprobs) for c in completions) / max(n_tokens, 1),
+        "sampling/nll": -sum(sum(c.logprobs) for c in completions) / max(n_tokens, 1),
     }
     for reason in sorted({verdict.reason for verdict in verdicts}):
         metrics[f"verdicts/{reason}"] = mean(verdict.reason == reason for verdict in verdicts)
@@ -89,9 +89,7 @@ def sample_rows(
     rows = []
     for group in groups:
         for completion, verdict in zip(group.completions, group.verdicts, strict=True):
-            rows.append(
-                _sample_row(step, "rollout", group.problem, completion, verdict) | {"reward": float(verdict.correct)}
-            )
+            rows.append(_sample_row(step, "rollout", group.problem, completion, verdict) | {"reward": verdict.reward})
     used = {id(explanation) for explanation in explanations if explanation.accepted}
     new = {id(attempt) for attempt in attempts}
     for explanation in [*(e for e in explanations if id(e) not in new), *attempts]:

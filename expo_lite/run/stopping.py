@@ -1,6 +1,7 @@
 """Stopping in good order: the first Ctrl-C, SIGTERM or SIGHUP only asks, and the second one interrupts."""
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
@@ -25,8 +26,9 @@ class StopRequests:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequests":
-        """Take over the signals; only the main thread can."""
-        self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        """Take over the signals; only the main thread can, and where it does not, nobody asks for a stop."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
     def __exit__(

@@ -135,7 +135,7 @@ def _without_last_result(steps: str, written: str) -> str:
     """The steps without the answer as the result of the last one, and as what repeats it."""
     end = len(steps)
     for found in reversed(list(re.finditer(rf"(?P<mark>{_RESULT}){written}", steps, re.IGNORECASE))):
-        if _FIGURES.search(steps, found.end(), end):
+        if _FIGURES.search(re.sub(written, "", steps[found.end() : end], flags=re.IGNORECASE)):
             break
         end = found.end("mark")
     return steps[:end]

@@ -66,12 +66,13 @@ def _groups_and_explanations(
     groups, attempts = list(rolled.groups), rolled.attempts
     if wants and only_failed:
         wrong = {group.problem.problem_id for group in groups if group.kind is GroupKind.ALL_WRONG}
-        kept = {problem_id: e for problem_id, e in kept.items() if problem_id in wrong}
+        problems = [p for p in problems if p.problem_id in wrong]
         attempts = _roll_out(run, "explanation", [], [p for p in missing if p.problem_id in wrong]).attempts
     judged = judge_within(run.policy, run.task, attempts, config.explanation, params=_params(run), limits=run.limits)
     new = [best(candidates) for candidates in judged]
     run.explanations.put([e for e in new if e.accepted], step=run.step)  # a refused one is tried again the next time
-    return groups, [*kept.values(), *new], [e for candidates in judged for e in candidates]
+    again = [kept[p.problem_id] for p in problems if p.problem_id in kept]  # one that is drawn twice counts twice
+    return groups, [*again, *new], [e for candidates in judged for e in candidates]
 
 
 def _params(run: Run) -> SamplingParams:

@@ -290,7 +290,7 @@ def accumulate(
         totals.sft_nats -= logprobs_N.detach().where(imitated_N, 0.0).sum()
         totals.n_sft_tokens += sum(len(row.completion_ids) for row in batch.rows if row.sft_weight > 0)
         totals.n_policy_tokens += sum(len(row.completion_ids) for row in batch.rows if row.weight)
-        totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if ref_logprobs_N is not None)
+        totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if row.kl_weight)
         totals.n_tokens += sum(row.n_tokens for row in batch.rows)
         del logprobs_N, terms, loss  # what is left of the graph holds hidden states: not beside the next micro-batch
     return totals

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.prompts import encode_question
-from expo_lite.records import Explanation, Group, Problem, SampleRequest, SamplingParams
+from expo_lite.records import Completion, Explanation, Group, Problem, SampleRequest, SamplingParams
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.step.chain_text import before_answer
 from expo_lite.step.explain import encode_text, judge_attempts
@@ -24,19 +24,20 @@ def rederived(
     the plain prompt, ends with the right answer.
 
     A chain whose steps do not lead there, and which only states the answer, is not carried on to it. Costs one short
-    completion a chain.
+    completion a chain: it may be as long as the power of two that `max_completion_tokens` leaves behind the chain, so
+    that it stays in the context and depends on no other chain.
     """  # noqa: D205 (one sentence)
     beginnings = [before_answer(text) for _, text in chains]
-    requests = [
-        SampleRequest(encode_question(policy.tokenizer, problem) + encode_text(policy, before), 1)
-        for (problem, _), before in zip(chains, beginnings, strict=True)
-    ]
-    sampled = policy.sample(requests, dataclasses.replace(params, temperature=0.0), seed=0) if requests else []
-    whole = [
-        (dataclasses.replace(completion, text=before + completion.text),)
-        for before, (completion,) in zip(beginnings, sampled, strict=True)
-    ]
-    groups = grade_groups(task, [problem for problem, _ in chains], whole)
+    encoded = [encode_text(policy, before) for before in beginnings]
+    limits = [1 << (max(params.max_completion_tokens - len(ids), 1).bit_length() - 1) for ids in encoded]
+    whole: dict[int, tuple[Completion]] = {}
+    for limit in sorted(set(limits)):
+        own = [i for i in range(len(chains)) if limits[i] == limit]
+        requests = [SampleRequest(encode_question(policy.tokenizer, chains[i][0]) + encoded[i], 1) for i in own]
+        greedy = dataclasses.replace(params, temperature=0.0, max_completion_tokens=limit)
+        for i, (completion,) in zip(own, policy.sample(requests, greedy, seed=0), strict=True):
+            whole[i] = (dataclasses.replace(completion, text=beginnings[i] + completion.text),)
+    groups = grade_groups(task, [problem for problem, _ in chains], [whole[i] for i in range(len(chains))])
     return [group.verdicts[0].correct for group in groups]
 
 
