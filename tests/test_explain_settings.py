@@ -90,7 +90,7 @@ def test_rederivation_stays_in_the_context_and_no_chain_depends_on_another(polic
     assert policy.n_sampled_tokens > before
     assert len(asked) == 4
     assert all(limit >= 1 and (n + limit <= 64 or (n >= 64 and limit == 1)) for n, limit in asked)
-    assert sorted(asked)[0][1] == 32  # of one token: the power of two that 63 leaves
+    assert sorted(asked)[0][1] == 56  # of one token: the eighths of 64 in 63
 
 
 def test_reliance_is_high_where_the_chain_needs_the_answer(policy: HfPolicy) -> None:

@@ -24,12 +24,13 @@ def rederived(
     the plain prompt, ends with the right answer.
 
     A chain whose steps do not lead there, and which only states the answer, is not carried on to it. Costs one short
-    completion a chain: it may be as long as the power of two that `max_completion_tokens` leaves behind the chain, so
+    completion a chain: it may have what `max_completion_tokens` leaves behind the chain, rounded down to eighths, so
     that it stays in the context and depends on no other chain.
     """  # noqa: D205 (one sentence)
     beginnings = [before_answer(text) for _, text in chains]
     encoded = [encode_text(policy, before) for before in beginnings]
-    limits = [1 << (max(params.max_completion_tokens - len(ids), 1).bit_length() - 1) for ids in encoded]
+    eighth = max(params.max_completion_tokens // 8, 1)
+    limits = [max((params.max_completion_tokens - len(ids)) // eighth * eighth, 1) for ids in encoded]
     whole: dict[int, tuple[Completion]] = {}
     for limit in sorted(set(limits)):
         own = [i for i in range(len(chains)) if limits[i] == limit]
