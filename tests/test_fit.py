@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from expo_lite.errors import ModelError
 from expo_lite.memory import limits as fit
 from expo_lite.memory.exhausted import out_of_memory
 from expo_lite.memory.limits import Limits, fitted
-from expo_lite.memory.parts import GIB
+from expo_lite.memory.parts import GIB, Workload
+from expo_lite.memory.plan import MemoryPlan, plan_for
+from expo_lite.memory.shapes import find_shape
 from expo_lite.policy import scoring, slots
 from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.settings.groups import LossConfig, OptimizerConfig, RolloutConfig
+from expo_lite.settings.machine import Sampler
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.learn import learn
 from expo_lite.step.optimizer import make_optimizer
@@ -276,6 +280,31 @@ def test_a_resumed_run_keeps_its_choice(machine: Any) -> None:
     assert again.optimizer == first.optimizer
     assert again.sampling == first.sampling
     assert plan is not None
+
+
+def test_a_resumed_run_keeps_its_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 7B model on a card with 24 GiB free, then with a little less, then with much less; and the other way round."""
+
+    def free(gib: float) -> None:
+        def plan_here(
+            model: str, workload: Workload, sampler: Sampler, tokens: int | None, rows: int | None
+        ) -> MemoryPlan:
+            shape, on_gpu = find_shape("qwen2.5-7b"), replace(workload, kind="gpu", completion_tokens=1024)
+            return plan_for(shape, on_gpu, gib * GIB, sampler, micro_batch_tokens=tokens, sampling_rows=rows)
+
+        monkeypatch.setattr(fit, "_plan_here", plan_here)
+
+    config = resolve(TrainConfig(model="tiny"))
+    for started, sampler, later in ((24, "auto", (23.5, 12, 24)), (12, "native", (24,))):
+        free(started)
+        first, _ = fitted(config)
+        assert first.policy.sampler == sampler
+        for gib in later:
+            free(gib)
+            again, plan = fitted(config, first)
+            assert again == first
+            assert plan is not None
+            assert plan.workload.sampler == ("own" if sampler == "auto" else "native")
 
 
 def test_a_model_of_unknown_size_gets_the_caps() -> None:

@@ -126,12 +126,12 @@ def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig,
     if kept and policy.sampler == "auto":
         policy = dataclasses.replace(policy, sampler=kept.policy.sampler)
     if config.fit == "auto":
-        plan = planned(dataclasses.replace(config, policy=policy), tokens, rows)
+        # a kept `auto` is what a plan leaves that has room for our own
+        sampler = "own" if kept and policy.sampler == "auto" else policy.sampler
+        plan = planned(dataclasses.replace(config, policy=dataclasses.replace(policy, sampler=sampler)), tokens, rows)
     if plan is not None:
         tokens, rows = plan.micro_batch_tokens, plan.sampling_rows
-        if (
-            plan.workload.sampler == "native"
-        ):  # no room for a dense copy; else `auto` is settled when the model is there
+        if plan.workload.sampler == "native":  # else `auto` is settled when the model is there
             policy = dataclasses.replace(policy, sampler="native")
     optimizer = dataclasses.replace(config.optimizer, micro_batch_tokens=tokens or MOST_MICRO_BATCH_TOKENS)
     sampling = dataclasses.replace(config.sampling, sampling_rows=rows or MOST_SAMPLING_ROWS)
