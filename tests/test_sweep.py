@@ -14,8 +14,13 @@ import pytest
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
 from expo_lite.measure.figures import Evaluation
+from expo_lite.memory import limits
+from expo_lite.memory.parts import GIB
+from expo_lite.memory.shapes import find_shape
+from expo_lite.settings.groups import HeldOutConfig, RolloutConfig
 from expo_lite.settings.sweep import ReplicateConfig, RunsConfig
-from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.settings.train import RunConfig, TrainConfig, resolve
+from expo_lite.sweep import run as sweep_run
 from expo_lite.sweep.claims import CLAIMS, QUESTIONS
 from expo_lite.sweep.page import over_seeds_of
 from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
@@ -178,6 +183,33 @@ def test_runs_that_start_elsewhere_have_a_base_of_their_own(tmp_path: Path) -> N
         "bits=16-lora_rank=4": "base-evaluation-2.json",
         "bits=16-lora_rank=8": "base-evaluation-2.json",
     }
+
+
+def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a card where a run's plan is native with few rows, the evaluation that comes before it is no other."""
+    monkeypatch.setattr(limits, "free_gpu_bytes", lambda: 8 * GIB)
+    monkeypatch.setattr(limits, "find_shape", lambda model: find_shape("qwen2.5-3b"))
+    monkeypatch.setattr(limits, "ram_bytes", lambda: 8 * GIB)
+    config = resolve(
+        TrainConfig(
+            model="tiny",
+            output=tmp_path / "run",
+            evaluation=HeldOutConfig(eval_problems=1, eval_samples=1, k=(1,)),
+            sampling=RolloutConfig(max_completion_tokens=16),
+        )
+    )
+    planned, _ = limits.fitted(config)
+    used: list[RunConfig] = []
+
+    def evaluate_held_out(policy: Any, task: Any, problems: Any, config: RunConfig) -> Evaluation:
+        used.append(config)
+        assert policy._sampler == "native"
+        return Evaluation((), 0.7)
+
+    monkeypatch.setattr(sweep_run, "evaluate_held_out", evaluate_held_out)
+    sweep_run.evaluate_base(config, tmp_path / "base.json")
+    assert used == [planned]
+    assert planned.policy.sampler == "native"
 
 
 @pytest.mark.parametrize(

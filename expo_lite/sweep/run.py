@@ -119,7 +119,8 @@ def _log(plan: SweepPlan, name: str) -> Path:
 
 
 def evaluate_base(config: RunConfig, file: Path) -> None:
-    """Evaluate as the loop does before its first step."""
+    """Evaluate as the loop does before its first step, with the sampler and the rows that fit."""
+    config, _ = fitted(config)
     with Grader(rounding=config.data.rounding) as grader:
         task = load_task(config.task, grader=grader, options=config.data)
         policy = load_policy(config.model, config.policy, seed=config.seed, adapter=starting_adapter(config))
