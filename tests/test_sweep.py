@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
@@ -21,6 +23,7 @@ from expo_lite.settings.groups import HeldOutConfig, RolloutConfig
 from expo_lite.settings.sweep import ReplicateConfig, RunsConfig
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 from expo_lite.sweep import run as sweep_run
+from expo_lite.sweep import workers
 from expo_lite.sweep.claims import CLAIMS, QUESTIONS
 from expo_lite.sweep.page import over_seeds_of
 from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
@@ -291,6 +294,37 @@ def test_finished_runs_stay_and_broken_ones_go_on(
     capsys.readouterr()
     assert run([*words, "--resume"]) == 2
     assert "has other settings than the plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("visible", "n_seen", "names"),
+    [
+        (None, 2, ["0", "1"]),
+        (None, 0, []),
+        ("2,3", 2, ["2", "3"]),
+        (" 3 , 1", 2, ["3", "1"]),
+        ("GPU-8932f937,GPU-d8f9", 2, ["GPU-8932f937", "GPU-d8f9"]),
+        ("MIG-74c9,MIG-1b2c", 1, ["MIG-74c9", "MIG-1b2c"]),  # CUDA shows a process the first alone
+        ("1,-1,0", 1, ["1"]),  # what comes behind an entry that is no GPU does not count
+        ("", 0, []),
+        ("-1", 0, []),
+    ],
+)
+def test_processes_share_the_gpus_that_the_user_has_chosen(
+    visible: str | None, n_seen: int, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_seen)
+    assert workers.gpu_names() == names
+    waiting: Any = queue.Queue()
+    for name in names:
+        waiting.put(name)
+    monkeypatch.setattr(workers, "_end_with_parent", lambda: None)
+    for name in names:
+        workers._initialise(torch.get_num_threads(), waiting, True)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == name
 
 
 SWEEP = """

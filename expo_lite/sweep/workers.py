@@ -51,21 +51,21 @@ Workers = Callable[[Sequence[Job]], Iterator[tuple[Job, str | None]]]
 
 def processes(n: int | None) -> Workers:
     """`n` processes side by side that share the cores, and have a GPU each where there are several."""
-    n_gpus = torch.cuda.device_count()
-    n_processes = n or n_gpus or os.cpu_count() or 1
+    names = gpu_names()
+    n_processes = n or len(names) or os.cpu_count() or 1
     threads = max((os.cpu_count() or 1) // n_processes, 1)
 
     def carry_out(jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
         # One process imports, and the others are its copies. Not with a GPU: importing may ask CUDA for its cards, and
         # a copy of a process that has cannot use them. Nor unsloth, before which transformers must not be imported.
-        context = multiprocessing.get_context("spawn" if n_gpus else "forkserver")
+        context = multiprocessing.get_context("spawn" if names else "forkserver")
         context.set_forkserver_preload(
             ["expo_lite.loop", *([] if is_installed("unsloth") else ["expo_lite.policy.hf"])]
         )
-        gpus: Queue[int] = context.Queue()
-        for i in range(n_processes if n_gpus else 0):
-            gpus.put(i % n_gpus)
-        with ProcessPoolExecutor(n_processes, context, _initialise, (threads, gpus, bool(n_gpus))) as pool:
+        gpus: Queue[str] = context.Queue()
+        for i in range(n_processes if names else 0):
+            gpus.put(names[i % len(names)])
+        with ProcessPoolExecutor(n_processes, context, _initialise, (threads, gpus, bool(names))) as pool:
             futures = {pool.submit(job.carry_out): job for job in jobs}
             try:
                 for future in as_completed(futures):
@@ -81,9 +81,22 @@ def processes(n: int | None) -> Workers:
     return carry_out
 
 
-def _initialise(threads: int, gpus: "Queue[int]", has_gpus: bool) -> None:
+def gpu_names() -> list[str]:
+    """The GPUs as CUDA_VISIBLE_DEVICES names them: its own entries where it is set, else numbers.
+
+    Of MIG instances CUDA gives a process the first alone, however many are named: there the entries count.
+    """
+    n_gpus = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not n_gpus:
+        return [str(i) for i in range(n_gpus)]
+    names = [entry for each in visible.split(",") if (entry := each.strip())]
+    return names if names[0].startswith("MIG") else names[:n_gpus]  # CUDA stops at the first that is no GPU
+
+
+def _initialise(threads: int, gpus: "Queue[str]", has_gpus: bool) -> None:
     if has_gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpus.get())  # read when CUDA starts, which it has not yet
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # read when CUDA starts, which it has not yet
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
