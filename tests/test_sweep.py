@@ -188,6 +188,20 @@ def test_runs_that_start_elsewhere_have_a_base_of_their_own(tmp_path: Path) -> N
     }
 
 
+def test_another_explanation_prompt_has_a_base_of_its_own(tmp_path: Path) -> None:
+    """With a longer one fewer held-out problems fit, and a run is compared with its base problem by problem."""
+    file = tmp_path / "plan.toml"
+    for name in ("short", "long"):
+        (tmp_path / name).write_text("{question}\nThe answer is {answer}. Explain.")
+    prompts = [str(tmp_path / name) for name in ("short", "long")]
+    file.write_text(f"seeds = [0]\n[grid]\n'explanation.explanation_prompt' = {prompts}")
+    plan = read_plan(file, RunsConfig(model="tiny", output=tmp_path / "out"))
+    assert [plan.base_file(config).name for config in plan.configs()] == [
+        "base-evaluation.json",
+        "base-evaluation-2.json",
+    ]
+
+
 def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a card where a run's plan is native with few rows, the evaluation that comes before it is no other."""
     monkeypatch.setattr(limits, "free_gpu_bytes", lambda: 8 * GIB)

@@ -164,7 +164,7 @@ def _evaluated(config: RunConfig) -> str:
             config.start_sha256,
             config.task,
             config.data,
-            config.question_prompt,
+            config.prompt_files,  # that of explanations too: what does not fit with it is left out
             config.evaluation,
             config.policy.bits,
             config.sampling.max_completion_tokens,
