@@ -283,6 +283,50 @@ def test_what_is_printed() -> None:
     assert (name, cells[0].split()[0], cells[2].split()[0]) == (BASE, "95.0", "48.5")
 
 
+def small_evaluation(levels: Sequence[int], *, n_correct: int = 1, n: int = 4, task: str = "a") -> Evaluation:
+    """Four problems a level."""
+    problems = [ProblemResult(f"{task}-{level}-{i}", level, True, n_correct, n) for level in levels for i in range(4)]
+    some = Estimate(0.0, 0.0, 1.0)
+    names = [*map(str, levels), *([ALL] if len(levels) > 1 else [])]
+    rows = tuple(LevelResult(name, 4, n, some, some, {}, {}, 0.0, 0.0, 0.0, 0.0, {}) for name in names)
+    return Evaluation(rows, 0.7, (), tuple(problems))
+
+
+def test_runs_on_several_tasks_each_have_their_own_levels() -> None:
+    many, few = small_evaluation((1, 2, 3)), small_evaluation((10,), task="b")
+    results = Results({"a": {0: RunResult(many, many, [])}, "b": {0: RunResult(few, few, [])}}, {}, 4)
+    assert results.levels == ["1", "2", "3", "10"]
+    figures = {name: [cell.split()[0] for cell in cells] for name, cells in level_rows(results, 1)}
+    assert figures["a"] == ["25.0", "25.0", "25.0", "-", "25.0"]
+    assert figures["b"] == ["-", "-", "-", "25.0", "25.0"]
+    part = judged(better(results, "a", "b", ALL), results)  # other problems are not compared
+    assert part.verdict is Verdict.NOT_MEASURED
+
+
+def test_a_pass_of_more_samples_than_there_are_is_not_measured() -> None:
+    runs = {
+        name: {0: RunResult(own, own, [])}
+        for name, own in (("a", small_evaluation((1,), n=8)), ("b", small_evaluation((1,), n=2)))
+    }
+    assert [cells[0].split()[0] for _, cells in level_rows(Results(runs, {}, 4), 4)] == ["50.0", "50.0", "-"]
+
+
+def test_each_base_is_shown_under_its_own_name() -> None:
+    weak, strong = small_evaluation((1,)), small_evaluation((1,), n_correct=3)
+    names = {"exp-grpo-hard": "base 2 (model=large)", "grpo": "base 1 (model=small)"}
+    runs = {name: {0: RunResult(own, own, [])} for name, own in (("grpo", weak), ("exp-grpo-hard", strong))}
+    results = Results(runs, {}, 1, names)
+    assert [(name, cells[0].split()[0]) for name, cells in level_rows(results, 1)] == [
+        ("base 1 (model=small)", "25.0"),
+        ("base 2 (model=large)", "75.0"),
+        ("grpo", "25.0"),
+        ("exp-grpo-hard", "75.0"),
+    ]
+    assert outcomes(results)[1].inapplicable == "the base solves 75% of the hardest level"
+    assert results.difference("exp-grpo-hard", BASE, "1").value == 0.0
+    assert outcomes(Results({"grpo": runs["grpo"]}, {}, 1, names))[1].inapplicable is None  # of another base's figure
+
+
 def test_the_sum_of_a_metric_is_the_cost() -> None:
     rows: Callable[[float], list[dict[str, float]]] = lambda n: [{"num_tokens": n}, {"num_tokens": n}]
     results = Results({"a": {0: RunResult(START, START, rows(5.0)), 1: RunResult(START, START, rows(7.0))}}, {}, 4)

@@ -15,18 +15,21 @@ import torch
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
-from expo_lite.measure.figures import Evaluation
+from expo_lite.measure.figures import Evaluation, LevelResult, ProblemResult
+from expo_lite.measure.statistics import Estimate
 from expo_lite.memory import limits
 from expo_lite.memory.parts import GIB
 from expo_lite.memory.shapes import find_shape
+from expo_lite.run.folder import RunFolder
 from expo_lite.settings.groups import HeldOutConfig, RolloutConfig
 from expo_lite.settings.sweep import ReplicateConfig, RunsConfig
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 from expo_lite.sweep import run as sweep_run
 from expo_lite.sweep import workers
 from expo_lite.sweep.claims import CLAIMS, QUESTIONS
-from expo_lite.sweep.page import over_seeds_of
+from expo_lite.sweep.page import over_seeds_of, write_page
 from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
+from expo_lite.sweep.report import Outcome
 from expo_lite.sweep.results import RunResult
 from expo_lite.tasks.hidden_rules import check_steps
 
@@ -186,6 +189,49 @@ def test_runs_that_start_elsewhere_have_a_base_of_their_own(tmp_path: Path) -> N
         "bits=16-lora_rank=4": "base-evaluation-2.json",
         "bits=16-lora_rank=8": "base-evaluation-2.json",
     }
+    assert plan.base_names == {
+        "bits=4-lora_rank=4": "base 1 (bits=4)",
+        "bits=4-lora_rank=8": "base 1 (bits=4)",
+        "bits=16-lora_rank=4": "base 2 (bits=16)",
+        "bits=16-lora_rank=8": "base 2 (bits=16)",
+    }
+
+
+def test_runs_of_different_kinds_are_all_reported(tmp_path: Path) -> None:
+    """Two tasks, one without levels, and two numbers of samples: tables, files and page are made."""
+    file = tmp_path / "plan.toml"
+    file.write_text(
+        "seeds = [0]\n[common]\nsteps = 2\n[runs.a]\nsteps = 3\n[runs.b]\ntask = 'arithmetic'\n"
+        "evaluation.eval_samples = 2\nevaluation.k = [1]"
+    )
+    plan = read_plan(file, RunsConfig(model="tiny", output=tmp_path / "out"))
+    some = Estimate(0.0, 0.0, 1.0)
+    for config in plan.configs():
+        n, levels = config.evaluation.eval_samples, (1, 2) if config.task == "hidden-rules" else (None,)
+        rows = [str(level or "all") for level in levels]
+        kept = Evaluation(
+            tuple(LevelResult(name, 1, n, some, some, {}, {}, 0.0, 0.0, 0.0, 0.0, {}) for name in rows),
+            0.7,
+            problems=tuple(ProblemResult(f"{config.task}-{level}", level, True, 1, n) for level in levels),
+        )
+        folder = RunFolder(config.output)
+        folder.evaluation_file(0).parent.mkdir(parents=True)
+        for step in (0, config.steps):
+            folder.evaluation_file(step).write_text(json.dumps(kept.to_json()))
+        folder.metrics.append([{"step": 1, "num_tokens": 5.0, "step_time": 1.0}])
+    results = sweep_run.collect_results(plan)
+    assert results.k == 1
+    outcome = Outcome.of(plan, results, {})
+    assert outcome.title == "Sweep plan on tiny, hidden-rules or arithmetic"
+    assert "3 or 2 steps of" in outcome.sentence
+    markdown, data = outcome.write()
+    found = json.loads(data.read_text())["runs"]
+    base = "base 2 (task=arithmetic-eval_samples=2-k=1)"
+    assert list(found) == ["base 1 (task=hidden-rules-eval_samples=16-k=1+4+16)", base, "a", "b"]
+    assert found[base]["pass@1"]["1"] is None
+    assert found[base]["pass@1"]["all"]["value"] == 0.5
+    assert f"| {base} | - | - | 50.0 (" in markdown.read_text()
+    assert base in write_page(outcome).read_text()
 
 
 def test_another_explanation_prompt_has_a_base_of_its_own(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def better(results: Results, ours: str, theirs: str, level: str, *, above: float
 def hard_only(results: Results) -> Iterator[Part]:
     """Both trained on the hardest level alone."""
     level = results.hardest
-    enough = 10 * max(results.accuracy(BASE, level).value, FLOOR)
+    enough = 10 * max(_base_solves(results) or 0.0, FLOOR)
     yield Part(
         f"GRPO stays within {NEAR_ZERO:.0%}",
         ("grpo-hard",),
@@ -157,8 +157,16 @@ def hard_only(results: Results) -> Iterator[Part]:
 
 def solved_already(results: Results) -> str | None:
     """Why a tenfold rise cannot be judged, if it cannot."""
-    base = results.accuracy(BASE, results.hardest).value
-    return f"the base solves {base:.0%} of the hardest level" if base > NEAR_ZERO else None
+    base = _base_solves(results)
+    return f"the base solves {base:.0%} of the hardest level" if base and base > NEAR_ZERO else None
+
+
+def _base_solves(results: Results) -> float | None:
+    """Of the hardest level, the policy that `exp-grpo-hard` starts from; None where that was not measured."""
+    try:
+        return results.accuracy(results.base_of("exp-grpo-hard"), results.hardest).value
+    except KeyError:
+        return None
 
 
 def by_level(results: Results) -> Iterator[Part]:

@@ -23,7 +23,7 @@ from expo_lite.report.record import differing_in
 from expo_lite.run.metrics import LEVEL_REWARD, mean
 from expo_lite.settings.schema import flat, to_json
 from expo_lite.sweep.plan import FIXED
-from expo_lite.sweep.report import Outcome, cost_rows, rows_of
+from expo_lite.sweep.report import Outcome, cost_rows, figures_by_level
 from expo_lite.sweep.results import BASE, Results, RunResult
 
 NAME = "report.html"
@@ -58,17 +58,14 @@ def render(outcome: Outcome) -> str:
     """The page of all runs that have finished."""
     results, names = outcome.results, outcome.results.finished
     charts = curves(results)
-    tables = {
-        f"pass@{k}": {name: [results.accuracy(name, level, k) for level in rows_of(results)] for name in (BASE, *names)}
-        for k in sorted({1, results.k})
-    }
+    tables = {f"pass@{k}": figures_by_level(results, k) for k in sorted({1, results.k})}
     return document(
         "sweep.html.j2",
         scripts=("charts.js", "page.js"),
         figures={
             "runs": names,
             "last": max(row["step"] for runs in results.runs.values() for run in runs.values() for row in run.metrics),
-            "passes": bars(rows_of(results), tables),
+            "passes": bars(results, tables),
             "charts": [chart.to_json() for chart in charts],
         },
         title=outcome.title,
@@ -81,7 +78,7 @@ def render(outcome: Outcome) -> str:
         runs=names,
         names=names,
         shown=range(DRAWN_FIRST),
-        levels=rows_of(results),
+        levels=results.columns,
         tables=tables,
         charts=charts,
         cost=cost_rows(results),
@@ -90,18 +87,20 @@ def render(outcome: Outcome) -> str:
     )
 
 
-def bars(levels: Sequence[str], tables: Mapping[str, Mapping[str, Sequence[Estimate]]]) -> dict[str, Any]:
-    """What the picture by level draws, in percent: the untrained model, then every run."""
+def bars(results: Results, tables: Mapping[str, Mapping[str, Sequence[Estimate | None]]]) -> dict[str, Any]:
+    """What the picture by level draws, in percent: the untrained models, then every run."""
+    bases, names = results.bases, results.finished
+    first = [next(number for number, name in enumerate(names) if results.base_of(name) == base) for base in bases]
     series = [
         {
             "label": "before training" if name == BASE else name,
             "run": number,
-            "before": name == BASE,
-            "values": {table: [percents(estimate) for estimate in rows[name]] for table, rows in tables.items()},
+            "before": name in bases,
+            "values": {table: [found and percents(found) for found in rows[name]] for table, rows in tables.items()},
         }
-        for number, name in enumerate(next(iter(tables.values())), -1)
+        for name, number in zip((*bases, *names), (*first, *range(len(names))), strict=True)
     ]
-    return {"levels": levels, "series": series}
+    return {"levels": results.columns, "series": series}
 
 
 def curves(results: Results) -> list[Chart]:

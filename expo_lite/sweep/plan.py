@@ -26,7 +26,7 @@ from expo_lite.errors import ConfigError
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
-from expo_lite.settings.schema import flat, from_mapping, toml_values
+from expo_lite.settings.schema import flat, from_mapping, to_json, toml_values
 from expo_lite.settings.sweep import RunsConfig, check_sweep
 from expo_lite.settings.train import RunConfig, TrainConfig, run_name
 from expo_lite.tasks import check_name
@@ -38,6 +38,18 @@ PRESETS = tuple(sorted(file.stem for file in HERE.glob("*.toml")))
 KEYS = ("seeds", "diagnose_problems", "common", "runs", "grid")
 FIXED = ("seed", "output", "resume")
 """Settings that the command sets for each run."""
+EVALUATED = (
+    "model",
+    "start_from",
+    "task",
+    "data.",
+    "question_prompt",
+    "explanation.explanation_prompt",  # what does not fit with it is left out
+    "evaluation.",
+    "policy.bits",
+    "sampling.max_completion_tokens",
+)
+"""How the names of settings begin that the evaluation of the untrained model depends on."""
 MOST_RUNS = 10_000
 
 
@@ -72,15 +84,29 @@ class SweepPlan:
 
     def base_file(self, config: RunConfig) -> Path:
         """Where the evaluation of the model that a run starts from is kept."""
-        place = list(self._kinds).index(_evaluated(config))
+        place = list(self._kinds).index(_kind(config))
         return self.folder / f"base-evaluation{f'-{place + 1}' if place else ''}.json"
+
+    @cached_property
+    def base_names(self) -> dict[str, str]:
+        """By run: the untrained model that it starts from, named by what sets it apart; nothing where there is one."""
+        tables = {kind: _evaluated(config) for kind, config in self._kinds.items()}
+        first = next(iter(tables.values()))
+        differing = [key for key in first if any(table[key] != first[key] for table in tables.values())]
+        names: dict[str, str] = {}
+        for place, (kind, table) in enumerate(tables.items(), 1):
+            words = [f"{key.rsplit('.', 1)[-1]}={_word(table[key])}" for key in differing]
+            names[kind] = f"base {place} ({'-'.join(words)})"
+        if len(names) == 1:
+            return {}
+        return {name: names[_kind(self.config(name, self.seeds[0]))] for name in self.runs}
 
     @cached_property
     def _kinds(self) -> dict[str, RunConfig]:
         kinds: dict[str, RunConfig] = {}
         for name in self.runs:
             config = self.config(name, self.seeds[0])
-            kinds.setdefault(_evaluated(config), config)
+            kinds.setdefault(_kind(config), config)
         return kinds
 
 
@@ -156,20 +182,13 @@ def _run(where: str, settings: dict[str, Any], given: dict[str, Any]) -> TrainCo
     return from_mapping(TrainConfig, settings | given, where)
 
 
-def _evaluated(config: RunConfig) -> str:
-    """What the evaluation of the untrained model depends on."""
-    return repr(
-        (
-            config.model,
-            config.start_sha256,
-            config.task,
-            config.data,
-            config.prompt_files,  # that of explanations too: what does not fit with it is left out
-            config.evaluation,
-            config.policy.bits,
-            config.sampling.max_completion_tokens,
-        )
-    )
+def _evaluated(config: RunConfig) -> dict[str, Any]:
+    """What the evaluation of the untrained model depends on, by the settings' names."""
+    return {name: value for name, value in flat(to_json(config)) if name.startswith(EVALUATED)}
+
+
+def _kind(config: RunConfig) -> str:
+    return repr((_evaluated(config), config.start_sha256))
 
 
 def _table(values: dict[str, Any], key: str, file: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a sweep found, as tables on the console, Markdown and JSON; a replication's claims come first."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from expo_lite.measure.statistics import Estimate
-from expo_lite.records import ALL
 from expo_lite.run.files import write_atomically
 from expo_lite.sweep.claims import JudgedPart, Judgement, Verdict, answers, judge_claims, one_seed
 from expo_lite.sweep.plan import SweepPlan
-from expo_lite.sweep.results import BASE, Results
+from expo_lite.sweep.results import Results
 from expo_lite.terminal import visible_line
 
 STYLES = {
@@ -50,23 +49,30 @@ def answer_table(heading: str, parts: Sequence[JudgedPart], level: str) -> Table
 
 def level_table(results: Results, k: int) -> Table:
     """pass@k of the untrained model and of every run, by level."""
-    table = _table(f"pass@{k} by level", "", *rows_of(results))
+    table = _table(f"pass@{k} by level", "", *results.columns)
     for name, cells in level_rows(results, k):
-        table.add_row(name, *cells)
+        table.add_row(Text(name), *cells)
     return table
 
 
-def rows_of(results: Results) -> list[str]:
-    """The columns of the level table: every level, and all where there is more than one."""
-    return [*results.levels, *([ALL] if len(results.levels) > 1 else [])]
-
-
 def level_rows(results: Results, k: int) -> list[tuple[str, list[str]]]:
-    """Name and figures by level of the untrained model and of every run that has finished."""
+    """Name and figures by level of every untrained model and of every run that has finished."""
     return [
-        (name, [results.accuracy(name, level, k).text() for level in rows_of(results)])
-        for name in (BASE, *results.finished)
+        (name, [found.text() if found else "-" for found in figures])
+        for name, figures in figures_by_level(results, k).items()
     ]
+
+
+def figures_by_level(results: Results, k: int) -> dict[str, list[Estimate | None]]:
+    """pass@k by level of every untrained model and every run that has finished; None where it has no such level."""
+
+    def figure(name: str, level: str) -> Estimate | None:
+        try:
+            return results.accuracy(name, level, k)
+        except KeyError:
+            return None
+
+    return {name: [figure(name, level) for level in results.columns] for name in (*results.bases, *results.finished)}
 
 
 def cost_rows(results: Results) -> list[tuple[str, list[str]]]:
@@ -97,19 +103,25 @@ class Outcome:
     @property
     def title(self) -> str:
         """What was carried out, on what."""
-        config = self.plan.any_config
         title = "The paper's claims" if self.judgements else f"Sweep {visible_line(self.plan.name)}"
-        return f"{title} on {visible_line(config.model)}, {visible_line(config.task)}"
+        return f"{title} on {self.each('model')}, {self.each('task')}"
+
+    def each(self, setting: str) -> str:
+        """A setting's values of all runs that have finished, in words."""
+        seed = self.plan.seeds[0]
+        return _either(getattr(self.plan.config(name, seed), setting) for name in self.results.finished)
 
     @property
     def sentence(self) -> str:
         """How much was trained and measured."""
-        config, before = self.plan.any_config, self.results.any_run.before
-        some = before.levels[0]
+        befores = self.results.befores.values()
+        some = [before.levels[0] for before in befores]
         return (
-            f"Seeds {', '.join(map(str, self.plan.seeds))}; {config.steps} steps of {config.problems_per_step} "
-            f"problems with {config.group_size} completions each; {some.n_samples} samples a problem at temperature "
-            f"{before.temperature}, {some.n_problems} held-out problems a level."
+            f"Seeds {', '.join(map(str, self.plan.seeds))}; {self.each('steps')} steps of "
+            f"{self.each('problems_per_step')} problems with {self.each('group_size')} completions each; "
+            f"{_either(row.n_samples for row in some)} samples a problem at temperature "
+            f"{_either(before.temperature for before in befores)}, "
+            f"{_either(row.n_problems for row in some)} held-out problems a level."
         )
 
     @property
@@ -133,10 +145,11 @@ class Outcome:
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:
-    results, config = outcome.results, outcome.plan.any_config
+    results = outcome.results
+    figures = figures_by_level(results, results.k)
     return {
-        "model": config.model,
-        "task": config.task,
+        "model": outcome.each("model"),
+        "task": outcome.each("task"),
         "seeds": outcome.plan.seeds,
         "claims": [
             {
@@ -152,10 +165,12 @@ def _json(outcome: Outcome) -> dict[str, Any]:
         "runs": {
             name: {
                 "seeds": sorted(results.runs.get(name, ())),
-                f"pass@{results.k}": {level: asdict(results.accuracy(name, level)) for level in rows_of(results)},
-                **({metric: asdict(results.total(name, metric)) for metric in COSTS} if name != BASE else {}),
+                f"pass@{results.k}": {
+                    level: found and asdict(found) for level, found in zip(results.columns, figures[name], strict=True)
+                },
+                **({metric: asdict(results.total(name, metric)) for metric in COSTS} if name in results.runs else {}),
             }
-            for name in (BASE, *results.finished)
+            for name in figures
         },
         "failures": outcome.failures,
     }
@@ -193,7 +208,7 @@ def _markdown(outcome: Outcome) -> list[str]:
         lines += ["", f"## {heading}", "", *_rows([f"level {results.hardest}", "difference", "seeds", ""], rows)]
     for k in sorted({1, results.k}):
         rows = [[name, *cells] for name, cells in level_rows(results, k)]
-        lines += ["", f"## pass@{k} by level", "", *_rows(["run", *rows_of(results)], rows)]
+        lines += ["", f"## pass@{k} by level", "", *_rows(["run", *results.columns], rows)]
     rows = [[name, *cells] for name, cells in cost_rows(results)]
     lines += ["", "## What it cost", "", *_rows(["run", "seeds", *COSTS.values()], rows)]
     return [*lines, *(f"\n{name} failed: {visible_line(failure)}" for name, failure in outcome.failures.items())]
@@ -221,6 +236,11 @@ def _table(title: str, *columns: str) -> Table:
 
 def _styled(verdict: Verdict) -> Text:
     return Text(verdict, STYLES[verdict])
+
+
+def _either(values: Iterable[object]) -> str:
+    """Those that differ, as in '100 or 200'."""
+    return " or ".join(dict.fromkeys(visible_line(str(value)) for value in values))
 
 
 def _count(estimate: Estimate) -> str:

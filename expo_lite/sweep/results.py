@@ -1,12 +1,12 @@
 """What a plan's finished runs measured, and how they differ: estimates that carry seeds and problems; free of torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.statistics import Estimate, in_quadrature, over_seeds, over_seeds_and_problems, pass_at_k
-from expo_lite.records import ALL
+from expo_lite.records import ALL, level_order
 from expo_lite.run.metrics import mean
 
 BASE = "base"
@@ -26,18 +26,16 @@ class RunResult:
 class Results:
     """All that was measured: runs by name, then seed; `diagnoses` has the "all" row of diagnosis.json by seed.
 
-    Whatever is asked of a run that is not there, or of two runs that share no seed, raises KeyError.
+    Whatever is asked of a run that is not there, of a level that it has not, or of two runs that share no seed or were
+    asked other problems, raises KeyError.
     """
 
     runs: Mapping[str, Mapping[int, RunResult]]
     diagnoses: Mapping[int, Mapping[str, Any]]
     k: int
     """Of pass@k."""
-
-    @property
-    def any_run(self) -> RunResult:
-        """A finished run, for what is the same in all."""
-        return next(run for by_seed in self.runs.values() for run in by_seed.values())
+    base_names: Mapping[str, str] = field(default_factory=dict)
+    """By run: the name of the policy that it starts from, where runs start from several; else that is BASE."""
 
     @property
     def finished(self) -> list[str]:
@@ -45,9 +43,30 @@ class Results:
         return [name for name, by_seed in self.runs.items() if by_seed]
 
     @property
+    def befores(self) -> dict[str, Evaluation]:
+        """The evaluations of the policies that finished runs start from, by name."""
+        return {self.base_of(name): self._before(name) for name in reversed(self.finished)}
+
+    @property
+    def bases(self) -> list[str]:
+        """Their names, in the order of the runs."""
+        return list(dict.fromkeys(map(self.base_of, self.finished)))
+
+    def base_of(self, run: str) -> str:
+        """The name of the policy that a run starts from."""
+        return self.base_names.get(run, BASE)
+
+    @property
     def levels(self) -> list[str]:
-        """The levels, the hardest last; of a task without levels, "all"."""
-        return [row.level for row in self.any_run.before.levels if row.level != ALL] or [ALL]
+        """The levels that any run has, the hardest last; of tasks without levels, "all"."""
+        found = {row.level for name in self.finished for row in self._before(name).levels}
+        return sorted(found - {ALL}, key=level_order) or [ALL]
+
+    @property
+    def columns(self) -> list[str]:
+        """What runs are compared at: every level, and "all" where that is not the one level again."""
+        own = [[row.level for row in self._before(name).levels] for name in self.finished]
+        return self.levels if all(levels == self.levels for levels in own) else [*self.levels, ALL]
 
     @property
     def hardest(self) -> str:
@@ -55,27 +74,22 @@ class Results:
         return self.levels[-1]
 
     def accuracy(self, run: str, level: str, k: int | None = None) -> Estimate:
-        """pass@k of a run after training, or of the base, at a level or at "all"."""
-        if run == BASE:
-            return over_seeds_and_problems([_solved(self.any_run.before, level, k or self.k)])
+        """pass@k of a run after training, or of a base, at a level or at "all"."""
+        if run == BASE or run not in self.runs:
+            return over_seeds_and_problems([_solved(self.befores[run], level, k or self.k)])
         return over_seeds_and_problems([_solved(own.after, level, k or self.k) for own in self._of(run).values()])
 
     def difference(self, ours: str, theirs: str, level: str) -> Estimate:
-        """pass@k of one run minus another's (or the base's), paired by seed and problem."""
+        """pass@k of one run minus another's (or that of its own base), paired by seed and problem."""
         own, other = self._of(ours), self._of(ours if theirs == BASE else theirs)
         seeds = [seed for seed in own if seed in other]
         if not seeds:
             raise KeyError(theirs)
         return over_seeds_and_problems(
             [
-                [
-                    a - b
-                    for a, b in zip(
-                        _solved(own[seed].after, level, self.k),
-                        _solved(other[seed].before if theirs == BASE else other[seed].after, level, self.k),
-                        strict=True,
-                    )
-                ]
+                _differences(
+                    own[seed].after, other[seed].before if theirs == BASE else other[seed].after, level, self.k
+                )
                 for seed in seeds
             ],
             lowest=-1.0,
@@ -104,6 +118,9 @@ class Results:
         """How many seeds all of these runs have."""
         return len(set.intersection(*(set(self.runs.get(run, ())) for run in runs if run != BASE)))
 
+    def _before(self, run: str) -> Evaluation:
+        return next(iter(self.runs[run].values())).before
+
     def _of(self, run: str) -> Mapping[int, RunResult]:
         if not self.runs.get(run):
             raise KeyError(run)
@@ -125,9 +142,19 @@ def change(metrics: Sequence[Mapping[str, float]], name: str) -> tuple[float, fl
     return mean(values[:quarter]), mean(values[-quarter:])
 
 
+def _differences(ours: Evaluation, theirs: Evaluation, level: str, k: int) -> list[float]:
+    """By how much pass@k of each problem differs; KeyError where the problems are not the same."""
+    if [p.problem_id for p in ours.problems] != [p.problem_id for p in theirs.problems]:
+        raise KeyError(level)
+    return [a - b for a, b in zip(_solved(ours, level, k), _solved(theirs, level, k), strict=True)]
+
+
 def _solved(evaluation: Evaluation, level: str, k: int) -> list[float]:
-    """pass@k of every problem of a level, in the evaluation's order; of "all", of every problem."""
+    """pass@k of every problem of a level, in the evaluation's order; of "all", of every problem.
+
+    Raises KeyError where there is none, or where one was not sampled k times.
+    """
     found = [p for p in evaluation.problems if level in (ALL, str(p.level))]
-    if not found:
+    if not found or min(p.n for p in found) < k:
         raise KeyError(level)
     return [pass_at_k(p.n, p.n_correct, k) for p in found]

@@ -204,8 +204,8 @@ def collect_results(plan: SweepPlan) -> Results:
         file = plan.folder / f"diagnosis-seed{seed}" / RESULTS
         if file.exists():
             diagnoses[seed] = json.loads(file.read_text(encoding="utf-8"))["levels"][-1]
-    k = K if plan.any_config.evaluation.eval_samples >= K else 1
-    return Results(runs, diagnoses, k)
+    k = K if min(config.evaluation.eval_samples for config in plan.runs.values()) >= K else 1
+    return Results(runs, diagnoses, k, plan.base_names)
 
 
 def _evaluation(file: Path) -> Evaluation:
