@@ -1,5 +1,6 @@
 """Every claim and question can hold, fail, and be undecided, by figures that are made here."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from expo_lite.sweep.claims import (
     judged,
     one_seed,
 )
-from expo_lite.sweep.report import claim_table, level_rows, level_table
+from expo_lite.sweep.report import claim_table, level_rows, level_table, part_json
 from expo_lite.sweep.results import BASE, Results, RunResult, change, minus
 
 HOLDS, FAILS, UNDECIDED = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
@@ -139,6 +140,21 @@ def test_each_can_fail_or_stay_open(number: int, changed: dict[str, RunResult], 
 )
 def test_the_diagnoses_can_fail(number: int, figures: dict[str, float], verdict: Verdict) -> None:
     assert outcomes(made(figures=figures))[number].verdict == verdict
+
+
+def test_a_diagnosis_of_a_single_problem_leaves_its_claims_open() -> None:
+    """It has no interval, which diagnosis.json says with nulls; one such seed of three is enough."""
+    results = made()
+    opened = {"value": 3.0, "low": None, "high": None}
+    row: dict[str, Any] = {**results.diagnoses[0], "nll_ratio": opened}
+    row["lift"] = row["lift"] | {"explanation": opened}
+    results = Results(results.runs, {**results.diagnoses, 0: row}, 4)
+    found = outcomes(results)
+    assert (found[5].verdict, found[6].verdict) == (UNDECIDED, UNDECIDED)
+    assert found[5].parts[0].figure == "2.40 (-inf to inf)"  # 3 and twice 2.1
+    assert [part.verdict for part in found[6].parts] == [HOLDS, UNDECIDED]
+    written = json.loads(json.dumps(list(map(part_json, found[5].parts)), allow_nan=False))
+    assert written[0]["figure"] == {"value": pytest.approx(2.4), "low": None, "high": None}
 
 
 def test_seeds_that_disagree_leave_it_open() -> None:

@@ -1,6 +1,7 @@
 """What a sweep found, as tables on the console, Markdown and JSON; a replication's claims come first."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -157,11 +158,11 @@ def _json(outcome: Outcome) -> dict[str, Any]:
                 "statement": j.claim.statement,
                 "paper": j.claim.paper,
                 "verdict": j.verdict,
-                "parts": list(map(_part_json, j.parts)),
+                "parts": list(map(part_json, j.parts)),
             }
             for j in outcome.judgements
         ],
-        "questions": {heading: list(map(_part_json, parts)) for heading, parts in outcome.asked.items()},
+        "questions": {heading: list(map(part_json, parts)) for heading, parts in outcome.asked.items()},
         "runs": {
             name: {
                 "seeds": sorted(results.runs.get(name, ())),
@@ -176,15 +177,21 @@ def _json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _part_json(judged: JudgedPart) -> dict[str, Any]:
+def part_json(judged: JudgedPart) -> dict[str, Any]:
+    """A part as plain JSON values."""
     return {
         "statement": judged.part.statement,
-        "figure": asdict(judged.estimate) if judged.estimate else None,
+        "figure": _finite(judged.estimate) if judged.estimate else None,
         "above": judged.part.above,
         "at_most": judged.part.at_most,
         "seeds": judged.n_seeds,
         "verdict": judged.verdict,
     }
+
+
+def _finite(estimate: Estimate) -> dict[str, float | None]:
+    """Plain JSON values, which know no infinity: an open end is null, as in diagnosis.json."""
+    return {name: end if math.isfinite(end) else None for name, end in asdict(estimate).items()}
 
 
 def _markdown(outcome: Outcome) -> list[str]:

@@ -1,5 +1,6 @@
 """What a plan's finished runs measured, and how they differ: estimates that carry seeds and problems; free of torch."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,10 +105,10 @@ class Results:
         """A metric's sum over a run's steps, over seeds."""
         return over_seeds([sum(row.get(name, 0.0) for row in own.metrics) for own in self._of(run).values()])
 
-    def diagnosed(self, figure: Callable[[Mapping[str, Any]], Mapping[str, float] | None]) -> Estimate:
+    def diagnosed(self, figure: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]) -> Estimate:
         """A figure of the diagnoses; its interval carries the seeds', and the problems' as each diagnosis has it."""
         found = [figure(row) for row in self.diagnoses.values()]
-        estimates = [Estimate(**each) for each in found if each is not None]
+        estimates = [_estimate(each) for each in found if each is not None and each["value"] is not None]
         if not estimates or len(estimates) < len(found):
             raise KeyError("diagnosis")
         seeds = over_seeds([estimate.value for estimate in estimates])
@@ -140,6 +141,12 @@ def change(metrics: Sequence[Mapping[str, float]], name: str) -> tuple[float, fl
         raise KeyError(name)
     quarter = max(len(values) // 4, 1)
     return mean(values[:quarter]), mean(values[-quarter:])
+
+
+def _estimate(figure: Mapping[str, Any]) -> Estimate:
+    """A figure as diagnosis.json has it: null is an end that is open, as a single problem leaves both."""
+    low, high = figure["low"], figure["high"]
+    return Estimate(figure["value"], -math.inf if low is None else low, math.inf if high is None else high)
 
 
 def _differences(ours: Evaluation, theirs: Evaluation, level: str, k: int) -> list[float]:
