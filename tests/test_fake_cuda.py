@@ -10,7 +10,8 @@ import torch
 from fake_cuda import CUDA, CudaPolicy, LeftOnTheCpu, OnlyCuda, fake_cuda
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from expo_lite.memory.shapes import ALIASES_FILE
+from expo_lite.memory.parts import Workload, cache_bytes
+from expo_lite.memory.shapes import ALIASES_FILE, shape_of
 from expo_lite.policy import scoring, slots
 from expo_lite.policy.batching import MicroBatch, Row, collate
 from expo_lite.policy.choosing import choose
@@ -54,6 +55,28 @@ def test_a_decoding_step_can_be_recorded(name: str, params: SamplingParams) -> N
         # a recording reads and writes the same buffers each time
         after = [id(buffer) for buffer in (*state._cache.keys, state._last_S, state._count_S, state._running_S)]
         assert before == after
+
+
+@pytest.mark.parametrize("n_slots", [1, 3, 8, 12])
+def test_as_many_rows_as_were_asked_for_are_held_and_decoded(n_slots: int) -> None:
+    """What the memory plan counts, to the byte, but for the buffer that is copied when a cache grows."""
+    policy = policy_of("qwen2.5-0.5b")
+    shape = shape_of(CONFIGS["qwen2.5-0.5b"] | {"num_hidden_layers": 2})
+    with fake_cuda():
+        policy.materialise()
+        state = Slots(
+            Decoder(merge(policy._model)), [(1,) * 20], torch.zeros(24, 50), SamplingParams(1.0, 50), n_slots=n_slots,
+            eos_ids=(7,),
+        )  # fmt: skip
+        held = sum(buffer.nbytes for buffer in (*state._cache.keys, *state._cache.values))
+        planned = cache_bytes(shape, Workload(prompt_tokens=20, completion_tokens=50), n_slots)
+        assert held == planned * 2 * shape.layers / (2 * shape.layers + 1)
+        state.fill(deque(Waiting(i, 0) for i in range(24)))
+        assert state.n_rows == n_slots
+        widths: list[tuple[int, int]] = []
+        state.advance = lambda n_rows, width: widths.append((n_rows, width))  # type: ignore[method-assign]
+        state.step()
+        assert {n_rows for n_rows, _ in widths} == {n_slots}
 
 
 def looks_at_a_value(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, params: SamplingParams) -> Any:

@@ -23,7 +23,9 @@ from expo_lite.records import FinishReason, SamplingParams
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
 """Steps between two looks at which rows have ended: on a GPU a look waits for everything before it."""
 ROW_STEP = {"cpu": 1, "cuda": RECORDED_ROWS}
-"""Rows are decoded in multiples of this: on a GPU each number of rows is a recording; a few rows more cost nothing."""
+"""Rows are decoded in multiples of this, or all slots: on a GPU each number of rows is a recording, and a few rows more
+cost nothing. The slots themselves are as many as were asked for: each has a cache of its own, which the memory plan and
+its halving count."""
 WIDTH_STEP = {"cpu": 8, "cuda": RECORDED_WIDTH}
 """Likewise of the positions that are attended to."""
 
@@ -73,7 +75,7 @@ class Slots:
         device, limit = decoder.device, params.max_completion_tokens
         self._kind = "cpu" if device.type == "cpu" else "cuda"
         self._most_positions = max(map(len, prompts)) + limit
-        self._n_slots = _up(n_slots, ROW_STEP[self._kind])
+        self._n_slots = n_slots
         on_cpu = self._kind == "cpu"
         room = max(map(len, prompts)) + 1 if on_cpu else self._most_positions
         self._cache = decoder.new_cache(self._n_slots, _up(room, CACHE_BLOCK))
