@@ -173,7 +173,22 @@ def test_the_plan_chooses_what_fits_and_no_more() -> None:
     assert not make_plan(shape, workload, 3 * GIB).fits
 
 
-def test_auto_samples_with_a_dense_copy_where_a_group_fits_beside_it() -> None:
+@pytest.mark.parametrize("group_size", [2, 8, 32, 64, 256])
+def test_the_sampler_does_not_depend_on_the_group(group_size: int) -> None:
+    """A group need not be decoded at once: 40 rows of a long completion are enough for any."""
+    shape = find_shape("qwen2.5-3b")
+    workload = Workload(group_size=group_size, completion_tokens=8192)
+    plan = plan_for(shape, workload, 24 * GIB, "auto")
+    assert (plan.workload.sampler, plan.sampling_rows, plan.fits) == ("own", 40, True)
+    few = plan_for(shape, workload, 10.5 * GIB, "own")
+    assert few.fits
+    assert few.sampling_rows < 8
+    assert plan_for(shape, workload, 10.5 * GIB, "auto").workload.sampler == "native"
+    asked = plan_for(shape, workload, 10.5 * GIB, "auto", sampling_rows=few.sampling_rows)
+    assert (asked.workload.sampler, asked.fits) == ("own", True)
+
+
+def test_auto_samples_with_a_dense_copy_where_rows_fit_beside_it() -> None:
     shape, workload = find_shape("qwen2.5-7b"), Workload()
     roomy, tight = (plan_for(shape, workload, gib * GIB, "auto") for gib in (24, 12))
     assert (roomy.workload.sampler, tight.workload.sampler) == ("own", "native")

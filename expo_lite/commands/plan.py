@@ -171,8 +171,8 @@ def closing_lines(each: PlannedModel) -> list[str]:
     )
     if workload.sampler == "native":
         lines.append(
-            "Sampler native: our own decoder, which is faster, needs a dense copy of the weights, and that does not "
-            "fit."
+            "Sampler native: our own decoder, which is faster, needs a dense copy of the weights, beside which too few "
+            "rows fit."
         )
     if each.longest:
         lines.append(

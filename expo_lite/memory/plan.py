@@ -22,6 +22,8 @@ MOST_MICRO_BATCH_TOKENS = 16_384
 """What a micro-batch has at most where the plan chooses: longer passes are no faster."""
 MOST_SAMPLING_ROWS = 256
 """How many rows are decoded at most where the plan chooses."""
+ENOUGH_ROWS = 8
+"""With so many rows our own decoder is taken, whatever the group: a group need not be decoded at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def plan_for(
     micro_batch_tokens: int | None = None,
     sampling_rows: int | None = None,
 ) -> MemoryPlan:
-    """The plan with the sampler that is asked for; auto takes our own where it can decode a whole group, else native.
+    """The plan with the sampler that is asked for; auto takes our own where enough rows fit, else native.
 
     Our own decodes faster, but needs room for a dense copy of the weights while it samples.
     """
@@ -120,7 +122,7 @@ def plan_for(
     if sampler != "auto":
         return plan(sampler)
     own = plan("own")
-    if own.fits and own.sampling_rows >= min(workload.group_size, sampling_rows or workload.group_size):
+    if own.fits and own.sampling_rows >= min(ENOUGH_ROWS, sampling_rows or ENOUGH_ROWS):
         return own
     native = plan("native")
     return native if native.fits else own

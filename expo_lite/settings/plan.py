@@ -30,7 +30,7 @@ class PlanConfig:
     sampler: Sampler = "auto"
     """own counts a dense copy of the weights while sampling;
     vllm its cache and workspace, which stay in memory while training; native neither.
-    auto takes own where a group fits, else native."""
+    auto takes own where eight completions fit beside its copy, else native."""
     micro_batch_tokens: Annotated[int | None, Bounds(least=1, most=2**24)] = None
     """Take this many tokens in a micro-batch instead of choosing."""
     sampling_rows: Annotated[int | None, ROWS] = None
