@@ -272,6 +272,22 @@ def test_the_plan_chooses_what_the_user_leaves_open(machine: Any) -> None:
     assert (config.optimizer.micro_batch_tokens, config.sampling.sampling_rows, plan) == (16_384, 256, None)
 
 
+def test_the_plan_knows_what_a_run_keeps_beside(machine: Any) -> None:
+    """The supervised term's gradient where its share is measured, and the adapter that the run started from."""
+    machine(23)
+
+    def parts(**changes: Any) -> set[str]:
+        _, plan = fitted(replace(resolve(TrainConfig(model="tiny")), **changes))
+        assert plan is not None
+        return {part for phase in plan.phases for part in phase.parts}
+
+    kept = {"gradients of one term", "reference adapter", "adapter put aside"}
+    assert parts() & kept == {"gradients of one term"}
+    assert not parts(diagnostics_every=0) & kept
+    assert not parts(method="grpo") & kept
+    assert parts(start_from=Path("adapter")) & kept == kept
+
+
 def test_a_resumed_run_keeps_its_choice(machine: Any) -> None:
     machine(10)
     first, _ = fitted(resolve(TrainConfig(model="qwen2.5-0.5b")))

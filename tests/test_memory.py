@@ -16,11 +16,18 @@ from simulated_update import Measured, MemoryTracker, measure_update, simulation
 from smollm2 import gguf_file
 
 from expo_lite.memory import parts as memory
+from expo_lite.memory.limits import Limits
 from expo_lite.memory.parts import GIB, Workload, phases
 from expo_lite.memory.plan import largest, longest_completion, make_plan, plan_for
 from expo_lite.memory.shapes import ALIASES_FILE, Shape, find_shape, shape_of
 from expo_lite.objectives import token_logprobs
+from expo_lite.policy.batching import Row
 from expo_lite.policy.decoder import SlotCache
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.settings.groups import LossConfig, PolicyConfig
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step.learn import learn
+from expo_lite.step.optimizer import make_optimizer
 
 CONFIGS: dict[str, dict[str, Any]] = json.loads(ALIASES_FILE.read_text())
 SMALL = Shape(
@@ -157,6 +164,43 @@ def test_the_cache_of_the_sampler_is_planned_to_the_byte(turned: bool) -> None:
     # the last buffer's old copy is a block shorter than a whole one
     shorter = 16 * memory.CACHE_BLOCK * shape.kv_width * 2
     assert tracker.peak == pytest.approx(memory.cache_bytes(shape, workload, 16) - shorter, rel=0.001)
+
+
+def peak_of_an_update(*, diagnosed: bool, from_adapter: bool) -> int:
+    """Of two short rows and a large adapter of the built-in model."""
+    config = resolve(
+        TrainConfig(model="tiny", policy=PolicyConfig(lora_rank=512, lora_alpha=512), loss=LossConfig(kl_coef=0.04))
+    )
+    rows = [
+        Row((5, 6, 7), (8,), advantage=1.0, weight=0.1, kl_weight=0.1),
+        Row((5, 6, 7), (9,), sft_weight=0.1),
+    ]
+    policy = HfPolicy("tiny", config.policy, seed=0)
+    optimizer, limits = make_optimizer(policy, config), Limits(1000, 8)
+    learn(policy, optimizer, rows, config, step=0, last_good="", limits=limits)
+    if from_adapter:
+        policy.keep_reference()
+    tracker = MemoryTracker()
+    tracker.count([*policy._peft.parameters(), *policy._peft.buffers(), *(policy._kept or {}).values()])
+    tracker.count([value for state in optimizer.state.values() for value in state.values()])
+    with tracker:
+        learn(policy, optimizer, rows, config, step=1, last_good="", limits=limits, measure_share=diagnosed)
+    return tracker.peak
+
+
+def test_a_measured_share_and_a_reference_are_planned() -> None:
+    """Each is one more copy of the adapter at the worst moment."""
+    plain = peak_of_an_update(diagnosed=False, from_adapter=False)
+    shape = find_shape("tiny")
+    for diagnosed, from_adapter in ((True, False), (False, True), (True, True)):
+        more = peak_of_an_update(diagnosed=diagnosed, from_adapter=from_adapter) - plain
+        workload = Workload(kind="cpu", lora_rank=512)
+        then, now = (
+            {phase.name: phase.peak for phase in phases(shape, each, 1000, 8)}
+            for each in (workload, replace(workload, diagnosed=diagnosed, from_adapter=from_adapter))
+        )
+        assert now["update"] - then["update"] == pytest.approx(more, rel=0.02)
+        assert all(now[name] >= then[name] for name in then)
 
 
 def test_the_plan_chooses_what_fits_and_no_more() -> None:

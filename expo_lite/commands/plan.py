@@ -103,6 +103,7 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
         group_size=config.group_size,
         prompt_tokens=config.prompt_tokens,
         completion_tokens=config.max_completion_tokens or find_model(model).max_completion_tokens,
+        diagnosed=True,  # as a run is by default
     )
     total = memory_gib * GIB
     plan = plan_for(

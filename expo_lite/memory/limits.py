@@ -150,6 +150,8 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
         rows_together=2 if config.method == "exp-dpo" else 1,
         completion_tokens=max(config.sampling.max_completion_tokens, config.explanation.max_explanation_tokens or 0),
         nucleus=min(config.sampling.top_p, config.evaluation.eval_top_p) < 1,
+        from_adapter=config.start_from is not None,
+        diagnosed=bool(config.diagnostics_every) and config.method in ("exp-grpo", "gt-sft-grpo"),
     )
     return _plan_here(config.model, workload, config.policy.sampler, tokens, rows)
 

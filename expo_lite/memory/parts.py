@@ -62,6 +62,10 @@ class Workload:
     """How many rows a micro-batch holds at least: with exp-dpo the two of a pair."""
     nucleus: bool = False
     """Whether top_p is below 1, in training or evaluation."""
+    from_adapter: bool = False
+    """Whether the run starts from an adapter, of which it keeps a copy as its reference."""
+    diagnosed: bool = False
+    """Whether the gradient of the supervised term is measured by itself, and held beside the whole one."""
     sampler: PlannedSampler = "own"
     """own holds a dense copy of the weights while it samples, native nothing beside its cache, and vllm a cache of its
     own beside everything else, in every phase."""
@@ -190,6 +194,8 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
     base = base_parts(shape, workload) | context
     adapter = shape.n_adapter_weights(workload.lora_rank) * FP32
     steady = base | {"LoRA adapter": adapter, "optimiser state": optimizer_bytes(shape, workload)}
+    if workload.from_adapter:
+        steady["reference adapter"] = adapter
     if workload.sampler == "vllm":
         steady["vLLM's share"] = cache_bytes(shape, workload, sampling_rows) + VLLM_WORKSPACE
         sampling = steady
@@ -210,7 +216,11 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
     products = kept_products(shape, workload, tokens)
     if products:
         kept["kept products of layers"] = shape.layers * products
-    update = steady | {"gradients": adapter} | kept
+    scoring, update = steady | kept, steady | {"gradients": adapter} | kept
+    if workload.from_adapter:  # scoring with the reference, between two micro-batches
+        scoring = update | {"adapter put aside": adapter}
+    if workload.diagnosed:
+        update["gradients of one term"] = adapter
 
     def worse(name: str, shared: dict[str, float], layer: float) -> Phase:
         # the layer's own products are among those that are kept
@@ -220,7 +230,7 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
     return (
         Phase("load", base | {"one matrix before quantising": largest}),
         Phase("sampling", sampling),
-        worse("scoring", steady | kept, forward_activations(shape, workload, tokens)),
+        worse("scoring", scoring, forward_activations(shape, workload, tokens)),
         worse("update", update, layer_activations(shape, workload, tokens)),
         # the state is read on the CPU and moved tensor by tensor
         Phase("resume", steady | ({"adapter file": adapter} if workload.kind == "cpu" else {})),

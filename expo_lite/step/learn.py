@@ -8,7 +8,7 @@ and the gradients, which are fp32, are scaled down after it: a token's share of 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -113,11 +113,10 @@ def learn(
         return limits.updating(lambda: one_pass(scale), one_row=one_row)
 
     chains = [row for row in useful if row.sft_weight > 0 and measure_share]
-    supervised = _gradient_of(
-        chains,
-        parameters,
-        lambda: scaled(lambda s: limits.updating(lambda: one_pass(s, chains), one_row=one_row), scale, parameters),
-    )
+    supervised: list[torch.Tensor] = []
+    if chains:
+        scaled(lambda s: limits.updating(lambda: one_pass(s, chains), one_row=one_row), scale, parameters)
+        supervised = _gradients(parameters)  # the next pass makes others, and leaves these as they are
     for _ in range(config.loss.updates_per_batch):
         totals, scale = scaled(whole_pass, scale, parameters)
         if old_logprobs is None:
@@ -167,15 +166,6 @@ def _diverged(step: int, loss: float, grad_norm: float, last_good: str) -> Diver
     )
 
 
-def _gradient_of(
-    rows: Sequence[Row], parameters: Sequence[torch.nn.Parameter], one_pass: Callable[[], object]
-) -> list[torch.Tensor]:
-    if not rows:
-        return []
-    one_pass()
-    return [grad.clone() for grad in _gradients(parameters)]
-
-
 def _gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
     return [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
 
@@ -188,12 +178,14 @@ def gradient_share(whole: Sequence[torch.Tensor], supervised: Sequence[torch.Ten
     """  # noqa: D205 (one sentence)
     if not supervised:
         return {}
-    others = [all_of_it - part for all_of_it, part in zip(whole, supervised, strict=True)]
-    own, rest = (
-        float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in part])))
-        for part in (supervised, others)
-    )
+    own = _norm(supervised)
+    rest = _norm(all_of_it - part for all_of_it, part in zip(whole, supervised, strict=True))
     return {"expo/sft_grad_norm": own, "expo/sft_grad_share": own / (own + rest) if own + rest else 0.0}
+
+
+def _norm(parts: Iterable[torch.Tensor]) -> float:
+    """Of all parts together, of which one at a time need be there."""
+    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in parts])))
 
 
 def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -> dict[str, float]:
