@@ -121,7 +121,8 @@ def learn(
         totals, scale = scaled(whole_pass, scale, parameters)
         if old_logprobs is None:
             old_logprobs = totals.old_logprobs
-            metrics |= logp_difference(useful, old_logprobs) | gradient_share(_gradients(parameters), supervised)
+            metrics |= logp_difference(useful, old_logprobs)
+            metrics |= limits.updating(lambda: gradient_share(_gradients(parameters), supervised), one_row=one_row)
             if any(row.side for row in useful):
                 nats = [old_logprobs[i].sum() for i in range(len(useful))]
                 metrics |= dpo_metrics(useful, nats, dpo_beta=config.dpo.dpo_beta)
