@@ -1,6 +1,7 @@
 """Settings: every rule has a case that breaks it; what is written is read back."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from expo_lite.errors import ConfigError
+from expo_lite.run.target import resolve_run
 from expo_lite.settings import machine as module
-from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig
+from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig, OptimizerConfig, TaskOptions
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.measuring import (
     DiagnoseConfig,
@@ -291,6 +293,29 @@ def test_json_and_back(config: Any) -> None:
 def read_toml(path: Path) -> TrainConfig:
     """As `--config` reads a file."""
     return from_mapping(TrainConfig, toml_values(path), str(path))
+
+
+def test_values_from_python_are_of_the_fields_type() -> None:
+    """A text is a path where one is wanted, and a list a tuple, in groups too; a path keeps its `~` nowhere."""
+    given: Any = {"output": "runs/x", "levels": [5, "hard"], "data": TaskOptions(data="~/d")}  # type: ignore[arg-type]
+    config = resolve_run(TrainConfig(model="tiny", **given))
+    assert (config.output, config.levels) == (Path("runs/x"), (5, "hard"))
+    assert config.data.data == Path("~/d").expanduser()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": "5"}, "steps must be int, not '5'"),
+        ({"output": 5}, "output must be Path, not 5"),
+        ({"log": "wandb"}, "log must be a list, not 'wandb'"),
+        ({"optimizer": OptimizerConfig(learning_rate="1e-3")}, "learning_rate must be float, not '1e-3'"),  # type: ignore[arg-type]
+        ({"evaluation": 3}, "evaluation must be HeldOutConfig, not 3"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        resolve_run(TrainConfig(model="tiny", **given))
 
 
 def test_toml_fills_what_it_has(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from expo_lite.run.folder import ADAPTER_FILES, RunFolder, read_config
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import Backend, Sampler
 from expo_lite.settings.models import PRESETS, find_model
-from expo_lite.settings.schema import check_values
+from expo_lite.settings.schema import check_values, typed
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
@@ -78,6 +78,7 @@ def resolve_run(config: TrainConfig) -> RunConfig:
         CheckpointError: the adapter that is to be started from is damaged or of an unknown kind.
         ConfigError: a setting is wrong, or is not that of the adapter.
     """
+    config = typed(config)
     path = Path(config.model).expanduser().absolute() if config.model else None
     if config.resume and config.output and (config.output / "config.json").exists():
         kept = read_config(config.output)

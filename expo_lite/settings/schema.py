@@ -169,6 +169,17 @@ def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:
         raise ConfigError(f"{where}: {str(error).rpartition('missing ')[2]}.") from error
 
 
+def typed(settings: T) -> T:
+    """The same settings with every value of its field's type, as a TOML file's are: 'runs/x' becomes a path.
+
+    Raises:
+        ConfigError: a value is of another type; the field, the type and the value are named.
+    """
+    hints = typing.get_type_hints(type(settings))
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return type(settings)(**{name: _convert(hints[name], value, name) for name, value in values.items()})
+
+
 def not_a_file(path: Path) -> str | None:
     """What a path leads to that is no file to read from: a pipe or a device may never end; None for files and nothing.
 
@@ -198,21 +209,29 @@ def _convert_to_one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:
     return None if value is None and types.NoneType in hints else _convert(hints[0], value, where)
 
 
+def _convert_group(cls: type[Any], value: Any, where: str) -> Any:
+    if isinstance(value, cls):
+        return typed(value)
+    if isinstance(value, dict):
+        return from_mapping(cls, value, where)
+    raise ConfigError(f"{where} must be {cls.__name__}, not {_given(value)}.")
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return from_mapping(typing.cast(type[Any], hint), value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _convert_group(hint, value, where)
     if origin in (types.UnionType, typing.Union):  # X | None, with a Literal in the older form; or a level
         return _convert_to_one_of(args, value, where)
     if origin is Literal:
         if value in args:
             return value
         raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}, not {_given(value)}.")
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(args[0], item, where) for item in value)
-    if hint is Path and isinstance(value, str):
+    if hint is Path and isinstance(value, str | Path):
         return Path(value).expanduser()
-    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**40:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) >= 10**40:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value

@@ -32,6 +32,7 @@ from expo_lite.settings.schema import (
     changed,
     check_rules,
     check_values,
+    typed,
 )
 
 Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
@@ -136,6 +137,7 @@ def resolve(config: TrainConfig) -> RunConfig:
     Raises:
         ConfigError: a setting is out of bounds, contradicts another, or names what is not here.
     """
+    config = typed(config)
     _check(config)
     model = config.model or machine.default_model()
     preset = find_model(model)
