@@ -11,6 +11,7 @@ from made_run import make_run
 
 import expo_lite.grading
 from expo_lite.commands import cli
+from expo_lite.settings.train import TrainConfig, resolve
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -173,11 +174,14 @@ def test_the_commands_run(command: str, folder: Path, capsys: pytest.CaptureFixt
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     ((_, code),) = [block for block in BLOCK.findall(README.read_text(encoding="utf-8")) if block[0] == "python"]
     assert len(code.splitlines()) <= 10
+    made = resolve(TrainConfig(model="tiny")).output
+    make_run(tmp_path / made)  # by the first command
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102 (our own text)
     *levels, folder = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in levels] == [f"level {level}" for level in (1, 2, 3, 4, 5, "all")]
     assert all(re.fullmatch(r"level \w+: pass@4 \d+% -> \d+%", line) for line in levels)
+    assert Path(folder) != made
     assert len((tmp_path / folder / "metrics.jsonl").read_text().splitlines()) == 5
 
 

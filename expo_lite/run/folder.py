@@ -145,7 +145,8 @@ def check_new(folder: Path) -> None:
     """Raise CheckpointError where something would be overwritten."""
     if not is_new(folder):
         raise CheckpointError(
-            f"The folder '{folder}' exists. Continue it with --resume, or choose another one with --output."
+            f"The folder '{folder}' exists. Continue it with --resume (in Python resume=True), or choose another one "
+            "with --output (output=...)."
         )
 
 
