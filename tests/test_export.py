@@ -14,9 +14,9 @@ from test_decoder import CONFIGS, PROMPTS, folder_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from expo_lite.commands import cli
-from expo_lite.commands.export import checked_problems
+from expo_lite.commands.export import checked_problems, how_to_load_adapter
 from expo_lite.errors import ModelError
-from expo_lite.policy.export import check_export, greedy, plain_config, write_merged, write_model_gguf
+from expo_lite.policy.export import MOST_NATS, check_export, greedy, plain_config, write_merged, write_model_gguf
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.ollama import ChatPieces, modelfile
@@ -83,15 +83,26 @@ def test_a_merged_model_answers_alike_and_its_card_has_the_figures(
     assert "    user:\n    {question}\n    Reason step by step" in card
 
 
-def test_an_adapter_loads_on_the_base_that_it_names(run: Path) -> None:
-    from peft import AutoPeftModelForCausalLM
-
+def test_an_adapter_loads_on_the_base_that_it_names(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the lines that are printed, and in four bits, as it was trained; the card has the same lines."""
     folder = export(run, "adapter")
-    model = AutoPeftModelForCausalLM.from_pretrained(str(folder))
-    trained = {name: p for name, p in model.named_parameters() if "lora_B" in name}
-    assert trained
-    assert all(p.abs().max() > 0 for p in trained.values())
+    printed = capsys.readouterr().out.split("load it:\n")[1]
+    names: dict[str, Any] = {}
+    exec(compile(printed, "printed", "exec"), names)  # noqa: S102 (our own text)
+    assert printed.replace(str(folder), folder.name) in (folder / "README.md").read_text()
     assert (folder / "tokenizer.json").is_file()
+    assert any(type(module).__name__ == "Linear4bit" for module in names["model"].modules())
+    target = find_target(str(run))
+    policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
+    (reply,) = greedy(policy, [encode_question(policy.tokenizer, checked_problems(target)[0])], 64)
+    logits_TV = names["model"](torch.tensor([[*reply.prompt_ids, *reply.token_ids]])).logits[0].float()
+    logprobs_TV = torch.log_softmax(logits_TV[len(reply.prompt_ids) - 1 : -1], 1)
+    found = logprobs_TV.gather(1, torch.tensor(reply.token_ids)[:, None])[:, 0]
+    assert float((found - torch.tensor(reply.logprobs)).abs().mean()) < MOST_NATS
+
+
+def test_an_adapter_of_16_bits_is_put_on_a_base_of_16_bits() -> None:
+    assert "four_bits" not in how_to_load_adapter(Path("a"), 16)
 
 
 @pytest.mark.parametrize("dtype", ["f16", "q8_0"])

@@ -129,7 +129,7 @@ def export(place: Destination, console: Console) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     say(console, f"written to: {folder}")
-    say(console, f"load it:\n{how_to_load(asked.to, folder, place.name)}")
+    say(console, f"load it:\n{how_to_load(place, folder)}")
     if asked.push is not None:
         push(folder, asked.push, console)
     elif asked.to == "hub":
@@ -181,7 +181,7 @@ def card_of(place: Destination, agreement: str | None) -> str:
         base=preset.source if on_the_hub else target.model,
         license=preset.license,
         kind=WHAT[place.form],
-        loading=how_to_load(place.asked.to, Path(place.asked.push or place.folder.name), place.name),
+        loading=how_to_load(place, Path(place.asked.push or place.folder.name)),
         library={"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[place.form],
         prompt=question_turns(Problem("", "{question}", "", prompts=target.prompts)),
         agreement=agreement,
@@ -212,13 +212,11 @@ def checked_problems(target: Target) -> list[Problem]:
     return load_task("arithmetic", grader=grader).problems("test", limit=CHECKED_PROBLEMS)
 
 
-def how_to_load(to: Kind, folder: Path, name: str) -> str:
-    """What to type."""
+def how_to_load(place: Destination, folder: Path) -> str:
+    """What to type once it lies in `folder`."""
+    to, name = place.asked.to, place.name
     if to == "adapter":
-        return (
-            "from peft import AutoPeftModelForCausalLM\n"
-            f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}", load_in_4bit=True)'
-        )
+        return how_to_load_adapter(folder, place.target.policy.bits)
     if to == "gguf":
         return f"llama-cli -m {folder / name}"
     if to == "ollama":
@@ -227,6 +225,24 @@ def how_to_load(to: Kind, folder: Path, name: str) -> str:
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f'model = AutoModelForCausalLM.from_pretrained("{folder}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{folder}")'
+    )
+
+
+def how_to_load_adapter(folder: Path, bits: int) -> str:
+    """Python that puts the adapter on a base as it was quantised in training."""
+    if bits == 16:
+        return (
+            f'from peft import AutoPeftModelForCausalLM\nmodel = AutoPeftModelForCausalLM.from_pretrained("{folder}")'
+        )
+    return (
+        "import torch\n"
+        "from peft import AutoPeftModelForCausalLM\n"
+        "from transformers import BitsAndBytesConfig\n"
+        "four_bits = BitsAndBytesConfig(\n"
+        '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,\n'
+        "    bnb_4bit_compute_dtype=torch.bfloat16,\n"
+        ")\n"
+        f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}", quantization_config=four_bits)'
     )
 
 
