@@ -217,3 +217,10 @@ def test_a_full_disk_while_reopening_loses_nothing(folder: RunFolder) -> None:
     with largest_file(10), pytest.raises(CheckpointError, match="Cannot write"):
         reopen(folder, settings(folder.path))
     assert (folder.metrics.path.read_bytes(), folder.samples.path.read_bytes()) == before
+
+
+def test_a_run_is_not_resumed_with_fewer_steps_than_are_done(folder: RunFolder) -> None:
+    message = r"has 4 steps done, and 3 are asked for\. Resume it with --steps 4 \(in Python steps=4\) or more"
+    with pytest.raises(ConfigError, match=message):
+        folder.check(settings(folder.path, steps=3))
+    folder.check(settings(folder.path, steps=4))

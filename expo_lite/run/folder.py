@@ -14,7 +14,7 @@ from typing import Any
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.prompts import read_prompts
 from expo_lite.records import Prompts
-from expo_lite.run.checkpoint import load_state, newest_whole
+from expo_lite.run.checkpoint import load_state, newest_whole, step_of
 from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.settings.schema import flat, from_mapping, to_json
 from expo_lite.settings.train import RunConfig
@@ -75,7 +75,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: there is no run to continue, or none of its checkpoints is whole.
-            ConfigError: the run has other settings.
+            ConfigError: the run has other settings, or more steps are done than are asked for.
         """
         there, given = (dict(flat(to_json(settings))) for settings in (read_config(self.path), config))
         differing = (key for key in sorted(there) if there[key] != given[key])
@@ -86,6 +86,11 @@ class RunFolder:
         checkpoint, damaged = newest_whole(self.checkpoints)
         if checkpoint is None and damaged:
             raise CheckpointError(f"No whole checkpoint in '{self.path}': {'; '.join(damaged)}.")
+        if checkpoint is not None and (done := step_of(checkpoint)) > config.steps:
+            raise ConfigError(
+                f"The run in '{self.path}' has {done} steps done, and {config.steps} are asked for. Resume it with "
+                f"--steps {done} (in Python steps={done}) or more, or train anew with another --output (output=...)."
+            )
 
     def cut_back(self) -> tuple[Path | None, list[str]]:
         """Cut the files back to the newest whole checkpoint.
