@@ -140,6 +140,7 @@ WRONG = {
     "train --method exp-dpo --pairs both": "'offline', 'online'",
     "train --method exp-dpo --pairs offline --pair-refresh-steps 2": "error: pair_refresh_steps is for pairs 'online'",
     "train --method exp-dpo --chosen own": "'explanation', 'expert'",
+    "train --method grpo --explain-with answer --explain all": "error: explain set, but method 'grpo' learns from no",
     "train --method sft --kl-coef 0.1": "error: kl_coef set, but only grpo, exp-grpo, gt-sft-grpo have the GRPO loss",
     "train --config missing.toml": "error: Cannot read the settings file 'missing.toml': No such file or directory.",
     "train --config": "--config",

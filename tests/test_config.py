@@ -26,7 +26,7 @@ from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plan import PlanConfig
 from expo_lite.settings.schema import check_values, from_mapping, to_json, toml_values
 from expo_lite.settings.sweep import ReplicateConfig, check_sweep
-from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.settings.train import Method, TrainConfig, check_of_use, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +194,47 @@ def test_each_rule_of_methods(config: TrainConfig, message: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            TrainConfig(method="grpo", explanation=ExpoConfig(explain_with="no-answer", explanations_per_problem=2)),
+            "explain_with, explanations_per_problem set, but nothing is explained with method 'grpo'; it is with "
+            "exp-grpo, exp-dpo and star.",
+        ),
+        (
+            TrainConfig(method="exp-dpo", dpo=DpoConfig(chosen="expert"), explanation=ExpoConfig(max_reliance=0.2)),
+            "max_reliance set, but nothing is explained with method 'exp-dpo' with chosen 'expert'; it is with "
+            "exp-grpo, exp-dpo and star.",
+        ),
+        (
+            TrainConfig(method="star", explanation=ExpoConfig(exp_sft_coef=0.1)),
+            "exp_sft_coef set, but only exp-grpo, gt-sft-grpo have the weighted term, not 'star'.",
+        ),
+        (
+            TrainConfig(method="grpo", explanation=ExpoConfig(explain="all")),
+            "explain set, but method 'grpo' learns from no chains; all others do.",
+        ),
+    ],
+)
+def test_a_setting_that_does_nothing_is_refused_but_not_in_a_plan(config: TrainConfig, message: str) -> None:
+    """A plan's common settings stand before its methods."""
+    with pytest.raises(ConfigError) as caught:
+        check_of_use(config)
+    assert str(caught.value) == message
+    resolve(config)
+
+
 def test_each_method_takes_its_own_settings() -> None:
+    for method in get_args(Method):
+        check_of_use(TrainConfig(method=method, explanation=ExpoConfig(explanation_prompt=Path("a"))))
+    with_term: tuple[Method, ...] = ("gt-sft-grpo", "exp-grpo")
+    for method in with_term:
+        check_of_use(TrainConfig(method=method, explanation=ExpoConfig(exp_sft_coef=0.1, explain="all")))
+    explaining: tuple[Method, ...] = ("exp-grpo", "star", "exp-dpo")
+    for method in explaining:
+        check_of_use(TrainConfig(method=method, explanation=ExpoConfig(explanation_filter=("lift",))))
+    check_of_use(TrainConfig(method="sft", explanation=ExpoConfig(explain="all-wrong")))
     resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig("offline", chosen="expert", dpo_sft_coef=1.0)))
     resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig(pair_refresh_steps=3, dpo_beta=0.5)))
     resolve(TrainConfig(method="exp-dpo", loss=LossConfig(updates_per_batch=2)))

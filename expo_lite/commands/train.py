@@ -8,7 +8,7 @@ from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.run.folder import check_new
 from expo_lite.run.target import resolve_run
-from expo_lite.settings.train import TrainConfig
+from expo_lite.settings.train import TrainConfig, check_of_use
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal
 
@@ -23,6 +23,7 @@ class Train(ConfiguredCommand):
         """Check the settings, read the problems, then train."""
         config = resolve_run(self.settings)
         if not config.resume:
+            check_of_use(self.settings)
             check_new(config.output)
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)

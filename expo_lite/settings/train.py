@@ -230,6 +230,39 @@ def _check(config: TrainConfig) -> None:
     )
 
 
+def check_of_use(config: TrainConfig) -> None:
+    """Refuse explanation settings that do nothing with the method. Not for plans, which share settings among runs.
+
+    What is kept all the same is the explanation prompt, in whose words `diagnose RUN` asks.
+
+    Raises:
+        ConfigError: there is such a setting; it is named, with the methods that it is for.
+    """
+    method, given = config.method, set(changed(config.explanation)) - {"explanation_prompt"}
+    of_term = sorted(given & {"exp_sft_coef", "exp_sft_schedule"})
+    of_chains = sorted(given & {"explain", "exp_sft_normalisation"})
+    of_explanations = sorted(given - {*of_term, *of_chains})
+    explains = method in ("exp-grpo", "star") or (method == "exp-dpo" and config.dpo.chosen == "explanation")
+    asked = f"'{method}'" if method != "exp-dpo" else "'exp-dpo' with chosen 'expert'"
+    check_rules(
+        [
+            (
+                method in ("exp-grpo", "gt-sft-grpo") or not of_term,
+                f"{', '.join(of_term)} set, but only exp-grpo, gt-sft-grpo have the weighted term, not '{method}'.",
+            ),
+            (
+                explains or not of_explanations,
+                f"{', '.join(of_explanations)} set, but nothing is explained with method {asked}; it is with exp-grpo, "
+                "exp-dpo and star.",
+            ),
+            (
+                method != "grpo" or not of_chains,
+                f"{', '.join(of_chains)} set, but method 'grpo' learns from no chains; all others do.",
+            ),
+        ]
+    )
+
+
 def check_filters(filters: tuple[ExplanationFilter, ...]) -> None:
     """Raise ConfigError where there is no filter, or 'none' beside another."""
     check_rules(
