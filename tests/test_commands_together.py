@@ -1,11 +1,17 @@
 """The whole way on the tiny model, by the command line: find hard problems, train on them, measure against the base."""
 
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from expo_lite.commands.cli import run
+from expo_lite.commands.cli import parse, run
+from expo_lite.commands.command import suggested
+from expo_lite.settings.groups import TaskOptions
+from expo_lite.settings.measuring import DiagnoseConfig
+from expo_lite.settings.train import TrainConfig
 
 MODEL = "tiny"
 
@@ -53,3 +59,30 @@ def test_hard_then_train_then_eval_against_the_base(tmp_path: Path, capsys: pyte
     assert results["differences"][-1]["avg"]["value"] == pytest.approx(ours - theirs)
     assert "minus tiny" in capsys.readouterr().out
     assert run(["eval", str(trained), "--baseline", MODEL, "--samples", "4"]) == 1  # nothing is overwritten
+
+
+def test_what_was_given_stands_in_the_command_that_is_suggested() -> None:
+    """Each line parses, and has the given settings of those that its command has."""
+    given = (
+        "--model tiny --task 'csv:my file.csv' --question-field text --answer-field result --levels 3 hard --bits 16"
+    )
+    words = f"{given} --problems 5 --split test --explanation-filter verified lift --level-field ''"
+    command: Any = parse(["explain", *shlex.split(words)])
+    line = suggested("diagnose", DiagnoseConfig(), command.settings, "tiny")
+    then: Any = parse(shlex.split(line)[1:])
+    assert (then.settings.task, then.settings.data) == ("csv:my file.csv", command.settings.data)
+    assert then.settings == DiagnoseConfig(
+        model="tiny",
+        task="csv:my file.csv",
+        levels=(3, "hard"),
+        bits=16,
+        split="test",
+        explanation_filter=("verified", "lift"),
+        data=TaskOptions(question_field="text", answer_field="result", level_field=""),
+    )
+    line = suggested("train", TrainConfig(), then.settings, "tiny")
+    assert "--split" not in line
+    last: Any = parse(shlex.split(line)[1:])
+    assert (last.settings.data, last.settings.levels) == (command.settings.data, (3, "hard"))
+    plain = suggested("train", TrainConfig(), DiagnoseConfig(), "tiny")
+    assert plain == "expo-lite train --model tiny --task hidden-rules"

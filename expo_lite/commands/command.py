@@ -1,8 +1,9 @@
 """What the commands have in common: their flags, how a model is found, and how progress and results are printed."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -12,11 +13,14 @@ from expo_lite.records import Level, Problem, Prompts
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.measuring import ExplainingConfig, MeasuringConfig
+from expo_lite.settings.schema import flat, to_json
 from expo_lite.tasks import Task, problems_of
 from expo_lite.terminal import warning
 
 Inline = tyro.conf.arg(name="")
 """The settings' fields stand beside the command's own."""
+NOT_REPEATED = ("model", "task", "problems", "output", "resume")
+"""Settings that a command does not hand on to the one that it suggests; model and task stand first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +80,18 @@ def measured_problems(
         warn=warning(console),
         prompts=prompts,
     )
+
+
+def suggested(verb: str, usual: Any, given: ExplainingConfig, model: str) -> str:
+    """The command line of another command on the same model and task, with all that was given and that it has too.
+
+    `usual` has the other command's settings at their defaults.
+    """
+    words = ["expo-lite", verb, "--model", model, "--task", given.task]
+    known = {key.rpartition(".")[2] for key, _ in flat(to_json(usual))} - {*NOT_REPEATED}
+    own = dict(flat(to_json(type(given)())))
+    for key, value in flat(to_json(given)):
+        name = key.rpartition(".")[2]
+        if name in known and value != own[key]:
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)

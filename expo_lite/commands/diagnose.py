@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich import box
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, suggested, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.measure.tables import interval_cell
@@ -16,6 +16,7 @@ from expo_lite.measure.verdict import closing_line
 from expo_lite.records import ALL
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
+from expo_lite.settings.train import TrainConfig
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say
 
@@ -60,8 +61,8 @@ class Diagnose(ConfiguredCommand):
             say(console, line)
         say(console, f"written to: {folder}")
         if any(judged.outcome == "yes" for judged in verdicts.values()):
-            named = config.model or target.model
-            say(console, f"train on such problems: expo-lite train --model {named} --task {config.task}")
+            line = suggested("train", TrainConfig(), config, config.model or target.model)
+            say(console, f"train on such problems: {line}")
 
 
 COLUMNS = {"no answer": "own", "true answer": "explanation", "wrong answer": "wrong-answer", "expert": "expert"}

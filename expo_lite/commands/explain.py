@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 from rich.console import Console
 from rich.rule import Rule
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, target_of
+from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, suggested, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
 from expo_lite.records import SamplingParams
 from expo_lite.run.progress import completion_bar, working
 from expo_lite.settings.groups import ExpoConfig
-from expo_lite.settings.measuring import ExplainConfig, check_measuring
+from expo_lite.settings.measuring import DiagnoseConfig, ExplainConfig, check_measuring
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say, warning
 
@@ -82,8 +82,8 @@ class Explain(ConfiguredCommand):
         reasons = "".join(f", {reason} {count}" for reason, count in refusals(explanations).most_common())
         console.print(Rule())
         say(console, f"{target.label}: {n_accepted} of {len(explanations)} explanations accepted{reasons}")
-        named = config.model or target.model
-        say(console, f"are they good examples? expo-lite diagnose --model {named} --task {config.task}")
+        line = suggested("diagnose", DiagnoseConfig(), config, config.model or target.model)
+        say(console, f"are they good examples? {line}")
 
 
 def _show(explanation: "Explanation", console: Console) -> None:
