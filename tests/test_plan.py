@@ -1,6 +1,7 @@
 """The plan command and the shipped sizes: what is printed, how fast, and that the sizes are the models' own."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -228,7 +229,7 @@ def test_the_roofline_of_the_guide_is_what_its_script_prints() -> None:
 
 
 @pytest.mark.parametrize("gib", [8, 12, 16, 24])
-def test_the_recipes_fit_the_cards_that_they_are_for(gib: int) -> None:
+def test_the_recipes_fit_the_cards_that_they_are_for(gib: int, capsys: pytest.CaptureFixture[str]) -> None:
     file = Path(__file__).parent.parent / "examples" / "recipes" / f"{gib}gb.toml"
     recipe = from_mapping(TrainConfig, toml_values(file), str(file))
     config = resolve(recipe)
@@ -239,3 +240,15 @@ def test_the_recipes_fit_the_cards_that_they_are_for(gib: int) -> None:
     assert planned.plan.fits
     assert planned.longest >= tokens
     assert f"--config examples/recipes/{gib}gb.toml" in file.read_text()
+    commands = re.findall(r"^#   uv run expo-lite (.+)$", file.read_text(), re.MULTILINE)
+    for command in commands:
+        assert cli.parse(command.replace("examples/recipes", str(file.parent)).split())
+    assert cli.run(["plan", "--config", str(file), "--vram", str(gib)]) == 0  # it takes what it knows of the file
+    assert f"{config.model} (" in (out := capsys.readouterr().out)
+    assert f"max_completion_tokens {tokens}," in out
+
+
+def test_a_file_for_train_that_is_wrong_is_refused_by_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.toml").write_text('task = "math"\nsteps = "many"\n')
+    assert cli.run(["plan", "--config", str(tmp_path / "a.toml"), "--vram", "24"]) == 2
+    assert "a.toml: steps must be int, not 'many'" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from expo_lite.errors import ConfigError
 from expo_lite.records import Level, level_of
 from expo_lite.settings.models import suggestion
+from expo_lite.settings.plan import PlanConfig, of_train_file
 from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, toml_values, unusable
 from expo_lite.terminal import visible, visible_but_styles
 
@@ -141,6 +142,8 @@ def defaults(cls: type[T], file: Path | None) -> T:
         ConfigError: the file cannot be read, or holds an unknown or ill-typed setting.
     """
     values = toml_values(file) if file else {}
+    if cls is PlanConfig:
+        values = of_train_file(values, str(file))
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     missing = {name: "" for name in required if name not in values}
     settings = from_mapping(cls, values | missing, str(file))

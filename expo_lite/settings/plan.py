@@ -1,10 +1,11 @@
 """The settings of `expo-lite plan`."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 from expo_lite.settings.machine import Sampler
-from expo_lite.settings.schema import COMPLETIONS, ROWS, TOKENS, Bounds
+from expo_lite.settings.schema import COMPLETIONS, ROWS, TOKENS, Bounds, flat, from_mapping
+from expo_lite.settings.train import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,16 @@ class PlanConfig:
     """Print the comparison as a Markdown table."""
     json: bool = False
     """Print the plan as JSON."""
+
+
+def of_train_file(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """What plan knows of a settings file for train; any other file as it is.
+
+    Raises:
+        ConfigError: the file is one for train, and wrong.
+    """
+    own, trained = ({f.name for f in fields(cls)} for cls in (PlanConfig, TrainConfig))
+    if own.issuperset(values) or not trained.issuperset(values):
+        return values
+    from_mapping(TrainConfig, values, where)
+    return {name: value for key, value in flat(values) if (name := key.rpartition(".")[2]) in own}
