@@ -372,7 +372,16 @@ def test_toml_fills_what_it_has(tmp_path: Path) -> None:
     [
         ("step = 3", "unknown setting 'step'. Did you mean 'steps'?"),
         ("zzzzzz = 3", "unknown setting 'zzzzzz'."),
-        ("kl_coef = 0.1", "unknown setting 'kl_coef'."),
+        (
+            "kl_coef = 0.1",
+            "unknown setting 'kl_coef'. It stands in the table [loss], or is written as loss.kl_coef = ...",
+        ),
+        (
+            "[loss]\nbits = 4",
+            "loss: unknown setting 'bits'. It stands in the table [policy], or is written as policy.b",
+        ),
+        ("[loss]\nsteps = 4", "loss: unknown setting 'steps'. It stands at the top, before the first table."),
+        ('optimizer = "adamw"', "must be OptimizerConfig, not 'adamw'. Write optimizer.optimizer = ..."),
         ("[loss]\nkl_coeff = 0.1", "loss: unknown setting 'kl_coeff'. Did you mean 'kl_coef'?"),
         ('steps = "3"', "steps must be int, not '3'."),
         ("steps = 3.0", "steps must be int, not 3.0."),

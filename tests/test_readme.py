@@ -185,6 +185,14 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len((tmp_path / folder / "metrics.jsonl").read_text().splitlines()) == 5
 
 
+def test_settings_files_that_are_shown_are_read(tmp_path: Path) -> None:
+    shown = [block for file in GUIDES for language, block in BLOCK.findall(file.read_text()) if language == "toml"]
+    assert shown
+    for block in shown:
+        (tmp_path / "run.toml").write_text(block)
+        assert cli.parse(["train", "--config", str(tmp_path / "run.toml")])
+
+
 @pytest.mark.parametrize("file", [README, ROOT / "CONTRIBUTING.md", *GUIDES], ids=lambda file: file.stem)
 def test_links_lead_to_files(file: Path) -> None:
     links = LINK.findall(file.read_text(encoding="utf-8"))

@@ -149,20 +149,46 @@ def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
+def _places(cls: type[Any], prefix: str = "") -> Iterator[str]:
+    """The settings of a dataclass and of its groups, by dotted names."""
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from _places(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _check_names(cls: type[Any], values: dict[str, Any], where: str, places: Sequence[str]) -> None:
+    """Refuse a setting that there is not, or not in this table; `places` are those of the whole file."""
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown setting '{key}'.{_hint(key, hints, places)}")
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints[key]):
+            _check_names(hints[key], value, f"{where}: {key}", places)
+
+
+def _hint(key: str, known: dict[str, Any], places: Sequence[str]) -> str:
+    """What was meant by an unknown setting, or where it belongs; '' where nobody knows."""
+    if (renamed := RENAMED.get(key)) in known:
+        return f" It is called '{renamed}' now."
+    place = next((place for place in places if place.rpartition(".")[2] == key), None)
+    if place is None:
+        return suggestion(key, known)
+    table = place.rpartition(".")[0]
+    where = f"in the table [{table}], or is written as {place} = ..." if table else "at the top, before the first table"
+    return f" It stands {where}."
+
+
 def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:
     """Build a dataclass from nested tables; what they leave out keeps its default.
 
     Raises:
         ConfigError: an unknown key (the nearest is suggested) or a value of the wrong type; `where` names the source.
     """
+    _check_names(cls, values, where, list(_places(cls)))
     hints = typing.get_type_hints(cls)
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in hints:
-            renamed = RENAMED.get(key)
-            hint = f" It is called '{renamed}' now." if renamed in hints else suggestion(key, hints)
-            raise ConfigError(f"{where}: unknown setting '{key}'.{hint}")
-        arguments[key] = _convert(hints[key], value, f"{where}: {key}")
+    arguments = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()}
     try:
         return cls(**arguments)
     except TypeError as error:
@@ -214,7 +240,9 @@ def _convert_group(cls: type[Any], value: Any, where: str) -> Any:
         return typed(value)
     if isinstance(value, dict):
         return from_mapping(cls, value, where)
-    raise ConfigError(f"{where} must be {cls.__name__}, not {_given(value)}.")
+    name = where.rpartition(" ")[2]
+    hint = f" Write {name}.{name} = ..." if name in typing.get_type_hints(cls) else ""
+    raise ConfigError(f"{where} must be {cls.__name__}, not {_given(value)}.{hint}")
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
