@@ -240,10 +240,10 @@ GOOD = b'{"question": "Q?", "answer": "1"}\n'
             b'{"question": "Q?"}\n',
             "line 2: no answer in field 'answer' or 'gold' or 'solution' (the row's fields: 'ques",
         ),
-        (b'{"question": "Q?", "answer": null}\n', "line 2: no answer"),
-        (b'{"question": "Q?", "answer": ""}\n', "line 2: no answer"),
+        (b'{"question": "Q?", "answer": null}\n', "line 2: 'answer' is empty. Fill in the answer, take the row out"),
+        (b'{"question": "Q?", "answer": ""}\n', "line 2: 'answer' is empty. Fill in the answer, take the row out"),
         (b'{"question": "Q?", "answer": " "}\n', "line 2: 'answer' is blank."),
-        (b'{"question": "Q?", "answer": NaN}\n', "line 2: no answer"),
+        (b'{"question": "Q?", "answer": NaN}\n', "line 2: 'answer' is empty. Fill in the answer, take the row out"),
         (b'{"question": "Q?", "answer": Infinity}\n', "line 2: 'answer' must be text or a number, got float 'inf'."),
         (b'{"question": "Q?", "answer": true}\n', "line 2: 'answer' must be text or a number, got bool 'True'."),
         (b'{"question": "Q?", "answer": ["1"]}\n', "line 2: 'answer' must be text or a number, got list"),
@@ -299,7 +299,9 @@ def test_an_identifier_comes_once(tmp_path: Path) -> None:
         (b"question,answer\nQ?,1\nP?,2,3\n", "line 3: 3 values for the 2 columns of the first line."),
         (b'question,answer\nQ?,"1\n', "line 2: not CSV: unexpected end of data."),
         (b"question,answer\nQ?,1\nP?,\xff\n", "line 3: not UTF-8."),
-        (b"question,answer\nQ?,\n", "line 2: no answer"),
+        (b"question,answer\nQ?,\n", "line 2: 'answer' is empty. Fill in"),
+        (b"question;answer\nQ, R, S?;1\n", "line 1: the columns must be separated by commas, not by ';'."),
+        (b"question\tanswer\nQ?\t1\n", "line 1: the columns must be separated by commas, not by a tab."),
     ],
 )
 def test_a_bad_csv_line_is_named(tmp_path: Path, content: bytes, text: str) -> None:
@@ -316,7 +318,7 @@ def test_a_bad_parquet_file_and_row_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows\.parquet: not a parquet file that can be read"):
         load(f"parquet:{path}")
     write(path, [{"question": "Q?", "answer": "1"}, {"question": "P?", "answer": None}])
-    with pytest.raises(DataError, match=r"rows\.parquet, row 2: no answer"):
+    with pytest.raises(DataError, match=r"rows\.parquet, row 2: .answer. is empty"):
         load(f"parquet:{path}")
 
 

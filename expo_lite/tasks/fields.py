@@ -159,6 +159,11 @@ def _reference(row: DataRow, name: str, text: str) -> tuple[str, str | None]:
 def _required_text(row: DataRow, fields: Fields, role: str) -> tuple[str, str]:
     names = fields.names[role]
     present = [name for name in names if not _is_missing(row.fields.get(name))]
+    if not present and (empty := [name for name in names if name in row.fields]):
+        raise DataError(
+            f"{row.where}: {empty[0]!r} is empty. Fill in the {role}, take the row out, or name another field with "
+            f"--{role}-field."
+        )
     if not present:
         wanted = " or ".join(map(repr, names)) or "named"
         has = ", ".join(map(repr, row.fields)) or "none"

@@ -95,6 +95,9 @@ def _csv_rows(path: Path) -> Iterator[DataRow]:
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, [])
+            if len(header) == 1 and (found := next((mark for mark in ";\t|" if mark in header[0]), None)):
+                name = "a tab" if found == "\t" else f"'{found}'"
+                raise DataError(f"{path}, line 1: the columns must be separated by commas, not by {name}.")
             for values in reader:
                 where = f"{path}, line {reader.line_num}"
                 if not values:
