@@ -8,6 +8,7 @@ from rich.console import Console
 
 from expo_lite.commands import cli
 from expo_lite.commands.chat import Reply, side_by_side
+from expo_lite.tasks.hidden_rules import EXAMPLE, in_lines, read_question
 from expo_lite.terminal import Terminal
 
 QUESTION = "Start with 4.\nA: blorp.\nB: hop.\nWrite the results one after the other."
@@ -47,7 +48,20 @@ def test_lines_of_a_pipe_are_questions_and_a_long_reply_is_cut(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Start with 1.\n\nStart with 2.\n"))
     assert cli.run(["chat", "tiny", "--max-completion-tokens", "5", "--temperature", "0"]) == 0
-    assert capsys.readouterr().out.count("tiny (cut off at 5 tokens):") == 2
+    out = capsys.readouterr().out
+    assert out.count("tiny (cut off at 5 tokens):") == 2
+    first, second = out.split("> Start with 1.\n")[1].split("> Start with 2.\n")  # each before its reply
+    assert first.startswith("tiny (cut off") and second.startswith("tiny (cut off")
+
+
+def test_tiny_says_what_it_can_be_asked_and_takes_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["chat", "tiny", "--temperature", "0", "--prompt"]
+    assert cli.run([*words, EXAMPLE]) == 0
+    out = capsys.readouterr().out
+    assert f"such as: {EXAMPLE}\n" in out
+    assert cli.run([*words, QUESTION]) == 0
+    assert capsys.readouterr().out == out
+    assert read_question(in_lines(EXAMPLE)).answer == "A=0, B=3"  # 4 and 6 is 0, and 3 more; as the guide has it
 
 
 def test_pieces_make_the_greedy_completion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from made_run import make_run
 import expo_lite.grading
 from expo_lite.commands import cli
 from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.tasks.hidden_rules import EXAMPLE
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -56,8 +57,8 @@ TOGETHER = "test_commands_together.py: test_hard_then_train_then_eval_against_th
 ELSEWHERE = {
     "eval runs/a --baseline tiny --samples 64": TOGETHER,
     "train --model tiny --log tensorboard trackio": LOGGED,
-    'chat runs/a --prompt "What is 12 + 7?"': "test_chat.py: test_base_and_trained_answer_the_same_question",
-    'chat runs/a --prompt "What is 12 + 7?" --show-answer 19': CHATTED,
+    f'chat runs/a --prompt "{EXAMPLE}"': "test_chat.py: test_base_and_trained_answer_the_same_question",
+    f'chat runs/a --prompt "{EXAMPLE}" --show-answer "A=0, B=3"': CHATTED,
     "chat runs/a": "test_chat.py: test_lines_of_a_pipe_are_questions_and_a_long_reply_is_cut",
     "export runs/a": "test_export.py: test_a_merged_model_answers_alike_and_its_card_has_the_figures",
     "export runs/a --to adapter": "test_export.py: test_an_adapter_loads_on_the_base_that_it_names",

@@ -18,7 +18,9 @@ from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.run.progress import working
 from expo_lite.run.target import Target, as_it_is, find_target
+from expo_lite.settings.models import TINY, find_model
 from expo_lite.settings.schema import AT_LEAST_1, SEED, Bounds, check_values
+from expo_lite.tasks.hidden_rules import EXAMPLE, in_lines
 from expo_lite.terminal import Terminal, say, visible
 
 if TYPE_CHECKING:
@@ -86,9 +88,13 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
         policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
     tokens = asked.max_completion_tokens or target.max_completion_tokens
     prompts = target.prompts
+    in_form = find_model(target.model) is TINY
+    if in_form:
+        say(console, f"tiny knows one kind of question, that of the task hidden-rules, such as: {EXAMPLE}")
     with Grader() as grader:
         for number, question in enumerate(questions(asked, console)):
-            problem = Problem("chat", question, asked.show_answer or "", prompts=prompts)
+            own = in_lines(question) if in_form else question
+            problem = Problem("chat", own, asked.show_answer or "", prompts=prompts)
             encode: Any = encode_question if asked.show_answer is None else encode_explanation
             prompt_ids = encode(policy.tokenizer, problem)
             params = SamplingParams(asked.temperature, tokens)
@@ -122,6 +128,8 @@ def questions(asked: Chat, console: Console) -> Iterator[str]:
         if not line:
             return
         if line.strip():
+            if not typed:
+                say(console, f"> {line.strip()}")
             yield line.strip()
 
 

@@ -46,6 +46,8 @@ HIDDEN = {
 }  # fmt: skip
 """What the task's words add. The built-in model was trained on fresh amounts for the hidden ones in every text."""
 OPENING, CLOSING = "Start with ", "Write the results one after the other."
+EXAMPLE = f"{OPENING}4. A: blorp. B: hop. {CLOSING}"
+"""A question in one line, with a hidden word and a known one, for whoever asks `tiny` by hand."""
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
 
 _START = re.compile(rf"{OPENING}(\d)\.")
@@ -117,6 +119,11 @@ def generate(rng: random.Random, level: int, hidden: Mapping[str, int] = HIDDEN)
 def chains(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Chain]:
     """Distinct problems of one level and split (`splits.distinct`)."""
     return distinct(generate, "hidden-rules", split, level, seed)
+
+
+def in_lines(question: str) -> str:
+    """A question that was typed in one line, as the task writes it and `tiny` reads it; others as they are."""
+    return re.sub(rf" (?=[A-D]: [a-z]+\.|{re.escape(CLOSING)})", "\n", question)
 
 
 def read_question(question: str) -> Chain:
