@@ -107,8 +107,9 @@ def test_an_adapter_of_16_bits_is_put_on_a_base_of_16_bits() -> None:
 
 @pytest.mark.parametrize("dtype", ["f16", "q8_0"])
 def test_a_gguf_file_is_read_back(run: Path, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["export", str(run), "--to", "gguf", "--dtype", dtype, "--output", str(run / dtype)]) == 0
-    assert list((run / dtype).glob(f"*.{dtype}.gguf"))
+    """Into a folder for each type, where none is named."""
+    assert cli.run(["export", str(run), "--to", "gguf", "--dtype", dtype]) == 0
+    assert (run / "export" / f"run-step-000003-gguf-{dtype}" / f"run-step-000003.{dtype}.gguf").is_file()
     if dtype == "f16":
         assert "20 of 20 greedy completions are the same" in capsys.readouterr().out
 

@@ -42,7 +42,7 @@ class Export(Command):
     """adapter: for peft, on its base. merged: one plain model, for transformers and vLLM. gguf: for llama.cpp.
     ollama: gguf with a Modelfile. hub: merged, with a model card; --push uploads it."""
     output: Path | None = None
-    """The folder to write, which must not exist. Default: export/NAME-KIND in the run folder."""
+    """The folder to write, which must not exist. Default: export/NAME-KIND[-DTYPE] in the run folder."""
     dtype: Literal["bf16", "f16", "f32", "q8_0"] | None = None
     """What weights are written as. Default: bf16, and f16 in a GGUF file. q8_0 is for GGUF files."""
     base_model: str | None = None
@@ -65,7 +65,8 @@ class Export(Command):
             raise ConfigError(
                 f"'{self.target}' is a model without an adapter. Give a run, or take --to merged or gguf."
             )
-        folder = self.output or (target.run or Path("runs")) / "export" / f"{target.label}-{self.to}"
+        name = "-".join(filter(None, (target.label, self.to, self.dtype)))
+        folder = self.output or (target.run or Path("runs")) / "export" / name
         if folder.exists():
             raise CheckpointError(f"'{folder}' exists already. Choose another --output, or remove it.")
         export(Destination.of(target, self, form, folder), Terminal())
