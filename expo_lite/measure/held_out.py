@@ -45,7 +45,8 @@ def evaluate_once(run: Run, step: int, console: Console, stops: StopRequests) ->
     done = load_evaluation(run, step)
     if done is not None or not run.held_out:
         return done
-    say(console, f"evaluating on {len(run.held_out)} held-out problems ...")
+    n = len(run.held_out)
+    say(console, f"evaluating on {n} held-out problem{'s' * (n > 1)} ...")
     file = run.folder.evaluation_file(step)
     total = len(run.held_out) * (run.config.evaluation.eval_samples + 1)
     with completion_bar(console, "evaluating", total) as bar, listening(run.policy, bar.ended):
