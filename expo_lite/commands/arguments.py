@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,7 +158,8 @@ def read(defaults_of: dict[str, Any], arguments: Sequence[str], *, description: 
         SystemExit: help was asked for (code 0), or the arguments are wrong (code 2); either is printed.
     """
     descriptions = {name: str(type(command).__doc__) for name, command in defaults_of.items()}
-    with _shown_as_it_is(styled=settings_file(arguments) is None and all(visible(w) == w for w in arguments)):
+    plain = settings_file(arguments) is None and all(visible(w) == w for w in arguments)
+    with _shown_as_it_is(styled=plain, verb=arguments[0] if arguments[0] in defaults_of else ""):
         command: Any = tyro.cli(
             tyro.extras.subcommand_type_from_defaults(defaults_of, descriptions, prefix_names=False),
             prog="expo-lite",
@@ -186,11 +188,18 @@ class _Kept(io.StringIO):
         return self._styled
 
 
+def _with_help_of(verb: str, text: str) -> str:
+    """An error of tyro's with the command's own help in the place of the whole program's, in as many columns."""
+    added = f" {verb}" if verb else ""
+    return re.sub(rf"expo-lite((?:\x1b\[[\d;]*m)*) --help {{{len(added)}}}", rf"expo-lite\1{added} --help", text)
+
+
 @contextlib.contextmanager
-def _shown_as_it_is(*, styled: bool) -> Iterator[None]:
+def _shown_as_it_is(*, styled: bool, verb: str) -> Iterator[None]:
     """Make what tyro prints visible text: help and errors quote the command line and the settings file.
 
-    Its colours pass only where neither of the two can hold a colour's code.
+    Where an error names the help, it is that of the command. Colours pass only where neither of the two can hold a
+    colour's code.
     """
     real = sys.stdout, sys.stderr
     styled = styled and sys.stdout.isatty()
@@ -200,5 +209,5 @@ def _shown_as_it_is(*, styled: bool) -> Iterator[None]:
             yield
     finally:
         for stream, text in zip(real, kept, strict=True):
-            stream.write((visible_but_styles if styled else visible)(text.getvalue()))
+            stream.write((visible_but_styles if styled else visible)(_with_help_of(verb, text.getvalue())))
             stream.flush()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from rich import box
@@ -11,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from expo_lite.commands.command import ConfiguredCommand, Inline
-from expo_lite.errors import ConfigError
+from expo_lite.errors import ConfigError, ModelError
 from expo_lite.memory.parts import GIB, Kind, Workload
 from expo_lite.memory.plan import MemoryPlan, longest_completion, plan_for, ram_bytes
-from expo_lite.memory.shapes import find_shape
+from expo_lite.memory.shapes import Shape, find_shape
 from expo_lite.settings.machine import ask_driver, default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.plan import PlanConfig
@@ -94,7 +95,7 @@ def gpu_gib() -> float:
 
 def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig) -> PlannedModel:
     """The plan of one model on one machine."""
-    shape = find_shape(model)
+    shape = shape_or_remedy(model)
     workload = Workload(
         kind=kind,
         bits=config.bits,
@@ -115,6 +116,25 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
         sampling_rows=config.sampling_rows,
     )
     return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total))
+
+
+def shape_or_remedy(model: str) -> Shape:
+    """The sizes of a model; where they are not on this machine, the error says how to fetch the one small file."""
+    try:
+        return find_shape(model)
+    except ModelError as error:
+        source = find_model(model).source
+        if Path(source).exists():
+            raise
+        raise ModelError(
+            f"{error} Fetch them with `hf download {source} config.json`, which is small, or give a folder with that "
+            "file."
+        ) from error
+
+
+def size_in_words(n_parameters: int) -> str:
+    """'3.09B', and '0.9M' below a billion."""
+    return f"{n_parameters / 1e9:.2f}B" if n_parameters >= 1e9 else f"{n_parameters / 1e6:.1f}M"
 
 
 def to_json(each: PlannedModel) -> dict[str, object]:
@@ -141,7 +161,9 @@ def print_plan(console: Console, each: PlannedModel) -> None:
     """One plan: parts by phases, and the settings."""
     plan, workload = each.plan, each.plan.workload
     where = "GPU" if workload.kind == "gpu" else "main memory, without a GPU"
-    title = f"{each.model} ({plan.shape.n_parameters / 1e9:.2f}B parameters) in {each.memory_gib:.4g} GiB of {where}"
+    title = (
+        f"{each.model} ({size_in_words(plan.shape.n_parameters)} parameters) in {each.memory_gib:.4g} GiB of {where}"
+    )
     say(console, title)
     table = Table(box=box.SIMPLE)
     table.add_column("GiB", no_wrap=True)
