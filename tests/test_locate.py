@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from expo_lite.commands.eval import output_folder, settled
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run import checkpoint
 from expo_lite.run.folder import RunFolder
-from expo_lite.run.target import find_target
+from expo_lite.run.target import find_target, resolve_run
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.measuring import EvalConfig
 from expo_lite.settings.models import PRESETS
@@ -117,3 +118,15 @@ def test_settled_settings_are_the_given_ones_where_given(run: Path) -> None:
     config = settled(given, located)
     assert dataclasses.replace(config, data=given.data) == given
     assert output_folder(config, located) == run / "x"
+
+
+@pytest.mark.parametrize("within", ["", "runs"])
+def test_a_folder_of_runs_is_refused_at_once(tmp_path: Path, within: str) -> None:
+    """Of a sweep, or of all runs; a run of its own has them in a folder beside its checkpoints."""
+    for name in ("b-seed0", "a-seed0"):
+        (tmp_path / within / name / "checkpoints").mkdir(parents=True)
+    message = f"is no run itself, but holds 2. Give one of them, such as '{tmp_path / within / 'a-seed0'}'."
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        find_target(str(tmp_path))
+    with pytest.raises(ConfigError, match="is no run itself, but holds 2"):
+        resolve_run(TrainConfig(model=str(tmp_path)))

@@ -86,6 +86,8 @@ def resolve_run(config: TrainConfig) -> RunConfig:
             own = replace(kept.policy, backend=config.policy.backend, sampler=config.policy.sampler)
             same = resolve(replace(config, model=kept.model, policy=own))
             return replace(same, start_from=kept.start_from, start_sha256=kept.start_sha256)
+    if path is not None:
+        refuse_several(path)
     if path is None or not ((path / "checkpoints").is_dir() or (path / ADAPTER_CONFIG).is_file()):
         return resolve(config)
     target, usual = find_target(str(path)), PolicyConfig()
@@ -171,8 +173,18 @@ def _find(target: str, base_model: str | None) -> Target:
         return _adapter(checkpoint, base_model)
     if (path / ADAPTER_CONFIG).is_file():
         return _adapter(path, base_model)
+    refuse_several(path)
     find_model(target)
     return Target(target, PolicyConfig())
+
+
+def refuse_several(path: Path) -> None:
+    """Raise ConfigError for a folder of runs, such as a sweep's: which of them is meant cannot be known."""
+    if not path.is_dir() or (path / "config.json").exists():
+        return
+    runs = sorted(found.parent for part in ("*", "runs/*") for found in path.glob(f"{part}/checkpoints"))
+    if runs:
+        raise ConfigError(f"'{path}' is no run itself, but holds {len(runs)}. Give one of them, such as '{runs[0]}'.")
 
 
 def _adapter(folder: Path, base_model: str | None) -> Target:
