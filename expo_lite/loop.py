@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,7 +116,8 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
         say(console, f"look at it: expo-lite report {run.config.output}")
         say(console, f"ask it: expo-lite chat {run.config.output}; take it away: expo-lite export {run.config.output}")
     else:
-        say(console, f"Stopped and saved after step {run.step}. Continue with --resume.")
+        goes_on = f"expo-lite train --resume --output {shlex.quote(str(run.config.output))}"
+        say(console, f"Stopped and saved after step {run.step}. Continue with: {goes_on}")
     say(console, f"run folder: {run.config.output}")
     return TrainingResult(run.config.output, run.step, finished, before, after)
 

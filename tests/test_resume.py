@@ -140,12 +140,12 @@ def test_ctrl_c_finishes_the_step_and_saves(
     assert "Finishing what is being computed and saving; press Ctrl-C again to stop at once." in text
     step = rows(folder / "metrics.jsonl")[-1]["step"]
     assert 1 <= step < STEPS
-    assert f"Stopped and saved after step {step}. Continue with --resume." in text
+    assert f"Stopped and saved after step {step}. Continue with: expo-lite train --resume --output {folder}\n" in text
     found, damaged = checkpoint.newest_whole(folder / "checkpoints")
     assert (found, damaged) == (folder / "checkpoints" / f"step-{step:06d}", [])
     if number is signal.SIGTERM:
         return  # it goes on as after the other
-    assert runs.run(*WORDS, "--output", str(folder), "--resume", log=log) == 0
+    assert runs.run("train", "--resume", "--output", str(folder), log=log) == 0  # its settings are in its folder
     assert f"resumed at step {step} from" in log.read_text()
     if step % 2 == 0:  # else it has a checkpoint more than the unbroken run
         check_equal(folder, unbroken)

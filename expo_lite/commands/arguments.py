@@ -126,29 +126,40 @@ def _field_names(settings: Any) -> Iterator[str]:
             yield field.name
 
 
-def settings_file(arguments: Sequence[str]) -> Path | None:
-    """The value of --config, looked for before anything is parsed: it changes the defaults."""
+def path_of(flag: str, arguments: Sequence[str]) -> Path | None:
+    """The value of a flag such as --config, looked for before anything is parsed: it changes the defaults."""
     for i, word in enumerate(arguments):
-        if word.startswith("--config="):
+        if word.startswith(f"{flag}="):
             return Path(word.partition("=")[2]).expanduser()
-        if word == "--config" and i + 1 < len(arguments):
+        if word == flag and i + 1 < len(arguments):
             return Path(arguments[i + 1]).expanduser()
     return None
 
 
-def defaults(cls: type[T], file: Path | None) -> T:
-    """Settings as a TOML file has them; what it leaves open keeps its default, or is asked for on the command line.
+def defaults(cls: type[T], file: Path | None, kept: Mapping[str, Any] | None = None) -> T:
+    """Settings as a TOML file has them; what it leaves open is as `kept` has it, keeps its default, or is asked for on
+    the command line.
 
     Raises:
         ConfigError: the file cannot be read, or holds an unknown or ill-typed setting.
-    """
-    values = toml_values(file) if file else {}
+    """  # noqa: D205 (one sentence)
+    values = _over(kept or {}, toml_values(file) if file else {})
     if cls is PlanConfig:
         values = of_train_file(values, str(file))
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     missing = {name: "" for name in required if name not in values}
     settings = from_mapping(cls, values | missing, str(file))
     return replace(settings, **dict.fromkeys(missing, tyro.MISSING))  # type: ignore[type-var]
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested tables as one, in which the one above wins."""
+    nested = {
+        key: _over(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **nested}
 
 
 def read(defaults_of: dict[str, Any], arguments: Sequence[str], *, description: str) -> Any:
@@ -158,7 +169,7 @@ def read(defaults_of: dict[str, Any], arguments: Sequence[str], *, description: 
         SystemExit: help was asked for (code 0), or the arguments are wrong (code 2); either is printed.
     """
     descriptions = {name: str(type(command).__doc__) for name, command in defaults_of.items()}
-    plain = settings_file(arguments) is None and all(visible(w) == w for w in arguments)
+    plain = path_of("--config", arguments) is None and all(visible(w) == w for w in arguments)
     with _shown_as_it_is(styled=plain, verb=arguments[0] if arguments[0] in defaults_of else ""):
         command: Any = tyro.cli(
             tyro.extras.subcommand_type_from_defaults(defaults_of, descriptions, prefix_names=False),

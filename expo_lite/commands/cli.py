@@ -35,6 +35,7 @@ from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.commands.watch import Watch
 from expo_lite.errors import ExpoLiteError
+from expo_lite.run.folder import settings_to_resume
 from expo_lite.settings.machine import set_memory
 from expo_lite.terminal import visible, visible_line
 
@@ -114,6 +115,13 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
+def resumed(words: Sequence[str]) -> dict[str, Any] | None:
+    """The settings of the run that --output names and --resume goes on with; None where there is none."""
+    folder = arguments.path_of("--output", words)
+    there = folder is not None and (folder / "config.json").exists()
+    return settings_to_resume(folder) if folder and there and "--resume" in words else None
+
+
 def parse(words: Sequence[str]) -> Command:
     """The command that a command line names, with its settings.
 
@@ -121,13 +129,15 @@ def parse(words: Sequence[str]) -> Command:
         ConfigError: the settings file is missing or wrong.
         SystemExit: as for `run`.
     """
-    file = arguments.settings_file(words)
+    file = arguments.path_of("--config", words)
     verb = words[0] if words else "--help"
+
+    def settings(name: str, command: Any) -> Any:
+        own = (file, resumed(words) if name == "train" else None) if name == verb else (None,)
+        return arguments.defaults(get_type_hints(command)["settings"], *own)
+
     defaults: dict[str, Any] = {
-        name: command(
-            settings=arguments.defaults(get_type_hints(command)["settings"], file if name == verb else None),  # type: ignore[call-arg]
-            config=file,
-        )
+        name: command(settings=settings(name, command), config=file)  # type: ignore[call-arg]
         for name, command in COMMANDS.items()
     }
     arguments.check_names(words, defaults | OTHERS)

@@ -5,6 +5,7 @@ Files may be read while they are written: a last line that is not whole yet is l
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,7 +172,7 @@ def closing(state: RunState, path: Path) -> str | None:
         return None
     return (
         f"Nobody is writing this run, and it is not finished ({state.step} of {state.steps} steps). "
-        "Continue it with its own command and --resume."
+        f"Continue it: expo-lite train --resume --output {shlex.quote(str(path))}"
     )
 
 

@@ -188,6 +188,17 @@ def read_config(folder: Path) -> RunConfig:
     return from_mapping(RunConfig, settings, str(file))
 
 
+def settings_to_resume(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder as a settings file for `train` has them, to go on with it.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+    """
+    settings = to_json(read_config(folder))
+    start, _ = settings.pop("start_from"), settings.pop("start_sha256")
+    return settings | {"model": start or settings["model"], "output": str(folder), "resume": True}
+
+
 def provenance(device: str) -> dict[str, Any]:
     """With what something was made: versions, git revision, device."""
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}

@@ -66,7 +66,8 @@ class TrainConfig:
     output: Path | None = None
     """The run folder. Default: runs/MODEL-TASK-METHOD-seedN."""
     resume: bool = False
-    """Continue from the newest whole checkpoint of the run folder."""
+    """Continue from the newest whole checkpoint of the run folder.
+    With --output and nothing else the settings are those of the run."""
     fit: Literal["auto", "off"] = "auto"
     """auto lets the memory plan choose what is left open, and halves it when memory runs out; off does neither."""
     save_every: Annotated[int, AT_LEAST_1] = 20
