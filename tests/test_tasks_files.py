@@ -16,7 +16,7 @@ from expo_lite.commands import cli
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.records import Problem
-from expo_lite.tasks import FixedTask, Split, Task, TaskOptions, load_task
+from expo_lite.tasks import FixedTask, Split, Task, TaskOptions, load_task, problems_of
 
 ROWS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "level": 1 + i % 3} for i in range(40)]
 
@@ -432,3 +432,15 @@ def test_other_turns_are_refused(messages: object, said: str, tmp_path: Path) ->
     (tmp_path / "m.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     with pytest.raises(DataError, match=said):
         load(f"jsonl:{tmp_path / 'm.jsonl'}")
+
+
+@pytest.mark.parametrize(
+    ("split", "advice"), [("test", " Name a file of held-out problems with --test-file."), ("train", "")]
+)
+def test_too_few_held_out_problems_are_told_with_what_to_do(split: Split, advice: str, tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said: list[str] = []
+    task = load(f"jsonl:{tmp_path / 'a.jsonl'}")
+    found = problems_of(task, split, levels=(), limit=40, seed=0, warn=said.append)
+    assert said == [f"task '{task.name}' has fewer than 40 problems here: {len(found)}.{advice}"]

@@ -180,7 +180,9 @@ def problems_of(
     problems = task.problems(split, levels=levels, limit=limit, seed=seed)
     said = fewer_than_asked(problems, task=task.name, known_levels=task.levels, levels=levels, limit=limit)
     if said is not None:
-        warn(said)
+        spec = TASKS.get(task.name.partition(":")[0])
+        asks = split == "test" and spec is not None and "test_file" in spec.flags
+        warn(f"{said} Name a file of held-out problems with --test-file." if asks else said)
     return [dataclasses.replace(problem, prompts=prompts) for problem in problems] if prompts != OURS else problems
 
 
