@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from expo_lite.memory.parts import GIB
 from expo_lite.memory.plan import MemoryPlan
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
-from expo_lite.run.folder import RunFolder, check_new, locked, read_config
+from expo_lite.run.folder import RunFolder, check_new, locked, read_config, resuming
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
@@ -33,7 +32,7 @@ from expo_lite.run.stopping import Stopped, StopRequests
 from expo_lite.run.target import resolve_run, run_prompts, starting_adapter
 from expo_lite.run.trace import traced
 from expo_lite.settings.schema import to_json
-from expo_lite.settings.train import RunConfig, TrainConfig
+from expo_lite.settings.train import SCALED_METHODS, RunConfig, TrainConfig
 from expo_lite.step.chain_text import leaks
 from expo_lite.step.experience import sample_experience
 from expo_lite.step.learn import learn
@@ -116,8 +115,7 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
         say(console, f"look at it: expo-lite report {run.config.output}")
         say(console, f"ask it: expo-lite chat {run.config.output}; take it away: expo-lite export {run.config.output}")
     else:
-        goes_on = f"expo-lite train --resume --output {shlex.quote(str(run.config.output))}"
-        say(console, f"Stopped and saved after step {run.step}. Continue with: {goes_on}")
+        say(console, f"Stopped and saved after step {run.step}. Continue with: {resuming(run.config.output)}")
     say(console, f"run folder: {run.config.output}")
     return TrainingResult(run.config.output, run.step, finished, before, after)
 
@@ -139,8 +137,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
         )
     if adapter is not None:
         policy.keep_reference()
-    tokens = max(config.sampling.max_completion_tokens, config.explanation.max_explanation_tokens or 0)
-    problems = fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
+    problems = fitting(problems, config.model, config.longest_completion, tokenizer=lambda: policy.tokenizer, warn=warn)
     if not config.resume:
         folder.create(config, device=device, start=adapter)
     optimizer = make_optimizer(policy, config)
@@ -234,7 +231,7 @@ def take_step(run: Run) -> dict[str, float]:
         metrics |= explanation_metrics(explanations, n_leaks)
     if experience.attempts:
         metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
-    scaled = METHODS[config.method].scaled and chain_source(config) != "none"
+    scaled = config.method in SCALED_METHODS and chain_source(config) != "none"
     if scaled:
         metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
     diagnosed = bool(config.diagnostics_every) and run.step % config.diagnostics_every == 0

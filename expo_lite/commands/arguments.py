@@ -16,8 +16,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from expo_lite.errors import ConfigError
 from expo_lite.records import Level, level_of
 from expo_lite.settings.models import suggestion
-from expo_lite.settings.plan import PlanConfig, of_train_file
-from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, toml_values, unusable
+from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, unusable
 from expo_lite.terminal import visible, visible_but_styles
 
 REGISTRY = ConstructorRegistry()
@@ -136,30 +135,16 @@ def path_of(flag: str, arguments: Sequence[str]) -> Path | None:
     return None
 
 
-def defaults(cls: type[T], file: Path | None, kept: Mapping[str, Any] | None = None) -> T:
-    """Settings as a TOML file has them; what it leaves open is as `kept` has it, keeps its default, or is asked for on
-    the command line.
+def defaults(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Settings as nested tables have them; what they leave open keeps its default, or is asked for on the command line.
 
     Raises:
-        ConfigError: the file cannot be read, or holds an unknown or ill-typed setting.
-    """  # noqa: D205 (one sentence)
-    values = _over(kept or {}, toml_values(file) if file else {})
-    if cls is PlanConfig:
-        values = of_train_file(values, str(file))
+        ConfigError: an unknown or ill-typed setting; `where` names the source.
+    """
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     missing = {name: "" for name in required if name not in values}
-    settings = from_mapping(cls, values | missing, str(file))
+    settings = from_mapping(cls, values | missing, where)
     return replace(settings, **dict.fromkeys(missing, tyro.MISSING))  # type: ignore[type-var]
-
-
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested tables as one, in which the one above wins."""
-    nested = {
-        key: _over(below[key], value)
-        for key, value in above.items()
-        if isinstance(value, dict) and isinstance(below.get(key), dict)
-    }
-    return {**below, **above, **nested}
 
 
 def read(defaults_of: dict[str, Any], arguments: Sequence[str], *, description: str) -> Any:

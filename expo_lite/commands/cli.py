@@ -35,7 +35,6 @@ from expo_lite.commands.tasks import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.commands.watch import Watch
 from expo_lite.errors import ExpoLiteError
-from expo_lite.run.folder import settings_to_resume
 from expo_lite.settings.machine import set_memory
 from expo_lite.terminal import visible, visible_line
 
@@ -115,13 +114,6 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def resumed(words: Sequence[str]) -> dict[str, Any] | None:
-    """The settings of the run that --output names and --resume goes on with; None where there is none."""
-    folder = arguments.path_of("--output", words)
-    there = folder is not None and (folder / "config.json").exists()
-    return settings_to_resume(folder) if folder and there and "--resume" in words else None
-
-
 def parse(words: Sequence[str]) -> Command:
     """The command that a command line names, with its settings.
 
@@ -132,9 +124,9 @@ def parse(words: Sequence[str]) -> Command:
     file = arguments.path_of("--config", words)
     verb = words[0] if words else "--help"
 
-    def settings(name: str, command: Any) -> Any:
-        own = (file, resumed(words) if name == "train" else None) if name == verb else (None,)
-        return arguments.defaults(get_type_hints(command)["settings"], *own)
+    def settings(name: str, command: type[ConfiguredCommand]) -> Any:
+        values = command.before_flags(words, file) if name == verb else {}
+        return arguments.defaults(get_type_hints(command)["settings"], values, str(file))
 
     defaults: dict[str, Any] = {
         name: command(settings=settings(name, command), config=file)  # type: ignore[call-arg]

@@ -1,6 +1,7 @@
 """What the commands have in common: their flags, how a model is found, and how progress and results are printed."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from expo_lite.records import Level, Problem, Prompts
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.measuring import ExplainingConfig, MeasuringConfig
-from expo_lite.settings.schema import flat, to_json
+from expo_lite.settings.schema import flat, to_json, toml_values
 from expo_lite.tasks import Task, problems_of
 from expo_lite.terminal import warning
 
@@ -41,6 +42,11 @@ class ConfiguredCommand(Command):
 
     config: Path | None = None
     """Read settings from this TOML file; flags override it."""
+
+    @classmethod
+    def before_flags(cls, words: Sequence[str], file: Path | None) -> dict[str, Any]:
+        """The settings that are there before the command line's flags, as nested tables: those of the file."""
+        return toml_values(file) if file else {}
 
 
 def target_of(settings: MeasuringConfig, name: str | None) -> Target:

@@ -58,16 +58,17 @@ def run_checks(run: "RunRecord") -> "Iterator[Check]":
     """Every finding of a run as a problem, or what it looks like in one line."""
     from expo_lite.commands.checks import Check
     from expo_lite.report.findings import run_findings
-    from expo_lite.run.dashboard import closing, read_state
+    from expo_lite.run.dashboard import broken_off, holder_lives
+    from expo_lite.run.folder import read_config
 
-    found, state = run_findings(run), read_state(run.path)
+    found, steps = run_findings(run), read_config(run.path).steps
     for finding in found:
         where = ", ".join(filter(None, (run.label, finding.where)))
         yield Check("problem", f"{finding.what} ({where}: {finding.figures}).", finding.remedy)
     if not run.metrics:
         yield Check("warning", f"{run.label}: no step is done yet.", "Look again later, or go on with --resume.")
-    elif state.step < state.steps and (broken_off := closing(state, run.path)):
-        yield Check("warning", f"{run.label}: {broken_off}")
+    elif run.steps < steps and not holder_lives(run.path):
+        yield Check("warning", f"{run.label}: {broken_off(run.path, run.steps, steps)}")
     elif not found:
         yield Check("ok", f"{run.label}: nothing wrong is found. {_figures(run)}.")
 

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
-from expo_lite.records import SamplingParams
-from expo_lite.run.target import Target
+from expo_lite.run.target import Target, params_of
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
@@ -50,9 +49,9 @@ class Eval(ConfiguredCommand):
             from expo_lite.measure.samples import SampleFolder, SampleSpec
             from expo_lite.measure.tables import difference_table, evaluation_tables
 
-            tokens = config.max_completion_tokens or target.max_completion_tokens
-            params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
-            problems = sampled_problems([target, *([other] if other else [])], problems, tokens, console)
+            params = params_of(config, target)
+            both = [target, *([other] if other else [])]
+            problems = sampled_problems(both, problems, params.max_completion_tokens, console)
             spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
             measured = [(output, target), *([(output / BASELINE, other)] if other else [])]
             folders = [SampleFolder(path, sample_settings(config, each, spec.settings())) for path, each in measured]

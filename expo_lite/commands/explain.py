@@ -10,9 +10,8 @@ from rich.rule import Rule
 from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, suggested, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
-from expo_lite.records import SamplingParams
 from expo_lite.run.progress import completion_bar, working
-from expo_lite.settings.groups import ExpoConfig
+from expo_lite.run.target import params_of
 from expo_lite.settings.measuring import DiagnoseConfig, ExplainConfig, check_measuring
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say, warning
@@ -38,8 +37,7 @@ class Explain(ConfiguredCommand):
         console = Terminal()
         target = target_of(config, config.model)
         prompts = prompts_of(config, target)
-        tokens = config.max_completion_tokens or target.max_completion_tokens
-        params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+        params = params_of(config, target)
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
             levels = config.levels or task.levels[-1:]
@@ -60,6 +58,7 @@ class Explain(ConfiguredCommand):
             settings, limits = fitted_policy(target.model, target.policy, params, warn)
             with working(console, f"loading {target.label}"):
                 policy = load_policy(target.model, settings, seed=config.seed, adapter=target.adapter)
+            tokens = params.max_completion_tokens
             problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
             with completion_bar(console, "sampling", len(problems)) as bar, listening(policy, bar.ended):
                 attempts = sample_attempts(
@@ -72,9 +71,8 @@ class Explain(ConfiguredCommand):
                     explain_with=config.explain_with,
                     stream="explain",
                 )
-            filters = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
             with working(console, "judging"):
-                judged = judge_within(policy, task, attempts, filters, params=params, limits=limits)
+                judged = judge_within(policy, task, attempts, config.explaining, params=params, limits=limits)
             explanations = [best(candidates) for candidates in judged]
         for explanation in explanations:
             _show(explanation, console)

@@ -16,7 +16,8 @@ from rich.table import Table
 from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
-from expo_lite.records import SamplingParams, level_order
+from expo_lite.records import level_order
+from expo_lite.run.target import params_of
 from expo_lite.settings.measuring import HardConfig, check_measuring
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say
@@ -45,8 +46,7 @@ class Hard(ConfiguredCommand):
         console = Terminal()
         target = target_of(config, config.model)
         prompts = prompts_of(config, target)
-        tokens = config.max_completion_tokens or target.max_completion_tokens
-        params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+        params = params_of(config, target)
         kind = config.task.partition(":")[0]
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
@@ -55,7 +55,7 @@ class Hard(ConfiguredCommand):
             from expo_lite.commands.sampling import graded_target, sampled_problems
             from expo_lite.measure.samples import SampleFolder, SampleSpec
 
-            problems = sampled_problems([target], problems, tokens, console)
+            problems = sampled_problems([target], problems, params.max_completion_tokens, console)
             spec = SampleSpec(tuple(problems), config.zero_of, params, config.seed, greedy=False)
             settings = {**target.identity(), "task": config.task, "split": config.split, **spec.settings()}
             folder = SampleFolder(config.output or Path("runs") / f"hard-{target.label}-{kind}", settings)

@@ -5,20 +5,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from expo_lite.commands.command import ConfiguredCommand, Inline
-from expo_lite.errors import ConfigError, ModelError
+from expo_lite.errors import ConfigError
 from expo_lite.memory.parts import GIB, Kind, Workload
 from expo_lite.memory.plan import MemoryPlan, longest_completion, plan_for, ram_bytes
-from expo_lite.memory.shapes import Shape, find_shape
+from expo_lite.memory.shapes import find_shape
 from expo_lite.settings.machine import ask_driver, default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
-from expo_lite.settings.plan import PlanConfig
+from expo_lite.settings.plan import PlanConfig, of_train_file
 from expo_lite.settings.schema import check_values
 from expo_lite.terminal import Terminal, say
 
@@ -31,6 +31,11 @@ class Plan(ConfiguredCommand):
     """Say what a training run will hold in memory, before anything is loaded, and which settings fit."""
 
     settings: Annotated[PlanConfig, Inline]
+
+    @classmethod
+    def before_flags(cls, words: Sequence[str], file: Path | None) -> dict[str, Any]:
+        """The file's; of one for train, what plan knows of it."""
+        return of_train_file(super().before_flags(words, file), str(file))
 
     def run(self) -> None:
         """Plan, and print it as asked.
@@ -95,7 +100,7 @@ def gpu_gib() -> float:
 
 def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig) -> PlannedModel:
     """The plan of one model on one machine."""
-    shape = shape_or_remedy(model)
+    shape = find_shape(model)
     workload = Workload(
         kind=kind,
         bits=config.bits,
@@ -116,20 +121,6 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
         sampling_rows=config.sampling_rows,
     )
     return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total))
-
-
-def shape_or_remedy(model: str) -> Shape:
-    """The sizes of a model; where they are not on this machine, the error says how to fetch the one small file."""
-    try:
-        return find_shape(model)
-    except ModelError as error:
-        source = find_model(model).source
-        if Path(source).exists():
-            raise
-        raise ModelError(
-            f"{error} Fetch them with `hf download {source} config.json`, which is small, or give a folder with that "
-            "file."
-        ) from error
 
 
 def size_in_words(n_parameters: int) -> str:

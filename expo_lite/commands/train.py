@@ -1,13 +1,17 @@
 """`expo-lite train`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
+from expo_lite.commands.arguments import path_of
 from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
-from expo_lite.run.folder import check_new
+from expo_lite.run.folder import RunFolder, check_new, settings_to_resume
 from expo_lite.run.target import resolve_run
+from expo_lite.settings.schema import merged
 from expo_lite.settings.train import TrainConfig, check_of_use
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal
@@ -18,6 +22,14 @@ class Train(ConfiguredCommand):
     """Train a LoRA adapter with ExPO, and show what changed."""
 
     settings: Annotated[TrainConfig, Inline]
+
+    @classmethod
+    def before_flags(cls, words: Sequence[str], file: Path | None) -> dict[str, Any]:
+        """Below the file's, the settings of the run that --output names and --resume goes on with."""
+        own, folder = super().before_flags(words, file), path_of("--output", words)
+        if "--resume" not in words or folder is None or not RunFolder(folder).config_file.exists():
+            return own
+        return merged(settings_to_resume(folder), own)
 
     def run(self) -> None:
         """Check the settings, read the problems, then train."""

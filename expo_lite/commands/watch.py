@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.live import Live
 
 from expo_lite.commands.command import Command
-from expo_lite.errors import CheckpointError
 from expo_lite.run.dashboard import closing, panel, read_state
 from expo_lite.run.folder import RunFolder
 from expo_lite.terminal import Terminal, say
@@ -55,11 +54,10 @@ def wait_for_run(path: Path, console: Console | None) -> None:
     Raises:
         CheckpointError: there is no run in it, or it did not come.
     """
-    config = RunFolder(path).config_file
+    folder = RunFolder(path)
     if console is not None and not os.path.exists(path):  # which no name is too long for
         say(console, f"There is no folder '{path}' yet. Waiting {WAIT_SECONDS:.0f} s for it; Ctrl-C ends.")
         until = time.monotonic() + WAIT_SECONDS
-        while not os.path.exists(config) and time.monotonic() < until:
+        while not os.path.exists(folder.config_file) and time.monotonic() < until:
             time.sleep(EVERY_SECONDS)
-    if not os.path.exists(config):
-        raise CheckpointError(f"There is no run in '{path}': it has no {config.name}. Give the folder that train made.")
+    folder.check_is_run()

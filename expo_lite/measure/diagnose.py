@@ -24,7 +24,7 @@ from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.run.folder import make_folder, provenance
 from expo_lite.run.metrics import sample_rows
 from expo_lite.run.progress import completion_bar, working
-from expo_lite.run.target import Target
+from expo_lite.run.target import Target, params_of
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
@@ -83,14 +83,13 @@ def diagnose_target(
     """
     console = console or Terminal(quiet=True)
     warn = warning(console)
-    tokens = config.max_completion_tokens or target.max_completion_tokens
-    params = SamplingParams(config.temperature, tokens, config.top_p, config.sampling_rows)
+    params = params_of(config, target)
     settings, limits = fitted_policy(target.model, target.policy, params, warn)
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
+    tokens = params.max_completion_tokens
     problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
-    explaining = ExpoConfig(explanation_filter=config.explanation_filter, explain_with=config.explain_with)
-    result = measure(Subject(policy, task, problems, config, explaining, limits, params), console)
+    result = measure(Subject(policy, task, problems, config, config.explaining, limits, params), console)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
     JsonLines(folder / SAMPLES).append(sample_rows(result.groups, result.explanations, step=0))

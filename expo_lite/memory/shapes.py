@@ -95,7 +95,10 @@ def find_shape(name: str) -> Shape:
         return _of_gguf(path)
     file = path / "config.json" if path.exists() else _cached(source)
     if file is None:
-        raise ModelError(f"The sizes of '{name}' are not known here: it is not an alias, and not in the hub's cache.")
+        raise ModelError(
+            f"The sizes of '{name}' are not known here: it is not an alias, and not in the hub's cache. Fetch them "
+            f"with `hf download {source} config.json`, which is small, or give a folder with that file."
+        )
     try:
         return shape_of(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -63,8 +63,7 @@ def read_run(path: Path, label: str) -> RunRecord:
     """The run in a folder; a file that is not there yet counts as empty."""
     folder = RunFolder(path)
     file = folder.config_file
-    if not file.is_file():
-        raise CheckpointError(f"There is no run in '{path}': it has no config.json. Give the folder that train made.")
+    folder.check_is_run()
     about = read_json(file)
     if not isinstance(about.get("settings"), dict) or "method" not in about["settings"]:
         raise CheckpointError(f"'{file}' is not the config.json of a run. Give the folder that train made.")

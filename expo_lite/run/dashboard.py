@@ -5,7 +5,6 @@ Files may be read while they are written: a last line that is not whole yet is l
 
 import json
 import os
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expo_lite.run.files import tail_rows
-from expo_lite.run.folder import LOCK, RunFolder, read_config
+from expo_lite.run.folder import LOCK, RunFolder, read_config, resuming
 from expo_lite.run.sparks import binned, clock, sparkline
 from expo_lite.settings.machine import on_windows
 from expo_lite.terminal import visible, visible_line
@@ -95,7 +94,7 @@ def read_state(path: Path) -> RunState:
         metrics=metrics,
         samples=tail_rows(folder.samples.path, SAMPLE_BYTES),
         evaluating=_evaluating(path / "evaluation"),
-        alive=_holder_lives(path),
+        alive=holder_lives(path),
         finished=finished,
         evaluated=[(step, _measured(folder.evaluation_file(step))) for step in evaluated],
     )
@@ -170,10 +169,13 @@ def closing(state: RunState, path: Path) -> str | None:
         return f"The run has finished: expo-lite report {path}"
     if state.alive:
         return None
-    return (
-        f"Nobody is writing this run, and it is not finished ({state.step} of {state.steps} steps). "
-        f"Continue it: expo-lite train --resume --output {shlex.quote(str(path))}"
-    )
+    return broken_off(path, state.step, state.steps)
+
+
+def broken_off(path: Path, step: int, steps: int) -> str:
+    """What to say of a run that is not finished, and that nobody writes."""
+    done = f"{step} of {steps} steps"
+    return f"Nobody is writing this run, and it is not finished ({done}). Continue it: {resuming(path)}"
 
 
 def _cut(text: str) -> Text:
@@ -215,7 +217,7 @@ def _measured(file: Path) -> str:
         return ""
 
 
-def _holder_lives(path: Path) -> bool:
+def holder_lives(path: Path) -> bool:
     """Whether the process that last held the folder is still there; on Windows, whether a file was written lately.
 
     There os.kill would end whatever process has the number.

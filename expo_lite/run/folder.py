@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -69,6 +70,13 @@ class RunFolder:
                 _copy(prompt, copy)
         about = {"settings": to_json(config), **provenance(device)}
         write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
+
+    def check_is_run(self) -> None:
+        """Raise CheckpointError where there is no run."""
+        if not self.config_file.is_file():
+            raise CheckpointError(
+                f"There is no run in '{self.path}': it has no {self.config_file.name}. Give the folder that train made."
+            )
 
     def check(self, config: RunConfig) -> None:
         """Whether the folder belongs to these settings, and has something to go on from; nothing is touched.
@@ -186,6 +194,11 @@ def read_config(folder: Path) -> RunConfig:
     if not isinstance(settings, dict):
         raise CheckpointError(f"'{file}' is not a run's config.json.")
     return from_mapping(RunConfig, settings, str(file))
+
+
+def resuming(folder: Path) -> str:
+    """The command line that goes on with the run in a folder."""
+    return f"expo-lite train --resume --output {shlex.quote(str(folder))}"
 
 
 def settings_to_resume(folder: Path) -> dict[str, Any]:

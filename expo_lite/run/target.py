@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.prompts import read_prompts
-from expo_lite.records import Prompts
+from expo_lite.records import Prompts, SamplingParams
 from expo_lite.run.checkpoint import damage, newest_whole
 from expo_lite.run.folder import ADAPTER_FILES, RunFolder, read_config
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import Backend, Sampler
+from expo_lite.settings.measuring import MeasuringConfig
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.schema import check_values, typed
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
@@ -162,6 +163,12 @@ def as_it_is(target: Target, bits: Literal[4, 16] | None = None) -> Target:
     if target.adapter is not None or bits is not None:
         return target
     return replace(target, policy=replace(target.policy, bits=16))
+
+
+def params_of(settings: MeasuringConfig, target: Target) -> SamplingParams:
+    """How a measuring command samples; completions are as long as the run's own unless it is told otherwise."""
+    tokens = settings.max_completion_tokens or target.max_completion_tokens
+    return SamplingParams(settings.temperature, tokens, settings.top_p, settings.sampling_rows)
 
 
 def _find(target: str, base_model: str | None) -> Target:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from expo_lite.records import Level
-from expo_lite.settings.groups import ExplainWith, ExplanationFilter, TaskOptions
+from expo_lite.settings.groups import ExplainWith, ExplanationFilter, ExpoConfig, TaskOptions
 from expo_lite.settings.machine import Backend, Sampler, backend_rules
 from expo_lite.settings.schema import (
     COMPLETIONS,
@@ -121,6 +121,11 @@ class ExplainingConfig(_ModelOnTask):
     """What an explanation must pass: verified, lift, no-leak, reliance, re-derivation or none, as in training."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, as in training. Default: the run's own, else ours."""
+
+    @property
+    def explaining(self) -> ExpoConfig:
+        """How explanations are sampled and judged, as training has it: one a problem."""
+        return ExpoConfig(explanation_filter=self.explanation_filter, explain_with=self.explain_with)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,6 +149,15 @@ def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two nested tables in one; where both have a value, the second one's."""
+    both = dict(below)
+    for key, value in above.items():
+        inner = both.get(key)
+        both[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return both
+
+
 def _places(cls: type[Any], prefix: str = "") -> Iterator[str]:
     """The settings of a dataclass and of its groups, by dotted names."""
     for name, hint in typing.get_type_hints(cls).items():

@@ -38,6 +38,8 @@ from expo_lite.settings.schema import (
 Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
 Logger = Literal["tensorboard", "wandb", "trackio"]
 GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
+SCALED_METHODS = ("exp-grpo", "gt-sft-grpo")
+"""Those that add chains to the GRPO loss, scaled by --exp-sft-coef; if it is 0, none are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,11 @@ class RunConfig(TrainConfig):
     """The adapter folder that the run starts from; the run folder keeps a copy of it. None: from the base model."""
     start_sha256: str | None = None
     """Of that adapter's weights."""
+
+    @property
+    def longest_completion(self) -> int:
+        """Tokens of the longest completion that is sampled, of a question or of an explanation."""
+        return max(self.sampling.max_completion_tokens, self.explanation.max_explanation_tokens or 0)
 
 
 def resolve(config: TrainConfig) -> RunConfig:
@@ -248,8 +255,9 @@ def check_of_use(config: TrainConfig) -> None:
     check_rules(
         [
             (
-                method in ("exp-grpo", "gt-sft-grpo") or not of_term,
-                f"{', '.join(of_term)} set, but only exp-grpo, gt-sft-grpo have the weighted term, not '{method}'.",
+                method in SCALED_METHODS or not of_term,
+                f"{', '.join(of_term)} set, but only {', '.join(SCALED_METHODS)} have the weighted term, not "
+                f"'{method}'.",
             ),
             (
                 explains or not of_explanations,

@@ -12,7 +12,7 @@ import torch
 from expo_lite.objectives import group_advantages, scheduled, token_weights
 from expo_lite.policy.batching import Row, Side
 from expo_lite.records import Explanation, Group, Pair
-from expo_lite.settings.train import RunConfig
+from expo_lite.settings.train import SCALED_METHODS, RunConfig
 
 ChainSource = Literal["none", "explanation", "expert"]
 
@@ -57,8 +57,6 @@ class MethodSpec:
 
     chains: ChainSource
     rows: Callable[[Experience, RunConfig], list[Row]]
-    scaled: bool = False
-    """Whether --exp-sft-coef scales the chains; if it is 0, none are asked for."""
     only_failed: bool = False
     """Whether only problems whose whole group is wrong are explained, whatever --explain says."""
     pairs: bool = False
@@ -72,7 +70,7 @@ def chain_source(config: RunConfig) -> ChainSource:
     spec = METHODS[config.method]
     if spec.pairs:
         return config.dpo.chosen
-    return "none" if spec.scaled and config.explanation.exp_sft_coef == 0 else spec.chains
+    return "none" if config.method in SCALED_METHODS and config.explanation.exp_sft_coef == 0 else spec.chains
 
 
 def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
@@ -159,8 +157,8 @@ def dpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
 
 METHODS: dict[str, MethodSpec] = {
     "grpo": MethodSpec(chains="none", rows=grpo_rows),
-    "exp-grpo": MethodSpec(chains="explanation", rows=grpo_and_chain_rows, scaled=True),
-    "gt-sft-grpo": MethodSpec(chains="expert", rows=grpo_and_chain_rows, scaled=True),
+    "exp-grpo": MethodSpec(chains="explanation", rows=grpo_and_chain_rows),
+    "gt-sft-grpo": MethodSpec(chains="expert", rows=grpo_and_chain_rows),
     "exp-dpo": MethodSpec(chains="explanation", rows=dpo_rows, pairs=True),
     "star": MethodSpec(chains="explanation", rows=star_rows, only_failed=True),
     "sft": MethodSpec(chains="expert", rows=sft_rows, groups=False),

@@ -26,7 +26,7 @@ from expo_lite.errors import ConfigError
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
-from expo_lite.settings.schema import flat, from_mapping, to_json, toml_values
+from expo_lite.settings.schema import flat, from_mapping, merged, to_json, toml_values
 from expo_lite.settings.sweep import RunsConfig, check_sweep
 from expo_lite.settings.train import RunConfig, TrainConfig, run_name
 from expo_lite.tasks import check_name
@@ -128,7 +128,7 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
         if key not in KEYS:
             raise ConfigError(f"{file}: unknown key '{key}'.{suggestion(key, KEYS)}")
     if config.quick:
-        values = _merged(values, quick)
+        values = merged(values, quick)
     given = {name: value for name in ("model", "task") if (value := getattr(config, name)) is not None}
     runs = {name: _run(f"{file}: runs.{name}", settings, given) for name, settings in _settings(values, file).items()}
     seeds = config.seeds or values.get("seeds")
@@ -163,12 +163,12 @@ def _settings(values: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{file}: a plan has at least one run under [runs.NAME], or a [grid].")
     found = {}
     for name in runs or ("",):
-        own = _merged(common, _table(runs, name, file)) if name else common
+        own = merged(common, _table(runs, name, file)) if name else common
         for chosen in product(*(choices for _, choices in axes)):
             words = [f"{key.rsplit('.', 1)[-1]}={_word(value)}" for (key, _), value in zip(axes, chosen, strict=True)]
             settings = own
             for (key, _), value in zip(axes, chosen, strict=True):
-                settings = _merged(settings, _nested(key, value))
+                settings = merged(settings, _nested(key, value))
             found["-".join([name, *words] if name else words)] = settings
             if len(found) > MOST_RUNS:
                 raise ConfigError(f"{file}: more than {MOST_RUNS:,} runs. Take fewer values in [grid].")
@@ -206,12 +206,3 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 def _word(value: Any) -> str:
     """A value as part of a folder's name."""
     return "+".join(map(_word, value)) if isinstance(value, list) else str(value).replace("/", "_")
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two nested tables in one; where both have a value, the second one's."""
-    merged = dict(below)
-    for key, value in above.items():
-        inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged

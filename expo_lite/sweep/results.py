@@ -66,8 +66,8 @@ class Results:
     @property
     def columns(self) -> list[str]:
         """What runs are compared at: every level, and "all" where that is not the one level again."""
-        own = [[row.level for row in self._before(name).levels] for name in self.finished]
-        return self.levels if all(levels == self.levels for levels in own) else [*self.levels, ALL]
+        levels, own = self.levels, [[row.level for row in self._before(name).levels] for name in self.finished]
+        return levels if all(each == levels for each in own) else [*levels, ALL]
 
     @property
     def hardest(self) -> str:
