@@ -21,7 +21,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from expo_lite.measure.figures import Evaluation
+from expo_lite.results.figures import Evaluation
 from expo_lite.run.files import JsonLines
 from expo_lite.sweep.claims import better, judged
 from expo_lite.sweep.results import BASE, Results, RunResult

@@ -11,17 +11,17 @@ from rich.console import Console
 from expo_lite.errors import DivergedError
 from expo_lite.grading import Grader
 from expo_lite.measure.chains import diagnose
-from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.first_look import CHAINS, look_first, looked_at
 from expo_lite.measure.held_out import evaluate_once, held_out, load_evaluation
 from expo_lite.measure.on_the_way import evaluate_on_the_way, is_due, keep_best_of_all
-from expo_lite.measure.tables import before_and_after
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
 from expo_lite.memory.parts import GIB
 from expo_lite.memory.plan import MemoryPlan
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
+from expo_lite.results.figures import Evaluation
+from expo_lite.results.tables import before_and_after
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config, resuming
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from expo_lite.measure.figures import GradedProblem, Sample, evaluation_of
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
+from expo_lite.results.figures import GradedProblem, Sample, evaluation_of
 from expo_lite.run.folder import RunFolder
 from expo_lite.run.metrics import explanation_metrics, group_metrics, sample_rows
 from expo_lite.settings.train import Method, TrainConfig, resolve

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from expo_lite.measure.figures import Evaluation, LevelResult, ProblemResult
-from expo_lite.measure.statistics import Estimate, over_seeds, over_seeds_and_problems
 from expo_lite.records import ALL
+from expo_lite.results.figures import Evaluation, LevelResult, ProblemResult
+from expo_lite.results.statistics import Estimate, over_seeds, over_seeds_and_problems
 from expo_lite.sweep.claims import (
     CLAIMS,
     Judgement,
@@ -32,7 +32,7 @@ SEEDS = (0, 1, 2)
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of the bootstrap's: every interval here is far from its bound, or on it."""
-    monkeypatch.setattr("expo_lite.measure.statistics.BOOTSTRAP_DRAWS", 400)
+    monkeypatch.setattr("expo_lite.results.statistics.BOOTSTRAP_DRAWS", 400)
 
 
 def evaluation(easy: float, hard: float) -> Evaluation:

@@ -7,11 +7,11 @@ import pytest
 from made_run import make_run, write_evaluation
 
 from expo_lite.commands import cli
-from expo_lite.measure.figures import ProblemResult
-from expo_lite.measure.statistics import bootstrap_mean, pass_at_k
 from expo_lite.records import level_order
-from expo_lite.report.paired import Change, best_pairing, kept, ks_of, lost, pair, paired_levels, won
-from expo_lite.report.record import read_runs
+from expo_lite.results.figures import ProblemResult
+from expo_lite.results.paired import Change, best_pairing, kept, ks_of, lost, pair, paired_levels, won
+from expo_lite.results.record import read_runs
+from expo_lite.results.statistics import bootstrap_mean, pass_at_k
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from expo_lite.commands.cli import run
 from expo_lite.commands.diagnose import clear_ratio, verdict
 from expo_lite.measure.chains import ChainFigure, chain_figures
 from expo_lite.measure.levels import levels_of
-from expo_lite.measure.statistics import Estimate
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
+from expo_lite.results.statistics import Estimate
 
 P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))
 

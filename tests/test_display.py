@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from expo_lite.measure.figures import Evaluation, LevelResult
-from expo_lite.measure.statistics import Estimate
-from expo_lite.measure.tables import before_and_after
+from expo_lite.results.figures import Evaluation, LevelResult
+from expo_lite.results.statistics import Estimate
+from expo_lite.results.tables import before_and_after
 from expo_lite.run import progress as display
 from expo_lite.run.progress import Display
 from expo_lite.run.sparks import binned, sparkline

@@ -22,7 +22,7 @@ from expo_lite.commands import checks, cli, self_test
 from expo_lite.grading import GradeItem
 from expo_lite.policy import device
 from expo_lite.report.findings import lora_b_moved, run_findings
-from expo_lite.report.record import read_run
+from expo_lite.results.record import read_run
 from expo_lite.run.folder import RunFolder
 
 HEALTHY = {

@@ -11,11 +11,11 @@ from scripted_policy import GRADER, ScriptedPolicy, install, write_problems
 from expo_lite.commands.eval import Eval
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.measure.evaluate import evaluate
-from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.samples import SampleSpec, sample_wave
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.records import SamplingParams
+from expo_lite.results.figures import Evaluation
 from expo_lite.settings.groups import HeldOutConfig, PolicyConfig
 from expo_lite.settings.measuring import EvalConfig
 from expo_lite.tasks import load_task

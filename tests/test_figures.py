@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from expo_lite.measure.figures import Evaluation, GradedProblem, Sample, differences, evaluation_of
-from expo_lite.measure.statistics import bootstrap_mean, wilson
 from expo_lite.records import Problem
+from expo_lite.results.figures import Evaluation, GradedProblem, Sample, differences, evaluation_of
+from expo_lite.results.statistics import bootstrap_mean, wilson
 
 
 def outcome(

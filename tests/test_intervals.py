@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 import scipy.stats
 
-from expo_lite.measure.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
+from expo_lite.results.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
 
 
 @pytest.mark.parametrize("n", range(1, 8))

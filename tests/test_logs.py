@@ -13,7 +13,7 @@ import pytest
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.report.record import read_run
+from expo_lite.results.record import read_run
 from expo_lite.run import logs
 from expo_lite.run.files import JsonLines
 from expo_lite.run.metrics import TIMES

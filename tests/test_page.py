@@ -10,7 +10,7 @@ from made_run import make_run
 
 from expo_lite.commands import cli
 from expo_lite.report.page import MOST_BYTES, render
-from expo_lite.report.record import read_runs
+from expo_lite.results.record import read_runs
 
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
 

@@ -13,7 +13,7 @@ from expo_lite.report.curves import binned, chart, points_of, running_mean, sect
 from expo_lite.report.overview import duration, overview, share
 from expo_lite.report.panels import SECTIONS, Line, Panel
 from expo_lite.report.passes import level_name, measurements, names_of, over_training, picture
-from expo_lite.report.record import RunRecord, differing, labels, read_runs
+from expo_lite.results.record import RunRecord, differing, labels, read_runs
 
 
 def run_of(*rows: dict[str, float], label: str = "r") -> RunRecord:

@@ -15,11 +15,11 @@ import torch
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
-from expo_lite.measure.figures import Evaluation, LevelResult, ProblemResult
-from expo_lite.measure.statistics import Estimate
 from expo_lite.memory import limits
 from expo_lite.memory.parts import GIB
 from expo_lite.memory.shapes import find_shape
+from expo_lite.results.figures import Evaluation, LevelResult, ProblemResult
+from expo_lite.results.statistics import Estimate
 from expo_lite.run.folder import RunFolder
 from expo_lite.settings.groups import HeldOutConfig, RolloutConfig
 from expo_lite.settings.sweep import ReplicateConfig, RunsConfig

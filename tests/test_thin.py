@@ -8,8 +8,8 @@ from typing import Any
 
 from made_run import make_run
 
-from expo_lite.report.record import RunRecord, read_runs
 from expo_lite.report.thin import FIELDS, pack, pack_samples, rank, rows_of
+from expo_lite.results.record import RunRecord, read_runs
 
 
 def row(step: int, problem: str, *, right: bool = False, kind: str = "rollout", text: str = "c") -> dict[str, Any]:

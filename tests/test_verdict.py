@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from expo_lite.measure.statistics import Estimate
 from expo_lite.measure.verdict import FEW, Facts, LevelVerdict, closing_line, judge_level
+from expo_lite.results.statistics import Estimate
 
 GOOD = Facts(
     n_problems=32,

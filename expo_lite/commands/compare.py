@@ -12,12 +12,12 @@ from rich.text import Text
 
 from expo_lite.commands.command import Command
 from expo_lite.errors import ConfigError
-from expo_lite.report.record import shown
+from expo_lite.results.record import shown
 from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
-    from expo_lite.report.paired import Change, PairedLevel
-    from expo_lite.report.record import RunRecord
+    from expo_lite.results.paired import Change, PairedLevel
+    from expo_lite.results.record import RunRecord
 
 KS = (1, 4, 16, 64)
 KS_A_TABLE = 3
@@ -48,8 +48,8 @@ def compare(first_run: Path, second_run: Path, show: int) -> None:
     Raises:
         CheckpointError: a folder holds no run, or a file of it is damaged.
     """
-    from expo_lite.report.paired import best_pairing, ks_of, lost, paired_levels, won
-    from expo_lite.report.record import differing, read_runs
+    from expo_lite.results.paired import best_pairing, ks_of, lost, paired_levels, won
+    from expo_lite.results.record import differing, read_runs
 
     console = Terminal()
     first, second = runs = read_runs([first_run, second_run])

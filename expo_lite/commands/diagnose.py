@@ -11,9 +11,9 @@ from rich.table import Table
 from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, suggested, target_of
 from expo_lite.commands.sampling import import_torch
 from expo_lite.grading import Grader
-from expo_lite.measure.tables import interval_cell
 from expo_lite.measure.verdict import closing_line
 from expo_lite.records import ALL
+from expo_lite.results.tables import interval_cell
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
 from expo_lite.settings.train import TrainConfig
@@ -22,7 +22,7 @@ from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.measure.levels import LevelDiagnosis
-    from expo_lite.measure.statistics import Estimate
+    from expo_lite.results.statistics import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.commands.checks import Check
-    from expo_lite.report.record import RunRecord
+    from expo_lite.results.record import RunRecord
 
 WIDTH = len("problem")
 
@@ -43,7 +43,7 @@ class Doctor(Command):
             raise ExpoLiteError(f"The doctor has found {what}; what to do stands above.")
 
     def _of_runs(self) -> "Iterator[Check]":
-        from expo_lite.report.record import read_runs
+        from expo_lite.results.record import read_runs
 
         for record in read_runs(self.runs):
             yield from run_checks(record)

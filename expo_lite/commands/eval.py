@@ -45,9 +45,9 @@ class Eval(ConfiguredCommand):
             problems = measured_problems(task, config, prompts, console)
             import_torch(console)
             from expo_lite.commands.sampling import graded_target, sampled_problems
-            from expo_lite.measure.figures import differences, evaluation_of
             from expo_lite.measure.samples import SampleFolder, SampleSpec
-            from expo_lite.measure.tables import difference_table, evaluation_tables
+            from expo_lite.results.figures import differences, evaluation_of
+            from expo_lite.results.tables import difference_table, evaluation_tables
 
             params = params_of(config, target)
             both = [target, *([other] if other else [])]

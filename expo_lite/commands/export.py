@@ -173,7 +173,7 @@ def reference(policy: "LoraPolicy", place: Destination) -> "tuple[list[Completio
 def card_of(place: Destination, agreement: str | None) -> str:
     """The model card; the figures are the run's, where the target is of a run."""
     from expo_lite.report.card import CardOf, card
-    from expo_lite.report.record import read_run
+    from expo_lite.results.record import read_run
 
     target, preset = place.target, find_model(place.target.model)
     on_the_hub = "/" in preset.source and not Path(preset.source).exists()

@@ -23,7 +23,7 @@ from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
-    from expo_lite.measure.figures import GradedProblem
+    from expo_lite.results.figures import GradedProblem
 
 HARD = "hard.jsonl"
 SOLVE_RATES = "solve_rates.jsonl"

@@ -36,7 +36,7 @@ def write_report(runs: tuple[Path, ...], file: Path, console: Console) -> None:
     """
     from expo_lite.report.document import write_document
     from expo_lite.report.page import render
-    from expo_lite.report.record import read_runs
+    from expo_lite.results.record import read_runs
 
     page = render(read_runs(runs))
     size = write_document(page.html, file)

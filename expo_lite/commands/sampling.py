@@ -15,10 +15,10 @@ from expo_lite.terminal import say, warning
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from expo_lite.measure.figures import GradedProblem
     from expo_lite.measure.samples import SampleFolder, SampleSpec
     from expo_lite.policy.base import Policy
     from expo_lite.records import Problem
+    from expo_lite.results.figures import GradedProblem
     from expo_lite.tasks import Task
 
 REWARDS = "rewards.jsonl"

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from expo_lite.measure.figures import Evaluation, evaluation_of
 from expo_lite.measure.samples import SampleFolder, SampleSpec, graded_problems
 from expo_lite.memory.limits import Limits
 from expo_lite.memory.plan import MOST_MICRO_BATCH_TOKENS
 from expo_lite.policy.base import Policy
 from expo_lite.records import Problem, SamplingParams
+from expo_lite.results.figures import Evaluation, evaluation_of
 from expo_lite.settings.groups import HeldOutConfig
 from expo_lite.tasks import Task
 

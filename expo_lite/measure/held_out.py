@@ -8,12 +8,12 @@ from rich.console import Console
 
 from expo_lite.errors import CheckpointError
 from expo_lite.measure.evaluate import evaluate
-from expo_lite.measure.figures import Evaluation
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.policy.base import Policy, listening
 from expo_lite.records import Problem, Prompts
+from expo_lite.results.figures import Evaluation
 from expo_lite.run.files import write_atomically
 from expo_lite.run.progress import completion_bar
 from expo_lite.run.stopping import StopRequests

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from expo_lite.measure.chains import CONTROL, KINDS, REFUSED, UNFILTERED, ChainFigure
-from expo_lite.measure.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.measure.verdict import Facts, LevelVerdict, judge_level
 from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, by_level
+from expo_lite.results.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.run.metrics import mean
 from expo_lite.step.chain_text import leaks
 

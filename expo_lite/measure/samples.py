@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.measure.figures import GradedProblem, Sample
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams
+from expo_lite.results.figures import GradedProblem, Sample
 from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.run.folder import check_new, is_new, make_folder, provenance
 from expo_lite.step.rollout import grade_groups, stream_seed

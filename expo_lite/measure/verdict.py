@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from expo_lite.measure.statistics import Estimate
+from expo_lite.results.statistics import Estimate
 
 FEW = 8
 """Fewer problems than this say nothing."""

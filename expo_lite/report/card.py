@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
-from expo_lite import __version__
-from expo_lite.report.record import RunRecord
+from expo_lite.results.record import RunRecord
 from expo_lite.terminal import visible_line
 
 SHOWN = ("method", "task", "levels", "steps", "seed", "group_size", "problems_per_step", "optimizer.learning_rate",
@@ -42,7 +42,7 @@ def card(about: CardOf, run: RunRecord | None) -> str:
     license = KNOWN_LICENSES.get(about.license, "other")
     header = {"base_model": about.base, "library_name": about.library, "license": license, "tags": None}
     lines = ["---", *(f"{key}: {_yaml(value)}" for key, value in header.items() if value), "tags: [expo, grpo, lora]"]
-    lines += ["---", "", f"# {about.title}", "", f"{about.kind} Made by expo-lite {__version__}."]
+    lines += ["---", "", f"# {about.title}", "", f"{about.kind} Made by expo-lite {version('expo-lite')}."]
     if about.license:
         lines += ["", f"The base model's licence: {about.license}. It holds for this model too."]
     if run is not None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from expo_lite.report.panels import MEANINGS, SECTIONS, Line, Panel
-from expo_lite.report.record import RunRecord
+from expo_lite.results.record import RunRecord
 
 MOST_POINTS = 300
 """A longer curve is drawn as means of equally many steps: a screen shows no more, and the file stays small."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from expo_lite import __version__
 from expo_lite.errors import CheckpointError
-from expo_lite.report.paired import lost, won
 from expo_lite.report.passes import level_name
-from expo_lite.report.record import shown
+from expo_lite.results.paired import lost, won
+from expo_lite.results.record import shown
 
 
 def document(template: str, *, scripts: Sequence[str], figures: Any, **values: Any) -> str:
@@ -32,7 +32,7 @@ def document(template: str, *, scripts: Sequence[str], figures: Any, **values: A
         _environment()
         .get_template(template)
         .render(
-            version=__version__,
+            version=version("expo-lite"),
             style=Markup(_own("page.css")),  # noqa: S704 (our own file)
             scripts=[Markup(text) for text in texts],  # noqa: S704
             hashes=[_hash(text) for text in texts],

@@ -8,10 +8,10 @@ from typing import Any
 
 from safetensors import SafetensorError, deserialize
 
-from expo_lite.measure.statistics import Estimate
 from expo_lite.records import ALL
-from expo_lite.report.paired import ks_of, pair, paired_levels
-from expo_lite.report.record import RunRecord
+from expo_lite.results.paired import ks_of, pair, paired_levels
+from expo_lite.results.record import RunRecord
+from expo_lite.results.statistics import Estimate
 from expo_lite.run.checkpoint import newest_whole
 from expo_lite.run.health import Finding, dead_groups, findings, no_gradient
 from expo_lite.run.target import ADAPTER_WEIGHTS

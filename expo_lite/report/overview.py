@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from expo_lite.report.curves import points_of
 from expo_lite.report.passes import Measurement, level_name
-from expo_lite.report.record import RunRecord
+from expo_lite.results.record import RunRecord
 
 ENDS = 10
 """First and last mean: over one part in so many of a run, and over 10 steps at most."""

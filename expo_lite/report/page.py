@@ -7,10 +7,10 @@ from functools import partial
 from expo_lite.report.curves import Chart, sections
 from expo_lite.report.document import document, encoded
 from expo_lite.report.overview import overview
-from expo_lite.report.paired import best_pairing, ks_of, paired_levels
 from expo_lite.report.passes import Paired, levels_of, measurements, names_of, over_training, paired_within, picture
-from expo_lite.report.record import RunRecord, differing
 from expo_lite.report.thin import RULE, PackedSamples, pack_samples
+from expo_lite.results.paired import best_pairing, ks_of, paired_levels
+from expo_lite.results.record import RunRecord, differing
 
 MOST_BYTES = 5_000_000
 """What a report may weigh; samples get what the rest leaves."""

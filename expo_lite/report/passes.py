@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expo_lite.measure.figures import Evaluation
-from expo_lite.measure.statistics import Estimate
 from expo_lite.records import ALL, level_order
 from expo_lite.report.curves import Chart, Series
-from expo_lite.report.paired import Change, PairedLevel, ks_of, pair, paired_levels
-from expo_lite.report.record import Evaluated, RunRecord
+from expo_lite.results.figures import Evaluation
+from expo_lite.results.paired import Change, PairedLevel, ks_of, pair, paired_levels
+from expo_lite.results.record import Evaluated, RunRecord
+from expo_lite.results.statistics import Estimate
 
 GREEDY = "greedy"
 

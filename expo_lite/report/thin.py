@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expo_lite.report.record import HELD_OUT, RunRecord
+from expo_lite.results.record import HELD_OUT, RunRecord
 
 FIELDS = (
     "completion",

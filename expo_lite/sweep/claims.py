@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from expo_lite.measure.statistics import Estimate
 from expo_lite.records import ALL
+from expo_lite.results.statistics import Estimate
 from expo_lite.sweep.results import BASE, Results, minus
 
 K = 4

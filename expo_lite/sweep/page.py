@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expo_lite.measure.statistics import Estimate
 from expo_lite.records import ALL
 from expo_lite.report.curves import (
     SMOOTHED_FROM,
@@ -19,7 +18,8 @@ from expo_lite.report.curves import (
 )
 from expo_lite.report.document import document, write_document
 from expo_lite.report.passes import percents
-from expo_lite.report.record import differing_in
+from expo_lite.results.record import differing_in
+from expo_lite.results.statistics import Estimate
 from expo_lite.run.metrics import LEVEL_REWARD, mean
 from expo_lite.settings.schema import flat, to_json
 from expo_lite.sweep.plan import FIXED

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from expo_lite.measure.figures import Evaluation
-from expo_lite.measure.statistics import Estimate, in_quadrature, over_seeds, over_seeds_and_problems, pass_at_k
 from expo_lite.records import ALL, level_order
+from expo_lite.results.figures import Evaluation
+from expo_lite.results.statistics import Estimate, in_quadrature, over_seeds, over_seeds_and_problems, pass_at_k
 from expo_lite.run.metrics import mean
 
 BASE = "base"

@@ -19,13 +19,13 @@ from expo_lite.errors import ConfigError, ExpoLiteError
 from expo_lite.grading import Grader
 from expo_lite.loop import train
 from expo_lite.measure.diagnose import RESULTS, diagnose_target
-from expo_lite.measure.figures import Evaluation
 from expo_lite.measure.held_out import evaluate_held_out, held_out
 from expo_lite.memory.limits import fitted
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import read_prompts
+from expo_lite.results.figures import Evaluation
 from expo_lite.run.files import write_atomically
 from expo_lite.run.folder import RunFolder, check_new, read_config
 from expo_lite.run.target import find_target, starting_adapter

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from expo_lite.measure.figures import ProblemResult
-from expo_lite.measure.statistics import Estimate, bootstrap_mean, pass_at_k
 from expo_lite.records import Level, by_level
-from expo_lite.report.record import RunRecord, read_json
+from expo_lite.results.figures import ProblemResult
+from expo_lite.results.record import RunRecord, read_json
+from expo_lite.results.statistics import Estimate, bootstrap_mean, pass_at_k
 from expo_lite.run.files import JsonLines
 from expo_lite.settings.schema import flat
 

@@ -7,8 +7,8 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from expo_lite.grading.reading.normalise import normalise, text_key
-from expo_lite.measure.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
 from expo_lite.records import Level, Problem, by_level
+from expo_lite.results.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
 from expo_lite.run.metrics import mean
 
 T = TypeVar("T")

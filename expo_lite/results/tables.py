@@ -7,8 +7,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from expo_lite.measure.figures import Difference, Evaluation, LevelResult
-from expo_lite.measure.statistics import Estimate
+from expo_lite.results.figures import Difference, Evaluation, LevelResult
+from expo_lite.results.statistics import Estimate
 
 
 def evaluation_tables(evaluation: Evaluation, *, name: str) -> list[RenderableType]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expo_lite.errors import CheckpointError
-from expo_lite.measure.figures import Evaluation
+from expo_lite.results.figures import Evaluation
 from expo_lite.run.files import JsonLines
 from expo_lite.run.folder import RunFolder
 from expo_lite.settings.schema import flat
