@@ -31,12 +31,13 @@ from expo_lite.run.sparks import binned, sparkline
 from expo_lite.run.stopping import Stopped, StopRequests
 from expo_lite.run.target import resolve_run, run_prompts, starting_adapter
 from expo_lite.run.trace import traced
+from expo_lite.settings.methods import METHODS
 from expo_lite.settings.schema import to_json
-from expo_lite.settings.train import SCALED_METHODS, RunConfig, TrainConfig
+from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.step.chain_text import leaks
 from expo_lite.step.experience import sample_experience
 from expo_lite.step.learn import learn
-from expo_lite.step.methods import METHODS, chain_source, coefficient_in_force
+from expo_lite.step.methods import METHOD_ROWS, coefficient_in_force
 from expo_lite.step.optimizer import make_optimizer
 from expo_lite.step.pairs import pair_rows
 from expo_lite.step.rollout import draw
@@ -219,7 +220,7 @@ def take_step(run: Run) -> dict[str, float]:
     experience = sample_experience(run, problems)
     groups, explanations = experience.groups, experience.explanations
     sampled = time.monotonic()
-    rows = METHODS[config.method].rows(experience, config)
+    rows = METHOD_ROWS[config.method](experience, config)
     metrics = (group_metrics(groups) if groups else {}) | experience.metrics
     if not math.isfinite(metrics.get("sampling/nll", 0.0)):
         raise DivergedError(
@@ -231,7 +232,7 @@ def take_step(run: Run) -> dict[str, float]:
         metrics |= explanation_metrics(explanations, n_leaks)
     if experience.attempts:
         metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
-    scaled = config.method in SCALED_METHODS and chain_source(config) != "none"
+    scaled = METHODS[config.method].scaled and config.chain_source != "none"
     if scaled:
         metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
     diagnosed = bool(config.diagnostics_every) and run.step % config.diagnostics_every == 0

@@ -10,7 +10,8 @@ from expo_lite.records import Completion, Explanation, FinishReason, Group, Prob
 from expo_lite.results.figures import GradedProblem, Sample, evaluation_of
 from expo_lite.run.folder import RunFolder
 from expo_lite.run.metrics import explanation_metrics, group_metrics, sample_rows
-from expo_lite.settings.train import Method, TrainConfig, resolve
+from expo_lite.settings.methods import Method
+from expo_lite.settings.train import TrainConfig, resolve
 
 GROUP_SIZE = 4
 

@@ -9,7 +9,7 @@ import pytest
 
 from expo_lite.records import Completion, FinishReason, Group, Problem, Verdict
 from expo_lite.settings.train import TrainConfig, resolve
-from expo_lite.step.methods import METHODS, Chain, Experience
+from expo_lite.step.methods import METHOD_ROWS, Chain, Experience
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -19,13 +19,13 @@ def test_add_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert found is not None
     monkeypatch.chdir(tmp_path)
-    before = dict(METHODS)
+    before = dict(METHOD_ROWS)
     names: dict[str, Any] = {}
     try:
         exec(compile(found[1], "CONTRIBUTING.md", "exec"), names)  # noqa: S102 (our own text)
     finally:
-        METHODS.clear()
-        METHODS.update(before)
+        METHOD_ROWS.clear()
+        METHOD_ROWS.update(before)
     (folder,) = (tmp_path / "runs").iterdir()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]

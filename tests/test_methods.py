@@ -8,8 +8,9 @@ import pytest
 from expo_lite.policy.batching import Side
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
 from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig
-from expo_lite.settings.train import Method, RunConfig, TrainConfig, resolve
-from expo_lite.step.methods import METHODS, Chain, Experience, chain_rows, chain_source, dpo_rows, grpo_rows
+from expo_lite.settings.methods import METHODS, Method
+from expo_lite.settings.train import RunConfig, TrainConfig, resolve
+from expo_lite.step.methods import METHOD_ROWS, Chain, Experience, chain_rows, dpo_rows, grpo_rows
 
 CONFIG = resolve(TrainConfig(model="tiny", group_size=2))
 BY_TOKEN = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_normalisation="token"))
@@ -61,24 +62,24 @@ def test_chain_rows_by_hand() -> None:
 
 def test_exp_grpo_without_chains_is_grpo() -> None:
     experience = Experience((MIXED, WRONG), (), 0.5)
-    assert METHODS["exp-grpo"].rows(experience, CONFIG) == METHODS["grpo"].rows(experience, CONFIG)
+    assert METHOD_ROWS["exp-grpo"](experience, CONFIG) == METHOD_ROWS["grpo"](experience, CONFIG)
 
 
 def test_the_chain_stands_outside_the_group() -> None:
     chain = Chain((1, 2), (3, 4))
-    with_chain = METHODS["exp-grpo"].rows(Experience((MIXED, WRONG), (chain,), 0.0), CONFIG)
-    without = METHODS["grpo"].rows(Experience((MIXED, WRONG), (), 0.0), CONFIG)
+    with_chain = METHOD_ROWS["exp-grpo"](Experience((MIXED, WRONG), (chain,), 0.0), CONFIG)
+    without = METHOD_ROWS["grpo"](Experience((MIXED, WRONG), (), 0.0), CONFIG)
     assert with_chain[:-1] == without
     assert with_chain[-1].advantage == 0.0
     assert with_chain[-1].weight == 0.0
 
 
 def test_every_method_of_the_settings_is_here() -> None:
-    assert tuple(METHODS) == get_args(Method)
+    assert tuple(METHODS) == tuple(METHOD_ROWS) == get_args(Method)
 
 
 def test_sft_imitates_the_chains_alone() -> None:
-    rows = METHODS["sft"].rows(Experience((MIXED, WRONG), (Chain((1, 2), (3, 4, 5, 6)),), 0.0), BY_TOKEN)
+    rows = METHOD_ROWS["sft"](Experience((MIXED, WRONG), (Chain((1, 2), (3, 4, 5, 6)),), 0.0), BY_TOKEN)
     # one of two problems, four tokens; neither the groups nor exp_sft_coef count
     assert [row.completion_ids for row in rows] == [(3, 4, 5, 6)]
     assert [row.sft_weight for row in rows] == pytest.approx([1 / 8])
@@ -86,11 +87,11 @@ def test_sft_imitates_the_chains_alone() -> None:
 
 def test_star_takes_right_answers_and_explanations_of_failures_alike() -> None:
     chain = Chain((1, 2), (7, 8))
-    rows = METHODS["star"].rows(Experience((MIXED, WRONG, RIGHT), (chain,), 0.0), BY_TOKEN)
+    rows = METHOD_ROWS["star"](Experience((MIXED, WRONG, RIGHT), (chain,), 0.0), BY_TOKEN)
     # three problems; the last one's two right answers, of a token each, share its weight; nothing wrong is imitated
     assert [row.completion_ids for row in rows] == [(7, 8), (3, 3), (3,), (3,)]
     assert [row.sft_weight for row in rows] == pytest.approx([1 / 3 / 2] * 4)
-    assert METHODS["star"].rows(Experience((WRONG,), (), 0.0), CONFIG) == []
+    assert METHOD_ROWS["star"](Experience((WRONG,), (), 0.0), CONFIG) == []
 
 
 PAIR = Pair(Problem("p", "q", "1"), (1, 2), (3, 4), (5, 6, 7), -4.0, -3.0)
@@ -111,7 +112,7 @@ def test_dpo_rows_by_hand() -> None:
 def test_where_chains_come_from() -> None:
     def source(method: Any, coef: float = 0.04, dpo: DpoConfig = CONFIG.dpo) -> str:
         explanation = ExpoConfig(exp_sft_coef=coef)
-        return chain_source(dataclasses.replace(CONFIG, method=method, explanation=explanation, dpo=dpo))
+        return dataclasses.replace(CONFIG, method=method, explanation=explanation, dpo=dpo).chain_source
 
     assert [source(method) for method in METHODS] == [
         "none",

@@ -24,7 +24,7 @@ from expo_lite.settings.groups import ExpoConfig, PolicyConfig
 from expo_lite.settings.machine import is_installed
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.learn import accumulate
-from expo_lite.step.methods import METHODS, Chain, Experience
+from expo_lite.step.methods import METHOD_ROWS, Chain, Experience
 from expo_lite.tasks.rows import task_from_rows
 
 HERE = Path(__file__).parent
@@ -113,7 +113,7 @@ def test_the_loss_under_unsloth_s_patched_trainer(policy: HfPolicy, tmp_path: Pa
 def compare_with_our_own_loop(policy: HfPolicy, folder: Path, trained: str, atol: float = 2e-4) -> None:
     """Plain gradient descent moves each weight by the rate times the gradient, which is compared weight by weight."""
     config = resolve(TrainConfig(model="tiny", group_size=4, explanation=ExpoConfig(exp_sft_coef=COEFFICIENT)))
-    rows = METHODS["exp-grpo"].rows(sampled(policy), config)
+    rows = METHOD_ROWS["exp-grpo"](sampled(policy), config)
     assert sum(bool(row.sft_weight) for row in rows) == 2
     for parameter in policy.parameters().values():
         parameter.grad = None

@@ -13,7 +13,6 @@ from expo_lite.run.files import write_atomically
 from expo_lite.run.stopping import StopRequests
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.methods import chain_source
 from expo_lite.step.run import Run
 from expo_lite.terminal import say
 
@@ -53,7 +52,7 @@ def look_first(run: Run, console: Console, stops: StopRequests) -> None:
 
 def looked_at(config: RunConfig, problems: list[Problem]) -> list[Problem]:
     """The first few problems of each level; none in a run that is not looked at."""
-    if config.steps < LONG or chain_source(config) != "explanation":
+    if config.steps < LONG or config.chain_source != "explanation":
         return []
     seen: Counter[Level | None] = Counter()
     taken = []

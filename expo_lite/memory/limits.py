@@ -18,7 +18,8 @@ from expo_lite.memory.shapes import find_shape
 from expo_lite.records import SamplingParams
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import Sampler
-from expo_lite.settings.train import SCALED_METHODS, RunConfig
+from expo_lite.settings.methods import METHODS
+from expo_lite.settings.train import RunConfig
 
 T = TypeVar("T")
 
@@ -147,11 +148,11 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
         gradient_checkpointing=config.policy.gradient_checkpointing,
         optimizer=config.optimizer.optimizer,
         group_size=config.group_size,
-        rows_together=2 if config.method == "exp-dpo" else 1,
+        rows_together=2 if METHODS[config.method].pairs else 1,
         completion_tokens=config.longest_completion,
         nucleus=min(config.sampling.top_p, config.evaluation.eval_top_p) < 1,
         from_adapter=config.start_from is not None,
-        diagnosed=bool(config.diagnostics_every) and config.method in SCALED_METHODS,
+        diagnosed=bool(config.diagnostics_every) and METHODS[config.method].scaled,
     )
     return _plan_here(config.model, workload, config.policy.sampler, tokens, rows)
 

@@ -15,7 +15,7 @@ from expo_lite.results.statistics import Estimate
 from expo_lite.run.checkpoint import newest_whole
 from expo_lite.run.health import Finding, dead_groups, findings, no_gradient
 from expo_lite.run.target import ADAPTER_WEIGHTS
-from expo_lite.settings.train import GRPO_METHODS
+from expo_lite.settings.methods import GRPO_METHODS
 
 _DESERIALIZE: Any = deserialize  # it has no types
 LORA_B = "lora_B"

@@ -21,6 +21,7 @@ from expo_lite.settings.groups import (
     RolloutConfig,
     TaskOptions,
 )
+from expo_lite.settings.methods import GRPO_METHODS, METHODS, SCALED_METHODS, ChainSource, Method
 from expo_lite.settings.models import find_model
 from expo_lite.settings.schema import (
     AT_LEAST_0,
@@ -35,11 +36,7 @@ from expo_lite.settings.schema import (
     typed,
 )
 
-Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
 Logger = Literal["tensorboard", "wandb", "trackio"]
-GRPO_METHODS = ("grpo", "exp-grpo", "gt-sft-grpo")
-SCALED_METHODS = ("exp-grpo", "gt-sft-grpo")
-"""Those that add chains to the GRPO loss, scaled by --exp-sft-coef; if it is 0, none are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +101,14 @@ class TrainConfig:
         """The files of the question prompt and of the explanation prompt; None where ours are taken."""
         return self.question_prompt, self.explanation.explanation_prompt
 
+    @property
+    def chain_source(self) -> ChainSource:
+        """Where the chains to imitate or to prefer come from."""
+        spec = METHODS[self.method]
+        if spec.pairs:
+            return self.dpo.chosen
+        return "none" if spec.scaled and self.explanation.exp_sft_coef == 0 else spec.chains
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRollout(RolloutConfig):
@@ -153,7 +158,7 @@ def resolve(config: TrainConfig) -> RunConfig:
     sampling["max_completion_tokens"] = sampling["max_completion_tokens"] or preset.max_completion_tokens
     # Once pairs are told apart, nothing in DPO's loss holds either side up: at the full rate the former built-in model
     # told them apart in 30 steps, and had unlearned all levels in 60.
-    rate = preset.dpo_learning_rate if config.method == "exp-dpo" else preset.learning_rate
+    rate = preset.dpo_learning_rate if METHODS[config.method].pairs else preset.learning_rate
     optimizer["learning_rate"] = optimizer["learning_rate"] or rate
     return RunConfig(
         **_fields(config)
@@ -163,22 +168,12 @@ def resolve(config: TrainConfig) -> RunConfig:
             "output": config.output
             or Path("runs") / f"{run_name(model, config.task)}-{config.method}-seed{config.seed}",
             "explanation": replace(
-                config.explanation, explain=config.explanation.explain or default_gate(config.method)
+                config.explanation, explain=config.explanation.explain or METHODS[config.method].gate
             ),
             "sampling": ResolvedRollout(**sampling),
             "optimizer": ResolvedOptimizer(**optimizer),
         }
     )
-
-
-def default_gate(method: Method) -> Literal["all", "all-wrong"]:
-    """Which problems get a chain where that is not said.
-
-    The paper's formula has no gate. Without one the term also pulls where nothing is wrong: of five runs of 200 steps
-    on the built-in model all fell apart, and of five with the gate none (examples/results/replicate.md). Pairs have no
-    such term, and need every problem with a wrong completion; plain supervised training has nothing beside it.
-    """
-    return "all" if method in ("exp-dpo", "sft") else "all-wrong"
 
 
 def run_name(model: str, task: str) -> str:
@@ -218,11 +213,11 @@ def _check(config: TrainConfig) -> None:
                 "optimizer 'adamw-8bit' needs a GPU; use 'adamw'.",
             ),
             (
-                method == "exp-dpo" or not changed(dpo),
+                METHODS[method].pairs or not changed(dpo),
                 f"{', '.join(changed(dpo))} set, but only method 'exp-dpo' makes pairs, not '{method}'.",
             ),
             (
-                method in GRPO_METHODS or not for_grpo,
+                METHODS[method].grpo or not for_grpo,
                 f"{', '.join(for_grpo)} set, but only {', '.join(GRPO_METHODS)} have the GRPO loss, not '{method}'.",
             ),
             (
@@ -230,7 +225,7 @@ def _check(config: TrainConfig) -> None:
                 "pair_refresh_steps is for pairs 'online'; pairs 'offline' are made once.",
             ),
             (
-                method != "exp-dpo" or config.explanation.explanation_refresh_steps == 1,
+                not METHODS[method].pairs or config.explanation.explanation_refresh_steps == 1,
                 "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so "
                 "explanations, are made anew.",
             ),
@@ -250,12 +245,13 @@ def check_of_use(config: TrainConfig) -> None:
     of_term = sorted(given & {"exp_sft_coef", "exp_sft_schedule"})
     of_chains = sorted(given & {"explain", "exp_sft_normalisation"})
     of_explanations = sorted(given - {*of_term, *of_chains})
-    explains = method in ("exp-grpo", "star") or (method == "exp-dpo" and config.dpo.chosen == "explanation")
-    asked = f"'{method}'" if method != "exp-dpo" else "'exp-dpo' with chosen 'expert'"
+    spec = METHODS[method]
+    explains = (config.dpo.chosen if spec.pairs else spec.chains) == "explanation"
+    asked = f"'{method}'" if not spec.pairs else "'exp-dpo' with chosen 'expert'"
     check_rules(
         [
             (
-                method in SCALED_METHODS or not of_term,
+                spec.scaled or not of_term,
                 f"{', '.join(of_term)} set, but only {', '.join(SCALED_METHODS)} have the weighted term, not "
                 f"'{method}'.",
             ),
@@ -265,7 +261,7 @@ def check_of_use(config: TrainConfig) -> None:
                 "exp-dpo and star.",
             ),
             (
-                method != "grpo" or not of_chains,
+                spec.chains != "none" or not of_chains,
                 f"{', '.join(of_chains)} set, but method 'grpo' learns from no chains; all others do.",
             ),
         ]

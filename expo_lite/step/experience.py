@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Problem, SamplingParams
+from expo_lite.settings.methods import METHODS
 from expo_lite.step.explain import best, encode_target
-from expo_lite.step.methods import METHODS, Chain, Experience, chain_source
+from expo_lite.step.methods import Chain, Experience
 from expo_lite.step.pairs import make_pairs
 from expo_lite.step.rederive import judge_within
 from expo_lite.step.rollout import Rollout, explanation_params, roll_out, stream_seed
@@ -35,7 +36,7 @@ def _pairs(run: Run, problems: Sequence[Problem]) -> Experience:
     missing = [p for p in problems if store.get(p.problem_id, step=run.step) is None]
     with run.policy.reference() if run.config.dpo.pairs == "offline" else contextlib.nullcontext():
         groups, explanations, attempts = _groups_and_explanations(run, missing) if missing else ([], [], [])
-    if chain_source(run.config) == "expert":
+    if run.config.chain_source == "expert":
         chosen = {p.problem_id: _expert_ids(run, p) for p in _imitable(run, groups)}
     else:
         chosen = {e.problem.problem_id: e.target_ids for e in explanations if e.accepted}
@@ -58,8 +59,8 @@ def _groups_and_explanations(
     then all the new ones.
     """  # noqa: D205 (one sentence)
     config = run.config
-    wants = chain_source(config) == "explanation"
-    only_failed = METHODS[config.method].only_failed or config.explanation.explain == "all-wrong"
+    wants = config.chain_source == "explanation"
+    only_failed = METHODS[config.method].gate_is_fixed or config.explanation.explain == "all-wrong"
     kept = {p.problem_id: e for p in problems if wants and (e := run.explanations.get(p.problem_id, step=run.step))}
     missing = [p for p in problems if wants and p.problem_id not in kept]
     rolled = _roll_out(run, "rollout", problems, [] if only_failed else missing)
@@ -107,7 +108,7 @@ def _roll_out(run: Run, stream: str, problems: Sequence[Problem], to_explain: Se
 
 def _chains(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation]) -> Iterator[Chain]:
     """The chains to imitate: accepted explanations, or the data's expert chains, each after the plain prompt."""
-    source = chain_source(run.config)
+    source = run.config.chain_source
     if source == "explanation":
         for explanation in explanations:
             if explanation.accepted:

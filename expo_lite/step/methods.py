@@ -1,20 +1,18 @@
-"""What a method is: what it asks for beside the groups, and how all of it becomes weighted rows of one batch.
+"""The rows of each method: groups, chains and pairs become weighted rows of one batch.
 
-To add one, write a function from `Experience` to rows, and name it in `METHODS` and in `Method` (settings/train.py).
+`settings/methods.py` says what each method asks for. To add one, name it there and name its rows in `METHOD_ROWS`.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
 from expo_lite.objectives import group_advantages, scheduled, token_weights
 from expo_lite.policy.batching import Row, Side
 from expo_lite.records import Explanation, Group, Pair
-from expo_lite.settings.train import SCALED_METHODS, RunConfig
-
-ChainSource = Literal["none", "explanation", "expert"]
+from expo_lite.settings.methods import Method
+from expo_lite.settings.train import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +47,6 @@ class Experience:
     def n_problems(self) -> int:
         """The problems that a term is averaged over."""
         return len(self.groups) + self.unsampled
-
-
-@dataclass(frozen=True, slots=True)
-class MethodSpec:
-    """One method: the source of its chains, and its rows."""
-
-    chains: ChainSource
-    rows: Callable[[Experience, RunConfig], list[Row]]
-    only_failed: bool = False
-    """Whether only problems whose whole group is wrong are explained, whatever --explain says."""
-    pairs: bool = False
-    """Whether chains become the preferred side of pairs; --chosen then says which chains."""
-    groups: bool = True
-    """Whether it learns from groups; else they are sampled only where a gate needs them."""
-
-
-def chain_source(config: RunConfig) -> ChainSource:
-    """Where a run's chains come from."""
-    spec = METHODS[config.method]
-    if spec.pairs:
-        return config.dpo.chosen
-    return "none" if config.method in SCALED_METHODS and config.explanation.exp_sft_coef == 0 else spec.chains
 
 
 def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
@@ -155,11 +131,11 @@ def dpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
     return rows
 
 
-METHODS: dict[str, MethodSpec] = {
-    "grpo": MethodSpec(chains="none", rows=grpo_rows),
-    "exp-grpo": MethodSpec(chains="explanation", rows=grpo_and_chain_rows),
-    "gt-sft-grpo": MethodSpec(chains="expert", rows=grpo_and_chain_rows),
-    "exp-dpo": MethodSpec(chains="explanation", rows=dpo_rows, pairs=True),
-    "star": MethodSpec(chains="explanation", rows=star_rows, only_failed=True),
-    "sft": MethodSpec(chains="expert", rows=sft_rows, groups=False),
+METHOD_ROWS: dict[Method, Callable[[Experience, RunConfig], list[Row]]] = {
+    "grpo": grpo_rows,
+    "exp-grpo": grpo_and_chain_rows,
+    "gt-sft-grpo": grpo_and_chain_rows,
+    "exp-dpo": dpo_rows,
+    "star": star_rows,
+    "sft": sft_rows,
 }

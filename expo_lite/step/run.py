@@ -18,7 +18,6 @@ from expo_lite.run import checkpoint
 from expo_lite.run.folder import RunFolder
 from expo_lite.run.progress import working
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.methods import chain_source
 from expo_lite.step.optimizer import optimizer_tensors, restore_optimizer
 from expo_lite.step.store import RefreshStore
 from expo_lite.tasks import Task, problems_of
@@ -99,7 +98,7 @@ def training_problems(task: Task, config: RunConfig, prompts: Prompts, warn: Cal
     problems = problems_of(
         task, "train", levels=config.levels, limit=limit, seed=config.seed, warn=warn, prompts=prompts
     )
-    if chain_source(config) == "expert" and not any(problem.expert_chain for problem in problems):
+    if config.chain_source == "expert" and not any(problem.expert_chain for problem in problems):
         raise ConfigError(
             f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none. Name the field of "
             "the data that has them with --chain-field, or take a method that needs none (exp-grpo, grpo, star)."

@@ -1,0 +1,48 @@
+"""The table of methods: what each learns from. Free of torch; `step/methods.py` has the rows of each.
+
+To add a method, name it here and in `Method`, and give its rows in `step/methods.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
+ChainSource = Literal["none", "explanation", "expert"]
+Gate = Literal["all", "all-wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """What one method learns from."""
+
+    chains: ChainSource
+    """Where its chains come from; for pairs --chosen says so."""
+    gate: Gate = "all-wrong"
+    """Which problems get a chain by default.
+
+    The paper's formula has no gate. Without one the term also pulls where nothing is wrong: of five runs of 200 steps
+    on the built-in model all fell apart, and with the gate none did (examples/results/replicate.md). Pairs have no such
+    term, and need every problem with a wrong completion; plain supervised training has nothing beside it.
+    """
+    gate_is_fixed: bool = False
+    """--explain cannot change the gate."""
+    grpo: bool = False
+    """It has the GRPO loss."""
+    scaled: bool = False
+    """It adds chains to the GRPO loss, scaled by --exp-sft-coef; if that is 0, no chains are sampled."""
+    groups: bool = True
+    """It learns from groups; without, they are sampled only where the gate needs them."""
+    pairs: bool = False
+    """Its chains become the chosen side of preference pairs."""
+
+
+METHODS: dict[Method, MethodSpec] = {
+    "grpo": MethodSpec("none", grpo=True),
+    "exp-grpo": MethodSpec("explanation", grpo=True, scaled=True),
+    "gt-sft-grpo": MethodSpec("expert", grpo=True, scaled=True),
+    "exp-dpo": MethodSpec("explanation", gate="all", pairs=True),
+    "star": MethodSpec("explanation", gate_is_fixed=True),
+    "sft": MethodSpec("expert", gate="all", groups=False),
+}
+GRPO_METHODS = tuple(name for name, spec in METHODS.items() if spec.grpo)
+SCALED_METHODS = tuple(name for name, spec in METHODS.items() if spec.scaled)
