@@ -34,7 +34,6 @@ from expo_lite.run.trace import traced
 from expo_lite.settings.methods import METHODS
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
-from expo_lite.step.chain_text import leaks
 from expo_lite.step.experience import sample_experience
 from expo_lite.step.learn import learn
 from expo_lite.step.methods import METHOD_ROWS, coefficient_in_force
@@ -228,8 +227,7 @@ def take_step(run: Run) -> dict[str, float]:
             f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew."
         )
     if explanations:
-        n_leaks = sum(leaks(explanation.completion.text) for explanation in explanations)
-        metrics |= explanation_metrics(explanations, n_leaks)
+        metrics |= explanation_metrics(explanations)
     if experience.attempts:
         metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
     scaled = METHODS[config.method].scaled and config.chain_source != "none"

@@ -37,7 +37,7 @@ def make_run(
         groups = [_group(problem, rng, step / steps, text, words) for problem in pool]
         explanations = [_explanation(problem, rng, text, words) for problem in pool] if method == "exp-grpo" else []
         samples += sample_rows(groups, explanations, step=step)
-        extra = explanation_metrics(explanations, 0) if explanations else {}
+        extra = explanation_metrics(explanations) if explanations else {}
         times = {"step_time": 2.0, "time/sample_s": 1.5, "time/score_s": 0.1, "time/update_s": 0.4}
         memory = {"peak_memory_gib": 1.0 + step / 100, "memory/planned_gib": 1.5}
         metrics.append({"step": step, **group_metrics(groups), **extra, "loss": 1 / step, **times, **memory})

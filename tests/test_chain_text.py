@@ -1,59 +1,10 @@
-"""What a chain's text says: leaks against two tables, and statements of the answer in shapes made by rule."""
+"""A chain without its answer: statements of the answer in shapes made by rule."""
 
-import json
 from itertools import product
 
-import leak_tables
 import pytest
 
-from expo_lite.step.chain_text import before_answer, leaks, up_to_answer
-
-ROWS = [json.loads(line) for line in leak_tables.FILE.read_text(encoding="utf-8").splitlines()]
-
-
-def test_the_committed_tables_are_what_the_rule_makes() -> None:
-    assert leak_tables.table() == ROWS
-    for leak in (True, False):
-        assert sum(row["leak"] is leak for row in ROWS) >= 60
-    tuned = {row["template"] for row in ROWS if row["half"] == "tune"}
-    assert not tuned & {row["template"] for row in ROWS if row["half"] != "tune"}
-
-
-def counts(half: str) -> tuple[int, int, int]:
-    """Leaks that are found, false alarms, and leaks that are missed."""
-    own = [(bool(row["leak"]), leaks(row["text"])) for row in ROWS if row["half"] == half]
-    return own.count((True, True)), own.count((False, True)), own.count((True, False))
-
-
-def test_leaks_are_told_from_what_looks_like_them() -> None:
-    assert counts("tune") == (166, 0, 0)
-    assert counts("held_out") == (96, 0, 0)
-
-
-def test_what_the_pattern_does_not_know() -> None:
-    """Words that it was not made for pass it by: a filter of phrases is no proof. A better one changes this line."""
-    assert counts("later") == (0, 12, 41)
-
-
-@pytest.mark.parametrize(
-    ("text", "leaking"),
-    [
-        ("The given answer is 5, so we work back.", True),
-        ("We are told that the answer is 5.", True),
-        ("as the answer is known to be 5", True),
-        ("Since the answer is 42, we go back.", True),
-        ("Given that the answer is 42, x is 2.", True),
-        ("We need to get 42.", True),
-        ("We are given 5 apples. The answer is 5.", False),
-        ("Therefore the final answer is 5.", False),
-        ("40+2=42. Therefore, the correct answer is 42.", False),
-        ("The expected result of a throw is 3.5.", False),
-        ("Since the result is even, it is 4.", False),
-    ],
-)
-def test_single_leaks(text: str, leaking: bool) -> None:
-    assert leaks(text) is leaking
-
+from expo_lite.step.chain_text import before_answer, up_to_answer
 
 OPENINGS = ("", "The correct answer is 42. ", "Since the answer is 42, ", "We need to get 42. ", "\\boxed{42}\n")
 STEPS = (
@@ -126,4 +77,3 @@ def test_a_long_reply_is_read_in_linear_time() -> None:
     """A pattern that goes back and forth over a long stretch would not end within the suite's patience."""
     for text in ("= 42 " * 4_000, "the answer is " * 4_000, "4" * 20_000, "$" * 20_000, " " * 4_000):
         before_answer(text + "\n\\boxed{42}")
-        leaks(text)

@@ -135,7 +135,7 @@ WRONG = {
     "train --group-size 1": "error: group_size must be at least 2 and at most 4,096, not 1",
     "train --k 32": "error: every k must be between 1 and eval_samples (16), not (32,).",
     "train --explanation-filter none,verified": "error: explanation_filter 'none' cannot be combined",
-    "train --explanation-filter verify": "'verify' is not one of verified, lift, no-leak, reliance, re-deriv",
+    "train --explanation-filter verify": "'verify' is not one of verified, lift, reliance, re-deriv",
     "train --dpo-beta 0.2": "error: dpo_beta set, but only method 'exp-dpo' makes pairs, not 'exp-grpo'.",
     "train --method exp-dpo --pairs both": "'offline', 'online'",
     "train --method exp-dpo --pairs offline --pair-refresh-steps 2": "error: pair_refresh_steps is for pairs 'online'",

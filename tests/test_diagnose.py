@@ -51,7 +51,6 @@ def test_figures_by_level_by_hand() -> None:
     assert [row.all_wrong.value for row in (one, two, everything)] == pytest.approx([0, 1, 2 / 3])
     assert [row.truncated.value for row in (one, two, everything)] == pytest.approx([0, 1 / 2, 1 / 3])
     assert [row.accepted.value for row in (one, two, everything)] == pytest.approx([1, 1 / 2, 2 / 3])
-    assert [row.leaking.value for row in (one, two, everything)] == pytest.approx([0, 1 / 2, 1 / 3])
     nll, lift = everything.nll, everything.lift  # own, accepted, expert; and all explanations, unfiltered
     assert [e.value for kind in nll if (e := nll[kind])] == pytest.approx([0.5, 1.5, 5.0, 3.0])
     assert [e.value for kind in lift if (e := lift[kind])] == pytest.approx([-1.0, 3.0, 0.5, 1.0])

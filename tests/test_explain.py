@@ -109,12 +109,6 @@ def test_verified_refuses_wrong_and_truncated_ones(policy: HfPolicy) -> None:
     assert right.target_ids == right.completion.token_ids
 
 
-def test_no_leak_refuses_talk_of_the_given_answer(policy: HfPolicy) -> None:
-    group = attempt("Since the correct answer is 21, \\boxed{21}", correct=True, policy=policy)
-    (explanation,) = judge(policy, [group], ExpoConfig(explanation_filter=("no-leak",)))
-    assert (explanation.accepted, explanation.reason) == (False, "leak")
-
-
 def test_none_puts_the_right_answer_at_the_end(policy: HfPolicy) -> None:
     group = attempt("A:0010+11=0022\n\\boxed{22}", correct=False, policy=policy)
     (explanation,) = judge(policy, [group], ExpoConfig(explanation_filter=("none",)))

@@ -39,7 +39,6 @@ CAUSES: list[tuple[dict[str, Any], str, str]] = [
     (DEAD | {"frac_all_wrong": 0.0, "frac_all_correct": 1.0}, "every completion is right already", "expo-lite hard"),
     (DEAD | REFUSED | {"verdicts/no_answer": 1.0}, "no final answer", "--method sft"),
     (DEAD | REFUSED | {"expo/refused/different": 1.0}, "no explanation is accepted", "--explanations-per-problem"),
-    (DEAD | REFUSED | {"expo/refused/leak": 0.6, "expo/refused/no_answer": 0.4}, "no explanation", "Take no-leak out"),
     (without(DEAD, "expo/explanation_accept_rate"), "every completion is wrong", "--method exp-grpo"),
     (
         without(DEAD | {"frac_all_wrong": 0.5, "frac_all_correct": 0.5}, "expo/explanation_accept_rate"),
@@ -91,7 +90,11 @@ def test_the_figures_are_means_of_the_dead_steps_alone() -> None:
     ("harm", "what", "figures"),
     [
         ({"completions/clipped_ratio": 0.21}, "Many completions are cut off", "21% at 64 tokens"),
-        ({"expo/explanation_accept_rate": 0.09, "expo/refused/leak": 0.9}, "Hardly any", "9%; most refused as leak"),
+        (
+            {"expo/explanation_accept_rate": 0.09, "expo/refused/no_lift": 0.9},
+            "Hardly any",
+            "9%; most refused as no_lift",
+        ),
         ({"verdicts/timeout": 0.06}, "The grader runs out of time", "6% of verdicts"),
         ({"sampling/logp_difference/mean": 0.2}, "What is sampled is not what is scored", "0.20 nats a token apart"),
         ({"kl": 1.5}, "The policy is far from its base model", "KL 1.5 nats a token"),

@@ -59,11 +59,10 @@ def test_the_reward_of_each_level_by_hand() -> None:
 
 
 def test_explanations_by_hand() -> None:
-    refused = [explanation(accepted=False, reason=reason) for reason in ("leak", "truncated", "leak")]
-    assert explanation_metrics([explanation(accepted=True), *refused], n_leaks=2) == {
+    refused = [explanation(accepted=False, reason=reason) for reason in ("no_lift", "truncated", "no_lift")]
+    assert explanation_metrics([explanation(accepted=True), *refused]) == {
         "expo/explanation_accept_rate": 0.25,
-        "expo/answer_leak_rate": 0.5,
-        "expo/refused/leak": 0.5,
+        "expo/refused/no_lift": 0.5,
         "expo/refused/truncated": 0.25,
     }
 
@@ -74,7 +73,7 @@ def test_the_mean_of_nothing() -> None:
 
 
 def test_samples_keep_prompt_completion_verdict_and_reason() -> None:
-    rollout, other, own = sample_rows([group([1, 0], [2, 4])], [explanation(accepted=False, reason="leak")], step=7)
+    rollout, other, own = sample_rows([group([1, 0], [2, 4])], [explanation(accepted=False, reason="no_lift")], step=7)
     assert rollout == {
         "step": 7,
         "kind": "rollout",
@@ -94,7 +93,7 @@ def test_samples_keep_prompt_completion_verdict_and_reason() -> None:
     assert (other["correct"], other["reward"]) == (False, 0.0)
     partly = Group(PROBLEM, (completion(2),), (Verdict(False, "judge", "", partial=0.25),))
     assert sample_rows([partly], [], step=1)[0]["reward"] == 0.25
-    assert (own["kind"], own["accepted"], own["refusal"], own["lift_nats"]) == ("explanation", False, "leak", 0.5)
+    assert (own["kind"], own["accepted"], own["refusal"], own["lift_nats"]) == ("explanation", False, "no_lift", 0.5)
     assert sample_rows([], [explanation(accepted=True)], step=1)[0]["refusal"] is None
 
 

@@ -68,8 +68,8 @@ def test_two_processes_learn_what_one_does(folder: Path) -> None:
     logs = [json.loads((folder / name / "log.json").read_text())[0] for name in ("trained-1-2", "trained-2-1")]
     for log in logs:
         assert (log["frac_all_wrong"], log["frac_mixed"]) == pytest.approx((2 / 3, 1 / 3), abs=1e-3)
-        shares = ("expo/explanation_accept_rate", "expo/answer_leak_rate", "expo/sft_coef")
-        assert [log[name] for name in shares] == [1.0, 0.0, COEFFICIENT]
+        shares = ("expo/explanation_accept_rate", "expo/sft_coef")
+        assert [log[name] for name in shares] == [1.0, COEFFICIENT]
         assert log["completions/max_length"] == logs[0]["completions/max_length"]  # of rollouts, not of explanations
     assert logs[0]["expo/sft_loss"] == pytest.approx(logs[1]["expo/sft_loss"], rel=1e-5)
     assert logs[0]["sampling/nll"] == pytest.approx(logs[1]["sampling/nll"], rel=0.01)  # one is the mean of two means
@@ -154,21 +154,20 @@ def test_what_only_our_own_loop_has_is_refused(settings: ExpoConfig, said: str) 
         ExplainingGRPOTrainer("unused", task=task_from_rows(ROWS), explanation=settings)
 
 
-@pytest.mark.parametrize("filters", [("verified",), ("no-leak",), ("verified", "no-leak")])
-def test_the_filters_are_those_of_our_own_loop(filters: tuple[Any, ...], policy: HfPolicy) -> None:
-    """On right, wrong, cut off and leaking texts; what the trainer needs for it is its task and the end tokens."""
+def test_the_filter_is_that_of_our_own_loop(policy: HfPolicy) -> None:
+    """On right, wrong and cut off texts; what the trainer needs for it is its task and the end tokens."""
     from types import SimpleNamespace
 
     from expo_lite.integrations.trl import ExplainingGRPOTrainer
 
-    settings = ExpoConfig(explanation_filter=filters)
+    settings = ExpoConfig()
     task = task_from_rows(ROWS)
     problem = next(p for p in (*task.problems("train"), *task.problems("test")) if p.answer == "3")
     end = policy.tokenizer.eos_token_id
     trainer: Any = SimpleNamespace(_explanation=settings, _task=task, eos_token_ids=[end])
     trainer._judge = lambda *given: ExplainingGRPOTrainer._judge(trainer, *given)
     found = []
-    for text in ("So \\boxed{3}.", "So \\boxed{9}.", "Since the answer is 3, so \\boxed{3}."):
+    for text in ("So \\boxed{3}.", "So \\boxed{9}."):
         for finish in (FinishReason.STOP, FinishReason.LENGTH):
             cut = finish is FinishReason.LENGTH
             ids = (*policy.tokenizer.encode(text), *(() if cut else (end,)))
@@ -177,7 +176,7 @@ def test_the_filters_are_those_of_our_own_loop(filters: tuple[Any, ...], policy:
             (ours,) = judge(policy, [attempt], settings)
             found.append(ours.accepted)
             assert ExplainingGRPOTrainer._reason(trainer, problem, text, ids) == ours.reason
-    assert found == [True, False, False, False, "no-leak" not in filters, False]
+    assert found == [True, False, False, False]
 
 
 @pytest.mark.parametrize("explain_with", ["answer", "wrong-answer", "no-answer"])

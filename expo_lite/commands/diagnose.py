@@ -77,10 +77,10 @@ def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) ->
     """Rates of each level, then a table of chains for each."""
     rates = Table(title=f"{name}: percent, with 95% intervals", title_justify="left", box=box.SIMPLE)
     rates.add_column("level")
-    for column in ("problems", "right", f"all {group_size} wrong", "truncated", "explanations accepted", "leaking"):
+    for column in ("problems", "right", f"all {group_size} wrong", "truncated", "explanations accepted"):
         rates.add_column(column, justify="right")
     for row in levels:
-        shares = (row.reward, row.all_wrong, row.truncated, row.accepted, row.leaking)
+        shares = (row.reward, row.all_wrong, row.truncated, row.accepted)
         rates.add_row(row.level, f"{row.n_problems:,}", *map(interval_cell, shares))
     single = [row for row in levels if row.level != ALL] or levels
     return [rates, *map(chain_table, single)]

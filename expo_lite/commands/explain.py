@@ -85,19 +85,16 @@ class Explain(ConfiguredCommand):
 
 
 def _show(explanation: "Explanation", console: Console) -> None:
-    from expo_lite.step.chain_text import leaks
-
     problem, completion = explanation.problem, explanation.completion
     level = "" if problem.level is None else f", level {problem.level}"
     console.print(Rule(f"{problem.problem_id}{level}", align="left"))
     found = "no final answer" if explanation.verdict.answer is None else f"answer {explanation.verdict.answer}"
     outcome = "accepted" if explanation.accepted else f"refused: {explanation.reason}"
     lift = "" if explanation.lift_nats is None else f", lift {explanation.lift_nats:+.2f} nats"
-    leak = "talks about a given answer" if leaks(completion.text) else "no leak"
     _block(console, "question", [problem.question])
     _block(console, "reference answer", [problem.answer])
     _block(console, f"explanation, {len(completion.token_ids)} tokens", [completion.text.strip()])
-    _block(console, "verdict", [f"{outcome} ({found}: {explanation.verdict.reason}; {leak}{lift})"])
+    _block(console, "verdict", [f"{outcome} ({found}: {explanation.verdict.reason}{lift})"])
 
 
 def _block(console: Console, heading: str, lines: Iterable[str]) -> None:

@@ -31,13 +31,12 @@ from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
 from expo_lite.settings.schema import check_rules, check_values
 from expo_lite.settings.train import check_filters
-from expo_lite.step.chain_text import leaks
 from expo_lite.step.rollout import with_wrong_answer
 from expo_lite.tasks import Task
 
 TESTED = ((1, 15), (1, 16))
 """From this version of TRL on, and below that one."""
-FILTERS = ("verified", "no-leak")
+FILTERS = ("verified",)
 """Those that need no pass of the policy and change no text; the others are for `expo-lite train`."""
 ACCEPTED = "accepted"
 
@@ -181,11 +180,10 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         coefficient = scheduled(settings.exp_sft_coef, schedule=settings.exp_sft_schedule, progress=progress)
         # an optimiser step that sees only a part of what was generated averages over the problems of that part
         n_seen = n_problems * self.args.gradient_accumulation_steps / self.args.steps_per_generation
-        rows, reasons, leaking = [], [], []
+        rows, reasons = [], []
         for place, ids, completion in list(zip(to_sample, ids_of, said, strict=True))[: len(own)]:
             problem, text = self._problems[place], completion[0]["content"]
             reasons.append(self._reason(problem, text, ids))
-            leaking.append(leaks(text))
             if reasons[-1] == ACCEPTED:
                 weight = coefficient / n_seen
                 weight /= len(ids) if settings.exp_sft_normalisation == "token" else 1
@@ -195,7 +193,6 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         for reason in {ACCEPTED, *reasons}:
             name = "explanation_accept_rate" if reason == ACCEPTED else f"refused/{reason}"
             self._log(f"expo/{name}", [found == reason for found in reasons])
-        self._log("expo/answer_leak_rate", gather_object(leaking))
         self._log("expo/sft_coef", [coefficient])
         return rows
 
@@ -208,13 +205,11 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         return explanation_turns(problem)
 
     def _reason(self, problem: Problem, text: str, ids: Sequence[int]) -> str:
-        """Why an explanation is refused, as in step/explain.py: no-leak comes on top of a right answer in time."""
+        """Why an explanation is refused, as in step/explain.py."""
         if "none" in self._explanation.explanation_filter:
             return ACCEPTED  # a control is trained on as it is
         verdict = self._judge(problem, text, ids)
-        if not verdict.correct:
-            return verdict.reason
-        return "leak" if "no-leak" in self._explanation.explanation_filter and leaks(text) else ACCEPTED
+        return ACCEPTED if verdict.correct else verdict.reason
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's loss, and the term of this micro-batch's explanations."""

@@ -10,7 +10,6 @@ from expo_lite.measure.verdict import Facts, LevelVerdict, judge_level
 from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, by_level
 from expo_lite.results.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.run.metrics import mean
-from expo_lite.step.chain_text import leaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,6 @@ class LevelDiagnosis:
     all_wrong: Estimate
     truncated: Estimate
     accepted: Estimate
-    leaking: Estimate
     nll: dict[str, Estimate | None]
     lift: dict[str, Estimate | None]
     nll_ratio: Estimate | None
@@ -93,7 +91,6 @@ def _level(
             [mean(c.finish_reason is FinishReason.LENGTH for c in group.completions) for group in groups]
         ),
         accepted=_share(e.accepted for e in explanations),
-        leaking=_share(leaks(e.completion.text) for e in explanations),
         nll={kind: _unbounded([f.nll for f in own.values()]) for kind, own in by_kind.items()},
         lift={kind: _unbounded([f.lift for f in own.values()]) for kind, own in by_kind.items()},
         nll_ratio=_ratio(both),

@@ -49,8 +49,8 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         Panel("Learning rate", "As scheduled.", "", (Line("learning_rate", "learning rate"),)),
     )),
     ("Explanations and chains", (
-        Panel("Explanations accepted", "The share that pass the filter; the others teach nothing. Leaks talk about a given answer.",
-              "share", (Line("expo/explanation_accept_rate", "accepted", "good"), Line("expo/answer_leak_rate", "leaks", "bad"))),
+        Panel("Explanations accepted", "The share that pass the filter; the others teach nothing.",
+              "share", (Line("expo/explanation_accept_rate", "accepted", "good"),)),
         Panel("Why explanations were refused", "Shares of all explanations.", "share", (Line("expo/refused/", ""),),
               whole="expo/explanation_accept_rate"),
         Panel("Surprise of chains", "Negative log-likelihood after the plain prompt. Good positives are near the policy's own.", "nats",

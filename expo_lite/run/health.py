@@ -104,7 +104,6 @@ _HARDER = "Train on harder problems: other --levels, or what `expo-lite hard` fi
 def _refusal_remedy(rows: Sequence[Row]) -> str:
     remedies = {
         "truncated": "Raise --max-completion-tokens.",
-        "leak": "Take no-leak out of --explanation-filter.",
         "no_lift": "Take lift out of --explanation-filter.",
     }
     other = "Read some with `expo-lite explain`; take --explanations-per-problem 4, a larger model, or expert chains."

@@ -53,11 +53,10 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return metrics
 
 
-def explanation_metrics(explanations: Sequence[Explanation], n_leaks: int) -> dict[str, float]:
-    """Acceptance, leaks, lift and the reasons for refusals, of one step's explanations."""
+def explanation_metrics(explanations: Sequence[Explanation]) -> dict[str, float]:
+    """Acceptance and the reasons for refusals, of one step's explanations."""
     metrics = {
         "expo/explanation_accept_rate": mean(explanation.accepted for explanation in explanations),
-        "expo/answer_leak_rate": n_leaks / len(explanations),
     }
     for reason in sorted({e.reason for e in explanations if not e.accepted}):
         metrics[f"expo/refused/{reason}"] = mean(e.reason == reason for e in explanations)

@@ -18,7 +18,7 @@ from expo_lite.settings.schema import (
 )
 
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
-ExplanationFilter = Literal["verified", "lift", "no-leak", "reliance", "re-derivation", "none"]
+ExplanationFilter = Literal["verified", "lift", "reliance", "re-derivation", "none"]
 Rounding = Literal["never", "gold"]
 """Where a rounded answer counts: nowhere, or where the gold is a decimal that the answer rounds to."""
 
@@ -108,9 +108,9 @@ class ExpoConfig:
     """What the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """What an explanation must pass: verified, lift, no-leak, reliance, re-derivation, or several of these; or none.
+    """What an explanation must pass: verified, lift, reliance, re-derivation, or several of these; or none.
     With verified its own answer must be right; with lift it must raise the probability of the right answer.
-    With no-leak it must not talk about a given answer, with reliance not lean on it by more than max_reliance.
+    With reliance it must not lean on the answer shown by more than max_reliance.
     With re-derivation the policy must reach the answer again from the chain without its answer.
     With none it counts as it is, and the answer is put at its end."""
     explanations_per_problem: Annotated[int, COMPLETIONS] = 1

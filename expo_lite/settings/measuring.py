@@ -118,7 +118,7 @@ class ExplainingConfig(_ModelOnTask):
     explain_with: ExplainWith = "answer"
     """What the explanation prompt shows: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """What an explanation must pass: verified, lift, no-leak, reliance, re-derivation or none, as in training."""
+    """What an explanation must pass: verified, lift, reliance, re-derivation or none, as in training."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, as in training. Default: the run's own, else ours."""
 

@@ -1,4 +1,4 @@
-r"""What a chain's text says: whether it talks about a given answer, and what is left of it without its answer.
+r"""A chain of thought without its answer.
 
 `before_answer` takes every statement of the answer out of a chain and leaves its steps, so that what the steps are
 worth can be measured. The rule, with "the answer" for what the chain ends with as the grader reads it:
@@ -7,56 +7,21 @@ worth can be measured. The rule, with "the answer" for what the chain ends with 
 2. Earlier statements of the same answer go, and what lies between them stays: a box, a tag, a line of ####, "the answer
    is 42", a goal ("we need to get 42"), in front or in the middle.
 3. At the end the result of the last step goes where it is the answer ("40 + 2 = 42" becomes "40 + 2 = "), with what
-   repeats it. It must stand behind a sign or word of a result, and no figure may follow: then nothing is worked out
-   from it any more.
+   repeats it. It must follow a sign or word of a result, and no figure may follow it: then nothing more is worked
+   out from it.
 
-All else stays. The same value in the middle of the steps, with a figure behind it, is a step and no statement.
+All else stays. The same value in the middle of the steps, with a figure after it, is a step and not a statement.
 """
 
 import re
 
 from expo_lite.grading.reading.extract import answer_start, final_answer
 
-_NOUN = r"(?:final\s+|correct\s+)?(?:answer|result|solution)"
-_TOLD = r"(?:given|provided|known|stated)"
 _SHOW = r"(?:show|prove|explain|justify|demonstrate)"
 _REACH = r"(?:get|reach|obtain|arrive\s+at|end\s+(?:up\s+)?(?:with|at|in))"
 _GOAL = (
     r"(?:need|needs|have|has|want|wants|trying|try|going|aim|supposed|required|goal\s+is|task\s+is)\s+to|must|should"
 )
-_FIGURE = r"[$\\(]{0,3}[-+]?\d[\d.,/]*\$?\)?"
-_LEAK = re.compile(
-    # a premise: since the answer is 42
-    rf"\b(?:since|because|as|if|given\s+that|knowing\s+that|we\s+(?:already\s+)?know(?:\s+that)?)\s+the\s+{_NOUN}"
-    rf"\s+(?:is|was|must\s+be|should\s+be)\b(?!\s+(?:an?|one|(?!{_TOLD})[a-z]{{3,}})\b)"
-    rf"|\bwith\s+{_FIGURE}\s+as\s+the\s+{_NOUN}\b"
-    r"|\b(?:answer|result|solution)\s+has\s+to\s+(?:be|equal|come\s+out\s+as)\b"
-    # a goal: we need to get 42, we want to show that the answer is 42
-    rf"|\b(?:{_GOAL})\s+{_REACH}\s+(?:(?:the\s+)?{_NOUN}\s+(?:of\s+)?)?{_FIGURE}(?=\s*(?:[.,;:!)]|$|\s(?:as|so|for)\b))"
-    rf"|\b(?:{_GOAL})\s+{_SHOW}\s+(?:that|why|how)\s+the\s+{_NOUN}\s+(?:is|equals|must\s+be)\b"
-    rf"|\bwork(?:ing)?\s+back(?:wards?)?\s+from\s+(?:it|{_FIGURE})|\bget\s+the\s+correct\s+{_NOUN},\s+{_FIGURE}"
-    # something given: the given answer, the answer was provided; "is given by" is a formula
-    rf"|\b(?:the|this|that|our|your)\s+(?:given|provided|stated|reference|target)\s+{_NOUN}\b"
-    r"|\bthe\s+known\s+(?:final\s+|correct\s+)?answer\b"
-    rf"|\b(?:answer|result|solution)\s+(?:(?:that|which)\s+)?(?:is|was|has\s+been)\s+(?:already\s+)?{_TOLD}\b(?!\s+by\b)"
-    rf"|\b(?:we|i)\s+(?:are|were|have\s+been|am|was)\s+(?:told|given)\s+(?:that\s+)?the\s+{_NOUN}\b"
-    # what the result is held against
-    r"|\b(?:match(?:es)?|agrees?\s+with|consistent\s+with|equals?|reach|get\s+to|arrive\s+at)\s+the\s+(?:expected|correct)"
-    r"\s+(?:answer|result|solution)\b"
-    # stated before there is a step
-    rf"|\A\W*(?:the\s+)?correct\s+{_NOUN}\s+(?:is|was)\b",
-    re.IGNORECASE,
-)
-
-
-def leaks(text: str) -> bool:
-    """Whether a chain talks about having been given the answer, in phrases that the pattern knows.
-
-    Of phrases that it was not made for it finds few or none: tests/leak_tables.py has the figures.
-    """
-    return _LEAK.search(text) is not None
-
-
 _STATED = (
     r"(?:(?:so|thus|hence|therefore|since|because|given\s+that|(?:we|i)\s+(?:know|are\s+told|are\s+given)(?:\s+that)?)"
     r",?\s+)?(?:the|our|my|this)\s+(?:final\s+|correct\s+|given\s+|right\s+|known\s+|stated\s+|expected\s+){0,2}"

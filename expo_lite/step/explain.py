@@ -16,7 +16,7 @@ from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
-from expo_lite.step.chain_text import before_answer, leaks, up_to_answer
+from expo_lite.step.chain_text import before_answer, up_to_answer
 
 _BOX = "\\boxed{"
 
@@ -79,10 +79,8 @@ def _candidate(
         target_ids = encode_target(policy, up_to_answer(completion.text) + boxed(problem.answer))
     elif completion.finish_reason is FinishReason.LENGTH:
         accepted, reason = False, "truncated"
-    elif not verdict.correct:  # lift and no-leak come on top of a right answer, never instead
+    elif not verdict.correct:
         accepted, reason = False, verdict.reason
-    elif "no-leak" in filters and leaks(completion.text):
-        accepted, reason = False, "leak"
     return Explanation(
         problem, completion, encode_question(policy.tokenizer, problem), target_ids, verdict, accepted, reason
     )
