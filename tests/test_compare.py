@@ -9,7 +9,7 @@ from made_run import make_run, write_evaluation
 from expo_lite.commands import cli
 from expo_lite.records import level_order
 from expo_lite.results.figures import ProblemResult
-from expo_lite.results.paired import Change, best_pairing, kept, ks_of, lost, pair, paired_levels, won
+from expo_lite.results.paired import Pairing, compare, kept_counts, pair
 from expo_lite.results.record import read_runs
 from expo_lite.results.statistics import bootstrap_mean, pass_at_k
 
@@ -23,53 +23,69 @@ def tries(*counts: int, n: int = 4) -> list[ProblemResult]:
     return [ProblemResult(f"p{i}", 1, count > 2, count, n) for i, count in enumerate(counts)]
 
 
+def paired(first: list[ProblemResult], second: list[ProblemResult]) -> Pairing:
+    pairing = pair("second minus first", first, second)
+    assert pairing is not None
+    return pairing
+
+
 def test_problems_are_paired_by_their_names() -> None:
-    changes = pair(tries(0, 1, 2), list(reversed(tries(3, 1))))
+    changes = paired(tries(0, 1, 2), list(reversed(tries(3, 1)))).changes
     assert [(c.problem_id, c.first, c.second) for c in changes] == [("p0", 0, 3), ("p1", 1, 1)]
-    assert pair(tries(0), tries(0, n=8)) == []  # another number of samples: pass@k of it is another estimate
+    assert pair("", tries(0), tries(0, n=8)) is None  # another number of samples: pass@k of it is another estimate
 
 
 def test_won_and_lost_by_hand() -> None:
-    changes = pair(tries(0, 0, 4, 2, 0, 1), tries(1, 4, 0, 3, 0, 0))
-    assert [(c.problem_id, c.second) for c in won(changes)] == [("p1", 4), ("p0", 1)]
-    assert [(c.problem_id, c.first) for c in lost(changes)] == [("p2", 4), ("p5", 1)]
+    pairing = paired(tries(0, 0, 4, 2, 0, 1), tries(1, 4, 0, 3, 0, 0))
+    assert [(c.problem_id, c.second) for c in pairing.won] == [("p1", 4), ("p0", 1)]
+    assert [(c.problem_id, c.first) for c in pairing.lost] == [("p2", 4), ("p5", 1)]
 
 
 def test_differences_by_hand() -> None:
-    (row,) = paired_levels(pair(tries(0, 2), tries(1, 2)), [1, 4])
+    pairing = paired(tries(0, 2), tries(1, 2))
+    (row,) = pairing.levels
     # pass@1: 0 and 1/2, then 1/4 and 1/2; pass@4: 0 and 1, then 1 and 1
     assert (row.level, row.n_problems, row.first[1], row.second[1]) == ("1", 2, 0.25, 0.375)
     assert (row.first[4], row.second[4], row.difference[4].value) == (0.5, 1.0, 0.5)
     assert row.difference[1] == bootstrap_mean([0.25, 0.0], lowest=-1.0)
+    assert pairing.ks == [1, 4]
 
 
 def test_the_difference_turned_round_is_its_negative() -> None:
     first, second = tries(*range(5)), tries(4, 0, 2, 4, 1)
-    (there,), (back,) = paired_levels(pair(first, second), [2]), paired_levels(pair(second, first), [2])
-    assert there.difference[2].value == pytest.approx(-back.difference[2].value)
-    (none,) = paired_levels(pair(first, first), [2])
-    assert none.difference[2].value == 0.0
-    assert none.difference[2].low < 0 < none.difference[2].high  # five equal pairs are no proof of equality
+    (there,), (back,) = paired(first, second).levels, paired(second, first).levels
+    assert there.difference[4].value == pytest.approx(-back.difference[4].value)
+    (same,) = paired(first, first).levels
+    assert same.difference[4].value == 0.0
+    assert same.difference[4].low < 0 < same.difference[4].high  # five equal pairs are no proof of equality
+
+
+def test_pairing_is_narrower_than_two_intervals() -> None:
+    theirs = tries(*(4 if i % 2 else 0 for i in range(40)))
+    (row,) = paired(theirs, tries(*(4 if i % 2 else 1 for i in range(40)))).levels
+    alone = bootstrap_mean([1.0 if i % 2 else 0.25 for i in range(40)])
+    assert row.difference[1].value == pytest.approx(0.125)
+    assert row.difference[1].high - row.difference[1].low < 0.4 * (alone.high - alone.low)
 
 
 def test_pass_at_k_is_the_evaluations_own(tmp_path: Path) -> None:
     (run,) = read_runs([make_run(tmp_path / "a")])
-    last = run.evaluated[-1]
-    rows = {row.level: row for row in paired_levels(pair(last.evaluation.problems, last.evaluation.problems), [1, 4])}
-    for result in last.evaluation.levels:
+    last = run.evaluated[-1].evaluation
+    rows = {row.level: row for row in paired(list(last.problems), list(last.problems)).levels}
+    for result in last.levels:
         assert rows[result.level].first == pytest.approx({k: e.value for k, e in result.pass_at.items()})
 
 
 def test_levels_are_in_order() -> None:
-    changes = [Change(str(i), level, 4, 0, 1) for i, level in enumerate(["10", "2", "easy"])]
-    assert [row.level for row in paired_levels(changes, [1])] == ["2", "10", "easy", "all"]
+    results = [ProblemResult(str(level), level, False, 1, 4) for level in (10, 2, None)]
+    assert [row.level for row in paired(results, results).levels] == ["2", "10", "all"]
     assert sorted(["all", "x", "2"], key=level_order) == ["2", "x", "all"]
-    assert [row.level for row in paired_levels([Change("p", None, 4, 0, 1)], [1])] == ["all"]
-    assert [row.level for row in paired_levels([Change("p", "3", 4, 0, 1)], [1])] == ["3"]
+    assert [row.level for row in paired(results[:1], results[:1]).levels] == ["10"]
 
 
 def test_k_is_at_most_the_number_of_samples() -> None:
-    assert ks_of([Change("p", None, 4, 0, 1), Change("q", None, 8, 0, 1)], (4, 8, 16)) == [1, 4]
+    results = [*tries(0, 1), ProblemResult("q", 1, False, 0, 8)]
+    assert paired(results, results).ks == [1, 4]
 
 
 def eval_folder(run: Path, name: str, right: list[bool], **settings: object) -> None:
@@ -90,18 +106,31 @@ def test_evaluation_folders_are_paired_on_equal_terms(tmp_path: Path) -> None:
     eval_folder(a, "step-000006-x", [True, False, False, True, True], seed=0)
     eval_folder(b, "step-000006-x", [True, True, False, True, False], seed=1)
     first, second = read_runs([a, b])
-    assert [len(found.problems) for found in kept(first)] == [4, 5]
-    pairing = best_pairing(first, second)
+    assert [len(counts.problems) for counts in kept_counts(first)] == [4, 5]
+    pairing = compare(first, second).pairing
     assert pairing is not None
-    assert pairing[0].where == "in training, after step 6"  # the seeds of the others differ
+    assert pairing.title == "b minus a (in training, after step 6)"  # the seeds of the others differ
     eval_folder(b, "step-000006-y", [True, True, False, True, False], seed=0)
-    pairing = best_pairing(first, second)
+    pairing = compare(first, second).pairing
     assert pairing is not None
-    assert (pairing[0].where, pairing[1].where) == ("evaluation/step-000006-x", "evaluation/step-000006-y")
-    assert [(c.problem_id, c.level, c.n, c.first, c.second) for c in pairing[2] if c.first != c.second] == [
+    assert pairing.title == "b minus a (evaluation/step-000006-x and evaluation/step-000006-y)"
+    assert [(c.problem_id, c.level, c.n, c.first, c.second) for c in pairing.changes if c.first != c.second] == [
         ("q1", "3", 2, 0, 2),
         ("q4", "3", 2, 2, 0),
     ]
+
+
+def test_a_comparison_as_json(tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", method="grpo")
+    write_evaluation(b / "evaluation" / "step-000006.json", (0, 2, 4, 0))
+    values = json.loads(json.dumps(compare(*read_runs([a, b])).to_json()))
+    assert (values["first"], values["second"], values["settings"]) == ("a", "b", {"method": ["exp-grpo", "grpo"]})
+    assert [row["level"] for row in values["pairing"]["levels"]] == ["1", "2", "all"]
+    assert [change["problem_id"] for change in values["pairing"]["won"]] == ["held/1"]
+    assert [change["problem_id"] for change in values["pairing"]["lost"]] == ["held/0"]
+    (b / "evaluation" / "step-000006.json").unlink()
+    (b / "evaluation" / "step-000000.json").unlink()
+    assert compare(*read_runs([a, b])).to_json()["pairing"] is None
 
 
 def test_the_command_prints_settings_differences_won_and_lost(
@@ -113,7 +142,7 @@ def test_the_command_prints_settings_differences_won_and_lost(
     assert cli.run(["compare", str(a), str(b), "--show", "1"]) == 0
     out = capsys.readouterr().out
     assert [line.split() for line in out.splitlines() if line.startswith(" method")] == [["method", "exp-grpo", "grpo"]]
-    assert "b minus a: 4 problems, in training, after step 6" in out
+    assert "b minus a (in training, after step 6): 4 problems" in out
     change = sum(pass_at_k(4, c, 1) for c in (0, 2, 4, 0)) / 4 - sum(pass_at_k(4, c, 1) for c in (3, 0, 4, 0)) / 4
     assert f"{100 * change:+.1f} (" in out
     assert "won (right in b alone): 1" in out and "held/1, level 2: 0/4 to 2/4" in out
@@ -121,16 +150,14 @@ def test_the_command_prints_settings_differences_won_and_lost(
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
 
 
-def test_without_counts_each_run_has_its_own_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_counts_there_is_no_pairing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
-    for run in (a, b):
-        write_evaluation(run / "evaluation" / "step-000006.json", (3, 0, 4, 0), counts=False)
-        write_evaluation(run / "evaluation" / "step-000000.json", (0, 0, 2, 1), counts=False)
+    for step in (0, 6):
+        write_evaluation(a / "evaluation" / f"step-{step:06d}.json", (3, 0, 4, 0), counts=False)
     assert cli.run(["compare", str(a), str(b)]) == 0
     out = capsys.readouterr().out
-    assert "The settings are the same." in out
+    assert "The settings are equal." in out
     assert "No pairing" in out and "expo-lite eval RUN" in " ".join(out.split())
-    assert "87.5 (" in out  # level 1: 3 of 4 and 4 of 4
 
 
 def test_what_is_no_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,8 +152,8 @@ def test_baseline_on_the_same_problems_and_seeds(
     overall = next(difference for difference in results["differences"] if difference["level"] == "all")
     rates = [[r["correct"] for r in rows if r["kind"] == "sample"] for rows in (ours, theirs)]
     by_hand = sum(rates[0]) / len(rates[0]) - sum(rates[1]) / len(rates[1])
-    assert overall["avg"]["value"] == pytest.approx(by_hand)
-    assert 0 < overall["avg"]["low"] < by_hand < overall["avg"]["high"]
+    assert overall["difference"]["1"]["value"] == pytest.approx(by_hand)
+    assert 0 < overall["difference"]["1"]["low"] < by_hand < overall["difference"]["1"]["high"]
     assert "tiny minus smollm2-135m" in capsys.readouterr().out
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from expo_lite.records import Problem
-from expo_lite.results.figures import Evaluation, GradedProblem, Sample, differences, evaluation_of
+from expo_lite.results.figures import Evaluation, GradedProblem, Sample, evaluation_of
 from expo_lite.results.statistics import bootstrap_mean, wilson
 
 
@@ -39,11 +39,10 @@ def test_figures_by_hand() -> None:
     assert (one.n_problems, one.n_samples) == (2, 4)
     assert one.greedy == wilson(1, 2)
     # problem a has 2 of 4 right, b none: pass@2 of a is 1 - 1/6
-    assert one.avg.value == one.pass_at[1].value == one.maj_at[1].value == pytest.approx((0.5 + 0) / 2)
+    assert one.avg.value == one.pass_at[1].value == pytest.approx((0.5 + 0) / 2)
     assert one.pass_at[2].value == pytest.approx((5 / 6 + 0) / 2)
     assert one.pass_at[4] == wilson(1, 2)  # each problem is right or wrong here
-    # a: {7,7} wins, four pairs of a 7 and another tie, {8,9} loses: (1 + 4/2) / 6
-    assert one.maj_at[2].value == pytest.approx((3 / 6 + 0) / 2)
+    assert one.maj_at[2].value == 0.5  # the first two samples: 7 and 7, 8 and 8
     assert one.maj_at[4].value == 0.5
     assert (one.frac_all_wrong, one.truncated_rate, one.no_answer_rate) == (0.5, 1 / 8, 2 / 8)
     assert one.reasons == {"different": 4, "equal": 2, "no_answer": 1, "truncated": 1}
@@ -74,31 +73,3 @@ def test_one_level_none_and_some_without() -> None:
 def test_json_round_trip() -> None:
     evaluation = evaluation_of([outcome("a", "7", "78"), outcome("b", "8", "89", level=2, subject="x")], (1, 2), 0.7)
     assert Evaluation.from_json(json.loads(json.dumps(evaluation.to_json()))) == evaluation
-
-
-def test_paired_differences_by_hand() -> None:
-    ours = [outcome("a", "7", "77"), outcome("b", "7", "78", level=2), outcome("c", "8", "88", level=2)]
-    theirs = [outcome("a", "8", "78"), outcome("b", "7", "78", level=2), outcome("c", "8", "78", level=2)]
-    one, two, both = differences(ours, theirs, (1, 2))
-    assert (one.level, one.n_problems, one.greedy.value, one.avg.value) == ("1", 1, 1.0, 0.5)
-    assert (two.greedy.value, two.avg.value, two.pass_at[2].value) == (0.0, -0.25, -0.5)
-    assert both.avg == bootstrap_mean([0.5, 0.0, -0.5], lowest=-1.0)
-    assert both.greedy.value == pytest.approx(1 / 3)
-    # maj@2, a tie counting half: a 1 against 1/2, b the same, c 0 against 1/2
-    assert both.maj_at[2].value == pytest.approx((0.5 + 0 - 0.5) / 3)
-
-
-def test_a_policy_minus_itself_is_zero_but_not_certain() -> None:
-    same = [outcome(str(i), "7", "78") for i in range(20)]
-    difference = differences(same, same, (1,))[0]
-    assert difference.avg.value == 0.0
-    assert difference.avg.low < 0 < difference.avg.high
-
-
-def test_pairing_is_narrower_than_two_intervals() -> None:
-    theirs = [outcome(str(i), "7", "7777" if i % 2 else "8888") for i in range(40)]
-    ours = [outcome(str(i), "7", "7777" if i % 2 else "8887") for i in range(40)]
-    paired = differences(ours, theirs, (1,))[0].avg
-    alone = evaluation_of(ours, (1,), 0.7).levels[0].avg
-    assert paired.value == pytest.approx(0.125)
-    assert paired.high - paired.low < 0.4 * (alone.high - alone.low)

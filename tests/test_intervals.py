@@ -4,13 +4,11 @@ import itertools
 import math
 import random
 import statistics
-from collections import Counter
-from fractions import Fraction
 
 import pytest
 import scipy.stats
 
-from expo_lite.results.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
+from expo_lite.results.statistics import Estimate, bootstrap_mean, ks_up_to, majority, pass_at_k, wilson
 
 
 @pytest.mark.parametrize("n", range(1, 8))
@@ -28,46 +26,19 @@ def test_pass_at_k_by_hand_and_of_many_samples() -> None:
     assert 0 < pass_at_k(10_000, 1, 64) == pytest.approx(0.0064)
 
 
-def vote(subset: list[tuple[str | None, bool]], rights: dict[str | None, bool]) -> Fraction:
-    """The plain way: count, find who is ahead, share among those tied."""
-    counts = Counter(answer for answer, _ in subset if answer is not None)
-    if not counts:
-        return Fraction(0)
-    winners = [answer for answer, count in counts.items() if count == max(counts.values())]
-    return Fraction(sum(rights[answer] for answer in winners), len(winners))
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_majority_at_k_is_the_mean_over_all_subsets(seed: int) -> None:
-    rng = random.Random(seed)
-    n = rng.randint(1, 9)
-    names = [None, "a", "b", "c", "d", "e"][: rng.randint(1, 6)]
-    rights: dict[str | None, bool] = {name: rng.random() < 0.4 for name in names if name}
-    rows = [(name, rights.get(name, False)) for name in rng.choices(names, k=n)]
-    for k in range(1, n + 1):
-        subsets = [vote(list(subset), rights) for subset in itertools.combinations(rows, k)]
-        expected = float(sum(subsets) / len(subsets))
-        assert majority_at_k([a for a, _ in rows], [c for _, c in rows], k) == pytest.approx(expected, abs=1e-12)
-
-
 def test_majority_by_hand() -> None:
     votes, right = ["7", "7", "8", "8", None], [True, True, False, False, False]
-    assert majority_at_k(votes, right, 5) == 0.5  # a tie of two
-    assert majority_at_k(votes, right, 1) == pytest.approx(2 / 5)  # one sample: how often it is right
-    assert majority_at_k([None, None], [False, False], 2) == 0.0
-    assert majority_at_k(["7"] * 3 + ["8"] * 2, [True] * 3 + [False] * 2, 5) == 1.0
+    assert majority(votes, right) == 0.5  # a tie of two
+    assert majority(["8", "7", "7"], [False, True, False]) == 1.0  # an answer is what it was judged first
+    assert majority(["7"] * 3 + ["8"] * 4, [True] * 3 + [False] * 4) == 0.0
+    assert majority(["7", None, None], [True, False, False]) == 1.0  # no answer casts no vote
+    assert majority([None, None], [False, False]) == 0.0
 
 
-def test_majority_of_many_agrees_with_drawn_subsets_and_ignores_order() -> None:
-    rng = random.Random(5)
-    answers: list[str | None] = [rng.choice(["7", "7", "8", "9", "10", "11", None]) for _ in range(64)]
-    rights = [answer == "7" for answer in answers]
-    exact = majority_at_k(answers, rights, 16)
-    rows = list(zip(answers, rights, strict=True))
-    drawn = [vote(rng.sample(rows, 16), {a: a == "7" for a in answers if a}) for _ in range(3_000)]
-    assert exact == pytest.approx(float(sum(drawn) / len(drawn)), abs=0.02)
-    shuffled = rng.sample(rows, len(rows))
-    assert majority_at_k([a for a, _ in shuffled], [c for _, c in shuffled], 16) == exact
+def test_which_k_there_are() -> None:
+    assert [ks_up_to(n) for n in (1, 2, 4, 16, 20, 64)] == [
+        [1], [1, 2], [1, 4], [1, 4, 16], [1, 4, 16, 20], [1, 4, 16, 64],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 40, 5_000])

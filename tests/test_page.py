@@ -119,5 +119,5 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
 def test_the_report_needs_no_torch() -> None:
     import subprocess
 
-    code = "import sys, expo_lite.report.page, expo_lite.commands.compare; sys.exit('torch' in sys.modules)"
+    code = "import sys, expo_lite.report.page, expo_lite.commands.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

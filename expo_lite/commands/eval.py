@@ -46,8 +46,9 @@ class Eval(ConfiguredCommand):
             import_torch(console)
             from expo_lite.commands.sampling import graded_target, sampled_problems
             from expo_lite.measure.samples import SampleFolder, SampleSpec
-            from expo_lite.results.figures import differences, evaluation_of
-            from expo_lite.results.tables import difference_table, evaluation_tables
+            from expo_lite.results.figures import evaluation_of
+            from expo_lite.results.paired import pair
+            from expo_lite.results.tables import evaluation_tables, pairing_tables
 
             params = params_of(config, target)
             both = [target, *([other] if other else [])]
@@ -62,19 +63,21 @@ class Eval(ConfiguredCommand):
                 for folder, (_, each) in zip(folders, measured, strict=True)
             ]
         evaluations = [evaluation_of(each, config.ks, config.temperature) for each in graded]
-        paired = differences(graded[0], graded[1], config.ks) if other else []
+        pairing = None
+        if other:
+            ours, theirs = (evaluation.problems for evaluation in evaluations)
+            pairing = pair(f"{target.label} minus {other.label}", theirs, ours)
         results = {
             "settings": to_json(config),
             "evaluation": evaluations[0].to_json(),
             "baseline": evaluations[1].to_json() if other else None,
-            "differences": [asdict(difference) for difference in paired],
+            "differences": [asdict(level) for level in pairing.levels] if pairing else [],
         }
         folders[0].write(RESULTS, [json.dumps(results, indent=2)])
         for (_, each), evaluation in reversed(list(zip(measured, evaluations, strict=True))):
             console.print(*evaluation_tables(evaluation, name=each.label))
-        if other:
-            title = f"{target.label} minus {other.label}: paired, percentage points with 95% intervals"
-            console.print(difference_table(paired, title=title))
+        if pairing:
+            console.print(*pairing_tables(pairing))
         say(console, f"written to: {output}")
         if other is None and target.adapter is not None:
             say(

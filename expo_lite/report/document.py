@@ -21,7 +21,6 @@ from markupsafe import Markup
 
 from expo_lite.errors import CheckpointError
 from expo_lite.report.passes import level_name
-from expo_lite.results.paired import lost, won
 from expo_lite.results.record import shown
 
 
@@ -74,7 +73,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["level_name"] = level_name
-    environment.filters["won"], environment.filters["lost"] = won, lost
     environment.filters["shown"] = shown
     return environment
 

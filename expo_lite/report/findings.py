@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, deserialize
 
 from expo_lite.records import ALL
-from expo_lite.results.paired import ks_of, pair, paired_levels
+from expo_lite.results.paired import pair
 from expo_lite.results.record import RunRecord
 from expo_lite.results.statistics import Estimate
 from expo_lite.run.checkpoint import newest_whole
@@ -62,12 +62,11 @@ def lost_levels(run: RunRecord) -> list[Finding]:
     if len(measured) < 2:
         return []
     first, last = measured[0], measured[-1]
-    changes = pair(first.evaluation.problems, last.evaluation.problems)
-    if not changes:
+    pairing = pair("", first.evaluation.problems, last.evaluation.problems)
+    if pairing is None:
         return []
     trained = {str(level) for level in run.settings.get("levels") or ()}
-    rows = paired_levels(changes, ks_of(changes, [1]))
-    single = [row for row in rows if row.level != ALL] or rows
+    single = [row for row in pairing.levels if row.level != ALL] or pairing.levels
     where = f"evaluations after steps {first.step} and {last.step}"
     return [
         _lost(row.level, row.first[1], row.second[1], row.difference[1], where, trained)

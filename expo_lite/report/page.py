@@ -7,9 +7,9 @@ from functools import partial
 from expo_lite.report.curves import Chart, sections
 from expo_lite.report.document import document, encoded
 from expo_lite.report.overview import overview
-from expo_lite.report.passes import Paired, levels_of, measurements, names_of, over_training, paired_within, picture
+from expo_lite.report.passes import levels_of, measurements, names_of, over_training, pairings_within, picture
 from expo_lite.report.thin import RULE, PackedSamples, pack_samples
-from expo_lite.results.paired import best_pairing, ks_of, paired_levels
+from expo_lite.results.paired import compare
 from expo_lite.results.record import RunRecord, differing
 
 MOST_BYTES = 5_000_000
@@ -30,6 +30,7 @@ def render(runs: Sequence[RunRecord]) -> Page:
     """The report of these runs; at most MOST_BYTES, the samples thinned as `thin.RULE` says."""
     measured = measurements(runs)
     charts = [*_on_the_way(runs), *sections(runs)]
+    between = [compare(runs[0], other).pairing for other in runs[1:]]
     page = partial(
         document,
         "page.html.j2",
@@ -46,7 +47,7 @@ def render(runs: Sequence[RunRecord]) -> Page:
         measured=measured,
         levels=levels_of(measured),
         names=names_of(measured),
-        paired=[*paired_within(runs), *_between(runs)],
+        pairings=[*pairings_within(runs), *filter(None, between)],
         charts=charts,
         differing=differing(runs) if len(runs) > 1 else [],
         rule=RULE,
@@ -59,17 +60,3 @@ def render(runs: Sequence[RunRecord]) -> Page:
 def _on_the_way(runs: Sequence[RunRecord]) -> list[tuple[str, list[Chart]]]:
     charts = over_training(runs)
     return [("Held-out problems during training", charts)] if charts else []
-
-
-def _between(runs: Sequence[RunRecord]) -> list[Paired]:
-    """Each further run against the first one, where both have counts on the same problems."""
-    found = []
-    for other in runs[1:]:
-        pairing = best_pairing(runs[0], other)
-        if pairing is not None:
-            own, _, changes = pairing
-            ks = ks_of(changes, (1, 4, 16, 64))
-            found.append(
-                Paired(f"{other.label} minus {runs[0].label} ({own.where})", ks, paired_levels(changes, ks), changes)
-            )
-    return found

@@ -7,7 +7,7 @@ from typing import Any
 from expo_lite.records import ALL, level_order
 from expo_lite.report.curves import Chart, Series
 from expo_lite.results.figures import Evaluation
-from expo_lite.results.paired import Change, PairedLevel, ks_of, pair, paired_levels
+from expo_lite.results.paired import Pairing, pair
 from expo_lite.results.record import Evaluated, RunRecord
 from expo_lite.results.statistics import Estimate
 
@@ -24,16 +24,6 @@ class Measurement:
     step: int
     n_problems: dict[str, int]
     figures: dict[str, dict[str, Estimate]]
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """What became of the same problems: in training, or from one run to another."""
-
-    title: str
-    ks: list[int]
-    levels: list[PairedLevel]
-    changes: list[Change]
 
 
 def measurements(runs: Sequence[RunRecord]) -> list[Measurement]:
@@ -107,19 +97,14 @@ def over_training(runs: Sequence[RunRecord]) -> list[Chart]:
     return charts
 
 
-def paired_within(runs: Sequence[RunRecord]) -> list[Paired]:
+def pairings_within(runs: Sequence[RunRecord]) -> list[Pairing]:
     """Last minus first evaluation of each run that has counts by problem in both."""
     found = []
     for run in runs:
-        counted = [evaluated for evaluated in run.evaluated if evaluated.evaluation.problems]
-        if len(counted) < 2:
-            continue
-        changes = pair(counted[0].evaluation.problems, counted[-1].evaluation.problems)
-        if changes:
-            ks = ks_of(changes, list(counted[-1].evaluation.levels[0].pass_at))
-            title = "The same problems, after minus before"
-            title += "" if len(runs) == 1 else f": {run.label}"
-            found.append(Paired(title, ks, paired_levels(changes, ks), changes))
+        counted = [evaluated.evaluation.problems for evaluated in run.evaluated if evaluated.evaluation.problems]
+        title = "The same problems, after minus before" + ("" if len(runs) == 1 else f": {run.label}")
+        if len(counted) > 1 and (pairing := pair(title, counted[0], counted[-1])):
+            found.append(pairing)
     return found
 
 

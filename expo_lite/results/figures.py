@@ -1,14 +1,14 @@
-"""From graded completions to the figures of an evaluation, by level and by subject; free of torch."""
+"""Turn graded completions into the figures of an evaluation, by level and by subject."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, TypeVar
 
 from expo_lite.grading.reading.normalise import normalise, text_key
 from expo_lite.records import Level, Problem, by_level
-from expo_lite.results.statistics import Estimate, bootstrap_mean, majority_at_k, pass_at_k, wilson
+from expo_lite.results.statistics import Estimate, bootstrap_mean, majority, pass_at_k, wilson
 from expo_lite.run.metrics import mean
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the figures need to know of one graded completion."""
+    """One graded completion."""
 
     correct: bool
     reason: str
@@ -35,12 +35,12 @@ class GradedProblem:
 
     @property
     def n_correct(self) -> int:
-        """How many of the samples are right."""
+        """The number of right samples."""
         return sum(sample.correct for sample in self.samples)
 
     @cached_property
     def votes(self) -> tuple[str | None, ...]:
-        """The samples' answers as they are counted for a majority: equal up to spelling; None casts no vote."""
+        """The samples' answers in one spelling, as they are counted for a majority; None casts no vote."""
         return tuple(None if s.answer is None else text_key(normalise(s.answer)) for s in self.samples)
 
     def pass_at(self, k: int) -> float:
@@ -48,17 +48,17 @@ class GradedProblem:
         return pass_at_k(len(self.samples), self.n_correct, k)
 
     def majority_at(self, k: int) -> float:
-        """maj@k of this problem, over all subsets of k samples."""
-        return majority_at_k(self.votes, [sample.correct for sample in self.samples], k)
+        """maj@k of this problem: the vote of its first k samples."""
+        return majority(self.votes[:k], [sample.correct for sample in self.samples[:k]])
 
 
 @dataclass(frozen=True, slots=True)
 class LevelResult:
-    """What was measured on the problems of one level, of "all", or of one subject.
+    """The figures of the problems of one level, of "all", or of one subject.
 
-    `pass_at` and `maj_at` are by k; `avg` is the mean over all samples (avg@n). Rates and `mean_tokens` are of the
-    samples, not of the greedy completions: `truncated_rate` ran into the token limit, `no_answer_rate` shows no final
-    answer, truncated ones included. `frac_all_wrong` is of problems; `reasons` counts the samples' verdicts.
+    `pass_at` and `maj_at` are by k; `avg` is the mean over all samples (avg@n). Rates, `mean_tokens` and `reasons`
+    (verdicts, counted) are of the samples, not of the greedy completions; `no_answer_rate` includes truncated ones.
+    `frac_all_wrong` is a share of the problems.
     """
 
     level: str
@@ -82,7 +82,7 @@ class LevelResult:
 
 @dataclass(frozen=True, slots=True)
 class ProblemResult:
-    """How often one problem was solved, so that two evaluations can be compared problem by problem."""
+    """The counts of one problem, so that two evaluations can be compared problem by problem."""
 
     problem_id: str
     level: Level | None
@@ -105,7 +105,7 @@ class Evaluation:
         return asdict(self)
 
     def scalars(self) -> dict[str, float]:
-        """The figures by name, without intervals: those of all problems, then `NAME/level/LEVEL`."""
+        """The figures by name, without intervals: `NAME` of all problems, `NAME/level/LEVEL` of one level."""
         values: dict[str, float] = {}
         for row in self.levels:
             end = f"/level/{row.level}" if row is not self.levels[-1] else ""
@@ -123,43 +123,23 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Evaluation":
-        """Take back what `to_json` gave."""
+        """Read the values of `to_json` back."""
         levels, subjects = (tuple(_result_from_json(row) for row in values[part]) for part in ("levels", "subjects"))
         problems = tuple(ProblemResult(**row) for row in values.get("problems", ()))
         return cls(levels, values["temperature"], subjects, problems)
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One policy minus another on the same problems and random numbers; intervals of paired differences."""
-
-    level: str
-    n_problems: int
-    greedy: Estimate
-    avg: Estimate
-    pass_at: dict[int, Estimate]
-    maj_at: dict[int, Estimate]
-
-
 def evaluation_of(measured: Sequence[GradedProblem], ks: Sequence[int], temperature: float) -> Evaluation:
-    """All figures of one policy."""
+    """All figures of one policy, for the given k."""
     return Evaluation(
-        tuple(level_result(name, own, ks) for name, own in by_level(measured, lambda m: m.problem.level)),
+        tuple(level_result(name, members, ks) for name, members in by_level(measured, lambda m: m.problem.level)),
         temperature,
-        tuple(level_result(name, own, ks) for name, own in _by_subject(measured, lambda m: m.problem.subject)),
+        tuple(level_result(name, members, ks) for name, members in _by_subject(measured, lambda m: m.problem.subject)),
         tuple(
             ProblemResult(m.problem.problem_id, m.problem.level, m.greedy.correct, m.n_correct, len(m.samples))
             for m in measured
         ),
     )
-
-
-def differences(ours: Sequence[GradedProblem], theirs: Sequence[GradedProblem], ks: Sequence[int]) -> list[Difference]:
-    """Ours minus theirs by level, then by subject; both measured on the same problems in the same order."""
-    pairs = list(zip(ours, theirs, strict=True))
-    levels = by_level(pairs, lambda pair: pair[0].problem.level)
-    subjects = _by_subject(pairs, lambda pair: pair[0].problem.subject)
-    return [difference(name, own, ks) for name, own in (*levels, *subjects)]
 
 
 def level_result(level: str, measured: Sequence[GradedProblem], ks: Sequence[int]) -> LevelResult:
@@ -181,24 +161,8 @@ def level_result(level: str, measured: Sequence[GradedProblem], ks: Sequence[int
     )
 
 
-def difference(level: str, pairs: Sequence[tuple[GradedProblem, GradedProblem]], ks: Sequence[int]) -> Difference:
-    """The paired differences on one set of problems."""
-
-    def paired(figure: Callable[[GradedProblem], float]) -> Estimate:
-        return bootstrap_mean([figure(a) - figure(b) for a, b in pairs], lowest=-1.0, highest=1.0)
-
-    return Difference(
-        level=level,
-        n_problems=len(pairs),
-        greedy=paired(lambda m: float(m.greedy.correct)),
-        avg=paired(lambda m: m.pass_at(1)),
-        pass_at={k: paired(partial(GradedProblem.pass_at, k=k)) for k in ks},
-        maj_at={k: paired(partial(GradedProblem.majority_at, k=k)) for k in ks},
-    )
-
-
 def _estimate(figures: Iterable[float]) -> Estimate:
-    """Wilson's interval where every problem is right or wrong, else the bootstrap over problems."""
+    """The mean with Wilson's interval if every problem is right or wrong, else with the bootstrap's."""
     values = list(figures)
     if all(value in (0.0, 1.0) for value in values):
         return wilson(round(sum(values)), len(values))
@@ -206,8 +170,8 @@ def _estimate(figures: Iterable[float]) -> Estimate:
 
 
 def _by_subject(items: Sequence[T], subject: Callable[[T], str | None]) -> list[tuple[str, list[T]]]:
-    named = sorted({subject(item) for item in items} - {None}, key=str)
-    return [(str(own), [item for item in items if subject(item) == own]) for own in named]
+    names = sorted({subject(item) for item in items} - {None}, key=str)
+    return [(str(name), [item for item in items if subject(item) == name]) for name in names]
 
 
 def _result_from_json(row: dict[str, Any]) -> LevelResult:

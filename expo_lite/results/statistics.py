@@ -1,15 +1,15 @@
-"""What samples say about a policy: pass@k, majority votes, and 95% intervals; pure Python.
+"""Statistics of graded samples: pass@k, majority votes and 95% intervals, in pure Python.
 
-Problems are the unit of chance. Completions of one problem go together, so intervals treat a problem's figure as one
-draw: Wilson's where it is right or wrong, else a bootstrap over problems (clusters). Seeds are fixed: the same figures
+Intervals are over problems: completions of one problem are not independent, so its figure is one draw. If every problem
+is right or wrong the interval is Wilson's, else a bootstrap over problems. Seeds are fixed, so the same figures always
 give the same interval.
 """
 
 import math
 import random
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 BOOTSTRAP_DRAWS = 2_000
 _Z95 = 1.959963984540054
@@ -26,13 +26,13 @@ class Estimate:
     high: float
 
     def text(self, *, scale: float = 100.0, digits: int = 1, signed: bool = False) -> str:
-        """'31.2 (25.0 to 38.1)'; the value alone where the interval is a point. In percent unless told otherwise."""
+        """Return '31.2 (25.0 to 38.1)', or the value alone if the interval is a point; in percent by default."""
         value, low, high = (f"{scale * x:{'+' if signed else ''}.{digits}f}" for x in (self.value, self.low, self.high))
         return value if value == low == high else f"{value} ({low} to {high})"
 
 
 def wilson(n_correct: int, n: int) -> Estimate:
-    """A proportion with its 95% score interval (Wilson 1927); of nothing: 0, anywhere from 0 to 1."""
+    """A proportion with its 95% score interval (Wilson 1927); of no problems, 0 with the interval 0 to 1."""
     if n == 0:
         return Estimate(0.0, 0.0, 1.0)
     p, z2 = n_correct / n, _Z95**2
@@ -45,14 +45,13 @@ def wilson(n_correct: int, n: int) -> Estimate:
 def bootstrap_mean(values: Sequence[float], *, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
     """The mean over problems with its 95% percentile bootstrap interval.
 
-    Where all values are equal the bootstrap has nothing to vary and would claim certainty. Then the interval says that,
-    with 95% confidence (Wilson), at most so many further problems have another value, and the worst that these could
-    do.
+    If all values are equal, the bootstrap would claim certainty. The interval then assumes that the share of problems
+    with another value is as large as Wilson's interval allows, and that these have the lowest or highest value.
 
     Args:
-        values: one figure a problem; differences of two policies on the same problem for a paired comparison.
-        lowest: the least that a value can be (-1 for differences).
-        highest: the most that it can be.
+        values: one figure per problem; for a paired comparison, the differences.
+        lowest: the least possible value (-1 for differences).
+        highest: the greatest possible value.
     """
     n = len(values)
     if n == 0:
@@ -69,7 +68,7 @@ def bootstrap_mean(values: Sequence[float], *, lowest: float = 0.0, highest: flo
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean over up to ten seeds with Student's 95% interval; of one seed, its value as a point."""
+    """The mean over up to ten seeds with Student's 95% interval; of one seed, its value alone."""
     n = len(values)
     centre = sum(values) / n
     if n == 1:
@@ -82,16 +81,15 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 def over_seeds_and_problems(
     figures: Sequence[Sequence[float]], *, lowest: float = 0.0, highest: float = 1.0
 ) -> Estimate:
-    """The mean of a figure that each seed has for each of the same problems, with a 95% interval that carries both.
+    """The mean over seeds and problems, with a 95% interval that includes the chance of both.
 
-    Seeds and problems are crossed: another seed would have moved all problems, other problems all seeds. So the two
-    distances are added in quadrature: Student's over the seeds' means, and the bootstrap's over the problems' means.
-    With one seed it is the problems' alone. No end leaves what a value can be.
+    Seeds and problems are crossed: another seed would move all problems, other problems all seeds. So the distances of
+    Student's interval over the seeds' means and of the bootstrap's over the problems' means are added in quadrature.
 
     Args:
-        figures: by seed, then problem; differences of two policies for a paired comparison.
-        lowest: the least that a value can be (-1 for differences).
-        highest: the most that it can be.
+        figures: by seed, then problem; for a paired comparison, the differences.
+        lowest: the least possible value (-1 for differences).
+        highest: the greatest possible value.
     """
     seeds = over_seeds([sum(own) / len(own) for own in figures])
     problems = bootstrap_mean(
@@ -101,14 +99,14 @@ def over_seeds_and_problems(
 
 
 def in_quadrature(parts: Sequence[Estimate], value: float) -> Estimate:
-    """A value whose distances to either end are those of independent parts, added as the root of their squares."""
+    """A value with the interval of independent parts: their distances to either end, added in quadrature."""
     low = math.hypot(*(part.value - part.low for part in parts))
     high = math.hypot(*(part.high - part.value for part in parts))
     return Estimate(value, value - low, value + high)
 
 
 def within(estimate: Estimate, lowest: float, highest: float) -> Estimate:
-    """The estimate with its ends cut off where no value can be."""
+    """Cut the interval off at the lowest and the highest possible value."""
     return Estimate(estimate.value, max(estimate.low, lowest), min(estimate.high, highest))
 
 
@@ -117,53 +115,21 @@ def pass_at_k(n_samples: int, n_correct: int, k: int) -> float:
     return 1.0 - math.comb(n_samples - n_correct, k) / math.comb(n_samples, k)
 
 
-def majority_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int) -> float:
-    """How often the majority of k answers is right: the mean over all C(n, k) subsets of the n answers.
+def majority(answers: Sequence[Hashable | None], correct: Sequence[bool]) -> float:
+    """Return whether the most frequent answer is right; of t answers with equally many votes each counts 1/t.
 
-    None means no answer, and casts no vote; without any vote the subset is wrong. Of t answers with equally many votes
-    each wins with chance 1/t. An answer counts as right if it was judged so the first time.
-
-    The subsets are counted, not listed. For each number v of votes that can win: an answer given fewer than v times can
-    never reach v, so any of its votes may be in the subset, and answers given v times or more are gone through one by
-    one, counting the ways to have `used` votes of them with `tied` of them at v.
+    None casts no vote; without any vote the majority is wrong. An answer is right if it was judged so the first time.
     """
-    first: dict[Hashable, bool] = {}
-    counts: dict[Hashable, int] = {}
+    rights: dict[Hashable, bool] = {}
     for answer, is_correct in zip(answers, correct, strict=True):
         if answer is not None:
-            first.setdefault(answer, is_correct)
-            counts[answer] = counts.get(answer, 0) + 1
-    votes = tuple(sorted((count, first[answer]) for answer, count in counts.items()))
-    return _majority(len(answers), votes, k)
+            rights.setdefault(answer, is_correct)
+    votes = Counter(answer for answer in answers if answer is not None)
+    winners = [answer for answer, count in votes.items() if count == max(votes.values())]
+    return sum(rights[answer] for answer in winners) / max(len(winners), 1)
 
 
-@lru_cache(maxsize=4096)
-def _majority(n: int, votes: tuple[tuple[int, bool], ...], k: int) -> float:
-    if not any(right for _, right in votes):
-        return 0.0
-    won = 0.0
-    for v in range(1, k + 1):
-        able = [(count, right) for count, right in votes if count >= v]
-        if not able:
-            break
-        others = n - sum(count for count, _ in able)
-        for (used, tied), (_, n_right) in _ways(able, v, k).items():
-            if tied:
-                won += n_right * math.comb(others, k - used) / tied / math.comb(n, k)
-    return won
-
-
-def _ways(able: Sequence[tuple[int, bool]], v: int, k: int) -> dict[tuple[int, int], tuple[int, int]]:
-    """By votes used and answers tied at v: the number of ways, and the right tied answers summed over them."""
-    ways = {(0, 0): (1, 0)}
-    for count, right in able:
-        grown: dict[tuple[int, int], tuple[int, int]] = {}
-        for (used, tied), (n_ways, n_right) in ways.items():
-            for taken in range(min(v, k - used) + 1):
-                at_v = taken == v
-                m = math.comb(count, taken)
-                key = (used + taken, tied + at_v)
-                before = grown.get(key, (0, 0))
-                grown[key] = (before[0] + m * n_ways, before[1] + m * (n_right + n_ways * (at_v and right)))
-        ways = grown
-    return ways
+def ks_up_to(n_samples: int) -> list[int]:
+    """Return each k of pass@k for so many samples: 1, 4, 16, ..., and the number of samples."""
+    powers = (4**i for i in range(n_samples.bit_length()))
+    return sorted({*(k for k in powers if k < n_samples), n_samples})

@@ -1,45 +1,101 @@
-"""The figures of an evaluation as tables for the console."""
+"""Figures of evaluations and comparisons as tables for the console."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from expo_lite.results.figures import Difference, Evaluation, LevelResult
+from expo_lite.results.figures import Evaluation, LevelResult
+from expo_lite.results.paired import Change, Comparison, Pairing
+from expo_lite.results.record import shown
 from expo_lite.results.statistics import Estimate
+
+KS_A_TABLE = 3
+"""More columns do not fit into 80 characters."""
 
 
 def evaluation_tables(evaluation: Evaluation, *, name: str) -> list[RenderableType]:
     """Accuracies by level and by subject, then failures and lengths, and the reasons of all verdicts."""
     title = f"{name}: percent with 95% intervals, temperature {evaluation.temperature}"
     parts = [("level", evaluation.levels), ("subject", evaluation.subjects)]
-    tables: list[RenderableType] = [_accuracies(rows, column, title, interval_cell) for column, rows in parts if rows]
+    tables: list[RenderableType] = [_accuracies(rows, column, title) for column, rows in parts if rows]
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in evaluation.levels[-1].reasons.items())
     return [*tables, _failures(evaluation.levels, name), f"verdicts ({evaluation.levels[-1].level}): {reasons}\n"]
 
 
-def difference_table(differences: Sequence[Difference], *, title: str) -> Table:
-    """Paired differences in percentage points; one whose interval leaves out 0 is bold."""
-    return _accuracies(differences, "level", title, _points)
+def before_and_after(before: Evaluation | None, after: Evaluation) -> Table:
+    """Greedy accuracy and pass@k by level, before and after training, in percent with 95% intervals."""
+    ks = sorted(after.levels[0].pass_at)
+    title = f"held-out problems, temperature {after.temperature}, percent with 95% intervals"
+    table = _table(title, "level", "problems", "", "greedy", *(f"pass@{k}" for k in ks))
+    befores = {result.level: result for result in before.levels} if before else {}
+    for result in after.levels:
+        rows = [("before", befores[result.level])] if result.level in befores else []
+        for when, row in [*rows, ("after", result)]:
+            about = [result.level, str(result.n_problems)] if not rows or when == "before" else ["", ""]
+            figures = [interval_cell(estimate) for estimate in (row.greedy, *(row.pass_at[k] for k in ks))]
+            table.add_row(*about, when if rows else "", *figures, end_section=when == "after")
+    return table
 
 
-def _accuracies(
-    rows: Sequence[LevelResult] | Sequence[Difference], first: str, title: str, cell: Callable[[Estimate], Text]
-) -> Table:
-    # pass@1 and maj@1 are avg@n
-    ks = [k for k in rows[0].pass_at if k > 1]
+def comparison_tables(comparison: Comparison, *, show: int) -> list[RenderableType]:
+    """The settings that differ, the paired differences by level, and `show` problems each of those won and lost."""
+    first, second, pairing = comparison.first, comparison.second, comparison.pairing
+    settings = _table("settings that differ", "", first, second) if comparison.settings else "The settings are equal.\n"
+    if isinstance(settings, Table):
+        for name, values in comparison.settings:
+            settings.add_row(name, *map(shown, values))
+    if pairing is None:
+        return [
+            settings,
+            "No pairing: the runs have no held-out problems in common that were measured on equal terms. Measure both "
+            "alike with `expo-lite eval RUN`, and compare again.",
+        ]
+    won, lost = f"won (right in {second} alone)", f"lost (right in {first} alone)"
+    problems = [*_problems(won, pairing.won, show), *_problems(lost, pairing.lost, show)]
+    return [settings, *pairing_tables(pairing), *problems]
+
+
+def pairing_tables(pairing: Pairing) -> list[RenderableType]:
+    """By level: pass@k of the first and the second policy, and the difference with its interval."""
+    tables: list[RenderableType] = [f"{pairing.title}: {len(pairing.changes):,} problems"]
+    for i in range(0, len(pairing.ks), KS_A_TABLE):
+        ks = pairing.ks[i : i + KS_A_TABLE]
+        table = _table("", "level", "problems", *(f"pass@{k}" for k in ks))
+        for row in pairing.levels:
+            cells = []
+            for k in ks:
+                change = row.difference[k]
+                certain = change.low > 0 or change.high < 0
+                text = change.text(signed=True)
+                values = f"{100 * row.first[k]:.1f} to {100 * row.second[k]:.1f}\n"
+                cells.append(Text.assemble(values, (text, "bold" if certain else "")))
+            table.add_row(row.level, f"{row.n_problems:,}", *cells)
+        tables.append(table)
+    return [*tables, "Percent; below, the paired difference with its 95% interval. Bold: not chance.\n"]
+
+
+def interval_cell(estimate: Estimate | None, *, scale: float = 100.0, digits: int = 1, signed: bool = False) -> Text:
+    """An estimate above its interval, in two lines so that tables stay narrow; '-' for None."""
+    if estimate is None:
+        return Text("-")
+    value, _, interval = estimate.text(scale=scale, digits=digits, signed=signed).partition(" ")
+    return Text.assemble(value, *([("\n", ""), (interval.strip("()"), "dim")] if interval else []))
+
+
+def _accuracies(rows: Sequence[LevelResult], first: str, title: str) -> Table:
+    ks = [k for k in rows[0].pass_at if k > 1]  # pass@1 and maj@1 are avg@n
     table = _table(title, first, "problems", "greedy", "avg", *(f"{kind}@{k}" for kind in ("pass", "maj") for k in ks))
     for row in rows:
         figures = [row.greedy, row.avg, *(row.pass_at[k] for k in ks), *(row.maj_at[k] for k in ks)]
-        table.add_row(row.level, f"{row.n_problems:,}", *map(cell, figures))
+        table.add_row(row.level, f"{row.n_problems:,}", *map(interval_cell, figures))
     return table
 
 
 def _failures(rows: Sequence[LevelResult], name: str) -> Table:
-    n = rows[0].n_samples
-    title = f"{name}: of {n} samples a problem, percent"
+    title = f"{name}: of {rows[0].n_samples} samples a problem, percent"
     table = _table(title, "level", "all wrong", "truncated", "no answer", "mean tokens")
     for row in rows:
         rates = (f"{100 * rate:.1f}" for rate in (row.truncated_rate, row.no_answer_rate))
@@ -47,44 +103,17 @@ def _failures(rows: Sequence[LevelResult], name: str) -> Table:
     return table
 
 
+def _problems(name: str, changes: Sequence[Change], show: int) -> list[RenderableType]:
+    lines = [f"{name}: {len(changes):,}"]
+    for change in changes[:show]:
+        level = "" if change.level is None else f", level {change.level}"
+        lines.append(f"  {change.problem_id}{level}: {change.first}/{change.n} to {change.second}/{change.n}")
+    return ["\n".join([*lines, *([f"  and {len(changes) - show:,} more"] if len(changes) > show else [])])]
+
+
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column(first)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="right")
-    return table
-
-
-def interval_cell(
-    estimate: Estimate | None, *, scale: float = 100.0, digits: int = 1, signed: bool = False, bold: bool = False
-) -> Text:
-    """An estimate over its interval, in two lines so that tables stay narrow; '-' for None."""
-    if estimate is None:
-        return Text("-")
-    value, _, interval = estimate.text(scale=scale, digits=digits, signed=signed).partition(" ")
-    below = [("\n", ""), (interval.strip("()"), "dim")] if interval else []
-    return Text.assemble((value, "bold" if bold else ""), *below)
-
-
-def _points(estimate: Estimate) -> Text:
-    return interval_cell(estimate, signed=True, digits=1, bold=estimate.low > 0 or estimate.high < 0)
-
-
-def before_and_after(before: Evaluation | None, after: Evaluation) -> Table:
-    """Greedy accuracy and pass@k by level, before and after, in percent with 95% intervals."""
-    ks = sorted(after.levels[0].pass_at)
-    title = f"held-out problems, temperature {after.temperature}, percent with 95% intervals"
-    table = _table(title, "level", "problems", "", "greedy", *(f"pass@{k}" for k in ks))
-    befores = {result.level: result for result in before.levels} if before else {}
-    for result in after.levels:
-        pairs = [("before", befores[result.level])] if result.level in befores else []
-        for when, row in [*pairs, ("after", result)]:
-            first = not pairs or when == "before"
-            table.add_row(
-                result.level if first else "",
-                str(result.n_problems) if first else "",
-                when if pairs else "",
-                *(interval_cell(estimate) for estimate in (row.greedy, *(row.pass_at[k] for k in ks))),
-                end_section=when == "after",
-            )
     return table
