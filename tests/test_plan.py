@@ -190,8 +190,8 @@ def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("--model", "qwen-2.5-3b"), "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'? "),
-        (("--vram", "0"), "error: vram must be above 0 and at most 100,000, not 0.0; it is in GiB, as in --vram 24."),
-        (("--vram", "24", "--group-size", "0"), "error: group_size must be at least 1 and at most 4,096, not 0."),
+        (("--vram", "0"), "error: vram must be greater than 0, not 0.0."),
+        (("--vram", "24", "--group-size", "0"), "error: group_size must be greater than or equal to 1, not 0."),
     ],
 )
 def test_wrong_arguments(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,4 +269,4 @@ def test_the_recipes_fit_the_cards_that_they_are_for(gib: int, capsys: pytest.Ca
 def test_a_file_for_train_that_is_wrong_is_refused_by_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.toml").write_text('task = "math"\nsteps = "many"\n')
     assert cli.run(["plan", "--config", str(tmp_path / "a.toml"), "--vram", "24"]) == 2
-    assert "a.toml: steps must be int, not 'many'" in capsys.readouterr().err
+    assert "a.toml: steps must be a valid integer, not 'many'" in capsys.readouterr().err

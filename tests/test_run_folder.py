@@ -198,7 +198,7 @@ def test_some_settings_may_change(folder: RunFolder) -> None:
         ("[]", r"config\.json' is not a run's"),
         ("\0" * 20, r"config\.json' is not a run's"),
         ('{"settings": {"stepz": 1}}', r"config\.json: unknown setting 'stepz'. Did you mean 'steps'"),
-        ('{"settings": {"steps": "many"}}', r"config\.json: steps must be int"),
+        ('{"settings": {"steps": "many"}}', r"config\.json: model is missing"),
     ],
 )
 def test_an_unreadable_config(text: str | None, error: str, folder: RunFolder) -> None:

@@ -292,9 +292,9 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
         ("seeds = [0]\n[grid]\nsteps = 3", "grid.steps must be a list"),
         ("seeds = [0]\n[grid]\nsteps = []", "grid.steps must be a list of at least one value"),
         ("seeds = [0]\n[grid]\nstep = [3]", "unknown setting 'step'. Did you mean 'steps'?"),
-        ("seeds = [0]\n[runs.a]\nmethod = 'ppo'", "runs.a: method must be one of"),
+        ("seeds = [0]\n[runs.a]\nmethod = 'ppo'", "runs.a: method must be 'grpo'"),
         ("seeds = [0]\n[runs.a]\nseed = 3", "runs.a: 'seed' is not the plan's"),
-        ("seeds = [0]\n[runs.a]\ngroup_size = 1", "group_size must be at least 2"),
+        ("seeds = [0]\n[runs.a]\ngroup_size = 1", "group_size must be greater than or equal to 2"),
         (
             "seeds = [0]\n[grid]\nsteps = " + str(list(range(1, 201))) + "\ngroup_size = " + str(list(range(2, 102))),
             "more than 10,000 runs",

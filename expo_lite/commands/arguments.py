@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -48,6 +48,8 @@ def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     inner, *others = get_args(info.type) or (None,)
     if info.type_origin is not tuple or others != [Ellipsis]:
         return None
+    if get_origin(inner) is Annotated:
+        inner = get_args(inner)[0]
     read, metavar = _reader(inner), _metavar(inner)
 
     def parse(words: list[str]) -> tuple[Any, ...]:
@@ -143,7 +145,7 @@ def defaults(cls: type[T], values: dict[str, Any], where: str) -> T:
     """
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     missing = {name: "" for name in required if name not in values}
-    settings = from_mapping(cls, values | missing, where)
+    settings = from_mapping(cls, values | missing, where) if values else cls(**missing)
     return replace(settings, **dict.fromkeys(missing, tyro.MISSING))  # type: ignore[type-var]
 
 

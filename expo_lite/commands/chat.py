@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import Interval
 from rich import box
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -19,7 +20,7 @@ from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingPara
 from expo_lite.run.progress import working
 from expo_lite.run.target import Target, as_it_is, find_target
 from expo_lite.settings.models import TINY, find_model
-from expo_lite.settings.schema import AT_LEAST_1, SEED, Bounds, check_values
+from expo_lite.settings.schema import AT_LEAST_1, SEED, check_values
 from expo_lite.tasks.hidden_rules import EXAMPLE, in_lines
 from expo_lite.terminal import Terminal, say, visible
 
@@ -42,7 +43,7 @@ class Chat(Command):
     """One question to answer. Default: questions are read line by line, from the keyboard or a pipe."""
     show_answer: str | None = None
     """Show this answer after the question, as for a self-explanation, and say whether the reply ends in it."""
-    temperature: Annotated[float, Bounds(least=0, most=100)] = 0.7
+    temperature: Annotated[float, Interval(ge=0, le=100)] = 0.7
     """How random the replies are; 0 takes the most probable token."""
     max_completion_tokens: Annotated[int | None, AT_LEAST_1] = None
     """The longest reply in tokens. Default: the run's own, else by model."""

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from annotated_types import Interval
+
 from expo_lite.settings.machine import Backend, Sampler
 from expo_lite.settings.schema import (
     AT_LEAST_0,
@@ -13,8 +15,8 @@ from expo_lite.settings.schema import (
     POSITIVE,
     ROWS,
     SHARE,
+    TEMPERATURE,
     TOKENS,
-    Bounds,
 )
 
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
@@ -57,9 +59,9 @@ class PolicyConfig:
     bits: Literal[4, 16] = 4
     """How many bits the base model's weights have. 4 is NF4 with double quantisation;
     16 is bf16 on a GPU (fp16 on one before Ampere) and fp32 on a CPU."""
-    lora_rank: Annotated[int, Bounds(least=1, most=1_024)] = 16
+    lora_rank: Annotated[int, Interval(ge=1, le=1_024)] = 16
     """The rank of the LoRA adapter, which sits on all seven projections of a layer."""
-    lora_alpha: Annotated[int, Bounds(least=1, most=65_536)] = 32
+    lora_alpha: Annotated[int, Interval(ge=1, le=65_536)] = 32
     """The scale of the adapter: its output is multiplied by lora_alpha / lora_rank."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass instead of keeping them."""
@@ -76,7 +78,7 @@ class PolicyConfig:
 class RolloutConfig:
     """How completions are sampled for training."""
 
-    temperature: Annotated[float, Bounds(above=0, most=100, why="; GRPO needs samples that differ")] = 1.0
+    temperature: Annotated[float, TEMPERATURE] = 1.0
     """The sampling temperature of completions and explanations. Log-probabilities are computed at the same one."""
     top_p: Annotated[float, SHARE] = 1.0
     """Sample only from the most probable tokens that make up this share of the probability (nucleus sampling).
@@ -118,7 +120,7 @@ class ExpoConfig:
     max_reliance: Annotated[float, POSITIVE] = 0.5
     """For the filter reliance: how many nats a token a chain may be more probable with the answer shown than without.
     A chain above it says what the plain prompt hardly allows."""
-    explanation_temperature: Annotated[float | None, Bounds(above=0, most=100)] = None
+    explanation_temperature: Annotated[float | None, TEMPERATURE] = None
     """The sampling temperature of explanations. Default: that of completions. Training scores them at the latter."""
     max_explanation_tokens: Annotated[int | None, TOKENS] = None
     """The longest explanation, in tokens. Default: as for completions."""
@@ -135,7 +137,7 @@ class LossConfig:
     """The weight of the KL divergence from the base model."""
     kl_on_dead_groups: bool = True
     """Whether the KL penalty also counts in groups that are all right or all wrong."""
-    clip_low: Annotated[float, Bounds(least=0, most=1)] = 0.2
+    clip_low: Annotated[float, Interval(ge=0, le=1)] = 0.2
     """The probability ratio is clipped at 1 - clip_low."""
     clip_high: Annotated[float, COEFFICIENT] = 0.2
     """The probability ratio is clipped at 1 + clip_high."""
@@ -149,7 +151,7 @@ class LossConfig:
     sampler_correction: Literal["auto", "on", "off"] = "auto"
     """Weight each sampled token by its probability under the policy over that under the sampler, at most
     sampler_correction_clip. auto: where the two compute alike only nearly (16 bits, vLLM), not in fp32 on a CPU."""
-    sampler_correction_clip: Annotated[float, Bounds(least=1, most=1_000)] = 2.0
+    sampler_correction_clip: Annotated[float, Interval(ge=1, le=1_000)] = 2.0
     """The largest such weight, which bounds what one token can do (TRL has the same)."""
 
 
@@ -176,7 +178,7 @@ class OptimizerConfig:
 
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """adamw-8bit keeps its state in 8 bits; it needs a GPU."""
-    learning_rate: Annotated[float | None, Bounds(above=0, most=10)] = None
+    learning_rate: Annotated[float | None, Interval(gt=0, le=10)] = None
     """The peak learning rate. The default depends on the model and, for exp-dpo, is lower (`expo-lite models`)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls to 0 after the warmup."""
@@ -186,7 +188,7 @@ class OptimizerConfig:
     """The decoupled weight decay of the adapter's weights."""
     max_grad_norm: Annotated[float, POSITIVE] = 1.0
     """Gradients with a larger norm are scaled down to this one."""
-    micro_batch_tokens: Annotated[int | None, Bounds(least=1, most=2**24)] = None
+    micro_batch_tokens: Annotated[int | None, Interval(ge=1, le=2**24)] = None
     """How many tokens, padding included, go through one forward and backward pass.
     Default: what the memory plan allows, at most 16,384."""
 
@@ -195,14 +197,14 @@ class OptimizerConfig:
 class HeldOutConfig:
     """Held-out evaluation before and after training."""
 
-    eval_problems: Annotated[int, Bounds(least=0, most=1_000_000)] = 40
+    eval_problems: Annotated[int, Interval(ge=0, le=1_000_000)] = 40
     """How many held-out problems of each level are measured; of a task without levels, how many in all.
     0 switches evaluation off."""
     eval_samples: Annotated[int, COMPLETIONS] = 16
     """How many completions of each held-out problem are sampled."""
     k: tuple[int, ...] = (1, 4, 16)
     """The k of pass@k; none may be above eval_samples."""
-    eval_temperature: Annotated[float, Bounds(above=0, most=100)] = 0.7
+    eval_temperature: Annotated[float, TEMPERATURE] = 0.7
     """The sampling temperature of the evaluation, before and after training."""
     eval_top_p: Annotated[float, SHARE] = 1.0
     """Nucleus sampling in the evaluation, as --top-p is in training."""

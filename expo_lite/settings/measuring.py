@@ -13,8 +13,8 @@ from expo_lite.settings.schema import (
     ROWS,
     SEED,
     SHARE,
+    TEMPERATURE,
     TOKENS,
-    Bounds,
     check_rules,
     check_values,
 )
@@ -36,7 +36,7 @@ class MeasuringConfig:
     """The levels to take problems from. Default: all."""
     problems: Annotated[int | None, PROBLEMS] = None
     """How many problems of each level to take; of a task without levels, how many in all. Default: all."""
-    temperature: Annotated[float, Bounds(above=0, most=100, why="; greedy decoding is measured anyway by eval")] = 1.0
+    temperature: Annotated[float, TEMPERATURE] = 1.0
     """The sampling temperature. Training samples at 1."""
     top_p: Annotated[float, SHARE] = 1.0
     """Sample only from the most probable tokens that make up this share of the probability (nucleus sampling)."""
@@ -86,7 +86,7 @@ class EvalConfig(MeasuringConfig):
     """How many completions of each problem are sampled, besides the greedy one."""
     k: tuple[int, ...] = ()
     """The k of pass@k and maj@k, none above samples. Default: those of 1, 4, 16 and 64 that samples allows."""
-    temperature: Annotated[float, Bounds(above=0, most=100, why="; the greedy completion is measured anyway")] = 0.7
+    temperature: Annotated[float, TEMPERATURE] = 0.7
     """The sampling temperature."""
     output: Path | None = None
     """Folder for the results. Default: evaluation/... in the run folder, else runs/eval-..."""

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
 from expo_lite.settings.machine import Sampler
-from expo_lite.settings.schema import COMPLETIONS, ROWS, TOKENS, Bounds, flat, from_mapping
+from expo_lite.settings.schema import COMPLETIONS, ROWS, TOKENS, flat, from_mapping
 from expo_lite.settings.train import TrainConfig
 
 
@@ -14,7 +16,7 @@ class PlanConfig:
 
     model: str | None = None
     """An alias, OWNER/NAME in the hub's cache, a folder, a GGUF file, or all for every alias. Default: as for train."""
-    vram: Annotated[tuple[float, ...], Bounds(above=0, most=100_000, why="; it is in GiB, as in --vram 24")] = ()
+    vram: tuple[Annotated[float, Interval(gt=0, le=100_000)], ...] = ()
     """The memory of the GPU in GiB; give several to compare them. Default: this machine's GPU, else its main memory."""
     group_size: Annotated[int, COMPLETIONS] = 8
     """How many completions of each problem are sampled (the paper's G)."""
@@ -24,7 +26,7 @@ class PlanConfig:
     """The longest prompt, in tokens, counting the prompts of explanations."""
     bits: Literal[4, 16] = 4
     """How many bits the base model's weights have."""
-    lora_rank: Annotated[int, Bounds(least=1, most=1_024)] = 16
+    lora_rank: Annotated[int, Interval(ge=1, le=1_024)] = 16
     """The rank of the LoRA adapter."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """The optimiser, as for train."""
@@ -32,7 +34,7 @@ class PlanConfig:
     """own counts a dense copy of the weights while sampling;
     vllm its cache and workspace, which stay in memory while training; native neither.
     auto takes own where eight completions fit beside its copy, else native."""
-    micro_batch_tokens: Annotated[int | None, Bounds(least=1, most=2**24)] = None
+    micro_batch_tokens: Annotated[int | None, Interval(ge=1, le=2**24)] = None
     """Take this many tokens in a micro-batch instead of choosing."""
     sampling_rows: Annotated[int | None, ROWS] = None
     """Decode this many completions at a time instead of choosing."""

@@ -1,94 +1,123 @@
-"""How settings are bounded, read and written: frozen dataclasses, TOML in, JSON out.
+"""Check, read and write settings: dataclasses whose fields carry their bounds, from TOML and to JSON.
 
-One field is one flag. A field's bounds stand in its type, `Annotated[int, AT_LEAST_1]`, and hold for every member of a
-tuple.
+One field is one flag. `Annotated[int, Interval(ge=1)]` bounds a field, and pydantic holds the values against the types.
+pydantic takes longer to import than the rest of the command line, so it is imported with the first values.
 """
 
 import dataclasses
+import functools
 import json
-import math
 import tomllib
-import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from annotated_types import Interval
 
 from expo_lite.errors import ConfigError
-from expo_lite.records import level_of
 from expo_lite.settings.models import suggestion
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
-RENAMED = {"n": "problems"}
-"""Settings of earlier versions that have another name now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a number may be, its ends included except `above`; `why` ends the sentence that refuses it."""
-
-    least: float = -math.inf
-    most: float = math.inf
-    above: float = -math.inf
-    why: str = ""
-
-    def allow(self, value: float) -> bool:
-        """Whether a number is within the bounds; NaN never is."""
-        return value > self.above and self.least <= value <= self.most
-
-    def __str__(self) -> str:
-        """'at least 1 and at most 4,096'."""
-        low = f"above {self.above:g}" if self.above > -math.inf else f"at least {self.least:g}"
-        return f"{low} and at most {self.most:,}"
-
-
 LONGEST_TEXT = 4_096
-"""Characters of a setting that is a text: as long as a path can be on Linux."""
+"""Characters of a text setting: the longest path on Linux."""
 LONGEST_QUOTE = 80
 """Characters of a value that an error quotes."""
+UNREADABLE = "a value is too long, or its lists are nested too deeply."
 LARGEST_SEED = 2**63 - 1
-AT_LEAST_0 = Bounds(least=0, most=10**9)
-AT_LEAST_1 = Bounds(least=1, most=10**9)
-SEED = Bounds(least=0, most=LARGEST_SEED)
-COMPLETIONS = Bounds(least=1, most=4_096)
+AT_LEAST_0 = Interval(ge=0, le=10**9)
+AT_LEAST_1 = Interval(ge=1, le=10**9)
+SEED = Interval(ge=0, le=LARGEST_SEED)
+COMPLETIONS = Interval(ge=1, le=4_096)
 """How many completions or problems can be asked for at once."""
-PROBLEMS = Bounds(least=1, most=1_000_000, why="; leave it out for all")
-TOKENS = Bounds(least=1, most=2**20)
-ROWS = Bounds(least=1, most=2**16)
-SHARE = Bounds(above=0, most=1)
-COEFFICIENT = Bounds(least=0, most=1_000)
-POSITIVE = Bounds(above=0, most=1_000)
+PROBLEMS = Interval(ge=1, le=1_000_000)
+TOKENS = Interval(ge=1, le=2**20)
+ROWS = Interval(ge=1, le=2**16)
+SHARE = Interval(gt=0, le=1)
+TEMPERATURE = Interval(gt=0, le=100)
+COEFFICIENT = Interval(ge=0, le=1_000)
+POSITIVE = Interval(gt=0, le=1_000)
+
+
+def from_mapping(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Build a dataclass from nested tables; what they leave out keeps its default.
+
+    Values must have the field's own type, but a text becomes a path and a list a tuple.
+
+    Raises:
+        ConfigError: an unknown name, a missing value, or a value of the wrong type or out of bounds. The error names
+            `where`, the setting and the value.
+    """
+    from pydantic import ValidationError
+
+    prefix = f"{where}: " if where else ""
+    _check_names(cls, values, prefix, list(_dotted_names(cls)))
+    try:
+        # As JSON, so that strict types still take a list for a tuple and a text for a path
+        adapter = _adapter(cls)  # type: ignore[arg-type]
+        built: T = _with_home(adapter.validate_json(json.dumps(values, default=str), strict=True))
+    except ValidationError as error:
+        raise ConfigError(prefix + _first_problem(cls, error)) from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, or thousands of lists in one another
+        raise ConfigError(prefix + UNREADABLE) from error
+    return built
+
+
+def typed(settings: T) -> T:
+    """Check settings made in Python, and give each value its field's type: 'runs/x' becomes a path.
+
+    Raises:
+        ConfigError: a value is of another type, out of bounds, or a text that cannot be used.
+    """
+    values = dataclasses.asdict(settings)  # type: ignore[call-overload]
+    for name, value in flat(values):
+        for member in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(member, str | Path) and (problem := unusable(str(member))):
+                raise ConfigError(f"{name.rpartition('.')[2]} {problem}: '{str(member)[:LONGEST_QUOTE]}'.")
+    return from_mapping(type(settings), values)
 
 
 def check_values(settings: Any) -> None:
-    """Hold every value of some settings, groups included, against the bounds and choices in its type.
-
-    Raises:
-        ConfigError: one is out of bounds or not among the choices; the setting, the value and what it may be are named.
-    """
-    hints = typing.get_type_hints(type(settings), include_extras=True)
-    for field in dataclasses.fields(settings):
-        name, value, hint = field.name, getattr(settings, field.name), hints[field.name]
-        if dataclasses.is_dataclass(value):
-            check_values(value)
-            continue
-        for member in value if isinstance(value, tuple) else (value,):
-            _check_member(name, member, hint)
+    """Check every value of some settings, groups included; raises what `typed` does."""
+    typed(settings)
 
 
-def _check_member(name: str, member: Any, hint: Any) -> None:
-    """Hold one value against the bounds in a field's type, or against its choices; a text must be usable."""
-    if isinstance(member, str | Path) and (problem := unusable(str(member))):
-        raise ConfigError(f"{name} {problem}: '{str(member)[:LONGEST_QUOTE]}'.")
-    if get_origin(hint) is Annotated:
-        for bounds in (about for about in get_args(hint) if isinstance(about, Bounds)):
-            if isinstance(member, int | float) and not bounds.allow(member):
-                raise ConfigError(f"{name} must be {bounds}, not {_given(member)}{bounds.why}.")
-    elif member is not None and (choices := _choices(hint)) and member not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {member}.")
+@functools.cache
+def _adapter(cls: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+def _first_problem(cls: type[Any], error: Any) -> str:
+    """Say in one sentence which setting is wrong, what it must be and what was given."""
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return UNREADABLE
+    name, group = "", cls
+    for part in first["loc"]:  # below a field stand places in a list and the members of a union
+        name = str(part)
+        group = typing.get_type_hints(group)[name]
+        if not dataclasses.is_dataclass(group):
+            break
+    if first["type"] == "missing":
+        return f"{name} is missing."
+    given = repr(first["input"])
+    given = given if len(given) <= LONGEST_QUOTE else f"{given[:LONGEST_QUOTE]}..."
+    return f"{name} must be {first['msg'].removeprefix('Input should be ')}, not {given}."
+
+
+def _with_home(value: Any) -> Any:
+    """Put the home folder in place of `~` in every path."""
+    if isinstance(value, Path):
+        return value.expanduser()
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    return dataclasses.replace(value, **{f.name: _with_home(getattr(value, f.name)) for f in dataclasses.fields(value)})
 
 
 def unusable(text: str) -> str | None:
@@ -102,24 +131,6 @@ def unusable(text: str) -> str | None:
     except UnicodeEncodeError:
         return "is not UTF-8; rename the file, or write the setting anew"
     return None
-
-
-def _given(value: Any) -> str:
-    """A value as an error quotes it: not at any length, and numbers of thousands of digits cannot be written at all."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "a number of more than 40 digits"
-    try:
-        written = repr(value)
-    except (ValueError, RecursionError):  # such a number inside a list, or thousands of lists in one another
-        return f"a {type(value).__name__}"
-    return written if len(written) <= LONGEST_QUOTE else f"{written[:LONGEST_QUOTE]}..."
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """What `Literal[...]` allows, also inside `... | None` and a tuple; () for other types."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    return next((found for inner in get_args(hint) if (found := _choices(inner))), ())
 
 
 def check_rules(rules: Sequence[tuple[bool, str]]) -> None:
@@ -158,65 +169,37 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _places(cls: type[Any], prefix: str = "") -> Iterator[str]:
-    """The settings of a dataclass and of its groups, by dotted names."""
+def _dotted_names(cls: type[Any], prefix: str = "") -> Iterator[str]:
+    """The settings of a dataclass and of its groups."""
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from _places(hint, f"{prefix}{name}.")
+            yield from _dotted_names(hint, f"{prefix}{name}.")
         else:
             yield prefix + name
 
 
-def _check_names(cls: type[Any], values: dict[str, Any], where: str, places: Sequence[str]) -> None:
-    """Refuse a setting that there is not, or not in this table; `places` are those of the whole file."""
+def _check_names(cls: type[Any], values: dict[str, Any], prefix: str, known: Sequence[str]) -> None:
+    """Refuse an unknown setting; `known` are those of the whole file."""
     hints = typing.get_type_hints(cls)
     for key, value in values.items():
         if key not in hints:
-            raise ConfigError(f"{where}: unknown setting '{key}'.{_hint(key, hints, places)}")
+            raise ConfigError(f"{prefix}unknown setting '{key}'.{_hint(key, hints, known)}")
         if isinstance(value, dict) and dataclasses.is_dataclass(hints[key]):
-            _check_names(hints[key], value, f"{where}: {key}", places)
+            _check_names(hints[key], value, f"{prefix}{key}: ", known)
 
 
-def _hint(key: str, known: dict[str, Any], places: Sequence[str]) -> str:
-    """What was meant by an unknown setting, or where it belongs; '' where nobody knows."""
-    if (renamed := RENAMED.get(key)) in known:
-        return f" It is called '{renamed}' now."
-    place = next((place for place in places if place.rpartition(".")[2] == key), None)
+def _hint(key: str, siblings: dict[str, Any], known: Sequence[str]) -> str:
+    """Suggest the table that an unknown setting belongs to, or the nearest name; '' if there is neither."""
+    place = next((name for name in known if name.rpartition(".")[2] == key), None)
     if place is None:
-        return suggestion(key, known)
+        return suggestion(key, siblings)
     table = place.rpartition(".")[0]
     where = f"in the table [{table}], or is written as {place} = ..." if table else "at the top, before the first table"
     return f" It stands {where}."
 
 
-def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:
-    """Build a dataclass from nested tables; what they leave out keeps its default.
-
-    Raises:
-        ConfigError: an unknown key (the nearest is suggested) or a value of the wrong type; `where` names the source.
-    """
-    _check_names(cls, values, where, list(_places(cls)))
-    hints = typing.get_type_hints(cls)
-    arguments = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()}
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {str(error).rpartition('missing ')[2]}.") from error
-
-
-def typed(settings: T) -> T:
-    """The same settings with every value of its field's type, as a TOML file's are: 'runs/x' becomes a path.
-
-    Raises:
-        ConfigError: a value is of another type; the field, the type and the value are named.
-    """
-    hints = typing.get_type_hints(type(settings))
-    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    return type(settings)(**{name: _convert(hints[name], value, name) for name, value in values.items()})
-
-
 def not_a_file(path: Path) -> str | None:
-    """What a path leads to that is no file to read from: a pipe or a device may never end; None for files and nothing.
+    """What a path leads to instead of a file; None for files and for nothing. Reading a pipe or a device may never end.
 
     Raises:
         OSError: the path cannot be looked at, as when its name is too long.
@@ -236,43 +219,3 @@ def toml_values(path: Path) -> dict[str, Any]:
         raise ConfigError(f"Cannot read the settings file '{path}': {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, a number of 5,000 digits
         raise ConfigError(f"'{path}' is not valid TOML: {error}.") from error
-
-
-def _convert_to_one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:
-    if isinstance(value, str) and str in hints:
-        return level_of(value) if int in hints else value
-    return None if value is None and types.NoneType in hints else _convert(hints[0], value, where)
-
-
-def _convert_group(cls: type[Any], value: Any, where: str) -> Any:
-    if isinstance(value, cls):
-        return typed(value)
-    if isinstance(value, dict):
-        return from_mapping(cls, value, where)
-    name = where.rpartition(" ")[2]
-    hint = f" Write {name}.{name} = ..." if name in typing.get_type_hints(cls) else ""
-    raise ConfigError(f"{where} must be {cls.__name__}, not {_given(value)}.{hint}")
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _convert_group(hint, value, where)
-    if origin in (types.UnionType, typing.Union):  # X | None, with a Literal in the older form; or a level
-        return _convert_to_one_of(args, value, where)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}, not {_given(value)}.")
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(args[0], item, where) for item in value)
-    if hint is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) >= 10**40:
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    if isinstance(hint, type) and issubclass(hint, Enum) and value in [member.value for member in hint]:
-        return hint(value)
-    expected = getattr(hint, "__name__", str(hint)) if origin is not tuple else "a list"
-    raise ConfigError(f"{where} must be {expected}, not {_given(value)}.")

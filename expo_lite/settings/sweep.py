@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from expo_lite.settings.schema import SEED, Bounds, check_rules, check_values
+from annotated_types import Interval
+
+from expo_lite.settings.schema import SEED, check_rules, check_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +19,9 @@ class RunsConfig:
     """The task of all runs. Default: the plan's, else hidden-rules."""
     quick: bool = False
     """Run the plan's quick form, if it has one."""
-    seeds: Annotated[tuple[int, ...], SEED] = ()
+    seeds: tuple[Annotated[int, SEED], ...] = ()
     """The seeds to run the plan with. Default: the plan's own."""
-    jobs: Annotated[int | None, Bounds(least=1, most=1_024)] = None
+    jobs: Annotated[int | None, Interval(ge=1, le=1_024)] = None
     """How many runs go side by side and share the cores. Default: one for each core, or one for each GPU."""
     ray: str | None = None
     """Run on a Ray cluster instead: its address, auto for the one this machine belongs to, local for a new one here.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
 from expo_lite.records import Level
 from expo_lite.settings import machine
 from expo_lite.settings.groups import (
@@ -29,7 +31,6 @@ from expo_lite.settings.schema import (
     COMPLETIONS,
     PROBLEMS,
     SEED,
-    Bounds,
     changed,
     check_rules,
     check_values,
@@ -54,9 +55,7 @@ class TrainConfig:
     """What a step learns from: groups, explanations, expert chains or pairs. The README has a table."""
     steps: Annotated[int | None, AT_LEAST_1] = None
     """Training steps. The default depends on the model; `expo-lite models` shows it."""
-    group_size: Annotated[
-        int, Bounds(least=2, most=4_096, why=": an advantage compares completions of one problem")
-    ] = 8
+    group_size: Annotated[int, Interval(ge=2, le=4_096)] = 8
     """How many completions of each problem are sampled (the paper's G)."""
     problems_per_step: Annotated[int, COMPLETIONS] = 8
     """How many problems each step samples and learns from."""
