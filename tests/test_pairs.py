@@ -21,8 +21,8 @@ from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
 from expo_lite.run.folder import RunFolder
-from expo_lite.run.metrics import TIMES
 from expo_lite.settings.groups import DpoConfig, HeldOutConfig, PolicyConfig, RolloutConfig
+from expo_lite.settings.metrics import TIMES
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.experience import sample_experience
 from expo_lite.step.learn import accumulate

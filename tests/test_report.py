@@ -10,10 +10,17 @@ from made_run import make_run, write_evaluation
 from expo_lite.errors import CheckpointError
 from expo_lite.report import curves
 from expo_lite.report.curves import binned, chart, points_of, running_mean, sections
-from expo_lite.report.overview import duration, overview, share
-from expo_lite.report.panels import SECTIONS, Line, Panel
-from expo_lite.report.passes import level_name, measurements, names_of, over_training, picture
+from expo_lite.report.overview import (
+    duration,
+    level_name,
+    measurements,
+    names_of,
+    over_training,
+    overview,
+    picture,
+)
 from expo_lite.results.record import RunRecord, differing, labels, read_runs
+from expo_lite.settings.metrics import METRICS, SECTIONS, Metric, Panel, described, percent
 
 
 def run_of(*rows: dict[str, float], label: str = "r") -> RunRecord:
@@ -128,7 +135,7 @@ def test_the_running_mean_of_a_straight_line_is_the_line() -> None:
 
 def test_a_chart_has_at_most_so_many_points() -> None:
     run = run_of(*({"loss": 1.0} for _ in range(2 * curves.MOST_POINTS + 1)))
-    drawn = chart(Panel("Loss", "", "", (Line("loss", "loss"),)), [run])
+    drawn = chart(Panel("Loss", "", "", (Metric("loss", "loss"),)), [run])
     assert drawn.each == 3
     assert len(drawn.series[0].points) == 201  # 601 steps by threes
     assert len(drawn.series[0].means) == 201
@@ -149,13 +156,13 @@ def test_every_metric_of_a_run_is_drawn_once(tmp_path: Path) -> None:
 
 
 def test_no_metric_is_in_two_panels() -> None:
-    names = [line.name for _, panels in SECTIONS for panel in panels for line in panel.lines]
+    names = [metric.name for _, panels in SECTIONS for panel in panels for metric in panel.metrics]
     assert len(set(names)) == len(names)
 
 
 def test_runs_are_drawn_over_one_another() -> None:
     panel = Panel(
-        "Groups", "", "share", (Line("frac_mixed", "mixed"), Line("frac_all_wrong", "all wrong")), stacked=True
+        "Groups", "", "share", (Metric("frac_mixed", "mixed"), Metric("frac_all_wrong", "all wrong")), stacked=True
     )
     both = [run_of({"frac_mixed": 0.5, "frac_all_wrong": 0.5}, label=name) for name in "ab"]
     assert [s.label for s in chart(panel, both).series] == ["a: mixed", "a: all wrong", "b: mixed", "b: all wrong"]
@@ -204,8 +211,8 @@ def test_the_overview_says_first_and_last(tmp_path: Path) -> None:
     # level 2: problems 1 and 3; one of them at least once right, then none
     assert (tiles["pass@4, level 2"].before, tiles["pass@4, level 2"].after) == ("50%", "0%")
     rewards = [row["reward"] for row in run.metrics]
-    assert tiles["Reward"].before == share((rewards[0] + rewards[1]) / 2)
-    assert tiles["Reward"].after == share((rewards[-1] + rewards[-2]) / 2)
+    assert tiles["Reward"].before == percent((rewards[0] + rewards[1]) / 2)
+    assert tiles["Reward"].after == percent((rewards[-1] + rewards[-2]) / 2)
     assert (tiles["Training time"].after, tiles["Peak memory"].note) == ("40 s", "planned 1.5 GiB")
 
 
@@ -223,5 +230,19 @@ def test_words() -> None:
         "1 h 00 min",
         "3 h 05 min",
     ]
-    assert [share(x) for x in (0.0, 0.0156, 0.0994, 0.0996, 0.375, 1.0)] == ["0%", "1.6%", "9.9%", "10%", "38%", "100%"]
+    assert [percent(x) for x in (0.0, 0.0156, 0.0994, 0.0996, 0.375, 1.0)] == [
+        "0%",
+        "1.6%",
+        "9.9%",
+        "10%",
+        "38%",
+        "100%",
+    ]
+    row = {"reward": 0.25, "kl": 0.01234, "sampling/tokens_per_s": 12345.6, "peak_memory_gib": 1.26, "grad_norm": None}
+    assert described(row, METRICS) == [
+        "reward 25%",
+        "KL a token 0.0123 nats",
+        "sampling 12,346 tokens/s",
+        "peak memory 1.3 GiB",
+    ]
     assert [level_name(x) for x in ("3", "all", "hard")] == ["level 3", "all problems", "hard"]

@@ -17,7 +17,7 @@ from forked_runs import ForkedRuns, wait_until
 from full_disk import small_disk
 
 from expo_lite.run import checkpoint
-from expo_lite.run.metrics import TIMES
+from expo_lite.settings.metrics import TIMES
 
 STEPS = 6
 WORDS = (

@@ -34,8 +34,7 @@ def write_report(runs: tuple[Path, ...], file: Path, console: Console) -> None:
     Raises:
         CheckpointError: a folder holds no run, a file of it is damaged, or the report cannot be written.
     """
-    from expo_lite.report.document import write_document
-    from expo_lite.report.page import render
+    from expo_lite.report.page import render, write_document
     from expo_lite.results.record import read_runs
 
     page = render(read_runs(runs))

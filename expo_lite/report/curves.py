@@ -1,12 +1,12 @@
-"""Curves of one or several runs, ready to be drawn: points, running means, and what they are called."""
+"""Curves of one or several runs, ready to be drawn: points, running means and labels."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from expo_lite.report.panels import MEANINGS, SECTIONS, Line, Panel
 from expo_lite.results.record import RunRecord
+from expo_lite.settings.metrics import PANELS, SECTIONS, Metric, Panel
 
 MOST_POINTS = 300
 """A longer curve is drawn as means of equally many steps: a screen shows no more, and the file stays small."""
@@ -36,9 +36,9 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A panel with the series that the runs have for it; `each` is how many steps a point stands for.
+    """A panel with its series; a point stands for `each` steps.
 
-    Where it is not `named`, its one series is what the title says, and of a single run needs no legend.
+    A chart that is not `named` has one series per run, which the title describes; a single run needs no legend.
     """
 
     title: str
@@ -55,19 +55,18 @@ class Chart:
 
 
 def sections(runs: Sequence[RunRecord]) -> list[tuple[str, list[Chart]]]:
-    """All charts by section; sections and panels without a series are left out, metrics without a panel come last."""
+    """All charts by section, without empty ones; metrics without a panel come last."""
     found = [(title, [chart(panel, runs) for panel in panels]) for title, panels in SECTIONS]
-    drawn = {line.name for _, panels in SECTIONS for panel in panels for line in panel.lines}
     names = dict.fromkeys(name for run in runs for row in run.metrics for name in row if name != "step")
-    families = tuple(name for name in drawn if name.endswith("/"))
-    rest = [name for name in names if name not in drawn and not name.startswith(families)]
-    found.append(("Other metrics", [chart(Panel(name, "", "", (Line(name, name),)), runs) for name in rest]))
+    families = tuple(name for name in PANELS if name.endswith("/"))
+    rest = [name for name in names if name not in PANELS and not name.startswith(families)]
+    found.append(("Other metrics", [chart(Panel(name, "", "", (Metric(name, name),)), runs) for name in rest]))
     kept = [(title, [chart for chart in charts if chart.series]) for title, charts in found]
     return [(title, charts) for title, charts in kept if charts]
 
 
 def steps_a_point(runs: Iterable[Metrics]) -> int:
-    """How many steps a point stands for where the longest of the runs has as many points as may be."""
+    """Return how many steps a point stands for, so that the longest of the runs has at most MOST_POINTS."""
     return max(1, math.ceil(max(map(len, runs)) / MOST_POINTS))
 
 
@@ -75,21 +74,22 @@ def chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart:
     """One panel of these runs."""
     each = steps_a_point(run.metrics for run in runs)
     lines = _members(panel, runs)
-    named = len(lines) > 1 or any(line.name.endswith("/") for line in panel.lines)
+    named = len(lines) > 1 or any(metric.name.endswith("/") for metric in panel.metrics)
     series = []
     for number, run in enumerate(runs):
-        for place, line in enumerate(lines):
-            points = binned(points_of(run.metrics, line.name, panel.whole), each)
+        for place, metric in enumerate(lines):
+            points = binned(points_of(run.metrics, metric.name, panel.whole), each)
             if points:
-                label = line.label if len(runs) == 1 else f"{run.label}: {line.label}" if named else run.label
+                line = metric.line or metric.label
+                label = line if len(runs) == 1 else f"{run.label}: {line}" if named else run.label
                 means = running_mean(points) if len(points) >= SMOOTHED_FROM else []
-                series.append(Series(label, number, place, line.colour, rounded(points), rounded(means)))
+                series.append(Series(label, number, place, metric.colour, rounded(points), rounded(means)))
     stacked = panel.stacked and len(runs) == 1
     return Chart(panel.title, panel.about, panel.unit, stacked, each, named, series)
 
 
 def points_of(rows: Metrics, name: str, whole: str | None = None) -> list[Point]:
-    """A metric by step where it is there and finite; 0 where it is absent beside `whole`, if the run ever has it."""
+    """A metric by step, where finite; if the run ever has it, its absence beside the metric `whole` means 0."""
     if whole is not None and not any(name in row for row in rows):
         return []
     found = []
@@ -109,7 +109,7 @@ def binned(points: Sequence[Point], each: int) -> list[Point]:
 
 
 def running_mean(points: Sequence[Point]) -> list[Point]:
-    """At each point the mean over its neighbours, as many on either side; towards the ends over fewer."""
+    """The mean over neighbours at each point, equally many on either side; fewer towards the ends."""
     reach = max(len(points) // SHARE // 2, 1)
     found = []
     for i, (x, _) in enumerate(points):
@@ -119,18 +119,18 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
     return found
 
 
-def _members(panel: Panel, runs: Sequence[RunRecord]) -> list[Line]:
-    """The lines of a panel, families replaced by their members."""
-    lines = []
-    for line in panel.lines:
-        if not line.name.endswith("/"):
-            lines.append(line)
+def _members(panel: Panel, runs: Sequence[RunRecord]) -> list[Metric]:
+    """The metrics of a panel, families replaced by those of their members that are not named in the table."""
+    found = []
+    for metric in panel.metrics:
+        if not metric.name.endswith("/"):
+            found.append(metric)
             continue
-        names = {name for run in runs for row in run.metrics for name in row if name.startswith(line.name)}
-        lines += [Line(name, line.label + name.removeprefix(line.name), MEANINGS.get(name)) for name in sorted(names)]
-    return lines
+        names = {name for run in runs for row in run.metrics for name in row if name.startswith(metric.name)}
+        found += [Metric(name, metric.label + name.removeprefix(metric.name)) for name in sorted(names - PANELS.keys())]
+    return found
 
 
 def rounded(points: Sequence[Point]) -> list[Point]:
-    """Five digits are more than a screen shows."""
+    """Round to five digits, more than a screen shows."""
     return [(round(x, 1), float(f"{y:.5g}")) for x, y in points]

@@ -1,19 +1,37 @@
-"""What is read first: a run in a sentence and in a few figures, first against last."""
+"""What a report shows first: each run in a sentence and a few figures, and accuracy before and after training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from expo_lite.report.curves import points_of
-from expo_lite.report.passes import Measurement, level_name
-from expo_lite.results.record import RunRecord
+from expo_lite.records import ALL, level_order
+from expo_lite.report.curves import Chart, Series, points_of
+from expo_lite.results.paired import Pairing, pair
+from expo_lite.results.record import Evaluated, RunRecord
+from expo_lite.results.statistics import Estimate
+from expo_lite.settings.metrics import METRICS, percent, text_of
 
+GREEDY = "greedy"
 ENDS = 10
-"""First and last mean: over one part in so many of a run, and over 10 steps at most."""
+"""First and last mean are over one part in so many of a run, at most 10 steps."""
+TRENDS = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "completions/clipped_ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One evaluation, drawn in one colour: `figures` by level, then by name (greedy, pass@1, ...)."""
+
+    label: str
+    run: int
+    before: bool
+    step: int
+    n_problems: dict[str, int]
+    figures: dict[str, dict[str, Estimate]]
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One figure; `before` and `after` are texts, `before` is empty where there is nothing to compare with."""
+    """One figure in words; `before` is empty if there is nothing to compare with."""
 
     name: str
     after: str
@@ -31,14 +49,10 @@ class Overview:
 
 
 def overview(run: RunRecord, own: Sequence[Measurement]) -> Overview:
-    """A run in a sentence and its tiles; `own` are its measurements, first and last."""
+    """A run in a sentence and its tiles; `own` are its first and last measurement."""
     settings = run.settings
     levels = settings.get("levels") or []
-    on = (
-        f"{settings.get('task')}, level{'s' if len(levels) > 1 else ''} {', '.join(map(str, levels))}"
-        if levels
-        else settings.get("task")
-    )
+    on = ", levels ".join(filter(None, (settings.get("task"), ", ".join(map(str, levels)))))
     planned = settings.get("steps")
     steps = f"{run.steps} of {planned} steps" if planned and planned != run.steps else f"{run.steps} steps"
     sentence = f"{settings.get('model')} by {settings.get('method')} on {on}; {steps}, seed {settings.get('seed')}."
@@ -55,28 +69,23 @@ def _passes(own: Sequence[Measurement]) -> list[Tile]:
     tiles = []
     for level in dict.fromkeys((hardest, levels[-1])):
         name = list(last.figures[level])[-1]
-        before = share(own[0].figures[level][name].value) if len(own) > 1 and level in own[0].figures else ""
+        before = percent(own[0].figures[level][name].value) if len(own) > 1 and level in own[0].figures else ""
         estimate = last.figures[level][name]
         note = f"95%: {100 * estimate.low:.0f} to {100 * estimate.high:.0f}"
-        tiles.append(Tile(f"{name}, {level_name(level)}", share(estimate.value), before, note))
+        tiles.append(Tile(f"{name}, {level_name(level)}", percent(estimate.value), before, note))
     return tiles
 
 
 def _trends(run: RunRecord) -> list[Tile]:
-    named = (
-        ("reward", "Reward"),
-        ("frac_all_wrong", "All-wrong groups"),
-        ("expo/explanation_accept_rate", "Explanations accepted"),
-        ("completions/clipped_ratio", "Truncated"),
-    )
+    """First and last mean of the main metrics."""
     tiles = []
-    for name, title in named:
+    for name in TRENDS:
         values = [y for _, y in points_of(run.metrics, name)]
         if values:
             n = min(max(len(values) // ENDS, 1), 10)
-            first, last = sum(values[:n]) / n, sum(values[-n:]) / n
+            first, last = (text_of(name, sum(part) / n) for part in (values[:n], values[-n:]))
             note = f"mean of {n} steps each" if n > 1 else "first and last step"
-            tiles.append(Tile(title, share(last), share(first), note))
+            tiles.append(Tile(METRICS[name].label.capitalize(), last, first, note))
     return tiles
 
 
@@ -93,14 +102,111 @@ def _costs(run: RunRecord) -> list[Tile]:
     return tiles
 
 
-def share(value: float) -> str:
-    """In percent, with a decimal where it is small: '38%', '1.6%'."""
-    return f"{value:.1%}" if 0 < value < 0.0995 else f"{value:.0%}"
-
-
 def duration(seconds: float) -> str:
     """'48 s', '12 min', '3 h 05 min'."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def measurements(runs: Sequence[RunRecord]) -> list[Measurement]:
+    """First and last evaluation of each run; runs that start from the same figures share their first."""
+    found: list[Measurement] = []
+    several = len(runs) > 1
+    shared = several and len({str(run.evaluated[0].evaluation) for run in runs if run.evaluated}) == 1
+    for number, run in enumerate(runs):
+        ends = run.evaluated if len(run.evaluated) < 2 else (run.evaluated[0], run.evaluated[-1])
+        for place, evaluated in enumerate(ends):
+            before = place == 0 and evaluated.step == 0
+            if before and shared and any(m.before for m in found):
+                continue
+            when = "before" if before else f"after step {evaluated.step}"
+            label = when if not several or (before and shared) else f"{run.label}, {when}"
+            found.append(_measurement(label, number, before, evaluated))
+    return found
+
+
+def levels_of(measured: Sequence[Measurement]) -> list[str]:
+    """All levels in their order."""
+    return sorted({level for m in measured for level in m.figures}, key=level_order)
+
+
+def names_of(measured: Sequence[Measurement]) -> list[str]:
+    """The figures that all have: greedy, then pass@k by k."""
+    per_level = [set(figures) for m in measured for figures in m.figures.values()]
+    common = set.intersection(*per_level) if per_level else set()
+    return sorted(common, key=lambda name: (name != GREEDY, int(name.partition("@")[2] or 0)))
+
+
+def picture(measured: Sequence[Measurement]) -> dict[str, Any]:
+    """The picture of accuracies: value, low and high in percent, by figure, measurement and level."""
+    levels, names = levels_of(measured), names_of(measured)
+    return {
+        "levels": levels,
+        "names": names,
+        "series": [
+            {
+                "label": m.label,
+                "run": m.run,
+                "before": m.before,
+                "values": {
+                    name: [percents(m.figures[level][name]) if level in m.figures else None for level in levels]
+                    for name in names
+                },
+            }
+            for m in measured
+        ],
+    }
+
+
+def over_training(runs: Sequence[RunRecord]) -> list[Chart]:
+    """The last figure (pass@k of the largest k) by step, a chart per level, of runs that were measured on the way."""
+    if max((len(run.evaluated) for run in runs), default=0) < 3:
+        return []
+    measured = [_measurement("", i, False, e) for i, run in enumerate(runs) for e in run.evaluated]
+    names = names_of(measured)
+    charts = []
+    for level in levels_of(measured):
+        points: dict[int, list[tuple[float, float]]] = {}
+        for m in measured:
+            if level in m.figures:
+                points.setdefault(m.run, []).append((float(m.step), m.figures[level][names[-1]].value))
+        series = [
+            Series(runs[i].label if len(runs) > 1 else names[-1], i, 0, None, own, []) for i, own in points.items()
+        ]
+        charts.append(
+            Chart(f"{names[-1]}, {level_name(level)}", "Held-out problems.", "share", False, 1, len(runs) > 1, series)
+        )
+    return charts
+
+
+def pairings_within(runs: Sequence[RunRecord]) -> list[Pairing]:
+    """Last minus first evaluation of each run that has counts by problem in both."""
+    found = []
+    for run in runs:
+        counted = [evaluated.evaluation.problems for evaluated in run.evaluated if evaluated.evaluation.problems]
+        title = "The same problems, after minus before" + ("" if len(runs) == 1 else f": {run.label}")
+        if len(counted) > 1 and (pairing := pair(title, counted[0], counted[-1])):
+            found.append(pairing)
+    return found
+
+
+def level_name(level: str) -> str:
+    """Name a level in words: 'level 3', 'all problems'; a word stands for itself."""
+    return "all problems" if level == ALL else f"level {level}" if level.isdecimal() else level
+
+
+def _measurement(label: str, run: int, before: bool, evaluated: Evaluated) -> Measurement:
+    evaluation = evaluated.evaluation
+    figures = {
+        result.level: {GREEDY: result.greedy} | {f"pass@{k}": estimate for k, estimate in result.pass_at.items()}
+        for result in evaluation.levels
+    }
+    n_problems = {result.level: result.n_problems for result in evaluation.levels}
+    return Measurement(label, run, before, evaluated.step, n_problems, figures)
+
+
+def percents(estimate: Estimate) -> list[float]:
+    """Value, low and high in percent, to be drawn."""
+    return [round(100 * x, 2) for x in (estimate.value, estimate.low, estimate.high)]

@@ -1,29 +1,14 @@
-"""Metric names and the append-only files of a run folder; free of torch.
+"""The metrics of a step's groups and explanations, and the rows of samples.jsonl; free of torch.
 
-Names are TRL's where TRL has one (`reward`, `kl`, `completions/mean_length`, `grad_norm`, ...) and ours beside them
-(`frac_all_wrong`, `expo/...`, `time/...`, `sampling/...`). Only names in `TIMES` differ between a run and its exact
-repetition.
+`settings/metrics.py` has the labels and units of all metrics.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from expo_lite.records import Explanation, FinishReason, Group, GroupKind, level_order
-
-TIMES = (
-    "step_time",
-    "time/sample_s",
-    "time/update_s",
-    "time/score_s",
-    "sampling/tokens_per_s",
-    "update/tokens_per_s",
-    "peak_memory_gib",
-    "memory/planned_gib",
-)
-"""What depends on the machine and its load, not on the run."""
-LEVEL_REWARD = "reward/level/"
-"""The mean reward of the problems of a level, which follows, where problems have levels."""
+from expo_lite.records import Completion, Explanation, FinishReason, Group, GroupKind, Problem, Verdict, level_order
+from expo_lite.settings.metrics import LEVEL_REWARD
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -107,7 +92,7 @@ def sample_rows(
     return rows
 
 
-def _sample_row(step: int, kind: str, problem: Any, completion: Any, verdict: Any) -> dict[str, Any]:
+def _sample_row(step: int, kind: str, problem: Problem, completion: Completion, verdict: Verdict) -> dict[str, Any]:
     return {
         "step": step,
         "kind": kind,

@@ -16,11 +16,12 @@ from expo_lite.report.curves import (
     running_mean,
     steps_a_point,
 )
-from expo_lite.report.document import document, write_document
-from expo_lite.report.passes import percents
+from expo_lite.report.overview import percents
+from expo_lite.report.page import document, write_document
 from expo_lite.results.record import differing_in
 from expo_lite.results.statistics import Estimate
-from expo_lite.run.metrics import LEVEL_REWARD, mean
+from expo_lite.run.metrics import mean
+from expo_lite.settings.metrics import LEVEL_REWARD, METRICS, PANELS
 from expo_lite.settings.schema import flat, to_json
 from expo_lite.sweep.plan import FIXED
 from expo_lite.sweep.report import Outcome, cost_rows, figures_by_level
@@ -29,18 +30,9 @@ from expo_lite.sweep.results import BASE, Results, RunResult
 NAME = "report.html"
 DRAWN_FIRST = 6
 """So many runs are drawn until others are chosen: as many as there are colours."""
-CURVES = (
-    ("reward", "Reward", "The share of right completions, on the problems that are trained on.", "share"),
-    ("frac_all_wrong", "All-wrong groups", "They give GRPO nothing to learn from.", "share"),
-    ("expo/explanation_accept_rate", "Explanations accepted", "The others teach nothing.", "share"),
-    ("expo/nll_explanation", "Surprise of explanations", "After the question alone.", "nats"),
-    ("loss", "Loss", "The whole objective of each method; of different methods not to be compared.", ""),
-    ("grad_norm", "Gradient norm", "0 where a step had nothing to learn from.", ""),
-    ("kl", "KL to the base model", "Where the run measures it.", "nats"),
-    ("completions/mean_length", "Length", "Of rollouts.", "tokens"),
-    ("completions/clipped_ratio", "Truncation", "Cut off at the limit, which counts as wrong.", "share"),
-)
-"""Metric, title, what to look for, and unit; the rewards of levels come after the first."""
+CURVES = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "expo/nll_explanation", "loss", "grad_norm", "kl",
+          "completions/mean_length", "completions/clipped_ratio")  # fmt: skip
+"""Metrics that are drawn; the rewards of levels come after the first."""
 
 
 def write_page(outcome: Outcome) -> Path:
@@ -106,21 +98,18 @@ def bars(results: Results, tables: Mapping[str, Mapping[str, Sequence[Estimate |
 def curves(results: Results) -> list[Chart]:
     """The charts that some run has a line for."""
     levels = [] if results.levels == [ALL] else reversed(results.levels)
-    drawn = [
-        *CURVES[:1],
-        *((f"{LEVEL_REWARD}{level}", f"Reward, level {level}", "Of those drawn.", "share") for level in levels),
-        *CURVES[1:],
-    ]
+    rewards = [(f"{LEVEL_REWARD}{level}", f"Reward, level {level}", PANELS[LEVEL_REWARD]) for level in levels]
+    first, *others = [(name, METRICS[name].label.capitalize(), PANELS[name]) for name in CURVES]
     each = steps_a_point(run.metrics for runs in results.runs.values() for run in runs.values())
     charts = []
-    for metric, title, about, unit in drawn:
+    for metric, title, panel in (first, *rewards, *others):
         series = [
             one
             for number, name in enumerate(results.finished)
             if (one := over_seeds_of(name, number, list(results.runs[name].values()), metric))
         ]
         if series:
-            charts.append(Chart(title, about, unit, False, each, False, series))
+            charts.append(Chart(title, panel.about, panel.unit, False, each, False, series))
     return charts
 
 
