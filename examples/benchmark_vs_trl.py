@@ -3,7 +3,6 @@ r"""Our step against TRL's: same model, prompts, lengths, LoRA and optimiser, in
     uv run examples/benchmark_vs_trl.py            # SmolLM2-135M-Instruct, fp32 and NF4; about 15 minutes
     uv run examples/benchmark_vs_trl.py --quick    # the embedded model: whether everything runs, in about 2 minutes
     uv run examples/benchmark_vs_trl.py --sizes    # seconds and memory of our step over G, length and prompts
-    uv run examples/benchmark_vs_trl.py --samplers # our sampling in fp32 against bf16, where the processor has it
     uv run examples/benchmark_vs_trl.py --waves    # our sampling against itself in waves: no place is taken again
 
 What is compared: 4 prompts x G=8, one optimiser step, as many tokens in a forward pass as 8 completions have at the
@@ -27,7 +26,6 @@ at its start.
 """
 
 import argparse
-import functools
 import json
 import math
 import os
@@ -113,7 +111,7 @@ def peak_mib() -> float:
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else memory_mib("VmHWM")
 
 
-def ours(folder: str, bits: int, sampler_name: Any = "own") -> None:
+def ours(folder: str, bits: int) -> None:
     """Steps of our sampler and update."""
     import torch
 
@@ -127,7 +125,7 @@ def ours(folder: str, bits: int, sampler_name: Any = "own") -> None:
     from expo_lite.step import learn
     from expo_lite.step.optimizer import make_optimizer
 
-    asked = PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA, sampler=sampler_name)
+    asked = PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA)
     policy = HfPolicy(folder, asked, seed=0)
     (end,) = [policy.end_id]
     policy.eos_ids = (end,)
@@ -477,7 +475,7 @@ def products(folder: str, bits: int) -> None:
 
 
 WORKERS: dict[str, Callable[[str, int], None]] = {
-    "ours": ours, "ours-bf16": functools.partial(ours, sampler_name="own-bf16"), "trl": peer, "ours-dpo": ours_dpo,
+    "ours": ours, "trl": peer, "ours-dpo": ours_dpo,
     "trl-dpo": peer_dpo, "products": products,
 }  # fmt: skip
 
@@ -663,20 +661,6 @@ def sizes(folder: Path, bits: int, limit: int) -> None:
     worker.close()
 
 
-def samplers(folder: Path, bits: int, limit: int, rounds: int) -> None:
-    """Our sampler in fp32 and with its products in bf16, in turns on the same lengths."""
-    workers = {kind: Worker(kind, folder, bits) for kind in ("ours", "ours-bf16")}
-    for worker in workers.values():
-        worker.step(**step_order("spread", limit, -1))
-    print("\n| prompts | G | tokens each | fp32, s | bf16, s | fp32 / bf16 (range) |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for prompts in (1, N_PROMPTS, 4 * N_PROMPTS):
-        order = step_order("spread", limit, 0, prompts=prompts) | {"sampling_only": True}
-        in_turns(f"| {prompts} | {G} | {limit}", [(worker, order) for worker in workers.values()], rounds)
-    for worker in workers.values():
-        worker.close()
-
-
 def waves(folder: Path, bits: int, limit: int, rounds: int) -> None:
     """Our sampler as it is, and in waves: what is decoded together begins together, and the last one ends it."""
     worker = Worker("ours", folder, bits)
@@ -713,7 +697,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true", help="the embedded model, one round, short completions")
     parser.add_argument("--sizes", action="store_true", help="our cost against size, in place of the comparison")
-    parser.add_argument("--samplers", action="store_true", help="our sampling in fp32 against bf16")
     parser.add_argument("--waves", action="store_true", help="our sampling against itself in waves")
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -728,8 +711,6 @@ def main() -> None:
     for bits in options.bits:
         if options.sizes:
             sizes(folder, bits, options.limit)
-        elif options.samplers:
-            samplers(folder, bits, options.limit, options.rounds)
         elif options.waves:
             waves(folder, bits, options.limit, options.rounds)
         else:

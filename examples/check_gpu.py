@@ -28,7 +28,7 @@ from rich.table import Table
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import default_model, has_gpu, is_installed, own_process
 
-COMBINATIONS = (("hf", "own"), ("hf", "native"), ("unsloth", "own"), ("unsloth", "native"), ("unsloth", "vllm"))
+COMBINATIONS = (("hf", "own"), ("hf", "native"), ("unsloth", "own"), ("unsloth", "native"))
 QUESTIONS = ("3 + 4", "12 + 7 - 3", "5 * (12 + 7) - 3 + 40", "2 * 88 - 15 + 4 - 31 + 6 * 12 - (3 + 9) * 2 + 17")
 GROUP_SIZE = 9
 """Eight completions and an explanation, of as many prompts as there are questions, twice: 72."""
@@ -51,14 +51,10 @@ class Finding:
     """The figure, where there is one: seconds of a step, a gradient's norm."""
 
 
-def why_not(backend: str, sampler: str) -> str:
-    """Why a combination cannot run on this machine; '' if it can."""
+def why_not(backend: str) -> str:
+    """Why a backend cannot run on this machine; '' if it can."""
     if backend == "unsloth" and not is_installed("unsloth"):
         return "unsloth is not installed (extra 'unsloth')"
-    if sampler == "vllm" and not has_gpu():
-        return "no GPU"
-    if sampler == "vllm" and not is_installed("vllm"):
-        return "vllm is not installed (extra 'vllm')"
     return ""
 
 
@@ -99,7 +95,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     config, _ = fitted(
         resolve(TrainConfig(model=name, policy=asked, sampling=RolloutConfig(max_completion_tokens=n_tokens)))
     )
-    policy = load_policy(name, config.policy, seed=0, sampling_rows=config.sampling.sampling_rows)
+    policy = load_policy(name, config.policy, seed=0)
     tolerance = 1e-4 if policy.device.type == "cpu" else 0.1  # mean nats a token: fp32, bf16
     load_s, load_gib = time.perf_counter() - started, peak_memory_gib()
     problems = [Problem(str(i), question, "7") for i, question in enumerate(QUESTIONS)]
@@ -223,7 +219,7 @@ def machine() -> str:
 
     import torch
 
-    names = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "vllm")
+    names = ("torch", "transformers", "peft", "bitsandbytes", "unsloth")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in names if is_installed(name)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
@@ -252,7 +248,7 @@ def main() -> int:
         console.print(f"{given.model} on {machine()}", highlight=False)
         with tempfile.TemporaryDirectory() as folder:
             for backend, sampler in COMBINATIONS:
-                label, reason = f"{backend}, {sampler}", why_not(backend, sampler)
+                label, reason = f"{backend}, {sampler}", why_not(backend)
                 console.print(f"{label} ..." if not reason else f"{label}: skipped", highlight=False)
                 words = [given.model, "--tokens", str(given.tokens), "--only", backend, sampler, f"{folder}/shared"]
                 found += [Finding(label, "all", "skipped", reason)] if reason else in_own_process(words, label)

@@ -132,9 +132,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
         folder.check(config)
     adapter = starting_adapter(config, folder)
     with working(console, f"loading {config.model}"):
-        policy = load_policy(
-            config.model, config.policy, seed=config.seed, adapter=adapter, sampling_rows=config.sampling.sampling_rows
-        )
+        policy = load_policy(config.model, config.policy, seed=config.seed, adapter=adapter)
     if adapter is not None:
         policy.keep_reference()
     problems = fitting(problems, config.model, config.longest_completion, tokenizer=lambda: policy.tokenizer, warn=warn)

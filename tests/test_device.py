@@ -182,8 +182,6 @@ def test_the_allocator_s_setting_is_made_where_it_works(box: SimpleNamespace, mo
     box.device.touch()
     chosen = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     assert made() == chosen
-    assert made(UNSLOTH_VLLM_STANDBY="0") == chosen
-    assert made(UNSLOTH_VLLM_STANDBY="1") == {}
     assert made(PYTORCH_ALLOC_CONF="") == {}
     assert made(PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64") == {}
     monkeypatch.setattr(platform, "release", lambda: "5.15.153.1-microsoft-standard-WSL2")
@@ -207,15 +205,3 @@ def test_modules_are_imported_without_a_look_for_garbage_in_our_own_process_alon
         assert not gc.isenabled()
     assert gc.isenabled()
     assert gc.get_freeze_count() >= frozen + len(kept)
-
-
-@pytest.mark.parametrize(("flags", "refused"), [("fpu avx512f avx512_bf16", False), ("fpu avx512f", True), ("", True)])
-def test_a_processor_without_bf16_products_does_not_sample_in_bf16(
-    flags: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(machine, "CPU_FILE", tmp_path / "cpuinfo")
-    monkeypatch.setattr(machine, "has_gpu", lambda: False)
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t:\n")
-    rules = [said for holds, said in machine.backend_rules("auto", "own-bf16") if not holds]
-    assert bool(rules) == refused
-    assert all("take --sampler own" in said for said in rules)

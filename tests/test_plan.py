@@ -106,14 +106,6 @@ def test_json_of_several(capsys: pytest.CaptureFixture[str]) -> None:
         assert each["peak_gib"] + each["reserve_gib"] <= each["memory_gib"] or not each["fits"]
 
 
-def test_vllm_s_share_stays_while_training(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--model", "qwen2.5-3b", "--vram", "24", "--json")
-    own, vllm = (json.loads(output(capsys, *words, "--sampler", sampler)) for sampler in ("own", "vllm"))
-    assert "vLLM's share" not in own["phases"]["update"]["parts_gib"]
-    assert vllm["phases"]["update"]["parts_gib"]["vLLM's share"] > 1
-    assert "KV cache of sampling" not in vllm["phases"]["sampling"]["parts_gib"]
-
-
 def test_the_comparison_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     text = output(capsys, "--model", "all", "--vram", "6", "12", "16", "24", "--markdown")
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if "|" in line]

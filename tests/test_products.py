@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from expo_lite.policy import products
-from expo_lite.policy.products import PackedProduct, PlainProduct, Product, RoundedProduct, has_onednn, linear, product
-from expo_lite.settings.machine import multiplies_bf16
+from expo_lite.policy.products import PackedProduct, PlainProduct, Product, has_onednn, linear, product
 
 CPU = torch.device("cpu")
 
@@ -16,21 +15,6 @@ def test_what_goes_through_onednn() -> None:
     assert has_onednn(CPU, torch.float32) == torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     assert not has_onednn(CPU, torch.bfloat16)
     assert not has_onednn(torch.device("cuda"), torch.float32)
-
-
-@pytest.mark.skipif(not multiplies_bf16(), reason="this processor has no bf16 products")
-@pytest.mark.parametrize("biased", [False, True])
-def test_a_rounded_product_is_torchs_of_rounded_numbers(biased: bool) -> None:
-    torch.manual_seed(0)
-    x, weight, residual = torch.randn(33, 64), torch.randn(96, 64), torch.randn(33, 96)
-    bias = torch.randn(96) if biased else None
-    rounded = product(weight, bias, in_bf16=True)
-    expected = torch.nn.functional.linear(x.bfloat16().float(), weight.bfloat16().float(), bias)
-    assert isinstance(rounded, RoundedProduct)
-    assert rounded(x).dtype == torch.float32
-    torch.testing.assert_close(rounded(x), expected, rtol=2**-7, atol=0.02)  # the sum is rounded to bf16 as well
-    torch.testing.assert_close(rounded.added(x, residual), rounded(x) + residual)
-    assert not torch.equal(rounded(x), product(weight, bias)(x))
 
 
 def test_a_torch_without_the_private_operators_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The start-up check: silent on a sampler that is right, and it stops the run on each way of being wrong."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from expo_lite.policy.self_check import MEAN_LIMIT_NATS, self_check
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
 from expo_lite.settings.groups import OptimizerConfig, PolicyConfig
-from expo_lite.settings.machine import multiplies_bf16
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.learn import learn, logp_difference
 from expo_lite.step.optimizer import make_optimizer
@@ -48,22 +46,6 @@ def test_a_right_sampler_passes(policy: HfPolicy) -> None:
 
 def test_the_native_sampler_passes() -> None:
     assert check(shaken(HfPolicy("tiny", PolicyConfig(sampler="native"), seed=0), 0.03)) < 1e-4
-
-
-@pytest.mark.skipif(not multiplies_bf16(), reason="this processor has no bf16 products")
-def test_a_sampler_in_bf16_is_apart_by_rounding_and_corrected_for(tmp_path: Path) -> None:
-    exact = HfPolicy("tiny", PolicyConfig(), seed=0)
-    rounded = shaken(HfPolicy("tiny", PolicyConfig(sampler="own-bf16"), seed=0), 0.03)
-    assert (exact.samples_exactly, rounded.samples_exactly) == (True, False)
-    assert 1e-5 < check(rounded) < 0.02
-    words = "train --model tiny --levels 2 --temperature 2 --steps 1 --eval-problems 0 --sampler own-bf16".split()
-    assert run([*words, "--output", str(tmp_path / "run")]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    found = [row for row in rows if "sampling/importance_sampling_ratio/mean" in row]
-    assert found
-    for row in found:
-        assert 1e-6 < row["sampling/logp_difference/mean"] < 0.02
-        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=0.01)
 
 
 def moved_positions(step: Any) -> Any:

@@ -193,19 +193,16 @@ CONTRACT = """
 import inspect, json, os, torch
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.policy import unsloth as ours
-from unsloth_zoo.vllm_utils import load_lora, load_vllm
 assert ours.FastLanguageModel.__module__ == "unsloth.models.loader", "this is not the GPU code"
-assert "UNSLOTH_VLLM_STANDBY" not in os.environ and os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
+assert os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
 cuda, model = torch.device("cuda"), object()
 torch.cuda.get_device_capability = lambda device: (8, 9)
 fast = ours.FastLanguageModel
-assert "max_num_seqs" in inspect.getfullargspec(load_vllm).args  # Unsloth hands on what this takes
-assert ours.load_arguments("folder", PolicyConfig(sampler="vllm"), cuda, 1536, sampling_rows=72)["max_num_seqs"] == 72
-calls = [(fast.from_pretrained, (), ours.load_arguments("folder", PolicyConfig(sampler=sampler, bits=bits), cuda, 4096))
-         for sampler in ("native", "vllm") for bits in (4, 16)]
+calls = [(fast.from_pretrained, (), ours.load_arguments("folder", PolicyConfig(bits=bits), cuda, 4096))
+         for bits in (4, 16)]
 calls += [(fast.get_peft_model, (model,), ours.lora_arguments(PolicyConfig(), 0)),
           (fast.for_training, (model,), {"use_gradient_checkpointing": "unsloth"}),
-          (fast.for_inference, (model,), {}), (load_lora, (model, "adapter-1"), {"load_tensors": True})]
+          (fast.for_inference, (model,), {})]
 unnamed = []
 for function, given, keywords in calls:
     signature = inspect.signature(function)
@@ -218,9 +215,8 @@ print(json.dumps(sorted(set(unnamed))))
 @installed
 def test_every_argument_is_one_of_the_installed_gpu_code(tmp_path: Path) -> None:
     out = in_own_process("-c", CONTRACT, cwd=tmp_path, UNSLOTH_ALLOW_CPU="1")  # it leaves a cache where it runs
-    # transformers' own and load_vllm's, which Unsloth takes as **kwargs and hands on; another name there would be
-    # one that it has dropped
-    assert json.loads(out.splitlines()[-1]) == ["local_files_only", "max_num_seqs"]
+    # transformers' own, which Unsloth takes as **kwargs and hands on; another name here would be one it has dropped
+    assert json.loads(out.splitlines()[-1]) == ["local_files_only"]
 
 
 @pytest.fixture(scope="module")
@@ -302,28 +298,11 @@ print(json.dumps([process.scores(policy), checked]))
     assert difference < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("policy", "there", "gpu", "message"),
-    [
-        (PolicyConfig(backend="unsloth"), (), True, "uv sync --extra unsloth"),
-        (PolicyConfig(sampler="vllm", backend="hf"), ("vllm", "unsloth"), True, "works through Unsloth"),
-        (PolicyConfig(sampler="vllm"), ("vllm", "unsloth"), False, "needs a GPU"),
-        (PolicyConfig(sampler="vllm"), ("unsloth",), True, "uv sync --extra vllm"),
-        (PolicyConfig(backend="unsloth"), ("unsloth",), False, ""),
-        (PolicyConfig(sampler="vllm"), ("vllm", "unsloth"), True, ""),
-        (PolicyConfig(backend="hf", sampler="native"), (), False, ""),
-    ],
-)
-def test_what_cannot_be_had_is_found_early(
-    policy: PolicyConfig, there: tuple[str, ...], gpu: bool, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("expo_lite.settings.machine.is_installed", lambda package: package in there)
-    monkeypatch.setattr("expo_lite.settings.machine.has_gpu", lambda: gpu)
-    if message:
-        with pytest.raises(ConfigError, match=message):
-            check_rules(backend_rules(policy.backend, policy.sampler))
-    else:
-        check_rules(backend_rules(policy.backend, policy.sampler))
+def test_a_backend_that_is_not_installed_is_found_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expo_lite.settings.machine.is_installed", lambda package: False)
+    check_rules(backend_rules("hf"))
+    with pytest.raises(ConfigError, match="uv sync --extra unsloth"):
+        check_rules(backend_rules("unsloth"))
 
 
 def test_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

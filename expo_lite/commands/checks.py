@@ -21,7 +21,7 @@ from expo_lite.memory.plan import ram_bytes
 from expo_lite.settings.machine import ON_WINDOWS, in_wsl, is_installed, on_windows
 
 PACKAGE = "expo-lite"
-TESTED = ("torch", "transformers", "peft", "bitsandbytes", "trl", "unsloth", "vllm")
+TESTED = ("torch", "transformers", "peft", "bitsandbytes", "trl", "unsloth")
 """What a run stands or falls with; the tested versions are those that the package's metadata asks for."""
 RUNS = Path("runs")
 LEAST_FREE_GIB, SOME_FREE_GIB = 0.5, 5.0

@@ -36,13 +36,11 @@ SAMPLING_COPIES = {"full": 4, "nucleus": 8}
 """fp32 matrices [rows, vocabulary] while a token is chosen."""
 MOST_HEAD_COPY = 256 * 2**20
 """Bytes of the largest head that sampling on a CPU copies into a layout for few rows."""
-VLLM_WORKSPACE = 1.0 * GIB
-"""What vLLM holds beside its cache: CUDA graphs, activations of its own."""
 CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.83 * GIB}
 """The CUDA context and its libraries; on a CPU the interpreter with torch and transformers, as measured."""
 
 Kind = Literal["gpu", "cpu"]
-PlannedSampler = Literal["own", "native", "vllm"]
+PlannedSampler = Literal["own", "native"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +65,7 @@ class Workload:
     diagnosed: bool = False
     """Whether the gradient of the supervised term is measured by itself, and held beside the whole one."""
     sampler: PlannedSampler = "own"
-    """own holds a dense copy of the weights while it samples, native nothing beside its cache, and vllm a cache of its
-    own beside everything else, in every phase."""
+    """own holds a dense copy of the weights while it samples, native nothing beside its cache."""
 
     @property
     def width(self) -> int:
@@ -196,21 +193,17 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
     steady = base | {"LoRA adapter": adapter, "optimiser state": optimizer_bytes(shape, workload)}
     if workload.from_adapter:
         steady["reference adapter"] = adapter
-    if workload.sampler == "vllm":
-        steady["vLLM's share"] = cache_bytes(shape, workload, sampling_rows) + VLLM_WORKSPACE
-        sampling = steady
-    else:
-        sampling = steady | {
-            "KV cache of sampling": cache_bytes(shape, workload, sampling_rows),
-            "sampling beside it": sampling_working(shape, workload, sampling_rows),
-        }
-        if workload.sampler == "own":
-            sampling["merged dense weights"] = shape.n_projection_weights * workload.element
-            if workload.kind == "gpu":
-                sampling["recorded steps"] = recorded_bytes(shape, workload, sampling_rows)
-            head = shape.vocabulary * shape.hidden * FP32
-            if workload.kind == "cpu" and head <= MOST_HEAD_COPY:
-                sampling["copy of the head"] = head
+    sampling = steady | {
+        "KV cache of sampling": cache_bytes(shape, workload, sampling_rows),
+        "sampling beside it": sampling_working(shape, workload, sampling_rows),
+    }
+    if workload.sampler == "own":
+        sampling["merged dense weights"] = shape.n_projection_weights * workload.element
+        if workload.kind == "gpu":
+            sampling["recorded steps"] = recorded_bytes(shape, workload, sampling_rows)
+        head = shape.vocabulary * shape.hidden * FP32
+        if workload.kind == "cpu" and head <= MOST_HEAD_COPY:
+            sampling["copy of the head"] = head
     largest = max(shape.vocabulary * shape.hidden, shape.hidden * shape.intermediate) * workload.element
     kept = {"kept inputs of layers": kept_inputs(shape, workload, tokens)}
     products = kept_products(shape, workload, tokens)

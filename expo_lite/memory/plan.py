@@ -117,8 +117,6 @@ def plan_for(
         chosen = dataclasses.replace(workload, sampler=name)
         return make_plan(shape, chosen, total, micro_batch_tokens=micro_batch_tokens, sampling_rows=sampling_rows)
 
-    if sampler == "own-bf16":
-        return plan("own")
     if sampler != "auto":
         return plan(sampler)
     own = plan("own")

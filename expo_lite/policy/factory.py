@@ -12,15 +12,7 @@ from expo_lite.settings.machine import backend_rules, importing, is_installed
 from expo_lite.settings.schema import check_rules
 
 
-def load_policy(
-    name: str,
-    config: PolicyConfig,
-    *,
-    seed: int,
-    adapter: Path | None = None,
-    max_tokens: int | None = None,
-    sampling_rows: int | None = None,
-) -> Policy:
+def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> Policy:
     """Load a model with a fresh adapter, or the one in the folder `adapter`, on the backend that the settings ask for.
 
     Args:
@@ -28,16 +20,13 @@ def load_policy(
         config: backend, sampler, bits, LoRA rank and scale, gradient checkpointing.
         seed: of the fresh adapter.
         adapter: a folder with an adapter to go on from.
-        max_tokens: of the longest row that is to come, prompt and completion, where it is known.
-        sampling_rows: completions to be decoded at the same time, where it is known; an engine that reserves memory
-            when it starts (vLLM) reserves it for these two.
 
     Raises:
         ConfigError: the backend or sampler is not installed, or needs a GPU that is not here; or there is one that
             torch cannot use.
         ModelError: the model cannot be found, read or held in memory; or Unsloth would come too late in this process.
     """
-    check_rules(backend_rules(config.backend, config.sampler))
+    check_rules(backend_rules(config.backend))
     if choose_backend(config) == "hf":
         with importing("peft"):
             from expo_lite.policy.hf import HfPolicy
@@ -53,14 +42,13 @@ def load_policy(
     with importing("unsloth"):
         from expo_lite.policy.unsloth import UnslothPolicy
 
-    known = {} if sampling_rows is None else {"sampling_rows": sampling_rows}
-    return UnslothPolicy(name, config, seed=seed, adapter=adapter, max_tokens=max_tokens, **known)
+    return UnslothPolicy(name, config, seed=seed, adapter=adapter)
 
 
 def choose_backend(config: PolicyConfig) -> str:
     """`unsloth` or `hf`: as asked for, else Unsloth where it is installed and torch sees a GPU."""
     if config.backend != "auto":
         return config.backend
-    if config.sampler == "vllm" or (torch.cuda.is_available() and is_installed("unsloth")):
+    if torch.cuda.is_available() and is_installed("unsloth"):
         return "unsloth"
     return "hf"

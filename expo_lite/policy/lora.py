@@ -1,7 +1,7 @@
 """What the backends share: a peft model sampled, scored, switched off, saved; each but loads it and switches its modes.
 
 Samplers, by `--sampler`: `own` is our decoder on merged weights (sampler.py), `native` the backend's own generate
-(native.py), and `vllm` an engine that shares the model's weights (vllm.py).
+(native.py).
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class LoraPolicy:
             model: with one adapter, called "default".
             tokenizer: its tokenizer.
             device: where it is.
-            sampler: own, own-bf16 or native.
+            sampler: own or native.
         """
         self.name, self.tokenizer, self.device = name, tokenizer, device
         self._peft = model
@@ -58,7 +58,7 @@ class LoraPolicy:
         self.end_id = _end_id(tokenizer, self.eos_ids)
         self.packs = scoring.is_packable(self._model)
         self.underflows = _computes_in(self._model) == torch.float16
-        self.samples_exactly = _computes_in(self._model) == torch.float32 and sampler != "own-bf16"
+        self.samples_exactly = _computes_in(self._model) == torch.float32
         self.n_sampled_tokens = 0
         self.on_ended: Callable[[int], None] = lambda n: None
         defaults: Any = GenerationConfig  # half typed
@@ -98,7 +98,7 @@ class LoraPolicy:
         now = (adapter_is_off(self._model), *(p._version for p in adapter))
         if self._decoder is None or self._merged_of != now:
             self._drop_decoder()
-            self._decoder, self._merged_of = Decoder(merge(self._model, in_bf16=self._sampler == "own-bf16")), now
+            self._decoder, self._merged_of = Decoder(merge(self._model)), now
         return self._decoder
 
     def _drop_decoder(self) -> None:
@@ -189,7 +189,7 @@ class LoraPolicy:
 
 def choose_sampler(asked: str, config: Any, name: str) -> str:
     """`own` where our decoder knows the model, else `native`; raises ModelError where another was asked for."""
-    if asked.startswith("own") and not is_known(config):
+    if asked == "own" and not is_known(config):
         raise ModelError(
             f"sampler '{asked}' does not know models like '{name}' (type {config.model_type}): take --sampler native."
         )

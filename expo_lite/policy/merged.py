@@ -2,7 +2,7 @@
 
 Made once a phase of sampling, from any model of the Llama family that transformers or Unsloth has loaded, four bits or
 not, with or without an adapter, which is left as it is. They are in the type of the model's embeddings: fp32 on a CPU,
-bf16 on a GPU. The memory is that of the dense model, beside the model itself. On a CPU products can be in bf16 instead.
+bf16 on a GPU. The memory is that of the dense model, beside the model itself.
 
 Axes: O output and I input features, r rank, V vocabulary, H hidden, h query and key heads, d head dimension.
 """
@@ -71,15 +71,12 @@ def adapter_is_off(model: Any) -> bool:
 
 
 @torch.no_grad()
-def merge(model: Any, *, in_bf16: bool = False) -> DenseWeights:
-    """The dense weights of a transformers causal language model, its active adapter merged in.
-
-    With `in_bf16` what is multiplied on a CPU is rounded to bf16; norms, attention and sums stay in fp32.
-    """
+def merge(model: Any) -> DenseWeights:
+    """The dense weights of a transformers causal language model, its active adapter merged in."""
     config, decoder = model.config, model.get_decoder()
     embeddings_VH = decoder.embed_tokens.weight.detach()
     n_queries, n_keys = config.num_attention_heads, config.num_key_value_heads
-    join = _Joiner(embeddings_VH, in_bf16)
+    join = _Joiner(embeddings_VH)
     layers = tuple(
         DenseLayer(
             attention_norm_H=layer.input_layernorm.weight.detach(),
@@ -99,9 +96,7 @@ def merge(model: Any, *, in_bf16: bool = False) -> DenseWeights:
         embeddings_VH=embeddings_VH,
         layers=layers,
         norm_H=decoder.norm.weight.detach(),
-        head=product(head.weight.detach(), head.bias, in_bf16=in_bf16)
-        if small
-        else PlainProduct(head.weight.detach(), head.bias),
+        head=(product if small else PlainProduct)(head.weight.detach(), head.bias),
         n_queries=n_queries,
         n_keys=n_keys,
         head_dim=2 * len(frequencies_d),
@@ -114,8 +109,8 @@ def merge(model: Any, *, in_bf16: bool = False) -> DenseWeights:
 class _Joiner:
     """Makes one product of several projections that have the same input."""
 
-    def __init__(self, like: torch.Tensor, in_bf16: bool) -> None:
-        self._like, self._in_bf16 = like, in_bf16
+    def __init__(self, like: torch.Tensor) -> None:
+        self._like = like
         self._packs = has_onednn(like.device, like.dtype)
         self._scratch: dict[tuple[int, int], torch.Tensor] = {}
 
@@ -125,7 +120,7 @@ class _Joiner:
         weight_OI = self._buffer(sum(sizes), bases[0].in_features)
         for projection, out_OI in zip(projections, torch.split(weight_OI, sizes), strict=True):
             _merge_into(out_OI, projection)
-        return product(weight_OI, self._bias(bases), in_bf16=self._in_bf16)
+        return product(weight_OI, self._bias(bases))
 
     def _buffer(self, n_out: int, n_in: int) -> torch.Tensor:
         if not self._packs:

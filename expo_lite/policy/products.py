@@ -47,14 +47,10 @@ class Product(Protocol):
         """The same, added to the residual stream."""
 
 
-def product(weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None, *, in_bf16: bool = False) -> Product:
-    """The fastest product with this weight at few rows; a packed one has a copy, and needs the weight no more.
-
-    With `in_bf16` an fp32 weight on a CPU is rounded, and so is what it is multiplied with.
-    """
+def product(weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> Product:
+    """The fastest product with this weight at few rows; a packed one has a copy, and needs the weight no more."""
     if has_onednn(weight_OI.device, weight_OI.dtype):
-        kind, weight_OI = (RoundedProduct, weight_OI.bfloat16()) if in_bf16 else (PackedProduct, weight_OI)
-        return kind(torch.ops.mkldnn._reorder_linear_weight(weight_OI, PACKED_FOR_ROWS), bias_O)
+        return PackedProduct(torch.ops.mkldnn._reorder_linear_weight(weight_OI, PACKED_FOR_ROWS), bias_O)
     return PlainProduct(weight_OI, bias_O)
 
 
@@ -93,23 +89,6 @@ class PackedProduct:
             x_NI, residual_NO, self.packed, self.bias_O, "add"
         )
         return result
-
-
-@dataclass(frozen=True, slots=True)
-class RoundedProduct:
-    """By oneDNN in bf16, of fp32 and to fp32; on a processor with such products 1.5 to 3 times as fast as in fp32."""
-
-    packed: torch.Tensor
-    bias_O: torch.Tensor | None = None
-
-    def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:
-        """The product x W' (+ bias)."""
-        product_NO = _onednn(x_NI.bfloat16(), self.packed, None).float()
-        return product_NO if self.bias_O is None else product_NO.add_(self.bias_O)
-
-    def added(self, x_NI: torch.Tensor, residual_NO: torch.Tensor) -> torch.Tensor:
-        """The same, added to the residual stream."""
-        return self(x_NI).add_(residual_NO)
 
 
 def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

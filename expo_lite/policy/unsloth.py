@@ -2,7 +2,7 @@
 
 Our decoder, `--sampler own`, takes the weights alone, so that it samples from what Unsloth has loaded on a GPU too.
 
-What has run where: all of this file but the GPU and vLLM branches runs in the tests, on Unsloth's CPU backend, and
+What has run where: all of this file but the GPU branches runs in the tests, on Unsloth's CPU backend, and
 every argument given to it is held against the signatures of its GPU code. Nothing of it has yet been run on a GPU.
 
 The traps that are closed here: a model is never exchanged for another of the same name (`use_exact_model_name`); a row
@@ -15,7 +15,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +33,6 @@ from expo_lite.policy.device import compute_type, find_device
 from expo_lite.policy.load import PROJECTIONS, load_base, plain_weights
 from expo_lite.policy.lora import LoraPolicy, choose_sampler
 from expo_lite.policy.slots import Sampled
-from expo_lite.policy.vllm import MEMORY_SHARE, VLLM_ROWS, VllmSampler
 from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
@@ -43,16 +41,7 @@ from expo_lite.settings.models import find_model
 class UnslothPolicy(LoraPolicy):
     """A causal language model loaded and run by Unsloth, with its LoRA adapter."""
 
-    def __init__(
-        self,
-        name: str,
-        config: PolicyConfig,
-        *,
-        seed: int,
-        adapter: Path | None = None,
-        max_tokens: int | None = None,
-        sampling_rows: int = VLLM_ROWS,
-    ) -> None:
+    def __init__(self, name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> None:
         """Load the base model and put a fresh adapter on it, or the one in the folder `adapter`.
 
         Args:
@@ -60,9 +49,6 @@ class UnslothPolicy(LoraPolicy):
             config: bits, LoRA rank and scale, gradient checkpointing, sampler.
             seed: of the fresh adapter's A matrices (B starts at 0).
             adapter: a folder with an adapter to go on from.
-            max_tokens: of the longest row that is to come, prompt and completion; default: as many as the model has
-                positions for. vLLM reserves memory for it.
-            sampling_rows: completions that vLLM is to decode at the same time.
 
         Raises:
             ConfigError: there is a GPU, and torch cannot use it.
@@ -73,14 +59,11 @@ class UnslothPolicy(LoraPolicy):
         self._checkpointing: Literal["unsloth", False] = "unsloth" if config.gradient_checkpointing else False
         self._mode = ""
         with torch.random.fork_rng(), contextlib.redirect_stdout(sys.stderr):
-            read = partial(_read, max_tokens=max_tokens, sampling_rows=sampling_rows)
-            base, tokenizer = load_base(find_model(name).source, name, config, device, read=read)
+            base, tokenizer = load_base(find_model(name).source, name, config, device, read=_read)
             base.requires_grad_(False)
             model = FastLanguageModel.get_peft_model(base, **lora_arguments(config, seed))
         sampler = choose_sampler(config.sampler, base.config, name)
         super().__init__(name, model, tokenizer, device, sampler=sampler)
-        self._max_tokens = _shorter(self._model.config.max_position_embeddings, max_tokens)
-        self._vllm = VllmSampler(model, self.eos_ids) if sampler == "vllm" else None
         if adapter is not None:
             self.load_adapter(adapter)
 
@@ -94,14 +77,13 @@ class UnslothPolicy(LoraPolicy):
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         self._fits(longest + params.max_completion_tokens, "The longest prompt with max_completion_tokens")
-        if self._vllm is not None:
-            return self._vllm.sample(requests, params, seed=seed)
         return super()._sample(requests, params, seed)
 
     def _fits(self, n_tokens: int, what: str) -> None:
-        if n_tokens > self._max_tokens:
+        limit = self._model.config.max_position_embeddings
+        if n_tokens > limit:
             raise ModelError(
-                f"{what} is {n_tokens:,} tokens long, and the context of '{self.name}' has {self._max_tokens:,}: "
+                f"{what} is {n_tokens:,} tokens long, and the context of '{self.name}' has {limit:,}: "
                 "Unsloth would cut it short. Lower --max-completion-tokens."
             )
 
@@ -116,27 +98,18 @@ class UnslothPolicy(LoraPolicy):
             self._mode = "training"
 
 
-def _shorter(positions: int, max_tokens: int | None) -> int:
-    return positions if max_tokens is None else min(positions, max_tokens)
-
-
-def _read(
-    source: str, config: PolicyConfig, device: torch.device, *, max_tokens: int | None, sampling_rows: int
-) -> tuple[Any, Any, set[str]]:
+def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any, set[str]]:
     with plain_weights(source) as (folder, missing):
         limit = AutoConfig.from_pretrained(folder, local_files_only=True).max_position_embeddings
-        given = load_arguments(folder, config, device, _shorter(limit, max_tokens), sampling_rows=sampling_rows)
-        model, _ = FastLanguageModel.from_pretrained(**given)
+        model, _ = FastLanguageModel.from_pretrained(**load_arguments(folder, config, device, limit))
         # our own: Unsloth's may have another padding token and padding side
         return model, AutoTokenizer.from_pretrained(folder, local_files_only=True), missing
 
 
-def load_arguments(
-    folder: str, config: PolicyConfig, device: torch.device, limit: int, *, sampling_rows: int = VLLM_ROWS
-) -> dict[str, Any]:
+def load_arguments(folder: str, config: PolicyConfig, device: torch.device, limit: int) -> dict[str, Any]:
     """What `FastLanguageModel.from_pretrained` is given; `limit` is that of a row in tokens."""
     checkpointing = "unsloth" if config.gradient_checkpointing else False
-    arguments: dict[str, Any] = {
+    return {
         "model_name": folder,
         "max_seq_length": limit,
         "dtype": compute_type(device),
@@ -147,15 +120,6 @@ def load_arguments(
         "offload_embedding": False,
         "local_files_only": True,
     }
-    if config.sampler == "vllm":
-        arguments |= {
-            "fast_inference": True,
-            "gpu_memory_utilization": MEMORY_SHARE,
-            "max_lora_rank": config.lora_rank,
-            # 256, its default, would mean a table by free memory: 48 with 12 GB of cache
-            "max_num_seqs": min(sampling_rows, VLLM_ROWS),
-        }
-    return arguments
 
 
 def lora_arguments(config: PolicyConfig, seed: int) -> dict[str, Any]:

@@ -69,8 +69,7 @@ class PolicyConfig:
     """What holds and runs the model: unsloth, hf (transformers) or auto.
     With auto it is unsloth where that is installed and there is a GPU, else hf."""
     sampler: Sampler = "auto"
-    """What samples: own is our decoder, native the backend's generate, vllm runs through Unsloth on a GPU.
-    own-bf16 is own with products in bf16 on a processor that has them, which is faster and rounds as a GPU does.
+    """What samples: own is our decoder, native the backend's generate.
     With auto it is own where it knows the model and the memory plan has room for its dense weights, else native."""
 
 
@@ -150,7 +149,7 @@ class LossConfig:
     """How many optimiser steps are made on one batch of samples."""
     sampler_correction: Literal["auto", "on", "off"] = "auto"
     """Weight each sampled token by its probability under the policy over that under the sampler, at most
-    sampler_correction_clip. auto: where the two compute alike only nearly (16 bits, vLLM), not in fp32 on a CPU."""
+    sampler_correction_clip. auto: where the two compute alike only nearly (16 bits), not in fp32 on a CPU."""
     sampler_correction_clip: Annotated[float, Interval(ge=1, le=1_000)] = 2.0
     """The largest such weight, which bounds what one token can do (TRL has the same)."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 Backend = Literal["auto", "unsloth", "hf"]
-Sampler = Literal["auto", "own", "own-bf16", "native", "vllm"]
+Sampler = Literal["auto", "own", "native"]
 
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES=-1"
 """How to run on the CPU although there is a GPU: CUDA's own setting, which processes started here inherit."""
@@ -28,9 +28,6 @@ WSL_DEVICE = Path("/dev/dxg")
 """A GPU of any maker, lent by Windows to its Linux; whether it is NVIDIA's shows by the tool beside it."""
 WSL_TOOL = Path("/usr/lib/wsl/lib/nvidia-smi")
 NVIDIA_SMI_TIMEOUT_S = 10.0
-CPU_FILE = Path("/proc/cpuinfo")
-BF16_FLAGS = ("avx512_bf16", "amx_bf16")
-"""Of processors that multiply bf16 at least twice as fast as fp32; on others it is many times slower."""
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Where torch looks for its allocator's settings; the second is the older name."""
 PRODUCT_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
@@ -51,15 +48,6 @@ def has_gpu() -> bool:
     if on_windows():
         return nvidia_smi() is not None
     return any(path.exists() for path in DEVICE_FILES) or (in_wsl() and nvidia_smi() is not None)
-
-
-def multiplies_bf16() -> bool:
-    """Whether the processor's matrix products are fast in bf16, as those of few are."""
-    try:
-        found = re.search(r"^flags\s*:(.*)$", CPU_FILE.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
-    except OSError:
-        return False
-    return found is not None and any(flag in found[1].split() for flag in BF16_FLAGS)
 
 
 def in_wsl() -> bool:
@@ -95,15 +83,14 @@ def set_memory(environment: MutableMapping[str, str]) -> None:
     """Settings of torch that keep a long run's memory from growing. Whatever the user has set stays.
 
     On a CPU few products are kept ready. A GPU's memory is mapped in pieces that can grow, so that phases of unlike
-    sizes leave no holes; not where the driver cannot do it (Windows, WSL, Jetson boards), and not beside vLLM's sleep
-    mode, which refuses it. It must be called before torch starts.
+    sizes leave no holes; not where the driver cannot do it (Windows, WSL, Jetson boards). It must be called before
+    torch starts.
     """
     for name in PRODUCT_CACHES:
         environment.setdefault(name, KEPT_PRODUCTS)
     taken = any(name in environment for name in ALLOCATOR_SETTINGS)
-    sleeps = environment.get("UNSLOTH_VLLM_STANDBY", "0") != "0"
     able = sys.platform == "linux" and platform.machine() == "x86_64" and not in_wsl()
-    if able and not taken and not sleeps and has_gpu():
+    if able and not taken and has_gpu():
         environment[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
 
 
@@ -150,27 +137,12 @@ def how_to_install(extra: str) -> str:
     return f"in the clone, `uv sync --extra {extra}` or `pip install '.[{extra}]'`"
 
 
-def backend_rules(backend: Backend | None, sampler: Sampler | None) -> list[tuple[bool, str]]:
-    """What can be known of a backend and a sampler without importing either; see `check_rules`."""
-    wants_vllm = sampler == "vllm"
+def backend_rules(backend: Backend | None) -> list[tuple[bool, str]]:
+    """What can be known of a backend without importing it; see `check_rules`."""
     return [
         (not on_windows(), ON_WINDOWS),
         (
             backend != "unsloth" or is_installed("unsloth"),
             f"backend 'unsloth' is not installed: {how_to_install('unsloth')}; or take --backend hf.",
-        ),
-        (
-            not wants_vllm or backend != "hf",
-            "sampler 'vllm' works through Unsloth; leave --backend hf out, or take --sampler native.",
-        ),
-        (
-            sampler != "own-bf16" or has_gpu() or multiplies_bf16(),
-            f"sampler 'own-bf16' is for processors with {' or '.join(BF16_FLAGS)}, and this one has neither; "
-            "take --sampler own.",
-        ),
-        (not wants_vllm or has_gpu(), "sampler 'vllm' needs a GPU; take --sampler own."),
-        (
-            not wants_vllm or (is_installed("vllm") and is_installed("unsloth")),
-            f"sampler 'vllm' is not installed: {how_to_install('vllm')}; or take --sampler own.",
         ),
     ]

@@ -49,7 +49,7 @@ class MeasuringConfig:
     backend: Backend | None = None
     """What holds and runs the model: unsloth, hf or auto, as in training. Default: the run's own, else auto."""
     sampler: Sampler | None = None
-    """What samples: own, native, vllm or auto, as in training. Default: the run's own, else auto."""
+    """What samples: own, native or auto, as in training. Default: the run's own, else auto."""
     seed: Annotated[int, SEED] = 0
     """The seed of the samples. It does not change which problems are taken."""
     question_prompt: Path | None = None
@@ -153,7 +153,7 @@ class DiagnoseConfig(ExplainingConfig):
 def check_measuring(config: MeasuringConfig) -> None:
     """Hold the settings of a measuring command against all their rules; raises ConfigError."""
     check_values(config)
-    check_rules(backend_rules(config.backend, config.sampler))
+    check_rules(backend_rules(config.backend))
     if isinstance(config, ExplainingConfig):
         check_filters(config.explanation_filter)
     if isinstance(config, EvalConfig):

@@ -31,8 +31,7 @@ class PlanConfig:
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     """The optimiser, as for train."""
     sampler: Sampler = "auto"
-    """own counts a dense copy of the weights while sampling;
-    vllm its cache and workspace, which stay in memory while training; native neither.
+    """own counts a dense copy of the weights while sampling, native does not.
     auto takes own where eight completions fit beside its copy, else native."""
     micro_batch_tokens: Annotated[int | None, Interval(ge=1, le=2**24)] = None
     """Take this many tokens in a micro-batch instead of choosing."""

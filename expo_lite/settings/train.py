@@ -192,7 +192,7 @@ def _check(config: TrainConfig) -> None:
     for_grpo = [name for name in changed(config.loss) if name != "updates_per_batch"]
     check_rules(
         [
-            *machine.backend_rules(config.policy.backend, config.policy.sampler),
+            *machine.backend_rules(config.policy.backend),
             *(
                 (machine.is_installed(name), f"logger '{name}' is not installed: {machine.how_to_install(name)}.")
                 for name in config.log
