@@ -109,7 +109,6 @@ def test_no_number_may_be_nan(config: Any, name: str) -> None:
         ("lora_rank", 0),
         ("temperature", 0.0),
         ("temperature", math.inf),
-        ("top_p", 1.5),
         ("exp_sft_coef", math.inf),
         ("clip_low", 1.5),
         ("dpo_beta", 0.0),

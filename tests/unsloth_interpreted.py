@@ -117,7 +117,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     for name, dtype, checkpointing in CASES:
         own.compute_type = partial(only, dtype)
-        config = PolicyConfig(backend="unsloth", bits=16, sampler="native", gradient_checkpointing=checkpointing)
+        own.CHECKPOINTING = "unsloth" if checkpointing else False
+        config = PolicyConfig(backend="unsloth", bits=16, sampler="native")
         policy = own.UnslothPolicy("tiny", config, seed=0, adapter=Path(sys.argv[1]))
         ran.clear()
         found[name] = measured(policy) | {"kernels": dict(ran)}

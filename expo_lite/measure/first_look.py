@@ -40,7 +40,7 @@ def look_first(run: Run, console: Console, stops: StopRequests) -> None:
         DiagnoseConfig(group_size=config.group_size, seed=config.seed),
         replace(config.explanation, explanations_per_problem=1),
         run.limits,
-        SamplingParams(sampling.temperature, sampling.max_completion_tokens, sampling.top_p),
+        SamplingParams(sampling.temperature, sampling.max_completion_tokens),
     )
     say(console, f"diagnosing {len(problems)} of the problems to train on ...")
     diagnosis = measure(subject, console, stops.before)

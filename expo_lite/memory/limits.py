@@ -145,12 +145,11 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
         kind="gpu" if torch.cuda.is_available() else "cpu",
         bits=config.policy.bits,
         lora_rank=config.policy.lora_rank,
-        gradient_checkpointing=config.policy.gradient_checkpointing,
         optimizer=config.optimizer.optimizer,
         group_size=config.group_size,
         rows_together=2 if METHODS[config.method].pairs else 1,
         completion_tokens=config.longest_completion,
-        nucleus=min(config.sampling.top_p, config.evaluation.eval_top_p) < 1,
+        nucleus=config.evaluation.eval_top_p < 1,
         from_adapter=config.start_from is not None,
         diagnosed=bool(config.diagnostics_every) and METHODS[config.method].scaled,
     )

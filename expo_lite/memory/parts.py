@@ -50,7 +50,6 @@ class Workload:
     kind: Kind = "gpu"
     bits: int = 4
     lora_rank: int = 16
-    gradient_checkpointing: bool = True
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     group_size: int = 8
     prompt_tokens: int = 512
@@ -59,7 +58,7 @@ class Workload:
     rows_together: int = 1
     """How many rows a micro-batch holds at least: with exp-dpo the two of a pair."""
     nucleus: bool = False
-    """Whether top_p is below 1, in training or evaluation."""
+    """Whether top_p is below 1 in the evaluation."""
     from_adapter: bool = False
     """Whether the run starts from an adapter, of which it keeps a copy as its reference."""
     diagnosed: bool = False
@@ -113,18 +112,15 @@ def optimizer_bytes(shape: Shape, workload: Workload) -> float:
 
 
 def kept_inputs(shape: Shape, workload: Workload, tokens: int) -> float:
-    """What a pass keeps of every layer: its input, or all activations where they are not recomputed."""
-    inputs = shape.layers * tokens * shape.hidden * workload.element
-    if workload.gradient_checkpointing:
-        return inputs
-    return inputs + (shape.layers - 1) * layer_activations(shape, workload, tokens)
+    """The input of every layer, which gradient checkpointing keeps."""
+    return shape.layers * tokens * shape.hidden * workload.element
 
 
 def kept_products(shape: Shape, workload: Workload, tokens: int) -> float:
     """One layer's products, where all layers' are kept for the backward pass (on a CPU, if they are small); else 0."""
     layer = tokens * FP32 * sum(n_out for _, n_out in shape.projections)
     small = shape.layers * layer <= KEPT_PRODUCTS_BYTES
-    return layer if workload.kind == "cpu" and workload.gradient_checkpointing and small else 0.0
+    return layer if workload.kind == "cpu" and small else 0.0
 
 
 def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:

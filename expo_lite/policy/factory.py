@@ -17,7 +17,7 @@ def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | N
 
     Args:
         name: an alias, OWNER/NAME, a local folder or a GGUF file.
-        config: backend, sampler, bits, LoRA rank and scale, gradient checkpointing.
+        config: backend, sampler, bits, LoRA rank and scale.
         seed: of the fresh adapter.
         adapter: a folder with an adapter to go on from.
 

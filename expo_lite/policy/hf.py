@@ -27,7 +27,7 @@ class HfPolicy(LoraPolicy):
 
         Args:
             name: an alias, OWNER/NAME, a local folder or a GGUF file.
-            config: bits, LoRA rank and scale, gradient checkpointing, sampler.
+            config: bits, LoRA rank and scale, sampler.
             seed: of the fresh adapter's A matrices (B starts at 0).
             adapter: a folder with an adapter to go on from.
 
@@ -41,8 +41,7 @@ class HfPolicy(LoraPolicy):
         base.requires_grad_(False)
         base.config.use_cache = False
         base.set_attn_implementation(attention.NAME)
-        if config.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
+        base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
         lora = LoraConfig(
             r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=PROJECTIONS, task_type="CAUSAL_LM"
         )

@@ -37,6 +37,9 @@ from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
+CHECKPOINTING: Literal["unsloth", False] = "unsloth"
+"""Recompute activations in the backward pass, and keep what is kept in main memory."""
+
 
 class UnslothPolicy(LoraPolicy):
     """A causal language model loaded and run by Unsloth, with its LoRA adapter."""
@@ -46,7 +49,7 @@ class UnslothPolicy(LoraPolicy):
 
         Args:
             name: an alias, OWNER/NAME, a local folder or a GGUF file.
-            config: bits, LoRA rank and scale, gradient checkpointing, sampler.
+            config: bits, LoRA rank and scale, sampler.
             seed: of the fresh adapter's A matrices (B starts at 0).
             adapter: a folder with an adapter to go on from.
 
@@ -56,7 +59,6 @@ class UnslothPolicy(LoraPolicy):
                 decode.
         """
         device = find_device()
-        self._checkpointing: Literal["unsloth", False] = "unsloth" if config.gradient_checkpointing else False
         self._mode = ""
         with torch.random.fork_rng(), contextlib.redirect_stdout(sys.stderr):
             base, tokenizer = load_base(find_model(name).source, name, config, device, read=_read)
@@ -94,7 +96,7 @@ class UnslothPolicy(LoraPolicy):
 
     def _to_training(self) -> None:
         if self._mode != "training":
-            FastLanguageModel.for_training(self._peft, use_gradient_checkpointing=self._checkpointing)
+            FastLanguageModel.for_training(self._peft, use_gradient_checkpointing=CHECKPOINTING)
             self._mode = "training"
 
 
@@ -108,14 +110,13 @@ def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any,
 
 def load_arguments(folder: str, config: PolicyConfig, device: torch.device, limit: int) -> dict[str, Any]:
     """What `FastLanguageModel.from_pretrained` is given; `limit` is that of a row in tokens."""
-    checkpointing = "unsloth" if config.gradient_checkpointing else False
     return {
         "model_name": folder,
         "max_seq_length": limit,
         "dtype": compute_type(device),
         "load_in_4bit": config.bits == 4,
         "load_in_16bit": config.bits == 16,
-        "use_gradient_checkpointing": checkpointing,
+        "use_gradient_checkpointing": CHECKPOINTING,
         "use_exact_model_name": True,
         "offload_embedding": False,
         "local_files_only": True,
@@ -130,6 +131,6 @@ def lora_arguments(config: PolicyConfig, seed: int) -> dict[str, Any]:
         "target_modules": PROJECTIONS,
         "lora_dropout": 0.0,
         "bias": "none",
-        "use_gradient_checkpointing": "unsloth" if config.gradient_checkpointing else False,
+        "use_gradient_checkpointing": CHECKPOINTING,
         "random_state": seed,
     }

@@ -63,8 +63,6 @@ class PolicyConfig:
     """The rank of the LoRA adapter, which sits on all seven projections of a layer."""
     lora_alpha: Annotated[int, Interval(ge=1, le=65_536)] = 32
     """The scale of the adapter: its output is multiplied by lora_alpha / lora_rank."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass instead of keeping them."""
     backend: Backend = "auto"
     """What holds and runs the model: unsloth, hf (transformers) or auto.
     With auto it is unsloth where that is installed and there is a GPU, else hf."""
@@ -79,9 +77,6 @@ class RolloutConfig:
 
     temperature: Annotated[float, TEMPERATURE] = 1.0
     """The sampling temperature of completions and explanations. Log-probabilities are computed at the same one."""
-    top_p: Annotated[float, SHARE] = 1.0
-    """Sample only from the most probable tokens that make up this share of the probability (nucleus sampling).
-    Below 1 the samples no longer follow the policy's own distribution."""
     max_completion_tokens: Annotated[int | None, TOKENS] = None
     """The longest completion, in tokens. The default depends on the model; `expo-lite models` shows it."""
     sampling_rows: Annotated[int | None, ROWS] = None
@@ -206,7 +201,7 @@ class HeldOutConfig:
     eval_temperature: Annotated[float, TEMPERATURE] = 0.7
     """The sampling temperature of the evaluation, before and after training."""
     eval_top_p: Annotated[float, SHARE] = 1.0
-    """Nucleus sampling in the evaluation, as --top-p is in training."""
+    """Nucleus sampling in the evaluation: the share of the probability to sample from."""
     eval_every: Annotated[int, AT_LEAST_0] = 0
     """Also measure every so many steps, and keep the best checkpoint as checkpoints/best. 0: only before and after.
     Held-out problems that choose a checkpoint flatter it: measure what you report on others (`expo-lite eval`)."""

@@ -78,9 +78,7 @@ def _groups_and_explanations(
 
 def _params(run: Run) -> SamplingParams:
     sampling = run.config.sampling
-    return SamplingParams(
-        sampling.temperature, sampling.max_completion_tokens, sampling.top_p, run.limits.sampling_rows
-    )
+    return SamplingParams(sampling.temperature, sampling.max_completion_tokens, rows=run.limits.sampling_rows)
 
 
 def _roll_out(run: Run, stream: str, problems: Sequence[Problem], to_explain: Sequence[Problem]) -> Rollout:
