@@ -1,4 +1,4 @@
-"""The grader: extraction, equality on the table of cases, hostile input, workers that die."""
+"""The grader: extraction, equality of cases, hostile input, workers that die."""
 
 import json
 import os
@@ -9,17 +9,33 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-import expo_lite.grading
 from expo_lite.errors import DataError
 from expo_lite.grading import GradeItem, Grader, equal_answers, final_answer, grade_file
+from expo_lite.grading.process import Worker
 from expo_lite.grading.reading.extract import answer_start, gold_answer
 from expo_lite.grading.reading.normalise import normalise
-from expo_lite.grading.table import math_verify_verdicts, read_cases, table
 
-CASES = read_cases(Path(__file__).parent / "data" / "grading_cases.jsonl")
+DATA = Path(__file__).parent / "data"
+
+
+class Case(NamedTuple):
+    """A gold answer, another answer, and whether they are equal."""
+
+    kind: str
+    gold: str
+    answer: str
+    equal: bool
+
+    @property
+    def item(self) -> GradeItem:
+        return GradeItem(self.gold, f"Therefore the answer is $\\boxed{{{self.answer}}}$.")
+
+
+CASES = [Case(**json.loads(line)) for line in (DATA / "grading_cases.jsonl").read_text("utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +46,8 @@ def grader() -> Iterator[Grader]:
 
 @pytest.fixture(scope="module")
 def verdicts(grader: Grader) -> list[bool]:
-    found = grader.grade_many([GradeItem(c.gold, c.completion) for c in CASES])
-    assert [verdict for verdict in found if verdict.how.startswith("failed") or verdict.how == "none"] == []
+    found = grader.grade_many([case.item for case in CASES])
+    assert [verdict for verdict in found if verdict.how.startswith("failed")] == []
     return [verdict.correct for verdict in found]
 
 
@@ -104,9 +120,7 @@ def test_gold_answer(gold: str, answer: str) -> None:
     assert gold_answer(gold) == answer
 
 
-def test_the_table_of_cases(verdicts: list[bool]) -> None:
-    n_equal = sum(case.equal for case in CASES)
-    assert n_equal >= 1000 and len(CASES) - n_equal >= 950
+def test_the_cases(verdicts: list[bool]) -> None:
     assert [case for case, verdict in zip(CASES, verdicts, strict=True) if verdict != case.equal] == []
 
 
@@ -237,7 +251,7 @@ def test_hostile_answers_get_a_verdict_within_the_limit(name: str, impatient: Gr
     impatient.grade(r"\sqrt{2}", rf"\boxed{{\sqrt{{{3 + list(HOSTILE).index(name)}}}}}")  # a loaded worker
     start = time.monotonic()
     verdict = impatient.grade(r"\sqrt{2}", "\\boxed{" + HOSTILE[name] + "}")
-    assert time.monotonic() - start < 1.7
+    assert time.monotonic() - start < 8
     assert not verdict.correct
     json.dumps(verdict.answer).encode()
     (verdict.answer or "").encode("utf-8")
@@ -261,12 +275,68 @@ def test_long_completions_are_read_in_linear_time(completion: str, grader: Grade
     assert time.monotonic() - start < 2.0
 
 
+SLOW = "+".join(f"({9000 + n}+x)!" for n in range(20)) + "+10^{1900}-10^{1900}"
+
+
 def test_too_slow_is_killed_and_the_next_answer_is_judged() -> None:
     with Grader(n_workers=1, timeout_s=0.5) as small:
         assert small.grade(r"\sqrt8", r"\boxed{2\sqrt2}").correct
-        slow = small.grade("x", r"\boxed{\sum_{k=1}^{1000000} \sum_{j=1}^{1000000} \frac{\sin (kj)}{k+x}}")
-        assert slow.reason in ("timeout", "different")
+        assert small.grade("x", f"\\boxed{{{SLOW}}}").reason == "timeout"
         assert small.grade(r"\sqrt8", r"\boxed{\sqrt{4}\sqrt{2}}").correct
+
+
+WORKER = """
+import os, signal, sys, time
+from expo_lite.grading.process import serve
+
+def reply(question):
+    what = question["what"]
+    if what == "spin":
+        7 ** 10**9
+    if what == "sleep":
+        time.sleep(60)
+    if what == "memory":
+        bytes(2**33)
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return {"pid": os.getpid()}
+
+serve(reply, memory_mib=4096)
+"""
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    path = tmp_path_factory.mktemp("worker") / "answers.py"
+    path.write_text(WORKER)
+    worker = Worker(str(path), limit_s=0.3)
+    yield worker
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [("spin", "timeout"), ("sleep", "timeout"), ("memory", "out_of_memory"), ("crash", "worker_died")],
+)
+def test_a_worker_that_fails_is_replaced_at_once(worker: Worker, what: str, error: str) -> None:
+    first = worker.ask({"what": "pid"})["pid"]
+    assert worker.ask({"what": "pid"})["pid"] == first
+    assert worker.ask({"what": what}) == {"error": error}
+    successor = worker.pid
+    assert successor not in (None, first)
+    assert worker.ask({"what": "pid"})["pid"] == successor
+
+
+def test_a_worker_that_somebody_kills_is_asked_again(worker: Worker) -> None:
+    first = worker.ask({"what": "pid"})["pid"]
+    os.kill(first, signal.SIGKILL)
+    assert worker.ask({"what": "pid"})["pid"] != first
+
+
+def test_a_worker_that_does_not_start_says_so(tmp_path: Path) -> None:
+    worker = Worker(str(tmp_path / "nothing.py"), limit_s=1.0)
+    assert worker.ask({}) == {"error": "not_started"}
+    worker.close()
 
 
 def test_workers_killed_under_load_lose_no_verdict() -> None:
@@ -307,13 +377,6 @@ def test_grading_from_threads(grader: Grader) -> None:
     assert results == [True] * 20
 
 
-def test_memory_of_a_worker_is_capped() -> None:
-    with Grader(n_workers=1, timeout_s=20.0, memory_mib=600) as capped:
-        verdict = capped.grade("x", r"\boxed{\sum_{k=1}^{3} (\prod_{j=1}^{30000000} j)}")
-        assert not verdict.correct
-        assert capped.grade(r"\sqrt8", r"\boxed{2\sqrt2}").correct
-
-
 def test_workers_end_with_the_parent() -> None:
     code = (
         "from expo_lite.grading import Grader\n"
@@ -335,7 +398,7 @@ def test_workers_end_with_the_parent() -> None:
 
 
 def test_nothing_here_imports_torch_and_importing_starts_no_worker() -> None:
-    code = "import sys, expo_lite.grading; assert not {'torch', 'sympy', 'math_verify'} & set(sys.modules)"
+    code = "import sys, expo_lite.grading; assert not {'torch', 'mpmath'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -404,21 +467,6 @@ def test_grade_file_of_a_missing_file(tmp_path: Path, grader: Grader) -> None:
         grade_file(tmp_path / "none.jsonl", tmp_path / "no" / "out.jsonl", grader)
 
 
-def test_the_table_in_the_docs_has_these_cases_and_our_verdicts(verdicts: list[bool]) -> None:
-    documented = _rows_of(expo_lite.grading.__doc__ or "")
-    ours = _rows_of(table(CASES, verdicts, [False] * len(CASES)))
-    assert [row[:3] + row[4:6] for row in documented] == [row[:3] + row[4:6] for row in ours]
-
-
-def _rows_of(text: str) -> list[list[str]]:
-    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-
-
-@pytest.mark.slow
-def test_the_table_in_the_docs_is_what_the_command_gives(verdicts: list[bool]) -> None:
-    assert table(CASES, verdicts, math_verify_verdicts(CASES)) in (expo_lite.grading.__doc__ or "")
-
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -436,12 +484,14 @@ def test_no_mutated_reply_of_many_stops_the_grader() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("name", "recall", "n_false"), [("a", 0.98, 4), ("b", 0.97, 10)])
-def test_blind_sets(name: str, recall: float, n_false: int, tmp_path: Path, grader: Grader) -> None:
-    path = Path(__file__).parent / "data" / f"grading_blind_{name}.jsonl"
-    report = grade_file(path, tmp_path / "out.jsonl", grader)
-    assert report.recall is not None and report.recall >= recall
-    assert sum(entry.verdict.correct for entry in report.disagreements) <= n_false
+def test_blind_sets(tmp_path: Path, grader: Grader) -> None:
+    """Of 1,253 right and 1,790 wrong replies."""
+    n_right = n_wrong = 0
+    for name in ("a", "b"):
+        report = grade_file(DATA / f"grading_blind_{name}.jsonl", tmp_path / "out.jsonl", grader)
+        wrong = sum(entry.verdict.correct for entry in report.disagreements)
+        n_right, n_wrong = n_right + report.n_correct - wrong, n_wrong + wrong
+    assert n_right >= 1221 and n_wrong <= 13
 
 
 def test_the_duel_prints_both_sides(tmp_path: Path) -> None:
@@ -459,12 +509,7 @@ def test_the_duel_prints_both_sides(tmp_path: Path) -> None:
 
 
 def test_replies_with_labels(tmp_path: Path, grader: Grader) -> None:
-    report = grade_file(Path(__file__).parent / "data" / "grading_replies.jsonl", tmp_path / "out.jsonl", grader)
+    report = grade_file(DATA / "grading_replies.jsonl", tmp_path / "out.jsonl", grader)
     assert report.n_rows == report.n_labelled >= 265
     assert report.disagreements == ()
     assert report.recall == report.precision == 1
-
-
-def test_table_counts_by_kind() -> None:
-    text = table(CASES[:1], [True], [False])
-    assert text.splitlines()[-1] == "| **all** | 1 | 1 | 0 | 0 | 0 | 0 |"

@@ -215,7 +215,7 @@ def test_a_reply_that_never_ends_costs_its_time_limit_and_no_more(
 @needs_the_package
 def test_a_worker_that_somebody_kills_loses_no_verdict(every: ReasoningGym) -> None:
     problem = every._problem("countdown", "test", 0)
-    pid = WORKER.workers[0].pid
+    pid = WORKER.pid
     assert pid is not None
     threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
     for _ in range(3):

@@ -4,7 +4,7 @@ In the caller's thread there are only a linear scan for the final answer, a comp
 numbers. All else, reading an answer included, is done by a worker under the time limit, so that no text can stop a run.
 """
 
-import math
+import queue
 import threading
 import weakref
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from expo_lite.grading.plain import plain_number
-from expo_lite.grading.pool import Reply, WorkerPool, grading_pool
+from expo_lite.grading.process import Reply, Worker
 from expo_lite.grading.reading.extract import final_answer, gold_answer
 from expo_lite.records import Verdict
 from expo_lite.settings.groups import Rounding
@@ -23,7 +23,6 @@ from expo_lite.settings.schema import check_rules
 
 _MAX_CHARS = 3000  # of gold and answer together
 _MEMORY = 8192
-_BATCH = 32
 
 _Question = tuple[str, str]
 """A gold answer and a final answer."""
@@ -42,41 +41,41 @@ class Grader:
     """Grades completions; safe to share between threads.
 
     What is not plain goes to one of `n_workers` processes, started when first needed, each capped at `memory_mib` of
-    address space and killed after `timeout_s` on one question. `rounding` says where a rounded answer counts: "never",
-    or "gold": where the gold is a decimal with at least three digits and the answer, rounded to as many places, is the
-    gold.
+    address space and killed after `timeout_s` of CPU time on one question. `rounding` says where a rounded answer
+    counts: "never", or "gold": where the gold is a decimal with at least three digits and the answer, rounded to as
+    many places, is the gold. Raises ConfigError on Windows.
     """
 
     def __init__(
         self, *, n_workers: int = 2, timeout_s: float = 2.0, memory_mib: int = 2048, rounding: Rounding = "never"
     ) -> None:
-        """Set the limits; starts no process. Raises ConfigError on Windows."""
         check_rules([(not on_windows(), ON_WINDOWS)])
-        self._n_workers = n_workers
+        command = ("-m", "expo_lite.grading.worker", str(memory_mib))
+        self._workers = [Worker(*command, limit_s=timeout_s) for _ in range(n_workers)]
+        self._free: queue.LifoQueue[Worker] = queue.LifoQueue()
+        for worker in self._workers:
+            self._free.put(worker)
         self._rounding = rounding
-        self._pool = grading_pool(n_workers=n_workers, limit_s=timeout_s, memory_mib=memory_mib)
-        self._finalizer = weakref.finalize(self, WorkerPool.close, self._pool)
+        self._finalizer = weakref.finalize(self, _close, self._workers)
         self._decided: dict[_Question, Reply] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        """The grader itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
         self.close()
 
     def close(self) -> None:
         """End the workers. A grader that is used again starts new ones."""
-        self._pool.close()
+        _close(self._workers)
 
     @property
     def worker_pids(self) -> list[int]:
         """The process ids of the workers that are running."""
-        return [worker.pid for worker in self._pool.workers if worker.pid is not None]
+        return [worker.pid for worker in self._workers if worker.pid is not None]
 
     def grade(self, gold: str, completion: str, *, truncated: bool = False) -> Verdict:
         """Whether the completion's final answer equals the gold answer.
@@ -114,25 +113,25 @@ class Grader:
         return gold, answer
 
     def _ask(self, questions: list[_Question]) -> dict[_Question, Reply]:
-        """What is remembered of these questions, and what the workers say of the others."""
-        replies = {question: self._decided[question] for question in questions if question in self._decided}
+        """Ask the workers what is not remembered, several at a time."""
+        with self._lock:
+            replies = {question: self._decided[question] for question in questions if question in self._decided}
         new = [question for question in questions if question not in replies]
-        size = max(1, min(_BATCH, math.ceil(len(new) / self._n_workers)))
-        batches = [new[start : start + size] for start in range(0, len(new), size)]
-        if len(batches) > 1:
-            with ThreadPoolExecutor(self._n_workers, "expo-lite-grading") as threads:
-                answered = list(threads.map(self._ask_batch, batches))
+        if len(new) > 1:
+            with ThreadPoolExecutor(len(self._workers), "expo-lite-grading") as threads:
+                replies.update(zip(new, threads.map(self._ask_worker, new), strict=True))
         else:
-            answered = [self._ask_batch(batch) for batch in batches]
-        for batch, said in zip(batches, answered, strict=True):
-            replies.update(zip(batch, said, strict=True))
+            replies.update((question, self._ask_worker(question)) for question in new)
         self._remember({question: replies[question] for question in new if "error" not in replies[question]})
         return replies
 
-    def _ask_batch(self, batch: list[_Question]) -> list[Reply]:
-        return self._pool.ask_all(
-            [{"op": "equal", "gold": gold, "answer": answer, "rounding": self._rounding} for gold, answer in batch]
-        )
+    def _ask_worker(self, question: _Question) -> Reply:
+        """Ask the worker that became free last."""
+        worker = self._free.get()
+        try:
+            return worker.ask({"gold": question[0], "answer": question[1], "rounding": self._rounding})
+        finally:
+            self._free.put(worker)
 
     def _remember(self, decided: dict[_Question, Reply]) -> None:
         """Keep what a worker decided: the completions of a group often share their answer."""
@@ -140,6 +139,11 @@ class Grader:
             if len(self._decided) + len(decided) > _MEMORY:
                 self._decided.clear()
             self._decided.update(decided)
+
+
+def _close(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        worker.close()
 
 
 def _verdict(question: _Question, reply: Reply) -> Verdict:

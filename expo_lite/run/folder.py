@@ -20,7 +20,7 @@ from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.settings.schema import flat, from_mapping, to_json
 from expo_lite.settings.train import RunConfig
 
-PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "math-verify", "unsloth")
+PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "unsloth")
 LOCK = ".lock"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """An adapter as peft writes it."""

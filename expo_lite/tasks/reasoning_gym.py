@@ -18,7 +18,7 @@ from typing import Any
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import final_answer
-from expo_lite.grading.pool import Worker, WorkerPool
+from expo_lite.grading.process import Worker
 from expo_lite.records import Level, Problem, Verdict
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.machine import how_to_install
@@ -41,12 +41,15 @@ _REFUSED = {
 }
 
 
-WORKER = WorkerPool(
-    # Five data sets follow Python's string hashes: the same items in every process need the same seed.
-    [Worker("expo_lite.tasks.reasoning_gym_worker", limit_s=_ITEM_LIMIT_S, environment={"PYTHONHASHSEED": "0"})]
+# Five data sets follow Python's string hashes: the same items in every process need the same seed.
+WORKER = Worker(
+    "-m",
+    "expo_lite.tasks.reasoning_gym_worker",
+    limit_s=_ITEM_LIMIT_S,
+    environment={"PYTHONHASHSEED": "0"},
 )
 """Shared by all tasks of this process: a request names all that it is about, and the import is paid once."""
-atexit.register(WORKER.workers[0].kill)
+atexit.register(WORKER.close)
 
 
 def _ask(request: dict[str, object], *, limit_s: float) -> dict[str, Any] | None:

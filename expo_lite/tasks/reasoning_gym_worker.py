@@ -9,23 +9,21 @@ Requests: {"op": "check", "name", "settings"}, {"op": "item", "name", "settings"
 """
 
 import ast
-import contextlib
 import dataclasses
 import difflib
 import fractions
 import functools
 import json
 import math
-import os
 import re
 import tokenize
 import warnings
 from typing import Any
 
-from expo_lite.grading.frames import encode, read_message
+from expo_lite.grading.process import serve
 
 SIZE = 500  # of every data set: some make other items when their size differs
-_MEMORY_BYTES = 6 * 2**30
+_MEMORY_MIB = 6 * 1024
 _EVALUATING = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
 _PARSING = frozenset(
     {"countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"}
@@ -145,29 +143,8 @@ def reply(request: dict[str, Any]) -> dict[str, object]:
     return {"ok": {"question": made["question"], "answer": made["answer"]}}
 
 
-def serve(inbox: int, outbox: int) -> None:
-    """Say that the import is done, then answer requests until there are no more."""
+if __name__ == "__main__":
     import reasoning_gym  # type: ignore[import-untyped, import-not-found, unused-ignore]  # noqa: F401
 
-    os.write(outbox, encode({"ready": True}))
-    while True:
-        try:
-            request = read_message(inbox)
-        except EOFError:
-            return
-        os.write(outbox, encode(reply(request)))
-
-
-def _cap_memory() -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError):  # no such limit on Windows and some others
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-if __name__ == "__main__":
-    _cap_memory()
     warnings.simplefilter("ignore")  # of the packages below reasoning-gym
-    replies = os.dup(1)
-    os.dup2(2, 1)  # one of them prints
-    serve(0, replies)
+    serve(reply, memory_mib=_MEMORY_MIB)
