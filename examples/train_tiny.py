@@ -39,8 +39,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from expo_lite.prompts import EXPLANATION_PROMPT, QUESTION_PROMPT, explanation_turns, question_turns
 from expo_lite.records import Problem
-from expo_lite.tasks.hidden_rules import AMOUNTS, CLOSING, HIDDEN, KNOWN, OPENING, Chain
-from expo_lite.tasks.splits import is_test
+from expo_lite.tasks.hidden_rules import AMOUNTS, CLOSING, HIDDEN, KNOWN, OPENING, Puzzle, is_test
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -81,13 +80,13 @@ CURRICULUM = (
 TELLS_ANSWER = ("shown", "shown known", "blind")
 
 
-def draw(rng: random.Random, n_words: int, n_hidden: int, known: Mapping[str, int], start_at_zero: float) -> Chain:
+def draw(rng: random.Random, n_words: int, n_hidden: int, known: Mapping[str, int], start_at_zero: float) -> Puzzle:
     """A problem of the train split with fresh amounts for the words that are not in `known`."""
     while True:
         words = rng.sample(sorted(KNOWN), n_words - n_hidden) + rng.sample(sorted(HIDDEN), n_hidden)
         rng.shuffle(words)
         amounts = tuple(known[word] if word in known else rng.choice(AMOUNTS) for word in words)
-        chain = Chain(0 if rng.random() < start_at_zero else rng.randrange(10), tuple(words), amounts)
+        chain = Puzzle(0 if rng.random() < start_at_zero else rng.randrange(10), tuple(words), amounts)
         if n_words == 1 or not is_test(chain.question):  # the task has no question of one word
             return chain
 

@@ -121,10 +121,10 @@ WRONG = {
     "train --model qwen-2.5-3b": "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'?",
     "train --model nothing-like-it.gguf": "error: There is no GGUF file at 'nothing-like-it.gguf'.",
     "train --model runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
-    "train --task arithmetics": "error: Unknown task 'arithmetics'. Did you mean 'arithmetic'?",
-    "train --task arith": "Did you mean 'arithmetic'?",
+    "train --task hidden-rule": "error: Unknown task 'hidden-rule'. Did you mean 'hidden-rules'?",
+    "train --task hidden": "Did you mean 'hidden-rules'?",
     "train --task jsonl": "It is written jsonl:PATH.",
-    "train --task arithmetic --data x": "Task 'arithmetic' has no use for --data.",
+    "train --task hidden-rules --data x": "Task 'hidden-rules' has no use for --data.",
     "train --levels 6": "error: Task 'hidden-rules' has no level 6; its levels are 1, 2, 3, 4, 5.",
     "train --task gsm8k --levels 5": "has no levels; leave --levels out.",
     "train --method ppo": "'grpo', 'exp-grpo', 'gt-sft-grpo', 'exp-dpo', 'star', 'sft'",
@@ -148,13 +148,12 @@ WRONG = {
     "eval smollm": "error: Unknown model 'smollm'. Did you mean 'smollm2-",
     "eval runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
     "eval tiny --baseline runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
-    "eval tiny --task aritmetic": "Did you mean 'arithmetic'?",
+    "eval tiny --task hiden-rules": "Did you mean 'hidden-rules'?",
     "eval tiny --samples 4 --k 1,8": "error: every k must be between 1 and samples (4), not 1, 8.",
     "explain --problems 0": "error: problems must be greater than or equal to 1, not 0",
     "hard --zero-of 0": "error: zero_of must be greater than or equal to 1, not 0.",
     "hard --model qwen9": "error: Unknown model 'qwen9'.",
     "diagnose --problems 0": "error: problems must be greater than or equal to 1, not 0",
-    "diagnose --task arithmetics": "Did you mean 'arithmetic'?",
     "diagnose --group-size 0": "error: group_size must be greater than or equal to 1, not 0.",
     "diagnose --explanation-filter none,lift": "error: explanation_filter 'none' cannot be combined",
     "replicate --jobs 0": "error: jobs must be greater than or equal to 1, not 0.",
@@ -221,21 +220,23 @@ def test_the_flags_people_type_most(trained: list[RunConfig]) -> None:
 
 @pytest.mark.parametrize("typed", [["1", "4", "16"], ["1,4,16"], ["1,", "4,", "16"], ["1,4", "16"]])
 def test_lists_with_spaces_or_commas(typed: list[str]) -> None:
-    command = cli.parse(["train", "--k", *typed, "--explanation-filter", "verified,lift", "--subjects", "A, B", "C"])
+    command = cli.parse(
+        ["train", "--k", *typed, "--explanation-filter", "verified,lift", "--fields", "level=A, B", "chain=C"]
+    )
     assert isinstance(command, Train)
     assert command.settings.evaluation.k == (1, 4, 16)
     assert command.settings.explanation.explanation_filter == ("verified", "lift")
-    assert command.settings.data.subjects == ("A, B", "C")
+    assert command.settings.data.fields == ("level=A, B", "chain=C")
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path, trained: list[RunConfig]) -> None:
     toml = "steps = 9\nseed = 5\nresume = true\nlevels = [4]\n[loss]\nkl_coef = 0.1\nclip_low = 0.3"
-    toml += '\n[data]\nsubjects = ["A"]'
+    toml += '\n[data]\nfields = ["level=A"]'
     (tmp_path / "run.toml").write_text(toml + "\n")
     command = "train --config run.toml --task jsonl:x --seed 6 --clip-low 0.4 --no-resume --levels unset"
     assert cli.run(command.split()) == 0
     (config,) = trained
-    assert (config.steps, config.loss.kl_coef, config.data.subjects) == (9, 0.1, ("A",))
+    assert (config.steps, config.loss.kl_coef, config.data.fields) == (9, 0.1, ("level=A",))
     assert (config.seed, config.loss.clip_low, config.resume, config.levels) == (6, 0.4, False, ())
     assert (config.group_size, config.loss.clip_high) == (8, 0.2)
 
@@ -329,7 +330,7 @@ def test_models_and_tasks_are_complete(
             assert preset.parameters in row
             assert "built in" in row if alias == "tiny" else preset.source in row
         for kind, spec in TASKS.items():
-            origin = [kind, spec.license, spec.source, spec.chains, spec.held_out]
+            origin = [kind, spec.license, spec.chains, spec.held_out]
             assert any(spec.shape in line and spec.about in line for line in tasks.out.splitlines())
             assert any(line.split() == " ".join(origin).split() for line in tasks.out.splitlines())
 

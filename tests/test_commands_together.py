@@ -64,9 +64,9 @@ def test_hard_then_train_then_eval_against_the_base(tmp_path: Path, capsys: pyte
 def test_what_was_given_stands_in_the_command_that_is_suggested() -> None:
     """Each line parses, and has the given settings of those that its command has."""
     given = (
-        "--model tiny --task 'csv:my file.csv' --question-field text --answer-field result --levels 3 hard --bits 16"
+        "--model tiny --task 'csv:my file.csv' --fields question=text answer=result level= --levels 3 hard --bits 16"
     )
-    words = f"{given} --problems 5 --split test --explanation-filter verified lift --level-field ''"
+    words = f"{given} --problems 5 --split test --explanation-filter verified lift"
     command: Any = parse(["explain", *shlex.split(words)])
     line = suggested("diagnose", DiagnoseConfig(), command.settings, "tiny")
     then: Any = parse(shlex.split(line)[1:])
@@ -78,7 +78,7 @@ def test_what_was_given_stands_in_the_command_that_is_suggested() -> None:
         bits=16,
         split="test",
         explanation_filter=("verified", "lift"),
-        data=TaskOptions(question_field="text", answer_field="result", level_field=""),
+        data=TaskOptions(fields=("question=text", "answer=result", "level=")),
     )
     line = suggested("train", TrainConfig(), then.settings, "tiny")
     assert "--split" not in line

@@ -92,7 +92,9 @@ def eval_folder(run: Path, name: str, right: list[bool], **settings: object) -> 
     """What `expo-lite eval RUN` leaves: two samples of each problem, both right or both wrong, beside a greedy one."""
     folder = run / "evaluation" / name
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"settings": {"model": run.name, "task": "arithmetic"} | settings}))
+    (folder / "config.json").write_text(
+        json.dumps({"settings": {"model": run.name, "task": "hidden-rules"} | settings})
+    )
     rows = [
         {"kind": kind, "problem_id": f"q{i}", "level": 3, "correct": is_right}
         for kind in ("greedy", "sample", "sample")

@@ -137,8 +137,8 @@ def test_scoring_that_runs_out_of_memory_is_repeated_with_half(tmp_path: Path, m
 def test_a_model_that_cannot_explain_gets_a_no(
     pytestconfig: pytest.Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SmolLM2-135M on chains of sums: most explanations are cut off, and none was accepted when this was written."""
-    words = f"diagnose --model {gguf_file(pytestconfig)} --task arithmetic --levels 4 --problems 8 --group-size 1"
+    """SmolLM2-135M on the built-in task: most explanations are cut off, and none was accepted when this was written."""
+    words = f"diagnose --model {gguf_file(pytestconfig)} --task hidden-rules --levels 4 --problems 8 --group-size 1"
     assert run([*words.split(), "--max-completion-tokens", "96", "--output", str(tmp_path / "d")]) == 0
     assert "Verdict: no; explanations are no good positives here." in capsys.readouterr().out
 

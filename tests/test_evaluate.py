@@ -191,7 +191,7 @@ def test_the_loop_and_the_command_give_the_same_figures(policy: type[ScriptedPol
 def test_the_samples_of_a_problem_do_not_depend_on_its_company() -> None:
     """On the tiny model: waves of one problem and waves of all give the same samples, longer waves more of them."""
     policy = HfPolicy("tiny", PolicyConfig(), seed=0)
-    task = load_task("arithmetic", grader=GRADER)
+    task = load_task("hidden-rules", grader=GRADER)
     problems = tuple(task.problems("test", limit=2))
 
     def texts(order: tuple[Any, ...], n: int, rows: int) -> dict[tuple[str, str, int], str]:

@@ -44,7 +44,7 @@ def one_problem_of(name: str, folder: Path, grader: Grader) -> Problem:
     from expo_lite.settings.groups import TaskOptions
 
     question = "How many of them are there?"
-    if name == "arithmetic":
+    if name == "hidden-rules":
         return load_task(name, grader=grader).problems("train", levels=(5,), limit=1)[0]
     if name == "jsonl":
         path = write(folder / "p.jsonl", {"question": question, "answer": SECRET})
@@ -66,12 +66,12 @@ def one_problem_of(name: str, folder: Path, grader: Grader) -> Problem:
     return load_task(name, grader=grader, options=TaskOptions(data=folder)).problems("train")[0]
 
 
-@pytest.mark.parametrize("name", ["arithmetic", "gsm8k", "math", "jsonl"])
+@pytest.mark.parametrize("name", ["hidden-rules", "gsm8k", "math", "jsonl"])
 def test_the_training_prompt_never_contains_the_answer(
     name: str, tmp_path: Path, policy: HfPolicy, grader: Grader
 ) -> None:
     problem = one_problem_of(name, tmp_path, grader)
-    task = load_task("arithmetic", grader=grader)
+    task = load_task("hidden-rules", grader=grader)
     params = SamplingParams(1.0, 40)
     attempts = roll_out(policy, task, to_explain=[problem], group_size=2, params=params, seed=0).attempts
     (explanation,) = judge(policy, attempts, ExpoConfig(explanation_filter=("none",)))
@@ -177,7 +177,7 @@ CONTROLS = [
 
 @pytest.mark.parametrize("explain_with", ["answer", "wrong-answer", "no-answer"])
 def test_what_the_explanation_prompt_shows(explain_with: ExplainWith, policy: HfPolicy, grader: Grader) -> None:
-    task = load_task("arithmetic", grader=grader)
+    task = load_task("hidden-rules", grader=grader)
     rolled = [
         roll_out(
             policy,

@@ -47,7 +47,7 @@ CAUSES: list[tuple[dict[str, Any], str, str]] = [
     ),
     (DEAD | {"update/n_rows": 16.0}, "has a gradient of 0", "--exp-sft-coef"),
     (PAIRS | {"pairs/none_wrong": 2, "pairs/no_chosen": 0}, "no completion is wrong", "harder problems"),
-    ({"grad_norm": 0.0, "update/n_rows": 0.0}, "no problem has a chain", "--chain-field"),
+    ({"grad_norm": 0.0, "update/n_rows": 0.0}, "no problem has a chain", "--fields chain=NAME"),
 ]
 
 

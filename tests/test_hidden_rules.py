@@ -21,28 +21,28 @@ from expo_lite.tasks.hidden_rules import (
     LEVELS,
     N_HIDDEN,
     N_WORDS,
-    Chain,
     HiddenRules,
+    Puzzle,
     check_steps,
     generate,
+    is_test,
     read_question,
     turn,
 )
-from expo_lite.tasks.splits import is_test
 
-CHAIN = Chain(4, ("blorp", "hop", "dax"), (6, 3, 7))  # 4+6=10, 0+3=3, 3+7=10
-PROBLEM = Problem("p", CHAIN.question, CHAIN.answer)
+PUZZLE = Puzzle(4, ("blorp", "hop", "dax"), (6, 3, 7))  # 4+6=10, 0+3=3, 3+7=10
+PROBLEM = Problem("p", PUZZLE.question, PUZZLE.answer)
 OWN = "A:4 blorp+6=0\nB:0 hop+3=3\nC:3 dax+7=0\n\\boxed{A=0, B=3, C=0}"
 EXPERT = "First blorp takes 4 to 0, then hop takes 0 to 3, then dax takes 3 to 0. The answer is \\boxed{A=0, B=3, C=0}."
 
 
 def test_a_problem_by_hand() -> None:
-    assert CHAIN.values == (4, 0, 3, 0)
-    assert CHAIN.question == "Start with 4.\nA: blorp.\nB: hop.\nC: dax.\nWrite the results one after the other."
-    assert CHAIN.answer == "A=0, B=3, C=0"
-    assert CHAIN.own_chain == OWN
-    assert CHAIN.expert_chain == EXPERT
-    assert read_question(CHAIN.question) == CHAIN
+    assert PUZZLE.values == (4, 0, 3, 0)
+    assert PUZZLE.question == "Start with 4.\nA: blorp.\nB: hop.\nC: dax.\nWrite the results one after the other."
+    assert PUZZLE.answer == "A=0, B=3, C=0"
+    assert PUZZLE.own_chain == OWN
+    assert PUZZLE.expert_chain == EXPERT
+    assert read_question(PUZZLE.question) == PUZZLE
 
 
 def test_each_amount_belongs_to_two_known_and_two_hidden_words() -> None:
@@ -126,7 +126,7 @@ def test_a_bare_list_another_order_or_another_digit_is_wrong(answer: str) -> Non
 
 
 def test_the_order_counts_where_the_digits_are_the_same() -> None:
-    one, other = (Chain(0, words, tuple(KNOWN[w] for w in words)) for words in (("hop", "leap"), ("leap", "hop")))
+    one, other = (Puzzle(0, words, tuple(KNOWN[w] for w in words)) for words in (("hop", "leap"), ("leap", "hop")))
     assert (one.answer, other.answer) == ("A=3, B=1", "A=8, B=1")
     assert not HiddenRules().grade(Problem("", one.question, one.answer), other.own_chain).correct
 
@@ -160,7 +160,7 @@ def test_a_truncated_completion_and_one_without_an_answer_are_wrong() -> None:
     ],
 )
 def test_what_the_step_checker_says_of_a_chain(completion: str, reason: str) -> None:
-    assert check_steps(CHAIN.question, completion) == reason
+    assert check_steps(PUZZLE.question, completion) == reason
 
 
 def test_a_lucky_chain_of_another_meaning_does_not_exist() -> None:
@@ -169,7 +169,7 @@ def test_a_lucky_chain_of_another_meaning_does_not_exist() -> None:
     for i in range(4):
         for amount in AMOUNTS:
             amounts = (*chain.amounts[:i], amount, *chain.amounts[i + 1 :])
-            assert (Chain(chain.start, chain.words, amounts).answer == chain.answer) == (amounts == chain.amounts)
+            assert (Puzzle(chain.start, chain.words, amounts).answer == chain.answer) == (amounts == chain.amounts)
 
 
 def test_all_start_digits_and_words_are_drawn() -> None:
@@ -183,7 +183,7 @@ def test_a_question_of_another_task_is_refused() -> None:
     with pytest.raises(DataError, match="no question of task 'hidden-rules'"):
         check_steps("What is 1 + 1?", OWN)
     with pytest.raises(DataError, match="hidden-rules"):
-        check_steps(CHAIN.question.replace("dax", "ox"), OWN)
+        check_steps(PUZZLE.question.replace("dax", "ox"), OWN)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

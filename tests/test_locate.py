@@ -28,7 +28,7 @@ def write_adapter(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    data = TaskOptions(question_field="q")
+    data = TaskOptions(fields=("question=q",))
     config = TrainConfig(model="tiny", task="jsonl:sums.jsonl", levels=(5,), output=tmp_path / "run", data=data)
     folder = RunFolder(tmp_path / "run")
     folder.create(resolve(config), device="cpu")
@@ -58,11 +58,11 @@ def test_a_checkpoint_belongs_to_its_run(run: Path) -> None:
 def test_settings_default_to_the_runs_own(run: Path) -> None:
     located = find_target(str(run))
     config = settled(EvalConfig(target=str(run)), located)
-    assert (config.task, config.levels, config.data.question_field) == ("jsonl:sums.jsonl", (5,), "q")
+    assert (config.task, config.levels, config.data.fields) == ("jsonl:sums.jsonl", (5,), ("question=q",))
     assert config.max_completion_tokens == PRESETS["tiny"].max_completion_tokens
     assert output_folder(config, located) == run / "evaluation" / "step-000040-jsonl-test-seed0"
-    other = settled(EvalConfig(target=str(run), task="arithmetic", max_completion_tokens=7), located)
-    assert (other.task, other.levels, other.data, other.max_completion_tokens) == ("arithmetic", (), TaskOptions(), 7)
+    other = settled(EvalConfig(target=str(run), task="hidden-rules", max_completion_tokens=7), located)
+    assert (other.task, other.levels, other.data, other.max_completion_tokens) == ("hidden-rules", (), TaskOptions(), 7)
 
 
 def test_a_run_without_checkpoint(run: Path) -> None:

@@ -29,7 +29,7 @@ from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.train import resolve
 from expo_lite.step.rollout import roll_out
 from expo_lite.tasks import load_task
-from expo_lite.tasks.hidden_rules import chains
+from expo_lite.tasks.hidden_rules import puzzles
 
 Rows = list[dict[str, Any]]
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -47,7 +47,7 @@ def solved() -> Rows:
     """Two problems that the tiny model is sure of, and right."""
     policy = HfPolicy("tiny", PolicyConfig(), seed=0)
     found: Rows = []
-    for drawn in islice(chains("train", 1, seed=0), 100):
+    for drawn in islice(puzzles("train", 1, seed=0), 100):
         prompt = encode_question(policy.tokenizer, Problem("", drawn.question, ""))
         ((reply,),) = policy.sample([SampleRequest(prompt, 1)], SamplingParams(0.0, 45), seed=0)
         if f"\\boxed{{{drawn.answer}}}" in reply.text and min(reply.logprobs) > -0.1:
@@ -62,7 +62,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory, solved: Rows) -> dict[str, s
     """Data files of problems that are always wrong, always right, and one of each; flags with them."""
     tmp_path = tmp_path_factory.mktemp("tasks")
     hopeless = [
-        {"question": next(chains("train", 2, seed=seed)).question, "answer": "99999", "expert_chain": f"Chain {seed}."}
+        {"question": next(puzzles("train", 2, seed=seed)).question, "answer": "99999", "expert_chain": f"Chain {seed}."}
         for seed in (1, 2)
     ]
     test = write(tmp_path / "test.jsonl", [{"question": "Other?", "answer": "1"}])
@@ -291,7 +291,7 @@ def test_expert_chains_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run(command.split()) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: Method 'gt-sft-grpo' needs expert chains here, and task 'jsonl:")
-    assert "--chain-field" in said
+    assert "--fields chain=NAME" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -45,7 +45,7 @@ RUN = {
     "hard --model tiny --task jsonl:problems.jsonl --zero-of 16 --output runs/hard": "--max-completion-tokens 8",
     "train --model tiny --steps 1 --eval-problems 0": SHORT,
     "train --model tiny --task jsonl:problems.jsonl": SHORT,
-    "train --model tiny --task csv:problems.csv --question-field text --answer-field result": SHORT,
+    "train --model tiny --task csv:problems.csv --fields question=text answer=result": SHORT,
     "train --model tiny --task jsonl:runs/hard/hard.jsonl": SHORT,
 }
 """Each is run below, with what is added here so that it takes seconds."""

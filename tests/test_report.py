@@ -59,7 +59,7 @@ def test_an_evaluation_without_counts_is_read_too(tmp_path: Path) -> None:
 
 def test_samples_of_evaluations_are_read_where_they_are_kept(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", steps=2)
-    kept = folder / "evaluation" / "step-000002-arithmetic-test-seed0"
+    kept = folder / "evaluation" / "step-000002-hidden-rules-test-seed0"
     kept.mkdir()
     row = {
         "kind": "greedy",
@@ -80,7 +80,7 @@ def test_samples_of_evaluations_are_read_where_they_are_kept(tmp_path: Path) -> 
     [
         ("config.json", None, "no config.json"),
         ("config.json", "{", "it is not JSON"),
-        ("config.json", '{"settings": {"task": "arithmetic"}}', "is not the config.json of a run"),
+        ("config.json", '{"settings": {"task": "hidden-rules"}}', "is not the config.json of a run"),
         ("metrics.jsonl", "{\n", "line 1 is damaged"),
         ("evaluation/step-000000.json", "[]", "no JSON object"),
         ("evaluation/step-000000.json", '{"levels": 1}', "damaged"),

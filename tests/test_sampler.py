@@ -22,12 +22,12 @@ from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.tasks.hidden_rules import chains
+from expo_lite.tasks.hidden_rules import puzzles
 
 
 def problems(n_a_level: int) -> list[Problem]:
     """Problems of all levels, mixed: prompts and replies of very different lengths."""
-    drawn = [next(chains("train", level, seed=i)) for i in range(n_a_level) for level in (5, 1, 3, 2, 4)]
+    drawn = [next(puzzles("train", level, seed=i)) for i in range(n_a_level) for level in (5, 1, 3, 2, 4)]
     return [Problem(str(i), d.question, d.answer) for i, d in enumerate(drawn)]
 
 

@@ -123,4 +123,4 @@ def test_the_plan_shows_both_styles_and_the_control() -> None:
         (16, configs["grpo"].steps, "all-wrong")
     }
     assert configs["wrong-answer"].explanation.explain_with == "wrong-answer"
-    assert [c.data.chain_field for n, c in configs.items() if n.startswith("gt")] == [None, "terse_chain"]
+    assert [c.data.fields for n, c in configs.items() if n.startswith("gt")] == [(), ("chain=terse_chain",)]

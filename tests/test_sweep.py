@@ -112,8 +112,8 @@ def test_the_plan_of_expert_styles(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     plan = read_plan(examples / "expert_styles.toml", RunsConfig(model="tiny"))
     configs = {name: plan.config(name, 0) for name in plan.runs}
     theirs, own = configs["gt-sft-grpo"], configs["gt-sft-grpo-own"]
-    assert replace(own, output=theirs.output, data=replace(own.data, chain_field=None)) == theirs
-    assert own.data.chain_field == "own_style"
+    assert replace(own, output=theirs.output, data=replace(own.data, fields=())) == theirs
+    assert own.data.fields == ("chain=own_style",)
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     assert len(rows) == 10_000
     for row in rows[::1_000]:
@@ -201,7 +201,7 @@ def test_runs_of_different_kinds_are_all_reported(tmp_path: Path) -> None:
     """Two tasks, one without levels, and two numbers of samples: tables, files and page are made."""
     file = tmp_path / "plan.toml"
     file.write_text(
-        "seeds = [0]\n[common]\nsteps = 2\n[runs.a]\nsteps = 3\n[runs.b]\ntask = 'arithmetic'\n"
+        "seeds = [0]\n[common]\nsteps = 2\n[runs.a]\nsteps = 3\n[runs.b]\ntask = 'gsm8k'\n"
         "evaluation.eval_samples = 2\nevaluation.k = [1]"
     )
     plan = read_plan(file, RunsConfig(model="tiny", output=tmp_path / "out"))
@@ -222,11 +222,11 @@ def test_runs_of_different_kinds_are_all_reported(tmp_path: Path) -> None:
     results = sweep_run.collect_results(plan)
     assert results.k == 1
     outcome = Outcome.of(plan, results, {})
-    assert outcome.title == "Sweep plan on tiny, hidden-rules or arithmetic"
+    assert outcome.title == "Sweep plan on tiny, hidden-rules or gsm8k"
     assert "3 or 2 steps of" in outcome.sentence
     markdown, data = outcome.write()
     found = json.loads(data.read_text())["runs"]
-    base = "base 2 (task=arithmetic-eval_samples=2-k=1)"
+    base = "base 2 (task=gsm8k-eval_samples=2-k=1)"
     assert list(found) == ["base 1 (task=hidden-rules-eval_samples=16-k=1+4+16)", base, "a", "b"]
     assert found[base]["pass@1"]["1"] is None
     assert found[base]["pass@1"]["all"]["value"] == 0.5

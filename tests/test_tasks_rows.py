@@ -75,7 +75,7 @@ def test_a_judge_s_rewards_are_learned_from_where_all_are_wrong() -> None:
         ([], "has no rows"),
         ([{"question": "?"}], "rows, train row 0: no answer in field"),
         (["?"], "train row 0: expected a Problem or a mapping, got str"),
-        ([Problem("a", "1?", "1"), Problem("a", "2?", "2")], "'a' comes 2 times"),
+        ([Problem("a", "1?", "1"), Problem("a", "2?", "2")], "train row 1: the problem_id 'a' comes a second time"),
     ],
 )
 def test_what_is_no_row_is_named(rows: list[object], message: str) -> None:

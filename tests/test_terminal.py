@@ -161,7 +161,7 @@ def test_wrong_arguments(
 def test_help_shows_a_hostile_settings_file_as_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "x.toml").write_text(f"model = {json.dumps(HOSTILE)}\n[data]\nquestion_field = {json.dumps(HOSTILE)}\n")
+    (tmp_path / "x.toml").write_text(f"model = {json.dumps(HOSTILE)}\n[data]\nfields = [{json.dumps(HOSTILE)}]\n")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     with pytest.raises(SystemExit):
         cli.run(["train", "--config", str(tmp_path / "x.toml"), "--help"])

@@ -17,13 +17,13 @@ class Tasks(Command):
     def run(self) -> None:
         """Print the tables."""
         about = Table("task", "problems", box=box.SIMPLE)
-        origins = Table("task", "license", "source", "expert chains", "held-out split", box=box.SIMPLE)
+        origins = Table("task", "license", "expert chains", "held-out split", box=box.SIMPLE)
         for table in (about, origins):
             for column in table.columns:
                 column.overflow = "fold"
         for kind, spec in TASKS.items():
             about.add_row(spec.shape, spec.about)
-            origins.add_row(kind, spec.license, spec.source, spec.chains, spec.held_out)
+            origins.add_row(kind, spec.license, spec.chains, spec.held_out)
         console = Terminal()
         console.print(about)
         console.print(origins)

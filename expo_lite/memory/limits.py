@@ -35,8 +35,6 @@ class Limits:
 
     micro_batch_tokens: int
     sampling_rows: int
-    halve: bool = True
-    """Whether to try again, or to give up at once."""
     warn: Callable[[str], None] = lambda line: None
     """Told of each halving."""
 
@@ -45,7 +43,7 @@ class Limits:
         """Those of a run's settings; what they leave open is as large as a plan ever chooses."""
         tokens = config.optimizer.micro_batch_tokens or MOST_MICRO_BATCH_TOKENS
         rows = config.sampling.sampling_rows or MOST_SAMPLING_ROWS
-        return cls(tokens, rows, halve=config.fit == "auto", warn=warn)
+        return cls(tokens, rows, warn=warn)
 
     def to_json(self) -> dict[str, int]:
         """The two limits as they are now, as JSON values."""
@@ -102,7 +100,7 @@ class Limits:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            change = smaller() if self.halve else None
+            change = smaller()
             if change is None:
                 raise ModelError(
                     f"Out of memory ({message}), with as little at a time as allowed. Lower {lower}, or take a smaller "
@@ -119,17 +117,16 @@ def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig,
         kept: those of the run that is resumed, whose choice is kept, whatever the memory is now.
 
     Returns:
-        No plan if `fit` is off or the model's sizes are not known before it is loaded: then the caps hold.
+        No plan if the model's sizes are not known before it is loaded: then the caps hold.
     """
     tokens = config.optimizer.micro_batch_tokens or (kept.optimizer.micro_batch_tokens if kept else None)
     rows = config.sampling.sampling_rows or (kept.sampling.sampling_rows if kept else None)
-    plan, policy = None, config.policy
+    policy = config.policy
     if kept and policy.sampler == "auto":
         policy = dataclasses.replace(policy, sampler=kept.policy.sampler)
-    if config.fit == "auto":
-        # a kept `auto` is what a plan leaves that has room for our own
-        sampler = "own" if kept and policy.sampler == "auto" else policy.sampler
-        plan = planned(dataclasses.replace(config, policy=dataclasses.replace(policy, sampler=sampler)), tokens, rows)
+    # a kept `auto` is what a plan leaves that has room for our own
+    sampler = "own" if kept and policy.sampler == "auto" else policy.sampler
+    plan = planned(dataclasses.replace(config, policy=dataclasses.replace(policy, sampler=sampler)), tokens, rows)
     if plan is not None:
         tokens, rows = plan.micro_batch_tokens, plan.sampling_rows
         if plan.workload.sampler == "native":  # else `auto` is settled when the model is there

@@ -79,7 +79,10 @@ def _cause(dead: Sequence[Row]) -> tuple[str, str]:
     if (_mean(dead, "pairs/none_wrong") or 0.0) > (_mean(dead, "pairs/no_chosen") or 0.0):
         return "no completion is wrong, so there are no pairs", _HARDER
     if right is None or wrong is None:
-        return "no problem has a chain to learn from", "Name the field of the data that has chains with --chain-field."
+        return (
+            "no problem has a chain to learn from",
+            "Name the field of the data that has chains with --fields chain=NAME.",
+        )
     if cut_off >= NEARLY_ALL:
         return "completions are cut off before they have an answer", f"Raise --max-completion-tokens. {_NOT_AT_FIRST}"
     if right >= NEARLY_ALL:

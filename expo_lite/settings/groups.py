@@ -27,24 +27,15 @@ Rounding = Literal["never", "gold"]
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """Where a task reads its data, under which names, and how hard it is to be."""
+    """Where a task reads its data, the names of its fields, and its difficulty."""
 
     data: Path | None = None
     """Read this local file, or folder in the hub's layout, instead of the hub."""
     test_file: Path | None = None
     """Take the test problems from this file. Without it a lone file holds out a fixed 10%."""
-    question_field: str | None = None
-    """The field with the question. Default: question, problem or prompt."""
-    answer_field: str | None = None
-    """The field with the reference answer. Default: answer, gold or solution."""
-    level_field: str | None = None
-    """The field with the level: 5, 'Level 5', or a word such as easy. Default: level."""
-    subject_field: str | None = None
-    """The field with the subject. Default: subject or type."""
-    chain_field: str | None = None
-    """The field with the expert's chain of thought. Default: expert_chain, chain or solution."""
-    subjects: tuple[str, ...] = ()
-    """Take only problems of these subjects."""
+    fields: tuple[str, ...] = ()
+    """Names of the data's fields, as ROLE=NAME with question, answer, level, subject or chain as ROLE.
+    level= reads no levels. Usual names need not be given."""
     difficulty: tuple[str, ...] = ()
     """Settings of a reasoning-gym data set, as KEY=VALUE or NAME.KEY=VALUE."""
     rounding: Rounding = "never"

@@ -66,8 +66,6 @@ class TrainConfig:
     resume: bool = False
     """Continue from the newest whole checkpoint of the run folder.
     With --output and nothing else the settings are those of the run."""
-    fit: Literal["auto", "off"] = "auto"
-    """auto lets the memory plan choose what is left open, and halves it when memory runs out; off does neither."""
     save_every: Annotated[int, AT_LEAST_1] = 20
     """How many steps lie between two checkpoints. The last two checkpoints are kept."""
     profile: bool = False

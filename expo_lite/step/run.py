@@ -101,7 +101,7 @@ def training_problems(task: Task, config: RunConfig, prompts: Prompts, warn: Cal
     if config.chain_source == "expert" and not any(problem.expert_chain for problem in problems):
         raise ConfigError(
             f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none. Name the field of "
-            "the data that has them with --chain-field, or take a method that needs none (exp-grpo, grpo, star)."
+            "the data that has them with --fields chain=NAME, or take a method that needs none (exp-grpo, grpo, star)."
         )
     return problems
 

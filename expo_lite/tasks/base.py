@@ -1,4 +1,4 @@
-"""What every task offers: problems by split and level, and a grade for a completion."""
+"""What every task offers: problems by split and level, and a verdict on a completion."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test"]
 
+_NO_TRAIN = (
+    "It is a test set: measure on it with --split test. To train on a part of a file of problems, name it as "
+    "--task jsonl:FILE: 10% is held out."
+)
+
 
 class Task(Protocol):
-    """A source of graded problems; the last of `levels` is the hardest, and () means that the data has none."""
+    """A source of graded problems."""
 
     @property
     def name(self) -> str:
         """The name as typed on the command line."""
 
     @property
-    def license(self) -> str:
-        """Under what licence the problems are."""
-
-    @property
-    def source(self) -> str:
-        """Where the problems come from, and where the expert chains do."""
-
-    @property
     def levels(self) -> tuple[Level, ...]:
-        """The levels in the data: numbers ascending, then words by alphabet."""
+        """The levels in the data: numbers ascending, then words by alphabet; the last is the hardest; () for none."""
 
     def problems(
         self, split: Split, *, levels: tuple[Level, ...] = (), limit: int | None = None, seed: int = 0
     ) -> list[Problem]:
-        """The problems of a split, in a fixed order.
+        """Return the problems of a split, in a fixed order.
 
-        `levels` () means all. `limit` counts problems a level where the data has levels, else problems in all; `seed`
-        only picks which ones a limit leaves. Raises ConfigError for levels or limits that cannot be, DataError where
-        the data has nothing for the split.
+        Args:
+            split: which one.
+            levels: () for all.
+            limit: at most so many of each level, or in all where the data has no levels.
+            seed: picks which problems a limit leaves, and nothing else.
+
+        Raises:
+            ConfigError: the task lacks a level, or the limit is below 1.
+            DataError: the data has nothing for the split.
         """
 
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
@@ -53,36 +56,31 @@ class ChecksSteps(Protocol):
     """A task that can tell whether a chain is right step by step, which its answer alone does not say."""
 
     def check_steps(self, problem: Problem, completion: str) -> str:
-        """What is wrong with the chain, in one word; "valid" if nothing is."""
+        """Say in one word what is wrong with the chain; "valid" if nothing is."""
 
 
 @dataclass(frozen=True)
 class FixedTask:
-    """A task whose problems are all known: read from a file, a folder or the hub.
-
-    `n_dropped` is how many train problems were left out because their question is in the test split. `no_train` and
-    `no_test` tell the user what to do where that split is empty.
-    """
+    """A task whose problems are all known: read from a file, a folder or the hub."""
 
     name: str
-    license: str
-    source: str
     levels: tuple[Level, ...]
     train: tuple[Problem, ...]
     test: tuple[Problem, ...]
     grader: Grader
     n_dropped: int = 0
-    no_train: str = ""
-    no_test: str = ""
+    """Train problems that were left out because their question is in the test split."""
 
     def problems(
         self, split: Split, *, levels: tuple[Level, ...] = (), limit: int | None = None, seed: int = 0
     ) -> list[Problem]:
-        """The problems of a split, in the order of the file (see `Task.problems`)."""
+        """Return the problems of a split, in the order of the file (see `Task.problems`)."""
         pool = self.train if split == "train" else self.test
         if not pool:
-            hint = self.no_train if split == "train" else self.no_test
-            raise DataError(f"Task {self.name!r} has no {split} problems. {hint}".strip())
+            hint = f"All {self.n_dropped} are in the test split too." if self.n_dropped else _NO_TRAIN
+            if split == "test":
+                hint = "Name a file of test problems with --test-file."
+            raise DataError(f"Task {self.name!r} has no {split} problems. {hint}")
         return select(pool, task=self.name, known_levels=self.levels, levels=levels, limit=limit, seed=seed)
 
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:

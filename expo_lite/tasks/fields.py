@@ -10,122 +10,131 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from expo_lite.errors import DataError
+from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import final_answer
 from expo_lite.records import ALL, Level, Problem, level_of
-from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.files import DataRow
 
 LONGEST_TEXT = 1_000_000
 """Characters of a question, answer or chain: several times what the longest context holds."""
-MESSAGES = "messages"
-_LARGEST_LEVEL = 9_999
+ROLES = {
+    "question": ("question", "problem", "prompt"),
+    "answer": ("answer", "gold", "solution"),
+    "level": ("level",),
+    "subject": ("subject", "type"),
+    "chain": ("expert_chain", "chain", "solution"),
+}
+"""The usual field names of each role."""
 _ID_FIELDS = ("problem_id", "unique_id")
-_ANNOTATION = re.compile(r"<<[^<>]*>>")
+_LARGEST_LEVEL = 9_999
 _LONGEST_LEVEL = 40
+_CONVERSATIONS = (["user"], ["user", "assistant"], ["system", "user"], ["system", "user", "assistant"])
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Field names by role, the first that a row has is read; a name given by the user must be there."""
+    """Field names by role; the first that a row has is read."""
 
     names: Mapping[str, tuple[str, ...]]
-    required: frozenset[str]
+    given: frozenset[str]
+    """Roles whose field the user has named: it must be there."""
 
     @classmethod
-    def of(cls, options: TaskOptions) -> "Fields":
-        """The names of the options, else the usual ones; a name given as '' means that the role is not read."""
-        given = {
-            "question": options.question_field,
-            "answer": options.answer_field,
-            "level": options.level_field,
-            "subject": options.subject_field,
-            "chain": options.chain_field,
-        }
-        usual = {
-            "question": ("question", "problem", "prompt"),
-            "answer": ("answer", "gold", "solution"),
-            "level": ("level",),
-            "subject": ("subject", "type"),
-            "chain": ("expert_chain", "chain", "solution"),
-        }
-        names = {role: usual[role] if name is None else (name,) * bool(name) for role, name in given.items()}
-        return cls(names, frozenset(role for role, name in given.items() if name))
+    def of(cls, words: tuple[str, ...]) -> "Fields":
+        """Read `--fields`, words like question=text; `level=` says that levels are not read.
+
+        Raises:
+            ConfigError: a word is not ROLE=NAME.
+        """
+        named: dict[str, tuple[str, ...]] = {}
+        for word in words:
+            role, equals, name = word.partition("=")
+            if not equals or role not in ROLES:
+                raise ConfigError(
+                    f"Cannot read --fields {word!r}: expected ROLE=NAME, with {', '.join(ROLES)} as ROLE."
+                )
+            named[role] = (name,) if name else ()
+        return cls(ROLES | named, frozenset(role for role, names in named.items() if names))
+
+    def find(self, row: DataRow, role: str, *, required: bool = False) -> str:
+        """Return the row's field for a role, one that is filled before one that is empty; '' if there is none."""
+        names = self.names[role]
+        present = [name for name in names if name in row.fields]
+        if not present and (required or role in self.given):
+            wanted, has = " or ".join(map(repr, names)) or "named", ", ".join(map(repr, row.fields)) or "none"
+            raise DataError(
+                f"{row.where}: no {role} in field {wanted} (the row's fields: {has}); name the right one with "
+                f"--fields {role}=NAME."
+            )
+        return next((name for name in present if not _is_missing(row.fields[name])), next(iter(present), ""))
+
+    def text(self, row: DataRow, role: str) -> str | None:
+        """Return the row's text for a role; None if it has none."""
+        name = self.find(row, role)
+        return None if _is_missing(row.fields.get(name)) else _as_text(row, name, numbers=False)
+
+    def required_text(self, row: DataRow, role: str) -> tuple[str, str]:
+        """Return the name and the text of a field; raises DataError where it is missing or empty."""
+        name = self.find(row, role, required=True)
+        if _is_missing(row.fields[name]):
+            raise DataError(
+                f"{row.where}: {name!r} is empty. Fill in the {role}, take the row out, or name another field with "
+                f"--fields {role}=NAME."
+            )
+        return name, _as_text(row, name, numbers=role == "answer")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last complete `\boxed{}` or `\fbox{}` holds, or the token after a bare `\boxed`; None without one."""
-    answer, found = final_answer(text)
-    return answer if found == "boxed" else None
-
-
-def split_at_hashes(solution: str) -> tuple[str, str] | None:
-    r"""The answer after the last `####` and the chain before it, ending in `\boxed{answer}`; None without `####`.
-
-    Calculator annotations (`<<48/2=24>>`) are taken out of the chain.
-    """
-    chain, mark, answer = solution.rpartition("####")
-    answer = answer.strip()
-    if not mark or not answer or "\n" in answer:
-        return None
-    return answer, ending_in_box(_ANNOTATION.sub("", chain).strip(), answer)
-
-
-def ending_in_box(chain: str, answer: str) -> str:
-    r"""The chain as it is if it has a box, else with a last sentence that boxes the answer."""
-    return chain if last_boxed(chain) is not None else f"{chain}\nThe answer is \\boxed{{{answer}}}.".lstrip()
+    r"""Return what the last complete `\boxed{}` or `\fbox{}` holds, or the token after a bare `\boxed`; else None."""
+    answer, form = final_answer(text)
+    return answer if form == "boxed" else None
 
 
 def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
     """Read one row; its own `problem_id` or `unique_id` goes before the one given. Raises DataError."""
-    row = without_messages(row, fields)
-    name, text = _required_text(row, fields, "answer")
+    if row.problem is not None:
+        return row.problem
+    row = _without_messages(row, fields)
+    name, text = fields.required_text(row, "answer")
     answer, chain = _reference(row, name, text)
-    written = _optional_text(row, fields, "chain")
+    written = fields.text(row, "chain")
     if written and written != text:
-        chain = ending_in_box(written, answer)
+        chain = _ending_in_box(written, answer)
     return Problem(
-        problem_id=own_id(row) or problem_id,
-        question=question_of(row, fields),
+        problem_id=_own_id(row) or problem_id,
+        question=fields.required_text(row, "question")[1],
         answer=answer,
         level=_level(row, fields),
-        subject=_optional_text(row, fields, "subject"),
+        subject=fields.text(row, "subject"),
         expert_chain=chain,
     )
 
 
-def without_messages(row: DataRow, fields: Fields) -> DataRow:
-    """A row of chat turns under `messages` as one of question and solution; any other as it is.
+def _without_messages(row: DataRow, fields: Fields) -> DataRow:
+    """Turn a row of chat turns under `messages` into one of question and solution; leave any other as it is.
 
-    The turns are perhaps a system's, then a user's, then perhaps an assistant's, which is the solution where the row
-    has no answer of its own. What the system says stands before the question. Raises DataError for other turns.
+    The system's turn comes before the question; the assistant's is the solution where the row has no answer of its own.
     """
-    turns = row.fields.get(MESSAGES)
+    turns = row.fields.get("messages")
     if turns is None or any(name in row.fields for name in fields.names["question"]):
         return row
-    spoken: list[tuple[str, str]] = []
-    for turn in turns if isinstance(turns, list) else [None]:
-        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise DataError(f"{row.where}: '{MESSAGES}' must be turns with a role and a text as content.")
-        spoken.append((role, content))
-    roles = [role for role, _ in spoken]
-    if roles not in (["user"], ["user", "assistant"], ["system", "user"], ["system", "user", "assistant"]):
+    turns = turns if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns) else []
+    said = {turn.get("role"): turn.get("content") for turn in turns}
+    texts = all(isinstance(content, str) for content in said.values())
+    if not texts or [turn.get("role") for turn in turns] not in _CONVERSATIONS:
         raise DataError(
-            f"{row.where}: '{MESSAGES}' has the turns {', '.join(roles) or 'of nobody'}; a problem is one question: "
-            "perhaps a system's turn, a user's, and perhaps an assistant's with the solution."
+            f"{row.where}: 'messages' must be one question: a user's turn, perhaps after a system's, perhaps before an "
+            "assistant's with the solution. Each has a role and a text as content."
         )
-    said = dict(spoken)
-    found = {name: value for name, value in row.fields.items() if name != MESSAGES}
-    name = next(iter(fields.names["question"]), "question")
-    found[name] = "\n\n".join(said[role].strip() for role in ("system", "user") if role in said)
+    read = {name: value for name, value in row.fields.items() if name != "messages"}
+    question = next(iter(fields.names["question"]), "question")
+    read[question] = "\n\n".join(said[role].strip() for role in ("system", "user") if role in said)
     if "assistant" in said:
-        found.setdefault("solution", said["assistant"])
-    return DataRow(row.where, found)
+        read.setdefault("solution", said["assistant"])
+    return DataRow(row.where, read)
 
 
-def own_id(row: DataRow) -> str | None:
-    """The row's own identifier, if it is text."""
+def _own_id(row: DataRow) -> str | None:
     for name in _ID_FIELDS:
         value = row.fields.get(name)
         if isinstance(value, str) and value.strip():
@@ -134,20 +143,12 @@ def own_id(row: DataRow) -> str | None:
     return None
 
 
-def question_of(row: DataRow, fields: Fields) -> str:
-    """The row's question; raises DataError where it is missing, empty or no text."""
-    return _required_text(row, fields, "question")[1]
-
-
-def answer_text_of(row: DataRow, fields: Fields) -> str:
-    """The row's answer field as it stands; raises DataError where it is missing, empty or neither text nor number."""
-    return _required_text(row, fields, "answer")[1]
-
-
 def _reference(row: DataRow, name: str, text: str) -> tuple[str, str | None]:
-    at_hashes = split_at_hashes(text)
-    if at_hashes:
-        return at_hashes
+    """The answer that a field holds, and the chain that leads to it if there is one."""
+    chain, mark, answer = text.rpartition("####")
+    if mark and answer.strip() and "\n" not in answer.strip():
+        without_calculator = re.sub(r"<<[^<>]*>>", "", chain).strip()  # GSM8K's <<48/2=24>>
+        return answer.strip(), _ending_in_box(without_calculator, answer.strip())
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed, None if text.startswith("\\boxed") else text
@@ -156,43 +157,16 @@ def _reference(row: DataRow, name: str, text: str) -> tuple[str, str | None]:
     return text, None
 
 
-def _required_text(row: DataRow, fields: Fields, role: str) -> tuple[str, str]:
-    names = fields.names[role]
-    present = [name for name in names if not _is_missing(row.fields.get(name))]
-    if not present and (empty := [name for name in names if name in row.fields]):
-        raise DataError(
-            f"{row.where}: {empty[0]!r} is empty. Fill in the {role}, take the row out, or name another field with "
-            f"--{role}-field."
-        )
-    if not present:
-        wanted = " or ".join(map(repr, names)) or "named"
-        has = ", ".join(map(repr, row.fields)) or "none"
-        hint = "" if role in fields.required else f"; name the right one with --{role}-field"
-        raise DataError(f"{row.where}: no {role} in field {wanted} (the row's fields: {has}){hint}.")
-    return present[0], _as_text(row, present[0], row.fields[present[0]], numbers=role == "answer")
-
-
-def _optional_text(row: DataRow, fields: Fields, role: str) -> str | None:
-    name = _optional_name(row, fields, role)
-    if name is None or _is_missing(row.fields[name]):
-        return None
-    return _as_text(row, name, row.fields[name], numbers=False)
-
-
-def _optional_name(row: DataRow, fields: Fields, role: str) -> str | None:
-    present = [name for name in fields.names[role] if name in row.fields]
-    if not present and role in fields.required:
-        has = ", ".join(map(repr, row.fields))
-        raise DataError(f"{row.where}: no field {fields.names[role][0]!r} for the {role} (the row's fields: {has}).")
-    filled = [name for name in present if not _is_missing(row.fields[name])]
-    return next(iter(filled or present), None)
+def _ending_in_box(chain: str, answer: str) -> str:
+    return chain if last_boxed(chain) is not None else f"{chain}\nThe answer is \\boxed{{{answer}}}.".lstrip()
 
 
 def _is_missing(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def _as_text(row: DataRow, name: str, value: object, *, numbers: bool) -> str:
+def _as_text(row: DataRow, name: str, *, numbers: bool) -> str:
+    value = row.fields[name]
     if numbers and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # JSON has refused numbers that Python cannot write
     if numbers and isinstance(value, float) and math.isfinite(value):
@@ -217,8 +191,8 @@ def _check_text(row: DataRow, name: str, value: str) -> None:
 
 
 def _level(row: DataRow, fields: Fields) -> Level | None:
-    name = _optional_name(row, fields, "level")
-    value = row.fields[name] if name else None
+    name = fields.find(row, "level")
+    value = row.fields.get(name)
     if _is_missing(value) or value == "Level ?":  # two geometry problems of MATH
         return None
     if isinstance(value, float) and value.is_integer():
@@ -226,14 +200,14 @@ def _level(row: DataRow, fields: Fields) -> Level | None:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_LEVEL:
         return value
     level = level_of(value) if isinstance(value, str) else ""
-    if isinstance(level, str) and not _is_word(level):
-        raise DataError(
-            f"{row.where}: {name!r} must be a whole number of at most four digits, or like 'Level 5', or a word of at "
-            f"most {_LONGEST_LEVEL} characters without a comma, not {ALL!r}, got {str(value)[:40]!r}; --level-field '' "
-            "reads no levels."
-        )
-    return level
+    if isinstance(level, int) or (_is_word(level) and level != ALL):
+        return level
+    raise DataError(
+        f"{row.where}: {name!r} must be a whole number of at most four digits, or like 'Level 5', or a word of at "
+        f"most {_LONGEST_LEVEL} characters without a comma, not {ALL!r}, got {str(value)[:40]!r}; --fields level= "
+        "reads no levels."
+    )
 
 
 def _is_word(level: str) -> bool:
-    return 0 < len(level) <= _LONGEST_LEVEL and level.isprintable() and "," not in level and level != ALL
+    return 0 < len(level) <= _LONGEST_LEVEL and level.isprintable() and "," not in level

@@ -1,68 +1,58 @@
-"""Rows out of jsonl, csv and parquet files, and the files out of a folder in the hub's layout or the hub itself.
+"""Rows out of files (jsonl, csv, parquet, arrow), folders and hub data sets.
 
-Every error is a DataError that names the file and the line (the row, for parquet). A hub data set is downloaded as it
-is and then read like any local folder, so the two cannot differ. README mappings of data files are not read: a file
-belongs to the split that its name, or the folder it lies in, spells out.
+JSON Lines and CSV are read here, since `datasets` would retype them (the answer 02 becomes 2); it reads the rest. Every
+error is a DataError that names the file and the line (the row, for parquet and arrow).
 """
 
 import csv
+import glob
+import io
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from expo_lite.errors import DataError
+from expo_lite.records import Problem
 from expo_lite.settings.schema import not_a_file
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-_SPLIT_WORDS = {
-    "train": "train",
-    "test": "test",
-    "validation": "validation",
-    "valid": "validation",
-    "dev": "validation",
-}
+T = TypeVar("T")
+
+KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+"""How a file is read, by its suffix."""
+_SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "dev": "validation"}
 _LARGEST_CSV_FIELD = 10_000_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
-    """The fields of one example, and where it stands: 'FILE, line 3'."""
+    """The fields of one example, and its place: 'FILE, line 3'."""
 
     where: str
     fields: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class HubFiles:
-    """What to fetch from the hub: a data set, one of its configurations ('' for all), and the files by pattern.
-
-    Without `all_configs` a data set that has several must be asked for one of them.
-    """
-
-    repository: str
-    config: str = ""
-    all_configs: bool = False
-    patterns: tuple[str, ...] = tuple(f"*{suffix}" for suffix in SUFFIXES)
+    problem: Problem | None = None
+    """Set where the row is a problem already, which is taken as it is."""
 
 
 def read_rows(path: Path, *, kind: str | None = None) -> list[DataRow]:
-    """All rows of one file, read as `kind` (jsonl, csv, parquet) or by its suffix; blank lines are skipped.
+    """Read all rows of one file as `kind`, or as its suffix says; blank lines are skipped.
 
-    Raises DataError for a file that is missing, empty, of another kind, or malformed.
+    Raises:
+        DataError: the file is missing, empty, of another kind, or malformed.
     """
-    readers = {".jsonl": _jsonl_rows, ".json": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    reader = readers.get(f".{kind}" if kind else path.suffix.lower())
-    if reader is None:
-        raise DataError(f"Cannot read {path}: its name must end in {', '.join(SUFFIXES)}.")
+    kind = kind or KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"Cannot read {path}: its name must end in {', '.join(KINDS)}.")
     try:
         if what := not_a_file(path):
             raise DataError(f"Cannot read {path}: it is {what}.")
-        rows = list(reader(path))
-    except FileNotFoundError as error:
-        raise DataError(f"No file {path}.") from error
+        if not path.exists():
+            raise DataError(f"No file {path}.")
+        own = {"jsonl": _jsonl_rows, "csv": _csv_rows}.get(kind)
+        rows = list(own(path) if own else _table_rows(path, kind))
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
     if not rows:
@@ -91,142 +81,105 @@ def _jsonl_rows(path: Path) -> Iterator[DataRow]:
 
 def _csv_rows(path: Path) -> Iterator[DataRow]:
     csv.field_size_limit(_LARGEST_CSV_FIELD)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = next(reader, [])
-            if len(header) == 1 and (found := next((mark for mark in ";\t|" if mark in header[0]), None)):
-                name = "a tab" if found == "\t" else f"'{found}'"
-                raise DataError(f"{path}, line 1: the columns must be separated by commas, not by {name}.")
-            for values in reader:
-                where = f"{path}, line {reader.line_num}"
-                if not values:
-                    continue
-                if len(values) != len(header):
-                    raise DataError(f"{where}: {len(values)} values for the {len(header)} columns of the first line.")
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        n_before = data[: error.start].count(b"\n")
+        raise DataError(f"{path}, line {n_before + 1}: not UTF-8.") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        if len(header) == 1 and (mark := re.search(r"[;\t|]", header[0])):
+            name = "a tab" if mark[0] == "\t" else f"'{mark[0]}'"
+            raise DataError(f"{path}, line 1: the columns must be separated by commas, not by {name}.")
+        for values in reader:
+            where = f"{path}, line {reader.line_num}"
+            if values and len(values) != len(header):
+                raise DataError(f"{where}: {len(values)} values for the {len(header)} columns of the first line.")
+            if values:
                 yield DataRow(where, {name.strip(): value or None for name, value in zip(header, values, strict=True)})
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}.") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}, {_line_of_bad_byte(path)}: not UTF-8.") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}.") from error
 
 
-def _line_of_bad_byte(path: Path) -> str:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return f"line {number}"
-    return "last line"
+def _table_rows(path: Path, kind: str) -> Iterator[DataRow]:
+    import datasets  # late: it takes a second or more
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are told below
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            name = glob.escape(str(path))
+            table = datasets.load_dataset(kind, data_files=name, split="train", cache_dir=cache, keep_in_memory=True)
+            rows = table.to_list()
+        except (ValueError, OverflowError, datasets.exceptions.DatasetsError) as error:
+            why = str(error.__cause__ or error).splitlines()[0]
+            raise DataError(f"{path}: not a file of {kind} rows that can be read: {why}") from error
+    for number, fields in enumerate(rows, start=1):
+        yield DataRow(f"{path}, row {number}", fields)
 
 
-def _parquet_rows(path: Path) -> Iterator[DataRow]:
-    # late: half a second, and only parquet needs it
-    import pyarrow  # type: ignore[import-untyped, unused-ignore]
-    import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
+def hub_rows(repository: str, configs: tuple[str, ...], *, instead: str) -> dict[str, list[DataRow]]:
+    """Download a data set (or find it in the cache of `datasets`) and return its rows by split.
 
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    try:
-        table = pyarrow.parquet.read_table(path, partitioning=None)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a parquet file that can be read: {str(error).splitlines()[0]}") from error
-    columns = [_column(path, name, table.column(place)) for place, name in enumerate(table.column_names)]
-    for number, values in enumerate(zip(*columns, strict=True), start=1):
-        yield DataRow(f"{path}, row {number}", dict(zip(table.column_names, values, strict=True)))
-
-
-def _column(path: Path, name: str, column: Any) -> list[object]:
-    """The values of a parquet column; a date may be one that Python has none for, and a text may be none."""
-    values: list[object] = []
-    try:
-        for value in column:
-            values.append(value.as_py())
-    except (OverflowError, ValueError) as error:  # UnicodeDecodeError too
-        raise DataError(f"{path}, row {len(values) + 1}: {name!r} cannot be read: {error}.") from error
-    return values
-
-
-def split_files(folder: Path, *, config: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, list[Path]]:
-    """The data files of a folder by split: train, validation, test, or '' where no name tells.
-
-    With `config` only that sub-folder counts, if there is one. Raises DataError where there is no data file, or where
-    one split comes in two formats (the same data twice, most likely).
+    Raises:
+        DataError: it cannot be had; the error ends with `instead`, which tells what else to do.
     """
-    base = folder / config if config and (folder / config).is_dir() else folder
+    import datasets
+    import httpx
+
+    rows: dict[str, list[DataRow]] = {}
     try:
-        files = sorted(p for p in base.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        for config in configs:
+            tables = datasets.load_dataset(repository, config or None)
+            first = next(iter(tables.values()))
+            if first.info.builder_name == "csv":  # as it is written, 02 and not 2
+                texts = datasets.Features({name: datasets.Value("string") for name in first.column_names})
+                tables = datasets.load_dataset(repository, config or None, features=texts)
+            for name, table in tables.items():
+                where = f"{repository}{':' * bool(config)}{config}, {name} row"
+                found = [DataRow(f"{where} {number}", row) for number, row in enumerate(table.to_list(), start=1)]
+                rows.setdefault(split_in_name(Path(name)), []).extend(found)
+    except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
+        why = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"Cannot read data set {repository!r} of the hub: {why.rstrip('.')}. {instead}") from error
+    return named_splits(rows)
+
+
+def split_files(folder: Path, *, suffixes: tuple[str, ...] = tuple(KINDS)) -> dict[str, list[Path]]:
+    """Find the data files of a folder by split: train, validation, test, or '' where no name tells.
+
+    Raises:
+        DataError: there is no data file, or one split comes in two formats (the same data twice, most likely).
+    """
+    try:
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
     except OSError as error:
-        raise DataError(f"Cannot read folder {base}: {error.strerror or error}.") from error
-    found: dict[str, list[Path]] = {}
+        raise DataError(f"Cannot read folder {folder}: {error.strerror or error}.") from error
+    by_split: dict[str, list[Path]] = {}
     for file in files:
-        if not any(part.startswith(".") for part in file.relative_to(base).parts):
-            found.setdefault(split_in_name(file.relative_to(base)), []).append(file)
-    if not found:
-        raise DataError(f"No data file in {base}: expected train and test files ending in {', '.join(suffixes)}.")
-    if len(found) > 1:
-        found.pop("", None)  # a README's example, a list of sources: not part of a named split
-    for split, paths in found.items():
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            by_split.setdefault(split_in_name(file.relative_to(folder)), []).append(file)
+    if not by_split:
+        raise DataError(f"No data file in {folder}: expected train and test files ending in {', '.join(suffixes)}.")
+    by_split = named_splits(by_split)
+    for split, paths in by_split.items():
         kinds = sorted({path.suffix.lower() for path in paths})
         if len(kinds) > 1:
-            raise DataError(f"{base} has {split or 'data'} files ending in {' and '.join(kinds)}: keep one kind.")
-    return found
+            raise DataError(f"{folder} has {split or 'data'} files ending in {' and '.join(kinds)}: keep one kind.")
+    return by_split
 
 
-def configurations(folder: Path) -> list[str]:
-    """The sub-folders that hold data of their own: not `data`, and not one named after a split."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        part.name
-        for part in folder.iterdir()
-        if part.is_dir()
-        and part.name != "data"
-        and not split_in_name(Path(part.name))
-        and not part.name.startswith(".")
-        if any(file.suffix.lower() in SUFFIXES for file in part.rglob("*"))
-    )
+def named_splits(by_split: dict[str, list[T]]) -> dict[str, list[T]]:
+    """Drop what belongs to no split where there are splits: a README's example, a list of sources."""
+    return {split: some for split, some in by_split.items() if split or len(by_split) == 1}
 
 
 def split_in_name(relative: Path) -> str:
-    """The split that a file's name, or else the folder it lies in, spells out: '' if none does."""
+    """Return the split that a file's name, or else the folder it lies in, spells out: '' if none does."""
     for part in (relative.stem, *reversed(relative.parent.parts)):
         for word in re.split(r"[^a-z]+", part.lower()):
-            if word in _SPLIT_WORDS:
-                return _SPLIT_WORDS[word]
+            if word in _SPLITS:
+                return _SPLITS[word]
     return ""
-
-
-def fetch(files: HubFiles, *, instead: str) -> Path:
-    """Download a data set (or find it in the hub's cache) and return its folder; `instead` tells what else to do.
-
-    Raises DataError, within seconds where there is no network.
-    """
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    name = files.repository
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(files.patterns), etag_timeout=5))
-    except HFValidationError as error:
-        raise DataError(f"{name!r} is not the name of a hub data set: expected OWNER/NAME.") from error
-    except GatedRepoError as error:
-        raise DataError(
-            f"Data set {name!r} is gated: accept its terms on the hub and set HF_TOKEN. {instead}"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise DataError(f"The hub has no data set {name!r} (or it is private: set HF_TOKEN). {instead}") from error
-    except LocalEntryNotFoundError as error:
-        raise DataError(
-            f"Data set {name!r} is not in the hub's cache, and the hub cannot be reached. {instead}"
-        ) from error
-    except (OSError, httpx.HTTPError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"Cannot fetch data set {name!r}: {first_line}. {instead}") from error

@@ -21,6 +21,7 @@ whether a chain in either style is right step by step, which the answer alone do
 import functools
 import random
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -29,7 +30,7 @@ from typing import Literal
 from expo_lite.errors import DataError
 from expo_lite.grading import final_answer
 from expo_lite.records import Level, Problem, Verdict
-from expo_lite.tasks.splits import check_choice, distinct, select
+from expo_lite.tasks.splits import check_choice, select
 
 LEVELS = (1, 2, 3, 4, 5)
 N_WORDS = {1: 2, 2: 3, 3: 4, 4: 4, 5: 4}
@@ -49,6 +50,8 @@ OPENING, CLOSING = "Start with ", "Write the results one after the other."
 EXAMPLE = f"{OPENING}4. A: blorp. B: hop. {CLOSING}"
 """A question in one line, with a hidden word and a known one, for whoever asks `tiny` by hand."""
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
+_TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
+_DRAWS_IN_VAIN = 100_000  # after so many draws without a new question there are taken to be no more
 
 _START = re.compile(rf"{OPENING}(\d)\.")
 _WORD = re.compile(r"^([A-D]): ([a-z]+)\.$", re.MULTILINE)
@@ -64,7 +67,7 @@ def turn(value: int, amount: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class Puzzle:
     """A start digit, the words, and what each of them adds."""
 
     start: int
@@ -107,18 +110,32 @@ class Chain:
         return f"First {said}. The answer is \\boxed{{{self.answer}}}."
 
 
-def generate(rng: random.Random, level: int, hidden: Mapping[str, int] = HIDDEN) -> Chain:
+def generate(rng: random.Random, level: int, hidden: Mapping[str, int] = HIDDEN) -> Puzzle:
     """Draw one problem of a level; no word comes twice. `hidden` says what the hidden words add."""
     n_words, n_hidden = N_WORDS[level], N_HIDDEN[level]
     words = rng.sample(sorted(KNOWN), n_words - n_hidden) + rng.sample(sorted(hidden), n_hidden)
     rng.shuffle(words)
     meaning = {**KNOWN, **hidden}
-    return Chain(rng.randrange(10), tuple(words), tuple(meaning[word] for word in words))
+    return Puzzle(rng.randrange(10), tuple(words), tuple(meaning[word] for word in words))
 
 
-def chains(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Chain]:
-    """Distinct problems of one level and split (`splits.distinct`)."""
-    return distinct(generate, "hidden-rules", split, level, seed)
+def is_test(question: str) -> bool:
+    """Whether a question belongs to the test split: decided by its text alone, so the splits cannot meet."""
+    return zlib.crc32(question.encode()) % _TEST_SHARE == 0
+
+
+def puzzles(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Puzzle]:
+    """Draw distinct problems of one level and split, the same for the same seed, until there seem to be no more."""
+    rng = random.Random(f"hidden-rules-{split}-{level}-{seed}")  # noqa: S311
+    seen: set[str] = set()
+    n_in_vain = 0
+    while n_in_vain < _DRAWS_IN_VAIN:
+        puzzle = generate(rng, level)
+        n_in_vain += 1
+        if puzzle.question not in seen and is_test(puzzle.question) == (split == "test"):
+            seen.add(puzzle.question)
+            n_in_vain = 0
+            yield puzzle
 
 
 def in_lines(question: str) -> str:
@@ -126,7 +143,7 @@ def in_lines(question: str) -> str:
     return re.sub(rf" (?=[A-D]: [a-z]+\.|{re.escape(CLOSING)})", "\n", question)
 
 
-def read_question(question: str) -> Chain:
+def read_question(question: str) -> Puzzle:
     """The chain that a question asks for, with the task's own amounts.
 
     Raises:
@@ -136,7 +153,7 @@ def read_question(question: str) -> Chain:
     meaning = KNOWN | HIDDEN
     if start is None or not words or any(word not in meaning for word in words):
         raise DataError(f"This is no question of task 'hidden-rules': {question!r}.")
-    return Chain(int(start.group(1)), words, tuple(meaning[word] for word in words))
+    return Puzzle(int(start.group(1)), words, tuple(meaning[word] for word in words))
 
 
 def same_results(answer: str, gold: str) -> bool:
@@ -183,7 +200,7 @@ def _drawn(split: Literal["train", "test"], level: int, n: int) -> tuple[Problem
             level=level,
             expert_chain=drawn.expert_chain,
         )
-        for i, drawn in enumerate(islice(chains(split, level, seed=0), n))
+        for i, drawn in enumerate(islice(puzzles(split, level, seed=0), n))
     )
 
 
@@ -192,8 +209,6 @@ class HiddenRules:
     """The built-in task; the same problems for everybody, since `seed` only picks which ones a limit leaves."""
 
     name: str = "hidden-rules"
-    license: str = "CC0-1.0 (generated)"
-    source: str = "generated; expert chains that leave the amounts out; one question text in 8 is test, by CRC"
     levels: tuple[int, ...] = LEVELS
 
     def problems(

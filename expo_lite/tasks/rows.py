@@ -12,27 +12,25 @@ from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.files import DataRow
-from expo_lite.tasks.jsonl import row_reader
-from expo_lite.tasks.sources import fixed_task, splits_of
+from expo_lite.tasks.sources import task_of_splits
 
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
 
 Correct = Callable[[Problem, str], bool | float]
-"""Whether a completion solves a problem; or what it is worth, from 0 to 1, where 1 alone is right."""
-Row = Problem | Mapping[str, Any]
+"""Whether a completion solves a problem; or its reward, from 0 to 1, where 1 alone is right."""
 
 
 def task_from_rows(
-    rows: Iterable[Row],
+    rows: Iterable[Problem | Mapping[str, Any]],
     *,
-    test_rows: Iterable[Row] = (),
+    test_rows: Iterable[Problem | Mapping[str, Any]] = (),
     correct: Correct | None = None,
     grader: Grader | None = None,
     name: str = "rows",
     options: TaskOptions | None = None,
 ) -> FixedTask:
-    """A task that `train` and `evaluate` take.
+    """Make a task that `train` and `evaluate` take.
 
     Args:
         rows: problems, or mappings with a question and an answer, and perhaps level, subject, expert_chain: what a
@@ -43,34 +41,27 @@ def task_from_rows(
             reward counts in GRPO's advantages, in a group of wrong ones too. It runs in this process and without a
             limit on its time. Where it raises, the completion counts as wrong, with the verdict "raised", and the first
             time a RuntimeWarning says why.
-        grader: compares answers; default: one of its own.
-        name: how the task is called in messages and in the run folder.
-        options: field names, as `--question-field` and the others give them.
+        grader: compares answers; by default a new one.
+        name: the task's name in messages and in the run folder.
+        options: field names, as `--fields` gives them.
 
     Raises:
         DataError: a row lacks a question or an answer, or a problem_id comes twice.
     """
-    read = row_reader(options or TaskOptions())
-
-    def problem(row: Row, problem_id: str, where: str) -> Problem:
-        if isinstance(row, Problem):
-            return row
-        if not isinstance(row, Mapping):
-            raise DataError(f"{where}: expected a Problem or a mapping, got {type(row).__name__}.")
-        return read(DataRow(where, row), problem_id)
-
-    problems = {
-        split: [problem(row, f"{name}/{split}/{i}", f"{name}, {split} row {i}") for i, row in enumerate(found)]
-        for split, found in (("train", rows), ("test", test_rows))
-    }
-    if not problems["train"] and not problems["test"]:
+    by_split: dict[str, list[DataRow]] = {"train": [], "test": []}
+    for split, some in (("train", rows), ("test", test_rows)):
+        for i, row in enumerate(some):
+            where = f"{name}, {split} row {i}"
+            if not isinstance(row, Problem | Mapping):
+                raise DataError(f"{where}: expected a Problem or a mapping, got {type(row).__name__}.")
+            by_split[split].append(DataRow(where, {}, row) if isinstance(row, Problem) else DataRow(where, row))
+    if not any(by_split.values()):
         raise DataError(f"Task {name!r} has no rows.")
     if grader is None:
         from expo_lite.grading import Grader
 
         grader = Grader()
-    splits = splits_of(problems["train"], problems["test"])
-    task = fixed_task(name, splits, license="your own", source="Python", grader=grader)
+    task = task_of_splits(name, by_split, grader, options or TaskOptions(), prefix=name)
     return task if correct is None else JudgedTask(**vars(task), correct=correct)
 
 
@@ -81,7 +72,7 @@ class JudgedTask(FixedTask):
     correct: Correct
 
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
-        """What the function says; a truncated completion is wrong without being asked about."""
+        """Ask the function; a truncated completion is wrong without being asked about."""
         if truncated:
             return Verdict(False, "truncated", "truncated")
         try:

@@ -1,156 +1,163 @@
-"""Where a task's problems come from (the hub, a folder, a file), and the task that their splits make."""
+"""Tasks out of data: files, folders, hub data sets and Python objects, split into train and test.
+
+A data set keeps its own splits; without test problems the validation split is the test split, and without that a fixed
+10% is held out (`splits.hold_out`). The known data sets are GSM8K (Cobbe et al. 2021), MATH (Hendrycks et al. 2021) and
+MATH-500, the 500 test problems of Lightman et al. 2023, which has no train split.
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.records import Problem, level_order
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
-from expo_lite.tasks.files import DataRow, HubFiles, configurations, fetch, read_rows, split_files, split_in_name
+from expo_lite.tasks.fields import Fields, problem_from_row
+from expo_lite.tasks.files import DataRow, hub_rows, read_rows, split_files, split_in_name
 from expo_lite.tasks.splits import hold_out, without_test_questions
 
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
 
-_NO_TRAIN = (
-    "It is a test set: measure on it with --split test. To train on a part of a file of problems, name it as "
-    "--task jsonl:FILE: 10% is held out."
-)
-_NO_TEST = "Name a file of test problems with --test-file."
-
-RowReader = Callable[[DataRow, str], Problem]
-SplitFiles = Mapping[str, Sequence[Path]]
+Rows = Mapping[str, Iterable[DataRow]]
+"""Rows by split; '' for those of no split."""
+_MATH = "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus".split()
 
 
 @dataclass(frozen=True, slots=True)
-class Splits:
-    """Train and test without a question in common, and how many train problems were dropped for that."""
+class KnownData:
+    """A data set of the hub with a name of its own here."""
 
-    train: tuple[Problem, ...]
-    test: tuple[Problem, ...]
-    n_dropped: int
+    repository: str
+    configs: tuple[str, ...]
+    """What is read of it, in this order; '' for a data set without configurations."""
+    instead: str
+    """What to fetch by hand."""
 
 
-def find_files(
-    options: TaskOptions, *, hub: HubFiles, instead: str, lone_file: Literal["test", "by name", "hold out"]
-) -> SplitFiles:
-    """The files of a hub data set by split, from `options.data` if that is given.
+KNOWN = {
+    "gsm8k": KnownData(
+        "openai/gsm8k",
+        ("main",),
+        "Fetch main/train-00000-of-00001.parquet and main/test-00000-of-00001.parquet from "
+        "https://huggingface.co/datasets/openai/gsm8k (or train.jsonl and test.jsonl from "
+        "https://github.com/openai/grade-school-math) into one folder, and name it with --data FOLDER.",
+    ),
+    "math": KnownData(
+        "EleutherAI/hendrycks_math",
+        tuple(_MATH),
+        "Fetch the seven folders, algebra to precalculus, each with train-00000-of-00001.parquet and "
+        "test-00000-of-00001.parquet, from https://huggingface.co/datasets/EleutherAI/hendrycks_math, and name the "
+        "folder that holds them with --data FOLDER (train.jsonl and test.jsonl with problem, solution and level do "
+        "too).",
+    ),
+    "math-500": KnownData(
+        "HuggingFaceH4/MATH-500",
+        ("",),
+        "Fetch test.jsonl from https://huggingface.co/datasets/HuggingFaceH4/MATH-500, and name it with --data FILE.",
+    ),
+}
 
-    A lone file is the test split, or is if its name says so, or holds out a part. Raises DataError where there is
-    nothing to read; `instead` then tells what to fetch and where to put it.
-    """
-    files: dict[str, list[Path]]
-    if options.data is None or options.data.is_dir():
-        folder = options.data or fetch(hub, instead=instead)
-        _check_config(hub, folder)
-        files = split_files(folder, config=hub.config)
-    elif options.data.exists():
-        is_test = lone_file == "test" or (lone_file == "by name" and split_in_name(Path(options.data.name)) == "test")
-        files = {"test" if is_test else "": [options.data]}
+
+def load_known(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
+    """Read a known data set from the hub, or from `options.data`: a file, or a folder in the hub's layout."""
+    known, data = KNOWN[name], options.data
+    rows: Rows
+    if data is None:
+        rows = hub_rows(known.repository, known.configs, instead=known.instead)
+    elif data.is_dir():
+        folder = data / known.configs[0]  # beside other configurations, as in the hub's own folder
+        rows = _rows_of(split_files(folder if len(known.configs) == 1 and folder.is_dir() else data))
+    elif data.exists():
+        is_test = name == "math-500" or split_in_name(Path(data.name)) == "test"
+        rows = _rows_of({"test" if is_test else "": [data]})
     else:
-        raise DataError(f"No file or folder {options.data} (--data). {instead}")
-    return with_test_file(files, options)
+        raise DataError(f"No file or folder {data} (--data). {known.instead}")
+    return task_of_splits(name, rows, grader, options, prefix=name)
 
 
-def _check_config(hub: HubFiles, folder: Path) -> None:
-    known = configurations(folder)
-    if hub.config and known and hub.config not in known:
-        raise ConfigError(f"{folder} has no configuration {hub.config!r}; it has {', '.join(known)}.")
-    if not hub.config and not hub.all_configs and len(known) > 1:
-        raise ConfigError(f"{folder} has several configurations; add one of them to the name: {', '.join(known)}.")
+def load_file(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
+    """Read the task `KIND:PATH`; a folder has files of that kind named after their splits."""
+    kind, _, typed = name.partition(":")
+    if not typed:
+        raise ConfigError(f"Task {name!r} names no file: expected {kind}:PATH.")
+    path = Path(typed).expanduser()
+    files = split_files(path, suffixes=(f".{kind}",)) if path.is_dir() else {"": [path]}
+    return task_of_splits(name, _rows_of(files, kind), grader, options, prefix=path.stem, kind=kind)
 
 
-def with_test_file(files: SplitFiles, options: TaskOptions) -> SplitFiles:
-    """The same files with `options.test_file`, if given, as the test split."""
-    if options.test_file is None:
-        return files
-    return {"train": files.get("train") or files.get("", ()), "test": (options.test_file,)}
+def load_hub(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
+    """Read the task `hub:OWNER/NAME[:CONFIG]`."""
+    repository, _, config = name.removeprefix("hub:").partition(":")
+    if repository.count("/") != 1:
+        raise ConfigError(f"Task {name!r} names no data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG.")
+    instead = (
+        f"Fetch its {config}{' ' * bool(config)}train and test files from "
+        f"https://huggingface.co/datasets/{repository} into one folder, and name it as --task jsonl:FOLDER, "
+        "csv:FOLDER, parquet:FOLDER or arrow:FOLDER."
+    )
+    return task_of_splits(name, hub_rows(repository, (config,), instead=instead), grader, options, prefix=repository)
 
 
-def read_splits(files: SplitFiles, *, prefix: str, read: RowReader, kind: str | None = None) -> Splits:
-    """Read the files and make the splits disjoint: train problems whose question is in the test split are dropped.
+def _rows_of(files: Mapping[str, Sequence[Path]], kind: str | None = None) -> Rows:
+    """Rows by split, each file read when its rows are asked for."""
 
-    Without a test file the validation files are the test split, and without those a fixed 10% is held out. Problems
-    are numbered from 0 as `prefix/SPLIT/NUMBER` where they have no identifier. Raises DataError, also for an
-    identifier that comes twice.
+    def rows(paths: Sequence[Path]) -> Iterator[DataRow]:
+        for path in paths:
+            yield from read_rows(path, kind=kind)
+
+    return {split: rows(paths) for split, paths in files.items()}
+
+
+def task_of_splits(
+    name: str, rows: Rows, grader: Grader, options: TaskOptions, *, prefix: str, kind: str | None = None
+) -> FixedTask:
+    """Make the task of some rows; train problems whose question is in the test split are dropped.
+
+    Args:
+        name: as typed.
+        rows: by split.
+        grader: compares answers.
+        options: field names, and perhaps a file that is the test split.
+        prefix: problems without an identifier are numbered from 0 as `prefix/SPLIT/NUMBER`.
+        kind: how the test file is read; None for what its suffix says.
+
+    Raises:
+        DataError: a row cannot be read, or an identifier comes twice.
     """
-    seen: set[str] = set()
+    fields, seen = Fields.of(options.fields), set[str]()
 
-    def problems(split: str, paths: Sequence[Path]) -> list[Problem]:
-        found: list[Problem] = []
-        for row in (row for path in paths for row in read_rows(path, kind=kind)):
-            problem = read(row, f"{prefix}/{split}/{len(found)}")
+    def problems(split: str, rows: Iterable[DataRow]) -> list[Problem]:
+        read: list[Problem] = []
+        for row in rows:
+            problem = problem_from_row(row, f"{prefix}/{split}/{len(read)}", fields)
             if problem.problem_id in seen:
                 raise DataError(f"{row.where}: the problem_id {problem.problem_id!r} comes a second time.")
             seen.add(problem.problem_id)
-            found.append(problem)
-        return found
+            read.append(problem)
+        return read
 
-    test = problems("test", files.get("test") or files.get("validation", ()))
-    return splits_of(
-        problems("train", files.get("train", ()) if test else files.get("train") or files.get("", ())), test
-    )
-
-
-def splits_of(train: Sequence[Problem], test: Sequence[Problem]) -> Splits:
-    """Splits without a question in common; without test problems a part of the others is held out.
-
-    Raises:
-        DataError: an identifier comes twice.
-    """
-    (problem_id, n), *_ = Counter(problem.problem_id for problem in (*train, *test)).most_common(1) or [("", 0)]
-    if n > 1:
-        raise DataError(f"The problem_id {problem_id!r} comes {n} times.")
-    if not test:
-        kept, test = hold_out(train)
-        return Splits(tuple(kept), tuple(test), 0)
-    kept = without_test_questions(train, test)
-    return Splits(tuple(kept), tuple(test), len(train) - len(kept))
-
-
-def fixed_task(
-    name: str, splits: Splits, *, license: str, source: str, grader: Grader, subjects: tuple[str, ...] = ()
-) -> FixedTask:
-    """The task of these splits, of some subjects only if any are given; raises ConfigError for unknown subjects."""
-    train, test = splits.train, splits.test
-    if subjects:
-        wanted = _known_subjects(name, subjects, (*train, *test))
-        train = tuple(problem for problem in train if problem.subject in wanted)
-        test = tuple(problem for problem in test if problem.subject in wanted)
+    lone = rows.get("train") or rows.get("", ())
+    if options.test_file is not None:
+        rows = {"train": lone, "test": read_rows(options.test_file, kind=kind)}
+    test = problems("test", rows.get("test") or rows.get("validation", ()))
+    train = problems("train", rows.get("train", ()) if test else lone)
+    n_train = len(train)
+    if test:
+        train = without_test_questions(train, test)
+    else:
+        train, test = hold_out(train)
+        n_train = len(train)
     levels = {problem.level for problem in (*train, *test) if problem.level is not None}
     return FixedTask(
         name=name,
-        license=license,
-        source=source,
         levels=tuple(sorted(levels, key=level_order)),
-        train=train,
-        test=test,
+        train=tuple(train),
+        test=tuple(test),
         grader=grader,
-        n_dropped=splits.n_dropped,
-        no_train=f"All {splits.n_dropped} are in the test split too." if splits.n_dropped else _NO_TRAIN,
-        no_test=_NO_TEST,
+        n_dropped=n_train - len(train),
     )
-
-
-def _known_subjects(name: str, subjects: tuple[str, ...], problems: Sequence[Problem]) -> set[str]:
-    known = {_plain(problem.subject): problem.subject for problem in problems if problem.subject}
-    if not known:
-        raise ConfigError(f"The problems of task {name!r} have no subjects; name the right field with --subject-field.")
-    for subject in subjects:
-        if _plain(subject) not in known:
-            near = difflib.get_close_matches(_plain(subject), known, n=1)
-            hint = f" Did you mean {known[near[0]]!r}?" if near else ""
-            raise ConfigError(f"Unknown subject {subject!r}.{hint} Known: {', '.join(sorted(known.values()))}.")
-    plain = {_plain(subject) for subject in subjects}
-    return {problem.subject for problem in problems if problem.subject and _plain(problem.subject) in plain}
-
-
-def _plain(subject: str) -> str:
-    return " ".join(subject.casefold().replace("&", " and ").replace("_", " ").split())
