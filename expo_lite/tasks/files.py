@@ -5,7 +5,6 @@ error is a DataError that names the file and the line (the row, for parquet and 
 """
 
 import csv
-import glob
 import io
 import json
 import re
@@ -110,7 +109,7 @@ def _table_rows(path: Path, kind: str) -> Iterator[DataRow]:
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are told below
     with tempfile.TemporaryDirectory() as cache:
         try:
-            name = glob.escape(str(path))
+            name = re.sub(r"([*?[])", r"[\1]", str(path))  # a path, not a pattern
             table = datasets.load_dataset(kind, data_files=name, split="train", cache_dir=cache, keep_in_memory=True)
             rows = table.to_list()
         except (ValueError, OverflowError, datasets.exceptions.DatasetsError) as error:
