@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expo_lite.results.figures import Evaluation
-from expo_lite.run.files import JsonLines
+from expo_lite.run.folder import JsonLines
 from expo_lite.sweep.claims import better, judged
 from expo_lite.sweep.results import BASE, Results, RunResult
 

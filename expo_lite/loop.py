@@ -22,13 +22,12 @@ from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.results.figures import Evaluation
 from expo_lite.results.tables import before_and_after
+from expo_lite.run.dashboard import binned, sparkline, title_of
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config, resuming
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
-from expo_lite.run.progress import Display, working
-from expo_lite.run.sparks import binned, sparkline
-from expo_lite.run.stopping import Stopped, StopRequests
+from expo_lite.run.progress import Display, Stopped, StopRequests, working
 from expo_lite.run.target import resolve_run, run_prompts, starting_adapter
 from expo_lite.run.trace import traced
 from expo_lite.settings.methods import METHODS
@@ -188,7 +187,8 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
     rows, stalled = run.folder.metrics.read(), False
     for row in rows:
         logs.step(row)  # what a logger has missed: it may be new to this run
-    with Display(console, total, run.step, rows=rows, samples=run.folder.samples.path) as display:
+    title, samples = title_of(run.folder.path, run.config), run.folder.samples.path
+    with Display(console, total, title=title, rows=rows, samples=samples) as display:
         while run.step < total and not stops.requested:
             if is_due(run):
                 with display.paused():

@@ -72,7 +72,7 @@ def kill_at(moment: str, n: int) -> None:
     from expo_lite.policy import slots
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.run import checkpoint
-    from expo_lite.run.files import JsonLines
+    from expo_lite.run.folder import JsonLines
     from expo_lite.step import learn
 
     places: dict[str, tuple[Any, str]] = {

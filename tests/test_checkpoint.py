@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from expo_lite.errors import CheckpointError
 from expo_lite.run import checkpoint
-from expo_lite.run.files import write_atomically
+from expo_lite.run.folder import write_atomically
 from expo_lite.step.optimizer import optimizer_tensors, restore_optimizer
 
 ADAPTER = "adapter_model.safetensors"

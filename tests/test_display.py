@@ -11,10 +11,11 @@ from expo_lite.results.figures import Evaluation, LevelResult
 from expo_lite.results.statistics import Estimate
 from expo_lite.results.tables import before_and_after
 from expo_lite.run import progress as display
+from expo_lite.run.dashboard import binned, sparkline
 from expo_lite.run.progress import Display
-from expo_lite.run.sparks import binned, sparkline
 
 METRICS = {
+    "step_time": 2.0,
     "reward": 0.3125,
     "frac_all_wrong": 0.5,
     "frac_mixed": 0.25,
@@ -25,8 +26,8 @@ METRICS = {
     "peak_memory_gib": 1.26,
 }
 LINE = (
-    "reward 0.312 | all-wrong 50% mixed 25% all-right 25% | explanations accepted 75% | sampling 12,346 tok/s"
-    " | update 679 tok/s | peak 1.3 GiB"
+    "reward 31% | all-wrong groups 50% | mixed groups 25% | all-right groups 25% | explanations accepted 75%"
+    " | sampling 12,346 tokens/s | update 679 tokens/s | peak memory 1.3 GiB"
 )
 
 
@@ -44,26 +45,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_plain_lines_without_a_terminal(clock: list[float]) -> None:
-    """The first step's, the last one's, and at most one in PLAIN_SECONDS between them; nothing that moves a cursor."""
+    """The first step's, the last one's, and at most one in LINE_SECONDS between them; nothing that moves a cursor."""
     shown, file = console(terminal=False, width=40)
-    with Display(shown, 9, 0) as view:
+    with Display(shown, 9) as view:
         for step in range(1, 10):
             clock[0] += 2.0
             view.step(step, METRICS)
     lines = file.getvalue().splitlines()
     assert [line.split(" | ")[0] for line in lines] == [f"step {n}/9" for n in (1, 4, 7, 9)]
-    # 3 steps of 2 s have been taken since the first line: 4 steps of 9 took 8 s, so 5 more take 10
-    assert [line.split(" | ")[1] for line in lines] == ["16 s left", "10 s left", "4 s left", "0 s left"]
+    assert [line.split(" | ")[1] for line in lines] == ["0:16 left", "0:10 left", "0:04 left", "0:00 left"]
     assert all(line.endswith(LINE) for line in lines)  # not cut or folded to the width
     assert "\x1b" not in file.getvalue()
-
-
-def test_the_time_left_counts_the_steps_of_this_process(clock: list[float]) -> None:
-    shown, file = console(terminal=False)
-    with Display(shown, 100, 90) as view:
-        clock[0] += 3.0
-        view.step(91, METRICS)
-    assert file.getvalue().startswith("step 91/100 | 27 s left | ")
 
 
 def test_what_was_not_measured_is_not_shown(clock: list[float]) -> None:
@@ -71,7 +63,7 @@ def test_what_was_not_measured_is_not_shown(clock: list[float]) -> None:
     without = {
         key: METRICS[key] for key in METRICS if key not in ("update/tokens_per_s", "expo/explanation_accept_rate")
     }
-    with Display(shown, 1, 0) as view:
+    with Display(shown, 1) as view:
         view.step(1, without)
     assert "update" not in file.getvalue()
     assert "explanations" not in file.getvalue()
@@ -79,7 +71,7 @@ def test_what_was_not_measured_is_not_shown(clock: list[float]) -> None:
 
 def test_bars_on_a_terminal() -> None:
     shown, file = console(terminal=True)
-    with Display(shown, 4, 1) as view:
+    with Display(shown, 4, title="run", rows=[{"step": 1, **METRICS}]) as view:
         view.step(2, METRICS)
         shown.print("a line from elsewhere")
         view.step(3, METRICS)
@@ -90,14 +82,14 @@ def test_bars_on_a_terminal() -> None:
     assert "3/4" in plain
     assert "left" in plain
     assert "a line from elsewhere" in plain
-    assert "reward                 ▃▃  31% -> 31%" in plain  # two steps of 0.3125, which is in the third eighth
-    assert "all-wrong groups       ▅▅  50% -> 50%" in plain
-    assert "peak 1.3 GiB" in plain
+    assert "reward                 ▃▃▃  31% -> 31%" in plain  # three steps of 0.3125, which is in the third eighth
+    assert "all-wrong groups       ▅▅▅  50% -> 50%" in plain
+    assert "peak memory 1.3 GiB" in plain
 
 
 def test_the_terminal_is_left_as_it_was_after_an_error() -> None:
     shown, file = console(terminal=True)
-    with pytest.raises(KeyboardInterrupt), Display(shown, 4, 0) as view:
+    with pytest.raises(KeyboardInterrupt), Display(shown, 4) as view:
         view.step(1, METRICS)
         raise KeyboardInterrupt
     assert file.getvalue().count("\x1b[?25l") == file.getvalue().count("\x1b[?25h") == 1

@@ -17,7 +17,7 @@ from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, FinishReason, Group, Problem, Prompts, SampleRequest, SamplingParams
-from expo_lite.run.files import JsonLines
+from expo_lite.run.folder import JsonLines
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import ExpoConfig, HeldOutConfig, PolicyConfig
 from expo_lite.settings.measuring import DiagnoseConfig

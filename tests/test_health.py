@@ -36,7 +36,7 @@ CAUSES: list[tuple[dict[str, Any], str, str]] = [
         "cut off before they have an answer",
         "--max-completion-tokens",
     ),
-    (DEAD | {"frac_all_wrong": 0.0, "frac_all_correct": 1.0}, "every completion is right already", "expo-lite hard"),
+    (DEAD | {"frac_all_wrong": 0.0, "frac_all_correct": 1.0}, "every completion is right already", "--write-unsolved"),
     (DEAD | REFUSED | {"verdicts/no_answer": 1.0}, "no final answer", "--method sft"),
     (DEAD | REFUSED | {"expo/refused/different": 1.0}, "no explanation is accepted", "--explanations-per-problem"),
     (without(DEAD, "expo/explanation_accept_rate"), "every completion is wrong", "--method exp-grpo"),
@@ -47,7 +47,7 @@ CAUSES: list[tuple[dict[str, Any], str, str]] = [
     ),
     (DEAD | {"update/n_rows": 16.0}, "has a gradient of 0", "--exp-sft-coef"),
     (PAIRS | {"pairs/none_wrong": 2, "pairs/no_chosen": 0}, "no completion is wrong", "harder problems"),
-    ({"grad_norm": 0.0, "update/n_rows": 0.0}, "no problem has a chain", "--fields chain=NAME"),
+    ({"grad_norm": 0.0, "update/n_rows": 0.0}, "no problem has a chain", "--fields chain="),
 ]
 
 
@@ -69,7 +69,7 @@ def test_how_many_steps_without_a_gradient_are_no_chance() -> None:
     assert no_gradient([GOOD] * 50 + [DEAD] * (n - 1)) is None
     ended = no_gradient([GOOD] * 50 + [DEAD] * n)
     assert ended is not None
-    assert ended.figures.startswith(f"the last {n} of {50 + n} steps had no gradient; groups all wrong 100%")
+    assert ended.figures.startswith(f"the last {n} of {50 + n} steps had no gradient; all-wrong groups 100%")
     assert no_gradient([DEAD] * 50 + [GOOD] * 51) is None  # it has got going: 50 of 101
     most = no_gradient([DEAD, GOOD] * 10)
     assert most is not None
@@ -82,21 +82,21 @@ def test_the_figures_are_means_of_the_dead_steps_alone() -> None:
     half = DEAD | {"completions/clipped_ratio": 0.5}
     finding = no_gradient([GOOD] + [DEAD] * 3 + [half] * 3)
     assert finding is not None
-    assert "completions cut off 30%" in finding.figures  # (3 x 0.1 + 3 x 0.5) / 6
+    assert "cut off 30%" in finding.figures  # (3 x 0.1 + 3 x 0.5) / 6
     assert "explanations accepted 75%" in finding.figures
 
 
 @pytest.mark.parametrize(
     ("harm", "what", "figures"),
     [
-        ({"completions/clipped_ratio": 0.21}, "Many completions are cut off", "21% at 64 tokens"),
+        ({"completions/clipped_ratio": 0.21}, "Many completions are cut off", "21%"),
         (
             {"expo/explanation_accept_rate": 0.09, "expo/refused/no_lift": 0.9},
             "Hardly any",
             "9%; most refused as no_lift",
         ),
         ({"verdicts/timeout": 0.06}, "The grader runs out of time", "6% of verdicts"),
-        ({"sampling/logp_difference/mean": 0.2}, "What is sampled is not what is scored", "0.20 nats a token apart"),
+        ({"sampling/logp_difference/mean": 0.2}, "What is sampled is not what is scored", "0.2 nats a token apart"),
         ({"kl": 1.5}, "The policy is far from its base model", "KL 1.5 nats a token"),
     ],
 )
@@ -112,9 +112,7 @@ def test_completions_that_grew_too_long_while_training() -> None:
     """Step 1 is sampled before anything is learned: what was not cut off then is not for want of room."""
     for first, said in ((0.1, "They were not at first: take an earlier checkpoint"), (0.5, "Raise --max-completion")):
         rows = [GOOD | {"completions/clipped_ratio": first}] + [GOOD | {"completions/clipped_ratio": 0.9}] * 20
-        rows[-1] = rows[-1] | {"completions/max_length": 70.0}
         (finding,) = findings(rows)
-        assert finding.figures == "90% at 70 tokens"
         assert finding.remedy.startswith(said)
 
 
@@ -137,10 +135,7 @@ def test_train_says_so_once_while_it_runs_and_at_the_end(tmp_path: Path, capsys:
     words += f" --max-completion-tokens 4 --eval-problems 0 --diagnostics-every 0 --output {tmp_path / 'run'}"
     assert run(words.split()) == 0
     lines = capsys.readouterr().out.splitlines()
-    told = [i for i, line in enumerate(lines) if "Nothing is learned: completions are cut off" in line]
-    assert len(told) == 2
-    assert lines[told[0]].startswith("warning: Nothing is learned: completions are cut off before they have an answer")
-    assert "(5 of 5 steps had no gradient; groups all wrong 100%; " in lines[told[0]]
-    assert "8 of 8 steps had no gradient" in lines[told[1]]
-    assert "Raise --max-completion-tokens." in lines[told[0]]
-    assert told[0] < next(i for i, line in enumerate(lines) if line.startswith("step 8/8")) < told[1]
+    early, late = (i for i, line in enumerate(lines) if line.startswith("warning: Nothing is learned: "))
+    assert "(5 of 5 steps had no gradient; all-wrong groups 100%; " in lines[early]
+    assert "(8 of 8 steps had no gradient; all-wrong groups 100%; " in lines[late]
+    assert early < next(i for i, line in enumerate(lines) if line.startswith("step 8/8")) < late

@@ -15,7 +15,7 @@ from expo_lite.commands.cli import run
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.results.record import read_run
 from expo_lite.run import logs
-from expo_lite.run.files import JsonLines
+from expo_lite.run.folder import JsonLines
 from expo_lite.settings import machine
 from expo_lite.settings.metrics import TIMES
 from expo_lite.settings.train import TrainConfig, resolve

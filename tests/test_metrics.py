@@ -10,7 +10,7 @@ from full_disk import largest_file
 
 from expo_lite.errors import CheckpointError
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
-from expo_lite.run.files import JsonLines
+from expo_lite.run.folder import JsonLines
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 
 PROBLEM = Problem("p", "1 + 1?", "2", 3, "sums")

@@ -14,7 +14,7 @@ from made_run import write_evaluation
 from expo_lite.commands import cli
 from expo_lite.measure.on_the_way import evaluate_on_the_way, keep_best_of_all
 from expo_lite.run.folder import RunFolder
-from expo_lite.run.stopping import StopRequests
+from expo_lite.run.progress import StopRequests
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import HeldOutConfig
 from expo_lite.terminal import Terminal

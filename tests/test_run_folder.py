@@ -12,8 +12,7 @@ from full_disk import largest_file
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run import checkpoint
-from expo_lite.run.files import JsonLines, write_atomically
-from expo_lite.run.folder import MAY_CHANGE, RunFolder, is_new, locked, read_config
+from expo_lite.run.folder import MAY_CHANGE, JsonLines, RunFolder, is_new, locked, read_config, write_atomically
 from expo_lite.settings.groups import LossConfig, TaskOptions
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from expo_lite.commands.command import Command
 from expo_lite.errors import ExpoLiteError
+from expo_lite.settings.metrics import described
 from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from expo_lite.results.record import RunRecord
 
 WIDTH = len("problem")
+SHOWN = ("reward", "frac_all_wrong", "frac_all_correct", "completions/clipped_ratio", "expo/explanation_accept_rate",
+         "kl", "sampling/logp_difference/mean")  # fmt: skip
+"""Metrics of a healthy run's line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +79,7 @@ def run_checks(run: "RunRecord") -> "Iterator[Check]":
 
 def _figures(run: "RunRecord") -> str:
     """The last step's main figures."""
-    row = run.metrics[-1]
-    shown = (
-        ("reward", "reward {:.2f}"),
-        ("frac_all_wrong", "groups all wrong {:.0%}"),
-        ("frac_all_correct", "all right {:.0%}"),
-        ("completions/clipped_ratio", "cut off {:.0%}"),
-        ("expo/explanation_accept_rate", "explanations accepted {:.0%}"),
-        ("kl", "KL {:.2f} nats a token"),
-        ("sampling/logp_difference/mean", "sampler and scorer {:.1e} nats a token apart"),
-    )
-    parts = [form.format(row[name]) for name, form in shown if isinstance(row.get(name), int | float)]
-    return f"Step {run.steps} of {run.settings.get('steps')}: {', '.join(parts)}"
+    return f"Step {run.steps} of {run.settings.get('steps')}: {', '.join(described(run.metrics[-1], SHOWN))}"
 
 
 def show(check: "Check", console: Console) -> bool:

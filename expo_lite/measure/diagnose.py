@@ -20,8 +20,7 @@ from expo_lite.memory.limits import Limits, fitted_policy
 from expo_lite.policy.base import Policy, listening
 from expo_lite.policy.factory import load_policy
 from expo_lite.records import ALL, Explanation, Group, Problem, SamplingParams
-from expo_lite.run.files import JsonLines, write_atomically
-from expo_lite.run.folder import make_folder, provenance
+from expo_lite.run.folder import JsonLines, make_folder, provenance, write_atomically
 from expo_lite.run.metrics import sample_rows
 from expo_lite.run.progress import completion_bar, working
 from expo_lite.run.target import Target, params_of

@@ -9,8 +9,8 @@ from rich.console import Console
 from expo_lite.measure.chains import CONTROL, KINDS
 from expo_lite.measure.diagnose import RESULTS, Subject, measure
 from expo_lite.records import Level, Problem, SamplingParams
-from expo_lite.run.files import write_atomically
-from expo_lite.run.stopping import StopRequests
+from expo_lite.run.folder import write_atomically
+from expo_lite.run.progress import StopRequests
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.run import Run

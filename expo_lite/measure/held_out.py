@@ -14,9 +14,8 @@ from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.policy.base import Policy, listening
 from expo_lite.records import Problem, Prompts
 from expo_lite.results.figures import Evaluation
-from expo_lite.run.files import write_atomically
-from expo_lite.run.progress import completion_bar
-from expo_lite.run.stopping import StopRequests
+from expo_lite.run.folder import write_atomically
+from expo_lite.run.progress import StopRequests, completion_bar
 from expo_lite.settings.groups import HeldOutConfig
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.run import Run

@@ -8,8 +8,8 @@ from expo_lite.measure.held_out import evaluate_once, load_evaluation
 from expo_lite.records import ALL
 from expo_lite.results.figures import Evaluation
 from expo_lite.run.checkpoint import BEST, keep_best
-from expo_lite.run.files import write_atomically
-from expo_lite.run.stopping import StopRequests
+from expo_lite.run.folder import write_atomically
+from expo_lite.run.progress import StopRequests
 from expo_lite.step.run import Run
 from expo_lite.terminal import say
 

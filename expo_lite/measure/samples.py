@@ -19,8 +19,7 @@ from expo_lite.policy.base import Policy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.results.figures import GradedProblem, Sample
-from expo_lite.run.files import JsonLines, write_atomically
-from expo_lite.run.folder import check_new, is_new, make_folder, provenance
+from expo_lite.run.folder import JsonLines, check_new, is_new, make_folder, provenance, write_atomically
 from expo_lite.step.rollout import grade_groups, stream_seed
 from expo_lite.tasks import Task
 

@@ -11,7 +11,7 @@ from expo_lite.records import Level, by_level
 from expo_lite.results.figures import ProblemResult
 from expo_lite.results.record import RunRecord, differing, read_json
 from expo_lite.results.statistics import Estimate, bootstrap_mean, ks_up_to, pass_at_k
-from expo_lite.run.files import JsonLines
+from expo_lite.run.folder import JsonLines
 from expo_lite.settings.schema import flat
 
 IDENTITY = ("model", "bits", "backend", "sampler", "adapter_sha256")

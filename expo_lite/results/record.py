@@ -8,8 +8,7 @@ from typing import Any
 
 from expo_lite.errors import CheckpointError
 from expo_lite.results.figures import Evaluation
-from expo_lite.run.files import JsonLines
-from expo_lite.run.folder import RunFolder
+from expo_lite.run.folder import JsonLines, RunFolder
 from expo_lite.settings.schema import flat
 
 PLACES = ("output", "resume", "log")

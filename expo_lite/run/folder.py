@@ -1,4 +1,7 @@
-"""The run folder: made once, never overwritten, cut back to the newest whole checkpoint when a run goes on."""
+"""The run folder: made once, never overwritten, cut back to the newest whole checkpoint when a run goes on.
+
+Its files are replaced whole or appended to line by line.
+"""
 
 import contextlib
 import json
@@ -7,7 +10,7 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,6 @@ from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.prompts import read_prompts
 from expo_lite.records import Prompts
 from expo_lite.run.checkpoint import load_state, newest_whole, step_of
-from expo_lite.run.files import JsonLines, write_atomically
 from expo_lite.settings.schema import flat, from_mapping, to_json
 from expo_lite.settings.train import RunConfig
 
@@ -24,8 +26,85 @@ PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datas
 LOCK = ".lock"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """An adapter as peft writes it."""
-MAY_CHANGE = ("steps", "output", "resume", "save_every", "profile", "log")
-"""Settings that a resumed run may be given anew; any other would make it another run."""
+MAY_CHANGE = ("steps", "output", "resume", "save_every", "log")
+"""Settings that may change when a run is resumed; any other would make it another run."""
+TAIL_BYTES = 400_000
+"""The end of samples.jsonl, where the latest step's samples are looked for."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by a new text, or leave it as it was.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"Cannot write '{path}': {error.strerror}. Free some space or choose another --output."
+        ) from error
+
+
+def tail_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the whole rows at the end of a JSON-lines file that may be growing; [] if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0)
+            file.seek(start)
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return []
+    rows = []
+    for line in lines[1:] if start else lines:
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            rows.append(dict(json.loads(line)))
+    return rows
+
+
+class JsonLines:
+    """An append-only JSON-lines file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows in one write, which is on its way to the disk when this returns.
+
+        Raises:
+            CheckpointError: the disk is full or not writable.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(_lines(rows))
+        except OSError as error:
+            raise CheckpointError(f"Cannot write '{self.path}': {error.strerror}.") from error
+
+    def read(self) -> list[dict[str, Any]]:
+        """Read all whole rows; a last line that was cut off in writing does not count.
+
+        Raises:
+            CheckpointError: the file is unreadable, or another line is damaged.
+        """
+        rows: list[dict[str, Any]] = []
+        try:
+            data = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise CheckpointError(f"Cannot read '{self.path}': {error.strerror}.") from error
+        # bytes, for a line may have been cut off inside a character
+        for number, line in enumerate(data.split(b"\n")[:-1], 1):
+            try:
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise CheckpointError(f"'{self.path}', line {number} is damaged: remove that line to go on.") from error
+        return rows
 
 
 class RunFolder:
@@ -39,17 +118,17 @@ class RunFolder:
         self.start = path / "start"
         """A copy of the adapter that the run started from, if it did not start from the base model."""
         self.prompt_files = (path / "question_prompt.txt", path / "explanation_prompt.txt")
-        """Copies of the user's own prompts, those that there are."""
+        """Copies of the user's own prompts, if there are any."""
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
         self.pairs = JsonLines(path / "pairs.jsonl")
 
     def evaluation_file(self, step: int) -> Path:
-        """Where the evaluation after `step` steps is kept."""
+        """The file of the evaluation after `step` steps."""
         return self.path / "evaluation" / f"step-{step:06d}.json"
 
     def prompts(self) -> Prompts:
-        """The run's own prompts, from its copies; raises ConfigError where one cannot be read."""
+        """Read the run's own prompts from its copies."""
         return read_prompts(*(copy if copy.exists() else None for copy in self.prompt_files))
 
     def create(self, config: RunConfig, *, device: str, start: Path | None = None) -> None:
@@ -72,14 +151,14 @@ class RunFolder:
         write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
 
     def check_is_run(self) -> None:
-        """Raise CheckpointError where there is no run."""
+        """Raise CheckpointError if there is no run."""
         if not self.config_file.is_file():
             raise CheckpointError(
                 f"There is no run in '{self.path}': it has no {self.config_file.name}. Give the folder that train made."
             )
 
     def check(self, config: RunConfig) -> None:
-        """Whether the folder belongs to these settings, and has something to go on from; nothing is touched.
+        """Check that the folder belongs to these settings and has a checkpoint to go on from; nothing is touched.
 
         Raises:
             CheckpointError: there is no run to continue, or none of its checkpoints is whole.
@@ -110,8 +189,7 @@ class RunFolder:
         step = load_state(checkpoint)["step"] if checkpoint else 0
         for file in (self.metrics, self.samples, self.pairs):
             if file.path.exists():
-                kept = [row for row in file.read() if row["step"] <= step]
-                write_atomically(file.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+                write_atomically(file.path, _lines(row for row in file.read() if row["step"] <= step))
         for leftover in self.checkpoints.glob(".step-*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         return checkpoint, damaged
@@ -119,7 +197,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for writing while this is open; the system lets go of it when the process ends, however it ends.
+    """Hold a folder for writing while this is open; the system releases it when the process ends.
 
     Raises:
         CheckpointError: another process holds it, or the lock cannot be written.
@@ -150,12 +228,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_new(folder: Path) -> bool:
-    """Whether a folder is not there yet, or is empty."""
+    """Return whether a folder does not exist yet, or is empty."""
     return not folder.exists() or (folder.is_dir() and all(path.name == LOCK for path in folder.iterdir()))
 
 
 def check_new(folder: Path) -> None:
-    """Raise CheckpointError where something would be overwritten."""
+    """Raise CheckpointError if something would be overwritten."""
     if not is_new(folder):
         raise CheckpointError(
             f"The folder '{folder}' exists. Continue it with --resume (in Python resume=True), or choose another one "
@@ -164,35 +242,26 @@ def check_new(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it; raises CheckpointError where that cannot be."""
+    """Make a folder, and those above it; raise CheckpointError if that is impossible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
 
 
-def _copy(source: Path, copy: Path) -> None:
-    try:
-        shutil.copyfile(source, copy)
-    except OSError as error:
-        raise CheckpointError(f"Cannot copy '{source}' to '{copy}': {error.strerror}.") from error
-
-
 def read_config(folder: Path) -> RunConfig:
-    """The settings of the run in a folder.
+    """Read the settings of the run in a folder.
 
     Raises:
         CheckpointError: the folder holds no run.
     """
     file = folder / "config.json"
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
+        settings = {**json.loads(file.read_text(encoding="utf-8"))["settings"]}
     except OSError as error:
         raise CheckpointError(f"There is no run to continue in '{folder}': {file.name}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"'{file}' is not a run's config.json.") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"'{file}' is not a run's config.json.")
     return from_mapping(RunConfig, settings, str(file))
 
 
@@ -202,20 +271,27 @@ def resuming(folder: Path) -> str:
 
 
 def settings_to_resume(folder: Path) -> dict[str, Any]:
-    """The settings of the run in a folder as a settings file for `train` has them, to go on with it.
-
-    Raises:
-        CheckpointError: the folder holds no run.
-    """
+    """The settings of the run in a folder, as a settings file for `train` that resumes it."""
     settings = to_json(read_config(folder))
     start, _ = settings.pop("start_from"), settings.pop("start_sha256")
     return settings | {"model": start or settings["model"], "output": str(folder), "resume": True}
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """With what something was made: versions, git revision, device."""
+    """Versions, git revision and device, for the config.json of whatever is made."""
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
     return {"versions": versions, "git_revision": _git_revision(), "device": device}
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _copy(source: Path, copy: Path) -> None:
+    try:
+        shutil.copyfile(source, copy)
+    except OSError as error:
+        raise CheckpointError(f"Cannot copy '{source}' to '{copy}': {error.strerror}.") from error
 
 
 def _version(package: str) -> str | None:

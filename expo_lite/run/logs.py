@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.run.files import write_atomically
+from expo_lite.run.folder import write_atomically
 
 PROJECT = "expo-lite"
 STATE = "logs.json"

@@ -1,13 +1,15 @@
-"""What is seen while a run goes on: live bars on a terminal, plain lines elsewhere."""
+"""Progress while a command runs (a live view on a terminal, plain lines elsewhere), and requests to stop it."""
 
 import contextlib
+import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -19,16 +21,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from expo_lite.run.dashboard import SAMPLE_BYTES, curves, latest_pair, memory_line, side_by_side
-from expo_lite.run.files import tail_rows
-from expo_lite.run.sparks import clock
+from expo_lite.run.dashboard import MEMORY, RunState, clock, panel
+from expo_lite.run.folder import tail_rows
+from expo_lite.settings.metrics import described
 from expo_lite.terminal import say
 
-PLAIN_SECONDS = 5.0
-"""Without a terminal, at most one line in this time (and the first and last step's)."""
-CALM_SECONDS = 10.0
-"""Likewise of an evaluation."""
-BAR_WIDTH = 30
+LINE_SECONDS = 5.0
+"""Without a terminal, at most one line in this time (and one for the first and the last step)."""
+LINE = ("reward", "frac_all_wrong", "frac_mixed", "frac_all_correct", "expo/sft_loss", "pairs/used", "dpo_loss",
+        "expo/explanation_accept_rate", "sampling/tokens_per_s", "update/tokens_per_s", *MEMORY)  # fmt: skip
+"""Metrics of a plain line."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Display:
@@ -38,99 +41,56 @@ class Display:
         self,
         console: Console,
         total_steps: int,
-        done_steps: int,
         *,
+        title: str = "",
         rows: Sequence[Mapping[str, Any]] = (),
         samples: Path | None = None,
     ) -> None:
-        """Show nothing yet.
-
-        Args:
-            console: where to; bars and curves on a terminal, plain lines elsewhere.
-            total_steps: of the run.
-            done_steps: before this process.
-            rows: metrics of these.
-            samples: the run's samples.jsonl, out of which the latest explanation is shown.
-        """
+        """Show the run so far: `rows` are the metrics of its steps, and `samples` its samples.jsonl."""
         self.console = console
-        self._rows, self._samples = list(rows), samples
-        self._total = total_steps
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(BAR_WIDTH),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._progress.add_task("steps", total=total_steps, completed=done_steps)
-        self._live = Live(self._progress, console=console, transient=True) if console.is_terminal else None
-        self._started, self._first, self._last_line = time.monotonic(), done_steps, 0.0
+        self._title, self._total, self._samples = title, total_steps, samples
+        self._rows = list(rows)
+        self._live = Live(console=console, transient=True) if console.is_terminal else None
+        self._last_line = 0.0
 
     def __enter__(self) -> "Display":
-        """Start the live view, if there is a terminal."""
         if self._live:
-            self._live.start()
+            self._live.update(panel(self._state(), self.console.width))
+            self._live.start(refresh=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the live view."""
+    def __exit__(self, *_error: object) -> None:
         if self._live:
             self._live.stop()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """While this is open something else has the terminal."""
+        """Leave the terminal to something else while this is open."""
         if self._live:
             self._live.stop()
         yield
         if self._live:
-            self._live.start()
+            self._live.start(refresh=True)
 
-    def step(self, step: int, metrics: dict[str, float]) -> None:
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a step that is done (counted from 1)."""
-        self._progress.update(self._task, completed=step)
+        self._rows.append({"step": step, **metrics})
+        state, now = self._state(), time.monotonic()
         if self._live:
-            self._rows.append(metrics)
-            pair = latest_pair(tail_rows(self._samples, SAMPLE_BYTES)) if self._samples else None
-            below = [side_by_side(*pair)] if pair else []
-            self._live.update(Group(self._progress, curves(self._rows, self.console.width), *below))
-            return
-        now = time.monotonic()
-        if step == self._total or now - self._last_line >= PLAIN_SECONDS:
+            self._live.update(panel(state, self.console.width), refresh=True)
+        elif step == self._total or now - self._last_line >= LINE_SECONDS:
             self._last_line = now
-            left_s = (now - self._started) / max(step - self._first, 1) * (self._total - step)
-            say(self.console, f"step {step}/{self._total} | {left_s:.0f} s left | {_line(metrics)}")
+            left = f"{clock(state.seconds_left or 0.0)} left"
+            say(self.console, " | ".join([f"step {step}/{self._total}", left, *described(metrics, LINE)]))
 
-
-def _line(metrics: dict[str, float]) -> str:
-    parts = []
-    if "reward" in metrics:  # nothing is sampled where every problem has a kept pair
-        parts += [
-            f"reward {metrics['reward']:.3f}",
-            f"all-wrong {metrics['frac_all_wrong']:.0%} mixed {metrics['frac_mixed']:.0%} all-right "
-            f"{metrics['frac_all_correct']:.0%}",
-        ]
-    else:
-        parts += [f"loss {metrics['expo/sft_loss']:.3f} nats a token"] if "expo/sft_loss" in metrics else []
-    if "dpo_loss" in metrics:
-        parts.append(f"{metrics['pairs/used']:.0f} pairs, loss {metrics['dpo_loss']:.3f}")
-    if "expo/explanation_accept_rate" in metrics:
-        parts.append(f"explanations accepted {metrics['expo/explanation_accept_rate']:.0%}")
-    if metrics["sampling/tokens_per_s"]:
-        parts.append(f"sampling {metrics['sampling/tokens_per_s']:,.0f} tok/s")
-    if "update/tokens_per_s" in metrics:
-        parts.append(f"update {metrics['update/tokens_per_s']:,.0f} tok/s")
-    parts.append(memory_line(metrics))
-    return " | ".join(parts)
+    def _state(self) -> RunState:
+        samples = tail_rows(self._samples) if self._samples and self._live else ()
+        return RunState(self._title, self._total, self._rows, samples)
 
 
 @contextlib.contextmanager
 def working(console: Console, what: str) -> Iterator[None]:
-    """Say what is being done: with a clock that runs on a terminal, in one line elsewhere."""
+    """Say what is being done: with a running clock on a terminal, in one line elsewhere."""
     if not console.is_terminal:
         say(console, f"{what} ...")
         yield
@@ -142,33 +102,28 @@ def working(console: Console, what: str) -> Iterator[None]:
 
 
 class CompletionBar:
-    """How many completions there are: called with those that are kept, told of others as they end."""
+    """A count of completions: call it with those that are graded and kept, and tell `ended` of those sampled."""
 
     def __init__(self, console: Console, title: str, total: int) -> None:
         """Show nothing yet."""
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(BAR_WIDTH),
-            MofNCompleteColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
+        described = TextColumn("{task.description}", markup=False)
+        columns = (described, BarColumn(30), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
         self._console, self._title, self._total = console, title, total
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self.progress.add_task(title, total=total)
         self._kept = self._ended = 0
         self._began = self._last_line = time.monotonic()
-        self._first: int | None = None
+        self._before: int | None = None
 
     def __call__(self, n: int) -> None:
-        """So many more are kept, graded."""
+        """Count `n` more as kept; those of the first call were there before."""
         self._kept, self._ended = self._kept + n, 0
-        if self._first is None:
-            self._first = n  # from before
+        if self._before is None:
+            self._before = n
         self._show()
 
     def ended(self, n: int) -> None:
-        """So many more have been sampled."""
+        """Count `n` more as sampled."""
         self._ended += n
         self._show()
 
@@ -176,16 +131,55 @@ class CompletionBar:
         done = min(self._kept + self._ended, self._total)
         self.progress.update(self._task, completed=done)
         now = time.monotonic()
-        if self._console.is_terminal or now - self._last_line < CALM_SECONDS or done == self._total:
+        if self._console.is_terminal or now - self._last_line < LINE_SECONDS or done == self._total:
             return
-        self._last_line, new = now, done - (self._first or 0)
+        self._last_line, new = now, done - (self._before or 0)
         left = f", {clock((now - self._began) / new * (self._total - done))} left" if new else ""
         say(self._console, f"{self._title}: {done:,}/{self._total:,}{left}")
 
 
 @contextlib.contextmanager
 def completion_bar(console: Console, title: str, total: int) -> Iterator[CompletionBar]:
-    """A bar on a terminal while this is open, a line now and then elsewhere."""
+    """Show a bar on a terminal while this is open, a line now and then elsewhere."""
     bar = CompletionBar(console, title, total)
     with bar.progress:
         yield bar
+
+
+class Stopped(Exception):
+    """A stop was asked for, and the finished work is kept."""
+
+
+class StopRequests:
+    """A context in which the first Ctrl-C, SIGTERM or SIGHUP asks for a stop, and the second one interrupts."""
+
+    def __init__(self, console: Console) -> None:
+        """Say on `console` that a request was heard."""
+        self.console = console
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequests":
+        if threading.current_thread() is threading.main_thread():  # no other thread may take signals
+            self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def before(self, advance: Callable[[int], None]) -> Callable[[int], None]:
+        """Wrap a function so that it raises `Stopped` afterwards if a stop has been asked for."""
+
+        def checked(n: int) -> None:
+            advance(n)
+            if self.requested:
+                raise Stopped
+
+        return checked
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        say(self.console, "Finishing what is being computed and saving; press Ctrl-C again to stop at once.")

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expo_lite.results.statistics import Estimate
-from expo_lite.run.files import write_atomically
+from expo_lite.run.folder import write_atomically
 from expo_lite.sweep.claims import JudgedPart, Judgement, Verdict, answers, judge_claims, one_seed
 from expo_lite.sweep.plan import SweepPlan
 from expo_lite.sweep.results import Results

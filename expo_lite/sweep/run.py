@@ -26,8 +26,7 @@ from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import read_prompts
 from expo_lite.results.figures import Evaluation
-from expo_lite.run.files import write_atomically
-from expo_lite.run.folder import RunFolder, check_new, read_config
+from expo_lite.run.folder import RunFolder, check_new, read_config, write_atomically
 from expo_lite.run.target import find_target, starting_adapter
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.sweep import RunsConfig
