@@ -1,7 +1,9 @@
-"""For all tests: no network, no surprises from the machine; gpu tests need a GPU."""
+"""For all tests: no network, an empty working directory, no surprises from the machine; gpu tests need a GPU."""
 
 import gc
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,24 +17,43 @@ gc.disable()  # while the modules of all tests are imported
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays: no search for garbage need go over it."""
+    """Keep what is imported out of garbage collection."""
     gc.freeze()
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run all tests in an empty folder: no test sees what a user has trained in the clone, nor writes beside it."""
+    folder = tmp_path_factory.mktemp("working-directory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_written(working_directory: Path) -> Iterator[None]:
+    """Fail a test that writes into the working directory; it has `tmp_path` for that."""
+    yield
+    if left := sorted(path.name for path in working_directory.iterdir()):
+        for path in working_directory.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        pytest.fail(f"This test wrote into the working directory: {', '.join(left)}. Take tmp_path.")
+
+
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without the check at their start, which is half of a short one: test_self_check.py has it."""
+    """Skip the self-check of runs, which is half of a short one; test_self_check.py tests it."""
     monkeypatch.setattr("expo_lite.loop.check_sampler", lambda *_: None)
 
 
 LONGEST = ("sweep", "resume", "loop", "grading", "memory", "check_gpu", "trl", "page_in_browser", "commands_together",
            "readme", "bad_inputs")  # fmt: skip
-"""Files that take longest: begun first, or one process would be left alone with one of them at the end."""
+"""Files that take longest; they start first, so that no process is left alone with one of them at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first. Skip gpu tests where there is no GPU, so that `-m gpu` says so."""
+    """Put the longest files first, and skip gpu tests if there is no GPU."""
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
     if Path("/dev/nvidia0").exists():
         return
