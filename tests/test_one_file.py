@@ -101,7 +101,8 @@ def test_loss_gradient_and_first_step_are_the_librarys(sampled: Sampled, double:
     loss = one_file.update(model, optimizer, rows, 0)
     gradients: dict[str, torch.Tensor] = {}
     for name, parameter in policy.parameters().items():
-        parameter.register_hook(lambda gradient, name=name: gradients.update({name: gradient.clone()}))
+        hooked: Any = parameter  # half typed
+        hooked.register_hook(lambda gradient, name=name: gradients.update({name: gradient.clone()}))
     metrics = learn(policy, make_optimizer(policy, CONFIG), theirs, CONFIG, step=0, last_good="none yet")
 
     assert metrics["update/n_rows"] == len(rows) == 5
