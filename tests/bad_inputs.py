@@ -141,7 +141,7 @@ NUMBERS = "numbers"
 FILES = "paths and files of another kind"
 NESTED = "nesting and types"
 FOLDERS = "adapters and run folders"
-HARD = ("hard", "--model", "tiny", "--zero-of", "1", *FEW, "--output", "h")
+EVAL = ("eval", "tiny", "--split", "train", "--samples", "1", *FEW, "--output", "h")
 A_LINE, LINE_1 = "line 1", "d.jsonl, line 1: "
 DIGITS, LISTS = "1" * 5_000, "[" * 100_000
 ESCAPE = HOSTILE[:3]
@@ -182,8 +182,8 @@ CASES = [
                 LINE_1 + "'problem_id' has half of a surrogate",
             ),
             (
-                "identifier, hard",
-                data({**GOOD[0], "unique_id": "\ud800"}, command=HARD),
+                "identifier, eval",
+                data({**GOOD[0], "unique_id": "\ud800"}, command=EVAL),
                 1,
                 LINE_1 + "'unique_id' has half",
             ),
@@ -212,8 +212,8 @@ CASES = [
         for name, prepare, code, said in [
             ("2,000 tokens, train", data({**GOOD[0], "question": "2" * 2_000}), 0, "1 of 4 problems are left out"),
             (
-                "2,000 tokens, hard",
-                data({**GOOD[0], "question": "2" * 2_000}, command=HARD),
+                "2,000 tokens, eval",
+                data({**GOOD[0], "question": "2" * 2_000}, command=EVAL),
                 0,
                 "1 of 4 problems are left",
             ),
@@ -315,7 +315,6 @@ CASES = [
             ("a long name, model", typed("train", "--model", "./" + "a" * 300), 2, "File name too long"),
             ("a long name, eval", typed("eval", "a" * 300), 2, "File name too long"),
             ("a long name, report", typed("report", "a" * 300), 2, "File name too long"),
-            ("a long name, compare", typed("compare", "a" * 300, "b"), 2, "File name too long"),
             ("a long name, plan", typed("plan", "--model", "./" + "a" * 300), 2, "File name too long"),
             ("a long name, grade", typed("grade", "a" * 300), 2, "File name too long"),
             ("a long name, settings", typed("train", "--config", "a" * 300), 2, "File name too long"),
@@ -399,7 +398,6 @@ CASES = [
                     ("train", "--resume", "--output", "r"),
                     ("report", "r"),
                     ("doctor", "r"),
-                    ("compare", "r", "r"),
                 )
             ),
         ]

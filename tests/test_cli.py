@@ -16,9 +16,9 @@ import pytest
 from expo_lite import __version__
 from expo_lite.commands import cli
 from expo_lite.commands.eval import Eval
-from expo_lite.commands.tasks import Tasks
+from expo_lite.commands.lists import Tasks
 from expo_lite.commands.train import Train
-from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig, ExplainConfig, HardConfig
+from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.sweep import ReplicateConfig
 from expo_lite.settings.train import RunConfig, TrainConfig
@@ -51,39 +51,100 @@ print(json.dumps([answer(words) for words in json.load(sys.stdin)]))
 """
 """Answers command lines one after the other in one process that nothing heavy was imported into before."""
 
+QUICK = ["--version", "--help", "models", "tasks", "plan --vram 24 --model all", *(f"{v} --help" for v in cli.COMMANDS)]
+"""Lines that succeed."""
+
+WRONG = {
+    "trian": "error: There is no command 'trian'. Did you mean 'train'?",
+    "zzz": "error: There is no command 'zzz'. Commands: train, eval,",
+    "--modle": "error: There is no command '--modle'.",
+    "hard --zero-of 4": "expo-lite eval MODEL --task TASK --write-unsolved FILE",
+    "explain --model tiny": "expo-lite diagnose --show 4",
+    "compare runs/a runs/b": "expo-lite report RUN RUN",
+    "train --modle tiny": "error: `train` has no flag --modle. Did you mean '--model'?",
+    "train --group-sise 4": "error: `train` has no flag --group-sise. Did you mean '--group-size'?",
+    "report --outptu=x runs/a": "error: `report` has no flag --outptu. Did you mean '--output'?",
+    "report": "Give at least one run folder",
+    "eval tiny --split tset": "'tset' is not one of train, test",
+    "train --model qwen-2.5-3b": "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'?",
+    "train --model nothing-like-it.gguf": "error: There is no GGUF file at 'nothing-like-it.gguf'.",
+    "train --model runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
+    "train --task hidden-rule": "error: Unknown task 'hidden-rule'. Did you mean 'hidden-rules'?",
+    "train --task jsonl": "It is written jsonl:PATH.",
+    "train --task hidden-rules --data x": "Task 'hidden-rules' has no use for --data.",
+    "train --levels 6": "error: Task 'hidden-rules' has no level 6; its levels are 1, 2, 3, 4, 5.",
+    "train --task gsm8k --levels 5": "has no levels; leave --levels out.",
+    "train --method ppo": "'grpo', 'exp-grpo', 'gt-sft-grpo', 'exp-dpo', 'star', 'sft'",
+    "train --steps ten": "Error parsing --steps",
+    "train --bits 8": "'8'",
+    "train --group-size 1": "error: group_size must be",
+    "train --explanation-filter none,verified": "error: explanation_filter 'none' cannot be combined",
+    "train --explanation-filter verify": "'verify' is not one of verified, lift,",
+    "train --dpo-beta 0.2": "error: dpo_beta set, but only method 'exp-dpo'",
+    "train --method grpo --explain-with answer --explain all": "error: explain set, but method 'grpo'",
+    "train --method sft --kl-coef 0.1": "error: kl_coef set, but only grpo, exp-grpo, gt-sft-grpo",
+    "train --config missing.toml": "error: Cannot read the settings file 'missing.toml'",
+    "train --config": "--config",
+    "eval": "TARGET",
+    "eval smollm": "error: Unknown model 'smollm'. Did you mean 'smollm2-",
+    "eval tiny --baseline runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
+    "eval tiny --task hidden-rule": "Did you mean 'hidden-rules'?",
+    "diagnose --problems 0": "error: problems must be",
+    "diagnose --task hidden-rule": "Did you mean 'hidden-rules'?",
+    "diagnose --show -1": "error: show must be",
+    "diagnose --explanation-filter none,lift": "error: explanation_filter 'none' cannot be combined",
+    "replicate --jobs 0": "error: jobs must be",
+    "replicate --seeds 1 1": "error: seeds must differ: 1, 1.",
+    "replicate --model tinny": "error: Unknown model 'tinny'. Did you mean 'tiny'?",
+    "replicate --task gsm8k": "has no levels; leave --levels out.",
+    "replicate --plan missing.toml": "error: There is no plan 'missing.toml'.",
+    "plan --model qwen-2.5-3b": "Did you mean 'qwen2.5-3b'?",
+    "plan --vram 0": "error: vram must be",
+    "chat tyni": "Did you mean 'tiny'",
+    "chat tiny --temperature -1": "error: temperature must be",
+    "export tiny --to adapter": "without an adapter",
+    "export tiny --to merged --dtype q8_0": "it takes bf16, f16, f32",
+    "export tiny --to hub --push name": "must be OWNER/NAME",
+    "grade": "FILE",
+    "models --all": "--all",
+}
+"""Lines that are refused with code 2, and what is said of each."""
+
 
 @dataclass(frozen=True)
-class Outcome:
+class Answer:
     code: int
     out: str
     err: str
 
 
-def in_fresh_process(*lines: list[str]) -> list[Outcome]:
-    """The answers to some command lines, none of which may import anything heavy, take long, or leave a file."""
+@pytest.fixture(scope="module")
+def answers() -> dict[str, Answer]:
+    """The answers to all these lines, none of which may import anything heavy, take long, or leave a file."""
+    lines = [*QUICK, *WRONG]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FRESH],
-        input=json.dumps(lines),
+        input=json.dumps([words.split() for words in lines]),
         capture_output=True,
         text=True,
         env=os.environ | {"COLUMNS": "160"},
         check=True,
     )
-    outcomes = []
+    found = {}
     for words, answer in zip(lines, json.loads(done.stdout), strict=True):
         assert (answer["heavy"], answer["left"]) == ([], []), words
         assert answer["took_s"] < LIMIT_S, words
-        outcomes.append(Outcome(answer["code"], answer["out"], answer["err"]))
-    return outcomes
+        found[words] = Answer(answer["code"], answer["out"], answer["err"])
+    return found
 
 
-def in_this_process(capsys: pytest.CaptureFixture[str], *words: str) -> Outcome:
+def in_this_process(capsys: pytest.CaptureFixture[str], *words: str) -> Answer:
     try:
         code = cli.run(words)
     except SystemExit as error:
         code = int(error.code or 0)
     captured = capsys.readouterr()
-    return Outcome(code, captured.out, captured.err)
+    return Answer(code, captured.out, captured.err)
 
 
 @pytest.fixture(autouse=True)
@@ -93,102 +154,38 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def test_help_and_version_are_quick() -> None:
-    verbs = ("train", "eval", "explain", "hard", "diagnose", "plan", "sweep", "replicate", "grade", "doctor")
-    others = ("models", "tasks")
-    version, *helps = in_fresh_process(["--version"], ["--help"], *([verb, "--help"] for verb in (*verbs, *others)))
-    assert version == Outcome(0, f"expo-lite {__version__}\n", "")
-    for outcome in helps:
-        assert (outcome.code, outcome.err) == (0, "")
-        assert outcome.out.startswith("usage: expo-lite")
-
-
-def test_no_command_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = in_this_process(capsys)
-    assert outcome.code == 0
-    assert all(
-        verb in outcome.out for verb in ("train", "eval", "explain", "hard", "diagnose", "grade", "models", "tasks")
-    )
-
-
-WRONG = {
-    "trian": "error: There is no command 'trian'. Did you mean 'train'?",
-    "zzz": "error: There is no command 'zzz'. Commands: train, eval,",
-    "train --modle tiny": "error: `train` has no flag --modle. Did you mean '--model'?",
-    "train --group-sise 4": "error: `train` has no flag --group-sise. Did you mean '--group-size'?",
-    "report --outptu=x runs/a": "error: `report` has no flag --outptu. Did you mean '--output'?",
-    "hard --split tset": "invalid choice 'tset'",
-    "train --model qwen-2.5-3b": "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'?",
-    "train --model nothing-like-it.gguf": "error: There is no GGUF file at 'nothing-like-it.gguf'.",
-    "train --model runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
-    "train --task hidden-rule": "error: Unknown task 'hidden-rule'. Did you mean 'hidden-rules'?",
-    "train --task hidden": "Did you mean 'hidden-rules'?",
-    "train --task jsonl": "It is written jsonl:PATH.",
-    "train --task hidden-rules --data x": "Task 'hidden-rules' has no use for --data.",
-    "train --levels 6": "error: Task 'hidden-rules' has no level 6; its levels are 1, 2, 3, 4, 5.",
-    "train --task gsm8k --levels 5": "has no levels; leave --levels out.",
-    "train --method ppo": "'grpo', 'exp-grpo', 'gt-sft-grpo', 'exp-dpo', 'star', 'sft'",
-    "train --steps ten": "Error parsing --steps",
-    "train --steps 1.5": "Error parsing --steps",
-    "train --k 1,x": "Error parsing --k",
-    "train --bits 8": "'8'",
-    "train --group-size 1": "error: group_size must be greater than or equal to 2, not 1",
-    "train --k 32": "error: every k must be between 1 and eval_samples (16), not (32,).",
-    "train --explanation-filter none,verified": "error: explanation_filter 'none' cannot be combined",
-    "train --explanation-filter verify": "'verify' is not one of verified, lift, reliance, re-deriv",
-    "train --dpo-beta 0.2": "error: dpo_beta set, but only method 'exp-dpo' makes pairs, not 'exp-grpo'.",
-    "train --method exp-dpo --pairs both": "'offline', 'online'",
-    "train --method exp-dpo --pairs offline --pair-refresh-steps 2": "error: pair_refresh_steps is for pairs 'online'",
-    "train --method exp-dpo --chosen own": "'explanation', 'expert'",
-    "train --method grpo --explain-with answer --explain all": "error: explain set, but method 'grpo' learns from no",
-    "train --method sft --kl-coef 0.1": "error: kl_coef set, but only grpo, exp-grpo, gt-sft-grpo have the GRPO loss",
-    "train --config missing.toml": "error: Cannot read the settings file 'missing.toml': No such file or directory.",
-    "train --config": "--config",
-    "eval": "TARGET",
-    "eval smollm": "error: Unknown model 'smollm'. Did you mean 'smollm2-",
-    "eval runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
-    "eval tiny --baseline runs/nothing": "error: There is no run, adapter or model at 'runs/nothing'.",
-    "eval tiny --task hiden-rules": "Did you mean 'hidden-rules'?",
-    "eval tiny --samples 4 --k 1,8": "error: every k must be between 1 and samples (4), not 1, 8.",
-    "explain --problems 0": "error: problems must be greater than or equal to 1, not 0",
-    "hard --zero-of 0": "error: zero_of must be greater than or equal to 1, not 0.",
-    "hard --model qwen9": "error: Unknown model 'qwen9'.",
-    "diagnose --problems 0": "error: problems must be greater than or equal to 1, not 0",
-    "diagnose --group-size 0": "error: group_size must be greater than or equal to 1, not 0.",
-    "diagnose --explanation-filter none,lift": "error: explanation_filter 'none' cannot be combined",
-    "replicate --jobs 0": "error: jobs must be greater than or equal to 1, not 0.",
-    "replicate --seeds 1 1": "error: seeds must differ: 1, 1.",
-    "replicate --model tinny": "error: Unknown model 'tinny'. Did you mean 'tiny'?",
-    "replicate --task gsm8k": "has no levels; leave --levels out.",
-    "replicate --plan missing.toml": "error: There is no plan 'missing.toml'.",
-    "grade": "FILE",
-    "models --all": "--all",
-}
-
-
-@pytest.fixture(scope="module")
-def answers() -> dict[str, Outcome]:
-    """What each wrong command line is answered."""
-    return dict(zip(WRONG, in_fresh_process(*(words.split() for words in WRONG)), strict=True))
+def test_what_needs_no_model_is_quick(answers: dict[str, Answer], capsys: pytest.CaptureFixture[str]) -> None:
+    for words in QUICK:
+        assert (answers[words].code, answers[words].err) == (0, ""), words
+    assert answers["--version"].out == f"expo-lite {__version__}\n"
+    for verb in cli.COMMANDS:
+        assert re.search(rf"^{verb} +[A-Z]", answers["--help"].out, re.MULTILINE)
+        assert answers[f"{verb} --help"].out.startswith(f"usage: expo-lite {verb}")
+    assert len(cli.COMMANDS) == 14
+    assert in_this_process(capsys).out == answers["--help"].out
 
 
 @pytest.mark.parametrize("words", WRONG)
-def test_wrong_arguments_are_answered_at_once(words: str, answers: dict[str, Outcome]) -> None:
-    outcome = answers[words]
-    text = " ".join(re.sub("[│╭╰─╮╯]", " ", outcome.err).split())
-    assert (outcome.code, outcome.out) == (2, "")
+def test_wrong_arguments_are_answered_at_once(words: str, answers: dict[str, Answer]) -> None:
+    answer = answers[words]
+    text = " ".join(re.sub("[│╭╰─╮╯]", " ", answer.err).split())
+    assert (answer.code, answer.out) == (2, "")
     assert WRONG[words] in text
     assert "Traceback" not in text
     if text.startswith("error: "):
-        assert outcome.err.count("\n") == 1
+        assert answer.err.count("\n") == 1
+    else:
+        assert f"expo-lite {words.split()[0]} --help" in text  # what is wrong with a flag names the command's own help
 
 
-def test_an_existing_run_folder_is_an_error_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_an_existing_run_folder_is_an_error_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").touch()
-    (outcome,) = in_fresh_process(["train", "--output", str(tmp_path / "mine")])
+    outcome = in_this_process(capsys, "train", "--output", "mine")
     assert outcome.code == 1
-    assert outcome.err.startswith(f"error: The folder '{tmp_path / 'mine'}' exists. Continue it with --resume")
+    assert "'mine'" in outcome.err and "--resume" in outcome.err
 
 
 @pytest.fixture
@@ -270,8 +267,6 @@ def flags(cls: Any) -> Iterator[str]:
     [
         ("train", TrainConfig),
         ("eval", EvalConfig),
-        ("explain", ExplainConfig),
-        ("hard", HardConfig),
         ("diagnose", DiagnoseConfig),
         ("replicate", ReplicateConfig),
     ],
@@ -298,7 +293,7 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Tasks, "run", interrupt)
-    assert in_this_process(capsys, "tasks") == Outcome(130, "", "interrupted\n")
+    assert in_this_process(capsys, "tasks") == Answer(130, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("words", ["train --help", "models"])
@@ -315,37 +310,27 @@ def test_a_reader_that_leaves_gets_no_traceback(words: str) -> None:
     assert err == ""
 
 
-@pytest.mark.parametrize("columns", ["60", "160"])
 def test_models_and_tasks_are_complete(
-    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    answers: dict[str, Answer], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    models, tasks = (in_this_process(capsys, verb) for verb in ("models", "tasks"))
-    assert (models.code, tasks.code) == (0, 0)
-    assert "…" not in models.out + tasks.out
-    if columns == "160":
-        for alias, preset in PRESETS.items():
-            (row,) = (line for line in models.out.splitlines() if line.split()[:1] == [alias])
-            assert preset.license in row
-            assert preset.parameters in row
-            assert "built in" in row if alias == "tiny" else preset.source in row
-        for kind, spec in TASKS.items():
-            origin = [kind, spec.license, spec.chains, spec.held_out]
-            assert any(spec.shape in line and spec.about in line for line in tasks.out.splitlines())
-            assert any(line.split() == " ".join(origin).split() for line in tasks.out.splitlines())
+    models, tasks = answers["models"].out, answers["tasks"].out
+    for alias, preset in PRESETS.items():
+        (row,) = (line for line in models.splitlines() if line.split()[:1] == [alias])
+        source = "built in" if alias == "tiny" else preset.source
+        assert all(text in row for text in (preset.license, preset.parameters, source))
+    for kind, spec in TASKS.items():
+        origin = [kind, spec.license, spec.chains, spec.held_out]
+        assert any(spec.shape in line and spec.about in line for line in tasks.splitlines())
+        assert any(line.split() == " ".join(origin).split() for line in tasks.splitlines())
+    monkeypatch.setenv("COLUMNS", "60")
+    assert "…" not in in_this_process(capsys, "models").out + in_this_process(capsys, "tasks").out
 
 
-def test_what_is_piped_is_not_cut_to_80_columns(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    done = subprocess.run(
-        [sys.executable, "-m", "expo_lite", "tasks"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-        check=True,
-    )
-    assert TASKS["math"].about in done.stdout
+def test_what_is_piped_is_not_cut_to_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    assert TASKS["math"].about in in_this_process(capsys, "tasks").out
 
 
 def test_grade_counts_and_compares_with_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""compare: problems paired by hand, intervals against the bootstrap itself, and what the command prints."""
+"""Paired runs: problems paired by hand, intervals against the bootstrap itself, and what `report` prints."""
 
 import json
 from pathlib import Path
@@ -122,48 +122,38 @@ def test_evaluation_folders_are_paired_on_equal_terms(tmp_path: Path) -> None:
     ]
 
 
-def test_a_comparison_as_json(tmp_path: Path) -> None:
-    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", method="grpo")
-    write_evaluation(b / "evaluation" / "step-000006.json", (0, 2, 4, 0))
-    values = json.loads(json.dumps(compare(*read_runs([a, b])).to_json()))
-    assert (values["first"], values["second"], values["settings"]) == ("a", "b", {"method": ["exp-grpo", "grpo"]})
-    assert [row["level"] for row in values["pairing"]["levels"]] == ["1", "2", "all"]
-    assert [change["problem_id"] for change in values["pairing"]["won"]] == ["held/1"]
-    assert [change["problem_id"] for change in values["pairing"]["lost"]] == ["held/0"]
-    (b / "evaluation" / "step-000006.json").unlink()
-    (b / "evaluation" / "step-000000.json").unlink()
-    assert compare(*read_runs([a, b])).to_json()["pairing"] is None
+def report(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert cli.run(["report", *words]) == 0
+    return capsys.readouterr().out
 
 
-def test_the_command_prints_settings_differences_won_and_lost(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_report_prints_settings_differences_won_and_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", method="grpo")
     write_evaluation(a / "evaluation" / "step-000006.json", (3, 0, 4, 0))
     write_evaluation(b / "evaluation" / "step-000006.json", (0, 2, 4, 0))
-    assert cli.run(["compare", str(a), str(b), "--show", "1"]) == 0
-    out = capsys.readouterr().out
+    out = report(capsys, str(a), str(b))
     assert [line.split() for line in out.splitlines() if line.startswith(" method")] == [["method", "exp-grpo", "grpo"]]
     assert "b minus a (in training, after step 6): 4 problems" in out
     change = sum(pass_at_k(4, c, 1) for c in (0, 2, 4, 0)) / 4 - sum(pass_at_k(4, c, 1) for c in (3, 0, 4, 0)) / 4
     assert f"{100 * change:+.1f} (" in out
-    assert "won (right in b alone): 1" in out and "held/1, level 2: 0/4 to 2/4" in out
-    assert "lost (right in a alone): 1" in out and "held/0, level 1: 3/4 to 0/4" in out
+    assert "held/1, level 2: 0/4 to 2/4" in out and "held/0, level 1: 3/4 to 0/4" in out
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
+    found = json.loads(report(capsys, str(a), str(b), "--json"))
+    (comparison,) = found["comparisons"]
+    assert comparison["settings"] == {"method": ["exp-grpo", "grpo"]}
+    pairing = comparison["pairing"]
+    assert pairing["levels"][-1]["difference"]["1"]["value"] == pytest.approx(change)
+    assert [c["problem_id"] for part in ("won", "lost") for c in pairing[part]] == ["held/1", "held/0"]
+    assert [run["label"] for run in found["runs"]] == ["a", "b"]
+    assert found["page"] == str(tmp_path / "report.html")
 
 
 def test_without_counts_there_is_no_pairing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
-    for step in (0, 6):
-        write_evaluation(a / "evaluation" / f"step-{step:06d}.json", (3, 0, 4, 0), counts=False)
-    assert cli.run(["compare", str(a), str(b)]) == 0
-    out = capsys.readouterr().out
+    for run in (a, b):
+        write_evaluation(run / "evaluation" / "step-000006.json", (3, 0, 4, 0), counts=False)
+        write_evaluation(run / "evaluation" / "step-000000.json", (0, 0, 2, 1), counts=False)
+    out = report(capsys, str(a), str(b))
     assert "The settings are equal." in out
-    assert "No pairing" in out and "expo-lite eval RUN" in " ".join(out.split())
-
-
-def test_what_is_no_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a = make_run(tmp_path / "a")
-    assert cli.run(["compare", str(a), str(tmp_path / "none")]) == 1
-    assert "There is no run in" in capsys.readouterr().err
-    assert cli.run(["compare", str(a), str(a), "--show", "-1"]) == 2
+    assert "expo-lite eval RUN" in " ".join(out.split())
+    assert json.loads(report(capsys, str(a), "--json"))["comparisons"] == []

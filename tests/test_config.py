@@ -17,8 +17,6 @@ from expo_lite.settings.machine import default_model
 from expo_lite.settings.measuring import (
     DiagnoseConfig,
     EvalConfig,
-    ExplainConfig,
-    HardConfig,
     MeasuringConfig,
     check_measuring,
 )
@@ -68,8 +66,6 @@ def check_any(config: Any) -> None:
 SOUND = [
     TrainConfig(),
     EvalConfig(target="tiny"),
-    HardConfig(),
-    ExplainConfig(),
     DiagnoseConfig(),
     ReplicateConfig(),
     PlanConfig(),
@@ -223,14 +219,13 @@ def test_each_method_takes_its_own_settings() -> None:
         (EvalConfig(target="tiny", samples=4, k=(8,)), "every k must be between 1 and samples (4), not 8."),
         (EvalConfig(target="tiny", split="dev"), "split must be 'train' or 'test', not 'dev'."),  # type: ignore[arg-type]
         (EvalConfig(target="tiny", bits=8), "bits must be 4 or 16, not 8."),  # type: ignore[arg-type]
-        (HardConfig(zero_of=0), "zero_of must be"),
-        (HardConfig(max_completion_tokens=0), "max_completion_tokens must be"),
+        (DiagnoseConfig(max_completion_tokens=0), "max_completion_tokens must be"),
         (ReplicateConfig(jobs=0), "jobs must be"),
         (ReplicateConfig(seeds=(0, -1)), "seeds must be greater than or equal to 0, not -1."),
         (ReplicateConfig(seeds=(0, 0)), "seeds must differ: 0, 0."),
         (DiagnoseConfig(group_size=0), "group_size must be"),
         (DiagnoseConfig(explanation_filter=("none", "lift")), "explanation_filter 'none' cannot be combined"),
-        (ExplainConfig(explanation_filter=()), "explanation_filter must not be empty"),
+        (DiagnoseConfig(explanation_filter=()), "explanation_filter must not be empty"),
     ],
 )
 def test_each_rule_of_measuring(config: Any, message: str) -> None:
@@ -284,8 +279,7 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
 CHANGED = [
     resolve(with_value(TrainConfig(levels=(4, 5), output=Path("x"), resume=True), "data", Path("some/folder"))),
     EvalConfig(target="runs/x", task="math", k=(1, 2), bits=16, output=Path("y")),
-    HardConfig(model="tiny", problems=3),
-    ExplainConfig(explanation_filter=("verified", "lift"), bits=4),
+    DiagnoseConfig(model="tiny", explanation_filter=("verified", "lift"), bits=4),
 ]
 
 

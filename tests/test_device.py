@@ -130,8 +130,6 @@ def test_an_old_card_is_refused_and_turing_computes_in_fp16(monkeypatch: pytest.
         ["train", "--steps", "1"],
         ["train", "--model", "tiny", "--steps", "1"],
         ["eval", "tiny", "--problems", "1"],
-        ["hard", "--problems", "1"],
-        ["explain"],
         ["diagnose", "--problems", "1"],
         ["replicate"],
     ],

@@ -18,9 +18,9 @@ from huggingface_hub import constants
 from made_run import make_run, write_evaluation
 from safetensors.torch import load_file, save_file
 
-from expo_lite.commands import checks, cli, self_test
+from expo_lite.commands import checks, cli
 from expo_lite.grading import GradeItem
-from expo_lite.policy import device
+from expo_lite.policy import device, four_bits
 from expo_lite.report.findings import lora_b_moved, run_findings
 from expo_lite.results.record import read_run
 from expo_lite.run.folder import RunFolder
@@ -98,7 +98,7 @@ def test_each_fault_is_named_with_its_figure_its_place_and_a_remedy(
     assert said.startswith(f"problem  {what}")
     assert f" (made, steps 11 to 30: {figures}" in said
     assert re.fullmatch(r" {9}\S.*\.", remedy)
-    assert (code, err) == (1, "error: The doctor has found 1 problem; what to do stands above.\n")
+    assert (code, err) == (1, "error: The doctor has found 1 problem; the lines above say what to do.\n")
 
 
 def test_dead_groups_matter_where_rewards_are_compared(made: Path) -> None:
@@ -192,7 +192,7 @@ def test_several_runs(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
         *["problem"] * 2,
         "warning",
     ]
-    assert err == "error: The doctor has found 2 problems; what to do stands above.\n"
+    assert err == "error: The doctor has found 2 problems; the lines above say what to do.\n"
 
 
 def test_a_damaged_checkpoint(tmp_path: Path, made: Path) -> None:
@@ -228,16 +228,16 @@ def test_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_training_self_test() -> None:
-    check = self_test.training(limit_s=120)  # other tests may run beside it
+    check = checks.train(limit_s=120)  # other tests may run beside it
     assert check.state == "ok"
     assert re.match(r"2 steps of training took \d+ s with the start: all 28 LoRA B factors have moved", check.what)
-    short = self_test.training(limit_s=0.05)
+    short = checks.train(limit_s=0.05)
     assert (short.state, "did not end within" in short.what) == ("warning", True)
 
 
 def test_a_training_that_fails_is_a_problem_with_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_test, "TRAIN", "train --model tiny --task nothing")
-    check = self_test.training(limit_s=120)
+    monkeypatch.setattr(checks, "TRAIN", "train --model tiny --task nothing")
+    check = checks.train(limit_s=120)
     assert check.state == "problem"
     assert "ended with code 2: error: Unknown task 'nothing'" in check.what
 
@@ -245,16 +245,16 @@ def test_a_training_that_fails_is_a_problem_with_its_own_words(monkeypatch: pyte
 def test_a_short_run_whose_adapter_does_not_move_or_whose_sampler_is_apart(tmp_path: Path) -> None:
     """What the self-test's own words leave, harmed afterwards."""
     run = tmp_path / "run"
-    assert cli.run([*self_test.TRAIN.split(), "--output", str(run)]) == 0
-    assert self_test.judge(run, 1.0).state == "ok"
+    assert cli.run([*checks.TRAIN.split(), "--output", str(run)]) == 0
+    assert checks.judge(run, 1.0).state == "ok"
     text = (run / "metrics.jsonl").read_text()
     row = json.loads(text.splitlines()[0]) | {"sampling/logp_difference/mean": 0.2}
     (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    assert "0.20 nats a token apart" in self_test.judge(run, 1.0).what
+    assert "0.20 nats a token apart" in checks.judge(run, 1.0).what
     file = next((run / "checkpoints").glob("*/adapter_model.safetensors"))
     weights = load_file(file)
     save_file({name: w * 0 if "lora_B" in name else w for name, w in weights.items()}, file)
-    assert self_test.judge(run, 1.0).state == "problem"  # the checkpoint is not what was written
+    assert checks.judge(run, 1.0).state == "problem"  # the checkpoint is not what was written
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,12 +273,12 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatc
 
 
 def test_four_bits_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_test, "nf4_error", lambda width, device: 0.3)
-    assert self_test.four_bits().state == "problem"
-    monkeypatch.setattr(self_test, "nf4_error", lambda width, device: 0.09)
-    monkeypatch.setattr(self_test, "wrong_widths", lambda widths, device: {96: 0.24})
-    check = self_test.four_bits()
-    assert (check.state, "96 (an error of 24%" in check.what, "--bits 16" in check.remedy) == ("warning", True, True)
+    monkeypatch.setattr(four_bits, "nf4_error", lambda width, device: 0.3)
+    assert checks.four_bits().state == "problem"
+    monkeypatch.setattr(four_bits, "nf4_error", lambda width, device: 0.09)
+    monkeypatch.setattr(four_bits, "wrong_widths", lambda widths, device: {96: 0.24})
+    check = checks.four_bits()
+    assert (check.state, "24%" in check.what, "--bits 16" in check.remedy) == ("warning", True, True)
 
 
 def test_versions_are_held_against_the_package_s_own_metadata(monkeypatch: pytest.MonkeyPatch) -> None:

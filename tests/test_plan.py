@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from expo_lite.commands import arguments, cli
+from expo_lite.commands import cli
 from expo_lite.commands import plan as plan_command
 from expo_lite.errors import ConfigError, ModelError
 from expo_lite.memory.parts import GIB
@@ -138,15 +138,6 @@ def test_a_small_model_is_counted_in_millions(capsys: pytest.CaptureFixture[str]
 def test_sizes_that_are_not_here_can_be_fetched(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plan", "--model", "someone/no-such-model", "--vram", "24"]) == 1
     assert "Fetch them with `hf download someone/no-such-model config.json`" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("styled", [False, True])
-def test_an_error_of_tyros_names_the_commands_own_help(styled: bool) -> None:
-    code = "\x1b[0m\x1b[1m" if styled else ""
-    text = f"see expo-lite{code} --help          |\n"
-    said = arguments._with_help_of("plan", text)
-    assert said == f"see expo-lite{code} plan --help     |\n"
-    assert arguments._with_help_of("", text) == text
 
 
 def test_a_folder_with_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 
 STEP = "--steps 1 --group-size 2 --problems-per-step 2 --max-completion-tokens 16"
+FEW = "--problems 1 --group-size 2 --max-completion-tokens 16"
 SHORT = f"{STEP} --diagnostics-every 0 --eval-problems 0 --output runs/new"
 
 RUN = {
@@ -29,7 +30,8 @@ RUN = {
     "doctor runs/a": "",
     "doctor": "--skip-training",
     "report runs/a runs/b --output both.html": "",
-    "compare runs/a runs/b --show 20": "",
+    "report runs/a runs/b": "",
+    "report runs/a runs/b --json": "",
     "plan --model all --vram 8 12 16 24": "",
     "plan --model all --vram 8 12 16 24 --markdown": "",
     "plan --model all --vram 8 12 16 24 --largest": "",
@@ -38,21 +40,21 @@ RUN = {
     "plan --model qwen2.5-1.5b --vram 8 24": "",
     "models": "",
     "grade replies.jsonl": "",
-    "diagnose --model tiny": "--problems 1 --group-size 2 --max-completion-tokens 16",
-    "explain --model tiny": "--problems 1 --max-completion-tokens 16",
-    "explain --model tiny --problems 200 --temperature 2": "--max-completion-tokens 4",
-    "explain --model tiny --task jsonl:problems.jsonl": "--problems 1 --max-completion-tokens 16",
-    "hard --model tiny --task jsonl:problems.jsonl --zero-of 16 --output runs/hard": "--max-completion-tokens 8",
+    "diagnose --model tiny": FEW,
+    "diagnose --model tiny --show 4": FEW,
+    "diagnose --model tiny --levels 5 --problems 200 --temperature 2": FEW,
+    "diagnose --model tiny --task jsonl:problems.jsonl --show 4": FEW,
+    "eval tiny --task jsonl:problems.jsonl --write-unsolved runs/hard.jsonl": "--max-completion-tokens 8",
     "train --model tiny --steps 1 --eval-problems 0": SHORT,
     "train --model tiny --task jsonl:problems.jsonl": SHORT,
     "train --model tiny --task csv:problems.csv --fields question=text answer=result": SHORT,
-    "train --model tiny --task jsonl:runs/hard/hard.jsonl": SHORT,
+    "train --model tiny --task jsonl:runs/hard.jsonl": SHORT,
 }
 """Each is run below, with what is added here so that it takes seconds."""
 
 CHATTED = "test_chat.py: test_a_shown_answer_is_explained_and_judged"
 LOGGED = "test_logs.py: test_tensorboard_has_what_the_run_has"
-TOGETHER = "test_commands_together.py: test_hard_then_train_then_eval_against_the_base"
+TOGETHER = "test_commands_together.py: test_unsolved_then_train_then_eval_against_the_base"
 ELSEWHERE = {
     "eval runs/a --baseline tiny --samples 64": TOGETHER,
     "train --model tiny --log tensorboard trackio": LOGGED,
@@ -90,11 +92,10 @@ NOT_RUN = {
     "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data are the hub's; OWNER/NAME stands for yours",
     "sweep examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems "
     "--output runs/smollm2": SMOLLM2 + "; the runs take an hour",
-    "diagnose --model smollm2-format --bits 16 --task jsonl:smollm2-format/problems": SMOLLM2,
-    "explain --model smollm2-format --bits 16 --task jsonl:smollm2-format/problems": SMOLLM2,
-    "hard --model qwen2.5-0.5b --task math --levels 3 4 5 --zero-of 16 --output runs/hard-0.5b": QWEN,
-    "diagnose --model qwen2.5-0.5b --task jsonl:runs/hard-0.5b/hard.jsonl": QWEN,
-    "replicate --plan examples/qwen.toml --model qwen2.5-0.5b --task jsonl:runs/hard-0.5b/hard.jsonl "
+    "diagnose --model smollm2-format --bits 16 --task jsonl:smollm2-format/problems --show 4": SMOLLM2,
+    "eval qwen2.5-0.5b --task math --levels 3 4 5 --write-unsolved runs/hard-0.5b.jsonl": QWEN,
+    "diagnose --model qwen2.5-0.5b --task jsonl:runs/hard-0.5b.jsonl": QWEN,
+    "replicate --plan examples/qwen.toml --model qwen2.5-0.5b --task jsonl:runs/hard-0.5b.jsonl "
     "--output runs/qwen-0.5b": QWEN + "; test_sweep.py reads the plan",
 }
 """With the reason. They are parsed all the same."""
@@ -156,7 +157,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "problems.csv").write_text("\n".join(csv) + "\n")
     rows = [{"gold": "1/2", "reply": "\\boxed{0.5}"}, {"gold": "3", "reply": "\\boxed{4}"}]
     (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "runs" / "hard").mkdir(parents=True)
+    (tmp_path / "runs").mkdir()
     for name in ("a", "b"):
         make_run(tmp_path / "runs" / name, seed=len(name))
     monkeypatch.chdir(tmp_path)
@@ -165,8 +166,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", RUN)
 def test_the_commands_run(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if "runs/hard/hard.jsonl" in command:
-        (folder / "problems.jsonl").rename(folder / "runs" / "hard" / "hard.jsonl")
+    if "runs/hard.jsonl" in command:
+        (folder / "problems.jsonl").rename(folder / "runs" / "hard.jsonl")
     assert cli.run(shlex.split(f"{command} {RUN[command]}")) == 0
     assert capsys.readouterr().out.strip()
 

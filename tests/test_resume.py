@@ -165,7 +165,7 @@ def test_an_evaluation_that_is_killed_goes_on_exactly(runs: ForkedRuns, tmp_path
     assert 0 < file.read_bytes().count(b"\n") < 15 * 4
     assert runs.run(*words, str(tmp_path / "killed"), "--resume", log=log) == 0
     assert runs.run(*words, str(tmp_path / "whole"), log=log) == 0
-    for name in ("samples.jsonl", "rewards.jsonl", "evaluation.json"):
+    for name in ("samples.jsonl", "evaluation.json"):
         a, b = ((tmp_path / folder / name).read_text() for folder in ("killed", "whole"))
         if name == "evaluation.json":
             a, b = (str(json.loads(text)["evaluation"]) for text in (a, b))

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expo_lite.commands import cli
-from expo_lite.commands.explain import _show
+from expo_lite.commands.diagnose import show
 from expo_lite.records import Completion, Explanation, FinishReason, Problem, Verdict
 from expo_lite.run.progress import completion_bar
 from expo_lite.terminal import Terminal, say, visible, visible_but_styles, visible_line
@@ -101,7 +101,7 @@ def test_what_a_model_wrote(capsys: pytest.CaptureFixture[str]) -> None:
     problem = Problem(HOSTILE, HOSTILE, HOSTILE, level=1)
     verdict = Verdict(False, "different", "text", HOSTILE)
     console, file = terminal()
-    _show(Explanation(problem, completion, (1,), (2, 3), verdict, False, "different", 0.5), console)
+    show(Explanation(problem, completion, (1,), (2, 3), verdict, False, "different", 0.5), console)
     assert CODE not in file.getvalue()
     assert bare(file.getvalue()).count(SHOWN) == 5  # identifier, question, reference, explanation, its answer
 
@@ -215,11 +215,9 @@ def test_a_walk_through_the_commands(
         [*train, "--output", f"{run}1"],  # it is there
         [*train, "--output", f"{run}1", "--resume", "--lora-rank", "4"],  # it has other settings
         ["report", f"{run}1", f"{run}2"],
-        ["compare", f"{run}1", f"{run}2"],
         ["eval", f"{run}1", "--samples", "1", "--split", "train", *few],
-        ["explain", "--model", "tiny", "--task", data, *few],
-        ["hard", "--model", "tiny", "--task", data, "--zero-of", "1", *few],
-        ["diagnose", "--model", "tiny", "--task", data, "--group-size", "2", "--problems", "2", *few],
+        ["eval", "tiny", "--task", data, "--samples", "1", "--write-unsolved", f"u{run[1:]}", *few],
+        ["diagnose", "--model", "tiny", "--task", data, "--group-size", "2", "--problems", "2", "--show", "2", *few],
         ["grade", "replies.jsonl"],
         ["plan", "--model", HOSTILE],
         ["tasks"],
@@ -232,6 +230,6 @@ def test_a_walk_through_the_commands(
         plain = bare(said.out + said.err)
         assert visible(plain) == plain, words
         written += plain
-    assert codes == [0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 2, 0]
+    assert codes == [0, 0, 1, 2, 0, 0, 0, 0, 0, 2, 0]
     assert written.count(SHOWN.replace("/", "")) > 15
     assert "[/bold]" in written

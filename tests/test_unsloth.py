@@ -317,8 +317,7 @@ def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> N
     modules = [
         "loop",
         "measure.evaluate",
-        "commands.hard",
-        "commands.explain",
+        "commands.cli",
         "measure.diagnose",
         "measure.chains",
         "sweep.run",
@@ -341,7 +340,7 @@ def test_auto_takes_unsloth_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_unsloth_asking_for_it_is_an_error_before_anything_heavy() -> None:
     code = "import sys; from expo_lite.commands.cli import run; c = run(sys.argv[1:]); "
     code += "sys.exit(9 if 'torch' in sys.modules else c)"
-    for words in (["train"], ["eval", "tiny"], ["hard"], ["explain"]):
+    for words in (["train"], ["eval", "tiny"], ["diagnose"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *words, "--backend", "unsloth"], capture_output=True, text=True, check=False
         )

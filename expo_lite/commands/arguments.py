@@ -1,14 +1,14 @@
 """How values are typed on the command line, and how a settings file comes before them; no command is known here."""
 
 import contextlib
+import inspect
 import io
-import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -97,15 +97,13 @@ def check_words(words: Sequence[str]) -> None:
             raise ConfigError(f"Word {place} of the command line {problem}: '{word[:LONGEST_QUOTE]}'.")
 
 
-def check_names(words: Sequence[str], commands: Mapping[str, Any]) -> None:
-    """Refuse a command or a flag that there is not, and name the one that was meant; tyro would search all commands.
+def check_names(words: Sequence[str], commands: Mapping[str, type[Any]]) -> None:
+    """Refuse an unknown command or flag, and name the one that was probably meant.
 
     Raises:
-        ConfigError: the first word is no command, or a flag is none of the command's own.
+        ConfigError: the first word is no command, or a flag is not one of the command's.
     """
-    verb = words[0] if words else "--help"
-    if verb.startswith("-"):
-        return
+    verb = words[0]
     if verb not in commands:
         hint = suggestion(verb, commands) or f" Commands: {', '.join(commands)}."
         raise ConfigError(f"There is no command '{verb}'.{hint} `expo-lite --help` says what each does.")
@@ -118,13 +116,12 @@ def check_names(words: Sequence[str], commands: Mapping[str, Any]) -> None:
             raise ConfigError(f"`{verb}` has no flag {flag}.{hint} `expo-lite {verb} --help` lists its flags.")
 
 
-def _field_names(settings: Any) -> Iterator[str]:
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if is_dataclass(value):
-            yield from _field_names(value)
+def _field_names(cls: type[Any]) -> Iterator[str]:
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(hint) and isinstance(hint, type):
+            yield from _field_names(hint)
         else:
-            yield field.name
+            yield name
 
 
 def path_of(flag: str, arguments: Sequence[str]) -> Path | None:
@@ -149,28 +146,34 @@ def defaults(cls: type[T], values: dict[str, Any], where: str) -> T:
     return replace(settings, **dict.fromkeys(missing, tyro.MISSING))  # type: ignore[type-var]
 
 
-def read(defaults_of: dict[str, Any], arguments: Sequence[str], *, description: str) -> Any:
-    """The command that the arguments name, an instance of what `defaults_of` has under its name.
+def read(command: type[Any], flags: Sequence[str], *, verb: str) -> Any:
+    """Return the command with the values of its flags, over those of a settings file.
 
     Raises:
-        SystemExit: help was asked for (code 0), or the arguments are wrong (code 2); either is printed.
+        ConfigError: the settings file is missing or wrong.
+        SystemExit: help was asked for (code 0), or a flag is wrong (code 2); either is printed.
     """
-    descriptions = {name: str(type(command).__doc__) for name, command in defaults_of.items()}
-    plain = path_of("--config", arguments) is None and all(visible(w) == w for w in arguments)
-    with _shown_as_it_is(styled=plain, verb=arguments[0] if arguments[0] in defaults_of else ""):
-        command: Any = tyro.cli(
-            tyro.extras.subcommand_type_from_defaults(defaults_of, descriptions, prefix_names=False),
-            prog="expo-lite",
-            description=description,
-            args=arguments,
+    file = path_of("--config", flags)
+    hints = get_type_hints(command)
+    options: dict[str, Any] = {}
+    if "settings" in hints:
+        settings = defaults(hints["settings"], command.before_flags(flags, file), str(file))
+        options["default"] = command(settings=settings, config=file)
+    plain = file is None and all(visible(word) == word for word in flags)
+    with _shown_as_it_is(styled=plain and sys.stdout.isatty()):
+        return tyro.cli(
+            command,
+            prog=f"expo-lite {verb}",
+            description=inspect.getdoc(command),
+            args=flags,
             config=(
                 tyro.conf.OmitArgPrefixes,
                 tyro.conf.PositionalRequiredArgs,
                 tyro.conf.PositionalMetavarFromFieldName,
             ),
             registry=REGISTRY,
+            **options,
         )
-    return command
 
 
 class _Kept(io.StringIO):
@@ -186,26 +189,18 @@ class _Kept(io.StringIO):
         return self._styled
 
 
-def _with_help_of(verb: str, text: str) -> str:
-    """An error of tyro's with the command's own help in the place of the whole program's, in as many columns."""
-    added = f" {verb}" if verb else ""
-    return re.sub(rf"expo-lite((?:\x1b\[[\d;]*m)*) --help {{{len(added)}}}", rf"expo-lite\1{added} --help", text)
-
-
 @contextlib.contextmanager
-def _shown_as_it_is(*, styled: bool, verb: str) -> Iterator[None]:
-    """Make what tyro prints visible text: help and errors quote the command line and the settings file.
+def _shown_as_it_is(*, styled: bool) -> Iterator[None]:
+    """Make the text that tyro prints visible: help and errors quote the command line and the settings file.
 
-    Where an error names the help, it is that of the command. Colours pass only where neither of the two can hold a
-    colour's code.
+    Only if neither can hold a colour's code may tyro use colours (`styled`).
     """
     real = sys.stdout, sys.stderr
-    styled = styled and sys.stdout.isatty()
     kept = _Kept(styled=styled), _Kept(styled=styled)
     try:
         with contextlib.redirect_stdout(kept[0]), contextlib.redirect_stderr(kept[1]):
             yield
     finally:
         for stream, text in zip(real, kept, strict=True):
-            stream.write((visible_but_styles if styled else visible)(_with_help_of(verb, text.getvalue())))
+            stream.write((visible_but_styles if styled else visible)(text.getvalue()))
             stream.flush()

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from expo_lite.commands.command import Command
+from expo_lite.commands.command import Command, say_device
 from expo_lite.errors import ConfigError
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
@@ -80,7 +80,6 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong.
     """
-    from expo_lite.commands.sampling import say_device
     from expo_lite.grading import Grader
     from expo_lite.policy.factory import load_policy
 

@@ -1,10 +1,14 @@
-"""What `doctor` looks at on a machine, from the quick to the slow; each check says what it saw and what to do."""
+"""The checks of a machine that `doctor` makes, from the quick to the slow."""
 
+import json
 import os
 import platform
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -17,11 +21,13 @@ from expo_lite.grading import GradeItem, Grader
 from expo_lite.memory.exhausted import free_ram_gib
 from expo_lite.memory.parts import GIB
 from expo_lite.memory.plan import ram_bytes
-from expo_lite.settings.machine import ON_WINDOWS, in_wsl, is_installed, on_windows
+from expo_lite.report.findings import lora_b_moved
+from expo_lite.run.checkpoint import newest_whole
+from expo_lite.settings.machine import ON_WINDOWS, driver_version, in_wsl, is_installed, on_windows
 
 PACKAGE = "expo-lite"
 TESTED = ("torch", "transformers", "peft", "bitsandbytes", "trl", "unsloth")
-"""What a run stands or falls with; the tested versions are those that the package's metadata asks for."""
+"""Packages whose versions matter; the package's own metadata says which versions are tested."""
 RUNS = Path("runs")
 LEAST_FREE_GIB, SOME_FREE_GIB = 0.5, 5.0
 HUB_TIMEOUT_S = 3.0
@@ -34,14 +40,26 @@ ITEMS = (
     (GradeItem("(1,2)", r"\boxed{(2,1)}"), False),
     (GradeItem("7", "I do not know."), False),
 )
-"""Replies with what the grader must say of them."""
+"""Replies with the right verdicts."""
 AFTER_DEATH = GradeItem(r"\sqrt{12}", r"\boxed{2\sqrt3}")
 SLOW = GradeItem("x", r"\boxed{x+10^{1900}-10^{1900}" + "".join(f"+({9000 + n}+x)!" for n in range(20)) + "}")
-"""Twenty gamma functions to thousands of digits: more than there is time for."""
+"""Twenty gamma functions to thousands of digits, which do not end in time."""
+WHOLE_BLOCKS = (128, 2048)
+ODD_WIDTHS = (80, 96, 112, 200, 400)
+"""Widths of layers that do not fill whole blocks of NF4."""
+TRAINING_LIMIT_S = 30.0
+STEPS = 2
+TRAIN = (
+    "train --model tiny --task hidden-rules --group-size 4 --problems-per-step 4 --max-completion-tokens 48 "
+    f"--steps {STEPS} --method gt-sft-grpo --explain all --diagnostics-every 0 --eval-problems 0"
+)
+"""A run with expert chains for all problems, so that both steps have a gradient whatever is sampled."""
+MOST_APART_NATS = 0.1
+REPORT_IT = "Please report it, with the output of `expo-lite doctor`."
 
 
 class Check(NamedTuple):
-    """One line: how it stands, what was seen, and what to do."""
+    """One line of the doctor: the state, what was seen, and what to do."""
 
     state: Literal["ok", "warning", "problem"]
     what: str
@@ -49,7 +67,7 @@ class Check(NamedTuple):
 
 
 def machine_checks(*, training: bool) -> Iterator[Check]:
-    """Everything about this machine; with `training`, a short run of the built-in model too."""
+    """Check this machine; with `training`, train the built-in model too."""
     yield python()
     yield memory()
     yield busy()
@@ -61,17 +79,15 @@ def machine_checks(*, training: bool) -> Iterator[Check]:
     yield grader()
     if not is_installed("torch"):
         return
-    from expo_lite.commands import self_test
-
-    card = self_test.gpu()
+    card = gpu()
     yield card
-    yield self_test.four_bits()
-    if training and card.state != "problem":  # training would only say the same
-        yield self_test.training()
+    yield four_bits()
+    if training and card.state != "problem":  # training would fail for the same reason
+        yield train()
 
 
 def python() -> Check:
-    """Python and the system; Windows itself cannot train."""
+    """Check Python and the system; Windows itself cannot train."""
     system = f"Python {platform.python_version()} on {platform.system()} {platform.release()} ({platform.machine()})"
     if on_windows():
         return Check("problem", f"{system}.", ON_WINDOWS)
@@ -79,7 +95,7 @@ def python() -> Check:
 
 
 def memory() -> Check:
-    """Cores that this process may use, main memory, and what is free of it."""
+    """Check the cores that this process may use, and main memory."""
     try:
         total = f"{ram_bytes() / GIB:.1f} GiB of main memory"
     except ConfigError:
@@ -92,25 +108,25 @@ def memory() -> Check:
 
 
 def n_cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy() -> Check:
-    """Whether other programs have the cores: torch's threads then wait for one another, at every product."""
+    """Check whether other programs hold the cores: torch's threads then wait for one another."""
     try:
         load = os.getloadavg()[0]
     except (AttributeError, OSError):  # Windows has none
-        return Check("ok", "How busy this machine is cannot be told.")
+        return Check("ok", "The load of this machine is not known.")
     what = f"The cores were busy with {load:.1f} processes in the last minute."
     if load <= n_cores() / 2:
         return Check("ok", what)
-    remedy = "Close other programs. Where that cannot be, OMP_NUM_THREADS=1 makes a small model several times faster."
+    remedy = "Close other programs. If you cannot, OMP_NUM_THREADS=1 makes a small model several times faster."
     return Check("warning", what, remedy)
 
 
 def versions() -> Iterator[Check]:
-    """What is installed against what is tested, as the package's own metadata has it."""
+    """Check the installed versions against the tested ones."""
     try:
         asked_for = [Requirement(text) for text in requires(PACKAGE) or ()]
     except PackageNotFoundError:
@@ -118,9 +134,7 @@ def versions() -> Iterator[Check]:
         return
     fitting = [f"{PACKAGE} {version(PACKAGE)}"]
     for name in TESTED:
-        ranges = {str(each.specifier): each for each in asked_for if each.name == name}
-        optional = all(each.marker is not None and "extra" in str(each.marker) for each in ranges.values())
-        check = one_version(name, " or ".join(ranges), list(ranges.values()), optional=optional)
+        check = one_version(name, [each for each in asked_for if each.name == name])
         if check.state == "ok":
             fitting.append(check.what)
         else:
@@ -128,22 +142,23 @@ def versions() -> Iterator[Check]:
     yield Check("ok", f"as tested: {', '.join(fitting)}.")
 
 
-def one_version(name: str, tested: str, ranges: list[Requirement], *, optional: bool) -> Check:
-    """One package against its tested range."""
+def one_version(name: str, tested: list[Requirement]) -> Check:
+    """Check one package against its tested ranges."""
+    ranges = " or ".join(dict.fromkeys(str(each.specifier) for each in tested))
     try:
-        found = version(name)
+        installed = version(name)
     except PackageNotFoundError:
-        if optional:
+        if all(each.marker is not None and "extra" in str(each.marker) for each in tested):
             return Check("ok", f"no {name}")
-        return Check("problem", f"{name} is not installed; {tested} is needed.", f"pip install '{name}{tested}'")
-    if any(each.specifier.contains(found, prereleases=True) for each in ranges):
-        return Check("ok", f"{name} {found}")
-    remedy = f"If something fails, pip install '{name}{next(iter(ranges)).specifier}' first."
-    return Check("warning", f"{name} {found} is installed; tested is {tested}.", remedy)
+        return Check("problem", f"{name} is not installed; {ranges} is needed.", f"pip install '{name}{ranges}'")
+    if any(each.specifier.contains(installed, prereleases=True) for each in tested):
+        return Check("ok", f"{name} {installed}")
+    remedy = f"If something fails, pip install '{name}{tested[0].specifier}' first."
+    return Check("warning", f"{name} {installed} is installed; tested is {ranges}.", remedy)
 
 
 def disk(folder: Path) -> Check:
-    """Whether runs can be written, and how much room they have."""
+    """Check that runs can be written, and how much room they have."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -160,7 +175,7 @@ def disk(folder: Path) -> Check:
 
 
 def hub() -> Check:
-    """Whether the model hub answers; that it does not is no error, for what is in the cache can be used."""
+    """Check that the model hub answers; cached models work without it."""
     import httpx
     from huggingface_hub import constants, get_token
 
@@ -171,26 +186,108 @@ def hub() -> Check:
         httpx.head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
     except httpx.HTTPError as error:
         what = f"The model hub ({constants.ENDPOINT}) cannot be reached ({type(error).__name__}): {offline}"
-        return Check("warning", what, "Look at the network and at HTTPS_PROXY, if you need the hub.")
+        return Check("warning", what, "If you need the hub, look at the network and at HTTPS_PROXY.")
     token = "with" if get_token() else "without"
     return Check("ok", f"The model hub ({constants.ENDPOINT}) answers; {token} a token, which gated models need.")
 
 
 def grader() -> Check:
-    """Verdicts that are known, a worker that is killed and replaced, and one that is stopped at its limit."""
-    remedy = "Please report it, with the output of `expo-lite doctor`."
+    """Check known verdicts, then that a killed worker is replaced and an endless comparison stopped."""
     with Grader(n_workers=1, timeout_s=GRADER_TIMEOUT_S) as own:
         verdicts = own.grade_many([item for item, _ in ITEMS])
         for (item, right), verdict in zip(ITEMS, verdicts, strict=True):
             if verdict.correct != right:
-                what = f"The grader says '{verdict.reason}' of {item.completion!r} where {item.gold!r} is right."
-                return Check("problem", what, remedy)
+                what = f"The grader says '{verdict.reason}' of {item.completion!r}; the right answer is {item.gold!r}."
+                return Check("problem", what, REPORT_IT)
         for pid in own.worker_pids:
             os.kill(pid, signal.SIGKILL)
         if not own.grade_many([AFTER_DEATH])[0].correct:
-            return Check("problem", "The grader's worker is not replaced after it was killed.", remedy)
+            return Check("problem", "The grader's worker is not replaced after it was killed.", REPORT_IT)
         stopped = own.grade(SLOW.gold, SLOW.completion)
     if stopped.reason != "timeout":
         what = f"The grader does not stop at its limit of {GRADER_TIMEOUT_S:.0f} s of CPU time ({stopped.reason})."
-        return Check("problem", what, remedy)
+        return Check("problem", what, REPORT_IT)
     return Check("ok", f"The grader judges {len(ITEMS)} replies rightly, survives a kill, and stops at its limit.")
+
+
+def gpu() -> Check:
+    """Check the GPU, its memory and its driver; a GPU that torch cannot use is a problem."""
+    import torch
+
+    from expo_lite.policy.device import compute_type, describe, find_device
+
+    try:
+        device = find_device()
+    except ConfigError as error:
+        return Check("problem", "There is a GPU that cannot be used.", str(error))
+    if device.type == "cpu":
+        none = "CUDA_VISIBLE_DEVICES hides all GPUs" if "CUDA_VISIBLE_DEVICES" in os.environ else "No NVIDIA GPU"
+        return Check("ok", f"{none}: on a CPU tiny trains in minutes, and models below 1B slowly.")
+    free, total = (size / GIB for size in torch.cuda.mem_get_info())
+    precision = str(compute_type(device)).removeprefix("torch.")
+    what = f"{describe(device)}, {total:.1f} GiB, {free:.1f} GiB of it free, driver {driver_version()}, {precision}"
+    what += ", lent by Windows (WSL2)" if in_wsl() else ""
+    if free < total / 2:
+        return Check("warning", f"{what}.", "Another program holds much of its memory; nvidia-smi shows which.")
+    return Check("ok", f"{what}.")
+
+
+def four_bits() -> Check:
+    """Check that weights come back from NF4 with the usual error."""
+    import torch
+
+    from expo_lite.policy.device import find_device
+    from expo_lite.policy.four_bits import BLOCK, MOST_ERROR, nf4_error, wrong_widths
+
+    try:
+        device = find_device()
+    except ConfigError:
+        device = torch.device("cpu")
+    library = f"bitsandbytes {version('bitsandbytes')}"
+    worst = max(nf4_error(width, device) for width in WHOLE_BLOCKS)
+    if not worst <= MOST_ERROR:
+        what = f"{library} reads 4-bit weights back with an error of {worst:.0%}; 9% is right."
+        return Check("problem", what, "Train with --bits 16, or install another bitsandbytes.")
+    if wrong := wrong_widths(ODD_WIDTHS, device):
+        what = (
+            f"{library} reads 4-bit weights back wrongly if a layer has {', '.join(map(str, wrong))} inputs "
+            f"(an error of {max(wrong.values()):.0%}; 9% is right); multiples of {BLOCK} are right."
+        )
+        return Check("warning", what, "Models with such layers are refused in 4 bits; they need --bits 16.")
+    return Check("ok", f"{library} reads 4-bit weights back rightly (error {worst:.1%}).")
+
+
+def train(limit_s: float = TRAINING_LIMIT_S) -> Check:
+    """Train the built-in model for two steps, in a process that may crash or hang."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "expo_lite", *TRAIN.split(), "--output", str(run)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)  # noqa: S603
+        except subprocess.TimeoutExpired:
+            what = f"Training {STEPS} steps of the built-in model did not end within {limit_s:.0f} s."
+            return Check("warning", what, "The machine is slow or busy. Try `expo-lite train --model tiny` by itself.")
+        if done.returncode != 0:
+            last = (done.stderr.strip() or "nothing").splitlines()[-1]
+            what = f"Training {STEPS} steps of the built-in model ended with code {done.returncode}: {last}"
+            return Check("problem", what, "`expo-lite train --model tiny --steps 2 --debug` shows all of it.")
+        return judge(run, time.monotonic() - started)
+
+
+def judge(run: Path, took_s: float) -> Check:
+    """Check that the adapter of a short run has moved, and that its sampler and scorer agree."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    newest, _ = newest_whole(run / "checkpoints")
+    moved, n_factors = (newest and lora_b_moved(newest)) or (0, 0)
+    if not moved or moved < n_factors:
+        what = f"After {len(rows)} steps {moved} of {n_factors} LoRA B factors have moved."
+        return Check("problem", what, REPORT_IT)
+    apart = max((row.get("sampling/logp_difference/mean", 0.0) for row in rows), default=0.0)
+    if apart > MOST_APART_NATS:
+        what = f"Sampler and scorer are {apart:.2f} nats a token apart in a short run."
+        return Check("problem", what, "Take another --sampler or --backend, and please report it.")
+    what = (
+        f"{len(rows)} steps of training took {took_s:.0f} s with the start: all {n_factors} LoRA B factors have moved"
+    )
+    return Check("ok", f"{what}, sampler and scorer agree ({apart:.0e} nats a token).")

@@ -1,78 +1,74 @@
-"""The command line: one subcommand a verb, its flags made from the dataclasses of settings/.
+"""The command line: one class a verb, its flags made from the dataclasses of settings/.
 
-Everything that can be wrong about arguments is found before anything heavy is imported: torch and transformers take
-seconds, and a mistyped name should not. An ExpoLiteError, and what `as_expected` knows, becomes one line and its exit
-code; whatever else is raised is a mistake of ours, and shows its traceback.
+Every error in the arguments is found before torch and transformers, which take seconds, are imported. An ExpoLiteError
+becomes one line and its exit code; so do memory that runs out and a file system that refuses. Any other exception is a
+bug, and shows its traceback.
 """
 
+import errno
+import inspect
 import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, get_type_hints
 
-import tyro
+from rich.table import Table
 
 from expo_lite import __version__
 from expo_lite.commands import arguments
 from expo_lite.commands.chat import Chat
-from expo_lite.commands.command import Command, ConfiguredCommand
-from expo_lite.commands.compare import Compare
+from expo_lite.commands.command import Command
 from expo_lite.commands.diagnose import Diagnose
 from expo_lite.commands.doctor import Doctor
 from expo_lite.commands.eval import Eval
-from expo_lite.commands.expected import as_expected
-from expo_lite.commands.explain import Explain
 from expo_lite.commands.export import Export
 from expo_lite.commands.grade import Grade
-from expo_lite.commands.hard import Hard
-from expo_lite.commands.models import Models
+from expo_lite.commands.lists import Models, Tasks
 from expo_lite.commands.plan import Plan
-from expo_lite.commands.report import Report
-from expo_lite.commands.sweep import Replicate, Sweep
-from expo_lite.commands.tasks import Tasks
-from expo_lite.commands.train import Train
-from expo_lite.commands.watch import Watch
-from expo_lite.errors import ExpoLiteError
+from expo_lite.commands.report import Report, Watch
+from expo_lite.commands.train import Replicate, Sweep, Train
+from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
+from expo_lite.memory.exhausted import free_ram_gib, out_of_memory
 from expo_lite.settings.machine import set_memory
-from expo_lite.terminal import visible, visible_line
+from expo_lite.terminal import Terminal, visible, visible_line
 
-DESCRIPTION = f"""expo-lite {__version__}: teach a language model what it cannot yet do (ExPO).
-
-`expo-lite train` alone trains the built-in model on the built-in task, in some minutes on a CPU. `expo-lite COMMAND
---help` lists the flags of a command. Settings come from defaults, then --config FILE.toml, then flags. --version prints
-the version."""
+DESCRIPTION = (
+    "usage: expo-lite COMMAND [FLAGS]\n\n"
+    f"expo-lite {__version__} teaches a language model what it cannot yet do (ExPO). `expo-lite train` alone trains "
+    "the built-in model on the built-in task, in some minutes on a CPU. `expo-lite COMMAND --help` lists the flags of "
+    "a command. Settings come from defaults, then --config FILE.toml, then flags. --version prints the version.\n"
+)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
-WIDE = 160
-"""Columns of what is printed where there is no terminal."""
 BROKEN_PIPE = 141
 """Exit code when whoever reads the output (`| head`) has left: 128 + SIGPIPE."""
+WIDE = 160
+"""Columns to print without a terminal; rich would cut tables to 80."""
 
-COMMANDS: dict[str, type[ConfiguredCommand]] = {
+COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "eval": Eval,
-    "explain": Explain,
-    "hard": Hard,
-    "plan": Plan,
     "diagnose": Diagnose,
+    "report": Report,
+    "watch": Watch,
+    "doctor": Doctor,
+    "export": Export,
+    "chat": Chat,
     "sweep": Sweep,
     "replicate": Replicate,
+    "plan": Plan,
+    "grade": Grade,
+    "models": Models,
+    "tasks": Tasks,
 }
-"""The commands that take settings."""
-OTHERS: dict[str, Command] = {
-    "report": Report(runs=tyro.MISSING),
-    "compare": Compare(first=tyro.MISSING, second=tyro.MISSING),
-    "export": Export(target=tyro.MISSING),
-    "chat": Chat(target=tyro.MISSING),
-    "watch": Watch(folder=tyro.MISSING),
-    "doctor": Doctor(),
-    "grade": Grade(file=tyro.MISSING),
-    "models": Models(),
-    "tasks": Tasks(),
+REPLACED = {
+    "hard": "eval MODEL --task TASK --write-unsolved FILE",
+    "explain": "diagnose --show 4",
+    "compare": "report RUN RUN",
 }
+"""Commands of earlier versions, with the command that does the same now."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -82,20 +78,20 @@ def run(words: Sequence[str]) -> int:
         The exit code: 0, that of the error (2 if the arguments are wrong, else 1), or 128 and the signal.
 
     Raises:
-        SystemExit: tyro has printed help (code 0) or what is wrong with the arguments (code 2).
+        SystemExit: tyro has printed help (code 0) or an error in the arguments (code 2).
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks, such as a bar, ends no run
+        sys.stdout.reconfigure(errors="backslashreplace")  # a bar that the encoding lacks must not end a run
     try:
         arguments.check_words(words)
-        if list(words) == ["--version"]:
-            sys.stdout.write(f"expo-lite {__version__}\n")
-        else:
-            command = parse(words)
-            if not sys.stdout.isatty():
-                os.environ.setdefault("COLUMNS", str(WIDE))  # rich would cut tables to 80 columns
+        command = None if list(words) == ["--version"] else parse(words)
+        if not sys.stdout.isatty():
+            os.environ.setdefault("COLUMNS", str(WIDE))
+        if command is not None:
             set_memory(os.environ)
             command.run()
+        else:
+            sys.stdout.write(f"expo-lite {__version__}\n")
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -103,8 +99,8 @@ def run(words: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains while it exits
         return BROKEN_PIPE
-    except Exception as error:  # memory that runs out while modules load takes any form; what is not expected is raised
-        expected = error if isinstance(error, ExpoLiteError) else as_expected(error)
+    except Exception as error:  # memory that runs out while modules load takes any form; a bug is raised again
+        expected = as_expected(error)
         if expected is None:
             raise
         if "--debug" in words:
@@ -115,23 +111,45 @@ def run(words: Sequence[str]) -> int:
 
 
 def parse(words: Sequence[str]) -> Command:
-    """The command that a command line names, with its settings.
+    """Return the command that a command line names, with its settings.
 
     Raises:
-        ConfigError: the settings file is missing or wrong.
+        ConfigError: the command, a flag or the settings file is wrong.
         SystemExit: as for `run`.
     """
-    file = arguments.path_of("--config", words)
-    verb = words[0] if words else "--help"
-
-    def settings(name: str, command: type[ConfiguredCommand]) -> Any:
-        values = command.before_flags(words, file) if name == verb else {}
-        return arguments.defaults(get_type_hints(command)["settings"], values, str(file))
-
-    defaults: dict[str, Any] = {
-        name: command(settings=settings(name, command), config=file)  # type: ignore[call-arg]
-        for name, command in COMMANDS.items()
-    }
-    arguments.check_names(words, defaults | OTHERS)
-    command: Command = arguments.read(defaults | OTHERS, list(words) or ["--help"], description=DESCRIPTION)
+    if not words or words[0] in ("--help", "-h"):
+        print_help()
+        sys.exit(0)
+    verb, *flags = words
+    if verb in REPLACED:
+        raise ConfigError(f"`{verb}` is now `expo-lite {REPLACED[verb]}`.")
+    arguments.check_names(words, COMMANDS)
+    command: Command = arguments.read(COMMANDS[verb], flags, verb=verb)
     return command
+
+
+def print_help() -> None:
+    """Print what the program is, and its commands."""
+    table = Table.grid(padding=(0, 2))
+    for verb, command in COMMANDS.items():
+        table.add_row(verb, inspect.getdoc(command))
+    Terminal().print(DESCRIPTION, table)
+
+
+def as_expected(error: Exception) -> ExpoLiteError | None:
+    """Return the error as one that is printed in a line: memory and the file system too; None for a bug."""
+    if isinstance(error, ExpoLiteError):
+        return error
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if out_of_memory(error):
+        free = free_ram_gib()
+        left = "" if free is None else f"; {free:.1f} GiB of main memory are free"
+        return ModelError(
+            f"Out of memory ({text}){left}. Close other programs, raise the limit (ulimit -v, ulimit -u), or take a "
+            "smaller model; `expo-lite plan` says what a run needs."
+        )
+    if isinstance(error, OSError):
+        where = f" '{error.filename}'" if error.filename is not None else ""
+        kind = ConfigError if error.errno == errno.ENAMETOOLONG else ExpoLiteError
+        return kind(f"The system refuses{where}: {error.strerror or text}.")
+    return None

@@ -1,56 +1,55 @@
-"""What the commands have in common: their flags, how a model is found, and how progress and results are printed."""
+"""The part that commands share: their flags, and how they find a model, its prompts and its problems."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
+from expo_lite.memory.exhausted import check_address_space
 from expo_lite.prompts import read_prompts
-from expo_lite.records import Level, Problem, Prompts
+from expo_lite.records import Problem, Prompts
+from expo_lite.run.progress import working
 from expo_lite.run.target import Target, find_target
-from expo_lite.settings.machine import default_model
-from expo_lite.settings.measuring import ExplainingConfig, MeasuringConfig
-from expo_lite.settings.schema import flat, to_json, toml_values
+from expo_lite.settings.machine import default_model, importing
+from expo_lite.settings.measuring import DiagnoseConfig, MeasuringConfig
+from expo_lite.settings.schema import toml_values
 from expo_lite.tasks import Task, problems_of
-from expo_lite.terminal import warning
+from expo_lite.terminal import say, warning
 
 Inline = tyro.conf.arg(name="")
-"""The settings' fields stand beside the command's own."""
-NOT_REPEATED = ("model", "task", "problems", "output", "resume")
-"""Settings that a command does not hand on to the one that it suggests; model and task stand first."""
+"""Show the fields of the settings beside the command's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What every command takes."""
+    """A verb of the command line, with its flags as fields."""
 
     debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show the traceback of an error."""
 
     def run(self) -> None:
-        """Do it; raises ExpoLiteError for whatever can be foreseen to go wrong."""
+        """Carry the command out; raises ExpoLiteError for every failure that can be foreseen."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredCommand(Command):
-    """What every command with settings takes."""
+    """A command whose settings can come from a file."""
 
     config: Path | None = None
     """Read settings from this TOML file; flags override it."""
 
     @classmethod
     def before_flags(cls, words: Sequence[str], file: Path | None) -> dict[str, Any]:
-        """The settings that are there before the command line's flags, as nested tables: those of the file."""
+        """Return the settings that flags override, as nested tables: those of the file."""
         return toml_values(file) if file else {}
 
 
 def target_of(settings: MeasuringConfig, name: str | None) -> Target:
-    """The run or model that a measuring command is about; raises what `find_target` does."""
+    """Find the run or model that a command measures; raises what `find_target` does."""
     return find_target(
         name or default_model(),
         base_model=settings.base_model,
@@ -61,43 +60,40 @@ def target_of(settings: MeasuringConfig, name: str | None) -> Target:
 
 
 def prompts_of(settings: MeasuringConfig, target: Target) -> Prompts:
-    """The prompts that are given, else the run's own; raises ConfigError where one cannot be used."""
-    explanation = settings.explanation_prompt if isinstance(settings, ExplainingConfig) else None
+    """Read the prompts that are given, else the run's own; raises ConfigError if one cannot be used."""
+    explanation = settings.explanation_prompt if isinstance(settings, DiagnoseConfig) else None
     given, own = read_prompts(settings.question_prompt, explanation), target.prompts
     return Prompts(given.question or own.question, given.explanation or own.explanation)
 
 
 def measured_problems(
-    task: Task,
-    settings: MeasuringConfig,
-    prompts: Prompts,
-    console: Console,
-    *,
-    levels: tuple[Level, ...] | None = None,
-    seed: int = 0,
+    task: Task, settings: MeasuringConfig, split: Literal["train", "test"], prompts: Prompts, console: Console
 ) -> list[Problem]:
-    """The problems that the settings ask for, by default of their own levels; raises what `Task.problems` does."""
+    """Read the problems that the settings ask for; raises what `Task.problems` does."""
     return problems_of(
         task,
-        settings.split,
-        levels=settings.levels if levels is None else levels,
+        split,
+        levels=settings.levels,
         limit=settings.problems,
-        seed=seed,
+        seed=0,
         warn=warning(console),
         prompts=prompts,
     )
 
 
-def suggested(verb: str, usual: Any, given: ExplainingConfig, model: str) -> str:
-    """The command line of another command on the same model and task, with all that was given and that it has too.
+def import_torch(console: Console) -> None:
+    """Import torch, which takes seconds, and say so. Leave transformers: Unsloth may have to come before it.
 
-    `usual` has the other command's settings at their defaults.
+    Raises:
+        ModelError: this process may have too little memory for any model.
     """
-    words = ["expo-lite", verb, "--model", model, "--task", given.task]
-    known = {key.rpartition(".")[2] for key, _ in flat(to_json(usual))} - {*NOT_REPEATED}
-    own = dict(flat(to_json(type(given)())))
-    for key, value in flat(to_json(given)):
-        name = key.rpartition(".")[2]
-        if name in known and value != own[key]:
-            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    return shlex.join(words)
+    with working(console, "starting"), importing("torch"):
+        import torch  # noqa: F401
+    check_address_space()
+
+
+def say_device(console: Console) -> None:
+    """Print the device that will compute; raises ConfigError if there is a GPU that cannot be used."""
+    from expo_lite.policy.device import describe, find_device
+
+    say(console, f"device: {describe(find_device())}")

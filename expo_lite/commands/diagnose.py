@@ -1,21 +1,33 @@
 """`expo-lite diagnose`: the two properties of a good positive, measured before a night is spent on training."""
 
+import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rich import box
+from rich.console import Console
+from rich.rule import Rule
 from rich.table import Table
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, suggested, target_of
-from expo_lite.commands.sampling import import_torch
+from expo_lite.commands.command import (
+    ConfiguredCommand,
+    Inline,
+    import_torch,
+    measured_problems,
+    prompts_of,
+    say_device,
+    target_of,
+)
 from expo_lite.grading import Grader
 from expo_lite.measure.verdict import closing_line
-from expo_lite.records import ALL
+from expo_lite.records import ALL, Explanation, Level
 from expo_lite.results.tables import interval_cell
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
+from expo_lite.settings.schema import flat, to_json
 from expo_lite.settings.train import TrainConfig
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say
@@ -23,6 +35,10 @@ from expo_lite.terminal import Terminal, say
 if TYPE_CHECKING:
     from expo_lite.measure.levels import LevelDiagnosis
     from expo_lite.results.statistics import Estimate
+
+
+NOT_REPEATED = ("model", "task", "problems", "output", "resume")
+"""Settings that the suggested `train` command does not repeat; model and task come first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +62,15 @@ class Diagnose(ConfiguredCommand):
         check_new(folder)
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-            problems = measured_problems(task, config, prompts, console)
+            problems = measured_problems(task, config, config.split, prompts, console)
             import_torch(console)
-            from expo_lite.commands.sampling import say_device
             from expo_lite.measure.diagnose import diagnose_target
 
             say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
             say_device(console)
             result = diagnose_target(target, task, problems, config, folder, console)
+        for explanation in shown(result.explanations, config.show):
+            show(explanation, console)
         console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
         verdicts = result.verdicts
         hardest = [row for row in result.levels if row.level in verdicts][-1]
@@ -61,8 +78,48 @@ class Diagnose(ConfiguredCommand):
             say(console, line)
         say(console, f"written to: {folder}")
         if any(judged.outcome == "yes" for judged in verdicts.values()):
-            line = suggested("train", TrainConfig(), config, config.model or target.model)
-            say(console, f"train on such problems: {line}")
+            say(console, f"train on such problems: {train_command(config, config.model or target.model)}")
+
+
+def train_command(config: DiagnoseConfig, model: str) -> str:
+    """Return the command that trains on the same task, with every given setting that `train` has too."""
+    words = ["expo-lite", "train", "--model", model, "--task", config.task]
+    known = {key.rpartition(".")[2] for key, _ in flat(to_json(TrainConfig()))} - {*NOT_REPEATED}
+    usual = dict(flat(to_json(DiagnoseConfig())))
+    for key, value in flat(to_json(config)):
+        name = key.rpartition(".")[2]
+        if name in known and value != usual[key]:
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def shown(explanations: Sequence[Explanation], n: int) -> list[Explanation]:
+    """Return the first n explanations of each level."""
+    counts: Counter[Level | None] = Counter()
+    kept = []
+    for explanation in explanations:
+        counts[explanation.problem.level] += 1
+        if counts[explanation.problem.level] <= n:
+            kept.append(explanation)
+    return kept
+
+
+def show(explanation: Explanation, console: Console) -> None:
+    """Print one explanation with its question, the reference answer and the verdict."""
+    problem, completion = explanation.problem, explanation.completion
+    level = "" if problem.level is None else f", level {problem.level}"
+    console.print(Rule(f"{problem.problem_id}{level}", align="left"))
+    answer = "no final answer" if explanation.verdict.answer is None else f"answer {explanation.verdict.answer}"
+    outcome = "accepted" if explanation.accepted else f"refused: {explanation.reason}"
+    lift = "" if explanation.lift_nats is None else f", lift {explanation.lift_nats:+.2f} nats"
+    for heading, text in (
+        ("question", problem.question),
+        ("reference answer", problem.answer),
+        (f"explanation, {len(completion.token_ids)} tokens", completion.text.strip()),
+        ("verdict", f"{outcome} ({answer}: {explanation.verdict.reason}{lift})"),
+    ):
+        console.print(heading, style="bold")
+        say(console, f"{text}\n")
 
 
 COLUMNS = {"no answer": "own", "true answer": "explanation", "wrong answer": "wrong-answer", "expert": "expert"}

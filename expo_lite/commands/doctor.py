@@ -1,4 +1,4 @@
-"""`expo-lite doctor`: what is wrong with this machine, or with a run, and what to do about it."""
+"""`expo-lite doctor`: find problems of this machine, or of runs, and say what to do."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from expo_lite.commands.checks import Check, machine_checks
 from expo_lite.commands.command import Command
 from expo_lite.errors import ExpoLiteError
+from expo_lite.run.dashboard import broken_off, holder_lives
+from expo_lite.run.folder import read_config
 from expo_lite.settings.metrics import described
 from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
-    from expo_lite.commands.checks import Check
     from expo_lite.results.record import RunRecord
 
 WIDTH = len("problem")
-SHOWN = ("reward", "frac_all_wrong", "frac_all_correct", "completions/clipped_ratio", "expo/explanation_accept_rate",
-         "kl", "sampling/logp_difference/mean")  # fmt: skip
-"""Metrics of a healthy run's line."""
+FIGURES = ("reward", "frac_all_wrong", "frac_all_correct", "completions/clipped_ratio", "expo/explanation_accept_rate",
+           "kl", "sampling/logp_difference/mean")  # fmt: skip
+"""The metrics of a healthy run's last step to print."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(Command):
-    """Say what is wrong with this machine, or with runs, and what to do. The exit code is 1 if there is a problem."""
+    """Find problems of this machine, or of runs, and say what to do. The exit code is 1 if there is a problem."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Run folders to look at, finished or not. Default: look at this machine."""
@@ -33,37 +35,27 @@ class Doctor(Command):
     """Leave out the training self-test, which takes up to 30 s."""
 
     def run(self) -> None:
-        """Look, and print a line for each thing that was looked at.
+        """Print a line for each check.
 
         Raises:
             CheckpointError: a folder holds no run, or one of its files is damaged.
-            ExpoLiteError: there is a problem; what it is has been printed.
+            ExpoLiteError: there is a problem; it has been printed.
         """
+        from expo_lite.results.record import read_runs
+
         console = Terminal()
-        checks = self._of_runs() if self.runs else self._of_machine()
+        checks = machine_checks(training=not self.skip_training)
+        if self.runs:
+            checks = (check for record in read_runs(self.runs) for check in run_checks(record))
         problems = sum(show(check, console) for check in checks)
         if problems:
             what = f"{problems} problem{'s' if problems > 1 else ''}"
-            raise ExpoLiteError(f"The doctor has found {what}; what to do stands above.")
-
-    def _of_runs(self) -> "Iterator[Check]":
-        from expo_lite.results.record import read_runs
-
-        for record in read_runs(self.runs):
-            yield from run_checks(record)
-
-    def _of_machine(self) -> "Iterator[Check]":
-        from expo_lite.commands.checks import machine_checks
-
-        return machine_checks(training=not self.skip_training)
+            raise ExpoLiteError(f"The doctor has found {what}; the lines above say what to do.")
 
 
-def run_checks(run: "RunRecord") -> "Iterator[Check]":
-    """Every finding of a run as a problem, or what it looks like in one line."""
-    from expo_lite.commands.checks import Check
+def run_checks(run: "RunRecord") -> Iterator[Check]:
+    """Return every finding of a run as a problem, or its main figures in one line."""
     from expo_lite.report.findings import run_findings
-    from expo_lite.run.dashboard import broken_off, holder_lives
-    from expo_lite.run.folder import read_config
 
     found, steps = run_findings(run), read_config(run.path).steps
     for finding in found:
@@ -74,16 +66,12 @@ def run_checks(run: "RunRecord") -> "Iterator[Check]":
     elif run.steps < steps and not holder_lives(run.path):
         yield Check("warning", f"{run.label}: {broken_off(run.path, run.steps, steps)}")
     elif not found:
-        yield Check("ok", f"{run.label}: nothing wrong is found. {_figures(run)}.")
+        last = f"Step {run.steps} of {run.settings.get('steps')}: {', '.join(described(run.metrics[-1], FIGURES))}"
+        yield Check("ok", f"{run.label}: nothing wrong is found. {last}.")
 
 
-def _figures(run: "RunRecord") -> str:
-    """The last step's main figures."""
-    return f"Step {run.steps} of {run.settings.get('steps')}: {', '.join(described(run.metrics[-1], SHOWN))}"
-
-
-def show(check: "Check", console: Console) -> bool:
-    """Print one line, and what to do under it; whether it is a problem."""
+def show(check: Check, console: Console) -> bool:
+    """Print one check, with what to do below it; return whether it is a problem."""
     say(console, f"{check.state:<{WIDTH}}  {check.what}")
     if check.remedy:
         say(console, f"{'':<{WIDTH}}  {check.remedy}")

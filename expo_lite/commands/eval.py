@@ -1,19 +1,41 @@
-"""`expo-lite eval`: a run or a model measured on a task, alone or against another."""
+"""`expo-lite eval`: measure a run or a model on a task, alone or against another."""
 
+import gc
 import json
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from expo_lite.commands.command import ConfiguredCommand, Inline, measured_problems, prompts_of, target_of
-from expo_lite.commands.sampling import import_torch
+from rich.console import Console
+
+from expo_lite.commands.command import (
+    ConfiguredCommand,
+    Inline,
+    import_torch,
+    measured_problems,
+    prompts_of,
+    say_device,
+    target_of,
+)
+from expo_lite.errors import CheckpointError
 from expo_lite.grading import Grader
+from expo_lite.run.files import write_atomically
+from expo_lite.run.progress import completion_bar, working
 from expo_lite.run.target import Target, params_of
 from expo_lite.settings.groups import TaskOptions
+from expo_lite.settings.machine import importing
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say, warning
+
+if TYPE_CHECKING:
+    from expo_lite.measure.samples import SampleFolder, SampleSpec
+    from expo_lite.policy.base import Policy
+    from expo_lite.records import Problem
+    from expo_lite.results.figures import GradedProblem
+    from expo_lite.tasks import Task
 
 RESULTS = "evaluation.json"
 BASELINE = "baseline"
@@ -26,64 +48,76 @@ class Eval(ConfiguredCommand):
     settings: Annotated[EvalConfig, Inline]
 
     def run(self) -> None:
-        """Measure a run or a model, and its difference to a baseline if one is given; write the figures and print them.
+        """Sample and grade the problems, then write and print the figures.
 
         Raises:
-            ExpoLiteError: whatever can be foreseen to go wrong; the output folder can be resumed.
+            ExpoLiteError: anything that can be foreseen to go wrong; the output folder can be resumed.
         """
         config = self.settings
         check_measuring(config)
         console = Terminal()
-        target = target_of(config, config.target)
-        other = target_of(config, config.baseline) if config.baseline else None
+        targets = [target_of(config, name) for name in (config.target, config.baseline) if name is not None]
+        target = targets[0]
         config, prompts = settled(config, target), prompts_of(config, target)
         output = output_folder(config, target)
-        if other is not None and other.run is not None and other.prompts.question != prompts.question:
-            warning(console)(f"'{config.baseline}' was trained on another question prompt; both are asked alike here")
+        check_unsolved_file(config)
+        if any(other.run is not None and other.prompts.question != prompts.question for other in targets[1:]):
+            warning(console)(f"'{config.baseline}' was trained with another question prompt; both get the same here")
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
-            problems = measured_problems(task, config, prompts, console)
+            problems = measured_problems(task, config, config.split or "test", prompts, console)
             import_torch(console)
-            from expo_lite.commands.sampling import graded_target, sampled_problems
             from expo_lite.measure.samples import SampleFolder, SampleSpec
-            from expo_lite.results.figures import evaluation_of
-            from expo_lite.results.paired import pair
-            from expo_lite.results.tables import evaluation_tables, pairing_tables
 
             params = params_of(config, target)
-            both = [target, *([other] if other else [])]
-            problems = sampled_problems(both, problems, params.max_completion_tokens, console)
+            problems = fitting_all(targets, problems, params.max_completion_tokens, console)
             spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
-            measured = [(output, target), *([(output / BASELINE, other)] if other else [])]
-            folders = [SampleFolder(path, sample_settings(config, each, spec.settings())) for path, each in measured]
+            folders = [
+                SampleFolder(path, sample_settings(config, each, spec.settings()))
+                for path, each in zip((output, output / BASELINE), targets, strict=False)
+            ]
             for folder in folders:
                 folder.check(resume=config.resume)
             graded = [
-                graded_target(each, spec, task, folder, console)
-                for folder, (_, each) in zip(folders, measured, strict=True)
+                graded_target(each, spec, task, folder, console) for folder, each in zip(folders, targets, strict=True)
             ]
-        evaluations = [evaluation_of(each, config.ks, config.temperature) for each in graded]
-        pairing = None
-        if other:
-            ours, theirs = (evaluation.problems for evaluation in evaluations)
-            pairing = pair(f"{target.label} minus {other.label}", theirs, ours)
-        results = {
-            "settings": to_json(config),
-            "evaluation": evaluations[0].to_json(),
-            "baseline": evaluations[1].to_json() if other else None,
-            "differences": [asdict(level) for level in pairing.levels] if pairing else [],
-        }
-        folders[0].write(RESULTS, [json.dumps(results, indent=2)])
-        for (_, each), evaluation in reversed(list(zip(measured, evaluations, strict=True))):
-            console.print(*evaluation_tables(evaluation, name=each.label))
-        if pairing:
-            console.print(*pairing_tables(pairing))
-        say(console, f"written to: {output}")
-        if other is None and target.adapter is not None:
-            say(
-                console,
-                f"against its base, problem by problem: expo-lite eval {config.target} --baseline {target.model}",
-            )
+        show_results(graded, config, targets, folders[0], console)
+        if config.write_unsolved:
+            write_unsolved(config.write_unsolved, graded[0], config, console)
+
+
+def show_results(
+    graded: "list[list[GradedProblem]]",
+    config: EvalConfig,
+    targets: list[Target],
+    folder: "SampleFolder",
+    console: Console,
+) -> None:
+    """Write the figures of the target, and of the baseline if there is one, and print them as tables."""
+    from expo_lite.results.figures import evaluation_of
+    from expo_lite.results.paired import pair
+    from expo_lite.results.tables import evaluation_tables, pairing_tables
+
+    evaluations = [evaluation_of(each, config.ks, config.temperature) for each in graded]
+    pairing = None
+    if config.baseline:
+        ours, theirs = (evaluation.problems for evaluation in evaluations)
+        pairing = pair(f"{targets[0].label} minus {targets[1].label}", theirs, ours)
+    results = {
+        "settings": to_json(config),
+        "evaluation": evaluations[0].to_json(),
+        "baseline": evaluations[1].to_json() if config.baseline else None,
+        "differences": [asdict(level) for level in pairing.levels] if pairing else [],
+    }
+    folder.write(RESULTS, [json.dumps(results, indent=2)])
+    for target, evaluation in reversed(list(zip(targets, evaluations, strict=True))):
+        console.print(*evaluation_tables(evaluation, name=target.label))
+    if pairing:
+        console.print(*pairing_tables(pairing))
+    say(console, f"written to: {folder.path}")
+    if not config.baseline and not config.write_unsolved and targets[0].adapter is not None:
+        command = shlex.join(["expo-lite", "eval", config.target, "--baseline", targets[0].model])
+        say(console, f"against its base, problem by problem: {command}")
 
 
 def settled(config: EvalConfig, target: Target) -> EvalConfig:
@@ -93,6 +127,7 @@ def settled(config: EvalConfig, target: Target) -> EvalConfig:
     return replace(
         config,
         task=config.task or (run.task if run else "hidden-rules"),
+        split=config.split or ("train" if config.write_unsolved else "test"),
         levels=config.levels or (run.levels if run and own_task else ()),
         data=run.data if run and own_task and config.data == TaskOptions() else config.data,
         max_completion_tokens=config.max_completion_tokens or target.max_completion_tokens,
@@ -102,7 +137,7 @@ def settled(config: EvalConfig, target: Target) -> EvalConfig:
 
 
 def output_folder(config: EvalConfig, target: Target) -> Path:
-    """Where the results go: as given, else in the run's folder, else under runs/."""
+    """Return the folder for the results: as given, else in the run's folder, else under runs/."""
     if config.output:
         return config.output
     name = f"{str(config.task).partition(':')[0]}-{config.split}-seed{config.seed}"
@@ -112,5 +147,97 @@ def output_folder(config: EvalConfig, target: Target) -> Path:
 
 
 def sample_settings(config: EvalConfig, target: Target, samples: dict[str, Any]) -> dict[str, Any]:
-    """What the samples depend on; k is not among it, so that other k can be had of the same samples."""
+    """Return the settings that the samples depend on; k is not one of them."""
     return {**target.identity(), "task": config.task, "split": config.split, **samples}
+
+
+def fitting_all(
+    targets: list[Target], problems: "list[Problem]", max_completion_tokens: int, console: Console
+) -> "list[Problem]":
+    """Return the problems that fit into the context of every target; loads tokenizers only."""
+    with working(console, "reading the tokenizer"), importing("transformers"):
+        from expo_lite.memory.context import fitting
+        from expo_lite.policy.load import load_tokenizer
+
+    for target in targets:
+        problems = fitting(
+            problems,
+            target.model,
+            max_completion_tokens,
+            tokenizer=lambda model=target.model: load_tokenizer(model),  # type: ignore[misc]
+            warn=warning(console),
+        )
+    return problems
+
+
+def graded_target(
+    target: Target, spec: "SampleSpec", task: "Task", folder: "SampleFolder", console: Console
+) -> "list[GradedProblem]":
+    """Sample and grade the completions that the folder lacks; load the policy only if it lacks any."""
+    import torch
+
+    from expo_lite.measure.samples import graded_problems
+    from expo_lite.memory.limits import fitted_policy
+    from expo_lite.policy.factory import load_policy
+    from expo_lite.run.folder import locked, make_folder
+
+    say(console, f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems")
+    say_device(console)
+    settings, limits = fitted_policy(target.model, target.policy, spec.params, warning(console))
+    loaded: list[Policy] = []
+    with completion_bar(console, "completions", spec.n_completions) as bar:
+
+        def policy() -> "Policy":
+            if not loaded:
+                loaded.append(load_policy(target.model, settings, seed=0, adapter=target.adapter))
+                loaded[0].on_ended = bar.ended
+            return loaded[0]
+
+        if not folder.path.exists():
+            policy()  # a model that cannot be loaded leaves no folder
+            make_folder(folder.path)
+        with locked(folder.path):
+            graded = graded_problems(spec, task, policy, limits=limits, folder=folder, advance=bar)
+    loaded.clear()
+    gc.collect()  # a second policy needs the room
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return graded
+
+
+def check_unsolved_file(config: EvalConfig) -> None:
+    """Make room for the file of unsolved problems before hours of sampling.
+
+    Raises:
+        CheckpointError: the file exists, and the command does not resume.
+    """
+    file = config.write_unsolved
+    if file is None:
+        return
+    if file.is_dir() or (file.exists() and not config.resume):
+        raise CheckpointError(f"'{file}' exists already. Choose another --write-unsolved, or remove it.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write_unsolved(file: Path, graded: "list[GradedProblem]", config: EvalConfig, console: Console) -> None:
+    """Write the problems without a right completion as rows that `--task jsonl:FILE` reads."""
+    unsolved = [each.problem for each in graded if not each.n_correct and not each.greedy.correct]
+    rows = [
+        {
+            "problem_id": problem.problem_id,
+            "question": problem.question,
+            "answer": problem.answer,
+            "level": problem.level,
+            "subject": problem.subject,
+            "expert_chain": problem.expert_chain,
+        }
+        for problem in unsolved
+    ]
+    write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    tries = config.samples + 1
+    say(console, f"{len(unsolved):,} of {len(graded):,} problems were never solved in {tries} tries: {file}")
+    if unsolved:
+        command = shlex.join(["expo-lite", "train", "--model", config.target, "--task", f"jsonl:{file}"])
+        say(console, f"train on them: {command}")
+    if unsolved and str(config.task).startswith("reasoning-gym"):
+        say(console, "note: rows of a file are graded by their answer, not by reasoning-gym's own checker.")

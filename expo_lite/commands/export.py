@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from expo_lite.commands.command import Command
+from expo_lite.commands.command import Command, say_device
 from expo_lite.errors import CheckpointError, ConfigError, DataError
 from expo_lite.prompts import encode_question, question_turns, system_turn
 from expo_lite.records import Problem
@@ -97,7 +97,6 @@ def export(place: Destination, console: Console) -> None:
         CheckpointError: the folder cannot be written.
         ModelError: the model cannot be written in this form, or what was written is not what was trained.
     """
-    from expo_lite.commands.sampling import say_device
     from expo_lite.policy.factory import load_policy
 
     target, folder, asked = place.target, place.folder, place.asked

@@ -1,49 +1,132 @@
-"""`expo-lite report`: one HTML file that shows what a run did, or several side by side."""
+"""The commands that show runs from their folders: `expo-lite report` as a page, `expo-lite watch` live."""
 
-from dataclasses import dataclass
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
 from rich.console import Console
+from rich.live import Live
 
 from expo_lite.commands.command import Command
 from expo_lite.errors import ConfigError
+from expo_lite.run.dashboard import closing, panel, read_state
+from expo_lite.run.folder import RunFolder
 from expo_lite.terminal import Terminal, say
 
+if TYPE_CHECKING:
+    from expo_lite.results.paired import Comparison
+    from expo_lite.results.record import RunRecord
+
 NAME = "report.html"
+LISTED = 10
+"""How many problems won, and how many lost, the terminal lists; --json has all."""
+EVERY_SECONDS = 1.0
+WAIT_SECONDS = 60.0
+"""How long `watch` waits for the folder of a run that is starting; it is made once the model is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Command):
-    """Write what a run did into one HTML file: figures, curves, samples and settings. Several runs share one page."""
+    """Write what runs did into one HTML file, and compare each further run with the first one."""
 
     runs: tuple[Path, ...]
-    """One or more run folders; several are drawn over one another."""
+    """One or more run folders; several are drawn over one another and compared, problem by problem."""
     output: Path | None = None
     """The HTML file to write. Default: report.html in the run folder, or beside the first of several runs."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print figures, settings that differ and paired differences as JSON."""
 
     def run(self) -> None:
-        """Check, then write the file and say where it is."""
+        """Write the page, then print the comparison and where the page is.
+
+        Raises:
+            CheckpointError: a folder holds no run, a file of it is damaged, or the page cannot be written.
+        """
         if not self.runs:
             raise ConfigError("No run is named. Give at least one run folder: expo-lite report runs/NAME.")
-        write_report(self.runs, self.output or default_output(self.runs), Terminal())
+        from expo_lite.report.page import render, write_document
+        from expo_lite.results.paired import compare
+        from expo_lite.results.record import read_runs
+        from expo_lite.results.tables import comparison_tables
+
+        console, runs = Terminal(), read_runs(self.runs)
+        file = self.output or (self.runs[0] if len(runs) == 1 else self.runs[0].parent) / NAME
+        page = render(runs)
+        size = write_document(page.html, file)
+        comparisons = [compare(runs[0], other) for other in runs[1:]]
+        if self.json:
+            console.print_json(json.dumps({"page": str(file)} | as_json(runs, comparisons)), indent=2)
+            return
+        for comparison in comparisons:
+            for part in comparison_tables(comparison, show=LISTED):
+                if isinstance(part, str):
+                    say(console, part)
+                else:
+                    console.print(part)
+        left_out = f"; {page.n_all - page.n_kept:,} left out to stay below 5 MB" if page.n_kept < page.n_all else ""
+        say(console, f"written to: {file} ({size / 1e6:.1f} MB, {page.n_kept:,} samples{left_out})")
+        say(console, f"open in a browser: {file.absolute().as_uri()}")
 
 
-def write_report(runs: tuple[Path, ...], file: Path, console: Console) -> None:
-    """Write the report of these runs, and say where it is and how it is opened.
+def as_json(runs: Sequence["RunRecord"], comparisons: Sequence["Comparison"]) -> dict[str, Any]:
+    """Return the last figures of each run, and the comparisons, as JSON values."""
+    return {
+        "runs": [
+            {
+                "label": run.label,
+                "folder": str(run.path),
+                "steps": run.steps,
+                "levels": [asdict(level) for level in run.evaluated[-1].evaluation.levels] if run.evaluated else [],
+            }
+            for run in runs
+        ],
+        "comparisons": [comparison.to_json() for comparison in comparisons],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch(Command):
+    """Show what a run is doing, until it ends: curves, an explanation beside a wrong try, time left, memory."""
+
+    folder: Path
+    """The run folder."""
+    once: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show it once and end. Without a terminal it is always shown once."""
+
+    def run(self) -> None:
+        """Read the folder again every second, and end when the run does; Ctrl-C ends only the watching."""
+        console = Terminal()
+        wait_for_run(self.folder, console if console.is_terminal and not self.once else None)
+        state = read_state(self.folder)
+        if self.once or not console.is_terminal:
+            console.print(panel(state, console.width))
+        else:
+            with Live(console=console, auto_refresh=False, transient=False) as live:
+                while True:
+                    live.update(panel(state, console.width), refresh=True)
+                    if closing(state, self.folder) is not None:
+                        break
+                    time.sleep(EVERY_SECONDS)
+                    state = read_state(self.folder)
+        if (line := closing(state, self.folder)) is not None:
+            say(console, line)
+
+
+def wait_for_run(path: Path, console: Console | None) -> None:
+    """Wait for a folder that is not there yet, if there is a console to say so on.
 
     Raises:
-        CheckpointError: a folder holds no run, a file of it is damaged, or the report cannot be written.
+        CheckpointError: the folder holds no run, or did not appear.
     """
-    from expo_lite.report.page import render, write_document
-    from expo_lite.results.record import read_runs
-
-    page = render(read_runs(runs))
-    size = write_document(page.html, file)
-    left_out = f"; {page.n_all - page.n_kept:,} left out to stay below 5 MB" if page.n_kept < page.n_all else ""
-    say(console, f"written to: {file} ({size / 1e6:.1f} MB, {page.n_kept:,} samples{left_out})")
-    say(console, f"open in a browser: {file.absolute().as_uri()}")
-
-
-def default_output(runs: tuple[Path, ...]) -> Path:
-    """In the run's folder; of several runs, beside the first one."""
-    return runs[0] / NAME if len(runs) == 1 else runs[0].parent / NAME
+    folder = RunFolder(path)
+    if console is not None and not os.path.exists(path):  # unlike Path.exists, it accepts a name of any length
+        say(console, f"There is no folder '{path}' yet. Waiting {WAIT_SECONDS:.0f} s for it; Ctrl-C ends.")
+        until = time.monotonic() + WAIT_SECONDS
+        while not os.path.exists(folder.config_file) and time.monotonic() < until:
+            time.sleep(EVERY_SECONDS)
+    folder.check_is_run()

@@ -1,4 +1,4 @@
-"""Explanations of some problems, one each and sampled by themselves: what `explain` prints, and diagnose's control."""
+"""One explanation of each problem, sampled by themselves: the control of `diagnose`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.records import Group, Problem, SamplingParams
 from expo_lite.settings.groups import ExplainWith
-from expo_lite.settings.measuring import ExplainingConfig
+from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.step.rollout import roll_out, stream_seed
 from expo_lite.tasks import Task
 
@@ -16,7 +16,7 @@ def sample_attempts(
     policy: Policy,
     task: Task,
     problems: Sequence[Problem],
-    config: ExplainingConfig,
+    config: DiagnoseConfig,
     params: SamplingParams,
     limits: Limits,
     *,

@@ -51,7 +51,7 @@ def comparison_tables(comparison: Comparison, *, show: int) -> list[RenderableTy
         return [
             settings,
             "No pairing: the runs have no held-out problems in common that were measured on equal terms. Measure both "
-            "alike with `expo-lite eval RUN`, and compare again.",
+            "alike with `expo-lite eval RUN`, and report again.",
         ]
     won, lost = f"won (right in {second} alone)", f"lost (right in {first} alone)"
     problems = [*_problems(won, pairing.won, show), *_problems(lost, pairing.lost, show)]

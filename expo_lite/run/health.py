@@ -151,7 +151,7 @@ def _refused(recent: Sequence[Row]) -> Finding | None:
 
 def _refusal_remedy(rows: Sequence[Row]) -> str:
     remedies = {"truncated": LONGER, "no_lift": "Take lift out of --explanation-filter."}
-    other = "Read some with `expo-lite diagnose --show`; take --explanations-per-problem 4 or a larger model."
+    other = "Read some with `expo-lite diagnose --show 4`; take --explanations-per-problem 4 or a larger model."
     return remedies.get(_most_refused(rows) or "", other)
 
 

@@ -1,4 +1,4 @@
-"""The settings of the commands that measure a model: eval, hard, explain and diagnose; what they share stands once."""
+"""The settings of the commands that measure a model, `eval` and `diagnose`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +8,7 @@ from expo_lite.records import Level
 from expo_lite.settings.groups import ExplainWith, ExplanationFilter, ExpoConfig, TaskOptions
 from expo_lite.settings.machine import Backend, Sampler, backend_rules
 from expo_lite.settings.schema import (
+    AT_LEAST_0,
     COMPLETIONS,
     PROBLEMS,
     ROWS,
@@ -26,12 +27,10 @@ KS = (1, 4, 16, 64)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringConfig:
-    """What all commands that measure have in common."""
+    """The settings that `eval` and `diagnose` share."""
 
     base_model: str | None = None
     """The base model of an adapter folder, where the folder names none or one that is not on this machine."""
-    split: Literal["train", "test"] = "train"
-    """The split to take problems from."""
     levels: tuple[Level, ...] = ()
     """The levels to take problems from. Default: all."""
     problems: Annotated[int | None, PROBLEMS] = None
@@ -58,17 +57,6 @@ class MeasuringConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ModelOnTask(MeasuringConfig):
-    """One model on one task."""
-
-    model: str | None = None
-    """An alias, OWNER/NAME, a folder, a GGUF file, a run folder or an adapter.
-    Default: tiny without a GPU, qwen2.5-3b with one."""
-    task: str = "hidden-rules"
-    """Where the problems come from; `expo-lite tasks` lists them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig(MeasuringConfig):
     """Measure a run or a model: greedy accuracy, avg@n, pass@k and maj@k, by level and subject."""
 
@@ -78,8 +66,8 @@ class EvalConfig(MeasuringConfig):
     """A second run or model to compare with, on the same problems with the same seeds."""
     task: str | None = None
     """What to measure on. Default: the run's own task, else hidden-rules."""
-    split: Literal["train", "test"] = "test"
-    """The split to take problems from."""
+    split: Literal["train", "test"] | None = None
+    """The split to take problems from. Default: test, and train with --write-unsolved."""
     levels: tuple[Level, ...] = ()
     """The levels to take problems from. Default: the run's own, else all."""
     samples: Annotated[int, COMPLETIONS] = 16
@@ -90,6 +78,8 @@ class EvalConfig(MeasuringConfig):
     """The sampling temperature."""
     output: Path | None = None
     """Folder for the results. Default: evaluation/... in the run folder, else runs/eval-..."""
+    write_unsolved: Path | None = None
+    """Write the problems without a right completion to this JSONL file, which `train --task jsonl:FILE` reads."""
     resume: bool = False
     """Go on with what the output folder already has; problems in it are not sampled again."""
 
@@ -100,27 +90,30 @@ class EvalConfig(MeasuringConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HardConfig(_ModelOnTask):
-    """Find the problems that a model never solves, and write them as a data file to train on."""
+class DiagnoseConfig(MeasuringConfig):
+    """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
 
-    zero_of: Annotated[int, COMPLETIONS] = 16
-    """A problem is hard if all of this many completions are wrong."""
-    output: Path | None = None
-    """Folder for the files. Default: runs/hard-MODEL-TASK."""
-    resume: bool = False
-    """Go on with what the output folder already has."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainingConfig(_ModelOnTask):
-    """What the commands that sample explanations have in common."""
-
+    model: str | None = None
+    """An alias, OWNER/NAME, a folder, a GGUF file, a run folder or an adapter.
+    Default: tiny without a GPU, qwen2.5-3b with one."""
+    task: str = "hidden-rules"
+    """The source of the problems; `expo-lite tasks` lists them."""
+    split: Literal["train", "test"] = "train"
+    """The split to take problems from."""
+    problems: Annotated[int, PROBLEMS] = 32
+    """How many problems of each level to take; of a task without levels, how many in all."""
+    group_size: Annotated[int, COMPLETIONS] = 8
+    """How many completions of each problem's plain prompt are sampled, for the share of all-wrong groups."""
     explain_with: ExplainWith = "answer"
     """What the explanation prompt shows: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """What an explanation must pass: verified, lift, reliance, re-derivation or none, as in training."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, as in training. Default: the run's own, else ours."""
+    show: Annotated[int, AT_LEAST_0] = 0
+    """Print this many explanations of each level, with the verdict on each."""
+    output: Path | None = None
+    """Folder for the figures and samples. Default: runs/diagnose-MODEL-TASK."""
 
     @property
     def explaining(self) -> ExpoConfig:
@@ -128,33 +121,11 @@ class ExplainingConfig(_ModelOnTask):
         return ExpoConfig(explanation_filter=self.explanation_filter, explain_with=self.explain_with)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainConfig(ExplainingConfig):
-    """Print self-explanations of some problems, with what becomes of each."""
-
-    levels: tuple[Level, ...] = ()
-    """The levels to take problems from. Default: the task's hardest."""
-    problems: Annotated[int, PROBLEMS] = 4
-    """How many problems of each level to take; of a task without levels, how many in all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiagnoseConfig(ExplainingConfig):
-    """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
-
-    problems: Annotated[int, PROBLEMS] = 32
-    """How many problems of each level to take; of a task without levels, how many in all."""
-    group_size: Annotated[int, COMPLETIONS] = 8
-    """How many completions of each problem's plain prompt are sampled, for the share of all-wrong groups."""
-    output: Path | None = None
-    """Folder for the figures and samples. Default: runs/diagnose-MODEL-TASK."""
-
-
 def check_measuring(config: MeasuringConfig) -> None:
     """Hold the settings of a measuring command against all their rules; raises ConfigError."""
     check_values(config)
     check_rules(backend_rules(config.backend))
-    if isinstance(config, ExplainingConfig):
+    if isinstance(config, DiagnoseConfig):
         check_filters(config.explanation_filter)
     if isinstance(config, EvalConfig):
         ks = ", ".join(map(str, config.k))

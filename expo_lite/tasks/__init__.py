@@ -89,7 +89,9 @@ TASKS = {
         flags=("difficulty",),
         levels=(),
     ),
-    "jsonl": _file("jsonl", "your own problems, one JSON object a line; also what `expo-lite hard` writes"),
+    "jsonl": _file(
+        "jsonl", "your own problems, one JSON object a line; also a file of `expo-lite eval --write-unsolved`"
+    ),
     "csv": _file("csv", "your own problems, comma-separated with a header line"),
     "parquet": _file("parquet", "your own problems, as parquet"),
     "arrow": _file("arrow", "your own problems, as `datasets` saves them"),

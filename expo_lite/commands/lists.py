@@ -1,4 +1,4 @@
-"""`expo-lite models`."""
+"""The commands that list what there is: `expo-lite models` and `expo-lite tasks`."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,10 @@ from rich.table import Table
 
 from expo_lite.commands.command import Command
 from expo_lite.settings.models import PRESETS, TINY
+from expo_lite.tasks import TASKS
 from expo_lite.terminal import Terminal, say
+
+MODEL_COLUMNS = ("alias", "model", "parameters", "license", "steps", "learning rate", "for exp-dpo", "max tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,18 +19,7 @@ class Models(Command):
 
     def run(self) -> None:
         """Print the table."""
-        table = Table(box=box.SIMPLE)
-        for column in (
-            "alias",
-            "model",
-            "parameters",
-            "license",
-            "steps",
-            "learning rate",
-            "for exp-dpo",
-            "max tokens",
-        ):
-            table.add_column(column, overflow="fold")
+        table = _table(*MODEL_COLUMNS)
         for alias, preset in PRESETS.items():
             source = "built in" if preset is TINY else preset.source
             rates = (f"{preset.learning_rate:g}", f"{preset.dpo_learning_rate:g}")
@@ -36,3 +28,24 @@ class Models(Command):
         console = Terminal()
         console.print(table)
         say(console, "--model also takes OWNER/NAME of the model hub, a local folder or a GGUF file.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks(Command):
+    """List the tasks, and where their problems come from."""
+
+    def run(self) -> None:
+        """Print the tables."""
+        about = _table("task", "problems")
+        origins = _table("task", "license", "expert chains", "held-out split")
+        for kind, spec in TASKS.items():
+            about.add_row(spec.shape, spec.about)
+            origins.add_row(kind, spec.license, spec.chains, spec.held_out)
+        Terminal().print(about, origins)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
