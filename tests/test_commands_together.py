@@ -47,7 +47,7 @@ def test_unsolved_then_train_then_eval_against_the_base(tmp_path: Path, capsys: 
     for folder in (output, output / "baseline"):
         assert len((folder / "samples.jsonl").read_bytes().split(b"\n")) - 1 == held_out * 5
     ours, theirs = (results[part]["levels"][-1]["avg"]["value"] for part in ("evaluation", "baseline"))
-    assert results["differences"][-1]["avg"]["value"] == pytest.approx(ours - theirs)
+    assert results["differences"][-1]["difference"]["1"]["value"] == pytest.approx(ours - theirs)
     assert "minus tiny" in capsys.readouterr().out
     assert run(["eval", str(trained), "--baseline", MODEL, "--samples", "4"]) == 1  # nothing is overwritten
 

@@ -166,7 +166,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", RUN)
 def test_the_commands_run(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if "runs/hard.jsonl" in command:
+    if "jsonl:runs/hard.jsonl" in command:
         (folder / "problems.jsonl").rename(folder / "runs" / "hard.jsonl")
     assert cli.run(shlex.split(f"{command} {RUN[command]}")) == 0
     assert capsys.readouterr().out.strip()
