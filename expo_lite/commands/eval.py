@@ -20,7 +20,7 @@ from expo_lite.commands.command import (
 )
 from expo_lite.errors import CheckpointError
 from expo_lite.grading import Grader
-from expo_lite.run.files import write_atomically
+from expo_lite.run.folder import write_atomically
 from expo_lite.run.progress import completion_bar, working
 from expo_lite.run.target import Target, params_of
 from expo_lite.settings.groups import TaskOptions
