@@ -14,12 +14,13 @@ from typing import NamedTuple
 import pytest
 
 from expo_lite.errors import DataError
-from expo_lite.grading import GradeItem, Grader, equal_answers, final_answer, grade_file
+from expo_lite.grading import RULES, GradeItem, Grader, final_answer, grade_file, judge
 from expo_lite.grading.process import Worker
 from expo_lite.grading.reading.extract import answer_start, gold_answer
 from expo_lite.grading.reading.normalise import normalise
 
 DATA = Path(__file__).parent / "data"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 class Case(NamedTuple):
@@ -145,11 +146,38 @@ def test_equal_cases_are_equal_the_other_way_round(grader: Grader, verdicts: lis
         ("Yes", "true", "yes_no"),
         ("B", "(B)", "choice"),
         ("3:4", "0.75", "ratio"),
-        (r"\sqrt{8}", r"2\sqrt{2}", None),
+        (r"\sqrt{8}", r"2\sqrt{2}", "expression"),
     ],
 )
-def test_the_step_is_named(gold: str, answer: str, how: str | None) -> None:
-    assert equal_answers(gold, answer) == how
+def test_the_step_is_named(gold: str, answer: str, how: str) -> None:
+    assert judge(gold, answer) == (True, how)
+
+
+def test_the_guide_lists_the_rules() -> None:
+    guide = (EXAMPLES / "guides" / "grading.md").read_text("utf-8")
+    listed = guide.split("<!-- rules -->\n")[1].split("<!-- /rules -->")[0]
+    assert listed == "".join(f"{n}. `{rule.name}`: {rule.line}\n" for n, rule in enumerate(RULES, start=1))
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        (r"\infty", r"\infty+1"),
+        (r"\infty", r"2\infty"),
+        (r"\frac{1}{0}", r"\frac{2}{0}"),
+        (r"\tan(\pi/2)", r"\tan(3\pi/2)"),
+        (r"\infty-\infty", "0"),
+        (r"\frac{\infty}{\infty}", "1"),
+        ("i", "-i"),
+        ("3+4i", "5"),
+        ("3+4i", "4+3i"),
+        (r"\sqrt{-1}", "1"),
+        (r"\ln(-1)", "0"),
+        (r"\frac{x}{0}", r"\frac{y}{0}"),
+    ],
+)
+def test_what_is_not_finite_or_complex_equals_only_itself(gold: str, answer: str) -> None:
+    assert not judge(gold, answer)[0]
 
 
 def test_verdicts_name_reason_step_and_answer(grader: Grader) -> None:
@@ -465,9 +493,6 @@ def test_grade_file_of_a_missing_file(tmp_path: Path, grader: Grader) -> None:
         grade_file(tmp_path / "none.jsonl", tmp_path / "out.jsonl", grader)
     with pytest.raises(DataError, match="Cannot write"):
         grade_file(tmp_path / "none.jsonl", tmp_path / "no" / "out.jsonl", grader)
-
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_no_mutated_reply_stops_the_grader() -> None:

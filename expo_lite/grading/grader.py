@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from expo_lite.grading.plain import plain_number
 from expo_lite.grading.process import Reply, Worker
-from expo_lite.grading.reading.extract import final_answer, gold_answer
+from expo_lite.grading.reading.extract import final_answer, gold_answer, plain_number
 from expo_lite.records import Verdict
 from expo_lite.settings.groups import Rounding
 from expo_lite.settings.machine import ON_WINDOWS, on_windows

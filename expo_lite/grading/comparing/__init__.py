@@ -1,1 +1,19 @@
-"""Whether two answers say the same: from what they are made of to their values."""
+"""Comparing: the rules that find two answers equal or different, and the structures they look at."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from expo_lite.settings.groups import Rounding
+
+Result = tuple[bool, str]
+"""Whether two answers are equal, and the name of what decided."""
+Compare = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a rule may use: the comparison of two parts by all rules, and what the caller asked for."""
+
+    equal: Compare
+    rounding: Rounding
+    outermost: bool

@@ -5,13 +5,29 @@ understood is refused. A tree is a tuple of a name and its parts:
 ("num", Fraction), ("sym", name), ("add" | "mul", *parts), ("pow", base, exponent), ("fn", name, *arguments).
 """
 
+import re
 from fractions import Fraction
-from typing import Any
-
-from expo_lite.grading.reading.tokens import FUNCTIONS, GREEK, Cursor, NotUnderstood, tokens_of
+from typing import Any, NoReturn
 
 Tree = tuple[Any, ...]
 
+_TOKEN = re.compile(
+    r"\s*(?:(?P<num>\d+\.?\d*(?:[eE][+-]?\d{1,4}(?![\d.]))?|\.\d+(?:[eE][+-]?\d{1,4})?)"
+    r"|(?P<cmd>\\[A-Za-z]+|\\[{}|])|(?P<word>[A-Za-z]+)|(?P<op>[-+*/^_()\[\]{}|!%'=:,<>]))"
+)
+_MAX_TOKENS = 800
+
+_FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log exp sqrt abs gcd lcm min max "
+    "arcsinh arccosh arctanh asin acos atan floor ceil factorial binom cbrt sgn".split()
+)
+_GREEK = frozenset(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
+    "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
+)
+_PLAIN_WORDS = (
+    "pi", "infty", *sorted(_FUNCTIONS, key=len, reverse=True), *sorted(_GREEK - {"ell"}, key=len, reverse=True)
+)  # fmt: skip
 _MAX_DEPTH = 100  # of sums and atoms
 _MAX_DIGITS = 1000
 
@@ -21,9 +37,13 @@ _CONSTANTS = {"pi": ("sym", "pi"), "infty": ("sym", "oo"), "e": ("sym", "e"), "i
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
 
 
+class NotUnderstood(ValueError):
+    """The text is not an expression of this grammar."""
+
+
 def parse(text: str) -> Tree:
     """The tree of an expression; raises NotUnderstood for anything else."""
-    parser = _Parser(tokens_of(text))
+    parser = _Parser(_tokens_of(text))
     tree = parser.sum()
     parser.expect_end()
     return tree
@@ -34,7 +54,55 @@ def number(value: int | Fraction) -> Tree:
     return ("num", Fraction(value))
 
 
-class _Parser(Cursor):
+class _Cursor:
+    """A place in a list of tokens, read from left to right."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        """At the first of these."""
+        self.tokens = tokens
+        self.at = 0
+
+    def peek(self, ahead: int = 0) -> str:
+        """The next token, or the one that many further on; empty at the end."""
+        index = self.at + ahead
+        return self.tokens[index] if index < len(self.tokens) else ""
+
+    def next(self) -> str:
+        """The next token, which is then behind; empty at the end."""
+        token = self.peek()
+        self.at += 1
+        return token
+
+    def take(self, *wanted: str) -> bool:
+        """Whether the next token is one of these; if so it is then behind."""
+        if self.peek() in wanted and self.at < len(self.tokens):
+            self.at += 1
+            return True
+        return False
+
+    def sign(self) -> int:
+        """1 or -1, by the plus and minus signs that come next, of which there may be none."""
+        sign = 1
+        while self.peek() in ("+", "-"):
+            sign *= -1 if self.next() == "-" else 1
+        return sign
+
+    def expect(self, wanted: str) -> None:
+        """Go past this token; raises NotUnderstood where another is next."""
+        if not self.take(wanted):
+            self.refuse()
+
+    def expect_end(self) -> None:
+        """Raise NotUnderstood where anything is left over."""
+        if self.at < len(self.tokens):
+            self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Raise NotUnderstood, with the next token."""
+        raise NotUnderstood(self.peek() or "end")
+
+
+class _Parser(_Cursor):
     def __init__(self, tokens: list[str]) -> None:
         super().__init__(tokens)
         self._depth = 0
@@ -200,28 +268,11 @@ class _Parser(Cursor):
     def _symbol(self, name: str) -> Tree:
         if name in ("f", "g") and self.take("("):
             return ("fn", "unknown_" + name, self._up_to(")"))
-        if name in ("C", "P") and self.peek() == "(":
-            chosen = self._chosen(name)
-            if chosen is not None:
-                return chosen
         if self.take("_"):
             name += "_" + self._subscript()
         while self.take("'"):
             name += "'"
         return _CONSTANTS.get(name, ("sym", name))
-
-    def _chosen(self, name: str) -> Tree | None:
-        """C(8, 2) or P(8, 2), combinations or arrangements, if two numbers stand in the brackets."""
-        start = self.at
-        self.at += 1
-        top = self.next()
-        comma, bottom, closing = self.next(), self.next(), self.next()
-        if not (top.isdigit() and comma == "," and bottom.isdigit() and closing == ")"):
-            self.at = start
-            return None
-        n, k = _literal(top), _literal(bottom)
-        chosen: Tree = ("fn", "binom", n, k)
-        return chosen if name == "C" else ("mul", chosen, ("fn", "factorial", k))
 
     def _subscript(self) -> str:
         if not self.take("{"):
@@ -241,11 +292,11 @@ class _Parser(Cursor):
             return ("fn", "binom", self._argument(), self._argument())
         if name in ("lfloor", "lceil"):
             return ("fn", "floor" if name == "lfloor" else "ceil", self._up_to("\\r" + name[1:]))
-        if name in FUNCTIONS:
+        if name in _FUNCTIONS:
             return self._function(_ALIASES.get(name, name))
         if name in _CONSTANTS:
             return _CONSTANTS[name]
-        if name in GREEK or name in ("ihat", "jhat", "khat"):
+        if name in _GREEK or name in ("ihat", "jhat", "khat"):
             return self._symbol("\\" + name)
         self.at -= 1
         self.refuse()
@@ -281,7 +332,7 @@ class _Parser(Cursor):
         if self.peek() == "|":
             return [self._power()]
         factors = [self._signed_power()]
-        while self._starts_factor() and self.peek() not in ("(", "[") and self.peek()[1:] not in FUNCTIONS:
+        while self._starts_factor() and self.peek() not in ("(", "[") and self.peek()[1:] not in _FUNCTIONS:
             factors.append(self._implicit(factors[-1]))
         while self.peek() == "/" and self.peek(1)[:1].isdigit() and name not in ("sqrt", "exp"):
             self.at += 1
@@ -297,3 +348,44 @@ def _literal(token: str) -> Tree:
     if (not token[:1].isdigit() and token[:1] != ".") or len(token) > _MAX_DIGITS:
         raise NotUnderstood(token[:20])
     return number(Fraction(token.rstrip(".") if "e" not in token.lower() else token))
+
+
+def _tokens_of(text: str) -> list[str]:
+    """The tokens; raises NotUnderstood for a character that is none, a word, or too many."""
+    text = re.sub(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])", lambda m: m.group().replace(",", ""), text.strip())
+    text = re.sub(
+        r"(?<![\d.,] )(?<![\d.,])([1-9]\d{0,2}(?: \d{3})+)(?! ?\d)", lambda m: m.group().replace(" ", ""), text
+    )
+    tokens: list[str] = []
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise NotUnderstood(text[position : position + 20])
+        position = match.end()
+        word = match.group("word")
+        tokens.extend(_letters(word) if word else [match.group(match.lastgroup or 0).strip()])
+        if len(tokens) > _MAX_TOKENS:
+            raise NotUnderstood("too long")
+        if match.group("num") and re.match(r"\s+\d+\s*/\s*\d", text[position:]):
+            tokens.append("&mixed")
+    return tokens
+
+
+def _letters(word: str) -> list[str]:
+    """A run of letters as names of functions, constants and single variables; words are refused."""
+    tokens: list[str] = []
+    variables = 0
+    while word:
+        name = next((name for name in _PLAIN_WORDS if word.startswith(name)), None)
+        if name is not None and len(name) > 1 and (len(name) > 2 or name in ("pi", "ln", "xi", "mu", "nu")):
+            tokens.append("\\" + name)
+            word = word[len(name) :]
+            variables = 0
+        else:
+            tokens.append(word[0])
+            word = word[1:]
+            variables += 1
+        if variables > 4:
+            raise NotUnderstood("a word")
+    return tokens

@@ -1,26 +1,21 @@
-"""Whether two single expressions are equal: text, numbers with units, then (in a worker) values."""
+"""Single expressions: words, numbers with units, values."""
 
+import functools
+import math
 import re
 from dataclasses import dataclass
-from enum import Enum
 from fractions import Fraction
-from typing import Protocol
 
-from expo_lite.grading.comparing.exact import NotRational, exact_value
-from expo_lite.grading.comparing.expression import Tree, parse
+from expo_lite.grading.comparing import Result, Scope
+from expo_lite.grading.comparing.expression import NotUnderstood, Tree, parse
 from expo_lite.grading.reading.normalise import text_key
-from expo_lite.grading.reading.tokens import NotUnderstood
-from expo_lite.grading.reading.units import Unit, split_unit
-from expo_lite.settings.groups import Rounding
+from expo_lite.grading.reading.units import Unit, in_one_unit, split_unit
 
 _DECIMAL = re.compile(
     r"^[+-]?(?P<whole>\d{0,60})(?:\.(?P<places>\d{1,60}))?"
     r"(?:(?: ?(?:\\times|\\cdot|\*|x) ?10\^ ?(?:\{ ?(?P<braced>[+-]?\d{1,4}) ?\}|(?P<bare>[+-]?\d{1,4})))"
     r"|[eE](?P<power>[+-]?\d{1,4}))?$"
 )
-_POUNDS = re.compile(r"(?:\\text\{ ?)?\bpounds?(?: sterling)?(?: ?\})?$")
-_DECIMAL_COMMA = re.compile(r"^[+-]?(?:\d+,(?:\d\d|\d{4,})|0,\d{2,})$")
-_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|\\text\{")
 _WORD = re.compile(r"^(?!(?:sqrt|sin|cos|tan|log|ln|exp)[a-z]|\d)[A-Za-z]{3,}$")
 _WORDS = re.compile(r"(?:\\text\{)? ?[A-Za-z][A-Za-z' -]{2,}\}?")
 _NOUN = re.compile(
@@ -30,37 +25,14 @@ _ROUGHLY = re.compile(
     r"^(?:\\text\{ ?)?(?:approximately|approx\.?|about|roughly|around|nearly|exactly|only)(?: ?\}| ) ?"
     r"|^(?:\\approx|\\sim|~|=) ?"
 )
+_MAX_BITS = 20_000
+_MAX_FACTORIAL = 1000
 _ROUNDED_DIGITS = 3
 _DEGREES, _RADIANS = (("angle", 1),), (("radian", 1),)
 
 
-class Outcome(Enum):
-    """What a comparison found: equal, different, or not for it to say."""
-
-    EQUAL = "equal"
-    DIFFERENT = "different"
-    OPEN = "open"
-
-
-class Deep(Protocol):
-    """What a worker adds: the comparison of values that are not rational."""
-
-    def same(self, one: Tree, other: Tree) -> bool | None:
-        """Whether two expressions are equal everywhere; None for cannot say."""
-
-    def proportional(self, one: Tree, other: Tree, *, positive: bool = False) -> bool | None:
-        """Whether one is a constant multiple of the other; None for cannot say."""
-
-    def constant(self, tree: Tree) -> Fraction | None:
-        """A real constant to 60 digits, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a comparison may use: values that are not rational (in a worker), and the rule for rounded answers."""
-
-    deep: Deep | None = None
-    rounding: Rounding = "never"
+class NotRational(ValueError):
+    """The tree has no rational value, or one too large to compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +50,7 @@ class Quantity:
     digits: int = 0
 
 
+@functools.lru_cache(maxsize=256)
 def quantity(text: str) -> Quantity:
     """Read a normalised expression."""
     text = _ROUGHLY.sub("", text).strip()
@@ -105,50 +78,61 @@ def quantity(text: str) -> Quantity:
     return Quantity(unit, tree, value, place, digits)
 
 
-def compare_leaves(gold: str, answer: str, scope: Scope) -> tuple[Outcome, str]:
-    """Compare two normalised expressions."""
-    if text_key(gold) == text_key(answer):
-        return Outcome.EQUAL, "text"
+def compare_compounds(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare quantities in several units: 2 hours 30 minutes is 150 minutes, and 2.5 hours."""
+    if (in_one_unit(gold), in_one_unit(answer)) == (gold, answer):
+        return None
+    choices = (in_one_unit(answer), in_one_unit(answer, first=True))
+    return any(scope.equal(in_one_unit(gold), choice) for choice in choices), "compound"
+
+
+def compare_words(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare words as text; an even function is even."""
     one, other = quantity(gold), quantity(answer)
-    if one.tree is None or other.tree is None or _WORD.match(gold) or _WORD.match(answer):
-        return _compare_text(gold, answer)
-    angles = _in_radians(one, other)
-    if not angles and not one.unit.fits(other.unit):
-        return Outcome.DIFFERENT, "unit"
-    if not angles and one.value is not None and other.value is not None:
-        if _equal_numbers(one, other):
-            return Outcome.EQUAL, "number"
-        if scope.rounding == "gold" and _gold_is_rounded(one, other):
-            return Outcome.EQUAL, "rounded"
-        return Outcome.DIFFERENT, "number"
-    if scope.deep is None:
-        return Outcome.OPEN, "expression"
-    return _compare_deeply(one, other, angles, scope.deep, scope.rounding)
-
-
-def one_decimal_sign(gold: str, answer: str) -> tuple[str, str]:
-    """A gold of 2,74 is 2.74 where the answer is a number with a point; in an answer a comma separates a list."""
-    if _DECIMAL_COMMA.match(gold) and re.fullmatch(r"[+-]?\d*\.\d+", answer):
-        return gold.replace(",", "."), answer
-    return gold, answer
-
-
-def one_currency(gold: str, answer: str) -> tuple[str, str]:
-    """7 pounds is £7 where the other side says £."""
-    texts = [gold, answer]
-    for mine, yours in ((0, 1), (1, 0)):
-        if "£" in texts[yours]:
-            texts[mine] = _POUNDS.sub("£", texts[mine])
-    return texts[0], texts[1]
-
-
-def _compare_text(gold: str, answer: str) -> tuple[Outcome, str]:
+    if one.tree is not None and other.tree is not None and not _WORD.match(gold) and not _WORD.match(answer):
+        return None
     if all(_WORDS.fullmatch(text) for text in (gold, answer)) and re.search("[a-z]", gold):
-        equal = _NOUN.sub("", text_key(gold).casefold()) == _NOUN.sub("", text_key(answer).casefold())
-        return (Outcome.EQUAL if equal else Outcome.DIFFERENT), "words"
-    if _PROSE.search(gold) or _PROSE.search(answer):
-        return Outcome.DIFFERENT, "text"
-    return Outcome.OPEN, "text"
+        return _NOUN.sub("", text_key(gold).casefold()) == _NOUN.sub("", text_key(answer).casefold()), "words"
+    return False, "text"
+
+
+def compare_units(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Refuse numbers of different kinds of units; one side may leave its unit out."""
+    one, other = quantity(gold), quantity(answer)
+    return None if one.unit.fits(other.unit) or _in_radians(one, other) else (False, "unit")
+
+
+def compare_numbers(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare rational numbers exactly, in the same unit."""
+    one, other = quantity(gold), quantity(answer)
+    if one.value is None or other.value is None or _in_radians(one, other):
+        return None
+    if any(one.value * factor == other.value * other_factor for factor, other_factor in _readings(one, other)):
+        return True, "number"
+    return (True, "rounded") if scope.rounding == "gold" and _gold_is_rounded(one, other) else (False, "number")
+
+
+def compare_expressions(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare by value: constants to 150 digits, expressions with variables at fixed points."""
+    from expo_lite.grading.comparing import values  # late: mpmath takes a while to import, and only workers get here
+
+    one, other = quantity(gold), quantity(answer)
+    if one.tree is None or other.tree is None:
+        return None
+    angles = _in_radians(one, other)
+    trees = angles or [(one.tree, other.tree)]
+    if not angles and one.unit != other.unit:
+        trees = [
+            (("mul", ("num", factor), one.tree), ("mul", ("num", other_factor), other.tree))
+            for factor, other_factor in _factors(one.unit, other.unit)
+        ]
+    if any(values.same(mine, yours) for mine, yours in trees):
+        return True, "radians" if angles else "expression"
+    if scope.rounding == "gold" and other.value is None and one.unit.fits(other.unit):
+        value = values.constant(other.tree)
+        if value is not None and _rounds_to(one, value * other.unit.factor / one.unit.factor, None):
+            return True, "rounded"
+    return False, "expression"
 
 
 def _factors(one: Unit, other: Unit) -> list[tuple[Fraction, Fraction]]:
@@ -172,12 +156,6 @@ def _readings(one: Quantity, other: Quantity) -> list[tuple[Fraction, Fraction]]
     return readings
 
 
-def _equal_numbers(one: Quantity, other: Quantity) -> bool:
-    if one.value is None or other.value is None:
-        return False
-    return any(one.value * factor == other.value * other_factor for factor, other_factor in _readings(one, other))
-
-
 def _gold_is_rounded(gold: Quantity, answer: Quantity) -> bool:
     """Whether the gold is the answer, rounded to the gold's last place."""
     if answer.value is None:
@@ -197,44 +175,6 @@ def _rounds_to(decimal: Quantity, value: Fraction, place: Fraction | None) -> bo
     return 2 * abs(decimal.value - value) <= decimal.place
 
 
-def approximates(decimal: str, exact: str, scope: Scope) -> bool | None:
-    r"""Whether a decimal is an exact value, rounded or cut, as in "x \approx y"; None where only a worker can say."""
-    one, other = quantity(decimal), quantity(exact)
-    if one.value is None or one.place is None or other.tree is None:
-        return False
-    value = other.value
-    if value is None:
-        if scope.deep is None:
-            return None
-        value = scope.deep.constant(other.tree)
-    return value is not None and abs(one.value - value) < one.place
-
-
-def _compare_deeply(
-    one: Quantity, other: Quantity, angles: list[tuple[Tree, Tree]], deep: Deep, rounding: Rounding
-) -> tuple[Outcome, str]:
-    """Compare expressions of which at least one has no rational value."""
-    if one.tree is None or other.tree is None:
-        return Outcome.OPEN, "expression"
-    trees = angles or [(one.tree, other.tree)]
-    if not angles and one.unit != other.unit:
-        trees = [
-            (("mul", ("num", factor), one.tree), ("mul", ("num", other_factor), other.tree))
-            for factor, other_factor in _factors(one.unit, other.unit)
-        ]
-    unknown = False
-    for mine, yours in trees:
-        verdict = deep.same(mine, yours)
-        if verdict:
-            return Outcome.EQUAL, "radians" if angles else "expression"
-        unknown = unknown or verdict is None
-    if rounding == "gold" and other.value is None and one.unit.fits(other.unit):
-        value = deep.constant(other.tree)
-        if value is not None and _rounds_to(one, value * other.unit.factor / one.unit.factor, None):
-            return Outcome.EQUAL, "rounded"
-    return (Outcome.OPEN if unknown else Outcome.DIFFERENT), "expression"
-
-
 def _in_radians(one: Quantity, other: Quantity) -> list[tuple[Tree, Tree]]:
     """Degrees against radians, or against a multiple of pi without a unit, as two numbers of radians; else nothing."""
     pairs: list[tuple[Tree, Tree]] = []
@@ -247,3 +187,91 @@ def _in_radians(one: Quantity, other: Quantity) -> list[tuple[Tree, Tree]]:
             in_radians: Tree = ("mul", a.tree, degree)
             pairs.append((b.tree, in_radians) if swap else (in_radians, b.tree))
     return pairs
+
+
+# Exact values
+
+
+def exact_value(tree: Tree) -> Fraction:
+    """The rational value of a tree; raises NotRational where it has none, or none that is cheap."""
+    kind = tree[0]
+    if kind == "num":
+        value: Fraction = tree[1]
+        return value
+    if kind == "add":
+        return _bounded(sum((exact_value(part) for part in tree[1:]), Fraction(0)))
+    if kind == "mul":
+        product = Fraction(1)
+        for part in tree[1:]:
+            product = _bounded(product * exact_value(part))
+        return product
+    if kind == "pow":
+        return _power(exact_value(tree[1]), exact_value(tree[2]))
+    if kind == "fn":
+        return _function(tree[1], [exact_value(part) for part in tree[2:]])
+    raise NotRational(kind)
+
+
+def _bits(value: Fraction) -> int:
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
+
+
+def _bounded(value: Fraction) -> Fraction:
+    if _bits(value) > _MAX_BITS:
+        raise NotRational("too large")
+    return value
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1:
+        return _root(_power(base, Fraction(exponent.numerator)), exponent.denominator)
+    if abs(exponent) * _bits(base) > _MAX_BITS or (base == 0 and exponent <= 0):
+        raise NotRational("too large or undefined")
+    return Fraction(base**exponent.numerator)
+
+
+def _root(value: Fraction, index: int) -> Fraction:
+    """The exact root of a non-negative rational that has one."""
+    if value < 0 or not 0 < index <= 64:
+        raise NotRational("no real root")
+    parts = []
+    for whole in (value.numerator, value.denominator):
+        root = math.isqrt(whole) if index == 2 else _integer_root(whole, index)
+        if root**index != whole:
+            raise NotRational("irrational")
+        parts.append(root)
+    return Fraction(parts[0], parts[1])
+
+
+def _integer_root(whole: int, index: int) -> int:
+    low, high = 0, 1 << (whole.bit_length() // index + 1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if middle**index <= whole:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _function(name: str, values: list[Fraction]) -> Fraction:
+    if name == "abs":
+        return abs(values[0])
+    if name == "root" and values[1].denominator == 1:
+        if values[0] < 0 and values[1] % 2 == 1:
+            return -_root(-values[0], values[1].numerator)
+        return _root(values[0], values[1].numerator)
+    if name in ("floor", "ceil") and len(values) == 1:
+        return Fraction(math.floor(values[0]) if name == "floor" else math.ceil(values[0]))
+    if name in ("min", "max"):
+        return min(values) if name == "min" else max(values)
+    if any(value.denominator != 1 or value < 0 or value > _MAX_FACTORIAL for value in values):
+        raise NotRational(name)
+    integers = [value.numerator for value in values]
+    if name == "factorial":
+        return Fraction(math.factorial(integers[0]))
+    if name == "binom":
+        return Fraction(math.comb(integers[0], integers[1]))
+    if name in ("gcd", "lcm"):
+        return Fraction(math.gcd(*integers) if name == "gcd" else math.lcm(*integers))
+    raise NotRational(name)

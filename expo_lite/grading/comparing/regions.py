@@ -5,15 +5,12 @@ import math
 import re
 from dataclasses import dataclass
 
-from expo_lite.grading.comparing.exact import NotRational, exact_value, linear
-from expo_lite.grading.comparing.expression import parse
-from expo_lite.grading.comparing.structures import Leaf, Relation, Sequence, split_top, structure
-from expo_lite.grading.reading import words
-from expo_lite.grading.reading.tokens import NotUnderstood
+from expo_lite.grading.comparing import Result, Scope, words
+from expo_lite.grading.comparing.expression import NotUnderstood, parse
+from expo_lite.grading.comparing.leaves import NotRational, exact_value
+from expo_lite.grading.comparing.lists import Leaf, Relation, Sequence, paired_off, split_top, structure
 
 _VARIABLE = re.compile(r"^(?:[A-DF-Za-df-hj-z]|\\(?!pi|infty)[a-z]+|[A-Za-z]\((?:[a-z]|\\[a-z]+)\))(?:_\{?\w+\}?)?$")
-_BARS = re.compile(r"^\| ?([A-Za-z]) ?\|$")
-_BARRED = re.compile(r"^\| ?(?P<inside>[^|]{1,40}) ?\|$")
 _MEMBER = re.compile(r"^((?:\\?[A-Za-z]|\\[a-z]+|[A-Za-z]\([a-z]\))(?:_\{?\w+\}?)?)\s?\\in\s?(.+)$", re.DOTALL)
 _BUILDER = re.compile(
     r"^\\\{\s?(?P<name>[A-Za-z])\s?(?:\\in\s?\\R\s?)?(?:\||:|\\text\{ ?such that ?\})\s?(?P<condition>.+)\\\}$",
@@ -48,17 +45,19 @@ class Region:
     certain: bool = True
 
 
-def membership(text: str) -> tuple[str | None, str]:
-    r"""Name and set of "x \in S"; the text itself where there is no such name."""
-    match = _MEMBER.match(text)
-    return (match.group(1), match.group(2).strip()) if match else (None, text)
+def compare_regions(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare two parts of the real line piece by piece, in any order."""
+    wanted, given = region(gold), region(answer)
+    if wanted is None or given is None or not (wanted.certain or given.certain):
+        return None
 
+    def same(one: Piece, other: Piece) -> bool:
+        closed = (one.low_closed, one.high_closed) == (other.low_closed, other.high_closed)
+        return closed and scope.equal(one.low, other.low) and scope.equal(one.high, other.high)
 
-def solutions(text: str) -> str:
-    r"""The set {1, 2} of "x \in {1, 2}"; any other text as it is."""
-    name, rest = membership(text)
-    form = structure(rest) if name is not None else None
-    return rest if isinstance(form, Sequence) and form.opening == r"\{" and _BUILDER.match(rest) is None else text
+    names_fit = wanted.name == given.name or None in (wanted.name, given.name)
+    equal = names_fit and len(wanted.pieces) == len(given.pieces) and paired_off(wanted.pieces, given.pieces, same)
+    return (equal, "interval") if equal or names_fit else None
 
 
 def region(text: str) -> Region | None:
@@ -67,10 +66,10 @@ def region(text: str) -> Region | None:
     if builder is not None:
         inner = region(builder.group("condition").strip())
         return inner if inner is None or inner.name == builder.group("name") else None
-    name, rest = membership(text)
-    if name is not None:
-        inner = region(rest)
-        return None if inner is None else Region(inner.pieces, name)
+    member = _MEMBER.match(text)
+    if member is not None:
+        inner = region(member.group(2).strip())
+        return None if inner is None else Region(inner.pieces, member.group(1))
     return _union(text) or _difference(text) or _simple(text)
 
 
@@ -225,73 +224,24 @@ def _with_holes(solid: Region | None, points: tuple[str, ...]) -> Region | None:
 def _inequality(form: Relation) -> Region | None:
     sides, signs = form.sides, form.signs
     if len(sides) == 2:
-        around = _around(sides[0], signs[0], sides[1]) or _around(sides[1], _FLIPPED.get(signs[0], "="), sides[0])
-        if around is not None:
-            return around
-        if _names_variable(sides[1]) and not _names_variable(sides[0]):
+        if _VARIABLE.match(sides[1]) and not _VARIABLE.match(sides[0]):
             sides, signs = sides[::-1], (_FLIPPED.get(signs[0], signs[0]),)
         return _bounded_once(sides[0], signs[0], sides[1])
-    if len(sides) != 3 or not _names_variable(sides[1]):
+    if len(sides) != 3 or not _VARIABLE.match(sides[1]):
         return None
     if signs[0] in (">", r"\ge") and signs[1] in _FLIPPED:
         sides, signs = sides[::-1], (_FLIPPED[signs[1]], _FLIPPED[signs[0]])
     if not set(signs) <= {"<", r"\le"}:
         return None
-    bars = _BARS.match(sides[1])
-    if bars is not None:
-        return _ring(sides, signs, bars.group(1))
     return Region((Piece(sides[0], signs[0] == r"\le", sides[2], signs[1] == r"\le"),), sides[1])
 
 
-def _names_variable(side: str) -> bool:
-    return bool(_VARIABLE.match(side) or _BARS.match(side))
-
-
 def _bounded_once(name: str, sign: str, bound: str) -> Region | None:
-    """What a variable, or its absolute value, with one bound leaves."""
-    if not _names_variable(name) or sign == "=" or name in re.findall(r"\\?[A-Za-z]+", bound):
+    """What one bound leaves for a variable."""
+    if not _VARIABLE.match(name) or sign == "=" or name in re.findall(r"\\?[A-Za-z]+", bound):
         return None
-    bars = _BARS.match(name)
-    if bars is not None:
-        if _rough_value(bound) <= 0 or sign == r"\ne":
-            return None
-        if sign in ("<", r"\le"):
-            return Region((Piece(f"-{bound}", sign == r"\le", bound, sign == r"\le"),), bars.group(1))
-        return _ring((bound, name, _INFINITY), (_FLIPPED[sign], "<"), bars.group(1))
     if sign == r"\ne":
         return Region(_without((bound,)).pieces, name)
     if sign in ("<", r"\le"):
         return Region((Piece(_MINUS_INFINITY, False, bound, sign == r"\le"),), name)
     return Region((Piece(bound, sign == r"\ge", _INFINITY, False),), name)
-
-
-def _around(barred: str, sign: str, bound: str) -> Region | None:
-    """|2x - 3| < 5: what lies within, or beyond, a distance from a point."""
-    bars = _BARRED.match(barred)
-    names = set(re.findall(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", bars.group("inside"))) if bars is not None else set()
-    if bars is None or len(names) != 1 or sign not in _FLIPPED or len(bars.group("inside")) == 1:
-        return None
-    name = names.pop()
-    try:
-        distance = exact_value(parse(bound))
-        slope, offset = linear(parse(bars.group("inside")), name)
-    except (NotUnderstood, NotRational, ZeroDivisionError):
-        return None
-    if distance <= 0 or slope == 0:
-        return None
-    low, high = (str(end) for end in sorted(((-distance - offset) / slope, (distance - offset) / slope)))
-    if sign in ("<", r"\le"):
-        return Region((Piece(low, sign == r"\le", high, sign == r"\le"),), name)
-    closed = sign == r"\ge"
-    return Region((Piece(_MINUS_INFINITY, False, low, closed), Piece(high, closed, _INFINITY, False)), name)
-
-
-def _ring(sides: tuple[str, ...], signs: tuple[str, ...], name: str) -> Region | None:
-    """1 < |x| < 2: two pieces, mirrored at zero."""
-    low, high = sides[0], sides[2]
-    if _rough_value(low) <= 0:
-        return None
-    low_closed, high_closed = signs[0] == r"\le", signs[1] == r"\le"
-    return Region(
-        (Piece(f"-{high}", high_closed, f"-{low}", low_closed), Piece(low, low_closed, high, high_closed)), name
-    )

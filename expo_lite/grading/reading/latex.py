@@ -34,25 +34,21 @@ _FUNCTIONS = frozenset(
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?\s*")
 _LETTER_ARGUMENT = re.compile(r"(?:\{\s?)?([A-Za-z])(?:\s?\})?")
-_SPACING = re.compile(r"\\[,;:> ]|~|\\hspace\*?\{[^{}]{0,20}\}|\\[hv]?phantom\{[^{}]{0,40}\}|\\tag\{[^{}]{0,20}\}")
+_SPACING = re.compile(
+    r"\\[,;:> ]|~|\\hspace\*?\{[^{}]{0,20}\}|\\[hv]?phantom\{[^{}]{0,40}\}|\\(?:tag|(?:text)?color) ?\{[^{}]{0,20}\}"
+)
 _GROUPED = re.compile(r"(?<=\d)\s?(?:\{\s?,\s?\}|,\\!|\\!,|\{,\\!\}|\{?\\[,;:]\}?|~)\s?(?=\d{3}(?!\d))")
-_DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _ROW_GAP = re.compile(r"\\\\\*? ?\[ ?-?[\d.]{1,6} ?(?:pt|em|ex|mm|cm|in|\\baselineskip) ?\]")
 _LAYOUT = re.compile(
     r"\\(begin|end) ?\{(?:aligned|align|equation|gathered|gather|split|alignedat|multline)\*?\}(?:\[[tbc]\])?"
 )
-_CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose(?![A-Za-z])([^{}]{1,60})\}")
-_NEGATED = re.compile(r"\\not ?(=|<|>)")
-_NEGATIONS = {"=": r"\ne ", "<": r"\ge ", ">": r"\le "}
 _DELIMITERS = re.compile(r"\\[()\[\]]")
-_BLANK = re.compile(r"\\(?:text|mathrm|mbox|textrm) ?\{\s*\}")
 _DEGREE = re.compile(
     r"(?:\{\s?\})?\^\s?(?:\{\s?\\(?:circ|degree)\s?\}|\\(?:circ|degree)(?![A-Za-z]))|(?<=\d)\^(?:o(?![A-Za-z])|\{o\})"
 )
-_OVER = re.compile(r"\{([^{}]{1,60})\\over(?![A-Za-z])([^{}]{1,60})\}")
-_COLOUR = re.compile(r"\\(?:text)?color\s?\{[^{}]{0,20}\}")
+_INFIX = re.compile(r"\{([^{}]{1,60})\\(over|choose)(?![A-Za-z])([^{}]{1,60})\}")
+_INFIX_NAMES = {"over": "frac", "choose": "binom"}
 _UNIT_OR_FUNCTION = frozenset(("min", "sec"))
-_LINKED = re.compile(r"^( ?(?:and|or) )(?=\S)([^{}]+)$|^([^{}]*\S)( (?:and|or) ?)$")
 NEWLINE = "⏎"
 
 
@@ -70,13 +66,10 @@ def spelled(text: str) -> str:
         .replace(r"\&", "&")
         .replace(r"\#", "#")
     )
-    text = _DELIMITERS.sub(" ", _BLANK.sub(" ", text))
-    text = _money_or_delimiter(text).replace("\ue000", "$")
-    text = _OVER.sub(r"\\frac{\1}{\2}", _DEGREE.sub(r"\\degree ", text))
-    text = _NEGATED.sub(lambda found: _NEGATIONS[found.group(1)], text)
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text).replace("{:}", ":")
-    text = _DECIMAL_COMMA.sub(".", _GROUPED.sub("", text))
-    text = _SPACING.sub(" ", _COLOUR.sub("", text)).replace(r"\!", "").replace(r"\/", "")
+    text = _money_or_delimiter(_DELIMITERS.sub(" ", text)).replace("\ue000", "$")
+    text = _DEGREE.sub(r"\\degree ", text).replace("{:}", ":")
+    text = _INFIX.sub(lambda found: rf"\{_INFIX_NAMES[found[2]]}{{{found[1]}}}{{{found[3]}}}", text)
+    text = _SPACING.sub(" ", _GROUPED.sub("", text)).replace(r"\!", "").replace(r"\/", "")
     return _commands(text)
 
 
@@ -155,9 +148,6 @@ def _text_block(name: str, content: str) -> str:
     word = content.strip()
     if word in _FUNCTIONS:
         return f"\\{word} "
-    linked = _LINKED.match(content)
-    if linked is not None:  # "5\text{ cubes and }3\text{ balls}" is a list
-        return "".join(f"\\text{{{part}}}" for part in linked.groups() if part)
     if re.fullmatch(r"-?[\d.,/]+", word) or (name == "mathrm" and word in ("e", "i", "d")):
         return word
     if word in ("%", "$", "£", "€", ""):

@@ -1,10 +1,10 @@
 """One spelling for the many ways to write the same LaTeX: the first thing that happens to both answers."""
 
 import re
+from fractions import Fraction
 
 from expo_lite.grading.reading.extract import sanitise
 from expo_lite.grading.reading.latex import spelled
-from expo_lite.grading.reading.repeating import as_fractions
 
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
@@ -24,74 +24,59 @@ _UNICODE = {
 _TABLE = str.maketrans(_UNICODE)
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿˣ", "0123456789+-nx")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿˣ]+")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_SUBSCRIPT_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 
 _MAX_CHARS = 3000
-_UNDERSCORED = re.compile(r"(?<![\w.])[1-9]\d{0,2}(?:_\d{3})+(?!\w)")
-_CHOSEN = re.compile(
-    r"(?<![\w)}\]])(?:\{ ?\} ?)?(?P<up>[_^]) ?\{? ?(?P<n>\d{1,4}) ?\}? ?(?P<kind>[CP]) ?_ ?\{? ?(?P<k>\d{1,4}) ?\}?"
-    r"|(?<![\w^_}])(?P<kind2>[CP]) ?_ ?\{? ?(?P<n2>\d{1,4}) ?\}? ?\^ ?\{? ?(?P<k2>\d{1,4}) ?\}?"
-    r"|^(?P<n3>\d{1,4})(?P<kind3>[CP])(?P<k3>\d{1,4})$"
-)
+_BARRED = re.compile(r"(?<![\d.,])(\d{0,9})\.(\d{0,9})\\(?:overline|bar|dot) ?\{ ?(\d{1,12}) ?\}(?!\d)")
 _PERCENT = re.compile(r"(?<=[\d}) ])\s?(?:\bper ?cent\b|\bpercentage\b|\bpct\b\.?)", re.IGNORECASE)
-_LEAD = re.compile(
-    r"^\s?(?:\\text\{\s?)?(?:so |thus |hence )?(?:the )?(?:final |correct )?answer(?: is\b:?|:)(?:\s?\})?\s?(?=[^}])",
-    re.IGNORECASE,
-)
 _ARTICLE = re.compile(
     r"^(?:an?|the|on|in|at) (?!(?:sin|cos|tan|cot|sec|csc|log|ln|sqrt|exp|arc))(?=[a-z]{3}[a-z' -]*$)"
 )
 _COUNTED = re.compile(r"^\\text\{ ?([-+]?\d[^{}]*)\}$")
-_QUOTED = re.compile(r"^([\"'`])([^\"'`]{1,200})\1$")
 _ENDS = " \t\n*_.,;:`⏎"
 _STARTS = re.compile(r"^(?:[ \t\n*_,;:`⏎]|\.(?!\d))+")
 _WORD_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
 def normalise(text: str) -> str:
-    r"""The answer with one spelling a thing: plain `\frac`, `\le`, `\text{}`; no sizes, delimiters or end punctuation.
+    r"""Write an answer with one spelling a thing: `\frac`, `\le`, `\text{}`; no sizes, delimiters or end punctuation.
 
     A text of more than 3,000 characters stays as it is: nobody writes such an answer.
     """
     text = sanitise(text)
     if len(text) > _MAX_CHARS:
         return text.strip()
-    if text.isascii() and text.isalnum() and not ("C" in text or "P" in text):
+    if text.isascii() and text.isalnum():
         return text
     text = _unicode(text)
-    if "C" in text or "P" in text:
-        text = _CHOSEN.sub(_chosen, text.strip(" $")).replace("nCr(", "C(").replace("nPr(", "P(")
     if any(mark in text for mark in "\\${^~"):
         text = spelled(text)
-    text = _UNDERSCORED.sub(lambda number: number.group().replace("_", ""), re.sub(r"\s+", " ", text))
-    text = _LEAD.sub("", text)
-    text = _STARTS.sub("", _PERCENT.sub("%", as_fractions(text)).rstrip(_ENDS))
+    text = _STARTS.sub("", re.sub(r"\s+", " ", text))
+    text = _BARRED.sub(_fraction, text)
+    text = _STARTS.sub("", _PERCENT.sub("%", text).rstrip(_ENDS))
     text = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", "^", text).replace("**", "")
-    text = _COUNTED.sub(r"\1", text)
-    text = _QUOTED.sub(r"\2", re.sub(r"(?<![A-Za-z])oo(?![A-Za-z])", lambda _: r"\infty", text))
+    text = re.sub(r"(?<![A-Za-z])oo(?![A-Za-z])", lambda _: r"\infty", _COUNTED.sub(r"\1", text))
     while text.startswith("{") and _closing(text) == len(text) - 1:
         text = _STARTS.sub("", text[1:-1].rstrip(_ENDS))
     return text
 
 
+def _fraction(found: re.Match[str]) -> str:
+    r"""Write an endless decimal such as 0.1\overline{6} as a fraction."""
+    whole, before, block = found.groups()
+    repeats = int("9" * len(block)) * 10 ** len(before)
+    value = Fraction(int(whole or 0)) + Fraction(int(before or 0), 10 ** len(before)) + Fraction(int(block), repeats)
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
 def _unicode(text: str) -> str:
     if not text.isascii():
         text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
-        text = _SUBSCRIPT_RUN.sub(lambda run: "_{" + run.group().translate(_SUBSCRIPTS) + "}", text)
         text = text.translate(_TABLE)
     # A backslash that some string literal swallowed.
     text = text.replace("\x0crac", r"\frac").replace("\text{", r"\text{").replace("\times", r"\times")
     for plain, latex in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("\\lt=", r"\le ")):
         text = text.replace(plain, latex)
     return text
-
-
-def _chosen(found: re.Match[str]) -> str:
-    r"""8 above 2 in the ways that C and P are written, as \binom or P(8,2)."""
-    kind = found["kind"] or found["kind2"] or found["kind3"]
-    n, k = found["n"] or found["n2"] or found["n3"], found["k"] or found["k2"] or found["k3"]
-    return rf"\binom{{{n}}}{{{k}}}" if kind == "C" else f"P({n},{k})"
 
 
 def _closing(text: str) -> int:

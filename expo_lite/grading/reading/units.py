@@ -1,11 +1,86 @@
 """Units at the end of an answer: what they measure, and how many of the base unit they are."""
 
+import itertools
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from expo_lite.grading.reading.unit_names import CASED, COMPOUND, lookup
+_F = Fraction
+_UNITS: dict[str, tuple[str, Fraction]] = {}
 
+
+def _define(dimension: str, entries: dict[str, int | Fraction]) -> None:
+    for names, factor in entries.items():
+        for name in names.split():
+            _UNITS[name] = (dimension, Fraction(factor))
+
+
+_define("length", {
+    "m meter metre": 1, "mm millimeter millimetre": _F(1, 1000), "cm centimeter centimetre": _F(1, 100),
+    "dm decimeter decimetre": _F(1, 10), "km kilometer kilometre": 1000, "nm nanometer": _F(1, 10**9),
+    "in inch inche": _F(254, 10000), "ft foot feet": _F(3048, 10000), "yd yard": _F(9144, 10000),
+    "mi mile": _F(1609344, 1000),
+})  # fmt: skip
+_define("mass", {
+    "g gram gm": 1, "kg kilogram kilo": 1000, "mg milligram": _F(1, 1000), "ton tonne": 10**6,
+    "lb pound": _F(45359237, 100000), "oz ounce": _F(45359237, 1600000),
+})  # fmt: skip
+_define("time", {
+    "s sec second": 1, "ms millisecond": _F(1, 1000), "min minute": 60, "h hr hour": 3600, "day": 86400,
+    "week wk": 604800,
+})  # fmt: skip
+_define("year", {"year yr": 12, "month mo": 1, "decade": 120, "century centurie": 1200})
+_define("volume", {"l liter litre": 1, "ml milliliter millilitre": _F(1, 1000), "cl centiliter": _F(1, 100)})
+_define("gallon", {"gallon gal": 16, "quart qt": 4, "pint pt": 2, "cup": 1})
+_define("usd", {"$ usd dollar buck": 1, "¢ cent": _F(1, 100)})
+_define("eur", {"€ eur euro": 1})
+_define("gbp", {"£ gbp": 1})  # "pounds" is a mass, unless the other side says £
+_define("jpy", {"¥ jpy yen": 1})
+_define("inr", {"₹ inr rupee r": 1})
+_define("cny", {"yuan rmb": 1})
+_define("angle", {"°": 1, "degree": 1, "deg": 1})
+_define("radian", {"rad radian": 1})
+_define("celsius", {"°c celsius": 1})
+_define("fahrenheit", {"°f fahrenheit": 1})
+_define("kelvin", {"k kelvin": 1})
+_define("force", {"n newton": 1, "kn kilonewton": 1000})
+_define("energy", {"j joule": 1, "kj kilojoule": 1000, "mj megajoule": 10**6})
+_define("electronvolt", {"ev electronvolt": 1, "kev": 1000, "mev": 10**6})
+_define("power", {"w watt": 1, "kw kilowatt": 1000, "mw megawatt": 10**6})
+_define("pressure", {"pa pascal": 1, "kpa kilopascal": 1000})
+_define("voltage", {"v volt": 1, "mv millivolt": _F(1, 1000)})
+_define("current", {"a ampere amp": 1, "ma milliampere": _F(1, 1000)})
+_define("resistance", {"ohm": 1})
+_define("frequency", {"hz hertz": 1, "khz kilohertz": 1000, "mhz megahertz": 10**6})
+_define("charge", {"coulomb": 1})
+_define("amount", {"mol mole": 1})
+_define("data", {"bit": 1, "byte": 8})
+_define("acre", {"acre": 1})
+_define("hectare", {"hectare ha": 1})
+_define("person", {"person people": 1})
+_define("", {"unit": 1, "u": 1})
+
+_COMPOUND = {
+    "mph": "mile / hour",
+    "kph": "km / hour",
+    "kmh": "km / hour",
+    "mps": "m / s",
+    "cc": "cm ^ 3",
+    "sqft": "ft ^ 2",
+}
+_CASED = {
+    "L": "l",
+    "N": "n",
+    "J": "j",
+    "W": "w",
+    "V": "v",
+    "A": "a",
+    "K": "k",
+    "Pa": "pa",
+    "Hz": "hz",
+    "mL": "ml",
+    "C": "coulomb",
+}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _MULTIPLIERS = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
@@ -36,10 +111,13 @@ _FUNCTION_NAMES = frozenset(
     "floor ceil binom infty alpha beta gamma theta lambda".split()
 )
 _TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-zµΩ]+\.?|\d+|\s+|.", re.DOTALL)
-_NO_UNIT = re.compile(r"[=<>()\[\]?!:;*+&]")
 _SIGNS = frozenset(("%", "$", "€", "£", "¥", "₹", "¢", r"\degree"))
 _UNIT_FRACTION = re.compile(r"\\frac ?\{ ?(\\text\{[^{}]*\}) ?\}\{ ?(\\text\{[^{}]*\}(?:\^ ?\{?\d\}?)?) ?\}")
 _PREFIX = re.compile(r"^([+-]?)\s?(?:US|CA|AU)?(\$|€|£|¥|₹|USD|EUR|Rs\.?)\s?(?=[\d.\\({+-])")
+_QUANTITY = re.compile(
+    r"(\d{1,9}(?:\.\d{1,9})?) ?(?:\\text\{ ?)?([A-Za-z]{1,12})\.?(?: ?\})?(?:,? ?(?:\\text\{ ?)?and(?: ?\})?|,)? ?"
+)
+_MAX_QUANTITIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +211,7 @@ def _is_unit_word(tokens: list[str], index: int) -> bool:
     token = tokens[index]
     if token.startswith(r"\text{"):
         words = re.findall(r"[^\W\d]+", re.sub("°[cCfF]", "", token[6:-1]))
-        return all(not _is_blocked(word) or word in CASED for word in words) and not _NO_UNIT.search(token[6:-1])
+        return all(not _is_blocked(word) or word in _CASED for word in words)
     if not token[:1].isalpha():
         return False
     word = token.rstrip(".")
@@ -141,8 +219,8 @@ def _is_unit_word(tokens: list[str], index: int) -> bool:
         return _is_unit_letter(tokens, index, word)
     lowered = word.lower()
     if _is_blocked(word) or lowered in _FUNCTION_NAMES:
-        return lowered in ("squared", "cubed") and index > 1 and lookup(tokens[index - 2].rstrip(".")) is not None
-    if lookup(word) is not None or lowered in _POWERS or lowered in _MULTIPLIERS or lowered in COMPOUND:
+        return lowered in ("squared", "cubed") and index > 1 and _lookup(tokens[index - 2].rstrip(".")) is not None
+    if _lookup(word) is not None or lowered in _POWERS or lowered in _MULTIPLIERS or lowered in _COMPOUND:
         return True
     spaced = index > 0 and tokens[index - 1].isspace()
     return lowered in ("per", "of", "in", "each", "all") or (spaced and len(word) >= 3 and word.isascii())
@@ -159,7 +237,7 @@ def _is_unit_letter(tokens: list[str], index: int, letter: str) -> bool:
         return _is_unit_word(tokens, index - 2) or tokens[index - 2] == "$"
     if letter == "m" and "^" in tokens[index + 1 : index + 2]:  # 12.50m^2 is an area, 4m^2 may be algebra
         return re.fullmatch(r"[\d,]*\.\d+ ?|[\d,]+ ", "".join(tokens[:index])) is not None
-    if letter not in CASED and letter not in "mgshl":
+    if letter not in _CASED and letter not in "mgshl":
         return False
     return re.fullmatch(r"[\d.,\s/eE+-]*\d [A-Za-z ]*", "".join(tokens[:index])) is not None
 
@@ -173,7 +251,7 @@ def _words(tokens: list[str]) -> list[str]:
 
 
 def _unit_of(tokens: list[str]) -> Unit | None:
-    words = [part for word in _words(tokens) for part in COMPOUND.get(word.lower(), word).split()]
+    words = [part for word in _words(tokens) for part in _COMPOUND.get(word.lower(), word).split()]
     if words.count("%") > 1:
         return None
     dimensions: dict[str, int] = {}
@@ -183,7 +261,7 @@ def _unit_of(tokens: list[str]) -> Unit | None:
     while index < len(words):
         word, index = words[index], index + 1
         lowered = word.lower()
-        known = lookup(word)
+        known = _lookup(word)
         if word in ("/", "%"):
             sign = -1 if word == "/" else sign
         elif lowered in _POWERS and lowered not in ("squared", "cubed"):
@@ -202,17 +280,9 @@ def _unit_of(tokens: list[str]) -> Unit | None:
             sign = power = 1  # in "square tiles" it says what tiles they are
     if power != 1 or abs(dimensions.get("angle", 0)) > 1:
         return None
-    return _with_litres(Unit(tuple(dimensions.items()), factor, scale, frozenset(unknown), "%" in words))
-
-
-def _with_litres(unit: Unit) -> Unit:
-    """The unit with its dimensions in order, and litres as cubic decimetres."""
-    dimensions = dict(unit.dimensions)
     dimensions.pop("", None)
-    litres = dimensions.pop("volume", 0)
-    dimensions["length"] = dimensions.get("length", 0) + 3 * litres
     kept = tuple(sorted((name, power) for name, power in dimensions.items() if power))
-    return replace(unit, dimensions=kept, factor=unit.factor * Fraction(1, 1000) ** litres)
+    return Unit(kept, factor, scale, frozenset(unknown), "%" in words)
 
 
 def _exponent(words: list[str], index: int, power: int) -> tuple[int, int]:
@@ -229,3 +299,33 @@ def _singular(word: str) -> str:
     if word.endswith(("ches", "shes", "xes", "sses")):
         return word[:-2]
     return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+
+
+def _lookup(word: str) -> tuple[str, Fraction] | None:
+    """Dimension and factor of a unit's name, singular or plural."""
+    name = _CASED.get(word, word if len(word) == 1 else word.lower())
+    return _UNITS.get(name) or (_UNITS.get(name[:-1]) if name.endswith("s") and len(name) > 2 else None)
+
+
+def in_one_unit(text: str, *, first: bool = False) -> str:
+    """The quantity in the last (or the first) of its units; a text that is no such quantity stays as it is."""
+    parts: list[tuple[Fraction, str, Fraction, str]] = []
+    position = 0
+    while position < len(text) and len(parts) <= _MAX_QUANTITIES:
+        found = _QUANTITY.match(text, position)
+        unit = _lookup(found.group(2)) if found is not None else None
+        if found is None or unit is None:
+            return text
+        parts.append((Fraction(found.group(1)), unit[0], unit[1], found.group(2)))
+        position = found.end()
+    kinds, factors = {kind for _, kind, _, _ in parts}, [factor for _, _, factor, _ in parts]
+    if not 2 <= len(parts) <= _MAX_QUANTITIES or len(kinds) != 1 or not _falls(factors):
+        return text
+    chosen = parts[0] if first else parts[-1]
+    total = sum((value * factor for value, _, factor, _ in parts), Fraction(0)) / chosen[2]
+    number = str(total) if total.denominator == 1 else f"{total.numerator}/{total.denominator}"
+    return f"{number} {chosen[3]}"
+
+
+def _falls(factors: list[Fraction]) -> bool:
+    return all(one > other for one, other in itertools.pairwise(factors))

@@ -1,6 +1,11 @@
-"""Answers in words: numbers, yes and no, choices, times of day, dates, and the words for "nothing"."""
+"""Answers of a known form: choices, yes and no, nothing, times, numbers in a base, ratios, number words."""
 
+import math
 import re
+from fractions import Fraction
+
+from expo_lite.grading.comparing import Result, Scope
+from expo_lite.grading.comparing.leaves import quantity
 
 _SMALL = {
     word: value
@@ -35,18 +40,11 @@ _NOTHING = {
     "infinitely many solutions": "infinitely many",
 }  # fmt: skip
 
-_NO_SOLUTION = re.compile(
-    r"^(?:there (?:is|are|exists?) |(?:the |this )?(?:equation|system|inequality|problem"
-    r"|it)s? has )?no (?:real )?solutions?(?: exists?)?$"
-)
 _CHOICE = re.compile(
     r"^(?:\\text\{\s?)?(?i:(?:the )?(?:answer choice|option|choice|letter|(?:correct )?answer)(?: is)?:? ?)?"
     r"(?:\((?P<round>[A-J])\)|\[(?P<square>[A-J])\]|(?P<bare>[A-J])(?P<mark>[).:]|(?=\s?\}?$)))"
     r"(?:\s?\})?[\s.:,)]*(?P<rest>.*)$",
     re.DOTALL,
-)
-_IS_RIGHT = re.compile(
-    r"^(?:is|was) (?:the )?(?:correct|right|answer)(?: (?:answer|choice|option|one))?[.!]?$", re.IGNORECASE
 )
 # What makes of "(A) ..." more than one choice, or none.
 _DOUBTED = re.compile(
@@ -59,23 +57,21 @@ _CONTRARY = {
     True: frozenset("no not false incorrect but however maybe or sometimes except unless perhaps wrong if nor".split()),
     False: frozenset("yes true correct but however maybe or sometimes except unless perhaps right if".split()),
 }
-_REASON = re.compile(r"^[\s,;:.]*(?:because|since|as|for)\b")
-_LOWER_CHOICE = re.compile(r"^(?:\\text\{)?\(([a-j])\)\}?$")
 _TIME = re.compile(
     r"^(?:\\text\{)?(\d{1,2})(?::(\d{2}))?(?::(\d{2}))? ?(?:\\text\{)? ?([ap])\.? ?m\.? ?\}?$|^(\d{1,2}):(\d{2})$",
     re.IGNORECASE,
 )
 _HALF_OF_DAY = re.compile(r"(?: o'clock)? ?(?:in the (morning|afternoon|evening)|at (night))$", re.IGNORECASE)
-_NAMED_TIMES = {"noon": "12:00 pm", "12 noon": "12:00 pm", "midnight": "12:00 am", "12 midnight": "12:00 am"}
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-_MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
-_DATES = [
-    re.compile(rf"^{_MONTH} (?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:,? (?P<year>\d{{4}}))?$", re.IGNORECASE),
-    re.compile(
-        rf"^(?:the )?(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {_MONTH}(?:,? (?P<year>\d{{4}}))?$", re.IGNORECASE
-    ),
-]
-_ISO_DATE = re.compile(r"^(\d{4})-(\d{2})-(\d{2})$")
+_BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "sixteen": 16,
+}  # fmt: skip
+_IN_BASE = re.compile(
+    r"^\(?(?:\\text\{)?(?P<digits>-?[0-9A-Fa-f ]+(?:\.[0-9A-F]+)?)\}?\)?"
+    r"(?:_ ?\{? ?(?:\\text\{ ?)?\(?(?P<low>\d{1,2}|[a-z]+)\)?(?: ?\})*"
+    r"| ?\(?(?:\\text\{ ?\(?)?(?:in )?base[ -]?(?:\})? ?(?:\{)?(?P<word>\d{1,2}|[a-z]+)\)?\}?\)?)$"
+)
+_RATIO = re.compile(r"^(?:\d+(?:\.\d+)?)(?: ?: ?\d+(?:\.\d+)?)+$")
 
 
 def plain(normalised: str) -> str:
@@ -84,51 +80,48 @@ def plain(normalised: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" .!").lower()
 
 
-def yes_no(normalised: str) -> bool | None:
-    """What a yes or no says, alone or with a reason behind it; None for anything else, such as "yes, but no"."""
-    head, mark, rest = _split_off(plain(normalised))
-    said = True if head in _YES else False if head in _NO else None
-    if said is None or not mark or _REASON.match(rest):
-        return said
-    words = set(re.findall(r"[a-z]+", rest.replace("n't", " not")))
-    return None if _CONTRARY[said] & words else said
-
-
-def _split_off(text: str) -> tuple[str, str, str]:
-    """A text before and after its first punctuation mark, and the mark."""
-    found = re.search(r"[,;.:!]", text)
-    return (text, "", "") if found is None else (text[: found.start()].strip(), found.group(), text[found.end() :])
+def _yes_no(normalised: str) -> bool | None:
+    """Read a yes or no, alone or with a reason after it; None for anything else, such as "yes, but no"."""
+    head, *rest = re.split(r"[,;.:!]", plain(normalised), maxsplit=1)
+    said = True if head.strip() in _YES else False if head.strip() in _NO else None
+    words = set(re.findall(r"[a-z]+", " ".join(rest).replace("n't", " not")))
+    return None if said is None or _CONTRARY[said] & words else said
 
 
 def nothing(normalised: str) -> str | None:
-    """One name for each way to say that there is no answer, infinity, or everything."""
-    text = plain(normalised)
-    if _NO_SOLUTION.match(text):
-        return "no real solution" if "real" in text else "no solution"
-    return _NOTHING.get(text)
+    """Name each way to say that there is no answer, infinity, or everything."""
+    return _NOTHING.get(plain(normalised))
 
 
-def choice(normalised: str) -> tuple[str, str] | None:
-    """Letter and text of a multiple choice answer such as "(B) 12"; None for anything else, such as "(A) or (B)"."""
-    lower = _LOWER_CHOICE.match(normalised)
-    if lower is not None:
-        return lower.group(1).upper(), ""
+def _choice(normalised: str) -> tuple[str, str] | None:
+    """Read a multiple choice answer such as "(B) 12" as letter and text; None for others, such as "(A) or (B)"."""
     match = _CHOICE.match(normalised)
     if match is None or len(normalised) > 400:
         return None
     letter = match.group("round") or match.group("square") or match.group("bare")
     rest = match.group("rest").strip()
-    if _IS_RIGHT.match(plain(rest)):
-        return letter, ""
     return None if _DOUBTED.search(rest) else (letter, rest)
 
 
-def time_of_day(normalised: str) -> tuple[int, str] | None:
+def compare_choices(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare the letters of a multiple choice; where only one side has one, compare the text after it."""
+    wanted, given = _choice(gold), _choice(answer)
+    if wanted is not None and wanted[1] == "" and answer == wanted[0].lower() and answer != "e":
+        return True, "choice"
+    if wanted is not None and given is not None:
+        texts_fit = not (wanted[1] and given[1]) or scope.equal(wanted[1], given[1])
+        return wanted[0] == given[0] and texts_fit, "choice"
+    if wanted is not None and wanted[1]:
+        return scope.equal(wanted[1], answer), "choice"
+    return (scope.equal(gold, given[1]), "choice") if given is not None and given[1] else None
+
+
+def _time_of_day(normalised: str) -> tuple[int, str] | None:
     """Minutes and "am", "pm" or "" of a time of day."""
     if "in the" in normalised or "at night" in normalised:
         normalised = plain(normalised)
     normalised = _HALF_OF_DAY.sub(lambda found: " am" if found.group(1).lower() == "morning" else " pm", normalised)
-    match = _TIME.match(_NAMED_TIMES.get(plain(normalised), normalised))
+    match = _TIME.match(normalised)
     if match is None:
         return None
     hour, minute = int(match.group(1) or match.group(5)), int(match.group(2) or match.group(6) or 0)
@@ -140,7 +133,7 @@ def time_of_day(normalised: str) -> tuple[int, str] | None:
     return hour * 60 + minute, ""
 
 
-def same_time(one: tuple[int, str], other: tuple[int, str]) -> bool:
+def _same_time(one: tuple[int, str], other: tuple[int, str]) -> bool:
     """Whether two times agree; 3:00 may stand for 3:00 PM."""
     if one[0] == other[0] or bool(one[1]) == bool(other[1]):
         return one[0] == other[0]
@@ -148,27 +141,83 @@ def same_time(one: tuple[int, str], other: tuple[int, str]) -> bool:
     return bare[0] < 780 and bare[0] % 720 == full[0] % 720
 
 
-def same_date(one: tuple[int | None, int, int], other: tuple[int | None, int, int]) -> bool:
-    """Whether two dates agree; one of them may leave its year out."""
-    return one[1:] == other[1:] and (one[0] == other[0] or None in (one[0], other[0]))
+def compare_yes_no(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare two answers of yes or no."""
+    wanted, given = _yes_no(gold), _yes_no(answer)
+    return None if wanted is None or given is None else (wanted == given, "yes_no")
 
 
-def date(normalised: str) -> tuple[int | None, int, int] | None:
-    """Year (None if not given), month and day."""
-    text = plain(normalised)
-    iso = _ISO_DATE.match(text)
-    if iso is not None:
-        return int(iso.group(1)), int(iso.group(2)), int(iso.group(3))
-    for pattern in _DATES:
-        match = pattern.match(text)
-        if match is not None:
-            year = match.group("year")
-            return (
-                int(year) if year else None,
-                _MONTHS.index(match.group("month").lower()[:3]) + 1,
-                int(match.group("day")),
-            )
-    return None
+def compare_nothing(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare two answers such as "no solution", "undefined" or infinity."""
+    wanted, given = nothing(gold), nothing(answer)
+    return None if wanted is None or given is None else (wanted == given, "named_answer")
+
+
+def compare_times(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare two times of day."""
+    wanted, given = _time_of_day(gold), _time_of_day(answer)
+    return None if wanted is None or given is None else (_same_time(wanted, given), "time")
+
+
+def _number_in_base(text: str) -> tuple[str, int] | None:
+    r"""Digits (no leading zeros) and base of 204_5, 204_{\text{five}} or 204 (base 5)."""
+    match = _IN_BASE.match(re.sub(r"(?<=[0-9A-F])\\text\{ ?([A-F]+) ?\}", r"\1", text))
+    if match is None:
+        return None
+    base = match.group("low") or match.group("word")
+    number = _BASES.get(base) if base.isalpha() else int(base)
+    digits = match.group("digits").replace(" ", "").upper()
+    if number is None or not 2 <= number <= 36:
+        return None
+    sign, digits = ("-", digits[1:]) if digits.startswith("-") else ("", digits)
+    return sign + (digits.lstrip("0") or "0"), number
+
+
+def compare_bases(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Numbers in the same base with the same digits; a bare number is in base ten."""
+    wanted, given = _number_in_base(gold), _number_in_base(answer)
+    if wanted is None and given is None:
+        return None
+    if wanted is None or given is None:
+        digits, base = wanted or given or ("", 0)
+        plain = answer if wanted is not None else gold
+        if base != 10:
+            return False, "base"
+        equal = quantity(plain).value == quantity(digits).value
+        return equal, "base"
+    return wanted == given, "base"
+
+
+def _ratio(text: str) -> tuple[Fraction, ...] | None:
+    return tuple(Fraction(part.strip()) for part in text.split(":")) if _RATIO.match(text) else None
+
+
+def _in_lowest_terms(ratio: tuple[Fraction, ...]) -> bool:
+    """Whether a ratio is reduced, as a reference is that means one; 12:30 is a time."""
+    return all(part.denominator == 1 for part in ratio) and math.gcd(*(part.numerator for part in ratio)) == 1
+
+
+def compare_ratios(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare two ratios, or a ratio with a number."""
+    texts = [re.sub(r" ?\\text\{ ?(?:to|is to) ?\} ?|(?<=\d) to (?=\d)", ":", text) for text in (gold, answer)]
+    wanted, given = _ratio(texts[0]), _ratio(texts[1])
+    if wanted is None and given is None:
+        return None
+    if wanted is not None and given is not None:
+        if len(wanted) != len(given):
+            return False, "ratio"
+        if _time_of_day(gold) is not None and not _in_lowest_terms(wanted):
+            return False, "time"
+        equal = all(a * given[0] == b * wanted[0] for a, b in zip(wanted, given, strict=True))
+        return equal and any(wanted) and any(given), "ratio"
+    ratio, text = (wanted, texts[1]) if wanted is not None else (given, texts[0])
+    value = quantity(text).value
+    if ratio is None or value is None:
+        return None
+    # 7:30 may be a time of day.
+    timely = wanted is not None and _time_of_day(gold) is not None
+    equal = not timely and len(ratio) == 2 and ratio[1] not in (0, 1) and ratio[0] / ratio[1] == value
+    return equal, "ratio"
 
 
 def digits_for_words(normalised: str) -> str:

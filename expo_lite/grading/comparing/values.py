@@ -15,8 +15,8 @@ from typing import Any
 import mpmath
 from mpmath import mp
 
-from expo_lite.grading.comparing.exact import NotRational, exact_value
 from expo_lite.grading.comparing.expression import Tree
+from expo_lite.grading.comparing.leaves import NotRational, exact_value
 
 _DIGITS = 150
 _POINT_DIGITS = 50
@@ -88,8 +88,8 @@ def _size(tree: Tree) -> float:
     return max(1, value.numerator.bit_length(), value.denominator.bit_length())
 
 
-def same(one: Tree, other: Tree) -> bool | None:
-    """Whether two expressions are equal; None where they cannot be evaluated often enough to say."""
+def same(one: Tree, other: Tree) -> bool:
+    """Whether two expressions are equal wherever they have values, in three places or more."""
     names = sorted(symbols(one) | symbols(other))
     if not names:
         return _same_constant(one, other)
@@ -97,7 +97,7 @@ def same(one: Tree, other: Tree) -> bool | None:
     bars_differ = contains(one, "abs") != contains(other, "abs")
     digits = _digits(one, other, _POINT_DIGITS)
     if digits is None:
-        return None
+        return False
     with mp.workdps(digits):
         for point in _points(names):
             a, b = _value_or_none(one, point), _value_or_none(other, point)
@@ -109,10 +109,10 @@ def same(one: Tree, other: Tree) -> bool | None:
             if not _agree(one, other, point, a, b, digits):
                 return False
             checked += 1
-    return True if checked >= _ENOUGH else None
+    return checked >= _ENOUGH
 
 
-def proportional(one: Tree, other: Tree, *, positive: bool = False) -> bool | None:
+def proportional(one: Tree, other: Tree, *, positive: bool = False) -> bool:
     """Whether one expression is a constant multiple of the other, not zero (and above zero if `positive`)."""
     names = sorted(symbols(one) | symbols(other))
     if not names or symbols(one) != symbols(other):
@@ -128,7 +128,7 @@ def proportional(one: Tree, other: Tree, *, positive: bool = False) -> bool | No
                     continue
                 ratios.append(a / b)
         if len(ratios) < _ENOUGH:
-            return None
+            return False
         first = ratios[0]
         if abs(first) < mp.mpf(10) ** -20 or abs(first) > mp.mpf(10) ** 20 or (positive and not mp.re(first) > 0):
             return False
@@ -171,10 +171,10 @@ def _same_constant(one: Tree, other: Tree) -> bool:
 
 def _agree(one: Tree, other: Tree, point: dict[str, Any] | None, a: Any, b: Any, digits: int) -> bool:
     """Whether two values agree to all digits but the last 30; what cancels to zero is looked at with more digits."""
-    if a == b:
-        return True
     if not (mp.isfinite(a) and mp.isfinite(b)):
         return False
+    if a == b:
+        return True
     with mp.workdps(digits):
         gap, size = abs(a - b), max(abs(a), abs(b))
         if gap > mp.mpf(10) ** (30 - digits) * max(size, 1):

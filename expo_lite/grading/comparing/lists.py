@@ -1,11 +1,19 @@
-"""What an answer is made of: lists, tuples, sets, intervals, matrices, relations, or one expression."""
+"""Lists, tuples, sets, matrices: taking an answer apart, and comparing it part by part."""
 
+import dataclasses
+import functools
 import itertools
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from expo_lite.grading.comparing import Compare, Result, Scope
 from expo_lite.grading.reading.latex import NEWLINE
+from expo_lite.grading.reading.normalise import text_key
 
+T = TypeVar("T")
+_MAX_ITEMS = 64
 _TOKEN = re.compile(
     r"\\begin\{\w+\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?|\\end\{\w+\*?\}|\\text\{[^{}]*\}|\\[{}|]|\\[A-Za-z]+"
     r"|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[A-Za-z]+|.",
@@ -118,6 +126,7 @@ def _splits_thousands(before: str, after: str) -> bool:
     return re.match(r"\d{3}(?!\d)", after) is not None and _THOUSANDS.search(before) is not None
 
 
+@functools.lru_cache(maxsize=256)
 def structure(text: str) -> Structure:
     """What a normalised answer is made of, one level deep."""
     text = text.strip()
@@ -148,42 +157,22 @@ _POINT = re.compile(
     r"=? ?(?=\()",
     re.IGNORECASE,
 )
-_UNIT_VECTORS = re.compile(
-    r"^(?P<i>[+-]?[^-+ij=,]{0,20})(?:\\hat ?|\\ihat"
-    r"|\{)?\{?i\}? ?(?P<j>[+-][^-+ijk=,]{0,20})(?:\\hat ?)?\{?j\}? ?(?:(?P<k>[+-][^-+k=,]{0,20})(?:\\hat ?)?\{?k\}?)?$"
-)
 
 
-def as_tuple(leaf: Structure) -> Structure:
-    """The tuple of "P(3, 4)", "the point (3, 4)" or "3i + 4j"; anything else as it is."""
-    if not isinstance(leaf, Leaf):
-        return leaf
-    point = _POINT.match(leaf.text)
-    if point is not None:
-        form = structure(leaf.text[point.end() :])
-        if isinstance(form, Sequence) and form.ordered and len(form.items) > 1:
-            return form
-    vectors = _UNIT_VECTORS.match(leaf.text)
-    if vectors is not None:
-        parts = [part.replace(" ", "") for part in vectors.group("i", "j", "k") if part is not None]
-        return Sequence("(", ")", tuple(part + "1" if part in ("", "+", "-") else part.lstrip("+") for part in parts))
-    return leaf
+def _as_tuple(form: Structure) -> Structure:
+    """Read "P(3, 4)" or "the point (3, 4)" as a tuple; return anything else as it is."""
+    point = _POINT.match(form.text) if isinstance(form, Leaf) else None
+    if isinstance(form, Leaf) and point is not None:
+        inside = structure(form.text[point.end() :])
+        if isinstance(inside, Sequence) and inside.ordered and len(inside.items) > 1:
+            return inside
+    return form
 
 
-def is_one_tuple(form: Sequence) -> bool:
-    """Whether a set holds one tuple and nothing else."""
-    return form.opening == r"\{" and len(form.items) == 1 and form.items[0].startswith("(")
-
-
-def mixed_number(form: Sequence) -> str | None:
-    """The sum that "2 and 1/3" may mean; None for any other list."""
-    if form.link != "and" or form.opening or len(form.items) != 2 or not re.fullmatch(r"-?\d{1,9}", form.items[0]):
-        return None
-    part = re.fullmatch(r"(\d{1,9})/(\d{1,9})|\\frac\{?(\d{1,9})\}?\{?(\d{1,9})\}?", form.items[1])
-    if part is None:
-        return None
-    top, bottom = (int(number) for number in part.groups() if number is not None)
-    return f"{form.items[0]} {top}/{bottom}" if 0 < top < bottom else None
+def structures(gold: str, answer: str) -> tuple[Structure, Structure]:
+    """Take two answers apart; a named point is a tuple if the other answer is more than one expression."""
+    one, other = structure(gold), structure(answer)
+    return one if isinstance(other, Leaf) else _as_tuple(one), other if isinstance(one, Leaf) else _as_tuple(other)
 
 
 def _relation(text: str) -> Relation | None:
@@ -243,3 +232,111 @@ def _closes_last(text: str) -> bool:
             if depth == 0:
                 return match.end() == len(text)
     return False
+
+
+# The rules
+
+
+def compare_brackets(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare two single expressions without the brackets around them."""
+    one, other = structures(gold, answer)
+    if isinstance(one, Leaf) and isinstance(other, Leaf) and (one.text, other.text) != (gold, answer):
+        return scope.equal(one.text, other.text), "brackets"
+    return None
+
+
+def compare_matrices(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare cell by cell; a column or a row may stand for a vector, and the lines of a system for a list."""
+    one, other = structures(gold, answer)
+    if isinstance(one, Matrix) and isinstance(other, Matrix):
+        if "cases" in (one.kind, other.kind):
+            rows = [tuple(", ".join(row) for row in form.rows) for form in (one, other)]
+            return _match(rows[0], rows[1], scope.equal), "piecewise"
+        shapes = [(form.kind in ("vmatrix", "Vmatrix"), [len(row) for row in form.rows]) for form in (one, other)]
+        return shapes[0] == shapes[1] and _each(_cells(one), _cells(other), scope.equal), "matrix"
+    if isinstance(other, Matrix):
+        return compare_matrices(answer, gold, dataclasses.replace(scope, equal=lambda a, b: scope.equal(b, a)))
+    if not isinstance(one, Matrix):
+        return None
+    if not isinstance(other, Sequence):
+        return False, "matrix"
+    is_column = all(len(row) == 1 for row in one.rows)
+    if one.kind == "cases":  # x = 1 above y = 2
+        return is_column and _equal_sequences(Sequence("", "", _cells(one)), other, scope.equal)[0], "system"
+    is_vector = is_column or len(one.rows) == 1
+    return other.ordered and is_vector and _each(_cells(one), other.items, scope.equal), "vector"
+
+
+def _cells(matrix: Matrix) -> tuple[str, ...]:
+    return tuple(cell for row in matrix.rows for cell in row)
+
+
+def compare_sequences(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare two lists: in order where there are brackets, in any order where there are none or braces."""
+    one, other = structures(gold, answer)
+    if isinstance(one, Sequence) and isinstance(other, Sequence):
+        return _equal_sequences(one, other, scope.equal)
+    return None
+
+
+def _equal_sequences(one: Sequence, other: Sequence, equal: Compare) -> Result:
+    kinds = {one.opening, other.opening}
+    if len(one.items) != len(other.items) and kinds != {r"\{"}:
+        return False, "length"
+    if one.ordered and other.ordered:
+        # (1,2) and [1,2] differ as intervals; <1,2> and (1,2) are the same vector, and so are longer lists.
+        plain = kinds <= {"(", r"\langle"} and {one.closing, other.closing} <= {")", r"\rangle"}
+        brackets = {one.opening + one.closing, other.opening + other.closing}
+        whole = brackets <= {"()", "[]", r"\langle\rangle"}
+        if len(brackets) == 2 and not plain and (len(one.items) == 2 or not whole):
+            return False, "interval"
+        return _each(one.items, other.items, equal), "tuple"
+    if one.ordered or other.ordered:
+        bare, framed = (other, one) if one.ordered else (one, other)
+        is_interval = len(framed.items) == 2 and {"[", "]"} & {framed.opening, framed.closing}
+        names = [item.partition("=")[0] for item in bare.items if "=" in item]
+        if r"\{" in kinds or is_interval or bare.link == "or" or names != sorted(names):  # (1, 2) is not y = 1, x = 2
+            return False, "list"
+        return _each(one.items, other.items, equal), "tuple"
+    if {one.link, other.link} == {"and", "or"} and re.search(r"[<>]|\\[lg]e", one.items[0]):
+        return False, "list"
+    if kinds == {r"\{"}:
+        return _match(_distinct(one.items), _distinct(other.items), equal), "set"
+    # A list may name a value twice, as 1, 1, 2 does for a double root.
+    return _match(one.items, other.items, equal), "set" if r"\{" in kinds else "list"
+
+
+def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple({text_key(item): item for item in items}.values())
+
+
+def _each(one: tuple[str, ...], other: tuple[str, ...], equal: Compare) -> bool:
+    return len(one) == len(other) <= _MAX_ITEMS and all(map(equal, one, other))
+
+
+def _match(one: tuple[str, ...], other: tuple[str, ...], equal: Compare) -> bool:
+    return len(one) == len(other) <= _MAX_ITEMS and paired_off(one, other, equal)
+
+
+def paired_off(one: Iterable[T], other: Iterable[T], equal: Callable[[T, T], bool]) -> bool:
+    """Pair each member of one side with an equal one of the other, in any order."""
+    left = list(other)
+    for item in one:
+        position = next((i for i, candidate in enumerate(left) if equal(item, candidate)), None)
+        if position is None:
+            return False
+        del left[position]
+    return True
+
+
+def compare_with_list(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare a list with a single expression: equal if it is the set of that solution, or names it more than once."""
+    one, other = structures(gold, answer)
+    if isinstance(other, Sequence):
+        one, other = other, one
+    if not isinstance(one, Sequence) or not isinstance(other, Leaf):
+        return None
+    is_set = len(one.items) == 1 and one.opening == r"\{" and other.text.strip() != r"\emptyset"
+    if not scope.outermost or not (is_set or one.link == "or"):
+        return False, "list"
+    return all(scope.equal(item, other.text) for item in one.items), "set" if is_set else "alternatives"

@@ -1,0 +1,142 @@
+"""Equations: names that an answer may leave out (x = 5, f(x) = 5, (x, y) = (1, 2)), and relations moved around."""
+
+import itertools
+import re
+
+from expo_lite.grading.comparing import Result, Scope
+from expo_lite.grading.comparing.expression import NotUnderstood, Tree, number, parse
+from expo_lite.grading.comparing.lists import Relation, Sequence, split_top, structures
+
+_SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
+_LETTER = (
+    rf"(?:[A-Za-z]|\\(?!pi\b|infty\b|sin\b|cos\b|tan\b|log\b|ln\b|frac\b|sqrt\b|text\b"
+    rf"|in\b|R\b|lim\b|sum\b|int\b)[A-Za-z]+){_SUBSCRIPT}'*"
+)
+_SEGMENT = rf"(?:[A-Z]{{2,6}}|[A-Z]{_SUBSCRIPT}){_SUBSCRIPT}"
+_SIMPLE = (
+    rf"{_LETTER}|[A-Z]\^\{{?-?[1T]\}}?|{_LETTER}(?:\^\{{?-1\}}?|\^\{{?\*\}}?|\^\{{\(\d\)\}})?\((?:[^()=<>]|\([^()]*\))*\)|{_SEGMENT}|\|{_SEGMENT}\||"
+    rf"(?:m ?)?\\angle ?(?:[A-Z]{{1,3}}|\\[a-z]+|\d)|\\(?:overline|overarc|widehat|vec|hat|bar) ?\{{?\w+\}}?|"
+    rf"\\frac\{{{_SEGMENT}\}}\{{{_SEGMENT}\}}|{_SEGMENT} ?[/:] ?{_SEGMENT}|[a-z](?: ?: ?[a-z])+"
+    rf"|\\frac\{{d\^?\d?[a-z]?\}}\{{d[a-z]\^?\d?\}}(?:[a-z](?:\([a-z]\))?)?|"
+    r"\\text\{[^{}=]{1,60}\}(?:_\{?\w+\}?)?|[A-Z]?[a-z]{2,20}(?: [A-Za-z]{1,20}){0,5}"
+)
+_NAME = re.compile(rf"^(?:{_SIMPLE})$")
+_NAMES = re.compile(rf"^\(?\s?(?:{_LETTER})(?:\s?,\s?(?:{_LETTER}))+\s?\)?$")
+_EQUALS = frozenset(("=",))
+_FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
+_FUNCTION = re.compile(r"^(\\?[A-Za-z]+)\s?\(\s?(.*?)\s?\)$")
+
+
+def compare_approximations(gold: str, answer: str, scope: Scope) -> Result | None:
+    r"""Compare the exact values of "\frac{1}{3} \approx 0.333"; "x \approx 1.41" names x."""
+    if r"\approx" not in gold and r"\approx" not in answer:
+        return None
+    exact = [re.split(r"\\approx ?", text)[0].strip() for text in (gold, answer)]
+    if not all(exact):
+        exact = [re.split(r"\\approx ?", text)[-1].strip() for text in (gold, answer)]
+    elif any(split_name(text + "=0")[0] for text in exact):
+        exact = [text.replace(r"\approx", "=") for text in (gold, answer)]
+    return scope.equal(exact[0], exact[1]), "approximation"
+
+
+def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:
+    """Compare equations and inequalities; "x = 5" may be written "5", and terms may be moved."""
+    one, other = structures(gold, answer)
+    if not isinstance(one, Relation) and not isinstance(other, Relation):
+        return None
+    name, value = (None, gold) if isinstance(one, Sequence) else split_name(gold)
+    other_name, other_value = (None, answer) if isinstance(other, Sequence) else split_name(answer)
+    if other_name == "" and _is_false(answer, scope):
+        return False, "false_equation"
+    if name is not None and other_name is not None:
+        if same_name(name, other_name):
+            translated = renamed(name, other_name, other_value)
+            return translated is not None and scope.equal(value, translated), "equation"
+    elif name is not None and not isinstance(other, Relation):
+        return scope.equal(value, answer), "equation"
+    elif other_name is not None and not isinstance(one, Relation):
+        return scope.equal(gold, other_value), "equation"
+    if isinstance(one, Relation) and isinstance(other, Relation):
+        same = one.signs == other.signs and all(map(scope.equal, one.sides, other.sides))
+        return same or _moved(one, other), "relation"
+    return False, "relation"
+
+
+def split_name(text: str) -> tuple[str | None, str]:
+    """Split "name = ... = value" into name and value; the name is None where no plain one stands in front."""
+    if "=" not in text:
+        return None, text
+    sides, found = split_top(text, _EQUALS)
+    if not found or not sides[-1]:
+        return None, text
+    if any(sign in text for sign in ("<", ">", r"\le", r"\ge", r"\ne")):
+        return None, text
+    name = sides[0]
+    if len(name) < 80 and (_NAME.match(name) or _NAMES.match(name)):
+        return name, sides[-1]
+    if re.match(r"\\(?:int|iint|oint|sum|prod|lim)(?![A-Za-z])", name):
+        return name, sides[-1]
+    # 2 + 3 = 5 says 5.
+    if not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div|binom)", "", "".join(sides))):
+        return "", sides[-1]
+    return None, text
+
+
+def _is_false(text: str, scope: Scope) -> bool:
+    """Whether a chain of numbers such as "19 = 18" contradicts itself."""
+    sides, _ = split_top(text, _EQUALS)
+    return not all(scope.equal(one, other) for one, other in itertools.pairwise(sides))
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names may stand for the same thing: equal, f(x) for y, or one of them in words."""
+    a, b = (re.sub(r"[\s{}]", "", name) for name in (one, other))
+    if a == b or not a or not b:
+        return True
+    heads = [_FUNCTION.match(name) for name in (a, b)]
+    if heads[0] and heads[1]:
+        # f(x) and f(t) may be the same function, f(2) and f(3) are two of its values.
+        letters = [len(head.group(2)) == 1 and head.group(2).isalpha() for head in heads if head]
+        return heads[0].group(1) == heads[1].group(1) and (all(letters) or heads[0].group(2) == heads[1].group(2))
+    head = heads[0] or heads[1]
+    if head:
+        return (b if heads[0] else a) in ("y", head.group(1))
+    wordy = [bool(re.match(r"^(?:\\text|[A-Z]?[a-z]{2})", name)) for name in (a, b)]
+    return any(wordy) and not all(wordy)
+
+
+def renamed(name: str, other_name: str, other_value: str) -> str | None:
+    """Write the value of h(n) with the variable of h(m); None where that one stands for something else in it."""
+    heads = [_FUNCTION.match(text.strip()) for text in (name, other_name)]
+    mine, yours = (head.group(2) if head else "" for head in heads)
+    if mine == yours or not all(len(letter) == 1 and letter.isalpha() for letter in (mine, yours)):
+        return other_value
+    letter = r"(?<![A-Za-z\\]){}(?![A-Za-z])"
+    if re.search(letter.format(mine), other_value):
+        return None
+    return re.sub(letter.format(yours), mine, other_value)
+
+
+def _moved(one: Relation, other: Relation) -> bool:
+    """Whether the differences of the sides are multiples of each other, with the sign the relation asks for."""
+    from expo_lite.grading.comparing import values  # late, as in compare_expressions
+
+    if len(one.sides) != 2 or len(other.sides) != 2:
+        return False
+    signs, differences = [], []
+    for relation in (one, other):
+        sign, sides = relation.signs[0], relation.sides
+        if sign in ("<", r"\le"):
+            sign, sides = _FLIPPED[sign], sides[::-1]
+        try:
+            differences.append(_difference(parse(sides[0]), parse(sides[1])))
+        except NotUnderstood:
+            return False
+        signs.append(sign)
+    if signs[0] != signs[1]:
+        return False
+    return values.proportional(differences[0], differences[1], positive=signs[0] in (">", r"\ge"))
+
+
+def _difference(left: Tree, right: Tree) -> Tree:
+    return ("add", left, ("mul", number(-1), right))
