@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -18,12 +18,13 @@ from expo_lite.run import logs
 from expo_lite.run.folder import JsonLines
 from expo_lite.settings import machine
 from expo_lite.settings.metrics import TIMES
-from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.settings.train import Logger, TrainConfig, resolve
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 TRAIN = "train --model tiny --group-size 2 --problems-per-step 2 --max-completion-tokens 24 --diagnostics-every 0 "
-TRAIN += "--eval-problems 1 --eval-samples 2 --k 1,2 --save-every 2"
+TRAIN += "--save-every 2"
+EVAL = "--eval-problems 1 --eval-samples 2 --k 1,2"
 EVERY_2 = ("--eval-every", "2")
 WANDB_BLOCK, WANDB_HEADER = 32_768, 7
 Curves = dict[str, list[tuple[int, float]]]
@@ -40,11 +41,11 @@ class Logged:
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     """3 steps; then, as after a kill, the checkpoint of step 2 is the newest: step 3 is taken again, and 4 and 5."""
-    names = [name for name in logs.LOGGERS if machine.is_installed(name)]
+    names = [name for name in ("tensorboard", "wandb", "trackio") if machine.is_installed(name)]
     if not names:
         pytest.skip("no logger is installed: uv sync --extra tensorboard --extra trackio --extra wandb")
     folder = tmp_path_factory.mktemp("logged")
-    words = [*TRAIN.split(), *EVERY_2, "--output", str(folder / "run"), "--log", *names]
+    words = [*TRAIN.split(), *EVAL.split(), *EVERY_2, "--output", str(folder / "run"), "--log", *names]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("TRACKIO_DIR", str(folder / "trackio"))  # it is read when trackio is imported
@@ -90,8 +91,8 @@ def test_tensorboard_has_what_the_run_has(logged: Logged) -> None:
     reader: Any = EventAccumulator(str(logged.run / "tensorboard"))
     reader.Reload()
     check({tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}, logged.run)
-    settings = reader.Tensors("settings/text_summary")
-    assert b'"model": "tiny"' in settings[0].tensor_proto.string_val[0]
+    (settings,) = logged.run.glob("tensorboard/*/hparams.yml")
+    assert "model: tiny" in settings.read_text()
 
 
 def test_trackio_has_what_the_run_has(logged: Logged) -> None:
@@ -145,66 +146,53 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
 
 
 class Kept:
-    """A logger that keeps what it is sent, and whose disk is full from the step `full_at` on."""
+    """A tracker that keeps what it is sent, and whose disk is full from the step `full_at` on."""
 
-    failures: tuple[type[Exception], ...] = ()
-    full_at = 10**9
-    sent: list[tuple[int, dict[str, float]]]
-    opened: list[bool]
+    def __init__(self) -> None:
+        self.full_at = 10**9
+        self.sent: list[tuple[int, dict[str, float]]] = []
+        self.opened: list[tuple[str, bool]] = []
 
-    def __init__(self, folder: Path, run_id: str, settings: Any, *, resumed: bool) -> None:
-        self.opened.append(resumed)
+    def open(self, name: str, folder: Path, run_id: str, settings: dict[str, Any], *, resumed: bool) -> "Kept":
+        assert settings["sampling.temperature"] == 1.0
+        self.opened.append((name, resumed))
+        return self
 
-    def log(self, step: int, values: Any) -> None:
+    def log(self, values: dict[str, float], step: int) -> None:
         if step >= self.full_at:
             raise OSError(errno.ENOSPC, "No space left on device")
         self.sent.append((step, dict(values)))
 
-    def close(self) -> None:
+    def finish(self) -> None:
         pass
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> type[Kept]:
-    monkeypatch.setattr(Kept, "sent", [], raising=False)
-    monkeypatch.setattr(Kept, "opened", [], raising=False)
-    monkeypatch.setitem(logs.LOGGERS, "tensorboard", Kept)
+def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
+    tracker = Kept()
+    monkeypatch.setattr(logs, "open_tracker", tracker.open)
     monkeypatch.setattr(machine, "is_installed", lambda name: name == "tensorboard")
-    return Kept
+    return tracker
 
 
-def test_a_logger_that_fails_is_told_once_and_training_goes_on(
-    kept: type[Kept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_a_logger_has_missed_is_sent_once_it_works_again(
+    kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(kept, "full_at", 2)
-    words = f"{TRAIN} --steps 3 --eval-problems 0 --log tensorboard --output {tmp_path / 'run'}"
-    assert run(words.split()) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if "the logger" in line]
-    assert said == [
-        "warning: the logger tensorboard has failed, and the run goes on without it: [Errno 28] No space left on "
-        "device. metrics.jsonl has all; --resume sends what it missed."
-    ]
-    assert [step for step, _ in kept.sent] == [1]
-    assert len(JsonLines(tmp_path / "run" / "metrics.jsonl").read()) == 3
-    assert read_run(tmp_path / "run", "run").steps == 3
-    # what it has missed is sent when the run is resumed
-    monkeypatch.setattr(kept, "full_at", 10**9)
-    assert run([*words.split(), "--steps", "4", "--resume"]) == 0
-    assert [step for step, _ in kept.sent] == [1, 2, 3, 4]
-    assert kept.opened == [False, True]
-
-
-def test_a_logger_that_is_new_to_a_run_gets_all_of_it(kept: type[Kept], tmp_path: Path) -> None:
-    words = f"{TRAIN} --output {tmp_path / 'run'}".split()
-    assert run([*words, "--steps", "2"]) == 0
+    words = f"{TRAIN} {EVAL} --output {tmp_path / 'run'}".split()
+    assert run([*words, "--steps", "1"]) == 0
     assert not (tmp_path / "run" / logs.STATE).exists()
+    kept.full_at = 2
+    assert run([*words, "--steps", "3", "--resume", "--log", "tensorboard"]) == 0  # new to the run: it gets all of it
+    said = [line for line in capsys.readouterr().out.splitlines() if "the logger" in line]
+    assert len(said) == 1
+    assert said[0].startswith("warning: the logger tensorboard has failed, and the run goes on without it: [Errno 28]")
+    assert [step for step, _ in kept.sent] == [0, 1]
+    kept.full_at = 10**9
     assert run([*words, "--steps", "3", "--resume", "--log", "tensorboard"]) == 0
     assert [step for step, _ in kept.sent] == [0, 1, 2, 3, 3]  # the evaluations before and after too
     rows = JsonLines(tmp_path / "run" / "metrics.jsonl").read()
     assert kept.sent[2][1]["train/reward"] == rows[1]["reward"]
-    assert "reward" not in kept.sent[2][1]
-    assert run([*words, "--steps", "3", "--resume", "--log", "tensorboard"]) == 0  # it is finished: nothing is new
-    assert len(kept.sent) == 5
+    assert kept.opened == [("tensorboard", False), ("tensorboard", True)]
 
 
 def test_a_missing_extra_is_told_before_anything_is_loaded(
@@ -215,7 +203,15 @@ def test_a_missing_extra_is_told_before_anything_is_loaded(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: logger 'wandb' is not installed: in the clone, `uv sync --extra wandb`")
+    assert run(["train", "--log", "mlflow", "--output", str(tmp_path / "run")]) == 2
+    assert "`uv pip install mlflow`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_every_logger_is_a_tracker_of_accelerate() -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    assert set(get_args(Logger)) == set(LOGGER_TYPE_TO_CLASS)
 
 
 def test_a_logger_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,13 +220,11 @@ def test_a_logger_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve(TrainConfig(log=("wandb", "wandb")))
 
 
-def test_one_that_cannot_be_started_and_a_damaged_state(
-    kept: type[Kept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_cannot_be_started_and_a_damaged_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("No API key configured. Use `wandb login` to log in.")
 
-    monkeypatch.setattr(kept, "__init__", refuse)
+    monkeypatch.setattr(logs, "open_tracker", refuse)
     with pytest.raises(ConfigError, match=r"logger tensorboard cannot be started: No API key .* leave it out of --log"):
         logs.Logs(["tensorboard"], tmp_path, {}, pytest.fail)
     (tmp_path / logs.STATE).write_text('{"tensorboard": {"id": 1}}')

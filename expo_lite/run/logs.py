@@ -1,8 +1,9 @@
-"""Loggers beside metrics.jsonl: the same figures for TensorBoard, Weights & Biases and Trackio, by the names TRL gives.
+"""Loggers beside metrics.jsonl, through the trackers of accelerate: the same figures, by the names that TRL gives.
 
-A step's metrics are `train/NAME` and an evaluation's figures `eval/NAME`, each at its step. What has been sent stands
-in the run's logs.json, so that a resumed run goes on with the same curve: steps that it takes again are the same, and
-are not sent twice. A process that is killed may leave out what a logger had not written yet; metrics.jsonl has it.
+A step's metrics are `train/NAME` and an evaluation's figures `eval/NAME`, each at its step. The run's logs.json says
+what has been sent, so that a resumed run sends no step twice. When killed, a logger may lose its last steps;
+metrics.jsonl has them. TensorBoard, W&B and Trackio have run here, and go on with the same curve after a resume; the
+other trackers of accelerate have not, and may begin a new one.
 """
 
 import contextlib
@@ -10,135 +11,16 @@ import io
 import json
 import os
 import secrets
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run.folder import write_atomically
+from expo_lite.settings.schema import flat
 
 PROJECT = "expo-lite"
 STATE = "logs.json"
-FAILURES: tuple[type[Exception], ...] = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ImportError,
-    sqlite3.Error,
-)
-"""What loggers raise where a disk, a network or a service fails them, beside errors of their own."""
-
-
-class Logger(Protocol):
-    """One logger that is open: `failures` are the errors of its own."""
-
-    failures: tuple[type[Exception], ...]
-
-    def __init__(self, folder: Path, run_id: str, settings: Mapping[str, Any], *, resumed: bool) -> None:
-        """Open it for the run in a folder."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Send figures of a step."""
-
-    def close(self) -> None:
-        """Write what it still holds."""
-
-
-class TensorBoard:
-    """Event files in the run's folder: `tensorboard --logdir runs` shows all runs."""
-
-    failures: tuple[type[Exception], ...] = ()
-
-    def __init__(self, folder: Path, run_id: str, settings: Mapping[str, Any], *, resumed: bool) -> None:
-        """Start a new event file; TensorBoard reads those of a folder as one."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        writer: Any = SummaryWriter
-        self._writer = writer(str(folder / "tensorboard"))
-        if not resumed:
-            self._writer.add_text("settings", f"```\n{json.dumps(settings, indent=2)}\n```")
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Each figure is a scalar."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Flush."""
-        self._writer.close()
-
-
-class Wandb:
-    """Weights & Biases, by its own settings (WANDB_MODE, WANDB_PROJECT, ...); its files lie in the run's folder."""
-
-    failures: tuple[type[Exception], ...] = ()
-
-    def __init__(self, folder: Path, run_id: str, settings: Mapping[str, Any], *, resumed: bool) -> None:
-        """Start or resume the run of this id."""
-        import wandb
-        from wandb.errors import Error
-
-        self.failures = (Error,)
-        quiet = wandb.Settings(silent=True, console="off")
-        try:
-            self._run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", PROJECT),
-                dir=str(folder),
-                id=run_id,
-                name=folder.name,
-                config=dict(settings),
-                resume="allow",
-                settings=quiet,
-            )
-        except Error as error:
-            raise RuntimeError(str(error)) from error
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """In one call a step."""
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """Wait until all is sent, or written where it is offline."""
-        self._run.finish()
-
-
-class Trackio:
-    """Trackio's own database (TRACKIO_DIR): `trackio show --project expo-lite` opens it."""
-
-    failures: tuple[type[Exception], ...] = ()
-
-    def __init__(self, folder: Path, run_id: str, settings: Mapping[str, Any], *, resumed: bool) -> None:
-        """Start or resume the run of this name."""
-        import trackio
-
-        self._trackio: Any = trackio
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints how it is opened
-            trackio.init(
-                project=PROJECT,
-                name=f"{folder.name}-{run_id}",
-                config=dict(settings),
-                resume="allow",
-                embed=False,
-                auto_log_gpu=False,
-                auto_log_cpu=False,
-            )
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """In one call a step."""
-        self._trackio.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """Wait until all is written."""
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._trackio.finish()
-
-
-LOGGERS: dict[str, type[Logger]] = {"tensorboard": TensorBoard, "wandb": Wandb, "trackio": Trackio}
 
 
 class Figures(Protocol):
@@ -148,8 +30,31 @@ class Figures(Protocol):
         """Its figures by name."""
 
 
+def open_tracker(name: str, folder: Path, run_id: str, settings: dict[str, Any], *, resumed: bool) -> Any:
+    """Start a tracker of accelerate for the run in a folder, or resume it."""
+    from accelerate.state import PartialState  # imports torch
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState()  # the trackers ask it whether this is the main process
+    options: dict[str, dict[str, Any]] = {
+        "wandb": {"dir": str(folder), "id": run_id, "name": folder.name, "resume": "allow",
+                  "settings": {"silent": True, "console": "off"}},
+        "trackio": {"name": f"{folder.name}-{run_id}", "resume": "allow", "config": settings, "embed": False,
+                    "auto_log_gpu": False, "auto_log_cpu": False},
+    }  # fmt: skip
+    projects = {"tensorboard": "tensorboard", "wandb": os.environ.get("WANDB_PROJECT", PROJECT)}
+    made = LOGGER_TYPE_TO_CLASS[name]
+    place = [str(folder)] if made.requires_logging_directory else []
+    tracker = made(projects.get(name, PROJECT), *place, **options.get(name, {}))
+    with contextlib.redirect_stdout(io.StringIO()):  # some print how they are opened
+        tracker.start()
+        if not resumed:
+            tracker.store_init_configuration(settings)
+    return tracker
+
+
 class Logs:
-    """The loggers of one run; without any, nothing is done."""
+    """The loggers of one run; without any, nothing is done. One that fails is told once and left out from then on."""
 
     def __init__(
         self, names: Iterable[str], folder: Path, settings: Mapping[str, Any], warn: Callable[[str], None]
@@ -158,18 +63,19 @@ class Logs:
 
         Raises:
             CheckpointError: the folder's logs.json is damaged.
-            ConfigError: one cannot be started, as where it wants to log in and cannot.
+            ConfigError: a logger cannot be started, for example because it cannot log in.
         """
         self._file, self._warn = folder / STATE, warn
-        self._open: dict[str, Logger] = {}
+        self._open: dict[str, Any] = {}
         names = list(names)
         self._state = _read(self._file) if names else {}
+        plain = {key: str(value) if isinstance(value, list) else value for key, value in flat(dict(settings))}
         for name in names:
             resumed = name in self._state
             state = self._state.setdefault(name, {"id": secrets.token_hex(4), "step": 0, "evaluated": []})
             try:
-                self._open[name] = LOGGERS[name](folder.absolute(), state["id"], settings, resumed=resumed)
-            except FAILURES as error:
+                self._open[name] = open_tracker(name, folder.absolute(), state["id"], plain, resumed=resumed)
+            except Exception as error:
                 self.close()
                 raise ConfigError(
                     f"The logger {name} cannot be started: {_said(error)} Or leave it out of --log."
@@ -179,43 +85,41 @@ class Logs:
         """Send a row of metrics.jsonl, unless it has been sent."""
         step = int(row["step"])
         values = {f"train/{name}": float(value) for name, value in row.items() if name != "step"}
-        for name in self._send([name for name in self._open if self._state[name]["step"] < step], step, values):
-            self._state[name]["step"] = step
-            self._write()
+        for name in list(self._open):
+            if self._state[name]["step"] < step and self._send(name, step, values):
+                self._state[name]["step"] = step
+                self._write()
 
     def evaluation(self, step: int, evaluation: Figures | None) -> None:
         """Send the figures of the evaluation after a step, if there was one, unless they have been sent."""
         values = {f"eval/{name}": value for name, value in evaluation.scalars().items()} if evaluation else {}
-        new = [name for name in self._open if values and step not in self._state[name]["evaluated"]]
-        for name in self._send(new, step, values):
-            self._state[name]["evaluated"].append(step)
-            self._write()
+        for name in list(self._open):
+            done = self._state[name]["evaluated"]
+            if values and step not in done and self._send(name, step, values):
+                done.append(step)
+                self._write()
 
     def close(self) -> None:
-        """Close them all; one that fails here has failed once more, and is told."""
-        for name, logger in list(self._open.items()):
+        """Close all loggers, which write what they still hold."""
+        for name in list(self._open):
+            tracker = self._open.pop(name)
             try:
-                logger.close()
-            except _failures(logger) as error:
-                self._warn(
-                    f"the logger {name} could not write all that it was sent: {_said(error)} metrics.jsonl has it."
-                )
-        self._open.clear()
+                with contextlib.redirect_stdout(io.StringIO()):
+                    tracker.finish()
+            except Exception as error:  # noqa: BLE001
+                self._warn(f"the logger {name} could not write all: {_said(error)} metrics.jsonl has it.")
 
-    def _send(self, names: Sequence[str], step: int, values: Mapping[str, float]) -> Iterator[str]:
-        """The loggers that have taken it. One that fails is told once, and not asked again in this process."""
-        for name in names:
-            logger = self._open[name]
-            try:
-                logger.log(step, values)
-            except _failures(logger) as error:
-                del self._open[name]
-                self._warn(
-                    f"the logger {name} has failed, and the run goes on without it: {_said(error)} metrics.jsonl has "
-                    "all; --resume sends what it missed."
-                )
-            else:
-                yield name
+    def _send(self, name: str, step: int, values: Mapping[str, float]) -> bool:
+        try:
+            self._open[name].log(dict(values), step=step)
+        except Exception as error:  # noqa: BLE001
+            del self._open[name]
+            self._warn(
+                f"the logger {name} has failed, and the run goes on without it: {_said(error)} metrics.jsonl has all; "
+                "--resume sends what it missed."
+            )
+            return False
+        return True
 
     def _write(self) -> None:
         write_atomically(self._file, json.dumps(self._state, indent=2) + "\n")
@@ -231,10 +135,6 @@ def _read(file: Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"'{file}' is damaged. Remove it, and the loggers begin a new curve.") from error
-
-
-def _failures(logger: Logger) -> tuple[type[Exception], ...]:
-    return (*FAILURES, *logger.failures)
 
 
 def _said(error: Exception) -> str:

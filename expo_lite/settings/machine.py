@@ -122,6 +122,9 @@ def importing(package: str) -> Iterator[None]:
         gc.enable()
 
 
+EXTRAS = ("reasoning-gym", "unsloth", "ray", "trl", "tensorboard", "wandb", "trackio")
+
+
 def is_installed(package: str) -> bool:
     """Whether a package can be imported; it is not."""
     return importlib.util.find_spec(package) is not None
@@ -133,7 +136,9 @@ def default_model() -> str:
 
 
 def how_to_install(extra: str) -> str:
-    """What to type in the clone; expo-lite is on no package index."""
+    """Return the command that installs an extra (expo-lite is on no package index), or else a package."""
+    if extra not in EXTRAS:
+        return f"`uv pip install {extra}`"
     return f"in the clone, `uv sync --extra {extra}` or `pip install '.[{extra}]'`"
 
 

@@ -37,7 +37,8 @@ from expo_lite.settings.schema import (
     typed,
 )
 
-Logger = Literal["tensorboard", "wandb", "trackio"]
+Logger = Literal["tensorboard", "wandb", "trackio", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab"]
+"""The trackers of accelerate; each is also the name of its package."""
 
 
 @dataclass(frozen=True, slots=True)
