@@ -82,7 +82,7 @@ TASKS = {
     "reasoning-gym": TaskSpec(
         "reasoning-gym:NAME[,NAME]",
         "generated puzzles with a checker, 100 data sets (extra reasoning-gym; --difficulty)",
-        lambda name, _grader, options: reasoning_gym.load(name, options=options),
+        reasoning_gym.load,
         license="Apache-2.0",
         chains="none",
         held_out="seeds from 2^30 on",
