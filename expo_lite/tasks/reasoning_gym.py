@@ -2,27 +2,28 @@
 
 A reply is right if its data set scores it at least 1 - 1e-6. The scorers are used as they are, and some give full marks
 to wrong answers. They run in a process that may be killed, and with a fixed PYTHONHASHSEED, since some data sets follow
-Python's string hashes. A data set has 500 problems to train on and 100 to test on, made from seeds far apart.
+Python's string hashes. Loading makes 500 problems to train on and 100 to test on, which takes minutes for a few sets.
 """
 
 import atexit
 import importlib.util
 import json
-import random
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from expo_lite.errors import ConfigError, DataError
+from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader, final_answer
 from expo_lite.grading.process import Reply, Worker, serve
-from expo_lite.records import Level, Problem, Verdict
+from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.machine import how_to_install
-from expo_lite.tasks.base import Split
-from expo_lite.tasks.splits import check_choice, normalised
+from expo_lite.tasks.base import FixedTask
+from expo_lite.tasks.splits import normalised, without_test_questions
 
-_SEED_AND_SIZE = {"train": (1, 500), "test": (2**30, 100)}  # item i is made from seed + i
+_SEEDS = {"train": (1, 500), "test": (2**30, 100)}  # item i is made from seed + i
 _RUN = """binary_matrix n_queens spiral_matrix string_insertion countdown puzzle24 intermediate_integration
 polynomial_multiplication simple_integration""".split()  # their scorers hand the reply to `eval` or to sympy
 _FUNCTIONS = "sin cos tan cot sec csc asin acos atan sinh cosh tanh exp log ln sqrt".split()
@@ -45,87 +46,59 @@ def run() -> None:
     def data_set(name: str, settings: str, seed: int) -> Any:
         return reasoning_gym.create_dataset(name, size=500, seed=seed, **json.loads(settings))
 
-    @lru_cache(maxsize=4096)
-    def item(name: str, settings: str, seed: int, index: int) -> dict[str, Any]:
-        return dict(data_set(name, settings, seed)[index])
-
     def reply(question: Reply) -> Reply:
-        *of_set, _ = place = question["place"]
+        """Return some items, or the score of an answer."""
         try:
-            entry, answer = item(*place), question.get("answer")
-            score = 0.0 if answer is None else float(data_set(*of_set).score_answer(answer, entry))
-            return {"question": entry["question"], "gold": entry["answer"], "score": score}
+            items = data_set(*question["set"])
+            if "answer" in question:
+                return {"score": float(items.score_answer(question["answer"], items[question["index"]]))}
+            return {"items": [(items[i]["question"], items[i]["answer"]) for i in range(question["n"])]}
         except Exception as error:  # noqa: BLE001 (anybody's code, given a model's reply)
-            return {"failed": f"{type(error).__name__}: {error}", "score": 0.0}
+            return {"failed": f"{type(error).__name__}: {error}"}
 
     serve(reply, memory_mib=6 * 1024)
 
 
-class ReasoningGym:
+@dataclass(frozen=True, kw_only=True)
+class ReasoningGym(FixedTask):
     """Some data sets of reasoning-gym, mixed; a problem's `subject` is the name of its data set."""
 
-    levels: tuple[Level, ...] = ()
-
-    def __init__(self, name: str, settings: dict[str, dict[str, object]]) -> None:
-        self.name = name
-        self._settings = {subject: json.dumps(some, sort_keys=True) for subject, some in settings.items()}
-        for subject in settings:
-            self._made(subject, "test", 0)  # unknown names and settings are told now
-
-    def problems(
-        self, split: Split, *, levels: tuple[Level, ...] = (), limit: int | None = None, seed: int = 0
-    ) -> list[Problem]:
-        """Return the problems of a split, data set by data set; a limit takes as many of each as evenly can be."""
-        check_choice(self.name, self.levels, levels, limit)
-        n, size = len(self._settings), _SEED_AND_SIZE[split][1]
-        shares = [size if limit is None else limit // n + (i < limit % n) for i in range(n)]
-        chosen = (self._some(*each, seed) for each in zip(self._settings, [split] * n, shares, strict=True))
-        return [problem for problems in chosen for problem in problems]
+    settings: Mapping[str, str]
+    """Of each data set, as JSON."""
 
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
-        """Judge the final answer with the data set's own scorer; raises DataError for a problem of another task."""
+        """Judge the final answer with the data set's own scorer."""
         answer, where = (None, "truncated") if truncated else final_answer(completion)
-        how = f"reasoning-gym {problem.subject}"
-        if answer is None or not is_safe(str(problem.subject), answer):
+        _, name, split, index = problem.problem_id.split("/")
+        how = f"reasoning-gym {name}"
+        if answer is None or not is_safe(name, answer):
             return Verdict(False, "different" if answer else where, how, answer)
-        found = re.fullmatch(r"reasoning-gym/(\w+)/(train|test)/(\d+)", problem.problem_id)
-        if found is None or found[1] not in self._settings or self._made(*found.groups()).question != problem.question:
-            raise DataError(f"Problem {problem.problem_id!r} is not one of task {self.name!r} with these settings.")
-        reply = WORKER.ask({"place": self._place(*found.groups()), "answer": answer}, limit_s=5.0)
+        made_from = name, self.settings[name], _SEEDS[split][0]
+        reply = WORKER.ask({"set": made_from, "index": int(index), "answer": answer}, limit_s=5.0)
+        if "error" in reply:
+            return Verdict(False, "timeout", how, answer)
         right = reply.get("score", 0.0) >= 1 - 1e-6
-        return Verdict(right, "equal" if right else "timeout" if "error" in reply else "different", how, answer)
-
-    def _place(self, subject: str, split: str, index: str) -> tuple[str, str, int, int]:
-        return subject, self._settings[subject], _SEED_AND_SIZE[split][0], int(index)
-
-    def _made(self, subject: str, split: str, index: str) -> Problem:
-        made = WORKER.ask({"place": self._place(subject, split, index)})
-        if not isinstance(made.get("gold"), str):
-            why = made.get("failed") or made.get("error") or "it has no reference answer, only a checker"
-            raise ConfigError(f"reasoning-gym's {subject} made no item {index}: {why}")
-        name = f"reasoning-gym/{subject}/{split}/{index}"
-        return Problem(name, made["question"], made["gold"], subject=subject)
-
-    def _some(self, subject: str, split: Split, n_problems: int, seed: int) -> list[Problem]:
-        """Make at most so many different problems, and not all: some data sets take a second for one."""
-        places = list(range(_SEED_AND_SIZE[split][1]))
-        seen = {normalised(p.question) for p in self._some(subject, "test", 100, 0)} if split == "train" else set()
-        if n_problems < len(places):
-            random.Random(f"{seed}-{subject}").shuffle(places)  # noqa: S311
-        chosen: dict[int, Problem] = {}
-        while places and len(chosen) < n_problems:
-            problem = self._made(subject, split, str(index := places.pop(0)))
-            if normalised(problem.question) not in seen:
-                seen.add(normalised(problem.question))
-                chosen[index] = problem
-        return [chosen[index] for index in sorted(chosen)]
+        return Verdict(right, "equal" if right else "different", how, answer)
 
 
-def load(name: str, _grader: Grader, options: TaskOptions) -> ReasoningGym:
+def _items(name: str, settings: str, split: str) -> list[Problem]:
+    """Make the problems of a split of one data set, each question once."""
+    seed, n = _SEEDS[split]
+    reply = WORKER.ask({"set": (name, settings, seed), "n": n}, limit_s=1_000.0)
+    problems: dict[str, Problem] = {}
+    for i, (question, answer) in enumerate(reply.get("items", ())):
+        if not isinstance(answer, str):
+            raise ConfigError(f"reasoning-gym's {name} has no reference answer, only a checker: nothing to explain.")
+        problem = Problem(f"reasoning-gym/{name}/{split}/{i}", question, answer, subject=name)
+        problems.setdefault(normalised(question), problem)
+    if not problems:
+        raise ConfigError(f"reasoning-gym's {name} makes no items: {reply.get('failed') or reply['error']}.")
+    return list(problems.values())
+
+
+def load(name: str, grader: Grader, options: TaskOptions) -> ReasoningGym:
     """Load the task `reasoning-gym:NAME[,NAME]`; raises ConfigError for unknown names and settings."""
-    settings: dict[str, dict[str, object]] = {
-        part.strip(): {} for part in name.partition(":")[2].split(",") if part.strip()
-    }
+    settings = {part.strip(): dict[str, object]() for part in name.partition(":")[2].split(",") if part.strip()}
     if not settings:
         raise ConfigError(f"Task {name!r} names no data set: expected reasoning-gym:NAME[,NAME].")
     if importlib.util.find_spec("reasoning_gym") is None:
@@ -141,4 +114,7 @@ def load(name: str, _grader: Grader, options: TaskOptions) -> ReasoningGym:
             value = text.strip()  # a word needs no quotes
         for each in (subject,) if subject else settings:
             settings[each][field] = value
-    return ReasoningGym(name, settings)
+    of_sets = {each: json.dumps(some, sort_keys=True) for each, some in settings.items()}
+    test, train = ([p for pair in of_sets.items() for p in _items(*pair, split)] for split in ("test", "train"))
+    train = tuple(without_test_questions(train, test))
+    return ReasoningGym(name=name, levels=(), train=train, test=tuple(test), grader=grader, settings=of_sets)
