@@ -116,5 +116,5 @@ def load(name: str, grader: Grader, options: TaskOptions) -> ReasoningGym:
             settings[each][field] = value
     of_sets = {each: json.dumps(some, sort_keys=True) for each, some in settings.items()}
     test, train = ([p for pair in of_sets.items() for p in _items(*pair, split)] for split in ("test", "train"))
-    train = tuple(without_test_questions(train, test))
-    return ReasoningGym(name=name, levels=(), train=train, test=tuple(test), grader=grader, settings=of_sets)
+    kept = tuple(without_test_questions(train, test))
+    return ReasoningGym(name=name, levels=(), train=kept, test=tuple(test), grader=grader, settings=of_sets)
