@@ -150,7 +150,7 @@ def test_the_last_box_of_a_completion_that_ended_counts(text: str, ended: bool, 
 
 
 def test_it_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in {"STEPS": 1, "PROBLEMS_PER_STEP": 2, "HELD_OUT": 2}.items():
+    for name, value in {"STEPS": 1, "PROBLEMS_PER_STEP": 2, "N_EASY": 1, "HELD_OUT": 2}.items():
         monkeypatch.setattr(one_file, name, value)
     one_file.main()
     hard, easy, step, *after = capsys.readouterr().out.splitlines()

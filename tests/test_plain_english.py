@@ -1,0 +1,29 @@
+"""A docstring names the thing or begins with an imperative: not with What, Whether or How."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "expo_lite"
+QUESTION = re.compile(r"(What|Whether|How)\b")
+MOST = 278
+"""Docstrings of this kind that are left; the number only goes down."""
+
+
+def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of every string that stands alone: of modules, classes, functions and fields."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+
+
+def test_docstrings_name_the_thing() -> None:
+    files = sorted(PACKAGE.rglob("*.py"))
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}: {text.splitlines()[0]}"
+        for path in files
+        for line, text in docstrings(ast.parse(path.read_text(encoding="utf-8")))
+        if QUESTION.match(text)
+    ]
+    assert len(found) <= MOST, "\n".join(found)
