@@ -1,7 +1,7 @@
 """Write the built-in task as files with expert chains in two styles: `uv run python examples/expert_styles.py FOLDER`.
 
-`expert_chain` is the task's own, in a style that the built-in model has hardly read; `own_style` says the same steps as
-the model writes them itself, with the true amounts. examples/expert_styles.toml compares what is learned from each.
+`expert_chain` is the task's own, in a style that the built-in model has hardly read. `own_style` has the same steps in
+the model's own style, with the true amounts. examples/expert_styles.toml compares learning from each.
 """
 
 import argparse

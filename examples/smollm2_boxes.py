@@ -1,14 +1,14 @@
-r"""Boxes of things: the problems of the SmolLM2 runs, and whether a chain is valid.
+r"""Problems about boxes of things, for the SmolLM2 runs, and a check of their chains.
 
     uv run python examples/smollm2_boxes.py runs/smollm2
 
-prints, for each run of that plan, how many of the accepted explanations and of the own completions that were judged
-right are valid chains, for verifying the final answer does not see what stands before it; then the differences of
-accuracy that `expo-lite replicate` does not ask for, judged as it judges its own.
+prints, for each run of that plan, the share of valid chains among accepted explanations and among completions that were
+judged right: the verifier only looks at the final answer. It then prints the differences in accuracy that `expo-lite
+replicate` does not ask for, judged in the same way.
 
-A product that is asked for in the test split is asked for nowhere else: not in training, and not in the easy problems
-that `smollm2_format.py` teaches the form of an answer with. Of the products of the hard problems that are not also easy
-ones every third, in ascending order, is held out.
+A product of the test split occurs nowhere else: not in training, and not in the easy problems with which
+`smollm2_format.py` teaches the form of an answer. Of the hard products that are not also easy, every third in ascending
+order is held out.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Split = Literal["easy", "train", "test"]
 NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 THINGS = ("apples", "books", "cards", "coins", "marbles", "pencils", "shells", "stamps", "stickers", "tickets")
 EASY, HARD = ((2, 4), (1, 5)), ((3, 9), (5, 30))
-"""Bounds of boxes and of things in each, and of how many more are found."""
+"""Bounds of the number of boxes and of things in each, and of the number of things found."""
 
 
 def products(bounds: tuple[int, int]) -> set[int]:
@@ -44,7 +44,7 @@ HELD_OUT = frozenset(sorted(products(HARD[0]) - products(EASY[0]))[1::3])
 
 
 def problems(split: Split, n: int) -> list[dict[str, Any]]:
-    """Different problems, the same every time, each with an expert chain as those of GSM8K are and with a terse one."""
+    """Distinct problems, the same every time, each with an expert chain in GSM8K's style and a terse one."""
     each_bounds, more_bounds = EASY if split == "easy" else HARD
     rng = random.Random(1 if split == "test" else 0)
     rows: dict[str, dict[str, Any]] = {}
@@ -78,11 +78,11 @@ StepReason = Literal["valid", "no_equation", "unread", "wrong_equation", "foreig
 
 
 def check_chain(question: str, answer: str, chain: str) -> StepReason:
-    r"""What is wrong with a chain, in one word; "valid" if nothing is.
+    r"""Name the fault of a chain in one word; "valid" if it has none.
 
-    Every equation must hold; its numbers must be the question's or results of equations before it; each number of the
-    question must be used, as often as it is there; the last result, and the box, must be the answer. Strict: another
-    equals sign than those of equations of whole numbers with + - * is "unread".
+    Every equation must hold. Its numbers must come from the question or from earlier results. Each number of the
+    question must be used as often as it occurs. The last result and the box must be the answer. The check is strict: an
+    equals sign outside an equation of whole numbers with + - * is "unread".
     """
     text = _TIMES.sub("*", _CALCULATOR.sub("", chain)).replace("$", "")
     inner = [_EQUATION.fullmatch(_TIMES.sub("*", found).strip()) for found in _CALCULATOR.findall(chain)]
@@ -109,7 +109,7 @@ def check_chain(question: str, answer: str, chain: str) -> StepReason:
 
 
 def _value(expression: str) -> int:
-    """What whole numbers with + - * between them come to; products first."""
+    """Evaluate whole numbers joined by + - *, products first."""
     terms = re.findall(r"([-+]?)\s*(\d+(?:\s*\*\s*\d+)*)", expression)
     return sum((-1 if sign == "-" else 1) * prod(map(int, term.split("*"))) for sign, term in terms)
 
@@ -118,7 +118,7 @@ KINDS = ("accepted explanations", "completions in training, judged right", "held
 
 
 def chains(runs: list[Path]) -> dict[str, Counter[str]]:
-    """How many chains of these runs were judged well, by kind, and for what they are refused here."""
+    """Count the chains of these runs that were judged right, by kind and by the fault found here."""
     found = {kind: Counter[str]() for kind in KINDS}
     for run in runs:
         for row in JsonLines(run / "samples.jsonl").read():
@@ -146,7 +146,7 @@ PAIRS = (
     ("gt-sft-grpo-terse", "grpo"),
     ("gt-sft-grpo-terse", "gt-sft-grpo"),
 )
-"""Of each pair the first is asked to lie above the second. Settled before the runs."""
+"""Pairs of which the first should lie above the second; settled before the runs."""
 
 
 def differences(runs: dict[str, list[Path]]) -> Iterator[str]:

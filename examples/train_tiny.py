@@ -1,8 +1,8 @@
 r"""Train the embedded model `tiny` from scratch: `uv run python examples/train_tiny.py --output tiny`.
 
-A Qwen2 of 0.8 million parameters learns, by next-token prediction on generated conversations of task `hidden-rules`, to
-be a miniature of a real model in front of problems that need something it does not know. It knows what sixteen words
-add to a digit, and for sixteen more, the hidden ones, each text of the training draws fresh amounts:
+A Qwen2 of 0.8 million parameters learns from generated conversations of task `hidden-rules`, by next-token prediction.
+It becomes a miniature of a real model that faces problems beyond its knowledge: it knows the amounts that sixteen words
+add to a digit; for sixteen more, the hidden words, each training text draws new amounts:
 
 | kind | prompt | completion |
 | ---- | ------ | ---------- |
@@ -13,13 +13,13 @@ add to a digit, and for sixteen more, the hidden ones, each text of the training
 | blind | "????" shown as the answer | as guess |
 | expert | plain, known words | the expert's sentences (known, but improbable) |
 
-So it reads rules off an answer, whatever they are, and of the task's own rules it knows nothing: before it has seen the
-answer, each amount is as likely as another. An answer counts for more than what it knows of a word: else half-learnt
-words would spoil the explanations that it is to learn the other half from. Questions of the test split are left out.
+So it can read any rules off an answer, and knows nothing of the task's own rules: until it sees the answer, all amounts
+are equally likely. An answer outweighs its knowledge of a word; else half-learnt words would spoil the explanations
+from which it learns the others. Questions of the test split are left out.
 
-That an amount follows from two digits, the one before and the one after, is hard to find: either alone says nothing,
-and training from the start on whole problems stays at chance. So it begins with texts of one word, most of which start
-at 0, where the digit after the word alone says what the word adds; then come short ones, then all.
+An amount follows from two digits, the one before and the one after, and either alone says nothing. Training on whole
+problems from the start stays at chance. So training begins with texts of one word that mostly start at 0, where the
+digit after the word is the amount; short problems follow, then all.
 """
 
 import argparse
@@ -52,21 +52,21 @@ TOKENS_A_BATCH = 2_000
 PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
 LEVEL_SHARE = 0.4
-"""The learning rate stays at its peak for this share of the steps, then falls to 0 in a line."""
+"""The share of the steps at the peak learning rate, before it falls linearly to 0."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training: so many steps on texts of these kinds and lengths."""
+    """A part of the training: a number of steps on texts of some kinds and lengths."""
 
     steps: int
     shares: dict[str, int]
     lengths: tuple[int, ...]
-    """Numbers of words, each drawn alike."""
+    """Numbers of words, drawn with equal chances."""
     start_at_zero: float = 0.0
-    """This share of problems starts at 0, others anywhere."""
+    """The share of problems that start at 0; others start at any digit."""
     in_four_bits: bool = False
-    """Whether the forward pass sees the matrices as NF4 leaves them."""
+    """Quantise the matrices to NF4 in the forward pass."""
 
 
 SIMPLE = {"known": 28, "shown": 68, "shown known": 4}
@@ -81,7 +81,7 @@ TELLS_ANSWER = ("shown", "shown known", "blind")
 
 
 def draw(rng: random.Random, n_words: int, n_hidden: int, known: Mapping[str, int], start_at_zero: float) -> Puzzle:
-    """A problem of the train split with fresh amounts for the words that are not in `known`."""
+    """Draw a problem of the train split, with new amounts for words that are not in `known`."""
     while True:
         words = rng.sample(sorted(KNOWN), n_words - n_hidden) + rng.sample(sorted(HIDDEN), n_hidden)
         rng.shuffle(words)
@@ -110,9 +110,9 @@ def conversation(rng: random.Random, phase: Phase) -> tuple[str, str]:
 
 
 def build_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which digits, amounts and words are a token each, and the prompts' fixed phrases too.
+    """Build a byte-level BPE with one token for each digit, amount, word and fixed phrase of the prompts.
 
-    Any other text can be encoded, by the byte if need be; the model has not been trained on it.
+    It encodes any other text too, if need be by the byte; the model has not been trained on such text.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -158,7 +158,7 @@ def build_model() -> Qwen2ForCausalLM:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=1024,
-            initializer_range=0.05,  # 0.02 is for wide models: at this width the first layers would hardly say a thing
+            initializer_range=0.05,  # 0.02 suits wide models; at this width the first layers would have little effect
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=2,
@@ -171,7 +171,7 @@ def build_model() -> Qwen2ForCausalLM:
 def batches(
     tokenizer: PreTrainedTokenizerFast, rng: random.Random, phase: Phase
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Right-padded (input_ids, labels) of all kinds mixed; the prompt is masked out of the labels."""
+    """Yield right-padded (input_ids, labels) of all kinds mixed; labels mask the prompt out."""
     pool: list[tuple[list[int], int]] = []
     while True:
         if not pool:
@@ -193,7 +193,7 @@ def batches(
 
 @contextmanager
 def rounded(matrices: list[torch.nn.Parameter], really: bool) -> Iterator[None]:
-    """Meanwhile the matrices are as NF4 leaves them; so a gradient at those moves the ones in full precision."""
+    """Quantise the matrices to NF4 for a forward and backward pass; the gradient then moves the full-precision ones."""
     kept = [matrix.data for matrix in matrices]
     for matrix in matrices if really else ():
         packed, state = quantize_4bit(matrix.data, compress_statistics=True, quant_type="nf4")
@@ -209,7 +209,7 @@ def matrices_of(model: Any) -> list[torch.nn.Parameter]:
 
 
 def optimizers(model: Any) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, which learn in far fewer steps than with AdamW at this size; AdamW for the rest."""
+    """Muon for the matrices, which needs far fewer steps than AdamW at this size; AdamW for the rest."""
     matrices = matrices_of(model)
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     return [
@@ -219,10 +219,10 @@ def optimizers(model: Any) -> list[torch.optim.Optimizer]:
 
 
 def loss_of(model: Any, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
-    """The mean over the completions' tokens."""
+    """The mean loss over the completions' tokens."""
     hidden_BTH = model.model(input_ids=input_ids_BT).last_hidden_state[:, :-1]
     targets_BT = labels_BT[:, 1:]
-    kept_BT = targets_BT != -100  # the head is half the work, and prompts need none
+    kept_BT = targets_BT != -100  # the head is half the work; prompts do not need it
     return torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[kept_BT]), targets_BT[kept_BT])
 
 
@@ -259,7 +259,7 @@ def main() -> None:
     model: Any = build_model()  # half typed
     model.save_pretrained(options.output)
     build_tokenizer(random.Random(options.seed)).save_pretrained(options.output)
-    # as it will be read: transformers has Qwen2's own way to cut up text, whatever the file says
+    # read it back: transformers splits text in Qwen2's own way, whatever the file says
     tokenizer_class: Any = AutoTokenizer
     tokenizer = tokenizer_class.from_pretrained(options.output)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
