@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, read back exactly, no pickle.
 
-A checkpoint is written beside its place, flushed to the disk and then renamed; `state.json` holds the size and SHA-256
-of every other file and, in front, of itself, so that a damaged one is told from a whole one before anything is loaded.
+A checkpoint is written under a temporary name, flushed to the disk and renamed. `state.json` holds the size and SHA-256
+of every other file and its own SHA-256, so that damage is found before anything is loaded.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 BEST = "best"
-"""The name of the checkpoint that measured best; no number, so that it is not removed when newer ones come."""
+"""The name of the checkpoint that measured best; without a number, so that it is not removed as an old one."""
 _NAME = re.compile(r"step-\d{6,}")
 
 
@@ -98,7 +98,7 @@ def keep_best(folder: Path, step: int) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoint folders, oldest first, whole or not; a folder of another name, such as a copy, is none."""
+    """All checkpoint folders, oldest first, whole or not; folders of other names, such as copies, do not count."""
     return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()), key=step_of)
 
 
@@ -119,7 +119,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is whole."""
+    """Say what is wrong with a checkpoint; None if it is whole."""
     try:
         sealed = (checkpoint / STATE).read_bytes()
         if sealed != _sealed(b"{" + sealed[_SEAL_BYTES:]):
@@ -140,7 +140,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _sealed(text: bytes) -> bytes:
-    """A JSON object with the SHA-256 of its text as a new first entry."""
+    """Add the SHA-256 of a JSON object's text as its first entry."""
     return b'{"sha256": "%s", ' % hashlib.sha256(text).hexdigest().encode() + text[1:]
 
 

@@ -32,6 +32,17 @@ TAIL_BYTES = 400_000
 """The end of samples.jsonl, where the latest step's samples are looked for."""
 
 
+@contextlib.contextmanager
+def _disk_errors(what: str) -> Iterator[None]:
+    """Raise CheckpointError for an error of the disk while this is open."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"Cannot {what}: {error.strerror}. Free some space or choose another --output."
+        ) from error
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file by a new text, or leave it as it was.
 
@@ -39,18 +50,17 @@ def write_atomically(path: Path, text: str) -> None:
         CheckpointError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"Cannot write '{path}': {error.strerror}. Free some space or choose another --output."
-        ) from error
+    with _disk_errors(f"write '{path}'"):
+        try:
+            with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def tail_rows(path: Path) -> list[dict[str, Any]]:
@@ -81,11 +91,11 @@ class JsonLines:
         Raises:
             CheckpointError: the disk is full or not writable.
         """
-        try:
-            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(_lines(rows))
-        except OSError as error:
-            raise CheckpointError(f"Cannot write '{self.path}': {error.strerror}.") from error
+        with (
+            _disk_errors(f"write '{self.path}'"),
+            self.path.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            file.write(_lines(rows))
 
     def read(self) -> list[dict[str, Any]]:
         """Read all whole rows; a last line that was cut off in writing does not count.
@@ -94,10 +104,8 @@ class JsonLines:
             CheckpointError: the file is unreadable, or another line is damaged.
         """
         rows: list[dict[str, Any]] = []
-        try:
+        with _disk_errors(f"read '{self.path}'"):
             data = self.path.read_bytes() if self.path.exists() else b""
-        except OSError as error:
-            raise CheckpointError(f"Cannot read '{self.path}': {error.strerror}.") from error
         # bytes, for a line may have been cut off inside a character
         for number, line in enumerate(data.split(b"\n")[:-1], 1):
             try:
@@ -208,10 +216,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     file = folder / LOCK
-    try:
+    with _disk_errors(f"write '{file}'"):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise CheckpointError(f"Cannot write '{file}': {error.strerror}.") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -243,10 +249,8 @@ def check_new(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it; raise CheckpointError if that is impossible."""
-    try:
+    with _disk_errors(f"make the folder '{folder}'"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -288,10 +292,8 @@ def _lines(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _copy(source: Path, copy: Path) -> None:
-    try:
+    with _disk_errors(f"copy '{source}' to '{copy}'"):
         shutil.copyfile(source, copy)
-    except OSError as error:
-        raise CheckpointError(f"Cannot copy '{source}' to '{copy}': {error.strerror}.") from error
 
 
 def _version(package: str) -> str | None:

@@ -60,15 +60,11 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def sample_rows(
-    groups: Iterable[Group],
-    explanations: Sequence[Explanation],
-    *,
-    step: int,
-    attempts: Sequence[Explanation] = (),
+    groups: Iterable[Group], explanations: Sequence[Explanation], *, step: int, attempts: Sequence[Explanation] = ()
 ) -> list[dict[str, Any]]:
-    """What samples.jsonl keeps: every completion and explanation with its problem, verdict and reason.
+    """The rows of samples.jsonl: every completion and explanation with its problem, verdict and reason.
 
-    Of several `attempts` at one problem all are kept; `used` says which one stands among the `explanations`, accepted.
+    Of several `attempts` at one problem all are kept; `used` marks the accepted one among the `explanations`.
     """
     rows = []
     for group in groups:
@@ -76,19 +72,15 @@ def sample_rows(
             rows.append(_sample_row(step, "rollout", group.problem, completion, verdict) | {"reward": verdict.reward})
     used = {id(explanation) for explanation in explanations if explanation.accepted}
     new = {id(attempt) for attempt in attempts}
-    for explanation in [*(e for e in explanations if id(e) not in new), *attempts]:
-        row = _sample_row(step, "explanation", explanation.problem, explanation.completion, explanation.verdict)
-        refusal = None if explanation.accepted else explanation.reason
-        rows.append(
-            row
-            | {
-                "accepted": explanation.accepted,
-                "refusal": refusal,
-                "lift_nats": explanation.lift_nats,
-                "reliance_nats": explanation.reliance_nats,
-                "used": id(explanation) in used,
-            }
-        )
+    for each in [*(e for e in explanations if id(e) not in new), *attempts]:
+        about = {
+            "accepted": each.accepted,
+            "refusal": None if each.accepted else each.reason,
+            "lift_nats": each.lift_nats,
+            "reliance_nats": each.reliance_nats,
+            "used": id(each) in used,
+        }
+        rows.append(_sample_row(step, "explanation", each.problem, each.completion, each.verdict) | about)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What a RUN or MODEL stands for: a base model, perhaps an adapter, perhaps the run that made it."""
+"""The target that a RUN or MODEL names: a base model, perhaps with an adapter and the run that made it."""
 
 import filecmp
 import hashlib
@@ -47,55 +47,55 @@ class Target:
 
     @property
     def max_completion_tokens(self) -> int:
-        """The longest completion where none is asked for: the run's own, else by model."""
+        """The default length of completions: the run's own, else by model."""
         if self.config:
             return self.config.sampling.max_completion_tokens
         return find_model(self.model).max_completion_tokens
 
     @property
     def adapter_sha256(self) -> str | None:
-        """Of the adapter's weights; None where there is no adapter."""
+        """The SHA-256 of the adapter's weights; None without an adapter."""
         weights = self.adapter / ADAPTER_WEIGHTS if self.adapter else None
         return hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
 
     @property
     def prompts(self) -> Prompts:
-        """The run's own prompts; raises ConfigError where its copies cannot be read."""
+        """The run's own prompts."""
         return RunFolder(self.run).prompts() if self.run else Prompts()
 
     def identity(self) -> dict[str, Any]:
-        """What the samples depend on, as JSON values; the adapter by its bytes."""
+        """Everything of the policy that samples depend on, as JSON values; the adapter by its bytes."""
         policy = self.policy
         about = {"model": self.model, "bits": policy.bits, "backend": policy.backend, "sampler": policy.sampler}
         return about | {"adapter_sha256": self.adapter_sha256}
 
 
 def resolve_run(config: TrainConfig) -> RunConfig:
-    """The settings of a run as `resolve` fills them in, from a model or from an adapter that is trained already.
+    """Resolve the settings of a run that starts from a model or from a trained adapter.
 
-    A run that is resumed takes the adapter that its own folder has kept, whatever has become of the one it came from.
+    A resumed run takes the adapter that its own folder has kept, whatever has become of the original.
 
     Raises:
-        CheckpointError: the adapter that is to be started from is damaged or of an unknown kind.
+        CheckpointError: the adapter to start from is damaged or of an unknown kind.
         ConfigError: a setting is wrong, or is not that of the adapter.
     """
     config = typed(config)
     path = Path(config.model).expanduser().absolute() if config.model else None
-    if config.resume and config.output and (config.output / "config.json").exists():
+    if path is not None and config.resume and config.output and (config.output / "config.json").exists():
         kept = read_config(config.output)
-        if path is not None and kept.start_from == path:
-            own = replace(kept.policy, backend=config.policy.backend, sampler=config.policy.sampler)
-            same = resolve(replace(config, model=kept.model, policy=own))
+        if kept.start_from == path:
+            policy = replace(kept.policy, backend=config.policy.backend, sampler=config.policy.sampler)
+            same = resolve(replace(config, model=kept.model, policy=policy))
             return replace(same, start_from=kept.start_from, start_sha256=kept.start_sha256)
     if path is not None:
         refuse_several(path)
     if path is None or not ((path / "checkpoints").is_dir() or (path / ADAPTER_CONFIG).is_file()):
         return resolve(config)
-    target, usual = find_target(str(path)), PolicyConfig()
+    target = find_target(str(path))
     shape = {name: getattr(target.policy, name) for name in ("bits", "lora_rank", "lora_alpha")}
     for name, value in shape.items():
         given = getattr(config.policy, name)
-        if given not in (value, getattr(usual, name)):
+        if given not in (value, getattr(PolicyConfig(), name)):
             raise ConfigError(
                 f"{name} is {given}, but the adapter in '{target.adapter}' has {value}. "
                 f"Leave --{name.replace('_', '-')} out: a run goes on with the adapter that it starts from."
@@ -105,14 +105,14 @@ def resolve_run(config: TrainConfig) -> RunConfig:
 
 
 def starting_adapter(config: RunConfig, run: RunFolder | None = None) -> Path | None:
-    """The adapter that a run's policy begins with: the run's own copy, once it has one; None for the base model."""
+    """Find the adapter that a run begins with: its own copy, once it has one; None for the base model."""
     if config.start_from is None:
         return None
     return run.start if run and run.start.exists() else find_target(str(config.start_from)).adapter
 
 
 def run_prompts(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> Prompts:
-    """The user's own prompts; of a run that goes on those that it has kept, whatever their files say now."""
+    """Read the user's own prompts; a resumed run keeps its own copies, whatever the files say now."""
     read = list(config.prompt_files)
     for place, (path, kept) in enumerate(zip(config.prompt_files, folder.prompt_files, strict=True)):
         if path is not None and config.resume and kept.exists():
@@ -139,54 +139,46 @@ def find_target(
 
     Args:
         target: as typed.
-        base_model: the model below an adapter folder, if not the one that the adapter names.
+        base_model: the model below an adapter folder; default: the one that the adapter names.
         bits: quantisation of the base model; default: the run's own, else 4.
-        backend: what runs it; default: the run's own, else auto.
-        sampler: what samples; default: the run's own, else auto.
+        backend: default: the run's own, else auto.
+        sampler: default: the run's own, else auto.
 
     Raises:
         CheckpointError: the run has no whole checkpoint, or the adapter is damaged or of an unknown kind.
         ConfigError: there is no such run, adapter or model.
     """
-    found = _find(target, base_model)
-    policy = replace(
-        found.policy,
-        bits=bits or found.policy.bits,
-        backend=backend or found.policy.backend,
-        sampler=sampler or found.policy.sampler,
-    )
-    return replace(found, policy=policy)
+    path = Path(target).expanduser()
+    if (path / "checkpoints").is_dir():
+        checkpoint, damaged = newest_whole(path / "checkpoints")
+        if checkpoint is None:
+            raise CheckpointError(f"The run '{path}' has no whole checkpoint. {' '.join(damaged)}".strip())
+        found = _adapter(checkpoint, base_model)
+    elif (path / ADAPTER_CONFIG).is_file():
+        found = _adapter(path, base_model)
+    else:
+        refuse_several(path)
+        find_model(target)
+        found = Target(target, PolicyConfig())
+    asked: dict[str, Any] = {"bits": bits, "backend": backend, "sampler": sampler}
+    return replace(found, policy=replace(found.policy, **{name: value for name, value in asked.items() if value}))
 
 
 def as_it_is(target: Target, bits: Literal[4, 16] | None = None) -> Target:
-    """The same, but a model without an adapter in 16 bits unless others are asked for: nothing was trained on four."""
+    """Return the target with 16 bits if it has no adapter, unless other bits are asked for."""
     if target.adapter is not None or bits is not None:
         return target
     return replace(target, policy=replace(target.policy, bits=16))
 
 
 def params_of(settings: MeasuringConfig, target: Target) -> SamplingParams:
-    """How a measuring command samples; completions are as long as the run's own unless it is told otherwise."""
+    """Sampling parameters of a measuring command; by default completions are as long as the run's own."""
     tokens = settings.max_completion_tokens or target.max_completion_tokens
     return SamplingParams(settings.temperature, tokens, settings.top_p, settings.sampling_rows)
 
 
-def _find(target: str, base_model: str | None) -> Target:
-    path = Path(target).expanduser()
-    if (path / "checkpoints").is_dir():
-        checkpoint, damaged = newest_whole(path / "checkpoints")
-        if checkpoint is None:
-            raise CheckpointError(f"The run '{path}' has no whole checkpoint. {' '.join(damaged)}".strip())
-        return _adapter(checkpoint, base_model)
-    if (path / ADAPTER_CONFIG).is_file():
-        return _adapter(path, base_model)
-    refuse_several(path)
-    find_model(target)
-    return Target(target, PolicyConfig())
-
-
 def refuse_several(path: Path) -> None:
-    """Raise ConfigError for a folder of runs, such as a sweep's: which of them is meant cannot be known."""
+    """Raise ConfigError for a folder of runs, such as a sweep's."""
     if not path.is_dir() or (path / "config.json").exists():
         return
     runs = sorted(found.parent for part in ("*", "runs/*") for found in path.glob(f"{part}/checkpoints"))
@@ -210,17 +202,14 @@ def _adapter(folder: Path, base_model: str | None) -> Target:
     if used or not (folder / ADAPTER_WEIGHTS).is_file():
         what = f"uses {', '.join(used)}, which is not supported" if used else f"has no {ADAPTER_WEIGHTS}"
         raise CheckpointError(f"The adapter in '{folder}' {what}.")
-    run = folder.absolute().parent.parent
-    config = read_config(run) if folder.absolute().parent.name == "checkpoints" else None
-    if config is not None:
-        policy = config.policy
-        model = base_model or config.model
-    else:
-        model = base_model or next((alias for alias, preset in PRESETS.items() if preset.source == named), named)
+    run = folder.absolute().parent.parent if folder.absolute().parent.name == "checkpoints" else None
+    config = read_config(run) if run else None
+    preset = next((alias for alias, preset in PRESETS.items() if preset.source == named), named)
+    model = base_model or (config.model if config else preset)
     try:
         find_model(model)
     except ConfigError as error:
         raise ConfigError(
             f"The adapter in '{folder}' was made for '{model}', which is not here. Name its base with --base-model."
         ) from error
-    return Target(model, policy, folder, run if config else None, config)
+    return Target(model, config.policy if config else policy, folder, run, config)
