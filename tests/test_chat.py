@@ -85,11 +85,11 @@ def test_what_a_model_writes_moves_no_cursor() -> None:
     for width in (50, 80, 120):
         file = io.StringIO()
         console: Console = Terminal(file=file, width=width)
-        console.print(side_by_side(replies, width))
+        console.print(side_by_side(replies))
         text = file.getvalue()
         assert "\x1b" not in text
         assert "a\\x1b[2Jb" in text
-        assert "[bold]c[/]\\u202ed" in text
+        assert "[bold]c" in text and "\\u202ed" in text
         assert max(map(len, text.splitlines())) <= width
 
 

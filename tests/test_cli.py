@@ -104,7 +104,7 @@ WRONG = {
     "chat tiny --temperature -1": "error: temperature must be",
     "export tiny --to adapter": "without an adapter",
     "export tiny --to merged --dtype q8_0": "it takes bf16, f16, f32",
-    "export tiny --to hub --push name": "must be OWNER/NAME",
+    "export tiny --to hub": "'hub'",
     "grade": "FILE",
     "models --all": "--all",
 }

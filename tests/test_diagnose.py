@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import torch
 from smollm2 import gguf_file
 
 from expo_lite.commands.cli import run
-from expo_lite.commands.diagnose import clear_ratio, verdict
 from expo_lite.measure.chains import ChainFigure, chain_figures
 from expo_lite.measure.levels import levels_of
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
-from expo_lite.results.statistics import Estimate
 
 P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))
 
@@ -70,15 +67,6 @@ def test_one_level_stands_alone_and_what_is_absent_is_none() -> None:
     assert own is not None
     assert (own.value, own.low, own.high) == (0.5, -math.inf, math.inf)  # one problem says nothing about others
     assert row.to_json()["nll"]["own"] == {"value": 0.5, "low": None, "high": None}
-    assert "nothing to learn from" in verdict(row)[0]
-
-
-def test_the_words_follow_the_figures() -> None:
-    *_, row = levels_of(GROUPS, EXPLANATIONS, FIGURES)
-    assert verdict(row) == [
-        "in distribution: explanations 1.50 nats a token, own chains 0.50, expert chains 5.00",
-        "positive signal: explanations raise the answer's log-probability by 3.00 nats, more than own chains (-1.00)",
-    ]
 
 
 def test_the_command_on_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +74,7 @@ def test_the_command_on_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFix
     folder = tmp_path / "d"
     assert run([*words, "--output", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert "in distribution: explanations" in out
+    assert "NLL, nats a token" in out and "answer lift, nats" in out
     assert "level 5: undecided; 4 problems are too few" in out
     results: dict[str, Any] = json.loads((folder / "diagnosis.json").read_text())
     assert [row["level"] for row in results["levels"]] == ["2", "5", "all"]
@@ -141,16 +129,3 @@ def test_a_model_that_cannot_explain_gets_a_no(
     words = f"diagnose --model {gguf_file(pytestconfig)} --task hidden-rules --levels 4 --problems 8 --group-size 1"
     assert run([*words.split(), "--max-completion-tokens", "96", "--output", str(tmp_path / "d")]) == 0
     assert "Verdict: no; explanations are no good positives here." in capsys.readouterr().out
-
-
-def test_ratios_of_noise_are_not_shown() -> None:
-    *_, row = levels_of(GROUPS, EXPLANATIONS, FIGURES)
-
-    def ratio(nll: Estimate, ratio: Estimate) -> Estimate | None:
-        return clear_ratio(replace(row, nll=row.nll | {"explanation": nll}, nll_ratio=ratio))
-
-    nll, good = Estimate(0.2, 0.1, 0.3), Estimate(2.0, 1.5, 2.9)
-    assert ratio(nll, good) == good
-    assert ratio(nll, Estimate(2.0, 1.4, 2.9)) is None  # 2.9 is above twice 1.4
-    assert ratio(nll, Estimate(2.0, -1.0, 5.0)) is None
-    assert ratio(Estimate(0.0003, 0.0001, 0.0005), good) is None  # a ratio to almost nothing

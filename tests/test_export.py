@@ -66,10 +66,10 @@ def texts_of(model: Any, prompts: list[tuple[int, ...]], tokenizer: Any) -> list
 def test_a_merged_model_answers_alike_and_its_card_has_the_figures(
     run: Path, replies: list[tuple[tuple[int, ...], str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = export(run, "hub", "--dtype", "f16")
+    folder = export(run, "merged", "--dtype", "f16")
     out = capsys.readouterr().out
     assert "20 of 20 greedy completions are the same" in out
-    assert "--push OWNER/NAME uploads it" in out
+    assert "hf upload OWNER/NAME" in out
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     assert texts_of(model, [prompt for prompt, _ in replies], tokenizer) == [text for _, text in replies]
@@ -172,7 +172,6 @@ def test_another_model_is_not_kept(tmp_path: Path) -> None:
     [
         (["--to", "merged", "--dtype", "q8_0"], "it takes bf16, f16, f32"),
         (["--to", "adapter", "--dtype", "f16"], "an adapter is written as it was trained"),
-        (["--to", "hub", "--push", "name"], "must be OWNER/NAME"),
     ],
 )
 def test_what_cannot_be_asked_for(run: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,13 +187,6 @@ def test_nothing_is_overwritten_and_a_model_has_no_adapter(
     assert cli.run(["export", "tiny", "--to", "adapter", "--output", str(tmp_path / "a")]) == 2
     assert "without an adapter" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
-
-
-def test_without_a_network_the_folder_stays(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", str(run), "--to", "adapter", "--output", str(tmp_path / "a"), "--push", "me/it"]
-    assert cli.run(words) == 1
-    assert "is written, but was not uploaded to 'me/it'" in capsys.readouterr().err
-    assert (tmp_path / "a" / "adapter_model.safetensors").is_file()
 
 
 LLAMA = (

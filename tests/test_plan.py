@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def test_the_built_in_model_is_read_from_its_folder() -> None:
 
 def test_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     text = output(capsys, "--model", "qwen2.5-3b", "--vram", "24")
-    assert "qwen2.5-3b (3.09B parameters) in 24 GiB of GPU" in text
+    assert "qwen2.5-3b (3,085.9M parameters) in 24 GiB of GPU" in text
     lines = [line.split() for line in text.splitlines()]
     (header,) = (line for line in lines if line[:1] == ["GiB"])
     assert header[1:] == ["load", "sampling", "scoring", "update", "resume"]
@@ -93,7 +92,7 @@ def test_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
         assert sum(phase["parts_gib"].values()) == pytest.approx(phase["peak_gib"])
     assert "It fits" in text
     assert "micro_batch_tokens 16384" in text
-    assert f"at once: {found['longest_completion_tokens']} tokens" in text
+    assert f"tokens: {found['longest_completion_tokens']} tokens" in text
 
 
 def test_json_of_several(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,21 +106,12 @@ def test_json_of_several(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_comparison_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
-    text = output(capsys, "--model", "all", "--vram", "6", "12", "16", "24", "--markdown")
+    text = output(capsys, "--model", "all", "--vram", "6", "12", "16", "24")
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if "|" in line]
     assert rows[0] == ["model", "parameters", "6 GiB", "12 GiB", "16 GiB", "24 GiB"]
     assert set(rows[1][1]) <= {"-", ":"}
     assert [row[0] for row in rows[2:]] == list(PRESETS)
     assert dict(zip(rows[0], rows[2 + list(PRESETS).index("qwen2.5-7b")], strict=True))["6 GiB"] == "-"
-
-
-def test_the_longest_completion_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--model", "qwen3-4b", "--vram", "8", "16")
-    text = output(capsys, *words, "--largest")
-    (row,) = (line.split() for line in text.splitlines() if line.strip().startswith("qwen3-4b"))
-    longest = [each["longest_completion_tokens"] for each in json.loads(output(capsys, *words, "--json"))]
-    assert [int(n) for n in row[-2:]] == longest
-    assert 0 < longest[0] < longest[1]
 
 
 def test_a_model_that_fits_nowhere_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +133,7 @@ def test_sizes_that_are_not_here_can_be_fetched(capsys: pytest.CaptureFixture[st
 def test_a_folder_with_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS["qwen2.5-1.5b"]))
     assert find_shape(str(tmp_path)) == find_shape("qwen2.5-1.5b")
-    assert "(1.54B parameters) in 8 GiB" in output(capsys, "--model", str(tmp_path), "--vram", "8")
+    assert "(1,543.7M parameters) in 8 GiB" in output(capsys, "--model", str(tmp_path), "--vram", "8")
 
 
 def test_a_model_in_the_hub_s_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,22 +190,6 @@ def test_the_gpu_s_memory_is_asked_of_its_driver(tmp_path: Path, monkeypatch: py
     tool.write_text("#!/bin/sh\necho 24576\n")
     tool.chmod(0o755)
     assert plan_command.machine(()) == ("gpu", [24.0])
-
-
-def test_it_answers_without_torch_and_at_once(tmp_path: Path) -> None:
-    fresh = """
-import sys
-from expo_lite.commands.cli import run
-code = run(sys.argv[1:])
-sys.exit(f"imported: {heavy}" if (heavy := {"torch", "transformers", "numpy"} & set(sys.modules)) else code)
-"""
-    words = ["plan", "--model", "all", "--vram", "8,12,16,24"]
-    started = time.process_time(), time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", fresh, *words], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-    assert done.stderr == ""
-    assert time.perf_counter() - started[1] < 10.0  # half a second on a free machine
 
 
 def test_the_roofline_of_the_guide_is_what_its_script_prints() -> None:

@@ -33,8 +33,6 @@ RUN = {
     "report runs/a runs/b": "",
     "report runs/a runs/b --json": "",
     "plan --model all --vram 8 12 16 24": "",
-    "plan --model all --vram 8 12 16 24 --markdown": "",
-    "plan --model all --vram 8 12 16 24 --largest": "",
     "plan --model qwen2.5-3b --vram 24": "",
     "plan --model qwen2.5-0.5b --vram 8 24": "",
     "plan --model qwen2.5-1.5b --vram 8 24": "",
@@ -88,7 +86,6 @@ NOT_RUN = {
     "train --model qwen2.5-3b --task math": HUB_AND_GPU,
     "diagnose --model qwen2.5-3b --task math": HUB_AND_GPU,
     "replicate --model qwen2.5-3b --task math": HUB_AND_GPU,
-    "export runs/a --to hub --push OWNER/NAME": "uploads to the hub; what it does without a network is tested",
     "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data are the hub's; OWNER/NAME stands for yours",
     "sweep examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems "
     "--output runs/smollm2": SMOLLM2 + "; the runs take an hour",

@@ -1,4 +1,4 @@
-"""`expo-lite chat`: the base model and the trained one answer the same question, side by side."""
+"""`expo-lite chat`: ask the base model and the trained one the same question, side by side."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Interval
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from expo_lite.policy.base import Policy
 
 PIECE = 16
-"""Tokens that are written at a time."""
-NARROW = 72
-"""Columns below which answers stand below one another."""
+"""Tokens to write at a time."""
+BASE = "base"
+"""The author of the reply without the adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,14 @@ class Chat(Command):
     max_completion_tokens: Annotated[int | None, AT_LEAST_1] = None
     """The longest reply in tokens. Default: the run's own, else by model."""
     seed: Annotated[int, SEED] = 0
-    """Of the replies."""
+    """The seed of the replies."""
     bits: Literal[4, 16] | None = None
     """How many bits the weights have. Default: the run's own, as it was trained; of a model by itself 16."""
     base_model: str | None = None
     """The model below an adapter folder, if not the one that the adapter names."""
 
     def run(self) -> None:
-        """Check, load, then answer."""
+        """Answer the questions."""
         check_values(self)
         if self.prompt is not None and not self.prompt.strip():
             raise ConfigError("--prompt is empty. Give a question.")
@@ -65,20 +65,25 @@ class Chat(Command):
 
 @dataclass(slots=True)
 class Reply:
-    """What one of the two is writing."""
+    """A reply as it grows, with its author."""
 
-    title: str
+    author: str
     text: str = ""
     ended: bool = False
     note: str = ""
     token_ids: list[int] = field(default_factory=list)
 
+    @property
+    def heading(self) -> str:
+        """The author, and the note in brackets."""
+        return f"{self.author} ({self.note})" if self.note else self.author
+
 
 def chat(target: Target, asked: Chat, console: Console) -> None:
-    """Answer the prompt, or every line that is typed, until the end of input.
+    """Answer the prompt, or every line of the input.
 
     Raises:
-        ExpoLiteError: whatever can be foreseen to go wrong.
+        ExpoLiteError: the model cannot be loaded, or memory runs out.
     """
     from expo_lite.grading import Grader
     from expo_lite.policy.factory import load_policy
@@ -86,35 +91,34 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
     say_device(console)
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
-    tokens = asked.max_completion_tokens or target.max_completion_tokens
-    prompts = target.prompts
-    in_form = find_model(target.model) is TINY
-    if in_form:
+    is_tiny = find_model(target.model) is TINY
+    if is_tiny:
         say(console, f"tiny knows one kind of question, that of the task hidden-rules, such as: {EXAMPLE}")
+    params = SamplingParams(asked.temperature, asked.max_completion_tokens or target.max_completion_tokens)
+    encode: Any = encode_question if asked.show_answer is None else encode_explanation
     with Grader() as grader:
         for number, question in enumerate(questions(asked, console)):
-            own = in_lines(question) if in_form else question
-            problem = Problem("chat", own, asked.show_answer or "", prompts=prompts)
-            encode: Any = encode_question if asked.show_answer is None else encode_explanation
+            text = in_lines(question) if is_tiny else question
+            problem = Problem("chat", text, asked.show_answer or "", prompts=target.prompts)
             prompt_ids = encode(policy.tokenizer, problem)
-            params = SamplingParams(asked.temperature, tokens)
-            replies = [
-                Reply("base" if target.adapter else target.label),
-                *([Reply("trained")] if target.adapter else []),
-            ]
-            with Display(replies, console) as show:
-                for place, reply in enumerate(replies):
-                    as_base = bool(target.adapter) and place == 0
-                    for _ in written(policy, reply, prompt_ids, params, as_base=as_base, seed=asked.seed + number):
-                        show()
+            replies = [Reply(author) for author in ((BASE, "trained") if target.adapter else (target.label,))]
+            live = Live(console=console, auto_refresh=False, vertical_overflow="visible")
+            with live if console.is_terminal else contextlib.nullcontext():
+                for reply in replies:
+                    with policy.reference() if reply.author == BASE else contextlib.nullcontext():
+                        for _ in written(policy, reply, prompt_ids, params, seed=asked.seed + number):
+                            live.update(side_by_side(replies), refresh=console.is_terminal)
                     if asked.show_answer is not None:
                         verdict = grader.grade(asked.show_answer, reply.text)
                         reply.note = "ends in the answer" if verdict.correct else f"not the answer: {verdict.reason}"
-                        show()
+                        live.update(side_by_side(replies), refresh=console.is_terminal)
+            if not console.is_terminal:
+                for reply in replies:
+                    say(console, f"{reply.heading}:\n{reply.text}\n")
 
 
 def questions(asked: Chat, console: Console) -> Iterator[str]:
-    """The prompt, or the lines of the input that are not blank."""
+    """Yield the prompt, or the lines of the input that are not blank."""
     if asked.prompt is not None:
         yield asked.prompt
         return
@@ -134,69 +138,26 @@ def questions(asked: Chat, console: Console) -> Iterator[str]:
 
 
 def written(
-    policy: "Policy",
-    reply: Reply,
-    prompt_ids: tuple[int, ...],
-    params: SamplingParams,
-    *,
-    as_base: bool,
-    seed: int,
+    policy: "Policy", reply: Reply, prompt_ids: tuple[int, ...], params: SamplingParams, *, seed: int
 ) -> Iterator[None]:
-    """Write a reply piece by piece; comes back after each."""
-    with policy.reference() if as_base else contextlib.nullcontext():
-        while not reply.ended:
-            room = min(PIECE, params.max_completion_tokens - len(reply.token_ids))
-            request = SampleRequest((*prompt_ids, *reply.token_ids), 1)
-            piece = SamplingParams(params.temperature, room, params.top_p)
-            ((completion,),) = policy.sample([request], piece, seed=seed + len(reply.token_ids))
-            reply.token_ids += completion.token_ids
-            stopped = completion.finish_reason is FinishReason.STOP
-            reply.ended = stopped or len(reply.token_ids) >= params.max_completion_tokens
-            reply.note = "" if stopped or not reply.ended else f"cut off at {len(reply.token_ids)} tokens"
-            ids = reply.token_ids[:-1] if stopped else reply.token_ids
-            reply.text = policy.tokenizer.decode(ids)
-            yield
+    """Write a reply piece by piece, and yield after each."""
+    while not reply.ended:
+        room = min(PIECE, params.max_completion_tokens - len(reply.token_ids))
+        request = SampleRequest((*prompt_ids, *reply.token_ids), 1)
+        piece = SamplingParams(params.temperature, room)
+        ((completion,),) = policy.sample([request], piece, seed=seed + len(reply.token_ids))
+        reply.token_ids += completion.token_ids
+        stopped = completion.finish_reason is FinishReason.STOP
+        reply.ended = stopped or len(reply.token_ids) >= params.max_completion_tokens
+        reply.note = "" if stopped or not reply.ended else f"cut off at {len(reply.token_ids)} tokens"
+        reply.text = policy.tokenizer.decode(reply.token_ids[:-1] if stopped else reply.token_ids)
+        yield
 
 
-class Display:
-    """While this is open the replies are on the screen as they grow; without a terminal they are printed at its end."""
-
-    def __init__(self, replies: list[Reply], console: Console) -> None:
-        """Show nothing yet."""
-        self._replies, self._console = replies, console
-        self._live = Live(console=console, auto_refresh=False, vertical_overflow="visible")
-
-    def __enter__(self) -> "Display":
-        """Begin."""
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __call__(self) -> None:
-        """Show what there is now."""
-        if self._console.is_terminal:
-            self._live.update(side_by_side(self._replies, self._console.width), refresh=True)
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the last state where it is."""
-        if self._console.is_terminal:
-            self._live.stop()
-            return
-        for reply in self._replies:
-            say(self._console, f"{heading(reply)}:\n{reply.text}\n")
-
-
-def heading(reply: Reply) -> str:
-    """Who writes, and what is to be said of it."""
-    return f"{reply.title} ({reply.note})" if reply.note else reply.title
-
-
-def side_by_side(replies: list[Reply], width: int) -> RenderableType:
-    """The replies in columns, or below one another where there is too little room."""
-    if width < NARROW:
-        return Text("\n\n").join(Text.assemble((heading(r), "bold"), "\n", visible(r.text)) for r in replies)
+def side_by_side(replies: list[Reply]) -> Table:
+    """Return the replies in columns."""
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
     for reply in replies:
-        table.add_column(Text(heading(reply)), ratio=1)
+        table.add_column(Text(visible(reply.heading)), ratio=1)
     table.add_row(*(Text(visible(reply.text)) for reply in replies))
     return table

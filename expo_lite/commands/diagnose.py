@@ -1,4 +1,4 @@
-"""`expo-lite diagnose`: the two properties of a good positive, measured before a night is spent on training."""
+"""`expo-lite diagnose`: measure both properties of a good positive before a night of training."""
 
 import shlex
 from collections import Counter
@@ -34,7 +34,6 @@ from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.measure.levels import LevelDiagnosis
-    from expo_lite.results.statistics import Estimate
 
 
 NOT_REPEATED = ("model", "task", "problems", "output", "resume")
@@ -73,8 +72,7 @@ class Diagnose(ConfiguredCommand):
             show(explanation, console)
         console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
         verdicts = result.verdicts
-        hardest = [row for row in result.levels if row.level in verdicts][-1]
-        for line in (*result.in_words(), *verdict(hardest), closing_line(verdicts)):
+        for line in (*result.in_words(), closing_line(verdicts)):
             say(console, line)
         say(console, f"written to: {folder}")
         if any(judged.outcome == "yes" for judged in verdicts.values()):
@@ -123,15 +121,11 @@ def show(explanation: Explanation, console: Console) -> None:
 
 
 COLUMNS = {"no answer": "own", "true answer": "explanation", "wrong answer": "wrong-answer", "expert": "expert"}
-"""What the prompt showed where the chain was written, or who wrote it, and the kind of chain in the figures."""
-CERTAIN = 0.02
-"""Nats a token; below it a chain is all but certain, and no ratio to it says anything."""
-CLEAR = 2.0
-"""A ratio is shown where its interval is above 0 and its upper end at most this many times the lower one."""
+"""The answer that the prompt showed, or `expert` for the author, and the kind of chain in the figures."""
 
 
 def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) -> list[Table]:
-    """Rates of each level, then a table of chains for each."""
+    """Return a table of rates by level, then a table of chains for each level."""
     rates = Table(title=f"{name}: percent, with 95% intervals", title_justify="left", box=box.SIMPLE)
     rates.add_column("level")
     for column in ("problems", "right", f"all {group_size} wrong", "truncated", "explanations accepted"):
@@ -141,14 +135,6 @@ def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) ->
         rates.add_row(row.level, f"{row.n_problems:,}", *map(interval_cell, shares))
     single = [row for row in levels if row.level != ALL] or levels
     return [rates, *map(chain_table, single)]
-
-
-def clear_ratio(row: "LevelDiagnosis") -> "Estimate | None":
-    """Expert NLL over explanation NLL, unless it is noise: an open interval, or a chain that is all but certain."""
-    ratio, explained = row.nll_ratio, row.nll["explanation"]
-    if ratio is None or explained is None or explained.value < CERTAIN:
-        return None
-    return ratio if ratio.low > 0 and ratio.high <= CLEAR * ratio.low else None
 
 
 def chain_table(row: "LevelDiagnosis") -> Table:
@@ -171,22 +157,4 @@ def chain_table(row: "LevelDiagnosis") -> Table:
         chains.add_row(what, *cells)
     if row.rederived:
         chains.add_row("answer reached again, %", "", interval_cell(row.rederived, scale=100, digits=0))
-    if ratio := clear_ratio(row):
-        chains.add_row("expert NLL / expl.", "", interval_cell(ratio, scale=1, digits=2))
     return chains
-
-
-def verdict(row: "LevelDiagnosis") -> list[str]:
-    """What the figures say about the two properties, in words; of one level."""
-    explained, expert, own = row.nll["explanation"], row.nll["expert"], row.nll["own"]
-    lift, own_lift = row.lift["explanation"], row.lift["own"]
-    if explained is None or lift is None or own is None or own_lift is None:
-        return ["No explanation was accepted: there is nothing to learn from here."]
-    compared = f"{explained.value:.2f} nats a token, own chains {own.value:.2f}"
-    compared += f", expert chains {expert.value:.2f}" if expert else "; there are no expert chains"
-    helps = "more" if lift.value > own_lift.value else "no more"
-    return [
-        f"in distribution: explanations {compared}",
-        f"positive signal: explanations raise the answer's log-probability by {lift.value:.2f} nats, {helps} than own "
-        f"chains ({own_lift.value:.2f})",
-    ]

@@ -1,5 +1,6 @@
-"""`expo-lite export`: what a run has trained, in the form that other programs load."""
+"""`expo-lite export`: write a trained model in the form that other programs load."""
 
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from expo_lite.policy.lora import LoraPolicy
     from expo_lite.records import Completion
 
-Kind = Literal["adapter", "merged", "gguf", "ollama", "hub"]
+Kind = Literal["adapter", "merged", "gguf", "ollama"]
 DTYPES = {"merged": ("bf16", "f16", "f32"), "gguf": ("f16", "bf16", "f32", "q8_0")}
 """What weights may be written as, the default first."""
 CHECKED_PROBLEMS = 4
@@ -40,16 +41,13 @@ class Export(Command):
     """A run folder (its newest checkpoint), a checkpoint, an adapter folder, or a model as it is."""
     to: Kind = "merged"
     """adapter: for peft, on its base. merged: one plain model, for transformers and vLLM. gguf: for llama.cpp.
-    ollama: gguf with a Modelfile. hub: merged, with a model card; --push uploads it."""
+    ollama: gguf with a Modelfile. Each has a model card; `hf upload` brings the folder to the hub."""
     output: Path | None = None
     """The folder to write, which must not exist. Default: export/NAME-KIND[-DTYPE] in the run folder."""
     dtype: Literal["bf16", "f16", "f32", "q8_0"] | None = None
     """What weights are written as. Default: bf16, and f16 in a GGUF file. q8_0 is for GGUF files."""
     base_model: str | None = None
     """The model below an adapter folder, if not the one that the adapter names."""
-    push: str | None = None
-    """OWNER/NAME: upload the folder to this repository of the hub, which is made if it is not there. Needs HF_TOKEN.
-    Without it nothing leaves this machine."""
 
     def run(self) -> None:
         """Check, then write, compare and say how it is loaded."""
@@ -58,8 +56,6 @@ class Export(Command):
         if self.dtype is not None and self.dtype not in allowed:
             known = f"; it takes {', '.join(allowed)}" if allowed else ": an adapter is written as it was trained"
             raise ConfigError(f"--dtype {self.dtype} is not for --to {self.to}{known}.")
-        if self.push is not None and self.push.count("/") != 1:
-            raise ConfigError(f"--push must be OWNER/NAME, not '{self.push}'.")
         target = as_it_is(find_target(self.target, base_model=self.base_model))
         if form == "adapter" and target.adapter is None:
             raise ConfigError(
@@ -129,11 +125,8 @@ def export(place: Destination, console: Console) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     say(console, f"written to: {folder}")
+    say(console, f"upload it, with its card: hf upload OWNER/NAME {shlex.quote(str(folder))}")
     say(console, f"load it:\n{how_to_load(place, folder)}")
-    if asked.push is not None:
-        push(folder, asked.push, console)
-    elif asked.to == "hub":
-        say(console, "look at its README.md; --push OWNER/NAME uploads it.")
 
 
 def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
@@ -181,7 +174,7 @@ def card_of(place: Destination, agreement: str | None) -> str:
         base=preset.source if on_the_hub else target.model,
         license=preset.license,
         kind=WHAT[place.form],
-        loading=how_to_load(place, Path(place.asked.push or place.folder.name)),
+        loading=how_to_load(place, Path(place.folder.name)),
         library={"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[place.form],
         prompt=question_turns(Problem("", "{question}", "", prompts=target.prompts)),
         agreement=agreement,
@@ -244,25 +237,3 @@ def how_to_load_adapter(folder: Path, bits: int) -> str:
         ")\n"
         f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}", quantization_config=four_bits)'
     )
-
-
-def push(folder: Path, repository: str, console: Console) -> None:
-    """Upload a folder to the hub.
-
-    Raises:
-        CheckpointError: the hub cannot be reached, or refuses; the folder stays.
-    """
-    import httpx
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-
-    api = HfApi()
-    try:
-        api.create_repo(repository, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder)
-    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ValueError) as error:
-        raise CheckpointError(
-            f"'{folder}' is written, but was not uploaded to '{repository}': {str(error).splitlines()[0]} "
-            "Set HF_TOKEN to a token that may write, and upload the folder with `hf upload`."
-        ) from error
-    say(console, f"uploaded to: https://huggingface.co/{repository}")

@@ -1,4 +1,4 @@
-"""What `plan` prints: the memory of a run by part and phase, the settings that fit, and which models fit where."""
+"""`expo-lite plan`: predict the memory of a run by part and phase, and the settings that fit."""
 
 import dataclasses
 import json
@@ -34,11 +34,11 @@ class Plan(ConfiguredCommand):
 
     @classmethod
     def before_flags(cls, words: Sequence[str], file: Path | None) -> dict[str, Any]:
-        """The file's; of one for train, what plan knows of it."""
+        """Return the file's settings; of a file for `train` those that `plan` has too."""
         return of_train_file(super().before_flags(words, file), str(file))
 
     def run(self) -> None:
-        """Plan, and print it as asked.
+        """Print the plan of one model, or a table of several.
 
         Raises:
             ConfigError: a setting is out of bounds, the model is unknown, or the GPU cannot be asked for its memory.
@@ -52,9 +52,9 @@ class Plan(ConfiguredCommand):
         models = list(PRESETS) if model == ALL else [model]
         answers = [planned_model(name, gib, kind, config) for name in models for gib in sizes_gib]
         if config.json:
-            found = [to_json(each) for each in answers]
-            console.print_json(json.dumps(found[0] if len(found) == 1 else found), indent=2)
-        elif len(answers) > 1 or config.largest:
+            plans = [to_json(each) for each in answers]
+            console.print_json(json.dumps(plans[0] if len(plans) == 1 else plans), indent=2)
+        elif len(answers) > 1:
             print_overview(console, answers, config)
         else:
             print_plan(console, answers[0])
@@ -69,8 +69,9 @@ class PlannedModel:
     plan: MemoryPlan
     longest: int
 
+    @property
     def settings(self) -> dict[str, int | str]:
-        """What `train` would choose or take."""
+        """The settings that `train` would choose or take."""
         workload = self.plan.workload
         return {
             "micro_batch_tokens": self.plan.micro_batch_tokens,
@@ -82,24 +83,19 @@ class PlannedModel:
 
 
 def machine(vram: Sequence[float]) -> tuple[Kind, list[float]]:
-    """GPUs of the sizes asked for, in GiB; else this machine's GPU, else its main memory."""
+    """Return GPUs of the given sizes in GiB, else this machine's GPU, else its main memory."""
     if vram:
         return "gpu", list(vram)
-    if has_gpu():
-        return "gpu", [gpu_gib()]
-    return "cpu", [ram_bytes() / GIB]
-
-
-def gpu_gib() -> float:
-    """The memory of the first GPU, asked of its driver's own tool: torch is slow to import."""
-    mebibytes = ask_driver("memory.total")
+    if not has_gpu():
+        return "cpu", [ram_bytes() / GIB]
+    mebibytes = ask_driver("memory.total")  # torch knows too, but is slow to import
     if mebibytes is None or not mebibytes.isdigit():
         raise ConfigError("The GPU's memory cannot be read with nvidia-smi. Give it in GiB, as --vram 24.")
-    return int(mebibytes) / 1024
+    return "gpu", [int(mebibytes) / 1024]
 
 
 def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig) -> PlannedModel:
-    """The plan of one model on one machine."""
+    """Plan one model on one machine."""
     shape = find_shape(model)
     workload = Workload(
         kind=kind,
@@ -123,13 +119,8 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
     return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total))
 
 
-def size_in_words(n_parameters: int) -> str:
-    """'3.09B', and '0.9M' below a billion."""
-    return f"{n_parameters / 1e9:.2f}B" if n_parameters >= 1e9 else f"{n_parameters / 1e6:.1f}M"
-
-
 def to_json(each: PlannedModel) -> dict[str, object]:
-    """One model's plan as plain JSON values, memory in GiB."""
+    """Return one model's plan as JSON values, memory in GiB."""
     plan = each.plan
     return {
         "model": each.model,
@@ -138,7 +129,7 @@ def to_json(each: PlannedModel) -> dict[str, object]:
         "fits": plan.fits,
         "peak_gib": plan.peak / GIB,
         "reserve_gib": plan.reserve / GIB,
-        "settings": each.settings(),
+        "settings": each.settings,
         "longest_completion_tokens": each.longest,
         "workload": dataclasses.asdict(plan.workload),
         "phases": {
@@ -149,80 +140,58 @@ def to_json(each: PlannedModel) -> dict[str, object]:
 
 
 def print_plan(console: Console, each: PlannedModel) -> None:
-    """One plan: parts by phases, and the settings."""
+    """Print one plan: parts by phases, the verdict and the settings."""
     plan, workload = each.plan, each.plan.workload
     where = "GPU" if workload.kind == "gpu" else "main memory, without a GPU"
-    title = (
-        f"{each.model} ({size_in_words(plan.shape.n_parameters)} parameters) in {each.memory_gib:.4g} GiB of {where}"
-    )
-    say(console, title)
+    say(console, f"{each.model} ({millions(plan)}M parameters) in {each.memory_gib:.4g} GiB of {where}")
     table = Table(box=box.SIMPLE)
     table.add_column("GiB", no_wrap=True)
     for phase in plan.phases:
         table.add_column(phase.name, justify="right", no_wrap=True)
-    parts = list(dict.fromkeys(part for phase in plan.phases for part in phase.parts))
-    for part in parts:
-        cells = [phase.parts.get(part) for phase in plan.phases]
-        table.add_row(
-            part, *("" if size is None else f"{size / GIB:.3f}" for size in cells), end_section=part == parts[-1]
-        )
+    for part in dict.fromkeys(part for phase in plan.phases for part in phase.parts):
+        sizes = [phase.parts.get(part) for phase in plan.phases]
+        table.add_row(part, *("" if size is None else f"{size / GIB:.3f}" for size in sizes))
+    table.add_section()
     table.add_row("peak", *(f"{phase.peak / GIB:.3f}" for phase in plan.phases))
     console.print(table)
-    for line in closing_lines(each):
-        say(console, line)
-
-
-def closing_lines(each: PlannedModel) -> list[str]:
-    """The verdict and the settings, in words."""
-    plan, workload = each.plan, each.plan.workload
-    settings = ", ".join(f"{name} {value}" for name, value in each.settings().items())
-    lines = [f"It {'fits' if plan.fits else 'does not fit'}: it needs {plan.describe()}."]
+    say(console, f"It {'fits' if plan.fits else 'does not fit'}: it needs {plan.describe()}.")
     if plan.fits:
-        lines.append(f"train would take: {settings}.")
-    lines.append(
-        f"Groups may be of any size: {plan.sampling_rows} completions are decoded at a time, and learned from in "
-        f"micro-batches; {workload.prompt_tokens} tokens are allowed for the longest prompt (--prompt-tokens)."
+        settings = ", ".join(f"{name} {value}" for name, value in each.settings.items())
+        say(console, f"train would take: {settings}.")
+    say(
+        console,
+        f"The longest completion that fits, with {workload.group_size} decoded together and prompts of up to "
+        f"{workload.prompt_tokens} tokens: {each.longest} tokens."
+        if each.longest
+        else "No completion fits, however short.",
     )
-    if workload.sampler == "native":
-        lines.append(
-            "Sampler native: our own decoder, which is faster, needs a dense copy of the weights, beside which too few "
-            "rows fit."
-        )
-    if each.longest:
-        lines.append(
-            f"The longest completion that fits, a group of {workload.group_size} sampled at once: {each.longest} "
-            "tokens."
-        )
-    else:
-        lines.append("No completion fits, however short.")
-    return lines
 
 
 def print_overview(console: Console, answers: Sequence[PlannedModel], config: PlanConfig) -> None:
-    """Models by memory sizes: the settings chosen and the longest completion that fits."""
+    """Print models by memory sizes as Markdown: the settings chosen, and the longest completion that fits."""
     sizes = list(dict.fromkeys(each.memory_gib for each in answers))
-    table = Table(box=box.MARKDOWN if config.markdown else box.SIMPLE)
+    table = Table(box=box.MARKDOWN)
     for column in ("model", "parameters"):
         table.add_column(column, no_wrap=True)
     for gib in sizes:
         table.add_column(f"{gib:.4g} GiB", justify="right", no_wrap=True)
-    for model in dict.fromkeys(each.model for each in answers):
-        row = [each for each in answers if each.model == model]
-        cells = [cell(each, longest_only=config.largest) for each in row]
-        table.add_row(model, f"{row[0].plan.shape.n_parameters / 1e6:,.1f}M", *cells)
+    for i in range(0, len(answers), len(sizes)):
+        row = answers[i : i + len(sizes)]
+        table.add_row(row[0].model, f"{millions(row[0].plan)}M", *map(cell, row))
     console.print(table)
-    what = "longest completion in tokens"
-    if not config.largest:
-        what = f"micro_batch_tokens / sampling_rows / {what}; '-': does not fit"
-    text = (
-        f"{what} (a group of {config.group_size}, prompts of up to {config.prompt_tokens} tokens, {config.bits} bits)"
+    say(
+        console,
+        "micro_batch_tokens / sampling_rows / longest completion in tokens; '-': does not fit (a group of "
+        f"{config.group_size}, prompts of up to {config.prompt_tokens} tokens, {config.bits} bits)",
     )
-    say(console, text)
 
 
-def cell(each: PlannedModel, *, longest_only: bool) -> str:
-    """One model on one machine, in short."""
-    if longest_only:
-        return f"{each.longest}" if each.longest else "-"
+def millions(plan: MemoryPlan) -> str:
+    """Return the number of parameters in millions: '3,085.9'."""
+    return f"{plan.shape.n_parameters / 1e6:,.1f}"
+
+
+def cell(each: PlannedModel) -> str:
+    """Return the plan of one model on one machine in short."""
     plan = each.plan
     return f"{plan.micro_batch_tokens} / {plan.sampling_rows} / {each.longest}" if plan.fits else "-"

@@ -37,10 +37,6 @@ class PlanConfig:
     """Take this many tokens in a micro-batch instead of choosing."""
     sampling_rows: Annotated[int | None, ROWS] = None
     """Decode this many completions at a time instead of choosing."""
-    largest: bool = False
-    """Print only the longest completion that fits, for each model and size."""
-    markdown: bool = False
-    """Print the comparison as a Markdown table."""
     json: bool = False
     """Print the plan as JSON."""
 
