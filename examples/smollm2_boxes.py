@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from expo_lite.results.figures import Evaluation
 from expo_lite.run.folder import JsonLines
-from expo_lite.sweep.claims import better, judged
+from expo_lite.sweep.claims import better
 from expo_lite.sweep.results import BASE, Results, RunResult
 
 Split = Literal["easy", "train", "test"]
@@ -158,9 +158,9 @@ def differences(runs: dict[str, list[Path]]) -> Iterator[str]:
             found.setdefault(name, {})[int(run.name.rpartition("-seed")[2])] = RunResult(before, after, ())
     results = Results(found, {}, 1)
     for ours, theirs in PAIRS:
-        part = judged(better(results, ours, theirs, results.hardest), results)
+        part = better(results, ours, theirs, results.hardest)
         if part.estimate is not None:
-            yield f"pass@1: {part.part.statement}: {part.figure}, {part.n_seeds} seeds: {part.verdict}"
+            yield f"pass@1: {part.statement}: {part.figure}, {part.n_seeds} seeds: {part.verdict}"
 
 
 def _evaluation(file: Path) -> Evaluation:

@@ -222,7 +222,7 @@ def test_each_method_takes_its_own_settings() -> None:
         (DiagnoseConfig(max_completion_tokens=0), "max_completion_tokens must be"),
         (ReplicateConfig(jobs=0), "jobs must be"),
         (ReplicateConfig(seeds=(0, -1)), "seeds must be greater than or equal to 0, not -1."),
-        (ReplicateConfig(seeds=(0, 0)), "seeds must differ: 0, 0."),
+        (ReplicateConfig(ray="auto", jobs=2), "jobs is not for a Ray cluster"),
         (DiagnoseConfig(group_size=0), "group_size must be"),
         (DiagnoseConfig(explanation_filter=("none", "lift")), "explanation_filter 'none' cannot be combined"),
         (DiagnoseConfig(explanation_filter=()), "explanation_filter must not be empty"),

@@ -19,9 +19,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from expo_lite.commands import cli
 from expo_lite.settings.sweep import ReplicateConfig
-from expo_lite.sweep.page import write_page
 from expo_lite.sweep.plan import read_plan
-from expo_lite.sweep.report import Outcome
+from expo_lite.sweep.report import SweepReport
 from expo_lite.sweep.run import collect_results
 
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
@@ -298,7 +297,7 @@ def test_a_sweep(browser: webdriver.Chrome, tmp_path: Path) -> None:
     plan = read_plan(tmp_path / "plan.toml", config)
     for run in plan.configs():
         make_run(run.output, steps=3, method=run.method, seed=run.seed)
-    file = write_page(Outcome.of(plan, collect_results(plan), {"grpo-seed1": EVIL}))
+    *_, file = SweepReport.of(plan, collect_results(plan), {"grpo-seed1": EVIL}).write()
     browser.get(file.as_uri())
     WebDriverWait(browser, 30).until(lambda _: browser.execute_script(READY))
     assert browser.title == "The paper's claims on tiny, hidden-rules - expo-lite report"
@@ -311,7 +310,7 @@ def test_a_sweep(browser: webdriver.Chrome, tmp_path: Path) -> None:
     click(browser, "#choice input[value='0']")
     assert browser.execute_script(labels, 0) == ["before training", "<b>exp-grpo"]
     assert browser.execute_script(labels, 1) == ["<b>exp-grpo"] * 3
-    assert "not measured" in find(browser, "#claims").text
+    assert "not measured" in find(browser, "#judged1").text
     assert EVIL in find(browser, "#overview").text
     assert find(browser, "#settings tbody").text.split() == ["grpo", "grpo", "<b>exp-grpo", "exp-grpo"]  # the method
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen_of(320))

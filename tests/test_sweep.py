@@ -11,25 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from expo_lite.commands.cli import run
+from expo_lite.commands.sweep import evaluate_base
 from expo_lite.errors import ConfigError
 from expo_lite.memory import limits
 from expo_lite.memory.parts import GIB
 from expo_lite.memory.shapes import find_shape
-from expo_lite.results.figures import Evaluation, LevelResult, ProblemResult
-from expo_lite.results.statistics import Estimate
-from expo_lite.run.folder import RunFolder
+from expo_lite.results.figures import Evaluation
+from expo_lite.settings import machine
 from expo_lite.settings.groups import HeldOutConfig, RolloutConfig
 from expo_lite.settings.sweep import ReplicateConfig, RunsConfig
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 from expo_lite.sweep import run as sweep_run
-from expo_lite.sweep import workers
 from expo_lite.sweep.claims import CLAIMS, QUESTIONS
-from expo_lite.sweep.page import over_seeds_of, write_page
 from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
-from expo_lite.sweep.report import Outcome
+from expo_lite.sweep.report import over_seeds_of
 from expo_lite.sweep.results import RunResult
 from expo_lite.tasks.hidden_rules import check_steps
 
@@ -144,7 +141,6 @@ def test_every_preset_can_be_read(preset: str) -> None:
     for quick in (False, True):
         plan = read_plan(Path(preset), RunsConfig(model="tiny", quick=quick))
         assert len(plan.runs) > 1
-        assert len(plan.bases()) == 1
 
 
 def test_a_grid_is_every_combination(tmp_path: Path) -> None:
@@ -174,78 +170,14 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     assert (config.method, config.levels, config.optimizer.learning_rate) == ("grpo", (4, 5), 0.002)
     assert (config.steps, config.optimizer.warmup_steps) == (7, 2)
     assert [config.seed for config in plan.configs()] == [3] * 8 + [1] * 8
-    assert len(plan.bases()) == 1
 
 
-def test_runs_that_start_elsewhere_have_a_base_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grid", ["policy.bits = [4, 16]", "evaluation.eval_samples = [16, 32]", "seed = [1, 2]"])
+def test_runs_that_start_or_are_measured_otherwise_are_refused(grid: str, tmp_path: Path) -> None:
     file = tmp_path / "plan.toml"
-    file.write_text("seeds = [0]\n[grid.policy]\nbits = [4, 16]\nlora_rank = [4, 8]")
-    plan = read_plan(file, RunsConfig(model="tiny", output=tmp_path / "out"))
-    assert [file.name for file in plan.bases()] == ["base-evaluation.json", "base-evaluation-2.json"]
-    names = {name: plan.base_file(plan.config(name, 0)).name for name in plan.runs}
-    assert names == {
-        "bits=4-lora_rank=4": "base-evaluation.json",
-        "bits=4-lora_rank=8": "base-evaluation.json",
-        "bits=16-lora_rank=4": "base-evaluation-2.json",
-        "bits=16-lora_rank=8": "base-evaluation-2.json",
-    }
-    assert plan.base_names == {
-        "bits=4-lora_rank=4": "base 1 (bits=4)",
-        "bits=4-lora_rank=8": "base 1 (bits=4)",
-        "bits=16-lora_rank=4": "base 2 (bits=16)",
-        "bits=16-lora_rank=8": "base 2 (bits=16)",
-    }
-
-
-def test_runs_of_different_kinds_are_all_reported(tmp_path: Path) -> None:
-    """Two tasks, one without levels, and two numbers of samples: tables, files and page are made."""
-    file = tmp_path / "plan.toml"
-    file.write_text(
-        "seeds = [0]\n[common]\nsteps = 2\n[runs.a]\nsteps = 3\n[runs.b]\ntask = 'gsm8k'\n"
-        "evaluation.eval_samples = 2\nevaluation.k = [1]"
-    )
-    plan = read_plan(file, RunsConfig(model="tiny", output=tmp_path / "out"))
-    some = Estimate(0.0, 0.0, 1.0)
-    for config in plan.configs():
-        n, levels = config.evaluation.eval_samples, (1, 2) if config.task == "hidden-rules" else (None,)
-        rows = [str(level or "all") for level in levels]
-        kept = Evaluation(
-            tuple(LevelResult(name, 1, n, some, some, {}, {}, 0.0, 0.0, 0.0, 0.0, {}) for name in rows),
-            0.7,
-            problems=tuple(ProblemResult(f"{config.task}-{level}", level, True, 1, n) for level in levels),
-        )
-        folder = RunFolder(config.output)
-        folder.evaluation_file(0).parent.mkdir(parents=True)
-        for step in (0, config.steps):
-            folder.evaluation_file(step).write_text(json.dumps(kept.to_json()))
-        folder.metrics.append([{"step": 1, "num_tokens": 5.0, "step_time": 1.0}])
-    results = sweep_run.collect_results(plan)
-    assert results.k == 1
-    outcome = Outcome.of(plan, results, {})
-    assert outcome.title == "Sweep plan on tiny, hidden-rules or gsm8k"
-    assert "3 or 2 steps of" in outcome.sentence
-    markdown, data = outcome.write()
-    found = json.loads(data.read_text())["runs"]
-    base = "base 2 (task=gsm8k-eval_samples=2-k=1)"
-    assert list(found) == ["base 1 (task=hidden-rules-eval_samples=16-k=1+4+16)", base, "a", "b"]
-    assert found[base]["pass@1"]["1"] is None
-    assert found[base]["pass@1"]["all"]["value"] == 0.5
-    assert f"| {base} | - | - | 50.0 (" in markdown.read_text()
-    assert base in write_page(outcome).read_text()
-
-
-def test_another_explanation_prompt_has_a_base_of_its_own(tmp_path: Path) -> None:
-    """With a longer one fewer held-out problems fit, and a run is compared with its base problem by problem."""
-    file = tmp_path / "plan.toml"
-    for name in ("short", "long"):
-        (tmp_path / name).write_text("{question}\nThe answer is {answer}. Explain.")
-    prompts = [str(tmp_path / name) for name in ("short", "long")]
-    file.write_text(f"seeds = [0]\n[grid]\n'explanation.explanation_prompt' = {prompts}")
-    plan = read_plan(file, RunsConfig(model="tiny", output=tmp_path / "out"))
-    assert [plan.base_file(config).name for config in plan.configs()] == [
-        "base-evaluation.json",
-        "base-evaluation-2.json",
-    ]
+    file.write_text(f"seeds = [0]\n[grid]\n{grid}")
+    with pytest.raises(ConfigError, match=r"make two plans|not the plan's"):
+        read_plan(file, RunsConfig(model="tiny"))
 
 
 def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,8 +201,8 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
         assert policy._sampler == "native"
         return Evaluation((), 0.7)
 
-    monkeypatch.setattr(sweep_run, "evaluate_held_out", evaluate_held_out)
-    sweep_run.evaluate_base(config, tmp_path / "base.json")
+    monkeypatch.setattr("expo_lite.measure.held_out.evaluate_held_out", evaluate_held_out)
+    evaluate_base(config, tmp_path / "base.json")
     assert used == [planned]
     assert planned.policy.sampler == "native"
 
@@ -278,17 +210,17 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seedz = [0]", "unknown key 'seedz'. Did you mean 'seeds'?"),
-        ("seeds = [0]\n[quick]\nstep = 3", "unknown key 'step'."),
-        ("seeds = []\n[runs.a]", "a plan has seeds, none below 0"),
-        ("seeds = 3\n[runs.a]", "a plan has seeds, none below 0"),
-        ("seeds = [-1]\n[runs.a]", "a plan has seeds, none below 0"),
-        ("seeds = [1, 1]\n[runs.a]", "seeds must differ: 1, 1"),
+        ("seedz = [0]", "unknown setting 'seedz'. Did you mean 'seeds'?"),
+        ("seeds = [0]\n[quick]\nstep = 3", "quick: unknown setting 'step'."),
+        ("seeds = []\n[runs.a]", "a plan has seeds"),
+        ("seeds = 3\n[runs.a]", "seeds must be a valid array, not 3"),
+        ("seeds = [-1]\n[runs.a]", "seeds must be greater than or equal to 0"),
+        ("seeds = [1, 1]\n[runs.a]", "they differ, not '1, 1'"),
         ("seeds = [0]", "at least one run under [runs.NAME], or a [grid]"),
-        ("seeds = [0]\nruns = 3", "'runs' must be a table"),
-        ("seeds = [0]\nruns.a = 3", "'a' must be a table"),
-        ("seeds = [0]\nquick = 3\n[runs.a]", "'quick' must be a table"),
-        ("seeds = [0]\ndiagnose_problems = 'x'\n[runs.a]", "diagnose_problems must be a number"),
+        ("seeds = [0]\nruns = 3", "runs must be an object"),
+        ("seeds = [0]\nruns.a = 3", "runs must be an object"),
+        ("seeds = [0]\nquick = 3\n[runs.a]", "quick must be an object"),
+        ("seeds = [0]\ndiagnose_problems = 'x'\n[runs.a]", "diagnose_problems must be a valid integer"),
         ("seeds = [0]\n[grid]\nsteps = 3", "grid.steps must be a list"),
         ("seeds = [0]\n[grid]\nsteps = []", "grid.steps must be a list of at least one value"),
         ("seeds = [0]\n[grid]\nstep = [3]", "unknown setting 'step'. Did you mean 'steps'?"),
@@ -331,7 +263,7 @@ def test_finished_runs_stay_and_broken_ones_go_on(
     assert verdicts[2] == "not measured"
     assert "not measured" in out
     assert "One seed: the intervals carry problems only" in out
-    assert all(claim.statement in (folder / "replication.md").read_text() for claim in CLAIMS)
+    assert all(statement in (folder / "replication.md").read_text() for statement, _, _ in CLAIMS)
     assert results["runs"]["exp-grpo-hard"]["num_tokens"]["value"] > results["runs"]["grpo-hard"]["num_tokens"]["value"]
     base = (folder / "base-evaluation.json").read_bytes()
     for name in ("grpo-hard", "exp-grpo-hard"):
@@ -357,34 +289,33 @@ def test_finished_runs_stay_and_broken_ones_go_on(
 
 
 @pytest.mark.parametrize(
-    ("visible", "n_seen", "names"),
-    [
-        (None, 2, ["0", "1"]),
-        (None, 0, []),
-        ("2,3", 2, ["2", "3"]),
-        (" 3 , 1", 2, ["3", "1"]),
-        ("GPU-8932f937,GPU-d8f9", 2, ["GPU-8932f937", "GPU-d8f9"]),
-        ("MIG-74c9,MIG-1b2c", 1, ["MIG-74c9", "MIG-1b2c"]),  # CUDA shows a process the first alone
-        ("1,-1,0", 1, ["1"]),  # what comes behind an entry that is no GPU does not count
-        ("", 0, []),
-        ("-1", 0, []),
-    ],
+    ("visible", "names"),
+    [(None, ["0", "1"]), ("2,3", ["2", "3"]), (" 3 , 1", ["3", "1"]), ("GPU-8932,MIG-d8f9", ["GPU-8932", "MIG-d8f9"])],
 )
 def test_processes_share_the_gpus_that_the_user_has_chosen(
-    visible: str | None, n_seen: int, names: list[str], monkeypatch: pytest.MonkeyPatch
+    visible: str | None, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_seen)
-    assert workers.gpu_names() == names
+    monkeypatch.setattr(machine, "has_gpu", lambda: True)
+    monkeypatch.setattr(machine, "ask_driver", lambda what: ["0", "1"])
+    assert machine.gpu_names() == names
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    assert machine.gpu_names() == []
     waiting: Any = queue.Queue()
+    started: list[int] = []
+    monkeypatch.setattr(sweep_run, "_end_with_parent", lambda: None)
     for name in names:
         waiting.put(name)
-    monkeypatch.setattr(workers, "_end_with_parent", lambda: None)
-    for name in names:
-        workers._initialise(torch.get_num_threads(), waiting, True)
+        sweep_run._start(started.append, 3, waiting, True)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == name
+    assert started == [3] * len(names)
+
+
+def test_the_process_that_hands_out_the_jobs_needs_no_torch() -> None:
+    code = "import sys, expo_lite.sweep.run, expo_lite.sweep.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 SWEEP = """

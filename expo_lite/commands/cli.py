@@ -27,7 +27,8 @@ from expo_lite.commands.grade import Grade
 from expo_lite.commands.lists import Models, Tasks
 from expo_lite.commands.plan import Plan
 from expo_lite.commands.report import Report, Watch
-from expo_lite.commands.train import Replicate, Sweep, Train
+from expo_lite.commands.sweep import Replicate, Sweep
+from expo_lite.commands.train import Train
 from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
 from expo_lite.memory.exhausted import free_ram_gib, out_of_memory
 from expo_lite.settings.machine import set_memory

@@ -88,7 +88,7 @@ def machine(vram: Sequence[float]) -> tuple[Kind, list[float]]:
         return "gpu", list(vram)
     if not has_gpu():
         return "cpu", [ram_bytes() / GIB]
-    mebibytes = ask_driver("memory.total")  # torch knows too, but is slow to import
+    mebibytes = next(iter(ask_driver("memory.total")), None)  # torch knows too, but is slow to import
     if mebibytes is None or not mebibytes.isdigit():
         raise ConfigError("The GPU's memory cannot be read with nvidia-smi. Give it in GiB, as --vram 24.")
     return "gpu", [int(mebibytes) / 1024]

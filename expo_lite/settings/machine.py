@@ -60,14 +60,23 @@ def nvidia_smi() -> str | None:
     return shutil.which("nvidia-smi") or (str(WSL_TOOL) if WSL_TOOL.exists() else None)
 
 
-def ask_driver(what: str) -> str | None:
-    """What the driver says of the first GPU: one of nvidia-smi's own fields, or None if it does not answer."""
+def ask_driver(what: str) -> list[str]:
+    """Ask nvidia-smi for one of its fields: a value for each GPU, or nothing if it does not answer."""
     command = [nvidia_smi() or "nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_TIMEOUT_S)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
-        return None
-    return next(iter(done.stdout.split("\n")), "").strip() or None
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def gpu_names() -> list[str]:
+    """The GPUs as CUDA_VISIBLE_DEVICES names them: its own entries where it is set, else numbers."""
+    if not has_gpu():
+        return []
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [entry.strip() for entry in visible.split(",") if entry.strip()]
+    return ask_driver("index") or ["0"]
 
 
 def driver_version() -> str | None:
@@ -76,7 +85,7 @@ def driver_version() -> str | None:
         found = re.search(r"\b(\d{3,}(?:\.\d+)+)\b", DEVICE_FILES[1].read_text(encoding="utf-8", errors="replace"))
     except OSError:
         found = None
-    return found[1] if found else ask_driver("driver_version")
+    return found[1] if found else next(iter(ask_driver("driver_version")), None)
 
 
 def set_memory(environment: MutableMapping[str, str]) -> None:

@@ -51,12 +51,4 @@ class ReplicateConfig(RunsConfig):
 def check_sweep(config: RunsConfig) -> None:
     """Hold the settings of a sweep against all their rules; raises ConfigError."""
     check_values(config)
-    check_rules(
-        [
-            (
-                len(set(config.seeds)) == len(config.seeds),
-                f"seeds must differ: {', '.join(map(str, config.seeds))}.",
-            ),
-            (not (config.ray and config.jobs), "jobs is not for a Ray cluster, which places runs by itself."),
-        ]
-    )
+    check_rules([(not (config.ray and config.jobs), "jobs is not for a Ray cluster, which places runs by itself.")])

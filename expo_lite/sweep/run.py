@@ -1,49 +1,96 @@
-"""A plan of runs carried out: each an ordinary run folder, made by the ordinary loop in a process of its own.
+"""Carry out a plan of runs: each an ordinary run folder, made by the ordinary loop in a process of its own.
 
-What is finished is not done again: a run whose last evaluation is there, a diagnosis, and the evaluation of the
-untrained model, which is put into each run's folder as the run starts, where the loop finds it.
+Finished work is not done again: a run whose last evaluation is there, a diagnosis, and the evaluation before training,
+which is put into each run's folder as the run starts, where the loop finds it. The jobs run on this machine, one
+process a GPU where there are GPUs, or on a Ray cluster. The caller gives the `Work`, so that this room needs no torch.
 """
 
+import contextlib
 import json
-import shutil
+import multiprocessing
+import os
+import signal
+import threading
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from expo_lite.errors import ConfigError, ExpoLiteError
-from expo_lite.grading import Grader
-from expo_lite.loop import train
-from expo_lite.measure.diagnose import RESULTS, diagnose_target
-from expo_lite.measure.held_out import evaluate_held_out, held_out
-from expo_lite.memory.limits import fitted
 from expo_lite.memory.plan import MOST_SAMPLING_ROWS
-from expo_lite.policy.device import describe, find_device
-from expo_lite.policy.factory import load_policy
-from expo_lite.prompts import read_prompts
 from expo_lite.results.figures import Evaluation
-from expo_lite.run.folder import RunFolder, check_new, read_config, write_atomically
-from expo_lite.run.target import find_target, starting_adapter
+from expo_lite.run.folder import RunFolder, check_new, read_config
+from expo_lite.settings.machine import gpu_names, how_to_install, is_installed
 from expo_lite.settings.measuring import DiagnoseConfig
+from expo_lite.settings.schema import flat, to_json
 from expo_lite.settings.sweep import RunsConfig
 from expo_lite.settings.train import RunConfig
-from expo_lite.sweep.claims import K
-from expo_lite.sweep.plan import SweepPlan
+from expo_lite.sweep.plan import FIXED, SweepPlan
 from expo_lite.sweep.results import Results, RunResult
-from expo_lite.sweep.workers import Job, Workers, processes, ray_cluster
-from expo_lite.tasks import load_task, problems_of
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import say
+
+DIAGNOSIS = "diagnosis.json"
+CLAIMED_K = 4
+"""The claims are about pass@4; a plan with fewer samples compares pass@1."""
+FITTED = ("policy.sampler", "optimizer.micro_batch_tokens", "sampling.sampling_rows")
+"""Settings that a run fills in by the memory that it finds."""
+MOST_RESTARTS = 3
+"""How often Ray starts a job again whose process or machine was lost."""
+PRELOADED = ("expo_lite.loop", "expo_lite.policy.hf")
+_AT_WORK = threading.Lock()
+"""Held while this process does a job."""
 
 
-def run_sweep(plan: SweepPlan, config: RunsConfig, console: Console) -> tuple[Results, dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The parts of a sweep that need torch. They run in processes of their own, and what they print goes into a log."""
+
+    start: Callable[[int], None]
+    """Make a process ready, with this many threads."""
+    evaluate: Callable[[RunConfig, Path], None]
+    """Evaluate the model before training, into a file."""
+    diagnose: Callable[[DiagnoseConfig], None]
+    """Diagnose that model, into the settings' output folder."""
+    train: Callable[[RunConfig, Path], None]
+    """Train, or go on, from the evaluation in a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work for one process: done when its file is there, and able to go on where it was cut off."""
+
+    name: str
+    done: Path
+    log: Path
+    work: Callable[[], None]
+
+    def carry_out(self) -> str | None:
+        """Do it, and print into its log; returns what went wrong if that could be foreseen."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with _AT_WORK, self.log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            try:
+                self.work()
+            except ExpoLiteError as error:
+                return " ".join(str(error).split())
+        return None if self.done.exists() else "stopped before its end"
+
+
+Workers = Callable[[Sequence[Job]], Iterator[tuple[Job, str | None]]]
+"""Carries jobs out; gives each with what went wrong, as it ends."""
+
+
+def run_sweep(plan: SweepPlan, config: RunsConfig, work: Work, console: Console) -> tuple[Results, dict[str, str]]:
     """Carry out what is left of the plan.
 
     Returns:
-        What was measured, and why each part failed that did, by name.
+        The results, and why each part failed that did, by name.
 
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong; finished runs are kept, and --resume goes on.
@@ -51,36 +98,42 @@ def run_sweep(plan: SweepPlan, config: RunsConfig, console: Console) -> tuple[Re
     if not config.resume:
         check_new(plan.folder)
     check_runs(plan)
-    say(console, f"device: {describe(find_device())}")
-    workers = ray_cluster(config.ray) if config.ray else processes(config.jobs)
-    carry = partial(carry_out, console=console, workers=workers)
-    failures = carry(base_jobs(plan))
+    workers = ray_cluster(config.ray) if config.ray else processes(config.jobs, work.start)
+    base, *others = jobs_of(plan, work)
+    failures = carry_out([base], workers, console)
     if not failures:
-        failures = carry([*diagnosis_jobs(plan), *run_jobs(plan)])
+        failures = carry_out(others, workers, console)
     for name, failure in failures.items():
         say(console, f"{name}: {failure}")
     results = collect_results(plan)
-    if not any(results.runs.values()):
-        raise ExpoLiteError("No run was finished, so that there is nothing to compare; see above.")
+    if not results.finished:
+        raise ExpoLiteError("No run was finished, so there is nothing to compare; see above.")
     return results, failures
 
 
-def base_jobs(plan: SweepPlan) -> list[Job]:
-    """The evaluations of the untrained models."""
-    return [
-        Job(file.stem, file, _log(plan, file.stem), partial(evaluate_base, config, file))
-        for file, config in plan.bases().items()
-    ]
+def check_runs(plan: SweepPlan) -> None:
+    """Hold the runs that are there against the plan; raises ConfigError if one has other settings."""
+    for wanted in plan.configs():
+        folder = RunFolder(wanted.output)
+        if folder.config_file.exists():
+            there = dict(flat(to_json(read_config(folder.path))))
+            for key, value in flat(to_json(wanted)):
+                if value != there[key] and key not in (*FIXED, *FITTED):
+                    raise ConfigError(
+                        f"The run in '{folder.path}' has other settings than the plan ({key}). Choose another --output."
+                    )
 
 
-def diagnosis_jobs(plan: SweepPlan) -> list[Job]:
-    """A diagnosis of the base for each seed, where the plan asks for them."""
-    if not plan.diagnose_problems:
-        return []
+def jobs_of(plan: SweepPlan, work: Work) -> list[Job]:
+    """The evaluation before training; then the diagnoses; then every run of every seed, seed by seed."""
+
+    def job(name: str, done: Path, work: Callable[[], None]) -> Job:
+        return Job(name, done, plan.folder / "logs" / f"{name}.txt", work)
+
     shared = plan.any_config
-    jobs = []
-    for seed in plan.seeds:
-        folder = plan.folder / f"diagnosis-seed{seed}"
+    jobs = [job(plan.base_file.stem, plan.base_file, partial(work.evaluate, shared, plan.base_file))]
+    for seed in plan.seeds if plan.diagnose_problems else ():
+        folder = diagnosis_folder(plan, seed)
         settings = DiagnoseConfig(
             model=str(shared.start_from or shared.model),
             task=shared.task,
@@ -93,82 +146,22 @@ def diagnosis_jobs(plan: SweepPlan) -> list[Job]:
             question_prompt=shared.question_prompt,
             explanation_prompt=shared.explanation.explanation_prompt,
             data=shared.data,
+            output=folder,
         )
-        jobs.append(
-            Job(folder.name, folder / RESULTS, _log(plan, folder.name), partial(diagnose_anew, settings, folder))
-        )
+        jobs.append(job(folder.name, folder / DIAGNOSIS, partial(work.diagnose, settings)))
+    for config in plan.configs():
+        done = RunFolder(config.output).evaluation_file(config.steps)
+        jobs.append(job(config.output.name, done, partial(work.train, config, plan.base_file)))
     return jobs
 
 
-def run_jobs(plan: SweepPlan) -> list[Job]:
-    """Every run of every seed, all runs of a seed before the next seed's."""
-    return [
-        Job(
-            c.output.name,
-            RunFolder(c.output).evaluation_file(c.steps),
-            _log(plan, c.output.name),
-            partial(train_from, plan.base_file(c), c),
-        )
-        for c in plan.configs()
-    ]
+def diagnosis_folder(plan: SweepPlan, seed: int) -> Path:
+    """Where the diagnosis with a seed is kept."""
+    return plan.folder / f"diagnosis-seed{seed}"
 
 
-def _log(plan: SweepPlan, name: str) -> Path:
-    return plan.folder / "logs" / f"{name}.txt"
-
-
-def evaluate_base(config: RunConfig, file: Path) -> None:
-    """Evaluate as the loop does before its first step, with the sampler and the rows that fit."""
-    config, _ = fitted(config)
-    with Grader(rounding=config.data.rounding) as grader:
-        task = load_task(config.task, grader=grader, options=config.data)
-        policy = load_policy(config.model, config.policy, seed=config.seed, adapter=starting_adapter(config))
-        result = evaluate_held_out(
-            policy, task, held_out(task, config, policy, read_prompts(*config.prompt_files)), config
-        )
-    write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
-
-
-def train_from(base: Path, config: RunConfig) -> None:
-    """Train, or go on, from the evaluation of the untrained model that is in `base`."""
-    folder = RunFolder(config.output)
-    if not folder.config_file.exists():
-        shutil.rmtree(folder.path, ignore_errors=True)  # broken off while it was made
-        fitted_config, _ = fitted(config)  # as the loop will ask for it
-        folder.create(fitted_config, device=describe(find_device()), start=starting_adapter(config))
-    if not folder.evaluation_file(0).exists():
-        write_atomically(folder.evaluation_file(0), base.read_text(encoding="utf-8"))
-    train(config, console=Terminal())
-
-
-def diagnose_anew(config: DiagnoseConfig, folder: Path) -> None:
-    """Diagnose, whatever an attempt that was broken off has left."""
-    shutil.rmtree(folder, ignore_errors=True)
-    target = find_target(str(config.model), bits=config.bits)
-    with Grader(rounding=config.data.rounding) as grader:
-        task = load_task(config.task, grader=grader, options=config.data)
-        prompts = read_prompts(config.question_prompt, config.explanation_prompt)
-        problems = problems_of(
-            task, config.split, levels=(), limit=config.problems, seed=0, warn=lambda line: None, prompts=prompts
-        )
-        diagnose_target(target, task, problems, config, folder)
-
-
-def check_runs(plan: SweepPlan) -> None:
-    """Whether the runs that are there are the plan's; raises ConfigError if one has other settings."""
-    for wanted in plan.configs():
-        folder = RunFolder(wanted.output)
-        if folder.config_file.exists():
-            there = read_config(folder.path)
-            config, _ = fitted(wanted, there)
-            if replace(there, output=config.output, resume=True) != config:
-                raise ConfigError(
-                    f"The run in '{folder.path}' has other settings than the plan. Choose another --output."
-                )
-
-
-def carry_out(jobs: Iterable[Job], *, console: Console, workers: Workers) -> dict[str, str]:
-    """Do what is not done yet; returns what failed, by name.
+def carry_out(jobs: Sequence[Job], workers: Workers, console: Console) -> dict[str, str]:
+    """Do the jobs that are not done yet; returns the failures by name.
 
     Raises:
         ExpoLiteError: a process was killed, and nobody starts it again.
@@ -176,21 +169,18 @@ def carry_out(jobs: Iterable[Job], *, console: Console, workers: Workers) -> dic
     missing = [job for job in jobs if not job.done.exists()]
     failures: dict[str, str] = {}
     started = time.monotonic()
-    if not missing:
-        return failures
-    for n_done, (job, failure) in enumerate(workers(missing), 1):
+    for n_done, (job, failure) in enumerate(workers(missing) if missing else (), 1):
         if failure is not None:
             failures[job.name] = failure
         minutes = (time.monotonic() - started) / 60
         left = minutes / n_done * (len(missing) - n_done)
-        outcome = "done" if failure is None else "failed"
         so_far = f"{n_done}/{len(missing)}, {minutes:.1f} min, about {left:.0f} left"
-        say(console, f"{job.name}: {outcome} ({so_far})")
+        say(console, f"{job.name}: {'done' if failure is None else 'failed'} ({so_far})")
     return failures
 
 
 def collect_results(plan: SweepPlan) -> Results:
-    """What is there of the plan's results."""
+    """Read what is there of the plan's results."""
     runs: dict[str, dict[int, RunResult]] = {name: {} for name in plan.runs}
     diagnoses: dict[int, dict[str, Any]] = {}
     for seed in plan.seeds:
@@ -200,12 +190,100 @@ def collect_results(plan: SweepPlan) -> Results:
             before, after = (folder.evaluation_file(step) for step in (0, config.steps))
             if after.exists():
                 runs[name][seed] = RunResult(_evaluation(before), _evaluation(after), folder.metrics.read())
-        file = plan.folder / f"diagnosis-seed{seed}" / RESULTS
+        file = diagnosis_folder(plan, seed) / DIAGNOSIS
         if file.exists():
             diagnoses[seed] = json.loads(file.read_text(encoding="utf-8"))["levels"][-1]
-    k = K if min(config.evaluation.eval_samples for config in plan.runs.values()) >= K else 1
-    return Results(runs, diagnoses, k, plan.base_names)
+    return Results(runs, diagnoses, CLAIMED_K if plan.any_config.evaluation.eval_samples >= CLAIMED_K else 1)
 
 
 def _evaluation(file: Path) -> Evaluation:
     return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8")))
+
+
+def processes(n: int | None, start: Callable[[int], None]) -> Workers:
+    """`n` processes side by side that share the cores, and have a GPU each where there are several."""
+    names = gpu_names()
+    n_processes = n or len(names) or os.cpu_count() or 1
+    threads = max((os.cpu_count() or 1) // n_processes, 1)
+
+    def carry_out(jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+        # One process imports, and the others are its copies. Not with a GPU: importing may ask CUDA for its cards, and
+        # a copy of a process that has cannot use them. Nor unsloth, before which transformers must not be imported.
+        context = multiprocessing.get_context("spawn" if names else "forkserver")
+        context.set_forkserver_preload(list(PRELOADED[:1] if is_installed("unsloth") else PRELOADED))
+        gpus: Queue[str] = context.Queue()
+        for i in range(n_processes if names else 0):
+            gpus.put(names[i % len(names)])
+        with ProcessPoolExecutor(n_processes, context, _start, (start, threads, gpus, bool(names))) as pool:
+            futures = {pool.submit(job.carry_out): job for job in jobs}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                raise ExpoLiteError(
+                    "A run's process was killed, perhaps because memory ran out: try fewer --jobs. --resume goes on."
+                ) from error
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)  # those that train finish their step and save
+                raise
+
+    return carry_out
+
+
+def _start(start: Callable[[int], None], threads: int, gpus: "Queue[str]", has_gpus: bool) -> None:
+    if has_gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # read when CUDA starts, which it has not yet
+    start(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Stop as after any SIGTERM when the process that hands out the jobs was killed: what is trained is saved."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 (this runs in the children of a pool)
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with _AT_WORK:
+        os._exit(1)  # or it would wait for a next job for ever
+
+
+def ray_cluster(address: str) -> Workers:
+    """A Ray cluster: `local` starts one here, `auto` finds the one that this machine belongs to.
+
+    A job takes one GPU where the cluster has any, else one core. Ray places jobs, and starts one again whose process or
+    machine was lost; it then goes on from its checkpoint. expo-lite is installed on all machines.
+
+    Raises:
+        ConfigError: Ray is not installed, or does not answer at this address.
+    """
+    # Under `uv run` Ray would build the project's environment anew for each worker: every machine has its own
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(f"--ray needs the package 'ray': {how_to_install('ray')}.") from error
+
+    def carry_out(jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+        try:
+            ray.init(None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise ConfigError(f"No Ray cluster answers at '{address}': {error}") from error
+        on_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+        remote = ray.remote(Job.carry_out).options(
+            num_gpus=1 if on_gpu else 0, num_cpus=1, max_retries=MOST_RESTARTS, retry_exceptions=False
+        )
+        waiting = {remote.remote(job): job for job in jobs}
+        try:
+            while waiting:
+                (ended, *_), _ = ray.wait(list(waiting))
+                job = waiting.pop(ended)
+                try:
+                    yield job, ray.get(ended)
+                except ray.exceptions.RayError as error:
+                    yield job, f"lost more than {MOST_RESTARTS} times: {str(error).splitlines()[0]}"
+        finally:
+            for reference in waiting:
+                ray.cancel(reference)
+            ray.shutdown()
+
+    return carry_out

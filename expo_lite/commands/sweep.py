@@ -1,0 +1,115 @@
+"""`expo-lite sweep` and `expo-lite replicate`: a plan of runs, carried out and compared."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+
+from expo_lite.commands.command import ConfiguredCommand, Inline
+from expo_lite.commands.diagnose import Diagnose
+from expo_lite.errors import ExpoLiteError
+from expo_lite.grading import Grader
+from expo_lite.prompts import read_prompts
+from expo_lite.run.folder import RunFolder, write_atomically
+from expo_lite.run.target import starting_adapter
+from expo_lite.settings.measuring import DiagnoseConfig
+from expo_lite.settings.sweep import ReplicateConfig, RunsConfig, SweepConfig
+from expo_lite.settings.train import RunConfig
+from expo_lite.sweep.plan import REPLICATE, SweepPlan, read_plan
+from expo_lite.tasks import load_task
+from expo_lite.terminal import Terminal, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(ConfiguredCommand):
+    """Carry out a plan of training runs, and compare them over seeds."""
+
+    settings: Annotated[SweepConfig, Inline]
+
+    def run(self) -> None:
+        """Check the whole plan, then carry it out."""
+        carry_out(read_plan(self.settings.plan, self.settings), self.settings, Terminal())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicate(ConfiguredCommand):
+    """Run a fixed plan of training runs, and show which of the paper's claims hold."""
+
+    settings: Annotated[ReplicateConfig, Inline]
+
+    def run(self) -> None:
+        """Check the whole plan, then carry it out."""
+        carry_out(read_plan(self.settings.plan or Path(REPLICATE), self.settings), self.settings, Terminal())
+
+
+def carry_out(plan: SweepPlan, settings: RunsConfig, console: Console) -> None:
+    """Carry out what is left of a plan, print its tables and write its files.
+
+    Raises:
+        ExpoLiteError: a part failed; what is finished is kept and compared.
+    """
+    from expo_lite.sweep.report import SweepReport
+    from expo_lite.sweep.run import Work, run_sweep
+
+    work = Work(start_process, evaluate_base, diagnose_base, train_from)
+    results, failures = run_sweep(plan, settings, work, console)
+    report = SweepReport.of(plan, results, failures)
+    *files, page = report.write()
+    for section in (*report.judged(), *report.accuracies(), report.costs()):
+        console.print(section.table())
+    if line := report.closing_line:
+        say(console, line)
+    for file in files:
+        say(console, f"written to: {file}")
+    say(console, f"open in a browser: {page.absolute().as_uri()}")
+    if failures:
+        raise ExpoLiteError(f"{len(failures)} of the plan's parts failed, see above; --resume tries them again.")
+
+
+def start_process(threads: int) -> None:
+    """Give a process of the sweep its share of the cores, unless OMP_NUM_THREADS says how many threads it has."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+
+
+def evaluate_base(config: RunConfig, file: Path) -> None:
+    """Evaluate as the loop does before its first step, with the sampler and the rows that fit."""
+    from expo_lite.measure.held_out import evaluate_held_out, held_out
+    from expo_lite.memory.limits import fitted
+    from expo_lite.policy.factory import load_policy
+
+    config, _ = fitted(config)
+    with Grader(rounding=config.data.rounding) as grader:
+        task = load_task(config.task, grader=grader, options=config.data)
+        policy = load_policy(config.model, config.policy, seed=config.seed, adapter=starting_adapter(config))
+        problems = held_out(task, config, policy, read_prompts(*config.prompt_files))
+        result = evaluate_held_out(policy, task, problems, config)
+    write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
+
+
+def diagnose_base(settings: DiagnoseConfig) -> None:
+    """Diagnose as the command does, after removing whatever a killed attempt has left."""
+    shutil.rmtree(Path(str(settings.output)), ignore_errors=True)
+    Diagnose(settings=settings).run()
+
+
+def train_from(config: RunConfig, base: Path) -> None:
+    """Train, or go on, from the evaluation of the untrained model in the file `base`."""
+    from expo_lite.loop import train
+    from expo_lite.memory.limits import fitted
+    from expo_lite.policy.device import describe, find_device
+
+    folder = RunFolder(config.output)
+    if not folder.config_file.exists():
+        shutil.rmtree(folder.path, ignore_errors=True)  # a killed attempt
+        settings, _ = fitted(config)  # as the loop will ask for it
+        folder.create(settings, device=describe(find_device()), start=starting_adapter(config))
+    if not folder.evaluation_file(0).exists():
+        write_atomically(folder.evaluation_file(0), base.read_text(encoding="utf-8"))
+    train(config, console=Terminal())
