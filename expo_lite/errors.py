@@ -2,7 +2,7 @@
 
 
 class ExpoLiteError(Exception):
-    """An expected failure; its text says what is wrong, what was given and what to do."""
+    """An expected failure; its text names the fault, the given value and the remedy."""
 
     exit_code = 1
 

@@ -1,8 +1,8 @@
-r"""What is printed: text from outside is shown as visible text, by `visible` alone.
+r"""Printing: `visible` shows text from outside as visible text.
 
-Data files, file names, models and the errors that quote them may hold what a terminal obeys: escape sequences, controls
-of both kinds (C0 and C1), marks that turn the direction of writing, and what rich takes for markup. On a `Terminal` no
-string is markup, and no character but those of the console itself can move, colour or hide anything.
+Data files, file names, models and the errors that quote them may contain escape sequences, control characters (C0 and
+C1), marks that change the direction of writing, and rich's markup. A `Terminal` obeys none of them: only the console
+itself can move, colour or hide text.
 """
 
 import re
@@ -19,10 +19,10 @@ _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def visible(text: str) -> str:
-    r"""The text with an escape, as `\x1b` or `\u202e`, in place of each character that has no shape of its own.
+    r"""Replace each character without a shape by an escape, such as `\x1b` or `\u202e`.
 
-    These are controls, marks of direction and other formats, halves of surrogate pairs, separators of lines and what no
-    alphabet has assigned; line ends and tabs stay, and so do all spaces.
+    These are controls, formats, halves of surrogate pairs, line separators and unassigned characters. Line ends, tabs
+    and all spaces stay.
     """
     return text if text.isprintable() else "".join(map(_shape, text))
 
@@ -35,17 +35,17 @@ def _shape(character: str) -> str:
 
 
 def visible_line(text: object) -> str:
-    """The same in one line: every run of white space, line ends too, is one space."""
+    """Return visible text in one line: each run of white space becomes one space."""
     return visible(" ".join(str(text).split()))
 
 
 def visible_but_styles(text: str) -> str:
-    """What a library of ours has coloured, made visible but for the codes of colours and weights."""
+    """Return visible text that keeps the codes of colours and weights."""
     return "".join(part if _STYLE.fullmatch(part) else visible(part) for part in _STYLE.split(text))
 
 
 class Terminal(Console):
-    """The console of all commands: strings are shown as they are, and none of their characters is obeyed."""
+    """The console of all commands, which prints every string as visible text."""
 
     def __init__(self, **options: Any) -> None:
         """Take the options of rich's Console."""
@@ -60,20 +60,20 @@ class Terminal(Console):
         overflow: OverflowMethod | None = None,
         **_asked: Any,
     ) -> Text:
-        """Every string that is printed, in a table or a title too: whatever is asked for, it is no markup."""
+        """Make a string visible, never markup, in a table or a title too."""
         return Text(visible(text), style=style, justify=justify, overflow=overflow)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Everything that is printed: what came as `Text` is made visible here; the console's own codes pass."""
+        """Make every `Text` visible; the console's own codes pass."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line as it is on any console: no markup, no highlighting, not folded."""
+    """Print a line on any console without markup, highlighting or folding."""
     console.print(visible(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def warning(console: Console) -> Callable[[str], None]:
-    """What prints a line that begins with 'warning:'."""
+    """Return a function that prints a line beginning with 'warning:'."""
     return lambda line: say(console, f"warning: {line}")

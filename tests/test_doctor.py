@@ -219,12 +219,13 @@ def test_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
 
 def test_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "n_cores", lambda: 4)
+    monkeypatch.setattr(checks, "free_ram_gib", lambda: 8.0)
     for load, state in ((0.1, "ok"), (2.0, "ok"), (2.1, "warning")):
         monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
-        assert checks.busy().state == state
-    assert "OMP_NUM_THREADS=1" in checks.busy().remedy
+        assert checks.memory().state == state
+    assert "OMP_NUM_THREADS=1" in checks.memory().remedy
     monkeypatch.delattr("os.getloadavg")
-    assert checks.busy().state == "ok"
+    assert checks.memory().state == "ok"
 
 
 def test_the_training_self_test() -> None:

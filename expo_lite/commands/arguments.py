@@ -1,4 +1,4 @@
-"""How values are typed on the command line, and how a settings file comes before them; no command is known here."""
+"""Flags of a command from its dataclass, over the values of a settings file."""
 
 import contextlib
 import inspect
@@ -21,14 +21,14 @@ from expo_lite.terminal import visible, visible_but_styles
 
 REGISTRY = ConstructorRegistry()
 UNSET = "unset"
-"""How nothing is shown, and typed: it takes back what a settings file has."""
+"""The word for no value; it undoes the value of a settings file."""
 
 T = TypeVar("T")
 
 
 @REGISTRY.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """`INT | None` is one word, like INT."""
+    """Read `INT | None` as one word, like INT."""
     inner, *others = get_args(info.type) or (None,)
     if info.type_origin not in (types.UnionType, Union) or others != [types.NoneType]:
         return None
@@ -44,7 +44,7 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 @REGISTRY.primitive_rule
 def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """`1 4 16` and `1,4,16` are the same; a free text may have a comma of its own."""
+    """Read `1 4 16` and `1,4,16` alike; only free text may contain commas."""
     inner, *others = get_args(info.type) or (None,)
     if info.type_origin is not tuple or others != [Ellipsis]:
         return None
@@ -87,10 +87,10 @@ def _metavar(hint: Any) -> str:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuse what no setting and no file name can be: bytes that are not UTF-8, NUL, thousands of characters.
+    """Refuse words with NUL, with bytes that are not UTF-8, or of thousands of characters.
 
     Raises:
-        ConfigError: there is such a word; its place and what is wrong with it are named.
+        ConfigError: names the place of the word, and the fault.
     """
     for place, word in enumerate(words, 1):
         if problem := unusable(word):
@@ -125,7 +125,7 @@ def _field_names(cls: type[Any]) -> Iterator[str]:
 
 
 def path_of(flag: str, arguments: Sequence[str]) -> Path | None:
-    """The value of a flag such as --config, looked for before anything is parsed: it changes the defaults."""
+    """Return the value of a flag such as --config before the rest is parsed: it changes the defaults."""
     for i, word in enumerate(arguments):
         if word.startswith(f"{flag}="):
             return Path(word.partition("=")[2]).expanduser()
@@ -135,7 +135,7 @@ def path_of(flag: str, arguments: Sequence[str]) -> Path | None:
 
 
 def defaults(cls: type[T], values: dict[str, Any], where: str) -> T:
-    """Settings as nested tables have them; what they leave open keeps its default, or is asked for on the command line.
+    """Return settings from nested tables; others keep their default, or are required on the command line.
 
     Raises:
         ConfigError: an unknown or ill-typed setting; `where` names the source.
@@ -177,7 +177,7 @@ def read(command: type[Any], flags: Sequence[str], *, verb: str) -> Any:
 
 
 class _Kept(io.StringIO):
-    """What would be printed; whoever asks is told that it is a terminal if it may be coloured."""
+    """Text to print; it claims to be a terminal if colours are allowed."""
 
     encoding = "utf-8"
 

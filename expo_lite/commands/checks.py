@@ -70,7 +70,6 @@ def machine_checks(*, training: bool) -> Iterator[Check]:
     """Check this machine; with `training`, train the built-in model too."""
     yield python()
     yield memory()
-    yield busy()
     yield from versions()
     yield disk(RUNS)
     yield hub()
@@ -95,34 +94,26 @@ def python() -> Check:
 
 
 def memory() -> Check:
-    """Check the cores that this process may use, and main memory."""
+    """Check main memory, and the cores that this process may use."""
     try:
         total = f"{ram_bytes() / GIB:.1f} GiB of main memory"
     except ConfigError:
         total = "main memory of unknown size"
-    free = free_ram_gib()
-    what = f"{n_cores()} cores, {total}" + ("" if free is None else f", {free:.1f} GiB of it free")
+    free, cores = free_ram_gib(), n_cores()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    what = f"{cores} cores, busy with {load:.1f} processes in the last minute, {total}"
+    what += "." if free is None else f", {free:.1f} GiB of it free."
     if free is not None and free < 2:
-        return Check("warning", f"{what}.", "Close other programs: loading torch and a model takes 2 GiB at least.")
-    return Check("ok", f"{what}.")
+        return Check("warning", what, "Close other programs: loading torch and a model takes 2 GiB at least.")
+    if load > cores / 2:  # torch's threads wait for one another
+        remedy = "Close other programs. If you cannot, OMP_NUM_THREADS=1 makes a small model several times faster."
+        return Check("warning", what, remedy)
+    return Check("ok", what)
 
 
 def n_cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def busy() -> Check:
-    """Check whether other programs hold the cores: torch's threads then wait for one another."""
-    try:
-        load = os.getloadavg()[0]
-    except (AttributeError, OSError):  # Windows has none
-        return Check("ok", "The load of this machine is not known.")
-    what = f"The cores were busy with {load:.1f} processes in the last minute."
-    if load <= n_cores() / 2:
-        return Check("ok", what)
-    remedy = "Close other programs. If you cannot, OMP_NUM_THREADS=1 makes a small model several times faster."
-    return Check("warning", what, remedy)
 
 
 def versions() -> Iterator[Check]:

@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from expo_lite.records import Completion
 
 Kind = Literal["adapter", "merged", "gguf", "ollama"]
-DTYPES = {"merged": ("bf16", "f16", "f32"), "gguf": ("f16", "bf16", "f32", "q8_0")}
-"""What weights may be written as, the default first."""
+DTYPES = {"adapter": ("",), "merged": ("bf16", "f16", "f32"), "gguf": ("f16", "bf16", "f32", "q8_0")}
+"""The types of weights by form, the default first."""
 CHECKED_PROBLEMS = 4
 """Of each level, whose greedy completions are compared."""
 WHAT = {
@@ -50,44 +50,38 @@ class Export(Command):
     """The model below an adapter folder, if not the one that the adapter names."""
 
     def run(self) -> None:
-        """Check, then write, compare and say how it is loaded."""
-        form = "gguf" if self.to in ("gguf", "ollama") else "adapter" if self.to == "adapter" else "merged"
-        allowed = DTYPES.get(form, ())
+        """Write the model, compare it with the run, and print how to load it."""
+        form = {"adapter": "adapter", "merged": "merged"}.get(self.to, "gguf")
+        allowed = DTYPES[form]
         if self.dtype is not None and self.dtype not in allowed:
-            known = f"; it takes {', '.join(allowed)}" if allowed else ": an adapter is written as it was trained"
+            known = f"; it takes {', '.join(allowed)}" if allowed[0] else ": an adapter is written as it was trained"
             raise ConfigError(f"--dtype {self.dtype} is not for --to {self.to}{known}.")
         target = as_it_is(find_target(self.target, base_model=self.base_model))
         if form == "adapter" and target.adapter is None:
-            raise ConfigError(
-                f"'{self.target}' is a model without an adapter. Give a run, or take --to merged or gguf."
-            )
+            raise ConfigError(f"'{self.target}' is a model without an adapter. Give a run, or --to merged or gguf.")
         name = "-".join(filter(None, (target.label, self.to, self.dtype)))
         folder = self.output or (target.run or Path("runs")) / "export" / name
         if folder.exists():
             raise CheckpointError(f"'{folder}' exists already. Choose another --output, or remove it.")
-        export(Destination.of(target, self, form, folder), Terminal())
+        dtype = self.dtype or allowed[0]
+        file = f"{target.label.removesuffix('.gguf')}.{dtype}.gguf"
+        export(Destination(target, self.to, form, dtype, file, folder), Terminal())
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """What is to be written: `form` is adapter, merged or gguf, `name` that of the GGUF file."""
+    """A model to write: `to` as asked for, `form` adapter, merged or gguf, `file` the name of a GGUF file."""
 
     target: Target
-    asked: Export
+    to: Kind
     form: str
     dtype: Any
-    name: str
+    file: str
     folder: Path
-
-    @classmethod
-    def of(cls, target: Target, asked: Export, form: str, folder: Path) -> "Destination":
-        """With the type and the name that follow."""
-        dtype = asked.dtype or DTYPES.get(form, ("",))[0]
-        return cls(target, asked, form, dtype, f"{target.label.removesuffix('.gguf')}.{dtype}.gguf", folder)
 
 
 def export(place: Destination, console: Console) -> None:
-    """Write into a folder beside the wanted one, compare, and only then give it its name.
+    """Write into a temporary folder, compare, and then rename it.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -95,7 +89,7 @@ def export(place: Destination, console: Console) -> None:
     """
     from expo_lite.policy.factory import load_policy
 
-    target, folder, asked = place.target, place.folder, place.asked
+    target, folder = place.target, place.folder
     say_device(console)
     with working(console, f"loading {target.label}"):
         policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
@@ -103,7 +97,7 @@ def export(place: Destination, console: Console) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        with working(console, f"writing {asked.to}"):
+        with working(console, f"writing {place.to}"):
             write(policy, place, temporary)
         agreement = None
         if place.form != "adapter":
@@ -113,7 +107,7 @@ def export(place: Destination, console: Console) -> None:
                 completions, config = reference(policy, place)
                 device = policy.device
                 del policy  # what was written needs the room
-                written = temporary / place.name if place.form == "gguf" else temporary
+                written = temporary / place.file if place.form == "gguf" else temporary
                 agreement = str(check_export(written, completions, device, config))
             say(console, f"checked: {agreement}")
         (temporary / "README.md").write_text(card_of(place, agreement), encoding="utf-8")
@@ -138,22 +132,22 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
     if place.form == "merged":
         write_merged(policy, temporary, place.dtype)
     elif place.form == "gguf":
-        write_model_gguf(policy, temporary / place.name, place.dtype, source=source, name=place.target.label)
+        write_model_gguf(policy, temporary / place.file, place.dtype, source=source, name=place.target.label)
     elif Path(source).suffix == ".gguf":  # which peft cannot read: a plain copy goes with the adapter
         with policy.reference():
             write_merged(policy, temporary / "base", "f16")
         write_adapter(policy, temporary, base=str((place.folder / "base").absolute()))
     else:
         write_adapter(policy, temporary, base=None)
-    if place.asked.to == "ollama":
+    if place.to == "ollama":
         temperature = place.target.config.sampling.temperature if place.target.config else 0.7
         system = "".join(turn["content"] for turn in system_turn(place.target.prompts))
-        text = modelfile(policy.tokenizer, place.name, policy.eos_ids, temperature, system)
+        text = modelfile(policy.tokenizer, place.file, policy.eos_ids, temperature, system)
         (temporary / "Modelfile").write_text(text, encoding="utf-8")
 
 
 def reference(policy: "LoraPolicy", place: Destination) -> "tuple[list[Completion], Any]":
-    """The policy's greedy completions of held-out problems, and the configuration that a GGUF file is read with."""
+    """Return greedy completions of held-out problems, and the configuration to read a GGUF file with."""
     from expo_lite.policy.device import compute_type
     from expo_lite.policy.export import greedy, plain_config
 
@@ -163,7 +157,7 @@ def reference(policy: "LoraPolicy", place: Destination) -> "tuple[list[Completio
 
 
 def card_of(place: Destination, agreement: str | None) -> str:
-    """The model card; the figures are the run's, where the target is of a run."""
+    """Return the model card, with the figures of the run if there is one."""
     from expo_lite.report.card import CardOf, card
     from expo_lite.results.record import read_run
 
@@ -183,35 +177,28 @@ def card_of(place: Destination, agreement: str | None) -> str:
 
 
 def checked_problems(target: Target) -> list[Problem]:
-    """Held-out problems of the run's own task; of the built-in task, where its data is missing."""
+    """Read held-out problems of the run's task; of the built-in task if the run's data is missing."""
     from expo_lite.grading import Grader
-    from expo_lite.tasks import load_task, problems_of
+    from expo_lite.tasks import load_task
 
     grader, config = Grader(), target.config
     if config is not None:
         try:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-            return problems_of(
-                task,
-                "test",
-                levels=config.levels,
-                limit=CHECKED_PROBLEMS,
-                seed=0,
-                warn=lambda line: None,
-                prompts=target.prompts,
-            )
+            problems = task.problems("test", levels=config.levels, limit=CHECKED_PROBLEMS)
+            return [replace(problem, prompts=target.prompts) for problem in problems]
         except (ConfigError, DataError):
-            pass  # its data is not here any more
+            pass
     return load_task("hidden-rules", grader=grader).problems("test", limit=CHECKED_PROBLEMS)
 
 
 def how_to_load(place: Destination, folder: Path) -> str:
-    """What to type once it lies in `folder`."""
-    to, name = place.asked.to, place.name
+    """Return the command or the Python that loads it from `folder`."""
+    to, file = place.to, place.file
     if to == "adapter":
         return how_to_load_adapter(folder, place.target.policy.bits)
     if to == "gguf":
-        return f"llama-cli -m {folder / name}"
+        return f"llama-cli -m {folder / file}"
     if to == "ollama":
         return f"ollama create {folder.name.lower()} -f {folder / 'Modelfile'} && ollama run {folder.name.lower()}"
     return (
@@ -222,7 +209,7 @@ def how_to_load(place: Destination, folder: Path) -> str:
 
 
 def how_to_load_adapter(folder: Path, bits: int) -> str:
-    """Python that puts the adapter on a base as it was quantised in training."""
+    """Return Python that puts the adapter on a base quantised as in training."""
     if bits == 16:
         return (
             f'from peft import AutoPeftModelForCausalLM\nmodel = AutoPeftModelForCausalLM.from_pretrained("{folder}")'

@@ -1,4 +1,4 @@
-"""`expo-lite grade`."""
+"""`expo-lite grade`: grade the replies of a file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ class Grade(Command):
     """Grade the replies of a JSONL file with fields gold and reply; with a label too, measure the grader itself."""
 
     file: Path
-    """A JSONL file: on each line an object with gold and reply, and perhaps label (whether the reply is right)."""
+    """A JSONL file: each line has gold, reply, and optionally label (true if the reply is right)."""
     output: Path | None = None
     """The JSONL file to write, with correct, reason and how added. Default: FILE.graded.jsonl."""
 
     rounding: Literal["never", "gold"] = "never"
-    """Where a rounded answer counts: never, or where the gold is itself a rounded decimal of three digits and more."""
+    """Accept rounded answers never, or if the gold answer is a rounded decimal of three digits or more (gold)."""
 
     def run(self) -> None:
-        """Grade, print the counts by reason and, where the rows have labels, how far the grader agrees with them.
+        """Print the counts by reason and, if the rows have labels, the agreement with them.
 
         Raises:
             ConfigError: no file is named.
