@@ -84,7 +84,7 @@ RULES: list[tuple[dict[str, float], str, str]] = [
     ({"completions/clipped_ratio": 0.21}, "Many completions are cut off", "21%"),
     ({"expo/explanation_accept_rate": 0.09}, "Hardly any explanation is accepted", "9%"),
     ({"kl": 1.5}, "The policy is far from its base model", "KL 1.5 nats"),
-    ({"sampling/logp_difference/mean": 0.2}, "What is sampled is not what is scored", "0.20 nats"),
+    ({"sampling/logp_difference/mean": 0.2}, "What is sampled is not what is scored", "0.2 nats"),
 ]
 
 

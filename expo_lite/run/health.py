@@ -130,7 +130,7 @@ def _cause(dead: Sequence[Row]) -> tuple[str, str]:
 def _truncated(rows: Sequence[Row]) -> Finding | None:
     """Find that too many completions are cut off at the limit, which counts as wrong."""
     share = _mean(rows[-RECENT:], "completions/clipped_ratio")
-    if share is None or share <= MOST_TRUNCATED:
+    if share is None or not share > MOST_TRUNCATED:  # NaN is no finding
         return None
     remedy = LONGER
     if rows[0].get("completions/clipped_ratio", 1.0) <= MOST_TRUNCATED:  # sampled before anything was learned
@@ -142,7 +142,7 @@ def _truncated(rows: Sequence[Row]) -> Finding | None:
 def _refused(recent: Sequence[Row]) -> Finding | None:
     """Find that too few explanations are accepted."""
     share = _mean(recent, "expo/explanation_accept_rate")
-    if share is None or share >= LEAST_ACCEPTED:
+    if share is None or not share < LEAST_ACCEPTED:
         return None
     reason = _most_refused(recent)
     figures = f"{share:.0%}" + (f"; most refused as {reason}" if reason else "")
