@@ -1,4 +1,4 @@
-"""The model card of what a run made: how it was made, what it measured, and how it is loaded."""
+"""The model card of an exported policy: how it was made, its measured figures, and how to load it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,32 +13,32 @@ SHOWN = ("method", "task", "levels", "steps", "seed", "group_size", "problems_pe
          "explanation.exp_sft_coef")  # fmt: skip
 """The settings that a card names."""
 KNOWN_LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
-"""The hub's words for licences that need no other name."""
+"""The hub's names of licences."""
 
 
 @dataclass(frozen=True, slots=True)
 class CardOf:
-    """What the card is about, beside the run."""
+    """The subject of a card, beside the run."""
 
     title: str
     base: str
     """The base model, as the hub or a reader finds it."""
     license: str
-    """The base model's; '' where it is not known."""
+    """The base model's; '' if it is unknown."""
     kind: str
-    """One sentence on what lies here."""
+    """One sentence on the files."""
     loading: str
     """A command or some lines of Python."""
     library: str
-    """The hub's word: peft or transformers."""
+    """The hub's library name: peft or transformers."""
     prompt: Sequence[Mapping[str, str]]
-    """The turns that it is asked with, {question} in place of a problem."""
+    """The turns of its prompt, with {question} for a problem."""
     agreement: str | None = None
-    """What was found when it was compared with the trained policy."""
+    """The result of the comparison with the trained policy."""
 
 
 def card(about: CardOf, run: RunRecord | None) -> str:
-    """The card as Markdown with the hub's header."""
+    """Write the card as Markdown with the hub's header."""
     license = KNOWN_LICENSES.get(about.license, "other")
     header = {"base_model": about.base, "library_name": about.library, "license": license, "tags": None}
     lines = ["---", *(f"{key}: {_yaml(value)}" for key, value in header.items() if value), "tags: [expo, grpo, lora]"]
@@ -79,5 +79,5 @@ def _cell(value: Any) -> str:
 
 
 def _yaml(value: str) -> str:
-    """A plain word as it is, anything else quoted."""
+    """Quote a value unless it is a plain word."""
     return value if value.replace("-", "").replace("/", "").replace(".", "").isalnum() else f'"{visible_line(value)}"'

@@ -1,7 +1,4 @@
-"""What is wrong with a run as its folder tells it: by its metrics, its adapter's weights, and levels that were lost.
-
-Nothing is loaded into a model, and torch is not needed.
-"""
+"""Find what is wrong with a run from its folder: its metrics, its adapter's weights, and levels that were lost."""
 
 from pathlib import Path
 from typing import Any
@@ -19,13 +16,13 @@ from expo_lite.settings.methods import GRPO_METHODS
 
 _DESERIALIZE: Any = deserialize  # it has no types
 LORA_B = "lora_B"
-"""Part of the names of the factors that start at 0, and by which alone an adapter begins to do anything."""
+"""Part of the names of the factors that start at 0; an adapter does nothing until they have moved."""
 MOST_LOST = 0.05
-"""Of a level's pass@1, beside an interval that leaves out 0."""
+"""The largest fall of a level's pass@1 that is not reported; a smaller one may be certain too."""
 
 
 def run_findings(run: RunRecord) -> list[Finding]:
-    """All that is found, the gravest first; an empty list where nothing is."""
+    """Apply all checks; the gravest finding first."""
     rows = [{name: value for name, value in row.items() if isinstance(value, int | float)} for row in run.metrics]
     found = [*checkpoint_findings(run.path), *findings(rows)]
     told = no_gradient(rows) is not None  # with its cause, which may be these groups
@@ -35,7 +32,7 @@ def run_findings(run: RunRecord) -> list[Finding]:
 
 
 def checkpoint_findings(run: Path) -> list[Finding]:
-    """Damaged checkpoints, and an adapter that still does nothing."""
+    """Find damaged checkpoints, and an adapter that still does nothing."""
     newest, damaged = newest_whole(run / "checkpoints")
     remedy = "An older one is used; remove the damaged folder." if newest else "Start the run anew."
     found = [Finding("A checkpoint is damaged", line, remedy) for line in damaged]
@@ -47,7 +44,7 @@ def checkpoint_findings(run: Path) -> list[Finding]:
 
 
 def lora_b_moved(checkpoint: Path) -> tuple[int, int] | None:
-    """How many of the LoRA B factors are not all zeros, and how many there are; None where they cannot be read."""
+    """Count the LoRA B factors that are not all zeros, and all of them; None if they cannot be read."""
     try:
         tensors = _DESERIALIZE((checkpoint / ADAPTER_WEIGHTS).read_bytes())
     except (OSError, SafetensorError):
@@ -57,7 +54,7 @@ def lora_b_moved(checkpoint: Path) -> tuple[int, int] | None:
 
 
 def lost_levels(run: RunRecord) -> list[Finding]:
-    """Levels on which the last evaluation is worse than the first, beyond chance; trained on or not."""
+    """Find levels on which the last evaluation is worse than the first, beyond chance."""
     measured = [each for each in run.evaluated if each.evaluation.problems]
     if len(measured) < 2:
         return []

@@ -1,4 +1,4 @@
-"""Which samples a report keeps, and how they are packed: problems once, rows as lists, compressed."""
+"""The samples that a report keeps, packed: problems once, rows as lists, compressed."""
 
 import base64
 import gzip
@@ -11,31 +11,19 @@ from typing import Any
 
 from expo_lite.results.record import HELD_OUT, RunRecord
 
-FIELDS = (
-    "completion",
-    "n_tokens",
-    "finish_reason",
-    "correct",
-    "reason",
-    "how",
-    "answer",
-    "accepted",
-    "refusal",
-    "lift_nats",
-)
-"""What is kept of a row, after its run, step, kind and problem."""
+FIELDS = ("completion", "n_tokens", "finish_reason", "correct", "reason", "how", "answer", "accepted", "refusal",
+          "lift_nats")  # fmt: skip
+"""The fields of a row that are kept, after its run, step, kind and problem."""
 FIRST, ROUNDS = 2_000, 8
-"""How many samples are packed to begin with, and how often it is tried with more or fewer."""
+"""How many samples are packed at first, and how often more or fewer are tried."""
 LEVEL = 6
-"""Of gzip: the highest is three times slower, for 2% less."""
+"""The level of gzip; the highest is three times slower and saves 2%."""
 NEAR, FULL = 0.98, 0.95
-"""Which part of the budget is aimed at, and which is enough."""
+"""The part of the budget that is aimed at, and the part that is enough."""
 RULE = (
     "Kept first, of problems seen more than once: their first and last time, one right and one wrong completion of "
-    "each kind "
-    "and every explanation; then the same of all other times; then the remaining completions. Where there is room for "
-    "a part of "
-    "these only, a fixed lot decides."
+    "each kind and every explanation; then the same of all other times; then the remaining completions. If not "
+    "all fit, a fixed random subset is kept."
 )
 
 
@@ -50,21 +38,16 @@ class PackedSamples:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A row of a run, how soon it is kept (lower ranks first), and where it is shown (`place`)."""
+    """A row of a run with its rank (lower ones are kept first) and its place in the list that is shown."""
 
     row: dict[str, Any]
     rank: tuple[int, str]
     place: tuple[int, bool, int, int, int]
     """By run, held-out samples last, then step and problem."""
 
-    @property
-    def run(self) -> int:
-        """The number of its run."""
-        return self.place[0]
-
 
 def pack_samples(runs: Sequence[RunRecord], budget: int) -> PackedSamples:
-    """As many samples as fit into `budget` characters, chosen by `RULE`."""
+    """Pack as many samples as fit into `budget` characters, chosen by `RULE`."""
     ranked = sorted(
         (ranked for number, run in enumerate(runs) for ranked in rank(number, rows_of(run))),
         key=lambda ranked: ranked.rank,
@@ -88,26 +71,21 @@ def rows_of(run: RunRecord) -> list[dict[str, Any]]:
     for pair in run.pairs:
         about = known.get(pair["problem_id"], {})
         for side in ("chosen", "rejected"):
+            asked = about.get("prompt", pair["prompt"][-1]["content"])
             rows.append(
-                {
-                    "step": pair["step"],
-                    "kind": side,
-                    "problem_id": pair["problem_id"],
-                    "level": about.get("level"),
-                    "prompt": about.get("prompt", pair["prompt"][-1]["content"]),
-                    "gold": about.get("gold"),
-                    "completion": pair[side][-1]["content"],
-                }
+                {key: pair[key] for key in ("step", "problem_id")}
+                | {"kind": side, "level": about.get("level"), "gold": about.get("gold"), "prompt": asked}
+                | {"completion": pair[side][-1]["content"]}
             )
     return rows
 
 
 def rank(run: int, rows: Sequence[dict[str, Any]]) -> list[Ranked]:
-    """Each row with its rank, by `RULE`."""
+    """Rank each row by `RULE`."""
     steps: dict[str, list[int]] = {}
     for row in rows:
         steps.setdefault(row["problem_id"], []).append(row["step"])
-    ends = {problem: (min(own), max(own)) for problem, own in steps.items()}
+    ends = {problem: (min(drawn), max(drawn)) for problem, drawn in steps.items()}
     seen: set[tuple[Any, ...]] = set()
     problems: dict[str, int] = {}
     found = []
@@ -119,30 +97,25 @@ def rank(run: int, rows: Sequence[dict[str, Any]]) -> list[Ranked]:
         is_end = first < last and row["step"] in (first, last)
         order = 2 if spare else 0 if is_end else 1
         lot = row["problem_id"] if is_end else f"{row['problem_id']}/{row['step']}"
-        place = (
-            run,
-            row["kind"].startswith(HELD_OUT),
-            row["step"],
-            problems.setdefault(row["problem_id"], number),
-            number,
-        )
+        shown_at = problems.setdefault(row["problem_id"], number)
+        place = (run, row["kind"].startswith(HELD_OUT), row["step"], shown_at, number)
         found.append(Ranked(row, (order, hashlib.sha256(lot.encode()).hexdigest()), place))
     return found
 
 
 def pack(ranked: Sequence[Ranked]) -> str:
-    """These samples in the order of their places; the same samples always give the same text."""
+    """Pack samples in the order of their places; the same samples always give the same text."""
     problems: dict[tuple[Any, ...], int] = {}
     rows = []
     for one in sorted(ranked, key=lambda one: one.place):
         row = one.row
         problem = (row["problem_id"], row["level"], row["prompt"], row["gold"])
         place = problems.setdefault(problem, len(problems))
-        rows.append([one.run, row["step"], row["kind"], place, *(_plain(row.get(name)) for name in FIELDS)])
+        rows.append([one.place[0], row["step"], row["kind"], place, *(_plain(row.get(name)) for name in FIELDS)])
     data = json.dumps({"fields": FIELDS, "problems": list(problems), "rows": rows}, ensure_ascii=False)
     return base64.b64encode(gzip.compress(data.encode("utf-8", "backslashreplace"), LEVEL, mtime=0)).decode("ascii")
 
 
 def _plain(value: Any) -> Any:
-    """As it is, or None for a number that JSON has no word for."""
+    """Replace a number that JSON cannot hold by None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""A run as its folder tells it: settings, curves, samples and evaluations; nothing is loaded or sampled anew."""
+"""A run read back from its folder: settings, metrics, samples and evaluations."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ from expo_lite.run.folder import JsonLines, RunFolder
 from expo_lite.settings.schema import flat
 
 PLACES = ("output", "resume", "log")
-"""Settings that say where a run is and who is told of it, not what it is."""
+"""Settings of the place of a run and its loggers, which do not make it another run."""
 HELD_OUT = "held-out"
-"""The kind of samples of an evaluation; a greedy one has a second word."""
+"""The kind of an evaluation's samples; greedy ones are 'held-out greedy'."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The held-out evaluation after `step` steps; its `problems` are empty where an older version made it."""
+    """The held-out evaluation after `step` steps."""
 
     step: int
     evaluation: Evaluation
@@ -27,7 +27,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """Everything that a run folder says; rows are those of the files, in their order."""
+    """Everything in a run folder; rows are in the order of the files."""
 
     label: str
     path: Path
@@ -39,8 +39,7 @@ class RunRecord:
     samples: list[dict[str, Any]] = field(repr=False)
     pairs: list[dict[str, Any]] = field(repr=False)
     held_out: list[dict[str, Any]] = field(repr=False)
-    """Samples of evaluations, where they were kept: as samples.jsonl has them, `kind` being held-out or held-out
-    greedy."""
+    """Samples of evaluations, if they were kept; their `kind` begins with HELD_OUT."""
     evaluated: tuple[Evaluated, ...] = ()
 
     @property
@@ -50,7 +49,7 @@ class RunRecord:
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
-    """The runs in these folders, with labels that tell them apart.
+    """Read the runs in these folders, with labels that tell them apart.
 
     Raises:
         CheckpointError: a folder holds no run, or one of its files is damaged.
@@ -59,7 +58,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
 
 
 def read_run(path: Path, label: str) -> RunRecord:
-    """The run in a folder; a file that is not there yet counts as empty."""
+    """Read the run in a folder; a file that does not exist yet counts as empty."""
     folder = RunFolder(path)
     file = folder.config_file
     folder.check_is_run()
@@ -80,7 +79,7 @@ def read_run(path: Path, label: str) -> RunRecord:
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of these paths that are all different; the same folder twice is numbered."""
+    """Return the shortest ends of paths that are all different; a folder given twice is numbered."""
     parts = [path.absolute().parts for path in paths]
     for n in range(1, max(map(len, parts)) + 1):
         found = ["/".join(own[-n:]) for own in parts]
@@ -90,19 +89,19 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 
 def differing(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
-    """The settings, versions and devices in which runs differ, with each run's value, or None."""
+    """The settings, versions and devices that differ between runs, with each run's value or None."""
     return [*differing_in([run.settings for run in runs]), *differing_in([run.made_with for run in runs])]
 
 
 def differing_in(tables: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """The names under which tables differ, with each table's value, or None."""
+    """The names whose values differ between tables, with each table's value or None."""
     names = dict.fromkeys(name for table in tables for name in table)
     rows = [(name, [table.get(name) for table in tables]) for name in names]
     return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
 
 
 def shown(value: Any) -> str:
-    """A setting as it is typed."""
+    """Write a setting as it is typed."""
     if isinstance(value, list):
         return " ".join(map(str, value)) or "unset"
     return "unset" if value is None else str(value)
@@ -126,7 +125,7 @@ def _evaluated(file: Path) -> Evaluated:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; raises CheckpointError where there is none."""
+    """Read the JSON object in a file; raise CheckpointError if there is none."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

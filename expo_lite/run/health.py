@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from expo_lite.run.metrics import mean
-from expo_lite.settings.metrics import described, text_of
+from expo_lite.settings.metrics import described, percent, text_of
 
 Row = Mapping[str, Any]
 
@@ -18,7 +18,6 @@ RECENT = 20
 """Most rules look at so many steps, the last ones."""
 NEARLY_ALL = 0.9
 LEAST_ACCEPTED = 0.1
-MOST_TRUNCATED = 0.2
 WORST_FALL = 0.25
 """Of the mean reward, from its best `RECENT` steps to the last ones."""
 SHOWN = ("frac_all_wrong", "frac_all_correct", "completions/clipped_ratio", "verdicts/no_answer",
@@ -39,6 +38,8 @@ class Finding(NamedTuple):
 
 
 LIMITS = (
+    ("completions/clipped_ratio", 0.2, Finding("Many completions are cut off, and count as wrong", "{}",
+     "Raise --max-completion-tokens; if they were not at first, take an earlier checkpoint or lower --learning-rate.")),
     ("verdicts/timeout", 0.05, Finding("The grader runs out of time", "{} of verdicts",
      "Look at such completions in samples.jsonl (reason timeout): a grader's time limit counts as wrong.")),
     ("sampling/logp_difference/mean", 0.1, Finding("What is sampled is not what is scored", "{} a token apart",
@@ -48,18 +49,20 @@ LIMITS = (
 )  # fmt: skip
 """Metrics whose recent mean should not be above a limit."""
 HARDER = "Train on harder problems: other --levels, or what `expo-lite eval --write-unsolved` finds."
-LONGER = "Raise --max-completion-tokens."
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
     """Apply all rules to a run's metrics; the gravest finding first."""
-    stalled, recent = no_gradient(rows), rows[-RECENT:]
-    found = [stalled, _truncated(rows), _refused(recent)]
+    recent = rows[-RECENT:]
+    found = [no_gradient(rows)]
     for name, limit, finding in LIMITS:
-        value = _mean(recent, name)
-        if value is not None and value > limit:
-            figure = f"{value:.0%}" if name.startswith("verdicts/") else text_of(name, value)
-            found.append(finding._replace(figures=finding.figures.format(figure)))
+        if (value := _mean(recent, name) or 0.0) > limit:
+            found.append(finding._replace(figures=finding.figures.format(text_of(name, value))))
+    accepted = _mean(recent, "expo/explanation_accept_rate")
+    if accepted is not None and accepted < LEAST_ACCEPTED:
+        reason = _most_refused(recent)
+        figures = percent(accepted) + (f"; most refused as {reason}" if reason else "")
+        found.append(Finding("Hardly any explanation is accepted", figures, _refusal_remedy(recent)))
     found.append(_reward_fallen(rows))
     return [finding if finding.where else finding._replace(where=_steps(recent)) for finding in found if finding]
 
@@ -112,7 +115,7 @@ def _cause(dead: Sequence[Row]) -> tuple[str, str]:
             "Name the field of the data that has chains: --fields chain=NAME.",
         )
     if (_mean(dead, "completions/clipped_ratio") or 0.0) >= NEARLY_ALL:
-        remedy = f"{LONGER} If hardly any were at first, take an earlier checkpoint, or lower --learning-rate."
+        remedy = LIMITS[0][2].remedy
         return "completions are cut off before they have an answer", remedy
     if right >= NEARLY_ALL:
         return "every completion is right already", HARDER
@@ -127,30 +130,8 @@ def _cause(dead: Sequence[Row]) -> tuple[str, str]:
     return "every group is all right or all wrong", remedy
 
 
-def _truncated(rows: Sequence[Row]) -> Finding | None:
-    """Find that too many completions are cut off at the limit, which counts as wrong."""
-    share = _mean(rows[-RECENT:], "completions/clipped_ratio")
-    if share is None or not share > MOST_TRUNCATED:  # NaN is no finding
-        return None
-    remedy = LONGER
-    if rows[0].get("completions/clipped_ratio", 1.0) <= MOST_TRUNCATED:  # sampled before anything was learned
-        remedy = "They were not at first: take an earlier checkpoint, lower --learning-rate, or "
-        remedy += "raise --max-completion-tokens."
-    return Finding("Many completions are cut off, and count as wrong", f"{share:.0%}", remedy)
-
-
-def _refused(recent: Sequence[Row]) -> Finding | None:
-    """Find that too few explanations are accepted."""
-    share = _mean(recent, "expo/explanation_accept_rate")
-    if share is None or not share < LEAST_ACCEPTED:
-        return None
-    reason = _most_refused(recent)
-    figures = f"{share:.0%}" + (f"; most refused as {reason}" if reason else "")
-    return Finding("Hardly any explanation is accepted", figures, _refusal_remedy(recent))
-
-
 def _refusal_remedy(rows: Sequence[Row]) -> str:
-    remedies = {"truncated": LONGER, "no_lift": "Take lift out of --explanation-filter."}
+    remedies = {"truncated": LIMITS[0][2].remedy, "no_lift": "Take lift out of --explanation-filter."}
     other = "Read some with `expo-lite diagnose --show 4`; take --explanations-per-problem 4 or a larger model."
     return remedies.get(_most_refused(rows) or "", other)
 

@@ -91,7 +91,7 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
               (Metric("completions/clipped_ratio", "cut off", colour="bad"),)),
         Panel("Verdicts", "Why rollouts were judged as they were.", "share",
               (Metric("verdicts/equal", "equal", colour="good"), Metric("verdicts/different", "different", colour="bad"),
-               Metric("verdicts/truncated", "truncated", colour="middling"), Metric("verdicts/no_answer", "without an answer", "no_answer"),
+               Metric("verdicts/truncated", "truncated", colour="middling"), Metric("verdicts/no_answer", "without an answer", "no_answer"), Metric("verdicts/timeout", "out of time", "timeout"),
                Metric("verdicts/", "")), stacked=True, whole="reward"),
         Panel("Sampler against scorer", "Differences of log-probabilities; far above 0, training is on noise.", "nats",
               (Metric("sampling/logp_difference/mean", "sampler and scorer apart", "mean"),
@@ -129,4 +129,6 @@ def percent(value: float) -> str:
 
 def described(row: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """Return label and value of those of the named metrics that a row has: 'all-wrong groups 25%'."""
-    return [f"{METRICS[name].label} {text_of(name, row[name])}" for name in names if row.get(name) is not None]
+    return [
+        f"{METRICS[name].label} {text_of(name, row[name])}" for name in names if isinstance(row.get(name), int | float)
+    ]
