@@ -70,3 +70,8 @@ def __getattr__(name: str) -> Any:
 
         set_memory(os.environ)
     return getattr(importlib.import_module(_LATE[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

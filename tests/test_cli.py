@@ -20,7 +20,7 @@ from expo_lite.commands.lists import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig
 from expo_lite.settings.models import PRESETS
-from expo_lite.settings.sweep import ReplicateConfig
+from expo_lite.settings.plans import ReplicateConfig
 from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.tasks import TASKS
 

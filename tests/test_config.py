@@ -22,9 +22,8 @@ from expo_lite.settings.measuring import (
 )
 from expo_lite.settings.methods import Method
 from expo_lite.settings.models import PRESETS
-from expo_lite.settings.plan import PlanConfig
+from expo_lite.settings.plans import PlanConfig, ReplicateConfig, check_sweep
 from expo_lite.settings.schema import check_values, from_mapping, to_json, toml_values
-from expo_lite.settings.sweep import ReplicateConfig, check_sweep
 from expo_lite.settings.train import TrainConfig, check_of_use, resolve
 
 

@@ -37,6 +37,7 @@ def test_the_public_surface() -> None:
         "train",
     ]
     assert all(hasattr(expo_lite, name) for name in expo_lite.__all__)
+    assert set(expo_lite.__all__) <= set(dir(expo_lite))
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         expo_lite.trian  # noqa: B018
 

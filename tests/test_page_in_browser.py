@@ -18,7 +18,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from expo_lite.commands import cli
-from expo_lite.settings.sweep import ReplicateConfig
+from expo_lite.settings.plans import ReplicateConfig
 from expo_lite.sweep.plan import read_plan
 from expo_lite.sweep.report import SweepReport
 from expo_lite.sweep.run import collect_results

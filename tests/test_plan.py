@@ -16,7 +16,7 @@ from expo_lite.errors import ConfigError, ModelError
 from expo_lite.memory.parts import GIB
 from expo_lite.memory.shapes import ALIASES_FILE, find_shape, shape_of
 from expo_lite.settings.models import PRESETS
-from expo_lite.settings.plan import PlanConfig
+from expo_lite.settings.plans import PlanConfig
 from expo_lite.settings.schema import from_mapping, toml_values
 from expo_lite.settings.train import TrainConfig, resolve
 

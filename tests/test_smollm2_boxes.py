@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from made_run import make_run
 
-from expo_lite.settings.sweep import ReplicateConfig
+from expo_lite.settings.plans import ReplicateConfig
 from expo_lite.sweep.plan import read_plan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

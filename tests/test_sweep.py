@@ -21,7 +21,7 @@ from expo_lite.memory.shapes import find_shape
 from expo_lite.results.figures import Evaluation
 from expo_lite.settings import machine
 from expo_lite.settings.groups import HeldOutConfig, RolloutConfig
-from expo_lite.settings.sweep import ReplicateConfig, RunsConfig
+from expo_lite.settings.plans import ReplicateConfig, RunsConfig
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 from expo_lite.sweep import run as sweep_run
 from expo_lite.sweep.claims import CLAIMS, QUESTIONS

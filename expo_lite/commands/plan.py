@@ -18,7 +18,7 @@ from expo_lite.memory.plan import MemoryPlan, longest_completion, plan_for, ram_
 from expo_lite.memory.shapes import find_shape
 from expo_lite.settings.machine import ask_driver, default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
-from expo_lite.settings.plan import PlanConfig, of_train_file
+from expo_lite.settings.plans import PlanConfig, of_train_file
 from expo_lite.settings.schema import check_values
 from expo_lite.terminal import Terminal, say
 

@@ -17,7 +17,7 @@ from expo_lite.prompts import read_prompts
 from expo_lite.run.folder import RunFolder, write_atomically
 from expo_lite.run.target import starting_adapter
 from expo_lite.settings.measuring import DiagnoseConfig
-from expo_lite.settings.sweep import ReplicateConfig, RunsConfig, SweepConfig
+from expo_lite.settings.plans import ReplicateConfig, RunsConfig, SweepConfig
 from expo_lite.settings.train import RunConfig
 from expo_lite.sweep.plan import REPLICATE, SweepPlan, read_plan
 from expo_lite.tasks import load_task

@@ -103,15 +103,14 @@ class ExpoConfig:
     explanations_per_problem: Annotated[int, COMPLETIONS] = 1
     """How many explanations are sampled for a problem. Of those accepted the one with the highest lift is used."""
     max_reliance: Annotated[float, POSITIVE] = 0.5
-    """For the filter reliance: how many nats a token a chain may be more probable with the answer shown than without.
-    A chain above it says what the plain prompt hardly allows."""
+    """Maximum gain in log-probability per token (nats) from seeing the answer; used by the filter reliance."""
     explanation_temperature: Annotated[float | None, TEMPERATURE] = None
     """The sampling temperature of explanations. Default: that of completions. Training scores them at the latter."""
     max_explanation_tokens: Annotated[int | None, TOKENS] = None
     """The longest explanation, in tokens. Default: as for completions."""
     explanation_prompt: Path | None = None
-    """A text file with the explanation prompt, as question_prompt is, with {question} and {answer} in it.
-    A system prompt of question_prompt stands before it too, unless it has its own."""
+    """A text file with the explanation prompt, in the form of question_prompt, with {question} and {answer} in it.
+    The system prompt of question_prompt comes before it too, unless it has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ class LossConfig:
     """How many optimiser steps are made on one batch of samples."""
     sampler_correction: Literal["auto", "on", "off"] = "auto"
     """Weight each sampled token by its probability under the policy over that under the sampler, at most
-    sampler_correction_clip. auto: where the two compute alike only nearly (16 bits), not in fp32 on a CPU."""
+    sampler_correction_clip. auto: on if sampler and trainer differ numerically (16 bits), off in fp32."""
     sampler_correction_clip: Annotated[float, Interval(ge=1, le=1_000)] = 2.0
     """The largest such weight, which bounds what one token can do (TRL has the same)."""
 
@@ -152,7 +151,7 @@ class DpoConfig:
     chosen: Literal["explanation", "expert"] = "explanation"
     """For exp-dpo: what is preferred to the policy's own wrong completion, its self-explanation or the expert chain."""
     dpo_beta: Annotated[float, POSITIVE] = 0.1
-    """For exp-dpo: how strongly the policy is held to the base model."""
+    """For exp-dpo: the strength of the pull towards the base model."""
     dpo_sft_coef: Annotated[float, COEFFICIENT] = 0.0
     """For exp-dpo: the weight of an added supervised term on the chosen side, a mean over its tokens."""
 

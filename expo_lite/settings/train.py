@@ -68,18 +68,16 @@ class TrainConfig:
     """Continue from the newest whole checkpoint of the run folder.
     With --output and nothing else the settings are those of the run."""
     save_every: Annotated[int, AT_LEAST_1] = 20
-    """How many steps lie between two checkpoints. The last two checkpoints are kept."""
+    """Save a checkpoint every so many steps. The last two are kept."""
     profile: bool = False
     """Write a trace of this call's second step, profile-STEP.json.gz, into the run folder.
     Open it in ui.perfetto.dev."""
     log: tuple[Logger, ...] = ()
     """Loggers that get every step's metrics and the evaluations, beside metrics.jsonl. Each is an extra."""
     diagnostics_every: Annotated[int, AT_LEAST_0] = 10
-    """How many steps lie between two measurements of the answer lift and of the expert chains' likelihood.
-    0 switches them off."""
+    """Measure the answer lift and the expert chains' likelihood every so many steps (0: never)."""
     diagnose_first: Annotated[int, AT_LEAST_0] = 8
-    """How many problems of each level are diagnosed before a run of 50 steps or more that learns from explanations:
-    whether these are good positives. 0 switches it off."""
+    """Before a run of 50 steps or more, check explanations on this many problems per level (0: skip)."""
     train_problems: Annotated[int | None, PROBLEMS] = None
     """Train on at most this many problems of each level; of a task without levels, this many in all. Default: all."""
     question_prompt: Path | None = None

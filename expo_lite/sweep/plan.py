@@ -28,8 +28,8 @@ from expo_lite.errors import ConfigError
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
+from expo_lite.settings.plans import RunsConfig, check_sweep
 from expo_lite.settings.schema import SEED, flat, from_mapping, merged, to_json, toml_values
-from expo_lite.settings.sweep import RunsConfig, check_sweep
 from expo_lite.settings.train import RunConfig, TrainConfig, run_name
 from expo_lite.tasks import check_name
 

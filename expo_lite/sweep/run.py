@@ -29,8 +29,8 @@ from expo_lite.results.figures import Evaluation
 from expo_lite.run.folder import RunFolder, check_new, read_config
 from expo_lite.settings.machine import gpu_names, how_to_install, is_installed
 from expo_lite.settings.measuring import DiagnoseConfig
+from expo_lite.settings.plans import RunsConfig
 from expo_lite.settings.schema import flat, to_json
-from expo_lite.settings.sweep import RunsConfig
 from expo_lite.settings.train import RunConfig
 from expo_lite.sweep.plan import FIXED, SweepPlan
 from expo_lite.sweep.results import Results, RunResult
