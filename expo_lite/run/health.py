@@ -95,7 +95,7 @@ def dead_groups(rows: Sequence[Row]) -> Finding | None:
     share = _mean(recent, "frac_reward_zero_std") or 0.0
     right, wrong = _mean(recent, "frac_all_correct") or 0.0, _mean(recent, "frac_all_wrong") or 0.0
     explained = wrong * (_mean(recent, "expo/explanation_accept_rate") or 0.0)
-    if len(rows) < STALLED_STEPS or share - explained <= NEARLY_ALL:
+    if len(rows) < STALLED_STEPS or not share - explained > NEARLY_ALL:  # NaN is no finding
         return None
     figures = f"{share:.0%} of groups; all wrong {wrong:.0%}, all right {right:.0%}"
     remedy = HARDER if right > wrong else "Take easier --levels, a larger --group-size, or --method exp-grpo."
