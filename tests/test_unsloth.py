@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,16 @@ installed = pytest.mark.skipif(not is_installed("unsloth"), reason="unsloth is n
 missing = pytest.mark.skipif(is_installed("unsloth"), reason="unsloth is installed")
 
 
-def in_own_process(*words: str, cwd: Path | None = None, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, env=os.environ | environment, cwd=cwd, check=False
-    )
+def in_own_process(*words: str, **environment: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:  # Unsloth leaves a cache where it runs
+        done = subprocess.run(
+            [sys.executable, *words],
+            capture_output=True,
+            text=True,
+            env=os.environ | environment,
+            cwd=folder,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -214,7 +221,7 @@ print(json.dumps(sorted(set(unnamed))))
 
 @installed
 def test_every_argument_is_one_of_the_installed_gpu_code(tmp_path: Path) -> None:
-    out = in_own_process("-c", CONTRACT, cwd=tmp_path, UNSLOTH_ALLOW_CPU="1")  # it leaves a cache where it runs
+    out = in_own_process("-c", CONTRACT, UNSLOTH_ALLOW_CPU="1")
     # transformers' own, which Unsloth takes as **kwargs and hands on; another name here would be one it has dropped
     assert json.loads(out.splitlines()[-1]) == ["local_files_only"]
 
