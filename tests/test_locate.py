@@ -112,7 +112,14 @@ def test_models_and_typing_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_settled_settings_are_the_given_ones_where_given(run: Path) -> None:
     given = EvalConfig(
-        target=str(run), task="gsm8k", levels=(1,), max_completion_tokens=9, bits=16, k=(2,), output=run / "x"
+        target=str(run),
+        task="gsm8k",
+        split="test",
+        levels=(1,),
+        max_completion_tokens=9,
+        bits=16,
+        k=(2,),
+        output=run / "x",
     )
     located = find_target(str(run), bits=16)
     config = settled(given, located)
