@@ -123,7 +123,7 @@ def ours(folder: str, bits: int) -> None:
     from expo_lite.settings.groups import OptimizerConfig, PolicyConfig, RolloutConfig
     from expo_lite.settings.train import TrainConfig, resolve
     from expo_lite.step import learn
-    from expo_lite.step.optimizer import make_optimizer
+    from expo_lite.step.learn import make_optimizer
 
     asked = PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA)
     policy = HfPolicy(folder, asked, seed=0)
@@ -203,8 +203,8 @@ def ours_dpo(folder: str, bits: int) -> None:
     from expo_lite.settings.groups import OptimizerConfig, PolicyConfig
     from expo_lite.settings.train import TrainConfig, resolve
     from expo_lite.step import learn
+    from expo_lite.step.learn import make_optimizer
     from expo_lite.step.methods import Experience, dpo_rows
-    from expo_lite.step.optimizer import make_optimizer
 
     policy = HfPolicy(folder, PolicyConfig(bits=4 if bits == 4 else 16, lora_rank=RANK, lora_alpha=ALPHA), seed=0)
     optimizer = None

@@ -74,8 +74,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     from expo_lite.records import Problem, SampleRequest, SamplingParams
     from expo_lite.settings.groups import RolloutConfig
     from expo_lite.settings.train import TrainConfig, resolve
-    from expo_lite.step.learn import learn
-    from expo_lite.step.optimizer import make_optimizer
+    from expo_lite.step.learn import learn, make_optimizer
 
     found: list[Finding] = []
     label = f"{backend}, {sampler}"

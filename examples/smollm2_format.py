@@ -28,8 +28,7 @@ from expo_lite.records import Problem
 from expo_lite.settings.groups import OptimizerConfig, PolicyConfig, RolloutConfig
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.explain import encode_target
-from expo_lite.step.learn import learn
-from expo_lite.step.optimizer import make_optimizer
+from expo_lite.step.learn import learn, make_optimizer
 
 N_TRAIN, N_TEST = 1_000, 200
 

@@ -11,9 +11,15 @@ from rich.console import Console
 from expo_lite.errors import DivergedError
 from expo_lite.grading import Grader
 from expo_lite.measure.chains import diagnose
-from expo_lite.measure.first_look import CHAINS, look_first, looked_at
-from expo_lite.measure.held_out import evaluate_once, held_out, load_evaluation
-from expo_lite.measure.on_the_way import evaluate_on_the_way, is_due, keep_best_of_all
+from expo_lite.measure.diagnose import CHAINS, diagnose_first, diagnosed
+from expo_lite.measure.evaluate import (
+    evaluate_on_the_way,
+    evaluate_once,
+    held_out,
+    is_due,
+    keep_best_of_all,
+    load_evaluation,
+)
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
 from expo_lite.memory.parts import GIB
@@ -29,14 +35,11 @@ from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
 from expo_lite.run.progress import Display, Stopped, StopRequests, working
 from expo_lite.run.target import resolve_run, run_prompts, starting_adapter
-from expo_lite.run.trace import traced
 from expo_lite.settings.methods import METHODS
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
-from expo_lite.step.experience import sample_experience
-from expo_lite.step.learn import learn
-from expo_lite.step.methods import METHOD_ROWS, coefficient_in_force
-from expo_lite.step.optimizer import make_optimizer
+from expo_lite.step.learn import learn, make_optimizer
+from expo_lite.step.methods import METHOD_ROWS, Experience, coefficient_in_force, sample_experience
 from expo_lite.step.pairs import pair_rows
 from expo_lite.step.rollout import draw
 from expo_lite.step.run import (
@@ -57,7 +60,7 @@ TREND_BINS = 30
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What became of a run: its folder, the steps done, and its evaluations (None where there was none)."""
+    """The end of a run: its folder, the steps done, and its evaluations (None if switched off)."""
 
     folder: Path
     steps: int
@@ -98,12 +101,12 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
             try:
                 resume(run, console)
                 check_sampler(run, console)
-                look_first(run, console, stops)
+                diagnose_first(run, console, stops)
                 with contextlib.closing(Logs(config.log, folder.path, to_json(run.config), run.limits.warn)) as logs:
-                    before = evaluate_once(run, 0, console, stops) if run.step == 0 else load_evaluation(run, 0)
+                    before = evaluate_once(run, console, stops) if run.step == 0 else load_evaluation(run, 0)
                     logs.evaluation(0, before)
                     finished = run_steps(run, console, stops, logs)
-                    after = evaluate_once(run, run.step, console, stops) if finished else None
+                    after = evaluate_once(run, console, stops) if finished else None
                     logs.evaluation(run.step, after)
                 if finished:
                     keep_best_of_all(run, console)
@@ -134,13 +137,14 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
         policy = load_policy(config.model, config.policy, seed=config.seed, adapter=adapter)
     if adapter is not None:
         policy.keep_reference()
-    problems = fitting(problems, config.model, config.longest_completion, tokenizer=lambda: policy.tokenizer, warn=warn)
+    problems = fitting(
+        problems, config.model, config.sampling.max_completion_tokens, tokenizer=lambda: policy.tokenizer, warn=warn
+    )
     if not config.resume:
         folder.create(config, device=device, start=adapter)
-    optimizer = make_optimizer(policy, config)
     tested = held_out(task, config, policy, prompts, warn)
     limits = Limits.of(config, warn=warn)
-    run = Run(config, folder, policy, task, problems, tested, optimizer, limits)
+    run = Run(config, folder, policy, task, problems, tested, make_optimizer(policy, config), limits)
     if plan is not None:
         run.planned_gib = planned_peak_gib(run, plan)
         if not plan.fits:
@@ -149,12 +153,12 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
 
 
 def planned_peak_gib(run: Run, plan: MemoryPlan) -> float:
-    """The plan's peak for what this run has to hold: its own longest prompt, and its rows."""
+    """The plan's peak for this run's own longest prompt and rows."""
     config, n = run.config, run.config.problems_per_step
     longest = sorted((*run.problems, *run.held_out), key=lambda problem: len(problem.question))[-CHECKED_PROBLEMS:]
     evaluated = len(run.held_out) * (config.evaluation.eval_samples + 1)
     learned = n * (config.group_size + config.explanation.explanations_per_problem)
-    scored = CHAINS * len(looked_at(config, run.problems))
+    scored = CHAINS * len(diagnosed(config, run.problems))
     own = plan.of_run(
         prompt_tokens=max(map(len, both_prompts(run, longest))),
         sampled_rows=max(n * config.group_size, evaluated),
@@ -182,8 +186,6 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
         Stopped: a stop was asked for in an evaluation on the way.
     """
     total = run.config.steps
-    # not the first step, which pays for what later ones find ready
-    profiled = min(run.step + 1, total - 1) if run.config.profile else None
     rows, stalled = run.folder.metrics.read(), False
     for row in rows:
         logs.step(row)  # what a logger has missed: it may be new to this run
@@ -192,13 +194,8 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
         while run.step < total and not stops.requested:
             if is_due(run):
                 with display.paused():
-                    enough = evaluate_on_the_way(run, console, stops)
-                logs.evaluation(run.step, load_evaluation(run, run.step))
-                if enough:
-                    return True
-            trace = run.folder.path / f"profile-{run.step + 1:06d}.json.gz"
-            with traced(trace) if run.step == profiled else contextlib.nullcontext():
-                metrics = take_step(run)
+                    logs.evaluation(run.step, evaluate_on_the_way(run, console, stops))
+            metrics = take_step(run)
             display.step(run.step, metrics)
             logs.step({"step": run.step, **metrics})
             rows.append(metrics)
@@ -211,13 +208,48 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
 
 
 def take_step(run: Run) -> dict[str, float]:
-    """One step: sample groups and chains, update on them, write down what happened."""
-    config, started, n_before = run.config, time.monotonic(), run.policy.n_sampled_tokens
+    """Sample groups and chains, update on them, and write down what happened."""
+    config, policy, n_before = run.config, run.policy, run.policy.n_sampled_tokens
+    started = time.monotonic()
     problems = draw(run.problems, config.problems_per_step, step=run.step, seed=config.seed)
     experience = sample_experience(run, problems)
-    groups, explanations = experience.groups, experience.explanations
     sampled = time.monotonic()
     rows = METHOD_ROWS[config.method](experience, config)
+    metrics = experience_metrics(run, experience)
+    scored = time.monotonic()
+    good = last_good(run, before=run.step + 1)
+    metrics |= learn(policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)
+    ended = time.monotonic()
+    metrics |= {
+        "num_tokens": float(policy.n_sampled_tokens - n_before),
+        "step_time": ended - started,
+        "time/sample_s": sampled - started,
+        "time/score_s": scored - sampled,
+        "time/update_s": ended - scored,
+        "sampling/tokens_per_s": (policy.n_sampled_tokens - n_before) / (sampled - started),
+        "peak_memory_gib": peak_memory_gib(),
+    }
+    if run.planned_gib is not None:
+        metrics["memory/planned_gib"] = run.planned_gib
+    if metrics["update/n_rows"]:
+        metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - scored)
+    run.step += 1
+    run.folder.samples.append(
+        sample_rows(experience.groups, experience.explanations, step=run.step, attempts=experience.attempts)
+    )
+    if experience.new_pairs:
+        run.folder.pairs.append(pair_rows(policy, experience.new_pairs, step=run.step))
+    run.folder.metrics.append([{"step": run.step, **metrics}])
+    return metrics
+
+
+def experience_metrics(run: Run, experience: Experience) -> dict[str, float]:
+    """Metrics of a step's samples, and every few steps of its chains.
+
+    Raises:
+        DivergedError: the policy's log-probabilities are not finite.
+    """
+    config, groups, explanations = run.config, experience.groups, experience.explanations
     metrics = (group_metrics(groups) if groups else {}) | experience.metrics
     if not math.isfinite(metrics.get("sampling/nll", 0.0)):
         raise DivergedError(
@@ -228,46 +260,12 @@ def take_step(run: Run) -> dict[str, float]:
         metrics |= explanation_metrics(explanations)
     if experience.attempts:
         metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
-    scaled = METHODS[config.method].scaled and config.chain_source != "none"
-    if scaled:
+    if METHODS[config.method].scaled and config.chain_source != "none":
         metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
-    diagnosed = bool(config.diagnostics_every) and run.step % config.diagnostics_every == 0
-    if diagnosed:
+    if config.diagnostics_every and run.step % config.diagnostics_every == 0:
         metrics |= run.limits.updating(
             lambda: diagnose(run.policy, groups, explanations, token_budget=run.limits.micro_batch_tokens)
         )
-    learning = time.monotonic()
-    good = last_good(run, before=run.step + 1)
-    metrics |= learn(
-        run.policy,
-        run.optimizer,
-        rows,
-        config,
-        step=run.step,
-        last_good=good,
-        limits=run.limits,
-        measure_share=scaled and diagnosed,
-    )
-    ended = time.monotonic()
-    n_sampled = run.policy.n_sampled_tokens - n_before
-    run.step += 1
-    metrics |= {
-        "num_tokens": float(n_sampled),
-        "step_time": ended - started,
-        "time/sample_s": sampled - started,
-        "time/score_s": learning - sampled,
-        "time/update_s": ended - learning,
-        "sampling/tokens_per_s": n_sampled / (sampled - started),
-        "peak_memory_gib": peak_memory_gib(),
-    }
-    if run.planned_gib is not None:
-        metrics["memory/planned_gib"] = run.planned_gib
-    if metrics["update/n_rows"]:
-        metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - learning)
-    run.folder.samples.append(sample_rows(groups, explanations, step=run.step, attempts=experience.attempts))
-    if experience.new_pairs:
-        run.folder.pairs.append(pair_rows(run.policy, experience.new_pairs, step=run.step))
-    run.folder.metrics.append([{"step": run.step, **metrics}])
     return metrics
 
 

@@ -241,12 +241,6 @@ CASES = [
             ("prompt, 2,000 tokens", prompt("1 " * 2_000 + "{question}"), 1, "No problem of"),
             ("prompt, 2 MB", prompt("1 " * 10**6 + "{question}"), 2, "is too long: at most 1,000,000 bytes are read"),
             ("long chain", data({**GOOD[0], "expert_chain": "1 " * 2_000}), 0, "1 expert chains are left out"),
-            (
-                "explanations longer than the context",
-                typed(*TRAIN, "--max-explanation-tokens", "3000"),
-                2,
-                "A completion of 3,000 tokens leaves no room for a question",
-            ),
             ("completions as long as the context", typed(*TRAIN, *FEW[:1], "1024"), 2, "leaves no room for a question"),
             *(
                 (

@@ -56,7 +56,7 @@ def write_evaluation(file: Path, n_correct: tuple[int, ...], n: int = 4, *, coun
             Sample(j < right, "equal" if j < right else "different", str(j < right), False, 9) for j in range(n)
         )
         measured.append(GradedProblem(Problem(f"held/{i}", "?", "True", i % 2 + 1), samples[0], samples))
-    values = evaluation_of(measured, (1, 4), 0.7).to_json()
+    values = evaluation_of(measured, 0.7).to_json()
     if not counts:
         del values["problems"]
     file.write_text(json.dumps(values))

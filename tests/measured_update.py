@@ -15,8 +15,7 @@ from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.settings.groups import OptimizerConfig
 from expo_lite.settings.train import TrainConfig, resolve
-from expo_lite.step.learn import learn
-from expo_lite.step.optimizer import make_optimizer
+from expo_lite.step.learn import learn, make_optimizer
 
 
 def resident(field: str) -> int:

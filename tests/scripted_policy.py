@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from expo_lite.grading import Grader
+from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.records import Completion, Explanation, FinishReason, Group, SampleRequest, SamplingParams
 from expo_lite.settings.groups import ExpoConfig, PolicyConfig
-from expo_lite.step.explain import best, judge_attempts
+from expo_lite.step import explain
 
 SKILLS = {"tiny": 0.5, "smollm2-135m": 0.2}
 """Chance of a right answer by model name; sums above 90 are never solved."""
@@ -25,10 +26,11 @@ GRADER = Grader()
 """One for all tests: its workers start once."""
 
 
-def judge(policy: Policy, attempts: Sequence[Group], config: ExpoConfig, **given: Any) -> list[Explanation]:
-    """The best attempt at each problem; all of them are derived again, unless `rederive` is given."""
-    options: dict[str, Any] = {"token_budget": 4096, "rederive": lambda chains: [True] * len(chains)} | given
-    return [best(candidates) for candidates in judge_attempts(policy, attempts, config, **options)]
+def judge(policy: Policy, attempts: Sequence[Group], config: ExpoConfig, task: Any = GRADER) -> list[Explanation]:
+    """The best attempt at each problem; `task` grades those that are derived again."""
+    params, limits = SamplingParams(1.0, 64), Limits(4096, sampling_rows=8)
+    judged = explain.judge(policy, task, attempts, config, params=params, limits=limits)
+    return [explain.best(candidates) for candidates in judged]
 
 
 class CharTokenizer:

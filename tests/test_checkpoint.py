@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes.optim import adamw
 from full_disk import largest_file, small_disk
 from safetensors.torch import load_file, save_file
 
 from expo_lite.errors import CheckpointError
 from expo_lite.run import checkpoint
 from expo_lite.run.folder import write_atomically
-from expo_lite.step.optimizer import optimizer_tensors, restore_optimizer
+from expo_lite.step.run import optimizer_tensors, restore_optimizer
 
 ADAPTER = "adapter_model.safetensors"
 FILES = (ADAPTER, "adapter_config.json", "optimizer.safetensors", "state.json")
@@ -240,20 +239,11 @@ def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write_atomically(tmp_path / "missing" / "x", "text")
 
 
-Maker = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
-EIGHT_BIT: Any = adamw.AdamW8bit  # half typed
-OPTIMIZERS: dict[str, Maker] = {
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1),
-    "adamw-8bit": lambda parameters: EIGHT_BIT(parameters, lr=0.01, weight_decay=0.1),
-}
-
-
-def model_and_optimizer(make: Maker) -> tuple[dict[str, torch.nn.Parameter], torch.optim.Optimizer]:
-    """Parameters small and large: bitsandbytes keeps 8-bit state from 4096 elements on."""
+def model_and_optimizer() -> tuple[dict[str, torch.nn.Parameter], torch.optim.Optimizer]:
     generator = torch.Generator().manual_seed(0)
     sizes = {"a": (8, 8), "b": (64, 128), "never used": (4,)}
     parameters = {name: torch.nn.Parameter(torch.randn(size, generator=generator)) for name, size in sizes.items()}
-    return parameters, make(list(parameters.values()))
+    return parameters, torch.optim.AdamW(parameters.values(), lr=0.01)
 
 
 def take_steps(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -264,9 +254,8 @@ def take_steps(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_goes_on_as_if_it_had_not_been_broken_off(name: str, tmp_path: Path) -> None:
-    unbroken, optimizer = model_and_optimizer(OPTIMIZERS[name])
+def test_an_optimizer_goes_on_as_if_it_had_not_been_broken_off(tmp_path: Path) -> None:
+    unbroken, optimizer = model_and_optimizer()
     take_steps(unbroken, optimizer, range(3))
     state = optimizer_tensors(optimizer, unbroken)
     assert {key.split("//")[0] for key in state} == {"a", "b"}
@@ -274,7 +263,7 @@ def test_an_optimizer_goes_on_as_if_it_had_not_been_broken_off(name: str, tmp_pa
     values = {key: value.detach().clone() for key, value in unbroken.items()}
     take_steps(unbroken, optimizer, range(3, 6))
 
-    resumed, fresh = model_and_optimizer(OPTIMIZERS[name])
+    resumed, fresh = model_and_optimizer()
     with torch.no_grad():
         for key, value in values.items():
             resumed[key].copy_(value)
@@ -285,7 +274,7 @@ def test_an_optimizer_goes_on_as_if_it_had_not_been_broken_off(name: str, tmp_pa
 
 
 def test_an_optimizer_state_of_other_parameters_is_refused(tmp_path: Path) -> None:
-    parameters, optimizer = model_and_optimizer(OPTIMIZERS["adamw"])
+    parameters, optimizer = model_and_optimizer()
     take_steps(parameters, optimizer, range(1))
     state = optimizer_tensors(optimizer, parameters)
     folder = checkpoint.save(tmp_path, 1, write_adapter=lambda _: None, optimizer=state, state={}, keep=1)

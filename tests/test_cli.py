@@ -218,10 +218,10 @@ def test_the_flags_people_type_most(trained: list[RunConfig]) -> None:
 @pytest.mark.parametrize("typed", [["1", "4", "16"], ["1,4,16"], ["1,", "4,", "16"], ["1,4", "16"]])
 def test_lists_with_spaces_or_commas(typed: list[str]) -> None:
     command = cli.parse(
-        ["train", "--k", *typed, "--explanation-filter", "verified,lift", "--fields", "level=A, B", "chain=C"]
+        ["train", "--levels", *typed, "--explanation-filter", "verified,lift", "--fields", "level=A, B", "chain=C"]
     )
     assert isinstance(command, Train)
-    assert command.settings.evaluation.k == (1, 4, 16)
+    assert command.settings.levels == (1, 4, 16)
     assert command.settings.explanation.explanation_filter == ("verified", "lift")
     assert command.settings.data.fields == ("level=A, B", "chain=C")
 

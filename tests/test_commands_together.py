@@ -25,7 +25,7 @@ def test_unsolved_then_train_then_eval_against_the_base(tmp_path: Path, capsys: 
     rows = [{**row, "level": ("harder", "hardest")[i % 2]} for i, row in enumerate(found)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["train", "--model", MODEL, "--task", f"jsonl:{file}", "--steps", "2", "--group-size", "4"]
-    words += ["--problems-per-step", "2", "--eval-problems", "1", "--eval-samples", "2", "--k", "1", "--levels"]
+    words += ["--problems-per-step", "2", "--eval-problems", "1", "--eval-samples", "2", "--levels"]
     assert run([*words, "hardest", "--output", str(trained)]) == 0
     metrics = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
     assert "reward/level/hardest" in metrics
@@ -38,7 +38,7 @@ def test_unsolved_then_train_then_eval_against_the_base(tmp_path: Path, capsys: 
     assert compared.rindex("harder") < compared.rindex("hardest")
 
     # task and model come from the run
-    assert run(["eval", str(trained), "--baseline", MODEL, "--samples", "4", "--k", "1,4"]) == 0
+    assert run(["eval", str(trained), "--baseline", MODEL, "--samples", "4"]) == 0
     output = trained / "evaluation" / "step-000002-jsonl-test-seed0"
     results = json.loads((output / "evaluation.json").read_text())
     held_out = results["evaluation"]["levels"][-1]["n_problems"]

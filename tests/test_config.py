@@ -26,6 +26,8 @@ from expo_lite.settings.plans import PlanConfig, ReplicateConfig, check_sweep
 from expo_lite.settings.schema import check_values, from_mapping, to_json, toml_values
 from expo_lite.settings.train import TrainConfig, check_of_use, resolve
 
+REFRESHED = ExpoConfig(explanation_refresh_steps=2)
+
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,13 +150,8 @@ def test_each_rule_of_training(name: str, value: Any, message: str) -> None:
             "kl_coef set, but only grpo, exp-grpo, gt-sft-grpo have the GRPO loss, not 'sft'.",
         ),
         (
-            TrainConfig(method="exp-dpo", dpo=DpoConfig(pairs="offline", pair_refresh_steps=2)),
-            "pair_refresh_steps is for pairs 'online'; pairs 'offline' are made once.",
-        ),
-        (
-            TrainConfig(method="exp-dpo", explanation=ExpoConfig(explanation_refresh_steps=0)),
-            "explanation_refresh_steps is not for method 'exp-dpo': pair_refresh_steps says when pairs, and so "
-            "explanations, are made anew.",
+            TrainConfig(method="exp-dpo", dpo=DpoConfig("offline"), explanation=REFRESHED),
+            "explanation_refresh_steps is not for pairs 'offline', which are made once.",
         ),
     ],
 )
@@ -205,8 +202,8 @@ def test_each_method_takes_its_own_settings() -> None:
     for method in explaining:
         check_of_use(TrainConfig(method=method, explanation=ExpoConfig(explanation_filter=("lift",))))
     check_of_use(TrainConfig(method="sft", explanation=ExpoConfig(explain="all-wrong")))
-    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig("offline", chosen="expert", dpo_sft_coef=1.0)))
-    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig(pair_refresh_steps=3, dpo_beta=0.5)))
+    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig("offline", chosen="expert")))
+    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig(dpo_beta=0.5), explanation=REFRESHED))
     resolve(TrainConfig(method="exp-dpo", loss=LossConfig(updates_per_batch=2)))
     resolve(TrainConfig(method="star", loss=LossConfig(updates_per_batch=2)))
 
@@ -215,7 +212,6 @@ def test_each_method_takes_its_own_settings() -> None:
     ("config", "message"),
     [
         (EvalConfig(target="tiny", samples=0), "samples must be greater than or equal to 1, not 0."),
-        (EvalConfig(target="tiny", samples=4, k=(8,)), "every k must be between 1 and samples (4), not 8."),
         (EvalConfig(target="tiny", split="dev"), "split must be 'train' or 'test', not 'dev'."),  # type: ignore[arg-type]
         (EvalConfig(target="tiny", bits=8), "bits must be 4 or 16, not 8."),  # type: ignore[arg-type]
         (DiagnoseConfig(max_completion_tokens=0), "max_completion_tokens must be"),
@@ -231,12 +227,6 @@ def test_each_rule_of_measuring(config: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_any(config)
     assert str(caught.value).startswith(message)
-
-
-def test_the_8_bit_optimiser_is_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "has_gpu", lambda: True)
-    config = TrainConfig()
-    resolve(replace(config, optimizer=replace(config.optimizer, optimizer="adamw-8bit")))
 
 
 @pytest.mark.parametrize(("gpu", "model"), [(False, "tiny"), (True, "qwen2.5-3b")])
@@ -277,7 +267,7 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
 
 CHANGED = [
     resolve(with_value(TrainConfig(levels=(4, 5), output=Path("x"), resume=True), "data", Path("some/folder"))),
-    EvalConfig(target="runs/x", task="math", k=(1, 2), bits=16, output=Path("y")),
+    EvalConfig(target="runs/x", task="math", bits=16, output=Path("y")),
     DiagnoseConfig(model="tiny", explanation_filter=("verified", "lift"), bits=4),
 ]
 
@@ -316,12 +306,12 @@ def test_a_value_of_another_type_is_refused(given: Any, message: str) -> None:
 
 
 def test_toml_fills_what_it_has(tmp_path: Path) -> None:
-    text = 'model = "tiny"\nlevels = [4, 5]\noutput = "~/x"\n[optimizer]\nlearning_rate = 1\n[evaluation]\nk = [1]\n'
+    text = 'model = "tiny"\nlevels = [4, 5]\noutput = "~/x"\noptimizer.learning_rate = 1\nevaluation.eval_every = 4\n'
     (tmp_path / "run.toml").write_text(text)
     config = read_toml(tmp_path / "run.toml")
     assert (config.model, config.levels, config.output) == ("tiny", (4, 5), Path.home() / "x")
     assert isinstance(config.optimizer.learning_rate, float)
-    assert config.evaluation == replace(TrainConfig().evaluation, k=(1,))
+    assert config.evaluation == replace(TrainConfig().evaluation, eval_every=4)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from smollm2 import gguf_file
 
 from expo_lite.commands.cli import run
 from expo_lite.measure.chains import ChainFigure, chain_figures
-from expo_lite.measure.levels import levels_of
+from expo_lite.measure.verdict import levels_of
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 
 P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))

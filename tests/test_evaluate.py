@@ -11,7 +11,7 @@ from scripted_policy import GRADER, ScriptedPolicy, install, write_problems
 from expo_lite.commands.eval import Eval
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.measure.evaluate import evaluate
-from expo_lite.measure.samples import SampleSpec, sample_wave
+from expo_lite.measure.samples import SampleFolder, SampleSpec, graded_problems
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.records import SamplingParams
@@ -72,7 +72,7 @@ def test_resumed_equals_unbroken(
         Eval(settings=EvalConfig(target="tiny", **settings)).run()
     n_rows = len(rows_of(broken))
     assert 0 < n_rows < len(rows_of(whole))
-    with (broken / "samples.jsonl").open("ab") as file:  # and a wave that was cut off in writing
+    with (broken / "samples.jsonl").open("ab") as file:  # and a problem that was cut off in writing
         following = (whole / "samples.jsonl").read_bytes().split(b"\n")[n_rows : n_rows + 2]
         file.write(following[0] + b"\n" + following[1][:20])
     policy.n_calls, policy.die_at = 0, None
@@ -83,15 +83,13 @@ def test_resumed_equals_unbroken(
     assert ours["evaluation"] == theirs["evaluation"]
 
 
-def test_a_finished_one_is_only_read_again_with_other_k(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
+def test_a_finished_one_is_only_read_again(policy: type[ScriptedPolicy], config: dict[str, Any]) -> None:
     Eval(settings=EvalConfig(target="tiny", **config)).run()
     before = (config["output"] / "samples.jsonl").read_bytes()
     policy.loaded.clear()
-    Eval(settings=EvalConfig(target="tiny", **config, resume=True, k=(2, 3))).run()
+    Eval(settings=EvalConfig(target="tiny", **config, resume=True)).run()
     assert policy.loaded == []
     assert (config["output"] / "samples.jsonl").read_bytes() == before
-    results = json.loads((config["output"] / "evaluation.json").read_text())
-    assert list(results["evaluation"]["levels"][0]["pass_at"]) == ["2", "3"]
 
 
 def test_nothing_is_overwritten_or_mixed(policy: type[ScriptedPolicy], config: dict[str, Any], tmp_path: Path) -> None:
@@ -158,7 +156,7 @@ def test_against_itself_nothing_differs(policy: type[ScriptedPolicy], config: di
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"samples": 0}, {"k": (8,)}, {"temperature": 0.0}, {"problems": 0}, {"sampling_rows": 0}, {"seed": -1}]
+    "wrong", [{"samples": 0}, {"temperature": 0.0}, {"problems": 0}, {"sampling_rows": 0}, {"seed": -1}]
 )
 def test_settings_out_of_range(policy: type[ScriptedPolicy], config: dict[str, Any], wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -173,7 +171,7 @@ def test_the_loop_and_the_command_give_the_same_figures(policy: type[ScriptedPol
         policy("tiny", PolicyConfig(), seed=0),  # type: ignore[arg-type]
         task,
         task.problems("train"),
-        HeldOutConfig(eval_samples=4, k=(1, 4)),
+        HeldOutConfig(eval_samples=4),
         max_completion_tokens=100,
         rows=1000,
         seed=0,
@@ -182,15 +180,17 @@ def test_the_loop_and_the_command_give_the_same_figures(policy: type[ScriptedPol
     assert Evaluation.from_json(written) == result
 
 
-def test_the_samples_of_a_problem_do_not_depend_on_its_company() -> None:
-    """On the tiny model: waves of one problem and waves of all give the same samples, longer waves more of them."""
+def test_the_samples_of_a_problem_do_not_depend_on_its_company(tmp_path: Path) -> None:
+    """On the tiny model: one problem at a time and all together give the same samples, more samples the same first."""
     policy = HfPolicy("tiny", PolicyConfig(), seed=0)
     task = load_task("hidden-rules", grader=GRADER)
     problems = tuple(task.problems("test", limit=2))
 
     def texts(order: tuple[Any, ...], n: int, rows: int) -> dict[tuple[str, str, int], str]:
         spec = SampleSpec(order, n, SamplingParams(0.7, 32, rows=rows), seed=3)
-        found = [row for wave in spec.waves() for row in sample_wave(policy, task, wave, spec, Limits(1_024, rows))]
+        folder = SampleFolder(tmp_path / str(len(list(tmp_path.iterdir()))), spec.settings())
+        graded_problems(spec, task, lambda: policy, limits=Limits(1_024, rows), folder=folder)
+        found = folder.samples.read()
         return {(row["kind"], row["problem_id"], row["sample"]): row["completion"] for row in found}
 
     together = texts(problems, 4, 256)

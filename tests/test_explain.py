@@ -10,13 +10,13 @@ from scripted_policy import judge
 
 from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader
+from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, SamplingParams, Verdict
 from expo_lite.settings.groups import ExplainWith, ExpoConfig, PolicyConfig
-from expo_lite.step.explain import answer_lifts
-from expo_lite.step.rollout import roll_out, with_wrong_answer
-from expo_lite.step.store import RefreshStore
+from expo_lite.step.explain import answer_lifts, roll_out, with_wrong_answer
+from expo_lite.step.run import RefreshStore
 from expo_lite.tasks import load_task
 
 BUDGET = 4096
@@ -73,7 +73,7 @@ def test_the_training_prompt_never_contains_the_answer(
     problem = one_problem_of(name, tmp_path, grader)
     task = load_task("hidden-rules", grader=grader)
     params = SamplingParams(1.0, 40)
-    attempts = roll_out(policy, task, to_explain=[problem], group_size=2, params=params, seed=0).attempts
+    attempts = roll_out(policy, task, to_explain=[problem], params=params, limits=Limits(BUDGET, 8), seed=0).attempts
     (explanation,) = judge(policy, attempts, ExpoConfig(explanation_filter=("none",)))
     assert explanation.accepted
     seen = policy.tokenizer.decode(explanation.completion.prompt_ids)
@@ -183,10 +183,10 @@ def test_what_the_explanation_prompt_shows(explain_with: ExplainWith, policy: Hf
             policy,
             task,
             to_explain=CONTROLS[:2],
-            group_size=1,
-            explain_with=explain_with,
+            explaining=ExpoConfig(explain_with=explain_with),
             others=CONTROLS,
             params=SamplingParams(1.0, 8),
+            limits=Limits(BUDGET, 8),
             seed=seed,
         )
         for seed in (3, 3, 4)

@@ -1,4 +1,4 @@
-"""What explanations have of their own: prompt, temperature and length, filters by the policy; every attempt is kept."""
+"""The settings of explanations: prompt, temperature, filters by the policy; every attempt is kept."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from scripted_policy import judge
 
 from expo_lite.commands.cli import run
@@ -22,10 +21,8 @@ from expo_lite.run.target import find_target
 from expo_lite.settings.groups import ExpoConfig, HeldOutConfig, PolicyConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.train import TrainConfig
-from expo_lite.step.explain import reliances
-from expo_lite.step.learn import gradient_share
-from expo_lite.step.rederive import judge_within, rederived
-from expo_lite.step.rollout import explanation_params, roll_out
+from expo_lite.step.explain import Rollout, rederived, reliances, roll_out
+from expo_lite.step.explain import judge as judge_all
 from expo_lite.tasks.hidden_rules import HiddenRules, read_question
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -60,20 +57,15 @@ def test_rederivation_refuses_a_bare_answer_and_keeps_steps(policy: HfPolicy) ->
     (problem,) = problems(5, 1)
     boxed = f"\\boxed{{{problem.answer}}}"
     pair = [(problem, own_chain(problem)), (problem, boxed)]
-    assert rederived(policy, HiddenRules(), pair, params=PLAIN) == [True, False]
+    assert rederived(policy, HiddenRules(), pair, params=PLAIN, limits=Limits(BUDGET, 8)) == [True, False]
     config = ExpoConfig(explanation_filter=("verified", "re-derivation"))
     attempts = [chain(problem, text, policy) for _, text in pair]
-    steps, bare = judge(
-        policy,
-        attempts,
-        config,
-        rederive=lambda chains: rederived(policy, HiddenRules(), chains, params=PLAIN),
-    )
+    steps, bare = judge(policy, attempts, config, HiddenRules())
     assert (steps.accepted, bare.accepted, bare.reason) == (True, False, "not_rederived")
 
 
 def test_rederivation_stays_in_the_context_and_no_chain_depends_on_another(policy: HfPolicy) -> None:
-    """What a completion may have is for the chain and what comes behind it."""
+    """The limit of a completion is for the chain and what comes after it."""
     (problem,) = problems(5, 1)
     asked: list[tuple[int, int]] = []
     sample = policy.sample
@@ -86,7 +78,7 @@ def test_rederivation_stays_in_the_context_and_no_chain_depends_on_another(polic
     watched: Any = SimpleNamespace(**vars(policy), sample=watching)
     texts = ["So \\boxed{1}", own_chain(problem), "word " * 11 + "\\boxed{1}", "word " * 90 + "\\boxed{1}"]
     before = policy.n_sampled_tokens
-    rederived(watched, HiddenRules(), [(problem, text) for text in texts], params=PLAIN)
+    rederived(watched, HiddenRules(), [(problem, text) for text in texts], params=PLAIN, limits=Limits(BUDGET, 8))
     assert policy.n_sampled_tokens > before
     assert len(asked) == 4
     assert all(limit >= 1 and (n + limit <= 64 or (n >= 64 and limit == 1)) for n, limit in asked)
@@ -111,42 +103,25 @@ def test_every_attempt_is_judged(policy: HfPolicy) -> None:
     right, wrong = (chain(problem, text, policy) for text in (own_chain(problem), "\\boxed{A=0}"))
     both = Group(problem, right.completions + wrong.completions, right.verdicts + wrong.verdicts)
     config = ExpoConfig(explanations_per_problem=2)
-    ((first, second),) = judge_within(
+    ((first, second),) = judge_all(
         policy, HiddenRules(), [both], config, params=PLAIN, limits=Limits(BUDGET, sampling_rows=1)
     )
     assert (first.accepted, second.accepted, second.reason) == (True, False, "different")
 
 
-def test_explanations_have_their_own_temperature_and_length(policy: HfPolicy) -> None:
-    config = ExpoConfig(explanation_temperature=0.01, max_explanation_tokens=3)
-    params = explanation_params(config, PLAIN)
-    assert params == dataclasses.replace(PLAIN, temperature=0.01, max_completion_tokens=3)
-    assert explanation_params(ExpoConfig(), PLAIN) == PLAIN
+def test_explanations_have_their_own_temperature(policy: HfPolicy) -> None:
+    """A call of their own leaves the groups as they are; at almost no temperature two explanations are alike."""
     some = problems(5, 2)
 
-    def lengths(groups: Sequence[Group]) -> list[int]:
-        return [len(completion.token_ids) for group in groups for completion in group.completions]
+    def roll(temperature: float | None) -> Rollout:
+        config = ExpoConfig(explanation_temperature=temperature, explanations_per_problem=2)
+        given: dict[str, Any] = {"problems": some, "to_explain": some, "group_size": 2, "params": PLAIN, "seed": 1}
+        return roll_out(policy, HiddenRules(), explaining=config, limits=Limits(BUDGET, 8), **given)
 
-    def roll(own: SamplingParams | None) -> tuple[list[int], list[int]]:
-        given = {"problems": some, "to_explain": some, "group_size": 2, "params": PLAIN, "seed": 1}
-        rolled = roll_out(policy, HiddenRules(), explanation_params=own, **given)  # type: ignore[arg-type]
-        return lengths(rolled.groups), lengths(rolled.attempts)
-
-    groups, attempts = roll(params)
-    assert attempts == [3, 3]
-    assert min(groups) > 3
-    assert roll(PLAIN) == roll(None)
-
-
-def test_the_share_of_a_gradient_by_hand() -> None:
-    """Supervised (3, 0) and (0, 4): norm 5; the rest (0, 0) and (12, 0): norm 12; 5 / 17."""
-    supervised = [torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])]
-    whole = [torch.tensor([3.0, 0.0]), torch.tensor([12.0, 4.0])]
-    assert gradient_share(whole, supervised) == {
-        "expo/sft_grad_norm": pytest.approx(5.0),
-        "expo/sft_grad_share": pytest.approx(5 / 17),
-    }
-    assert gradient_share(whole, []) == {}
+    cold, same = roll(0.01), roll(None)
+    assert cold.groups == same.groups
+    assert all(first.text == second.text for first, second in (a.completions for a in cold.attempts))
+    assert cold.attempts != same.attempts == roll(PLAIN.temperature).attempts
 
 
 def test_a_run_keeps_all_attempts_and_measuring_changes_nothing(tmp_path: Path) -> None:
@@ -174,7 +149,6 @@ def test_a_run_keeps_all_attempts_and_measuring_changes_nothing(tmp_path: Path) 
     for step, row in enumerate(metrics, 1):
         own = [a["accepted"] for a in attempts if a["step"] == step]
         assert row["expo/attempt_accept_rate"] == pytest.approx(sum(own) / 6)
-        assert 0 < row["expo/sft_grad_share"] <= 1
     assert [row["expo/sft_coef"] for row in metrics] == pytest.approx([0.04, 0.02])  # 0.04 * (1 - step / 2)
     adapters = [next(folder.glob("checkpoints/step-000002/adapter_model.safetensors")) for folder in (measured, plain)]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three steps at a rate at which they show."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = ["train", "--model", "tiny", "--steps", "3", "--learning-rate", "0.01", "--eval-problems", "2"]
-    assert cli.run([*words, "--eval-samples", "2", "--k", "1", "--output", str(folder)]) == 0
+    assert cli.run([*words, "--eval-samples", "2", "--output", str(folder)]) == 0
     return folder
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from expo_lite.commands.cli import run
-from expo_lite.measure import first_look
+from expo_lite.measure import diagnose
 from expo_lite.measure.diagnose import Diagnosis, Subject, measure
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 def test_the_verdict_on_the_run_s_own_levels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(first_look, "LONG", 2)  # or the test would take a minute
+    monkeypatch.setattr(diagnose, "LONG", 2)  # or the test would take a minute
     asked: list[Subject] = []
 
     def measuring(subject: Subject, *more: Any) -> Diagnosis:
         asked.append(subject)
         return measure(subject, *more)
 
-    monkeypatch.setattr(first_look, "measure", measuring)
+    monkeypatch.setattr(diagnose, "measure", measuring)
     words = ["train", "--model", "tiny", "--levels", "1", "5", "--eval-problems", "0", "--group-size", "4"]
     words += ["--problems-per-step", "2", "--diagnostics-every", "0", "--max-completion-tokens", "48"]
     looked = [

@@ -26,9 +26,7 @@ from expo_lite.policy.hf import HfPolicy
 from expo_lite.settings.groups import LossConfig, OptimizerConfig, RolloutConfig
 from expo_lite.settings.machine import Sampler
 from expo_lite.settings.train import TrainConfig, resolve
-from expo_lite.step import learn as learning
-from expo_lite.step.learn import learn
-from expo_lite.step.optimizer import make_optimizer
+from expo_lite.step.learn import learn, make_optimizer
 from expo_lite.step.run import Run
 
 SETTINGS: dict[str, Any] = {
@@ -244,25 +242,6 @@ def test_a_row_that_does_not_fit_leaves_the_adapter_alone(policy: HfPolicy, monk
     with pytest.raises(ModelError, match="or take a smaller model"):
         learn(policy, make_optimizer(policy, config), rows(), config, step=0, last_good="none")
     assert all(torch.equal(before[name], p) for name, p in policy.parameters().items())
-
-
-def test_a_share_that_is_measured_without_room_is_measured_again(
-    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = resolve(TrainConfig(model="tiny"))
-    RunsOut(monkeypatch, learning, "gradient_share", at=(2,))
-    said: list[str] = []
-    before = {name: p.detach().clone() for name, p in policy.parameters().items()}
-    found, some = [], [*rows(), replace(rows()[0], advantage=0.0, weight=0.0, sft_weight=0.1)]
-    for _ in range(2):
-        limits = Limits(4096, 8, warn=said.append)
-        optimizer = make_optimizer(policy, config)
-        found.append(learn(policy, optimizer, some, config, step=0, last_good="", limits=limits, measure_share=True))
-        policy._write(before)
-    assert 0 < found[0]["expo/sft_grad_share"] < 1
-    assert found[0] == found[1]
-    assert len(said) == 1
-    assert said[0].endswith("again with micro-batches of 2048 tokens")
 
 
 @pytest.fixture

@@ -17,12 +17,9 @@ from expo_lite.policy.scoring import score_rows
 from expo_lite.settings.groups import LossConfig, OptimizerConfig, PolicyConfig
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 from expo_lite.step import learn as module
-from expo_lite.step.learn import accumulate, corrects, learn
-from expo_lite.step.optimizer import learning_rate, make_optimizer
+from expo_lite.step.learn import accumulate, corrects, learn, learning_rate, make_optimizer
 
-CONFIG = resolve(
-    TrainConfig(model="tiny", steps=10, optimizer=OptimizerConfig(warmup_steps=0, learning_rate=0.01, weight_decay=0.1))
-)
+CONFIG = resolve(TrainConfig(model="tiny", steps=10, optimizer=OptimizerConfig(warmup_steps=0, learning_rate=0.01)))
 
 
 class CountingPolicy(HfPolicy):
@@ -83,12 +80,12 @@ def test_learning_rates_by_hand() -> None:
 def test_the_optimizer_sees_the_adapter_and_nothing_else(policy: CountingPolicy) -> None:
     (group,) = make_optimizer(policy, CONFIG).param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in policy.parameters().values()}
-    assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
+    assert (group["lr"], group["weight_decay"]) == (0.01, 0.0)
 
 
 @pytest.mark.parametrize("n", [0, 3])
 def test_rows_without_a_gradient_cost_nothing(n: int, policy: CountingPolicy) -> None:
-    """No forward pass, no backward pass, no step: weight decay would move the adapter."""
+    """No forward pass, no backward pass, no step."""
     optimizer, before = make_optimizer(policy, CONFIG), adapter(policy)
     metrics = update(policy, rows(n, advantage=0.0, sft_weight=0.0), optimizer=optimizer)
     assert policy.n_scored == 0
@@ -147,13 +144,11 @@ def test_padding_changes_nothing(policy: CountingPolicy) -> None:
     torch.testing.assert_close(alone[0], beside[0])
 
 
-def test_an_update_by_hand(policy: CountingPolicy) -> None:
+def test_an_update_by_hand(policy: CountingPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two updates on one batch are two steps of AdamW, the second against the first one's log-probabilities."""
     batch = micro_batches(rows(), token_budget=100_000, pad_id=policy.pad_id, packed=policy.packs)[0]
-    config = dataclasses.replace(
-        CONFIG, loss=LossConfig(updates_per_batch=2, clip_low=0.01, clip_high=0.02),
-        optimizer=dataclasses.replace(CONFIG.optimizer, max_grad_norm=0.05),
-    )  # fmt: skip
+    monkeypatch.setattr(module, "MAX_GRAD_NORM", 0.05)
+    config = with_loss(updates_per_batch=2, clip_low=0.01, clip_high=0.02)
     other = CountingPolicy("tiny", CONFIG.policy, seed=0)
     _copy(policy, other)
     optimizer, old_N = make_optimizer(other, config), None
@@ -263,36 +258,27 @@ def test_an_fp16_model_gets_the_gradient_of_the_fp32_one(monkeypatch: pytest.Mon
     """Tokens weigh 1e-6 of the loss, as in a batch of 128 long completions: fp16 itself holds nothing below 6e-8."""
     sixteen = dataclasses.replace(CONFIG.policy, bits=16)
     exact = shaken(HfPolicy("tiny", sixteen, seed=0), 0.02, seed=1, only_b=True)
-    light = rows(weight=1e-6, sft_weight=0.0)
-    assert module.loss_scale(light, CONFIG) == 2**19  # 1.4 times 1e-6 is the heaviest, and 2**19 times that 0.73
+    half, light = in_fp16(monkeypatch), rows(weight=1e-6, sft_weight=0.0)
+    assert (exact.scaler.is_enabled(), half.scaler.is_enabled()) == (False, True)
+    config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, learning_rate=1e-30))
+    found = [update(policy, light, config)["grad_norm"] for policy in (exact, half)]
+    assert found[1] == pytest.approx(found[0], rel=0.01)
+    half.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    assert update(half, light, config)["grad_norm"] < 0.9 * found[0]
+
+
+def test_a_scale_that_overflows_costs_a_step_and_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     half = in_fp16(monkeypatch)
-    assert (exact.underflows, half.underflows) == (False, True)
-    found = {}
-    for name, policy in (("exact", exact), ("half", half), ("unscaled", half)):
-        if name == "unscaled":
-            monkeypatch.setattr(policy, "underflows", False)
-        config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, learning_rate=1e-30))
-        found[name] = update(policy, light, config)["grad_norm"]
-    assert found["half"] == pytest.approx(found["exact"], rel=0.01)
-    assert found["unscaled"] < 0.9 * found["exact"]
-
-
-def test_a_scale_that_overflows_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
-    half = in_fp16(monkeypatch)
-    light = rows(weight=1e-6, sft_weight=0.0)
-    expected = update(half, light)["grad_norm"]
-    half = in_fp16(monkeypatch)
-    monkeypatch.setattr(module, "loss_scale", lambda rows, config: 2.0**40)
-    tried: list[float] = []
-    real = module.accumulate
-
-    def noted(*args: Any, scale: float) -> Any:
-        tried.append(scale)
-        return real(*args, scale=scale)
-
-    monkeypatch.setattr(module, "accumulate", noted)
-    assert update(half, light)["grad_norm"] == pytest.approx(expected, rel=0.01)
-    assert tried == [2.0**40, 2.0**32]
+    half.scaler = torch.amp.GradScaler("cpu", 2.0**40, backoff_factor=2.0**-8)
+    light, before = rows(weight=1e-6, sft_weight=0.0), adapter(half)
+    skipped = update(half, light)
+    assert (skipped["grad_norm"], skipped["update/loss_scale"]) == (0.0, 2.0**32)
+    assert same(before, adapter(half))
+    assert update(half, light)["grad_norm"] > 0
+    assert not same(before, adapter(half))
+    half.scaler = torch.amp.GradScaler("cpu", 1.0)  # nothing left to lower
+    with pytest.raises(DivergedError):
+        update(half, rows(3, advantage=float("inf")))
 
 
 def in_batches(policy: HfPolicy, learned: Sequence[Row]) -> list[MicroBatch]:

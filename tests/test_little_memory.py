@@ -18,7 +18,7 @@ sys.exit(cli.run(sys.argv[2:]))
 """
 FEW = ["--levels", "5", "--problems", "8"]
 COMMANDS = {
-    "train": ["train", "--model", "tiny", "--steps", "2", "--eval-problems", "4", "--eval-samples", "4", "--k", "1"],
+    "train": ["train", "--model", "tiny", "--steps", "2", "--eval-problems", "4", "--eval-samples", "4"],
     "eval": ["eval", "tiny", "--samples", "8", *FEW],
     "diagnose": ["diagnose", "--model", "tiny", *FEW],
 }

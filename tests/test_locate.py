@@ -118,7 +118,6 @@ def test_settled_settings_are_the_given_ones_where_given(run: Path) -> None:
         levels=(1,),
         max_completion_tokens=9,
         bits=16,
-        k=(2,),
         output=run / "x",
     )
     located = find_target(str(run), bits=16)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 
 TRAIN = "train --model tiny --group-size 2 --problems-per-step 2 --max-completion-tokens 24 --diagnostics-every 0 "
 TRAIN += "--save-every 2"
-EVAL = "--eval-problems 1 --eval-samples 2 --k 1,2"
+EVAL = "--eval-problems 1 --eval-samples 2"
 EVERY_2 = ("--eval-every", "2")
 WANDB_BLOCK, WANDB_HEADER = 32_768, 7
 Curves = dict[str, list[tuple[int, float]]]

@@ -26,8 +26,7 @@ from expo_lite.policy.decoder import SlotCache
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.settings.groups import LossConfig, PolicyConfig
 from expo_lite.settings.train import TrainConfig, resolve
-from expo_lite.step.learn import learn
-from expo_lite.step.optimizer import make_optimizer
+from expo_lite.step.learn import learn, make_optimizer
 
 CONFIGS: dict[str, dict[str, Any]] = json.loads(ALIASES_FILE.read_text())
 SMALL = Shape(
@@ -166,7 +165,7 @@ def test_the_cache_of_the_sampler_is_planned_to_the_byte(turned: bool) -> None:
     assert tracker.peak == pytest.approx(memory.cache_bytes(shape, workload, 16) - shorter, rel=0.001)
 
 
-def peak_of_an_update(*, diagnosed: bool, from_adapter: bool) -> int:
+def peak_of_an_update(*, from_adapter: bool) -> int:
     """Of two short rows and a large adapter of the built-in model."""
     config = resolve(
         TrainConfig(model="tiny", policy=PolicyConfig(lora_rank=512, lora_alpha=512), loss=LossConfig(kl_coef=0.04))
@@ -184,23 +183,20 @@ def peak_of_an_update(*, diagnosed: bool, from_adapter: bool) -> int:
     tracker.count([*policy._peft.parameters(), *policy._peft.buffers(), *(policy._kept or {}).values()])
     tracker.count([value for state in optimizer.state.values() for value in state.values()])
     with tracker:
-        learn(policy, optimizer, rows, config, step=1, last_good="", limits=limits, measure_share=diagnosed)
+        learn(policy, optimizer, rows, config, step=1, last_good="", limits=limits)
     return tracker.peak
 
 
-def test_a_measured_share_and_a_reference_are_planned() -> None:
-    """Each is one more copy of the adapter at the worst moment."""
-    plain = peak_of_an_update(diagnosed=False, from_adapter=False)
-    shape = find_shape("tiny")
-    for diagnosed, from_adapter in ((True, False), (False, True), (True, True)):
-        more = peak_of_an_update(diagnosed=diagnosed, from_adapter=from_adapter) - plain
-        workload = Workload(kind="cpu", lora_rank=512)
-        then, now = (
-            {phase.name: phase.peak for phase in phases(shape, each, 1000, 8)}
-            for each in (workload, replace(workload, diagnosed=diagnosed, from_adapter=from_adapter))
-        )
-        assert now["update"] - then["update"] == pytest.approx(more, rel=0.02)
-        assert all(now[name] >= then[name] for name in then)
+def test_a_reference_is_planned() -> None:
+    """It is one more copy of the adapter at the worst moment."""
+    more = peak_of_an_update(from_adapter=True) - peak_of_an_update(from_adapter=False)
+    shape, workload = find_shape("tiny"), Workload(kind="cpu", lora_rank=512)
+    then, now = (
+        {phase.name: phase.peak for phase in phases(shape, each, 1000, 8)}
+        for each in (workload, replace(workload, from_adapter=True))
+    )
+    assert now["update"] - then["update"] == pytest.approx(more, rel=0.02)
+    assert all(now[name] >= then[name] for name in then)
 
 
 def test_the_plan_chooses_what_fits_and_no_more() -> None:
@@ -278,10 +274,6 @@ def test_more_of_anything_never_needs_less() -> None:
         more = make_plan(shape, replace(workload, **change), 12 * GIB, micro_batch_tokens=4096, sampling_rows=32)
         assert more.peak > plan.peak
         assert all(now.peak >= then.peak for now, then in zip(more.phases, plan.phases, strict=True))
-    lean = make_plan(
-        shape, replace(workload, optimizer="adamw-8bit"), 12 * GIB, micro_batch_tokens=4096, sampling_rows=32
-    )
-    assert lean.peak < plan.peak
 
 
 @pytest.mark.parametrize("truth", [0, 1, 5, 8, 9, 40, 41, 100, 300])
@@ -316,7 +308,7 @@ def test_a_real_step_s_resident_memory(pytestconfig: pytest.Config) -> None:
 def test_a_longer_run_on_a_cpu_peaks_within_a_tenth_of_its_plan(tmp_path: Path) -> None:
     """A short one is in test_watch.py."""
     words = ["train", "--model", "tiny", "--steps", "20", "--explain", "all", "--explanation-filter", "none"]
-    words += ["--eval-problems", "4", "--eval-samples", "4", "--k", "1", "--output", str(tmp_path / "run")]
+    words += ["--eval-problems", "4", "--eval-samples", "4", "--output", str(tmp_path / "run")]
     subprocess.run([sys.executable, "-m", "expo_lite", *words], check=True, capture_output=True)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])

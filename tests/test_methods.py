@@ -39,12 +39,8 @@ def test_grpo_rows_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dead", [WRONG, RIGHT])
-def test_kl_on_dead_groups_is_a_choice(dead: Group) -> None:
-    paying = grpo_rows(Experience((MIXED, dead), (), 0.0), with_loss(kl_coef=0.1))
-    assert all(row.has_gradient for row in paying)
-    spared = grpo_rows(Experience((MIXED, dead), (), 0.0), with_loss(kl_coef=0.1, kl_on_dead_groups=False))
-    assert [row.has_gradient for row in spared] == [True, True, False, False]
-    assert spared[0] == paying[0]
+def test_dead_groups_pay_the_kl(dead: Group) -> None:
+    assert all(row.has_gradient for row in grpo_rows(Experience((MIXED, dead), (), 0.0), with_loss(kl_coef=0.1)))
 
 
 def test_an_all_right_group_is_not_an_all_wrong_one() -> None:
@@ -98,10 +94,8 @@ PAIR = Pair(Problem("p", "q", "1"), (1, 2), (3, 4), (5, 6, 7), -4.0, -3.0)
 
 
 def test_dpo_rows_by_hand() -> None:
-    config = dataclasses.replace(CONFIG, dpo=DpoConfig(dpo_beta=0.5, dpo_sft_coef=0.2))
+    config = dataclasses.replace(CONFIG, dpo=DpoConfig(dpo_beta=0.5))
     rows = dpo_rows(Experience((), (), 0.0, (PAIR, PAIR)), config)
-    # the SFT term adds 0.2 / 2 pairs / 2 tokens
-    assert [row.sft_weight for row in rows] == pytest.approx([0.05, 0, 0.05, 0])
     assert [row.side for row in rows[:2]] == [Side(0, True, -4.0, 0.5), Side(0, False, -3.0, 0.5)]
     assert [row.side.pair for row in rows if row.side] == [0, 0, 1, 1]
     assert [row.completion_ids for row in rows] == [(3, 4), (5, 6, 7)] * 2

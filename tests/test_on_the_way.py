@@ -1,4 +1,4 @@
-"""Evaluations during training: they change nothing, the best checkpoint is kept, and training may end early."""
+"""Evaluations during training: they change nothing, the best checkpoint is kept."""
 
 import io
 import json
@@ -12,7 +12,7 @@ import pytest
 from made_run import write_evaluation
 
 from expo_lite.commands import cli
-from expo_lite.measure.on_the_way import evaluate_on_the_way, keep_best_of_all
+from expo_lite.measure.evaluate import evaluate_on_the_way, keep_best_of_all
 from expo_lite.run.folder import RunFolder
 from expo_lite.run.progress import StopRequests
 from expo_lite.run.target import find_target
@@ -21,7 +21,7 @@ from expo_lite.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-SHORT = "--group-size 2 --problems-per-step 2 --max-completion-tokens 32 --diagnostics-every 0 --eval-samples 2 --k 1"
+SHORT = "--group-size 2 --problems-per-step 2 --max-completion-tokens 32 --diagnostics-every 0 --eval-samples 2"
 
 
 def train(folder: Path, words: str) -> None:
@@ -44,23 +44,10 @@ def test_measuring_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "measured" / "checkpoints" / "step-000002").is_dir()  # saved, so that it could be kept
 
 
-def test_a_run_that_only_gets_worse_ends_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """At this rate the first step breaks the model."""
-    words = "--steps 9 --learning-rate 0.5 --warmup-steps 0 --levels 1 --eval-problems 4 --eval-every 1"
-    train(tmp_path / "run", f"{words} --stop-after-worse 2")
-    out = capsys.readouterr().out
-    assert "2 evaluations in a row were not better than the best: training ends here" in out
-    assert "No evaluation was better than the one before training." in out
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
-    assert not (tmp_path / "run" / "checkpoints" / "best").exists()
-    train(tmp_path / "run", f"{words} --stop-after-worse 2 --resume")  # it stays where it ended
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
-
-
 def test_the_best_checkpoint_is_kept_while_newer_ones_come_and_go(tmp_path: Path) -> None:
     train(tmp_path / "run", "--steps 4 --eval-problems 0 --save-every 1")
     folder = RunFolder(tmp_path / "run")
-    evaluation = HeldOutConfig(eval_every=1, stop_after_worse=2)
+    evaluation = HeldOutConfig(eval_every=1)
     run: Any = SimpleNamespace(
         folder=folder, step=3, held_out=[1], config=SimpleNamespace(evaluation=evaluation, steps=9)
     )
@@ -68,7 +55,7 @@ def test_the_best_checkpoint_is_kept_while_newer_ones_come_and_go(tmp_path: Path
     console, stops = Terminal(file=said, width=100), StopRequests(Terminal(quiet=True))
     for step, n_correct in ((0, (1, 1)), (3, (3, 2)), (4, (1, 2)), (5, (3, 2))):
         write_evaluation(folder.evaluation_file(step), n_correct)
-    assert not evaluate_on_the_way(run, console, stops)
+    evaluate_on_the_way(run, console, stops)
     assert "step 3: pass@1 of all held-out problems 62.5% (the best so far)" in said.getvalue()  # 5 of 8
     kept = tmp_path / "run" / "checkpoints" / "best"
     assert json.loads((kept / "best.json").read_text()) == {"step": 3, "figure": 0.625}
@@ -77,10 +64,10 @@ def test_the_best_checkpoint_is_kept_while_newer_ones_come_and_go(tmp_path: Path
     assert (target.run, target.label) == (tmp_path / "run", "run-best")
 
     run.step = 4
-    assert not evaluate_on_the_way(run, console, stops)
+    evaluate_on_the_way(run, console, stops)
     assert "step 4: pass@1 of all held-out problems 37.5% (best: 62.5% at step 3)" in said.getvalue()
     run.step = 5
-    assert evaluate_on_the_way(run, console, stops)  # as good is not better: the second in a row
+    evaluate_on_the_way(run, console, stops)  # as good is not better
     keep_best_of_all(run, console)
     assert "(step 3, 62.5%)" in said.getvalue()
     assert json.loads((kept / "best.json").read_text())["step"] == 3
@@ -106,6 +93,5 @@ def test_a_run_in_another_thread_has_no_signals() -> None:
 
 
 def test_what_needs_what(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--stop-after-worse", "2"], ["--eval-every", "5", "--eval-problems", "0"]):
-        assert cli.run(["train", "--model", "tiny", *words]) == 2
-        assert "stop_after_worse needs --eval-every" in capsys.readouterr().err
+    assert cli.run(["train", "--model", "tiny", "--eval-every", "5", "--eval-problems", "0"]) == 2
+    assert "eval_every needs --eval-problems" in capsys.readouterr().err

@@ -17,9 +17,8 @@ from expo_lite.prompts import EXPLANATION_PROMPT, QUESTION_PROMPT, encode_explan
 from expo_lite.records import Completion, FinishReason, Group, Problem, Verdict
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.train import TrainConfig, resolve
-from expo_lite.step.learn import learn
+from expo_lite.step.learn import learn, make_optimizer
 from expo_lite.step.methods import METHOD_ROWS, Chain, Experience
-from expo_lite.step.optimizer import make_optimizer
 from expo_lite.tasks import hidden_rules
 
 FILE = Path(__file__).parent.parent / "examples" / "exp_grpo_in_one_file.py"

@@ -66,7 +66,7 @@ def test_training_from_python_is_quiet_and_says_what_happened(
 ) -> None:
     from expo_lite import Grader, HeldOutConfig, PolicyConfig, TrainConfig, evaluate, load_policy, load_task, train
 
-    held_out = HeldOutConfig(eval_problems=2, eval_samples=2, k=(1, 2))
+    held_out = HeldOutConfig(eval_problems=2, eval_samples=2)
     result = train(TrainConfig(model="tiny", steps=2, group_size=2, output=tmp_path / "run", evaluation=held_out))
     assert (result.steps, result.finished, result.folder) == (2, True, tmp_path / "run")
     assert result.before is not None

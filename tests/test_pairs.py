@@ -21,16 +21,13 @@ from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
 from expo_lite.run.folder import RunFolder
-from expo_lite.settings.groups import DpoConfig, HeldOutConfig, PolicyConfig, RolloutConfig
+from expo_lite.settings.groups import DpoConfig, ExpoConfig, HeldOutConfig, PolicyConfig, RolloutConfig
 from expo_lite.settings.metrics import TIMES
 from expo_lite.settings.train import TrainConfig, resolve
-from expo_lite.step.experience import sample_experience
-from expo_lite.step.learn import accumulate
-from expo_lite.step.methods import Experience, dpo_rows
-from expo_lite.step.optimizer import make_optimizer
+from expo_lite.step.learn import accumulate, make_optimizer
+from expo_lite.step.methods import Experience, dpo_rows, sample_experience
 from expo_lite.step.pairs import make_pairs, pair_rows
-from expo_lite.step.run import Run
-from expo_lite.step.store import RefreshStore
+from expo_lite.step.run import RefreshStore, Run
 from expo_lite.tasks import load_task
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -155,13 +152,17 @@ def test_the_store_ages_forgets_and_survives_json() -> None:
         once.load_json([{"made": 1, "record": {"chosen": 3}}])
 
 
+def refreshed(pairs: str, steps: int) -> ExpoConfig:
+    return ExpoConfig(explanation_refresh_steps=None if pairs == "offline" else steps)
+
+
 @pytest.mark.parametrize("chosen", ["explanation", "expert"])
 @pytest.mark.parametrize("pairs", ["offline", "online"])
 def test_online_pairs_come_from_the_updated_policy(
     pairs: Literal["offline", "online"], chosen: Literal["explanation", "expert"], policy: HfPolicy, grader: Grader
 ) -> None:
-    dpo = DpoConfig(pairs, chosen=chosen) if pairs == "offline" else DpoConfig(pairs, 1, chosen)
-    config = resolve(TrainConfig(model="tiny", method="exp-dpo", group_size=2, dpo=dpo))
+    dpo, kept = DpoConfig(pairs, chosen=chosen), refreshed(pairs, 1)
+    config = resolve(TrainConfig(model="tiny", method="exp-dpo", group_size=2, dpo=dpo, explanation=kept))
     task = load_task("hidden-rules", grader=grader)
     problems = task.problems("train", levels=(5,), limit=8)
 
@@ -206,7 +207,8 @@ def run(folder: Path, steps: int, pairs: Literal["offline", "online"], *, resume
                 resume=resume,
                 save_every=10,
                 sampling=RolloutConfig(max_completion_tokens=120),
-                dpo=DpoConfig(pairs="offline") if pairs == "offline" else DpoConfig(pair_refresh_steps=3),
+                dpo=DpoConfig(pairs),
+                explanation=refreshed(pairs, 3),
                 evaluation=HeldOutConfig(eval_problems=0),
             )
         )

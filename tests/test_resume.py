@@ -22,7 +22,7 @@ from expo_lite.settings.metrics import TIMES
 STEPS = 6
 WORDS = (
     f"train --model tiny --levels 1 2 --train-problems 3 --steps {STEPS} --save-every 2 --group-size 3"
-    " --problems-per-step 2 --max-completion-tokens 40 --eval-problems 1 --eval-samples 2 --k 1"
+    " --problems-per-step 2 --max-completion-tokens 40 --eval-problems 1 --eval-samples 2"
     " --explain all --explanation-filter none --explanation-refresh-steps 3 --exp-sft-schedule linear"
     " --lr-schedule cosine --warmup-steps 1 --updates-per-batch 2 --kl-coef 0.01 --diagnostics-every 3"
 ).split()

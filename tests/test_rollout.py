@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from expo_lite.memory.limits import Limits
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams, Verdict
-from expo_lite.step.rollout import draw, grade_groups, roll_out, stream_seed
+from expo_lite.settings.groups import ExpoConfig
+from expo_lite.step.explain import roll_out
+from expo_lite.step.rollout import draw, grade_groups, stream_seed
 
 PROBLEMS = [Problem(f"p{i}", f"Question {i}?", str(i)) for i in range(5)]
 PARAMS = SamplingParams(1.0, 10)
+TWO_EACH = ExpoConfig(explanations_per_problem=2)
 
 
 class Tokenizer:
@@ -52,12 +56,12 @@ class Task:
 
 
 def roll(policy: Echo, **kwargs: Any) -> Any:
-    return roll_out(policy, Task(), params=PARAMS, seed=7, **kwargs)  # type: ignore[arg-type]
+    return roll_out(policy, Task(), params=PARAMS, limits=Limits(1024, PARAMS.rows), seed=7, **kwargs)  # type: ignore[arg-type]
 
 
 def test_groups_and_attempts_are_sampled_together_and_keep_their_problems() -> None:
     policy = Echo()
-    rolled = roll(policy, problems=PROBLEMS, to_explain=PROBLEMS[3:1:-1], group_size=3, n_explanations=2)
+    rolled = roll(policy, problems=PROBLEMS, to_explain=PROBLEMS[3:1:-1], group_size=3, explaining=TWO_EACH)
     ((requests, seed),) = policy.calls  # one call: both kinds share batches
     assert seed == 7
     assert [request.n_completions for request in requests] == [3] * 5 + [2] * 2

@@ -19,8 +19,7 @@ from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
 from expo_lite.settings.groups import OptimizerConfig, PolicyConfig
 from expo_lite.settings.train import TrainConfig, resolve
-from expo_lite.step.learn import learn, logp_difference
-from expo_lite.step.optimizer import make_optimizer
+from expo_lite.step.learn import learn, logp_difference, make_optimizer
 
 PROBLEMS = [Problem("1", "3 + 4", "7"), Problem("2", "12 + 7 - 3 + 40 - 2 + 88 - 15 + 4 - 31", "100")]
 

@@ -41,7 +41,6 @@ diagnostics_every = 0
 [common.evaluation]
 eval_problems = 2
 eval_samples = 4
-k = [4]
 [runs.grpo-hard]
 method = "grpo"
 [runs.exp-grpo-hard]
@@ -189,21 +188,21 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
         TrainConfig(
             model="tiny",
             output=tmp_path / "run",
-            evaluation=HeldOutConfig(eval_problems=1, eval_samples=1, k=(1,)),
+            evaluation=HeldOutConfig(eval_problems=1, eval_samples=1),
             sampling=RolloutConfig(max_completion_tokens=16),
         )
     )
     planned, _ = limits.fitted(config)
-    used: list[RunConfig] = []
+    used: list[int] = []
 
-    def evaluate_held_out(policy: Any, task: Any, problems: Any, config: RunConfig) -> Evaluation:
-        used.append(config)
+    def evaluate(policy: Any, *_: Any, limits: Any, **__: Any) -> Evaluation:
+        used.append(limits.sampling_rows)
         assert policy._sampler == "native"
         return Evaluation((), 0.7)
 
-    monkeypatch.setattr("expo_lite.measure.held_out.evaluate_held_out", evaluate_held_out)
+    monkeypatch.setattr("expo_lite.measure.evaluate.evaluate", evaluate)
     evaluate_base(config, tmp_path / "base.json")
-    assert used == [planned]
+    assert used == [planned.sampling.sampling_rows]
     assert planned.policy.sampler == "native"
 
 
@@ -325,7 +324,7 @@ steps = 2
 group_size = 2
 problems_per_step = 2
 diagnostics_every = 0
-evaluation = { eval_problems = 2, eval_samples = 2, k = [1] }
+evaluation = { eval_problems = 2, eval_samples = 2 }
 [grid.explanation]
 exp_sft_coef = [0.0, 0.04]
 """

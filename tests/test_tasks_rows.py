@@ -85,7 +85,7 @@ def test_what_is_no_row_is_named(rows: list[object], message: str) -> None:
 
 def test_a_run_on_rows_with_a_judge(tmp_path: Path) -> None:
     task = task_from_rows(ROWS, test_rows=ROWS[:2], correct=lambda _, text: len(text) % 2 == 0, name="even-lengths")
-    held_out = HeldOutConfig(eval_problems=1, eval_samples=1, k=(1,))
+    held_out = HeldOutConfig(eval_problems=1, eval_samples=1)
     config = TrainConfig(model="tiny", steps=1, group_size=2, output=tmp_path / "run", evaluation=held_out)
     result = train(config, task=task)
     assert result.finished

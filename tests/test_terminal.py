@@ -139,7 +139,7 @@ def test_one_console_in_one_place() -> None:
         ["train", f"--{HOSTILE}"],
         ["train", "--method", HOSTILE],
         ["train", "--steps", HOSTILE],
-        ["train", "--k", HOSTILE],
+        ["train", "--levels", HOSTILE],
         ["eval"],
     ],
 )
@@ -208,7 +208,7 @@ def test_a_walk_through_the_commands(
         "--problems-per-step",
         "2",
     ]
-    train += [*few, "--eval-problems", "2", "--eval-samples", "1", "--k", "1"]
+    train += [*few, "--eval-problems", "2", "--eval-samples", "1"]
     lines = [
         [*train, "--output", f"{run}1"],
         [*train, "--output", f"{run}2", "--seed", "1"],

@@ -1,24 +1,50 @@
 """Yes or no from figures: every rule by itself, their order, and the closing line."""
 
-import dataclasses
+from typing import Any
 
 import pytest
 
-from expo_lite.measure.verdict import FEW, Facts, LevelVerdict, closing_line, judge_level
+from expo_lite.measure.verdict import FEW, LevelDiagnosis, LevelVerdict, closing_line, judge_level
 from expo_lite.results.statistics import Estimate
 
-GOOD = Facts(
-    n_problems=32,
-    right=0.0,
-    accepted=0.9,
-    misled_right=0.0,
-    valid=0.95,
-    rederived=1.0,
-    lift=20.0,
-    own_lift=-5.0,
-    nll=Estimate(0.2, 0.1, 0.3),
-    expert_nll=Estimate(0.7, 0.6, 0.8),
-)
+GOOD: dict[str, Any] = {
+    "n_problems": 32,
+    "reward": 0.0,
+    "accepted": 0.9,
+    "truncated": 0.0,
+    "misled": 0.0,
+    "valid": 0.95,
+    "rederived": 1.0,
+    "lift": 20.0,
+    "own_lift": -5.0,
+    "nll": Estimate(0.2, 0.1, 0.3),
+    "expert_nll": Estimate(0.7, 0.6, 0.8),
+}
+
+
+def level(**changes: Any) -> LevelDiagnosis:
+    facts = GOOD | changes
+
+    def point(name: str) -> Estimate | None:
+        return None if facts[name] is None else Estimate(facts[name], facts[name], facts[name])
+
+    nothing = Estimate(0.0, 0.0, 0.0)
+    return LevelDiagnosis(
+        "5",
+        facts["n_problems"],
+        reward=point("reward") or nothing,
+        all_wrong=nothing,
+        truncated=nothing,
+        accepted=point("accepted") or nothing,
+        nll={"explanation": facts["nll"], "expert": facts["expert_nll"]},
+        lift={"explanation": point("lift"), "own": point("own_lift")},
+        nll_ratio=None,
+        right={"wrong-answer": point("misled")},
+        valid={"explanation": point("valid")},
+        reliance={},
+        rederived=point("rederived"),
+        explanations_truncated=point("truncated"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -26,24 +52,24 @@ GOOD = Facts(
     [
         ({}, "yes", "90% accepted"),
         ({"n_problems": FEW - 1}, "undecided", "too few"),
-        ({"right": 0.9}, "solved", "90% of its own"),
-        ({"right": 0.89}, "yes", "90% accepted"),
+        ({"reward": 0.9}, "solved", "90% of its own"),
+        ({"reward": 0.89}, "yes", "90% accepted"),
         ({"accepted": 0.05}, "no", "only 5% of explanations are accepted"),
         ({"accepted": 0.05, "truncated": 0.6}, "no", "60% of explanations are cut off"),
-        ({"misled_right": 0.45}, "no", "the prompt helps, not the answer"),  # half of 0.9
-        ({"misled_right": 0.44}, "yes", ""),
+        ({"misled": 0.45}, "no", "the prompt helps, not the answer"),  # half of 0.9
+        ({"misled": 0.44}, "yes", ""),
         ({"valid": 0.3}, "no", "only 30% of those accepted have right steps"),
         ({"valid": 0.95, "rederived": 0.1}, "yes", ""),  # where steps are checked, the checker decides
         ({"valid": None, "rederived": 0.1}, "no", "from only 10%"),
         ({"lift": -5.0}, "no", "no positive signal"),
         ({"nll": Estimate(0.9, 0.81, 1.0)}, "no", "expert chains are more probable"),
         ({"nll": Estimate(0.9, 0.79, 1.0)}, "yes", ""),  # intervals meet
-        ({"expert_nll": None, "misled_right": None, "valid": None, "rederived": None}, "yes", ""),
-        ({"accepted": 0.05, "valid": 0.0, "misled_right": 0.5}, "no", "only 5% of explanations"),  # the first rule
+        ({"expert_nll": None, "misled": None, "valid": None, "rederived": None}, "yes", ""),
+        ({"accepted": 0.05, "valid": 0.0, "misled": 0.5}, "no", "only 5% of explanations"),  # the first rule
     ],
 )
 def test_the_rules(change: dict[str, object], outcome: str, says: str) -> None:
-    judged = judge_level(dataclasses.replace(GOOD, **change))  # type: ignore[arg-type]
+    judged = judge_level(level(**change))
     assert judged.outcome == outcome
     assert says in judged.why
     assert bool(judged.attempt) is (outcome != "yes")

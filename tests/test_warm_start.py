@@ -18,7 +18,7 @@ from expo_lite.settings.groups import HeldOutConfig, LossConfig, OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-HELD_OUT = HeldOutConfig(eval_problems=2, eval_samples=2, k=(1,))
+HELD_OUT = HeldOutConfig(eval_problems=2, eval_samples=2)
 ROWS = [Row((1, 5, 9), (7, 8)), Row((4, 4), (30, 31, 32))]
 
 

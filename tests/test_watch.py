@@ -164,7 +164,7 @@ def on_a_terminal(words: Sequence[str], columns: int, resize_to: int | None = No
 def test_train_is_never_silent_fits_the_terminal_and_its_memory_is_as_planned(tmp_path: Path) -> None:
     """Every problem explained and every chain taken, so that updates are as large as planned."""
     words = "train --model tiny --steps 3 --explain all --explanation-filter none --eval-problems 4 --eval-samples 4"
-    text, silence = on_a_terminal([*words.split(), "--k", "1", "4", "--output", str(tmp_path / "run")], 80)
+    text, silence = on_a_terminal([*words.split(), "--output", str(tmp_path / "run")], 80)
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     assert silence < SILENCE_S * max(load, 1.0)  # on a busy machine everything takes longer
     plain = ESCAPES.sub("", text).replace("\r", "\n")

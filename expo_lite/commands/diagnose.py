@@ -33,7 +33,7 @@ from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
-    from expo_lite.measure.levels import LevelDiagnosis
+    from expo_lite.measure.verdict import LevelDiagnosis
 
 
 NOT_REPEATED = ("model", "task", "problems", "output", "resume")

@@ -98,7 +98,7 @@ def show_results(
     from expo_lite.results.paired import pair
     from expo_lite.results.tables import evaluation_tables, pairing_tables
 
-    evaluations = [evaluation_of(each, config.ks, config.temperature) for each in graded]
+    evaluations = [evaluation_of(each, config.temperature) for each in graded]
     pairing = None
     if config.baseline:
         ours, theirs = (evaluation.problems for evaluation in evaluations)
@@ -132,7 +132,6 @@ def settled(config: EvalConfig, target: Target) -> EvalConfig:
         data=run.data if run and own_task and config.data == TaskOptions() else config.data,
         max_completion_tokens=config.max_completion_tokens or target.max_completion_tokens,
         bits=target.policy.bits,
-        k=config.ks,
     )
 
 
@@ -147,7 +146,7 @@ def output_folder(config: EvalConfig, target: Target) -> Path:
 
 
 def sample_settings(config: EvalConfig, target: Target, samples: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the samples depend on; k is not one of them."""
+    """Return the settings that the samples depend on."""
     return {**target.identity(), "task": config.task, "split": config.split, **samples}
 
 

@@ -101,11 +101,9 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
         kind=kind,
         bits=config.bits,
         lora_rank=config.lora_rank,
-        optimizer=config.optimizer,
         group_size=config.group_size,
         prompt_tokens=config.prompt_tokens,
         completion_tokens=config.max_completion_tokens or find_model(model).max_completion_tokens,
-        diagnosed=True,  # as a run is by default
     )
     total = memory_gib * GIB
     plan = plan_for(

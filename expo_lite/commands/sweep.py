@@ -80,8 +80,8 @@ def start_process(threads: int) -> None:
 
 def evaluate_base(config: RunConfig, file: Path) -> None:
     """Evaluate as the loop does before its first step, with the sampler and the rows that fit."""
-    from expo_lite.measure.held_out import evaluate_held_out, held_out
-    from expo_lite.memory.limits import fitted
+    from expo_lite.measure.evaluate import evaluate, held_out
+    from expo_lite.memory.limits import Limits, fitted
     from expo_lite.policy.factory import load_policy
 
     config, _ = fitted(config)
@@ -89,7 +89,8 @@ def evaluate_base(config: RunConfig, file: Path) -> None:
         task = load_task(config.task, grader=grader, options=config.data)
         policy = load_policy(config.model, config.policy, seed=config.seed, adapter=starting_adapter(config))
         problems = held_out(task, config, policy, read_prompts(*config.prompt_files))
-        result = evaluate_held_out(policy, task, problems, config)
+        tokens, limits = config.sampling.max_completion_tokens, Limits.of(config)
+        result = evaluate(policy, task, problems, config.evaluation, max_completion_tokens=tokens, limits=limits)
     write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
 
 

@@ -31,7 +31,7 @@ from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
 from expo_lite.settings.schema import check_rules, check_values
 from expo_lite.settings.train import check_filters
-from expo_lite.step.rollout import with_wrong_answer
+from expo_lite.step.explain import with_wrong_answer
 from expo_lite.tasks import Task
 
 TESTED = ((1, 15), (1, 16))
@@ -310,7 +310,7 @@ def _check(settings: ExpoConfig) -> None:
     check_filters(settings.explanation_filter)
     usual = ExpoConfig()
     own = ("explanation_refresh_steps", "explanations_per_problem", "explanation_temperature",
-           "max_explanation_tokens", "explanation_prompt")  # fmt: skip
+           "explanation_prompt")  # fmt: skip
     changed = [name for name in own if getattr(settings, name) != getattr(usual, name)]
     allowed = FILTERS if settings.explain_with == "answer" else (*FILTERS, "none")
     foreign = [name for name in settings.explanation_filter if name not in allowed]

@@ -1,4 +1,4 @@
-"""What single chains measure: how probable they are under the plain prompt, and of what use for the answer.
+"""Figures of single chains: how probable they are under the plain prompt, and how useful for the answer.
 
 Own chains, explanations and expert chains are compared on the same problems: negative log-likelihood a token (nats),
 and the answer lift log pi(a*|q, c) - log pi(a*|q).
@@ -6,8 +6,8 @@ and the answer lift log pi(a*|q, c) - log pi(a*|q).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
+from expo_lite.measure.verdict import CONTROL, KINDS, REFUSED
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
@@ -16,11 +16,6 @@ from expo_lite.records import Explanation, Group, Problem
 from expo_lite.run.metrics import mean
 from expo_lite.step.explain import answer_lifts, encode_target
 
-KINDS = ("own", "explanation", "expert")
-REFUSED, UNFILTERED = "refused", "unfiltered"
-"""Explanations that were not accepted; and with them all that were written, as the paper's lemma has them."""
-CONTROL: Final = "wrong-answer"
-"""Chains that were written with another problem's answer shown, all of them, whatever they end with."""
 LIFT_NAMES = {"own": "expo/answer_lift_own", "explanation": "expo/answer_lift", "expert": "expo/answer_lift_expert"}
 
 

@@ -1,9 +1,11 @@
-"""Whether explanations are good positives: probable under the plain prompt, and of use for the answer.
+"""Diagnosis: are explanations good positives, probable under the plain prompt and of use for the answer?
 
-The loop logs means; a `Diagnosis` gives each level its intervals over problems.
+Of a run or model by the command `diagnose`, and of a long run before its first step. The loop logs means; a `Diagnosis`
+gives each level its intervals over problems.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,31 +13,43 @@ from typing import Any
 
 from rich.console import Console
 
-from expo_lite.measure.chains import CONTROL, KINDS, ChainFigure, chain_figures, with_reliance
-from expo_lite.measure.explaining import sample_attempts
-from expo_lite.measure.levels import Checks, LevelDiagnosis, levels_of, verdicts_of
-from expo_lite.measure.verdict import LevelVerdict, closing_line
+from expo_lite.measure.chains import ChainFigure, chain_figures, with_reliance
+from expo_lite.measure.verdict import (
+    CONTROL,
+    KINDS,
+    Checks,
+    LevelDiagnosis,
+    LevelVerdict,
+    closing_line,
+    levels_of,
+    verdicts_of,
+)
 from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits, fitted_policy
 from expo_lite.policy.base import Policy, listening
 from expo_lite.policy.factory import load_policy
-from expo_lite.records import ALL, Explanation, Group, Problem, SamplingParams
+from expo_lite.records import ALL, Explanation, Group, Level, Problem, SamplingParams
 from expo_lite.run.folder import JsonLines, make_folder, provenance, write_atomically
 from expo_lite.run.metrics import sample_rows
-from expo_lite.run.progress import completion_bar, working
+from expo_lite.run.progress import StopRequests, completion_bar, working
 from expo_lite.run.target import Target, params_of
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
-from expo_lite.step.explain import best
-from expo_lite.step.rederive import judge_within, rederived_within
-from expo_lite.step.rollout import Rollout, explanation_params, roll_out, stream_seed
+from expo_lite.settings.train import RunConfig
+from expo_lite.step.explain import Rollout, best, judge, rederived, roll_out
+from expo_lite.step.rollout import stream_seed
+from expo_lite.step.run import Run
 from expo_lite.tasks import Task
 from expo_lite.tasks.base import ChecksSteps
-from expo_lite.terminal import Terminal, warning
+from expo_lite.terminal import Terminal, say, warning
 
 RESULTS = "diagnosis.json"
 SAMPLES = "samples.jsonl"
+LONG = 50
+"""Steps from which on a run is diagnosed first: a shorter one shows as soon itself."""
+CHAINS = len((*KINDS, CONTROL))
+"""Chains that are scored of each problem: its own, an explanation, an expert's, and one of a wrong answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,40 @@ class Diagnosis:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is diagnosed, and with what."""
+
+    policy: Policy
+    task: Task
+    problems: Sequence[Problem]
+    config: DiagnoseConfig
+    explaining: ExpoConfig
+    """How explanations are sampled and judged: one a problem."""
+    limits: Limits
+    params: SamplingParams
+
+    def roll_out(self, stream: str, problems: Sequence[Problem], explaining: ExpoConfig) -> Rollout:
+        """Sample groups of these problems, and an explanation of every problem."""
+        return roll_out(
+            self.policy,
+            self.task,
+            problems=problems,
+            to_explain=self.problems,
+            group_size=self.config.group_size,
+            explaining=explaining,
+            others=self.problems,
+            params=self.params,
+            limits=self.limits,
+            seed=stream_seed(self.config.seed, stream),
+        )
+
+    def judge(self, attempts: Sequence[Group], explaining: ExpoConfig) -> list[Explanation]:
+        """The explanation of each problem."""
+        judged = judge(self.policy, self.task, attempts, explaining, params=self.params, limits=self.limits)
+        return [best(candidates) for candidates in judged]
+
+
 def diagnose_target(
     target: Target,
     task: Task,
@@ -96,56 +144,61 @@ def diagnose_target(
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is diagnosed, and with what."""
+def diagnose_first(run: Run, console: Console, stops: StopRequests) -> None:
+    """Print and keep the verdict, once in a long run whose method learns from explanations.
 
-    policy: Policy
-    task: Task
-    problems: Sequence[Problem]
-    config: DiagnoseConfig
-    explaining: ExpoConfig
-    """How explanations are sampled and judged: one a problem."""
-    limits: Limits
-    params: SamplingParams
+    Raises:
+        Stopped: a stop was asked for; the resumed run begins with the diagnosis again.
+    """
+    config, file = run.config, run.folder.path / RESULTS
+    problems = diagnosed(config, run.problems)
+    if not problems or run.step or file.exists():
+        return
+    explaining = replace(config.explanation, explanations_per_problem=1)
+    settings = DiagnoseConfig(group_size=config.group_size, seed=config.seed)
+    say(console, f"diagnosing {len(problems)} of the problems to train on ...")
+    subject = Subject(run.policy, run.task, problems, settings, explaining, run.limits, run.params)
+    diagnosis = measure(subject, console, stops.before)
+    kept = diagnosis.to_json()
+    for line in (*diagnosis.in_words(), kept["verdict"]):
+        say(console, line)
+    write_atomically(file, json.dumps(kept, indent=2) + "\n")
+
+
+def diagnosed(config: RunConfig, problems: Sequence[Problem]) -> list[Problem]:
+    """The first few problems of each level that `diagnose_first` takes; none if the run is too short."""
+    if config.steps < LONG or config.chain_source != "explanation":
+        return []
+    seen: Counter[Level | None] = Counter()
+    taken = []
+    for problem in problems:
+        seen[problem.level] += 1
+        if seen[problem.level] <= config.diagnose_first:
+            taken.append(problem)
+    return taken
 
 
 def measure(
     subject: Subject, console: Console, watched: Callable[[Callable[[int], None]], Callable[[int], None]] = lambda f: f
 ) -> Diagnosis:
-    """Everything that a diagnosis measures, on these problems.
+    """Sample, judge and score everything that a diagnosis needs, on these problems.
 
     What counts the completions that end is wrapped by `watched`, which may raise, to stop.
     """
-    policy, config = subject.policy, subject.config
-
-    def sample() -> Rollout:
-        params = replace(subject.params, rows=subject.limits.sampling_rows)
-        return roll_out(
-            policy,
-            subject.task,
-            problems=subject.problems,
-            to_explain=subject.problems,
-            group_size=config.group_size,
-            explain_with=subject.explaining.explain_with,
-            others=subject.problems,
-            params=params,
-            explanation_params=explanation_params(subject.explaining, params),
-            seed=stream_seed(config.seed, "diagnose"),
-        )
-
-    n_completions = len(subject.problems) * (config.group_size + 1)
-    with completion_bar(console, "sampling", n_completions) as bar, listening(policy, watched(bar.ended)):
-        rolled = subject.limits.sampling(sample)
+    n_completions = len(subject.problems) * (subject.config.group_size + 1)
+    with (
+        completion_bar(console, "sampling", n_completions) as bar,
+        listening(subject.policy, watched(bar.ended)),
+    ):
+        rolled = subject.roll_out("diagnose", subject.problems, subject.explaining)
     with working(console, "scoring chains"):
         return _measured(subject, rolled)
 
 
 def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
     """The figures of what has been sampled."""
-    policy, task, limits, params = subject.policy, subject.task, subject.limits, subject.params
-    judged = judge_within(policy, task, rolled.attempts, subject.explaining, params=params, limits=limits)
-    explanations = [best(candidates) for candidates in judged]
+    policy, task, limits = subject.policy, subject.task, subject.limits
+    explanations = subject.judge(rolled.attempts, subject.explaining)
     controls = _controls(subject)
 
     def scored() -> list[ChainFigure]:
@@ -155,7 +208,7 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
 
     figures = limits.updating(scored)
     accepted = [(e.problem, e.completion.text) for e in explanations if e.accepted]
-    again = rederived_within(policy, task, accepted, params=params, limits=limits)
+    again = rederived(policy, task, accepted, params=subject.params, limits=limits)
     checks = Checks(
         right={
             "own": {g.problem.problem_id: g.verdicts[0].correct for g in rolled.groups},
@@ -170,25 +223,11 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
 
 
 def _controls(subject: Subject) -> list[Explanation]:
-    """An explanation of each problem that was shown another one's answer; none where there is no other answer."""
-    config = subject.config
+    """An explanation of each problem that was shown another one's answer; empty if there is no other answer."""
     if subject.explaining.explain_with != "answer" or len({problem.answer for problem in subject.problems}) < 2:
         return []
-    attempts = sample_attempts(
-        subject.policy,
-        subject.task,
-        subject.problems,
-        config,
-        explanation_params(subject.explaining, subject.params),
-        subject.limits,
-        explain_with=CONTROL,
-        stream="control",
-    )
-    as_they_are = ExpoConfig(explanation_filter=("none",), explain_with=CONTROL)
-    judged = judge_within(
-        subject.policy, subject.task, attempts, as_they_are, params=subject.params, limits=subject.limits
-    )
-    return [best(candidates) for candidates in judged]
+    as_they_are = replace(subject.explaining, explanation_filter=("none",), explain_with=CONTROL)
+    return subject.judge(subject.roll_out("control", (), as_they_are).attempts, as_they_are)
 
 
 def _valid(task: Task, figures: Sequence[ChainFigure]) -> dict[str, dict[str, bool]]:

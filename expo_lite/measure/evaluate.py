@@ -1,16 +1,30 @@
-"""Evaluation: greedy accuracy, avg@n, unbiased pass@k and maj@k by level and subject, with intervals."""
+"""Evaluations: greedy accuracy, avg@n, pass@k and maj@k by level and subject, and those of a run, each made once.
 
+The best of a run's checkpoints is kept under its own name.
+"""
+
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
+from expo_lite.errors import CheckpointError
 from expo_lite.measure.samples import SampleFolder, SampleSpec, graded_problems
+from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits
 from expo_lite.memory.plan import MOST_MICRO_BATCH_TOKENS
-from expo_lite.policy.base import Policy
-from expo_lite.records import Problem, SamplingParams
+from expo_lite.policy.base import Policy, listening
+from expo_lite.records import ALL, Problem, Prompts, SamplingParams
 from expo_lite.results.figures import Evaluation, evaluation_of
+from expo_lite.run.checkpoint import BEST, keep_best
+from expo_lite.run.folder import write_atomically
+from expo_lite.run.progress import StopRequests, completion_bar
 from expo_lite.settings.groups import HeldOutConfig
-from expo_lite.tasks import Task
+from expo_lite.settings.train import RunConfig
+from expo_lite.step.run import Run
+from expo_lite.tasks import Task, problems_of
+from expo_lite.terminal import say
 
 _DEFAULT = HeldOutConfig()
 
@@ -36,22 +50,132 @@ def evaluate(
         policy: what is measured.
         task: what grades.
         problems: what it is measured on.
-        config: how many samples, at which temperature, and which k.
+        config: how many samples, and at which temperature.
         max_completion_tokens: the longest completion, in tokens.
-        rows: completions that are written together where there is a folder.
+        rows: completions that are decoded at the same time.
         seed: of the samples.
-        limits: how many completions are decoded at the same time; default: `rows`.
-        folder: keeps the samples while they come; an evaluation that was broken off goes on there.
+        limits: in place of `rows`, if memory may run out.
+        folder: keeps the samples while they come; an evaluation that was broken off continues there.
         advance: told how many completions have been made, each time that some have.
 
     Raises:
         ExpoLiteError: memory runs out, or the folder cannot be written or holds samples of other settings.
     """
-    params = SamplingParams(config.eval_temperature, max_completion_tokens, config.eval_top_p, rows)
+    limits = limits or Limits(MOST_MICRO_BATCH_TOKENS, rows)
+    params = SamplingParams(config.eval_temperature, max_completion_tokens, rows=limits.sampling_rows)
     spec = SampleSpec(tuple(problems), config.eval_samples, params, seed)
     kept = SampleFolder(folder, spec.settings()) if folder else None
     if kept:
         kept.check(resume=True)
-    limits = limits or Limits(MOST_MICRO_BATCH_TOKENS, rows)
     graded = graded_problems(spec, task, lambda: policy, limits=limits, folder=kept, advance=advance)
-    return evaluation_of(graded, config.k, config.eval_temperature)
+    return evaluation_of(graded, config.eval_temperature)
+
+
+def held_out(
+    task: Task, config: RunConfig, policy: Policy, prompts: Prompts, warn: Callable[[str], None] = lambda line: None
+) -> list[Problem]:
+    """The held-out problems of all levels that fit the model's context, the same for every seed."""
+    n, tokens = config.evaluation.eval_problems, config.sampling.max_completion_tokens
+    said = warn if n != _DEFAULT.eval_problems else lambda line: None  # the default asks for what there is
+    problems = problems_of(task, "test", levels=(), limit=n, seed=0, warn=said, prompts=prompts) if n else []
+    return fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
+
+
+def evaluate_once(run: Run, console: Console, stops: StopRequests) -> Evaluation | None:
+    """The evaluation after the steps done: read if it has been made, else made; None if switched off.
+
+    Raises:
+        Stopped: a stop was asked for; what has been sampled is kept.
+    """
+    done, config, problems = load_evaluation(run, run.step), run.config, run.held_out
+    if done is not None or not problems:
+        return done
+    say(console, f"evaluating on {len(problems)} held-out problem{'s' * (len(problems) > 1)} ...")
+    file = run.folder.evaluation_file(run.step)
+    total = len(problems) * (config.evaluation.eval_samples + 1)
+    with completion_bar(console, "evaluating", total) as bar, listening(run.policy, bar.ended):
+        result = evaluate(
+            run.policy,
+            run.task,
+            problems,
+            config.evaluation,
+            max_completion_tokens=config.sampling.max_completion_tokens,
+            limits=run.limits,
+            folder=file.with_suffix(""),
+            advance=stops.before(bar),
+        )
+    write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
+    return result
+
+
+def load_evaluation(run: Run, step: int) -> Evaluation | None:
+    """The evaluation after `step` steps if it has been made.
+
+    Raises:
+        CheckpointError: its file is damaged.
+    """
+    file = run.folder.evaluation_file(step)
+    try:
+        return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"The evaluation in '{file}' is damaged. Remove the file, and go on with --resume."
+        ) from error
+
+
+def is_due(run: Run) -> bool:
+    """Whether to evaluate between two steps; before the first and after the last one it is done anyway."""
+    every = run.config.evaluation.eval_every
+    return bool(every) and 0 < run.step < run.config.steps and run.step % every == 0
+
+
+def evaluate_on_the_way(run: Run, console: Console, stops: StopRequests) -> Evaluation | None:
+    """Evaluate at this step, whose checkpoint must be there, and keep the checkpoint if it is the best.
+
+    Raises:
+        Stopped: a stop was asked for; what has been sampled is kept.
+    """
+    evaluation = evaluate_once(run, console, stops)
+    if evaluation is None:
+        return None
+    name, value = figure(evaluation)
+    found, best = _figures(run)
+    if best == run.step:
+        _keep(run, value)
+        compared = "the best so far"
+    else:
+        compared = f"best: {found[best]:.1%} {f'at step {best}' if best else 'before training'}"
+    say(console, f"step {run.step}: {name} {value:.1%} ({compared})")
+    return evaluation
+
+
+def keep_best_of_all(run: Run, console: Console) -> None:
+    """After the last evaluation: keep the last checkpoint if it is the best, and say which one is."""
+    if not run.config.evaluation.eval_every or load_evaluation(run, run.step) is None:
+        return
+    found, best = _figures(run)
+    if best == 0:
+        say(console, "No evaluation was better than the one before training.")
+        return
+    if best == run.step:
+        _keep(run, found[best])
+    say(console, f"best checkpoint: {run.folder.checkpoints / BEST} (step {best}, {found[best]:.1%})")
+
+
+def figure(evaluation: Evaluation) -> tuple[str, float]:
+    """The figure that checkpoints are compared by: pass@1 of all problems."""
+    row = evaluation.levels[-1]
+    return f"pass@1 of {'all held-out problems' if row.level == ALL else 'held-out problems'}", row.pass_at[1].value
+
+
+def _figures(run: Run) -> tuple[dict[int, float], int]:
+    """The figure at each step up to this one that has been measured, and the first step that has the best."""
+    every = run.config.evaluation.eval_every
+    steps = {0, *range(every, run.step + 1, every), run.step}
+    found = {s: figure(e)[1] for s in sorted(steps) if (e := load_evaluation(run, s)) is not None}
+    return found, max(found, key=lambda step: (found[step], -step))
+
+
+def _keep(run: Run, value: float) -> None:
+    best = keep_best(run.folder.checkpoints, run.step)
+    write_atomically(best / "best.json", json.dumps({"step": run.step, "figure": value}) + "\n")

@@ -1,43 +1,32 @@
-"""Graded completions of many problems, wave by wave into a file; stopped at any moment, sampling goes on exactly.
+"""Graded completions of many problems, kept in a folder while they come.
 
-A wave is as many problems as are decoded together; its rows are written in one go when it is graded. Each problem has
-random numbers of its own, and the waves are the same whenever they are made, so that an evaluation that was broken off
-and resumed has the same samples, to the byte, as one that was not.
+Each problem has its own random numbers: an evaluation that was broken off and resumed has the same samples as one that
+was not.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.prompts import encode_question
-from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams
+from expo_lite.records import FinishReason, Group, Problem, SampleRequest, SamplingParams
 from expo_lite.results.figures import GradedProblem, Sample
 from expo_lite.run.folder import JsonLines, check_new, is_new, make_folder, provenance, write_atomically
-from expo_lite.step.rollout import grade_groups, stream_seed
+from expo_lite.step.rollout import grade_groups, sample, stream_seed
 from expo_lite.tasks import Task
 
 SAMPLES = "samples.jsonl"
 CONFIG = "config.json"
 
-
-@dataclass(frozen=True, slots=True)
-class Wave:
-    """Problems whose completions are decoded together."""
-
-    kind: Literal["greedy", "sample"]
-    problems: tuple[Problem, ...]
-    n_completions: int
-
-    def keys(self) -> list[tuple[str, str, int]]:
-        """What tells each row of this wave from all others, in the order of the file."""
-        return [(self.kind, p.problem_id, i) for p in self.problems for i in range(self.n_completions)]
+SampleRow = dict[str, Any]
+"""A line of samples.jsonl: one graded completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +40,11 @@ class SampleSpec:
     greedy: bool = True
     """Whether each problem also gets one greedy completion."""
 
-    def waves(self) -> list[Wave]:
-        """All waves in order; greedy ones first."""
-        found = []
-        kinds: tuple[tuple[Literal["greedy", "sample"], int], ...] = (("greedy", 1), ("sample", self.n_samples))
-        for kind, n in kinds if self.greedy else kinds[1:]:
-            size = max(self.params.rows // n, 1)
-            found += [Wave(kind, self.problems[i : i + size], n) for i in range(0, len(self.problems), size)]
-        return found
+    @property
+    def kinds(self) -> dict[str, tuple[int, SamplingParams]]:
+        """Completions a problem and how they are sampled, by kind; greedy ones first."""
+        sampled = {"sample": (self.n_samples, self.params)}
+        return {"greedy": (1, replace(self.params, temperature=0.0, top_p=1.0))} | sampled if self.greedy else sampled
 
     @property
     def n_completions(self) -> int:
@@ -70,58 +56,8 @@ class SampleSpec:
         texts = [(p.problem_id, p.question, p.answer, *filter(None, [p.prompts.question])) for p in self.problems]
         digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
         about = {"n_problems": len(texts), "problems_sha256": digest, "n_samples": self.n_samples, "seed": self.seed}
-        return about | {"greedy": self.greedy} | asdict(self.params)
-
-
-def sample_wave(policy: Policy, task: Task, wave: Wave, spec: SampleSpec, limits: Limits) -> list[dict[str, Any]]:
-    """Sample and grade one wave; a row of samples.jsonl for each completion."""
-    params = replace(spec.params, temperature=0.0, top_p=1.0) if wave.kind == "greedy" else spec.params
-    requests = [
-        SampleRequest(
-            encode_question(policy.tokenizer, problem),
-            wave.n_completions,
-            stream_seed(spec.seed, "evaluation", problem.problem_id),
-        )
-        for problem in wave.problems
-    ]
-
-    def sample() -> list[tuple[Completion, ...]]:
-        rows = min(params.rows, limits.sampling_rows)
-        return policy.sample(requests, replace(params, rows=rows), seed=spec.seed)
-
-    groups = grade_groups(task, wave.problems, limits.sampling(sample))
-    return [
-        {
-            "kind": wave.kind,
-            "problem_id": group.problem.problem_id,
-            "sample": i,
-            "level": group.problem.level,
-            "subject": group.problem.subject,
-            "prompt": group.problem.question,
-            "completion": completion.text,
-            "n_tokens": len(completion.token_ids),
-            "finish_reason": completion.finish_reason.value,
-            "gold": group.problem.answer,
-            **verdict.to_json(),
-        }
-        for group in groups
-        for i, (completion, verdict) in enumerate(zip(group.completions, group.verdicts, strict=True))
-    ]
-
-
-def by_problem(spec: SampleSpec, rows: Sequence[dict[str, Any]]) -> list[GradedProblem]:
-    """The rows of all waves as one record for each problem."""
-    greedy: dict[str, Sample] = {}
-    samples: dict[str, list[Sample]] = {problem.problem_id: [] for problem in spec.problems}
-    for row in rows:
-        truncated = row["finish_reason"] == FinishReason.LENGTH.value
-        sample = Sample(row["correct"], row["reason"], row["answer"], truncated, row["n_tokens"])
-        if row["kind"] == "greedy":
-            greedy[row["problem_id"]] = sample
-        else:
-            samples[row["problem_id"]].append(sample)
-    own_samples = ((problem, samples[problem.problem_id]) for problem in spec.problems)
-    return [GradedProblem(p, greedy.get(p.problem_id, own[0]), tuple(own)) for p, own in own_samples]
+        params = {name: value for name, value in asdict(self.params).items() if name != "rows"}
+        return about | {"greedy": self.greedy} | params
 
 
 class SampleFolder:
@@ -134,7 +70,7 @@ class SampleFolder:
         self.samples = JsonLines(path / SAMPLES)
 
     def check(self, *, resume: bool) -> None:
-        """Whether the folder can be written to: it is new, or is to be resumed and was made with the same settings.
+        """Check that the folder is new, or is to be resumed and was made with the same settings.
 
         Raises:
             CheckpointError: it exists and is not to be resumed, or holds something else.
@@ -154,53 +90,29 @@ class SampleFolder:
             raise ConfigError(f"The samples in '{self.path}' have other settings: {details}. Choose another --output.")
 
     def create(self, device: str) -> None:
-        """Make the folder with its config.json, unless it is there.
+        """Make the folder with its config.json, unless it is there."""
+        if not (self.path / CONFIG).exists():
+            make_folder(self.path)
+            self.write(CONFIG, [json.dumps({"settings": self.settings, **provenance(device)}, indent=2)])
+
+    def kept(self, spec: SampleSpec) -> list[SampleRow]:
+        """The rows of every problem that is whole; the rest, which was cut off in writing, is taken out of the file.
 
         Raises:
-            CheckpointError: it cannot be made.
+            CheckpointError: the file has rows that are not of this specification.
         """
-        if (self.path / CONFIG).exists():
-            return
-        make_folder(self.path)
-        self.write(CONFIG, [json.dumps({"settings": self.settings, **provenance(device)}, indent=2)])
-
-    def kept(self, waves: Sequence[Wave]) -> list[list[dict[str, Any]]]:
-        """The rows of each whole wave that the file has; what comes after them is cut off.
-
-        Raises:
-            CheckpointError: the file's rows are not those of these waves.
-        """
-        try:
-            data = self.samples.path.read_bytes() if self.samples.path.exists() else b""
-        except OSError as error:
-            raise CheckpointError(f"Cannot read '{self.samples.path}': {error.strerror}.") from error
-        lines = data.split(b"\n")[:-1]  # the last one is empty, or was cut off in writing
-        whole: list[list[dict[str, Any]]] = []
-        position = 0
-        for wave in waves:
-            keys = wave.keys()
-            if position + len(keys) > len(lines):
-                break
-            whole.append(list(self._parsed(lines, position, keys)))
-            position += len(keys)
-        end = sum(len(line) + 1 for line in lines[:position])
-        if end < len(data):
-            os.truncate(self.samples.path, end)
+        rows = self.samples.read()
+        counts: Counter[tuple[str, str]] = Counter()
+        known = {problem.problem_id for problem in spec.problems}
+        for number, row in enumerate(rows, 1):
+            kind, problem_id, place = (row.get(name) for name in ("kind", "problem_id", "sample"))
+            if kind not in spec.kinds or problem_id not in known or place != counts[kind, problem_id]:
+                raise CheckpointError(f"'{self.samples.path}', line {number}: not the row expected there.")
+            counts[kind, problem_id] += 1
+        whole = [row for row in rows if counts[row["kind"], row["problem_id"]] == spec.kinds[row["kind"]][0]]
+        if self.samples.path.exists():
+            self.write(SAMPLES, [json.dumps(row, ensure_ascii=False) for row in whole])
         return whole
-
-    def _parsed(
-        self, lines: Sequence[bytes], start: int, keys: Sequence[tuple[str, str, int]]
-    ) -> Iterator[dict[str, Any]]:
-        for number, key in enumerate(keys, start):
-            try:
-                row = json.loads(lines[number])
-                matches = (row["kind"], row["problem_id"], row["sample"]) == key
-            except (ValueError, KeyError, TypeError, RecursionError):
-                matches = False
-            if not matches:
-                where = f"'{self.samples.path}', line {number + 1}"
-                raise CheckpointError(f"{where}: not the row expected there ({key[0]} {key[2]} of {key[1]}).")
-            yield row
 
     def write(self, name: str, lines: Iterable[str]) -> Path:
         """Write a file of the folder atomically; returns its path."""
@@ -227,15 +139,61 @@ def graded_problems(
         folder: where samples are kept while they come; None keeps them in memory alone.
         advance: told how many completions have been made, each time that some have.
     """
-    waves = spec.waves()
-    whole = folder.kept(waves) if folder else []
-    rows = [row for wave in whole for row in wave]
+    rows = folder.kept(spec) if folder else []
     advance(len(rows))
-    for wave in waves[len(whole) :]:
-        new = sample_wave(policy(), task, wave, spec, limits)
-        if folder:
-            folder.create(str(policy().device))
-            folder.samples.append(new)
-        rows += new
-        advance(len(new))
-    return by_problem(spec, rows)
+    for kind, (n, params) in spec.kinds.items():
+        done = {row["problem_id"] for row in rows if row["kind"] == kind}
+        missing = [problem for problem in spec.problems if problem.problem_id not in done]
+        size = max(spec.params.rows // n, 1)
+        for start in range(0, len(missing), size):
+            problems = missing[start : start + size]
+            requests = [
+                SampleRequest(
+                    encode_question(policy().tokenizer, problem),
+                    n,
+                    stream_seed(spec.seed, "evaluation", problem.problem_id),
+                )
+                for problem in problems
+            ]
+            sampled = sample(policy(), requests, params, limits=limits, seed=spec.seed)
+            new = [row for group in grade_groups(task, problems, sampled) for row in _rows(kind, group)]
+            if folder:
+                folder.create(str(policy().device))
+                folder.samples.append(new)
+            rows += new
+            advance(len(new))
+    return _by_problem(spec.problems, rows)
+
+
+def _rows(kind: str, group: Group) -> list[SampleRow]:
+    return [
+        {
+            "kind": kind,
+            "problem_id": group.problem.problem_id,
+            "sample": i,
+            "level": group.problem.level,
+            "subject": group.problem.subject,
+            "prompt": group.problem.question,
+            "completion": completion.text,
+            "n_tokens": len(completion.token_ids),
+            "finish_reason": completion.finish_reason.value,
+            "gold": group.problem.answer,
+            **verdict.to_json(),
+        }
+        for i, (completion, verdict) in enumerate(zip(group.completions, group.verdicts, strict=True))
+    ]
+
+
+def _by_problem(problems: Sequence[Problem], rows: Sequence[SampleRow]) -> list[GradedProblem]:
+    """The rows as one record for each problem."""
+    greedy: dict[str, Sample] = {}
+    samples: dict[str, list[Sample]] = {problem.problem_id: [] for problem in problems}
+    for row in rows:
+        truncated = row["finish_reason"] == FinishReason.LENGTH.value
+        graded = Sample(row["correct"], row["reason"], row["answer"], truncated, row["n_tokens"])
+        if row["kind"] == "greedy":
+            greedy[row["problem_id"]] = graded
+        else:
+            samples[row["problem_id"]].append(graded)
+    found = ((problem, samples[problem.problem_id]) for problem in problems)
+    return [GradedProblem(p, greedy.get(p.problem_id, graded[0]), tuple(graded)) for p, graded in found]

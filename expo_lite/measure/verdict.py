@@ -1,15 +1,25 @@
-"""Yes or no: whether explanations are good positives, from the figures of the levels that would be trained on; pure.
+"""Figures of chains by level, and the verdict on each level: are explanations good positives? Free of torch.
 
-The bounds were settled by hand, on the built-in task. They are coarse on purpose: what lies near one of them should be
-looked at, not believed.
+The bounds were settled by hand, on the built-in task. They are coarse on purpose: look at what lies near one of them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from expo_lite.results.statistics import Estimate
+from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, by_level
+from expo_lite.results.statistics import Estimate, bootstrap_mean, wilson
+from expo_lite.run.metrics import mean
 
+if TYPE_CHECKING:
+    from expo_lite.measure.chains import ChainFigure
+
+KINDS = ("own", "explanation", "expert")
+REFUSED, UNFILTERED = "refused", "unfiltered"
+"""Explanations that were not accepted; and with them all that were written, as the paper's lemma has them."""
+CONTROL: Final = "wrong-answer"
+"""Chains that were written with another problem's answer shown, all of them, whatever they end with."""
 FEW = 8
 """Fewer problems than this say nothing."""
 SOLVED = 0.9
@@ -17,28 +27,130 @@ HARDLY = 0.1
 HALF = 0.5
 
 Outcome = Literal["yes", "no", "solved", "undecided"]
+Flags = dict[str, bool]
+"""By problem id."""
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What the verdict on one level looks at; None where there was nothing to measure.
+class LevelDiagnosis:
+    """The figures of one level, or of "all"; None for a kind of chain that is absent. Intervals are over problems.
 
-    Shares: own answers that are `right`, explanations `accepted` and `truncated`, chains that are right with a wrong
-    answer shown (`misled_right`), accepted explanations with `valid` steps, and those from which the policy reaches the
-    answer again (`rederived`). Nats: `lift` and `own_lift`, and `nll` and `expert_nll` a token.
+    `nll` and `lift` are by kind of chain, `nll_ratio` is expert NLL over explanation NLL on the problems that have
+    both. Of the own completions: `reward`, `all_wrong` (problems whose completions are all wrong) and `truncated`.
     """
 
+    level: str
     n_problems: int
-    right: float
-    accepted: float
-    truncated: float = 0.0
-    misled_right: float | None = None
-    valid: float | None = None
-    rederived: float | None = None
-    lift: float | None = None
-    own_lift: float | None = None
-    nll: Estimate | None = None
-    expert_nll: Estimate | None = None
+    reward: Estimate
+    all_wrong: Estimate
+    truncated: Estimate
+    accepted: Estimate
+    nll: dict[str, Estimate | None]
+    lift: dict[str, Estimate | None]
+    nll_ratio: Estimate | None
+    right: dict[str, Estimate | None]
+    """By kind of chain: with the right answer; of explanations all attempts count, not only those accepted."""
+    valid: dict[str, Estimate | None]
+    """By kind: with right steps, where the task can tell; of explanations those accepted."""
+    reliance: dict[str, Estimate | None]
+    """By kind: nats a token by which an answer in the prompt makes the chain more probable."""
+    rederived: Estimate | None
+    """Of accepted explanations: those from which, without the answer, the policy reaches it again."""
+    explanations_truncated: Estimate | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; an interval that a single problem leaves open has null for its ends."""
+        plain: dict[str, Any] = _finite(asdict(self))
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """By kind and problem id: right answers, valid steps; and re-derived explanations by problem id."""
+
+    right: dict[str, Flags] = field(default_factory=dict)
+    valid: dict[str, Flags] = field(default_factory=dict)
+    rederived: Flags = field(default_factory=dict)
+
+
+def levels_of(
+    groups: Sequence[Group],
+    explanations: Sequence[Explanation],
+    figures: "Sequence[ChainFigure]",
+    checks: Checks = Checks(),
+) -> list[LevelDiagnosis]:
+    """The figures by level, then of all where there is more than one level."""
+    named = by_level(groups, lambda group: group.problem.level)
+    return [_level(name, members, explanations, figures, checks) for name, members in named]
+
+
+def _level(
+    name: str,
+    groups: Sequence[Group],
+    explanations: Sequence[Explanation],
+    figures: "Sequence[ChainFigure]",
+    checks: Checks,
+) -> LevelDiagnosis:
+    here = {group.problem.problem_id for group in groups}
+    explanations = [e for e in explanations if e.problem.problem_id in here]
+    members = {kind: (kind,) for kind in (*KINDS, CONTROL)} | {UNFILTERED: ("explanation", REFUSED)}
+    by_kind = {
+        name: {f.problem.problem_id: f for f in figures if f.kind in kinds and f.problem.problem_id in here}
+        for name, kinds in members.items()
+    }
+
+    def share(flags: Flags) -> Estimate | None:
+        found = [flag for problem_id, flag in flags.items() if problem_id in here]
+        return _share(found) if found else None
+
+    def by_kinds(value: Callable[["ChainFigure"], float | None]) -> dict[str, Estimate | None]:
+        values = {kind: [value(f) for f in chains.values()] for kind, chains in by_kind.items()}
+        return {kind: _unbounded([v for v in found if v is not None]) for kind, found in values.items()}
+
+    both = [(by_kind["expert"][i].nll, e.nll) for i, e in by_kind["explanation"].items() if i in by_kind["expert"]]
+    return LevelDiagnosis(
+        level=name,
+        n_problems=len(groups),
+        reward=bootstrap_mean([mean(group.rewards) for group in groups]),
+        all_wrong=_share(group.kind is GroupKind.ALL_WRONG for group in groups),
+        truncated=bootstrap_mean(
+            [mean(c.finish_reason is FinishReason.LENGTH for c in group.completions) for group in groups]
+        ),
+        accepted=_share(e.accepted for e in explanations),
+        nll=by_kinds(lambda f: f.nll),
+        lift=by_kinds(lambda f: f.lift),
+        nll_ratio=_ratio(both),
+        right={kind: share(flags) for kind, flags in checks.right.items()},
+        valid={kind: share(flags) for kind, flags in checks.valid.items()},
+        reliance=by_kinds(lambda f: f.reliance),
+        rederived=share(checks.rederived),
+        explanations_truncated=_share(e.completion.finish_reason is FinishReason.LENGTH for e in explanations),
+    )
+
+
+def _share(flags: Iterable[bool]) -> Estimate:
+    values = list(flags)
+    return wilson(sum(values), len(values))
+
+
+def _unbounded(values: Sequence[float]) -> Estimate | None:
+    return bootstrap_mean(values, lowest=-math.inf, highest=math.inf) if values else None
+
+
+def _ratio(both: Sequence[tuple[float, float]]) -> Estimate | None:
+    """The ratio of two means over the same problems; its interval is by bootstrap and the delta method."""
+    below = mean(b for _, b in both)
+    if not below:
+        return None
+    ratio = mean(a for a, _ in both) / below
+    linear = _unbounded([(a - ratio * b) / below for a, b in both])
+    return Estimate(ratio, ratio + linear.low, ratio + linear.high) if linear else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,53 +162,49 @@ class LevelVerdict:
     attempt: str = ""
 
 
-def judge_level(facts: Facts) -> LevelVerdict:
-    """The first rule that speaks decides: what would make all later figures worthless comes first."""
-    if facts.n_problems < FEW:
-        return LevelVerdict("undecided", f"{facts.n_problems} problems are too few", f"--problems {4 * FEW}")
-    if facts.right >= SOLVED:
-        return LevelVerdict("solved", f"{facts.right:.0%} of its own answers are right already", "a harder level")
-    if facts.accepted < HARDLY:
-        return _hardly_any(facts)
-    if facts.misled_right is not None and facts.misled_right >= HALF * facts.accepted:
-        return LevelVerdict(
-            "no",
-            f"with a wrong answer shown {facts.misled_right:.0%} are right too: the prompt helps, not the answer",
-            "the explanation prompt's wording as the plain prompt, or star",
-        )
-    if facts.valid is not None and facts.valid < HALF:
-        return LevelVerdict(
-            "no",
-            f"only {facts.valid:.0%} of those accepted have right steps: the answer is copied",
-            "--explanation-filter verified re-derivation, a larger model, or expert chains",
-        )
-    if facts.valid is None and facts.rederived is not None and facts.rederived < HALF:
-        return LevelVerdict(
-            "no",
-            f"from only {facts.rederived:.0%} of those accepted is the answer reached again: it is copied",
-            "--explanation-filter verified re-derivation, a larger model, or expert chains",
-        )
-    if facts.lift is not None and facts.own_lift is not None and facts.lift <= facts.own_lift:
-        return LevelVerdict(
-            "no",
-            f"no positive signal: lift {facts.lift:.2f} nats, of the model's own chains {facts.own_lift:.2f}",
-            "--explanation-filter verified lift",
-        )
-    if facts.nll and facts.expert_nll and facts.nll.low > facts.expert_nll.high:
-        return LevelVerdict("no", "expert chains are more probable than explanations", "gt-sft-grpo, or sft")
-    return LevelVerdict("yes", f"{facts.accepted:.0%} accepted, and the answer is what they follow from")
+def verdicts_of(levels: Sequence[LevelDiagnosis]) -> dict[str, LevelVerdict]:
+    """The verdict on each level; on all together only where there are no levels."""
+    single = [row for row in levels if row.level != ALL] or levels
+    return {row.level: judge_level(row) for row in single}
 
 
-def _hardly_any(facts: Facts) -> LevelVerdict:
-    if facts.truncated > HALF:
-        return LevelVerdict(
-            "no", f"{facts.truncated:.0%} of explanations are cut off by the limit", "--max-completion-tokens"
-        )
-    return LevelVerdict(
-        "no",
-        f"only {facts.accepted:.0%} of explanations are accepted",
-        "a larger model, --explanations-per-problem 4, or examples by --explanation-prompt",
+def judge_level(row: LevelDiagnosis) -> LevelVerdict:
+    """The first rule that applies decides: what would make all later figures worthless comes first."""
+    right, accepted = row.reward.value, row.accepted.value
+    misled, valid, rederived = (
+        _value(e) for e in (row.right.get(CONTROL), row.valid.get("explanation"), row.rederived)
     )
+    lift, own_lift = (_value(row.lift.get(kind)) for kind in ("explanation", "own"))
+    nll, expert_nll = row.nll.get("explanation"), row.nll.get("expert")
+    copied = "--explanation-filter verified re-derivation, a larger model, or expert chains"
+    if row.n_problems < FEW:
+        return LevelVerdict("undecided", f"{row.n_problems} problems are too few", f"--problems {4 * FEW}")
+    if right >= SOLVED:
+        return LevelVerdict("solved", f"{right:.0%} of its own answers are right already", "a harder level")
+    if accepted < HARDLY:
+        cut = _value(row.explanations_truncated) or 0.0
+        if cut > HALF:
+            return LevelVerdict("no", f"{cut:.0%} of explanations are cut off by the limit", "--max-completion-tokens")
+        remedy = "a larger model, --explanations-per-problem 4, or examples by --explanation-prompt"
+        return LevelVerdict("no", f"only {accepted:.0%} of explanations are accepted", remedy)
+    if misled is not None and misled >= HALF * accepted:
+        why = f"with a wrong answer shown {misled:.0%} are right too: the prompt helps, not the answer"
+        return LevelVerdict("no", why, "the explanation prompt's wording as the plain prompt, or star")
+    if valid is not None and valid < HALF:
+        return LevelVerdict("no", f"only {valid:.0%} of those accepted have right steps: the answer is copied", copied)
+    if valid is None and rederived is not None and rederived < HALF:
+        why = f"from only {rederived:.0%} of those accepted is the answer reached again: it is copied"
+        return LevelVerdict("no", why, copied)
+    if lift is not None and own_lift is not None and lift <= own_lift:
+        why = f"no positive signal: lift {lift:.2f} nats, of the model's own chains {own_lift:.2f}"
+        return LevelVerdict("no", why, "--explanation-filter verified lift")
+    if nll and expert_nll and nll.low > expert_nll.high:
+        return LevelVerdict("no", "expert chains are more probable than explanations", "gt-sft-grpo, or sft")
+    return LevelVerdict("yes", f"{accepted:.0%} accepted, and the answer is what they follow from")
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
 
 
 def closing_line(verdicts: Mapping[str, LevelVerdict]) -> str:

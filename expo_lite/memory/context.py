@@ -66,7 +66,7 @@ def fitting(
     if context.room < 1:
         raise ConfigError(
             f"A completion of {max_completion_tokens:,} tokens leaves no room for a question: the context of model "
-            f"'{model}' has {length:,}. Lower --max-completion-tokens (or --max-explanation-tokens)."
+            f"'{model}' has {length:,}. Lower --max-completion-tokens."
         )
     kept = list(problems)
     if not all(_surely(p, context) for p in problems):

@@ -142,13 +142,10 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
         kind="gpu" if torch.cuda.is_available() else "cpu",
         bits=config.policy.bits,
         lora_rank=config.policy.lora_rank,
-        optimizer=config.optimizer.optimizer,
         group_size=config.group_size,
         rows_together=2 if METHODS[config.method].pairs else 1,
-        completion_tokens=config.longest_completion,
-        nucleus=config.evaluation.eval_top_p < 1,
+        completion_tokens=config.sampling.max_completion_tokens,
         from_adapter=config.start_from is not None,
-        diagnosed=bool(config.diagnostics_every) and METHODS[config.method].scaled,
     )
     return _plan_here(config.model, workload, config.policy.sampler, tokens, rows)
 

@@ -50,7 +50,6 @@ class Workload:
     kind: Kind = "gpu"
     bits: int = 4
     lora_rank: int = 16
-    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     group_size: int = 8
     prompt_tokens: int = 512
     """The longest prompt, that of an explanation included."""
@@ -61,8 +60,6 @@ class Workload:
     """Whether top_p is below 1 in the evaluation."""
     from_adapter: bool = False
     """Whether the run starts from an adapter, of which it keeps a copy as its reference."""
-    diagnosed: bool = False
-    """Whether the gradient of the supervised term is measured by itself, and held beside the whole one."""
     sampler: PlannedSampler = "own"
     """own holds a dense copy of the weights while it samples, native nothing beside its cache."""
 
@@ -106,9 +103,8 @@ def base_parts(shape: Shape, workload: Workload) -> dict[str, float]:
 
 
 def optimizer_bytes(shape: Shape, workload: Workload) -> float:
-    """AdamW's two moments of each adapter weight, in fp32, or in a byte each with block constants."""
-    n = shape.n_adapter_weights(workload.lora_rank)
-    return 2 * n * FP32 if workload.optimizer == "adamw" else 2 * n * (1 + FP32 / 256)
+    """AdamW's two moments of each adapter weight, in fp32."""
+    return 2 * shape.n_adapter_weights(workload.lora_rank) * FP32
 
 
 def kept_inputs(shape: Shape, workload: Workload, tokens: int) -> float:
@@ -208,8 +204,6 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
     scoring, update = steady | kept, steady | {"gradients": adapter} | kept
     if workload.from_adapter:  # scoring with the reference, between two micro-batches
         scoring = update | {"adapter put aside": adapter}
-    if workload.diagnosed:
-        update["gradients of one term"] = adapter
 
     def worse(name: str, shared: dict[str, float], layer: float) -> Phase:
         # the layer's own products are among those that are kept

@@ -23,8 +23,8 @@ class Policy(Protocol):
     """The token of `eos_ids` that the chat template ends a turn with."""
     packs: bool
     """Whether a micro-batch is laid end to end, with each prompt once, and not padded."""
-    underflows: bool
-    """Whether it computes in fp16, where small gradients vanish: a loss must be scaled up before its backward pass."""
+    scaler: torch.amp.GradScaler
+    """Scales the loss up where the model computes in fp16, so that small gradients do not vanish; else disabled."""
     samples_exactly: bool
     """Whether sampler and scorer differ by no more than the rounding of fp32."""
     n_sampled_tokens: int

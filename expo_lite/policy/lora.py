@@ -57,14 +57,13 @@ class LoraPolicy:
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(tokenizer, self.eos_ids)
         self.packs = scoring.is_packable(self._model)
-        self.underflows = _computes_in(self._model) == torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=_computes_in(self._model) == torch.float16)
         self.samples_exactly = _computes_in(self._model) == torch.float32
         self.n_sampled_tokens = 0
         self.on_ended: Callable[[int], None] = lambda n: None
         defaults: Any = GenerationConfig  # half typed
         self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate
 
-    @torch.profiler.record_function("sample")
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
     ) -> list[tuple[Completion, ...]]:

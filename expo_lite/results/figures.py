@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from expo_lite.grading.reading.normalise import normalise, text_key
 from expo_lite.records import Level, Problem, by_level
-from expo_lite.results.statistics import Estimate, bootstrap_mean, majority, pass_at_k, wilson
+from expo_lite.results.statistics import Estimate, bootstrap_mean, ks_up_to, majority, pass_at_k, wilson
 from expo_lite.run.metrics import mean
 
 T = TypeVar("T")
@@ -129,12 +129,12 @@ class Evaluation:
         return cls(levels, values["temperature"], subjects, problems)
 
 
-def evaluation_of(measured: Sequence[GradedProblem], ks: Sequence[int], temperature: float) -> Evaluation:
+def evaluation_of(measured: Sequence[GradedProblem], temperature: float) -> Evaluation:
     """All figures of one policy, for the given k."""
     return Evaluation(
-        tuple(level_result(name, members, ks) for name, members in by_level(measured, lambda m: m.problem.level)),
+        tuple(level_result(name, members) for name, members in by_level(measured, lambda m: m.problem.level)),
         temperature,
-        tuple(level_result(name, members, ks) for name, members in _by_subject(measured, lambda m: m.problem.subject)),
+        tuple(level_result(name, members) for name, members in _by_subject(measured, lambda m: m.problem.subject)),
         tuple(
             ProblemResult(m.problem.problem_id, m.problem.level, m.greedy.correct, m.n_correct, len(m.samples))
             for m in measured
@@ -142,9 +142,10 @@ def evaluation_of(measured: Sequence[GradedProblem], ks: Sequence[int], temperat
     )
 
 
-def level_result(level: str, measured: Sequence[GradedProblem], ks: Sequence[int]) -> LevelResult:
+def level_result(level: str, measured: Sequence[GradedProblem]) -> LevelResult:
     """The figures of one set of problems."""
     samples = [sample for m in measured for sample in m.samples]
+    ks = ks_up_to(len(measured[0].samples))
     return LevelResult(
         level=level,
         n_problems=len(measured),

@@ -18,7 +18,7 @@ IDENTITY = ("model", "bits", "backend", "sampler", "adapter_sha256")
 """The policy's own entries in the config.json of an evaluation folder; the others must be equal for a pairing."""
 IN_TRAINING = re.compile(r"step-\d+")
 """Names of sample folders of evaluations in training; their counts are in the file beside the folder."""
-TERMS = ("task", "evaluation.eval_temperature", "evaluation.eval_top_p")
+TERMS = ("task", "evaluation.eval_temperature")
 """Settings that must be equal for a pairing of evaluations in training, beside all that begin with `data.`."""
 
 

@@ -9,12 +9,10 @@ from annotated_types import Interval
 from expo_lite.settings.machine import Backend, Sampler
 from expo_lite.settings.schema import (
     AT_LEAST_0,
-    AT_LEAST_1,
     COEFFICIENT,
     COMPLETIONS,
     POSITIVE,
     ROWS,
-    SHARE,
     TEMPERATURE,
     TOKENS,
 )
@@ -89,8 +87,9 @@ class ExpoConfig:
     explain: Literal["all", "all-wrong"] | None = None
     """Which problems get a chain: all of them, as in the paper's formula, or those whose whole group is wrong.
     Default: all-wrong; for exp-dpo and sft all. star takes all-wrong always."""
-    explanation_refresh_steps: Annotated[int, AT_LEAST_0] = 1
-    """An explanation is used again until it is this many steps old. 1 makes a new one each time, 0 makes it once."""
+    explanation_refresh_steps: Annotated[int | None, AT_LEAST_0] = None
+    """Use an explanation, or a pair of exp-dpo, again until it is this many steps old. 1 makes a new one each time,
+    0 makes it once. Default: 1, for exp-dpo 10."""
     explain_with: ExplainWith = "answer"
     """What the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
@@ -106,8 +105,6 @@ class ExpoConfig:
     """Maximum gain in log-probability per token (nats) from seeing the answer; used by the filter reliance."""
     explanation_temperature: Annotated[float | None, TEMPERATURE] = None
     """The sampling temperature of explanations. Default: that of completions. Training scores them at the latter."""
-    max_explanation_tokens: Annotated[int | None, TOKENS] = None
-    """The longest explanation, in tokens. Default: as for completions."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, in the form of question_prompt, with {question} and {answer} in it.
     The system prompt of question_prompt comes before it too, unless it has its own."""
@@ -119,8 +116,6 @@ class LossConfig:
 
     kl_coef: Annotated[float, COEFFICIENT] = 0.0
     """The weight of the KL divergence from the base model."""
-    kl_on_dead_groups: bool = True
-    """Whether the KL penalty also counts in groups that are all right or all wrong."""
     clip_low: Annotated[float, Interval(ge=0, le=1)] = 0.2
     """The probability ratio is clipped at 1 - clip_low."""
     clip_high: Annotated[float, COEFFICIENT] = 0.2
@@ -133,10 +128,8 @@ class LossConfig:
     updates_per_batch: Annotated[int, COMPLETIONS] = 1
     """How many optimiser steps are made on one batch of samples."""
     sampler_correction: Literal["auto", "on", "off"] = "auto"
-    """Weight each sampled token by its probability under the policy over that under the sampler, at most
-    sampler_correction_clip. auto: on if sampler and trainer differ numerically (16 bits), off in fp32."""
-    sampler_correction_clip: Annotated[float, Interval(ge=1, le=1_000)] = 2.0
-    """The largest such weight, which bounds what one token can do (TRL has the same)."""
+    """Weight each sampled token by its probability under the policy over that under the sampler, at most 2.
+    auto: on if sampler and trainer differ numerically (16 bits), off in fp32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,32 +139,22 @@ class DpoConfig:
     pairs: Literal["offline", "online"] = "online"
     """For exp-dpo: when pairs are made. With offline each is made once, by the initial policy.
     With online it is made anew by the policy as it is."""
-    pair_refresh_steps: Annotated[int, AT_LEAST_1] = 10
-    """For exp-dpo, online: a pair is used again until it is this many steps old. 1 makes a new one each time."""
     chosen: Literal["explanation", "expert"] = "explanation"
     """For exp-dpo: what is preferred to the policy's own wrong completion, its self-explanation or the expert chain."""
     dpo_beta: Annotated[float, POSITIVE] = 0.1
     """For exp-dpo: the strength of the pull towards the base model."""
-    dpo_sft_coef: Annotated[float, COEFFICIENT] = 0.0
-    """For exp-dpo: the weight of an added supervised term on the chosen side, a mean over its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
     """The optimiser, its learning rate and its limits."""
 
-    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    """adamw-8bit keeps its state in 8 bits; it needs a GPU."""
     learning_rate: Annotated[float | None, Interval(gt=0, le=10)] = None
     """The peak learning rate. The default depends on the model and, for exp-dpo, is lower (`expo-lite models`)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls to 0 after the warmup."""
     warmup_steps: Annotated[int, AT_LEAST_0] = 5
     """The number of steps over which the learning rate rises to its peak."""
-    weight_decay: Annotated[float, COEFFICIENT] = 0.0
-    """The decoupled weight decay of the adapter's weights."""
-    max_grad_norm: Annotated[float, POSITIVE] = 1.0
-    """Gradients with a larger norm are scaled down to this one."""
     micro_batch_tokens: Annotated[int | None, Interval(ge=1, le=2**24)] = None
     """How many tokens, padding included, go through one forward and backward pass.
     Default: what the memory plan allows, at most 16,384."""
@@ -185,15 +168,9 @@ class HeldOutConfig:
     """How many held-out problems of each level are measured; of a task without levels, how many in all.
     0 switches evaluation off."""
     eval_samples: Annotated[int, COMPLETIONS] = 16
-    """How many completions of each held-out problem are sampled."""
-    k: tuple[int, ...] = (1, 4, 16)
-    """The k of pass@k; none may be above eval_samples."""
+    """How many completions of each held-out problem are sampled; pass@k is measured for k = 1, 4, 16, ... up to it."""
     eval_temperature: Annotated[float, TEMPERATURE] = 0.7
     """The sampling temperature of the evaluation, before and after training."""
-    eval_top_p: Annotated[float, SHARE] = 1.0
-    """Nucleus sampling in the evaluation: the share of the probability to sample from."""
     eval_every: Annotated[int, AT_LEAST_0] = 0
     """Also measure every so many steps, and keep the best checkpoint as checkpoints/best. 0: only before and after.
     Held-out problems that choose a checkpoint flatter it: measure what you report on others (`expo-lite eval`)."""
-    stop_after_worse: Annotated[int, AT_LEAST_0] = 0
-    """End training after so many of these evaluations in a row that are not better than the best. 0: never."""

@@ -21,9 +21,6 @@ from expo_lite.settings.schema import (
 )
 from expo_lite.settings.train import check_filters
 
-KS = (1, 4, 16, 64)
-"""The k of pass@k where none are given, as far as there are samples."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringConfig:
@@ -72,8 +69,6 @@ class EvalConfig(MeasuringConfig):
     """The levels to take problems from. Default: the run's own, else all."""
     samples: Annotated[int, COMPLETIONS] = 16
     """How many completions of each problem are sampled, besides the greedy one."""
-    k: tuple[int, ...] = ()
-    """The k of pass@k and maj@k, none above samples. Default: those of 1, 4, 16 and 64 that samples allows."""
     temperature: Annotated[float, TEMPERATURE] = 0.7
     """The sampling temperature."""
     output: Path | None = None
@@ -82,11 +77,6 @@ class EvalConfig(MeasuringConfig):
     """Write the problems without a right completion to this JSONL file, which `train --task jsonl:FILE` reads."""
     resume: bool = False
     """Go on with what the output folder already has; problems in it are not sampled again."""
-
-    @property
-    def ks(self) -> tuple[int, ...]:
-        """The k to measure, ascending."""
-        return tuple(sorted(set(self.k))) or tuple(k for k in KS if k <= self.samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +117,3 @@ def check_measuring(config: MeasuringConfig) -> None:
     check_rules(backend_rules(config.backend))
     if isinstance(config, DiagnoseConfig):
         check_filters(config.explanation_filter)
-    if isinstance(config, EvalConfig):
-        ks = ", ".join(map(str, config.k))
-        sound = all(1 <= k <= config.samples for k in config.k)
-        check_rules([(sound, f"every k must be between 1 and samples ({config.samples}), not {ks}.")])

@@ -34,13 +34,15 @@ class MethodSpec:
     """It learns from groups; without, they are sampled only where the gate needs them."""
     pairs: bool = False
     """Its chains become the chosen side of preference pairs."""
+    refresh_steps: int = 1
+    """For how many steps an explanation or a pair is used by default."""
 
 
 METHODS: dict[Method, MethodSpec] = {
     "grpo": MethodSpec("none", grpo=True),
     "exp-grpo": MethodSpec("explanation", grpo=True, scaled=True),
     "gt-sft-grpo": MethodSpec("expert", grpo=True, scaled=True),
-    "exp-dpo": MethodSpec("explanation", gate="all", pairs=True),
+    "exp-dpo": MethodSpec("explanation", gate="all", pairs=True, refresh_steps=10),
     "star": MethodSpec("explanation", gate_is_fixed=True),
     "sft": MethodSpec("expert", gate="all", groups=False),
 }

@@ -29,8 +29,6 @@ class PlanConfig:
     """How many bits the base model's weights have."""
     lora_rank: Annotated[int, Interval(ge=1, le=1_024)] = 16
     """The rank of the LoRA adapter."""
-    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    """The optimiser, as for train."""
     sampler: Sampler = "auto"
     """own counts a dense copy of the weights while sampling, native does not.
     auto takes own where eight completions fit beside its copy, else native."""

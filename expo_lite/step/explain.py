@@ -1,37 +1,166 @@
-r"""Self-explanations: written after question and answer, judged here, trained on after the question alone.
+r"""Self-explanations: gate, sampling, filters and choice.
 
-`Explanation.completion.prompt_ids` shows the answer; `Explanation.prompt_ids` does not, and nothing but that one ever
-reaches the loss. `target_ids` are the sampled tokens as they are; only with the filter "none", the paper's literal
-form, is the right answer put in place of the explanation's own. The controls, which are shown a wrong answer or none,
-are always taken as they are.
+An explanation is written after question and answer, and trained on after the question alone.
+`Explanation.completion.prompt_ids` shows the answer, `Explanation.prompt_ids` does not, and only the latter reaches the
+loss. `target_ids` are the sampled tokens as they are; only with the filter "none", the paper's literal form, does the
+right answer replace the explanation's own. Controls, which are shown a wrong answer or none, are taken as they are.
 """
 
-import dataclasses
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from expo_lite.errors import ConfigError
+from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
-from expo_lite.prompts import encode_question
-from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
-from expo_lite.settings.groups import ExpoConfig
+from expo_lite.prompts import encode_explanation, encode_question
+from expo_lite.records import (
+    Completion,
+    Explanation,
+    FinishReason,
+    Group,
+    GroupKind,
+    Problem,
+    SampleRequest,
+    SamplingParams,
+    Verdict,
+)
+from expo_lite.settings.groups import ExplainWith, ExpoConfig
+from expo_lite.settings.methods import METHODS
 from expo_lite.step.chain_text import before_answer, up_to_answer
+from expo_lite.step.rollout import grade_groups, sample, stream_seed
+from expo_lite.step.run import Run
+from expo_lite.tasks import Task
 
 _BOX = "\\boxed{"
+ONE_EACH = ExpoConfig()
+"""One explanation a problem, sampled as completions are."""
 
 
-Rederive = Callable[[Sequence[tuple[Problem, str]]], list[bool]]
-"""Of each (problem, chain text), whether the policy reaches the answer from the chain without it (step/rederive.py)."""
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Groups of completions of the plain prompt, and attempts: groups of completions of the explanation prompt."""
+
+    groups: tuple[Group, ...]
+    attempts: tuple[Group, ...]
 
 
-def judge_attempts(
-    policy: Policy, attempts: Sequence[Group], config: ExpoConfig, *, token_budget: int, rederive: Rederive
-) -> list[list[Explanation]]:
-    """Every attempt of every problem as an explanation, accepted or refused with the reason; what is cheap comes first.
+# The gate
 
-    `judge_within` (step/rederive.py) calls it within limits of memory, and knows how to re-derive.
+
+def sample_groups(run: Run, problems: Sequence[Problem]) -> tuple[list[Group], list[Explanation], list[Explanation]]:
+    """Sample a step's groups and, where the method wants them, explanations of the problems that pass the gate.
+
+    Returns:
+        The groups; explanations, those kept that are young enough and the best new one of each problem; all new ones.
     """
+    config = run.config
+    wants = config.chain_source == "explanation"
+    only_failed = METHODS[config.method].gate_is_fixed or config.explanation.explain == "all-wrong"
+    kept = {p.problem_id: e for p in problems if wants and (e := run.explanations.get(p.problem_id, step=run.step))}
+    missing = [p for p in problems if wants and p.problem_id not in kept]
+    rolled = _roll_out(run, "rollout", problems, [] if only_failed else missing)
+    groups, attempts = list(rolled.groups), rolled.attempts
+    if wants and only_failed:
+        wrong = {group.problem.problem_id for group in groups if group.kind is GroupKind.ALL_WRONG}
+        problems = [p for p in problems if p.problem_id in wrong]
+        attempts = _roll_out(run, "explanation", [], [p for p in missing if p.problem_id in wrong]).attempts
+    judged = judge(run.policy, run.task, attempts, config.explanation, params=run.params, limits=run.limits)
+    new = [best(candidates) for candidates in judged]
+    run.explanations.put([e for e in new if e.accepted], step=run.step)  # a refused one is tried again the next time
+    again = [kept[p.problem_id] for p in problems if p.problem_id in kept]  # one that is drawn twice counts twice
+    return groups, [*again, *new], [e for candidates in judged for e in candidates]
+
+
+def _roll_out(run: Run, stream: str, problems: Sequence[Problem], to_explain: Sequence[Problem]) -> Rollout:
+    """Sample with the run's settings and the random stream of this step."""
+    return roll_out(
+        run.policy,
+        run.task,
+        problems=problems,
+        to_explain=to_explain,
+        group_size=run.config.group_size,
+        explaining=run.config.explanation,
+        others=run.problems,
+        params=run.params,
+        limits=run.limits,
+        seed=stream_seed(run.config.seed, stream, run.step),
+    )
+
+
+# Sampling
+
+
+def roll_out(
+    policy: Policy,
+    task: Task,
+    *,
+    problems: Sequence[Problem] = (),
+    to_explain: Sequence[Problem] = (),
+    group_size: int = 1,
+    explaining: ExpoConfig = ONE_EACH,
+    others: Sequence[Problem] = (),
+    params: SamplingParams,
+    limits: Limits,
+    seed: int,
+) -> Rollout:
+    """Sample and grade `group_size` completions of each problem, and explanations of each problem to explain.
+
+    Both are decoded in the same batches, unless explanations have their own temperature. A control is shown the answer
+    of one of the `others`, or none.
+    """
+    questions = [SampleRequest(encode_question(policy.tokenizer, p), group_size) for p in problems]
+    prompts = [_explanation_prompt(policy.tokenizer, p, explaining.explain_with, others, seed) for p in to_explain]
+    requests = [SampleRequest(prompt, explaining.explanations_per_problem) for prompt in prompts]
+    temperature = explaining.explanation_temperature or params.temperature
+    if temperature == params.temperature:
+        sampled = sample(policy, questions + requests, params, limits=limits, seed=seed)
+    else:
+        sampled = sample(policy, questions, params, limits=limits, seed=seed)
+        sampled += sample(policy, requests, replace(params, temperature=temperature), limits=limits, seed=seed)
+    groups = grade_groups(task, [*problems, *to_explain], sampled)
+    return Rollout(tuple(groups[: len(problems)]), tuple(groups[len(problems) :]))
+
+
+def _explanation_prompt(
+    tokenizer: Any, problem: Problem, explain_with: ExplainWith, others: Sequence[Problem], seed: int
+) -> tuple[int, ...]:
+    if explain_with == "no-answer":
+        return encode_question(tokenizer, problem)
+    shown = with_wrong_answer(problem, others, seed) if explain_with == "wrong-answer" else problem
+    return encode_explanation(tokenizer, shown)
+
+
+def with_wrong_answer(problem: Problem, others: Sequence[Problem], seed: int) -> Problem:
+    """The problem with the answer of another one, of the same level if possible; a function of its arguments.
+
+    Raises:
+        ConfigError: no other problem has another answer.
+    """
+    different = [other for other in others if other.answer != problem.answer]
+    pool = [other.answer for other in different if other.level == problem.level] or [p.answer for p in different]
+    if not pool:
+        raise ConfigError("explain_with 'wrong-answer' needs problems with different answers, and there is only one.")
+    rng = random.Random(stream_seed(seed, "wrong answer", problem.problem_id))  # noqa: S311
+    return replace(problem, answer=rng.choice(pool))
+
+
+# Filters
+
+
+def judge(
+    policy: Policy,
+    task: Task,
+    attempts: Sequence[Group],
+    config: ExpoConfig,
+    *,
+    params: SamplingParams,
+    limits: Limits,
+) -> list[list[Explanation]]:
+    """Accept or refuse every attempt at every problem, with the reason; cheap filters come first."""
     filters = config.explanation_filter
     candidates = [
         _candidate(policy, attempt.problem, completion, verdict, config)
@@ -39,62 +168,53 @@ def judge_attempts(
         for completion, verdict in zip(attempt.completions, attempt.verdicts, strict=True)
     ]
     if "reliance" in filters:
-        still = _accepted(candidates)
-        measured = reliances(policy, [candidates[i] for i in still], token_budget=token_budget)
-        for i, reliance in zip(still, measured, strict=True):
-            candidates[i] = dataclasses.replace(candidates[i], reliance_nats=reliance)
-            if reliance > config.max_reliance:
-                candidates[i] = _refused(candidates[i], "reliance")
+        relied = _accepted(candidates)
+        explanations = [candidates[i] for i in relied]
+        nats = limits.updating(lambda: reliances(policy, explanations, token_budget=limits.micro_batch_tokens))
+        for i, reliance in zip(relied, nats, strict=True):
+            explanation = replace(candidates[i], reliance_nats=reliance)
+            candidates[i] = _kept_if(reliance <= config.max_reliance, explanation, "reliance")
     if "lift" in filters or config.explanations_per_problem > 1:
-        still = _accepted(candidates)
-        chains = [(candidates[i].problem, candidates[i].completion.text) for i in still]
-        for i, lift in zip(still, answer_lifts(policy, chains, token_budget=token_budget), strict=True):
-            candidates[i] = _with_lift(candidates[i], lift, config)
+        lifted = _accepted(candidates)
+        chains = _chains(candidates, lifted)
+        nats = limits.updating(lambda: answer_lifts(policy, chains, token_budget=limits.micro_batch_tokens))
+        for i, lift in zip(lifted, nats, strict=True):
+            explanation = replace(candidates[i], lift_nats=lift)
+            candidates[i] = _kept_if(lift > 0 or "lift" not in filters, explanation, "no_lift")
     if "re-derivation" in filters:
-        still = _accepted(candidates)
-        reached = rederive([(candidates[i].problem, candidates[i].completion.text) for i in still])
-        for i, again in zip(still, reached, strict=True):
-            if not again:
-                candidates[i] = _refused(candidates[i], "not_rederived")
+        tried = _accepted(candidates)
+        reached = rederived(policy, task, _chains(candidates, tried), params=params, limits=limits)
+        for i, again in zip(tried, reached, strict=True):
+            candidates[i] = _kept_if(again, candidates[i], "not_rederived")
     remaining = iter(candidates)
     return [[next(remaining) for _ in attempt.completions] for attempt in attempts]
+
+
+def _candidate(
+    policy: Policy, problem: Problem, completion: Completion, verdict: Verdict, config: ExpoConfig
+) -> Explanation:
+    target_ids, accepted, reason = completion.token_ids, True, "accepted"
+    if "none" in config.explanation_filter:
+        if config.explain_with == "answer":
+            target_ids = encode_target(policy, f"{up_to_answer(completion.text)}{_BOX}{problem.answer}}}")
+    elif completion.finish_reason is FinishReason.LENGTH:
+        accepted, reason = False, "truncated"
+    elif not verdict.correct:
+        accepted, reason = False, verdict.reason
+    prompt_ids = encode_question(policy.tokenizer, problem)
+    return Explanation(problem, completion, prompt_ids, target_ids, verdict, accepted, reason)
 
 
 def _accepted(candidates: Sequence[Explanation]) -> list[int]:
     return [i for i, explanation in enumerate(candidates) if explanation.accepted]
 
 
-def _refused(explanation: Explanation, reason: str) -> Explanation:
-    return dataclasses.replace(explanation, accepted=False, reason=reason)
+def _chains(candidates: Sequence[Explanation], chosen: Iterable[int]) -> list[tuple[Problem, str]]:
+    return [(candidates[i].problem, candidates[i].completion.text) for i in chosen]
 
 
-def _candidate(
-    policy: Policy, problem: Problem, completion: Completion, verdict: Verdict, config: ExpoConfig
-) -> Explanation:
-    filters = config.explanation_filter
-    target_ids, accepted, reason = completion.token_ids, True, "accepted"
-    if "none" in filters and config.explain_with != "answer":
-        pass  # a control is trained on as it is, with whatever answer it gives
-    elif "none" in filters:
-        target_ids = encode_target(policy, up_to_answer(completion.text) + boxed(problem.answer))
-    elif completion.finish_reason is FinishReason.LENGTH:
-        accepted, reason = False, "truncated"
-    elif not verdict.correct:
-        accepted, reason = False, verdict.reason
-    return Explanation(
-        problem, completion, encode_question(policy.tokenizer, problem), target_ids, verdict, accepted, reason
-    )
-
-
-def _with_lift(explanation: Explanation, lift: float, config: ExpoConfig) -> Explanation:
-    if "lift" in config.explanation_filter and lift <= 0:
-        return _refused(dataclasses.replace(explanation, lift_nats=lift), "no_lift")
-    return dataclasses.replace(explanation, lift_nats=lift)
-
-
-def best(candidates: Sequence[Explanation]) -> Explanation:
-    """Of several accepted attempts the one with the highest answer lift; of several refused ones the first."""
-    return max(candidates, key=lambda e: (e.accepted, e.lift_nats if e.lift_nats is not None else 0.0))
+def _kept_if(passed: bool, explanation: Explanation, reason: str) -> Explanation:
+    return explanation if passed else replace(explanation, accepted=False, reason=reason)
 
 
 def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token_budget: int) -> list[float]:
@@ -120,9 +240,28 @@ def reliances(policy: Policy, explanations: Sequence[Explanation], *, token_budg
     return [shown - plain for shown, plain in zip(means[::2], means[1::2], strict=True)]
 
 
-def boxed(answer: str) -> str:
-    """An answer as the prompts ask for it."""
-    return f"{_BOX}{answer}}}"
+def rederived(
+    policy: Policy, task: Task, chains: Sequence[tuple[Problem, str]], *, params: SamplingParams, limits: Limits
+) -> list[bool]:
+    """Check of each (problem, chain text) whether the policy reaches the answer again from the chain without it.
+
+    The policy continues greedily after the plain prompt and the chain. A chain that only states the answer does not
+    lead to it. Each costs one short completion: what `max_completion_tokens` leaves after the chain, rounded down to
+    eighths, so that it stays in the context and depends on no other chain.
+    """
+    beginnings = [before_answer(text) for _, text in chains]
+    encoded = [encode_text(policy, before) for before in beginnings]
+    eighth = max(params.max_completion_tokens // 8, 1)
+    rooms = [max((params.max_completion_tokens - len(ids)) // eighth * eighth, 1) for ids in encoded]
+    whole: dict[int, tuple[Completion]] = {}
+    for room in sorted(set(rooms)):
+        alike = [i for i in range(len(chains)) if rooms[i] == room]
+        requests = [SampleRequest(encode_question(policy.tokenizer, chains[i][0]) + encoded[i], 1) for i in alike]
+        greedy = replace(params, temperature=0.0, max_completion_tokens=room)
+        for i, (completion,) in zip(alike, sample(policy, requests, greedy, limits=limits, seed=0), strict=True):
+            whole[i] = (replace(completion, text=beginnings[i] + completion.text),)
+    groups = grade_groups(task, [problem for problem, _ in chains], [whole[i] for i in range(len(chains))])
+    return [group.verdicts[0].correct for group in groups]
 
 
 def encode_text(policy: Policy, text: str) -> tuple[int, ...]:
@@ -135,6 +274,9 @@ def encode_target(policy: Policy, text: str) -> tuple[int, ...]:
     return (*encode_text(policy, text), policy.end_id)
 
 
-def refusals(explanations: Iterable[Explanation]) -> Counter[str]:
-    """How often each reason for refusing an explanation came up."""
-    return Counter(explanation.reason for explanation in explanations if not explanation.accepted)
+# The choice
+
+
+def best(candidates: Sequence[Explanation]) -> Explanation:
+    """Of several accepted attempts the one with the highest answer lift; of several refused ones the first."""
+    return max(candidates, key=lambda e: (e.accepted, e.lift_nats if e.lift_nats is not None else 0.0))

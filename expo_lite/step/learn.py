@@ -3,27 +3,42 @@
 With one update a batch the old log-probabilities are the new ones, detached; with more they are kept from the first
 pass, which the optimiser has not yet moved. Either way the same scorer makes old, new and reference values.
 
-Where the model computes in fp16 (a GPU before Ampere) the loss is scaled up by a power of two before its backward pass,
-and the gradients, which are fp32, are scaled down after it: a token's share of the loss is below what fp16 can hold.
+Where the model computes in fp16 (a GPU before Ampere), `torch.amp.GradScaler` scales the loss up: a token's share of it
+is below what fp16 can hold.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from expo_lite.errors import DivergedError
 from expo_lite.memory.limits import Limits
-from expo_lite.objectives import grpo_loss, sampler_correction, sft_loss
+from expo_lite.objectives import grpo_loss, sampler_correction, scheduled, sft_loss
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.optimizer import learning_rate
 from expo_lite.step.pairs import dpo_metrics, preferences
 
-LOWER_SCALE = 256.0
-"""What an fp16 model's loss scale is divided by where gradients have overflowed."""
+MAX_GRAD_NORM = 1.0
+"""Gradients with a larger norm are scaled down to it."""
+MOST_CORRECTION = 2.0
+"""The largest weight of the sampler correction, which bounds what one token can do (TRL has the same)."""
+
+
+def make_optimizer(policy: Policy, config: RunConfig) -> torch.optim.Optimizer:
+    """AdamW over the adapter, without weight decay."""
+    return torch.optim.AdamW(policy.parameters().values(), lr=config.optimizer.learning_rate, weight_decay=0.0)
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """The learning rate of a step counted from 0: up in a line over the warmup, then as scheduled."""
+    warmup = config.optimizer.warmup_steps
+    if step < warmup:
+        return config.optimizer.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(config.steps - warmup, 1)
+    return scheduled(config.optimizer.learning_rate, schedule=config.optimizer.lr_schedule, progress=min(progress, 1.0))
 
 
 @dataclass(slots=True)
@@ -65,7 +80,6 @@ class Totals:
         return metrics
 
 
-@torch.profiler.record_function("update")
 def learn(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
@@ -75,13 +89,10 @@ def learn(
     step: int,
     last_good: str,
     limits: Limits | None = None,
-    measure_share: bool = False,
 ) -> dict[str, float]:
     """Take `updates_per_batch` optimiser steps on the rows; returns metrics of the last pass.
 
-    With `measure_share` the supervised rows first get a pass of their own, which changes nothing, for the share of the
-    gradient that is theirs. Rows without a gradient cost nothing. Where no row has one, the adapter and the optimiser
-    stay as they are.
+    Rows without a gradient cost nothing. Where no row has one, the adapter and the optimiser stay as they are.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the adapter has not been changed by it.
@@ -99,64 +110,37 @@ def learn(
     one_row = shortest if policy.packs else 2 * shortest - 1  # no two rows fit into so few tokens
     parameters = list(policy.parameters().values())
     old_logprobs: dict[int, torch.Tensor] | None = None
-    scale = loss_scale(useful, config) if policy.underflows else 1.0
 
-    def one_pass(scale: float, chosen: Sequence[Row] = useful) -> Totals:
+    def whole_pass() -> Totals:
         optimizer.zero_grad(set_to_none=True)  # also what a pass that ran out of memory has accumulated
         tokens = limits.micro_batch_tokens
         batches = micro_batches(
-            chosen, token_budget=tokens, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
+            useful, token_budget=tokens, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
         )
-        return accumulate(policy, batches, config, old_logprobs, scale=scale)
+        return accumulate(policy, batches, config, old_logprobs)
 
-    def whole_pass(scale: float) -> Totals:
-        return limits.updating(lambda: one_pass(scale), one_row=one_row)
-
-    chains = [row for row in useful if row.sft_weight > 0 and measure_share]
-    supervised: list[torch.Tensor] = []
-    if chains:
-        scaled(lambda s: limits.updating(lambda: one_pass(s, chains), one_row=one_row), scale, parameters)
-        supervised = _gradients(parameters)  # the next pass makes others, and leaves these as they are
     for _ in range(config.loss.updates_per_batch):
-        totals, scale = scaled(whole_pass, scale, parameters)
+        totals = limits.updating(whole_pass, one_row=one_row)
         if old_logprobs is None:
             old_logprobs = totals.old_logprobs
             metrics |= logp_difference(useful, old_logprobs)
-            metrics |= limits.updating(lambda: gradient_share(_gradients(parameters), supervised), one_row=one_row)
             if any(row.side for row in useful):
                 nats = [old_logprobs[i].sum() for i in range(len(useful))]
                 metrics |= dpo_metrics(useful, nats, dpo_beta=config.dpo.dpo_beta)
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
+        policy.scaler.unscale_(optimizer)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
         loss = float(totals.loss)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        too_large = policy.scaler.get_scale() > 1 and not math.isfinite(grad_norm)  # of the scaled loss: tried smaller
+        if not math.isfinite(loss) or not (math.isfinite(grad_norm) or too_large):
             optimizer.zero_grad(set_to_none=True)
             raise _diverged(step, loss, grad_norm, last_good)
-        optimizer.step()
+        policy.scaler.step(optimizer)  # skipped where scaled gradients have overflowed
+        policy.scaler.update()
+        metrics |= {"grad_norm": 0.0 if too_large else grad_norm, "loss": loss}
+    if policy.scaler.is_enabled():
+        metrics["update/loss_scale"] = policy.scaler.get_scale()
     optimizer.zero_grad(set_to_none=True)
-    return metrics | {"grad_norm": grad_norm, "loss": loss} | totals.metrics()
-
-
-def loss_scale(rows: Sequence[Row], config: RunConfig) -> float:
-    """The power of two that brings the largest weight that a token may have to between a half and 1."""
-    largest = max(max(abs(row.advantage * row.weight), row.kl_weight, row.sft_weight) for row in rows)
-    largest = max(largest, *(config.dpo.dpo_beta * row.side.weight for row in rows if row.side), 0.0)
-    return 2.0 ** math.floor(-math.log2(largest))
-
-
-def scaled(
-    whole_pass: Callable[[float], Totals], scale: float, parameters: Sequence[torch.nn.Parameter]
-) -> tuple[Totals, float]:
-    """A pass with its loss scaled, its gradients scaled back, and the scale that they did not overflow with."""
-    while True:
-        totals = whole_pass(scale)
-        if scale == 1.0:
-            return totals, scale
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        for gradient in gradients:
-            gradient /= scale
-        if all(bool(gradient.isfinite().all()) for gradient in gradients):
-            return totals, scale
-        scale = max(scale / LOWER_SCALE, 1.0)
+    return metrics | totals.metrics()
 
 
 def _diverged(step: int, loss: float, grad_norm: float, last_good: str) -> DivergedError:
@@ -165,28 +149,6 @@ def _diverged(step: int, loss: float, grad_norm: float, last_good: str) -> Diver
         f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to "
         "the same."
     )
-
-
-def _gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
-    return [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
-
-
-def gradient_share(whole: Sequence[torch.Tensor], supervised: Sequence[torch.Tensor]) -> dict[str, float]:
-    """The norm of the supervised term's gradient, and its share in the sum of both terms' norms; nothing where it was
-    not measured.
-
-    Exact: the other term's gradient is the whole one less the supervised one.
-    """  # noqa: D205 (one sentence)
-    if not supervised:
-        return {}
-    own = _norm(supervised)
-    rest = _norm(all_of_it - part for all_of_it, part in zip(whole, supervised, strict=True))
-    return {"expo/sft_grad_norm": own, "expo/sft_grad_share": own / (own + rest) if own + rest else 0.0}
-
-
-def _norm(parts: Iterable[torch.Tensor]) -> float:
-    """Of all parts together, of which one at a time need be there."""
-    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in parts])))
 
 
 def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -> dict[str, float]:
@@ -214,7 +176,7 @@ def corrects(policy: Policy, config: RunConfig) -> bool:
     return not policy.samples_exactly if asked == "auto" else asked == "on"
 
 
-def _correction(batch: MicroBatch, old_N: torch.Tensor, most: float, totals: Totals) -> torch.Tensor:
+def _correction(batch: MicroBatch, old_N: torch.Tensor, totals: Totals) -> torch.Tensor:
     """The weight [N] of each token; 1 for those that the policy has not sampled itself."""
     pieces = []
     for row, old_T in zip(batch.rows, torch.split(old_N, batch.lengths), strict=True):
@@ -222,9 +184,9 @@ def _correction(batch: MicroBatch, old_N: torch.Tensor, most: float, totals: Tot
             pieces.append(torch.ones_like(old_T))
             continue
         sampler_T = torch.tensor(row.sampler_logprobs, device=old_T.device)
-        weights_T = sampler_correction(old_T, sampler_T, most=most)
+        weights_T = sampler_correction(old_T, sampler_T, most=MOST_CORRECTION)
         totals.correction += weights_T.sum()
-        totals.n_cut += (weights_T >= most).sum()
+        totals.n_cut += (weights_T >= MOST_CORRECTION).sum()
         totals.n_corrected_tokens += len(weights_T)
         pieces.append(weights_T)
     return torch.cat(pieces)
@@ -240,13 +202,8 @@ def accumulate(
     batches: Sequence[MicroBatch],
     config: RunConfig,
     old_logprobs: Mapping[int, torch.Tensor] | None,
-    *,
-    scale: float = 1.0,
 ) -> Totals:
-    """One pass over the micro-batches: gradients are summed into the adapter, nothing is divided.
-
-    They are those of the loss times `scale`.
-    """
+    """One pass over the micro-batches: scaled gradients are summed into the adapter, nothing is divided."""
     totals = Totals.zero(policy.device)
     loss_config, temperature = config.loss, config.sampling.temperature
     for batch in batches:
@@ -260,7 +217,7 @@ def accumulate(
         old_N = logprobs_N.detach() if old_logprobs is None else torch.cat([old_logprobs[i] for i in batch.indices])
         weights_N = batch.weights_N
         if corrects(policy, config):
-            weights_N = weights_N * _correction(batch, old_N, loss_config.sampler_correction_clip, totals)
+            weights_N = weights_N * _correction(batch, old_N, totals)
         terms = grpo_loss(
             logprobs_N,
             old_N,
@@ -275,7 +232,7 @@ def accumulate(
         loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
         if any(row.side for row in batch.rows):
             loss = loss + preferences(batch.rows, _nats(logprobs_N, batch), dpo_beta=config.dpo.dpo_beta).loss
-        (loss if scale == 1.0 else loss * scale).backward()  # type: ignore[no-untyped-call]
+        policy.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         imitated_N = batch.sft_weights_N > 0
         totals.loss += loss.detach()
         totals.kl_nats += terms.kl_nats

@@ -1,18 +1,23 @@
-"""The rows of each method: groups, chains and pairs become weighted rows of one batch.
+"""The methods: what each samples to learn from, and how that becomes weighted rows of one batch.
 
 `settings/methods.py` says what each method asks for. To add one, name it there and name its rows in `METHOD_ROWS`.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from expo_lite.objectives import group_advantages, scheduled, token_weights
 from expo_lite.policy.batching import Row, Side
-from expo_lite.records import Explanation, Group, Pair
-from expo_lite.settings.methods import Method
+from expo_lite.prompts import encode_question
+from expo_lite.records import Explanation, Group, GroupKind, Pair, Problem
+from expo_lite.settings.methods import METHODS, Method
 from expo_lite.settings.train import RunConfig
+from expo_lite.step.explain import encode_target, sample_groups
+from expo_lite.step.pairs import make_pairs
+from expo_lite.step.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,71 @@ class Experience:
         return len(self.groups) + self.unsampled
 
 
+def sample_experience(run: Run, problems: Sequence[Problem]) -> Experience:
+    """Sample what the run's method asks for on these problems."""
+    config, spec = run.config, METHODS[run.config.method]
+    progress = run.step / config.steps
+    if spec.pairs:
+        return _sample_pairs(run, problems, progress)
+    if not spec.groups and config.explanation.explain == "all":
+        return Experience((), _expert_chains(run, problems), progress, unsampled=len(problems))
+    groups, explanations, attempts = sample_groups(run, problems)
+    chains = tuple(Chain(e.prompt_ids, e.target_ids) for e in explanations if e.accepted)
+    if config.chain_source == "expert":
+        chains = _expert_chains(run, _gated(run, groups))
+    return Experience(tuple(groups), chains, progress, explanations=tuple(explanations), attempts=tuple(attempts))
+
+
+def _sample_pairs(run: Run, problems: Sequence[Problem], progress: float) -> Experience:
+    """Take pairs that are young enough and make the others; offline, by the initial policy: the adapter is off."""
+    store, limits, config = run.pairs, run.limits, run.config
+    missing = [p for p in problems if store.get(p.problem_id, step=run.step) is None]
+    with run.policy.reference() if config.dpo.pairs == "offline" else contextlib.nullcontext():
+        groups, explanations, attempts = sample_groups(run, missing) if missing else ([], [], [])
+    chosen = {e.problem.problem_id: e.target_ids for e in explanations if e.accepted}
+    if config.chain_source == "expert":
+        gated = [p for p in _gated(run, groups) if p.expert_chain]
+        chosen = {p.problem_id: c.target_ids for p, c in zip(gated, _expert_chains(run, gated), strict=True)}
+    temperature = config.sampling.temperature
+    new, metrics = limits.updating(
+        lambda: make_pairs(run.policy, groups, chosen, temperature=temperature, token_budget=limits.micro_batch_tokens)
+    )
+    store.put(new, step=run.step)
+    pairs = tuple(pair for p in problems if (pair := store.get(p.problem_id, step=run.step)) is not None)
+    return Experience(
+        tuple(groups),
+        (),
+        progress,
+        pairs,
+        tuple(explanations),
+        tuple(attempts),
+        tuple(new),
+        metrics | {"pairs/used": len(pairs)},
+    )
+
+
+def _gated(run: Run, groups: Sequence[Group]) -> list[Problem]:
+    """The problems whose expert chains are imitated."""
+    everything = run.config.explanation.explain == "all"
+    return [group.problem for group in groups if everything or group.kind is GroupKind.ALL_WRONG]
+
+
+def _expert_chains(run: Run, problems: Iterable[Problem]) -> tuple[Chain, ...]:
+    """The chains of the problems that have one."""
+    policy = run.policy
+    return tuple(
+        Chain(encode_question(policy.tokenizer, p), encode_target(policy, p.expert_chain))
+        for p in problems
+        if p.expert_chain
+    )
+
+
 def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """The GRPO term: every completion with its advantage; the weights are those of the whole batch."""
     loss = config.loss
     rewards_PG = torch.tensor([group.rewards for group in experience.groups])
     advantages = group_advantages(rewards_PG, scale=loss.advantage_scale).flatten().tolist()
     completions = [completion for group in experience.groups for completion in group.completions]
-    dead = [group.is_dead for group in experience.groups for _ in group.completions]
     weights = token_weights(
         torch.tensor([len(completion.token_ids) for completion in completions]),
         normalisation=loss.loss_normalisation,
@@ -67,10 +130,10 @@ def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
             completion.token_ids,
             advantage=advantage,
             weight=weight,
-            kl_weight=weight if loss.kl_coef and (loss.kl_on_dead_groups or not is_dead) else 0.0,
+            kl_weight=weight if loss.kl_coef else 0.0,
             sampler_logprobs=completion.logprobs,
         )
-        for completion, is_dead, advantage, weight in zip(completions, dead, advantages, weights, strict=True)
+        for completion, advantage, weight in zip(completions, advantages, weights, strict=True)
     ]
 
 
@@ -121,12 +184,11 @@ def star_rows(experience: Experience, config: RunConfig) -> list[Row]:
 
 
 def dpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
-    """ExP-DPO: two rows a pair, and the supervised term on the chosen one; the loss is a mean over the step's pairs."""
+    """ExP-DPO: two rows a pair; the loss is a mean over the step's pairs."""
     rows, n = [], len(experience.pairs)
     for k, pair in enumerate(experience.pairs):
-        sft_weight = config.dpo.dpo_sft_coef / n / len(pair.chosen_ids)
         chosen, rejected = Side(k, True, pair.ref_chosen_nats, 1 / n), Side(k, False, pair.ref_rejected_nats, 1 / n)
-        rows.append(Row(pair.prompt_ids, pair.chosen_ids, sft_weight=sft_weight, side=chosen))
+        rows.append(Row(pair.prompt_ids, pair.chosen_ids, side=chosen))
         rows.append(Row(pair.prompt_ids, pair.rejected_ids, side=rejected))
     return rows
 

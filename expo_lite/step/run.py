@@ -1,31 +1,77 @@
-"""Everything that one training run holds in memory, what it begins with, and how it goes into a checkpoint and back."""
+"""The state of a training run, and its way into a checkpoint and back."""
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
-from expo_lite.errors import ConfigError
+from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.self_check import self_check
 from expo_lite.prompts import encode_explanation, encode_question
-from expo_lite.records import Explanation, Pair, Problem, Prompts
+from expo_lite.records import Explanation, Pair, Problem, Prompts, SamplingParams
 from expo_lite.run import checkpoint
 from expo_lite.run.folder import RunFolder
 from expo_lite.run.progress import working
+from expo_lite.settings.methods import METHODS
+from expo_lite.settings.schema import from_mapping
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.optimizer import optimizer_tensors, restore_optimizer
-from expo_lite.step.store import RefreshStore
 from expo_lite.tasks import Task, problems_of
 from expo_lite.terminal import say
 
 KEEP_CHECKPOINTS = 2
 CHECKED_PROBLEMS = 32
 """Among whose prompts the start-up check finds short and long ones."""
+
+
+Kept = TypeVar("Kept", bound=Explanation | Pair)
+
+
+class RefreshStore(Generic[Kept]):
+    """Records by problem, each used again until it is `refresh_steps` old (0: for ever)."""
+
+    def __init__(self, kind: type[Kept], refresh_steps: int) -> None:
+        self._kind = kind
+        self._refresh_steps = refresh_steps
+        self._kept: dict[str, tuple[int, Kept]] = {}
+
+    def get(self, problem_id: str, *, step: int) -> Kept | None:
+        """The problem's record if it is young enough."""
+        made, record = self._kept.get(problem_id, (0, None))
+        return record if self._is_young(made, step) else None
+
+    def put(self, records: Iterable[Kept], *, step: int) -> None:
+        """Keep new records, and forget those that are too old by now."""
+        self._kept |= {record.problem.problem_id: (step, record) for record in records}
+        self._kept = {key: kept for key, kept in self._kept.items() if self._is_young(kept[0], step)}
+
+    def to_json(self, *, step: int) -> list[dict[str, Any]]:
+        """What can still be used at `step`, as plain JSON values."""
+        young = (kept for kept in self._kept.values() if self._is_young(kept[0], step))
+        return [{"made": made, "record": dataclasses.asdict(record)} for made, record in young]
+
+    def load_json(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Take back what `to_json` gave.
+
+        Raises:
+            CheckpointError: the rows are not of this form.
+        """
+        try:
+            for row in rows:
+                record = from_mapping(self._kind, row["record"], "record")
+                self._kept[record.problem.problem_id] = (row["made"], record)
+        except (ConfigError, LookupError, TypeError) as error:
+            raise CheckpointError(f"The checkpoint's kept explanations or pairs cannot be read: {error}") from error
+
+    def _is_young(self, made: int, step: int) -> bool:
+        return not self._refresh_steps or step - made < self._refresh_steps
 
 
 @dataclass(slots=True)
@@ -48,10 +94,14 @@ class Run:
     pairs: RefreshStore[Pair] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start with empty stores."""
-        dpo = self.config.dpo
-        self.explanations = RefreshStore(Explanation, self.config.explanation.explanation_refresh_steps)
-        self.pairs = RefreshStore(Pair, 0 if dpo.pairs == "offline" else dpo.pair_refresh_steps)
+        config = self.config
+        self.explanations = RefreshStore(Explanation, 1 if METHODS[config.method].pairs else config.refresh_steps)
+        self.pairs = RefreshStore(Pair, 0 if config.dpo.pairs == "offline" else config.refresh_steps)
+
+    @property
+    def params(self) -> SamplingParams:
+        """How completions are sampled for training."""
+        return SamplingParams(self.config.sampling.temperature, self.config.sampling.max_completion_tokens)
 
 
 def last_good(run: Run, *, before: int) -> str:
@@ -72,6 +122,7 @@ def save(run: Run) -> None:
             "explanations": run.explanations.to_json(step=run.step),
             "pairs": run.pairs.to_json(step=run.step),
             "limits": run.limits.to_json(),
+            "loss_scale": run.policy.scaler.state_dict(),
         },
         keep=KEEP_CHECKPOINTS,
     )
@@ -85,7 +136,39 @@ def restore(run: Run, folder: Path) -> None:
     run.explanations.load_json(state.get("explanations", []))
     run.pairs.load_json(state.get("pairs", []))
     run.limits.load_json(state.get("limits", {}))
+    if scale := state.get("loss_scale"):
+        run.policy.scaler.load_state_dict(scale)
     run.step = state["step"]
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """The optimiser's state as `PARAMETER//KEY` tensors on the CPU; a whole number as a tensor without axes."""
+    return {
+        f"{name}//{key}": torch.as_tensor(value).detach().cpu()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, torch.Tensor | int)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter], folder: Path
+) -> None:
+    """Put the state back that `optimizer_tensors` gave, each tensor beside its parameter.
+
+    Raises:
+        CheckpointError: the state belongs to other parameters.
+    """
+    tensors = load_file(folder / checkpoint.OPTIMIZER, device="cpu")
+    for full_name, value in tensors.items():
+        name, _, key = full_name.rpartition("//")
+        if name not in parameters:
+            raise CheckpointError(f"The optimiser state in '{folder}' has '{name}', which this model does not.")
+        parameter = parameters[name]
+        # a count of steps stays on the CPU, as torch has it
+        optimizer.state[parameter][key] = value if value.dim() == 0 else value.to(parameter.device)
 
 
 def training_problems(task: Task, config: RunConfig, prompts: Prompts, warn: Callable[[str], None]) -> list[Problem]:
