@@ -32,14 +32,13 @@ from expo_lite.run.dashboard import binned, sparkline, title_of
 from expo_lite.run.folder import RunFolder, check_new, locked, read_config, resuming
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs
-from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
+from expo_lite.run.metrics import sample_rows
 from expo_lite.run.progress import Display, Stopped, StopRequests, working
 from expo_lite.run.target import resolve_run, run_prompts, starting_adapter
-from expo_lite.settings.methods import METHODS
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.step.learn import learn, make_optimizer
-from expo_lite.step.methods import METHOD_ROWS, Experience, coefficient_in_force, sample_experience
+from expo_lite.step.methods import METHOD_ROWS, experience_metrics, sample_experience
 from expo_lite.step.pairs import pair_rows
 from expo_lite.step.rollout import draw
 from expo_lite.step.run import (
@@ -48,7 +47,7 @@ from expo_lite.step.run import (
     both_prompts,
     check_sampler,
     last_good,
-    restore,
+    resume,
     save,
     training_problems,
 )
@@ -167,18 +166,6 @@ def planned_peak_gib(run: Run, plan: MemoryPlan) -> float:
     return own.measurable_peak / GIB
 
 
-def resume(run: Run, console: Console) -> None:
-    """Go on from the newest whole checkpoint, if there is one."""
-    if not run.config.resume:
-        return
-    resumed_from, damaged = run.folder.cut_back()
-    for line in damaged:
-        run.limits.warn(f"{line}; going on from an older one.")
-    if resumed_from is not None:
-        restore(run, resumed_from)
-        say(console, f"resumed at step {run.step} from '{resumed_from}'")
-
-
 def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bool:
     """Take the steps that remain; False if a signal cut them short. Either way the last one is saved.
 
@@ -215,7 +202,14 @@ def take_step(run: Run) -> dict[str, float]:
     experience = sample_experience(run, problems)
     sampled = time.monotonic()
     rows = METHOD_ROWS[config.method](experience, config)
-    metrics = experience_metrics(run, experience)
+    metrics = experience_metrics(experience, config)
+    if not math.isfinite(metrics.get("sampling/nll", 0.0)):
+        raise DivergedError(
+            f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
+            f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew."
+        )
+    if config.diagnostics_every and run.step % config.diagnostics_every == 0:
+        metrics |= diagnose(policy, experience.groups, experience.explanations, limits=run.limits)
     scored = time.monotonic()
     good = last_good(run, before=run.step + 1)
     metrics |= learn(policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)
@@ -240,32 +234,6 @@ def take_step(run: Run) -> dict[str, float]:
     if experience.new_pairs:
         run.folder.pairs.append(pair_rows(policy, experience.new_pairs, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])
-    return metrics
-
-
-def experience_metrics(run: Run, experience: Experience) -> dict[str, float]:
-    """Metrics of a step's samples, and every few steps of its chains.
-
-    Raises:
-        DivergedError: the policy's log-probabilities are not finite.
-    """
-    config, groups, explanations = run.config, experience.groups, experience.explanations
-    metrics = (group_metrics(groups) if groups else {}) | experience.metrics
-    if not math.isfinite(metrics.get("sampling/nll", 0.0)):
-        raise DivergedError(
-            f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
-            f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew."
-        )
-    if explanations:
-        metrics |= explanation_metrics(explanations)
-    if experience.attempts:
-        metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
-    if METHODS[config.method].scaled and config.chain_source != "none":
-        metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
-    if config.diagnostics_every and run.step % config.diagnostics_every == 0:
-        metrics |= run.limits.updating(
-            lambda: diagnose(run.policy, groups, explanations, token_budget=run.limits.micro_batch_tokens)
-        )
     return metrics
 
 

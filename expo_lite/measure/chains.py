@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from expo_lite.measure.verdict import CONTROL, KINDS, REFUSED
+from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
@@ -66,13 +67,15 @@ def chain_figures(
 
 
 def diagnose(
-    policy: Policy, groups: Sequence[Group], explanations: Sequence[Explanation], *, token_budget: int
+    policy: Policy, groups: Sequence[Group], explanations: Sequence[Explanation], *, limits: Limits
 ) -> dict[str, float]:
     """Mean NLL a token of own, explanation and expert chains under the plain prompt, and mean lifts, as metrics.
 
     A kind that is absent has no entry.
     """
-    figures = chain_figures(policy, groups, explanations, token_budget=token_budget)
+    figures = limits.updating(
+        lambda: chain_figures(policy, groups, explanations, token_budget=limits.micro_batch_tokens)
+    )
     metrics = {}
     for kind in KINDS:
         if own := [figure for figure in figures if figure.kind == kind]:

@@ -13,6 +13,7 @@ from expo_lite.objectives import group_advantages, scheduled, token_weights
 from expo_lite.policy.batching import Row, Side
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Pair, Problem
+from expo_lite.run.metrics import explanation_metrics, group_metrics, mean
 from expo_lite.settings.methods import METHODS, Method
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.explain import encode_target, sample_groups
@@ -111,6 +112,20 @@ def _expert_chains(run: Run, problems: Iterable[Problem]) -> tuple[Chain, ...]:
         for p in problems
         if p.expert_chain
     )
+
+
+def experience_metrics(experience: Experience, config: RunConfig) -> dict[str, float]:
+    """Metrics of what a step has sampled."""
+    metrics = dict(experience.metrics)
+    if experience.groups:
+        metrics |= group_metrics(experience.groups)
+    if experience.explanations:
+        metrics |= explanation_metrics(experience.explanations)
+    if experience.attempts:
+        metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
+    if METHODS[config.method].scaled and config.chain_source != "none":
+        metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
+    return metrics
 
 
 def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:

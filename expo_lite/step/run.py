@@ -141,6 +141,18 @@ def restore(run: Run, folder: Path) -> None:
     run.step = state["step"]
 
 
+def resume(run: Run, console: Console) -> None:
+    """Continue from the newest whole checkpoint of a run that is to be resumed, if there is one."""
+    if not run.config.resume:
+        return
+    resumed_from, damaged = run.folder.cut_back()
+    for line in damaged:
+        run.limits.warn(f"{line}; going on from an older one.")
+    if resumed_from is not None:
+        restore(run, resumed_from)
+        say(console, f"resumed at step {run.step} from '{resumed_from}'")
+
+
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
