@@ -13,11 +13,10 @@ from expo_lite.grading import Grader
 from expo_lite.measure.chains import diagnose
 from expo_lite.measure.diagnose import CHAINS, diagnose_first, diagnosed
 from expo_lite.measure.evaluate import (
-    evaluate_on_the_way,
+    evaluate_and_compare,
     evaluate_once,
     held_out,
     is_due,
-    keep_best_of_all,
     load_evaluation,
 )
 from expo_lite.memory.context import fitting
@@ -105,10 +104,8 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
                     before = evaluate_once(run, console, stops) if run.step == 0 else load_evaluation(run, 0)
                     logs.evaluation(0, before)
                     finished = run_steps(run, console, stops, logs)
-                    after = evaluate_once(run, console, stops) if finished else None
+                    after = evaluate_and_compare(run, console, stops) if finished else None
                     logs.evaluation(run.step, after)
-                if finished:
-                    keep_best_of_all(run, console)
             except Stopped:
                 finished = False
     if finished:
@@ -181,7 +178,7 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
         while run.step < total and not stops.requested:
             if is_due(run):
                 with display.paused():
-                    logs.evaluation(run.step, evaluate_on_the_way(run, console, stops))
+                    logs.evaluation(run.step, evaluate_and_compare(run, console, stops))
             metrics = take_step(run)
             display.step(run.step, metrics)
             logs.step({"step": run.step, **metrics})

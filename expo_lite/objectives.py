@@ -11,7 +11,7 @@ ExP-GRPO maximises (arXiv 2507.02834, section on ExP-GRPO)
 averaged over problems q. Each token-level loss here is a weighted sum, sum_t weight_t loss_t, with weights computed
 once on the whole batch (`token_weights`): splitting a batch into micro-batches cannot change the gradient.
 
-Where this leaves the paper: the supervised term may be the mean over a chain's tokens, as the GRPO term is, instead of
+Deviations from the paper: the supervised term may be the mean over a chain's tokens, as the GRPO term is, instead of
 their sum, which is hundreds of times larger (`exp_sft_normalisation`); clipping may be asymmetric (DAPO, arXiv
 2503.14476); and the KL is the k3 estimator, exp(r) - r - 1 with r = log pi_ref - log pi
 (http://joschu.net/blog/kl-approx.html), as in GRPO (arXiv 2402.03300).
@@ -71,7 +71,7 @@ def token_weights(lengths_B: torch.Tensor, *, normalisation: str, max_completion
 def sampler_correction(old_logprobs_N: torch.Tensor, sampler_logprobs_N: torch.Tensor, *, most: float) -> torch.Tensor:
     """Truncated importance weights [N] of tokens that another implementation of the policy has sampled.
 
-    A sampler in 16 bits, or an engine with kernels of its own, samples from mu where pi is trained. Weighted by
+    A sampler in 16 bits samples from mu, while pi is trained. Weighted by
     min(pi / mu, most) the policy term's expectation is that of pi's own samples, but for what is cut off.
     (F. Yao et al. 2025, fengyao.notion.site/off-policy-rl, truncated importance sampling.)
 
@@ -91,11 +91,11 @@ def kl_divergence(logprobs_N: torch.Tensor, ref_logprobs_N: torch.Tensor) -> tor
 
 @dataclass(frozen=True, slots=True)
 class GrpoTerms:
-    """A GRPO loss (a scalar with a gradient) and what it is worth logging, summed over tokens, detached."""
+    """A GRPO loss (a scalar with a gradient) and detached sums over tokens to log."""
 
     loss: torch.Tensor
     kl_nats: torch.Tensor
-    """Of the tokens that pay for it."""
+    """Over the tokens whose KL weight is not 0."""
     n_clipped: torch.Tensor
 
 
@@ -119,7 +119,7 @@ def grpo_loss(
         ref_logprobs_N: the same of the base model; None if kl_coef is 0.
         advantages_N: the advantage of the completion that each token belongs to.
         weights_N: the share of each token in the policy term (`token_weights`).
-        kl_weights_N: the share of each token in the KL term; 0 where a dead group does not pay it.
+        kl_weights_N: the share of each token in the KL term.
         clip_low: the ratio is clipped from below at 1 - clip_low.
         clip_high: the ratio is clipped from above at 1 + clip_high.
         kl_coef: weight of the KL term.
@@ -145,7 +145,7 @@ def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class DpoTerms:
-    """The DPO loss of K pairs (a scalar with a gradient), and what it makes of each, detached.
+    """The DPO loss of K pairs (a scalar with a gradient), and the detached rewards of each.
 
     Rewards are dpo_beta times the log-ratio to the reference, as TRL logs them.
     """
@@ -175,7 +175,7 @@ def dpo_terms(
         ref_chosen_nats_K: the same of the chosen ones under the reference.
         ref_rejected_nats_K: the same of the rejected ones under the reference.
         weights_K: the share of each pair in the loss, one over the number of pairs of the whole batch.
-        dpo_beta: how far the policy may go from the reference: the larger, the less.
+        dpo_beta: how strongly the policy is held to the reference.
     """
     chosen_rewards_K = dpo_beta * (chosen_nats_K - ref_chosen_nats_K)
     rejected_rewards_K = dpo_beta * (rejected_nats_K - ref_rejected_nats_K)
@@ -213,7 +213,7 @@ def token_logprobs(
         head_VH: the language model head's weight; it is not trained.
         temperature: logits are divided by it.
         chunk_tokens: positions a chunk.
-        product: what computes x W'; there may be a faster one for a device.
+        product: computes x W'; a device may have a faster one.
     """
     head_VH = head_VH.detach()
     logprobs_N: torch.Tensor = _TokenLogprobs.apply(hidden_NH, targets_N, head_VH, temperature, chunk_tokens, product)

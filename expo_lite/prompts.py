@@ -22,7 +22,7 @@ EXPLANATION_PROMPT = (
 Turns = list[dict[str, str]]
 """A conversation as chat templates take it: `role` and `content` of each turn."""
 LONGEST_BYTES = 1_000_000
-"""Of a prompt's file: several times what the longest context holds."""
+"""The limit of a prompt file: several times what the longest context holds."""
 _TURN = re.compile(r"^--- (system|user|assistant)[ \t]*\n", re.MULTILINE)
 _HOLE = re.compile(r"\{(question|answer)\}")
 
@@ -42,14 +42,14 @@ def question_turns(problem: Problem) -> Turns:
 def explanation_turns(problem: Problem) -> Turns:
     """The conversation that shows the answer and asks for the way there.
 
-    What the system says before the question it says here too, unless the explanation prompt has a system's turn itself.
+    The system turn of the question prompt comes first, unless the explanation prompt has its own.
     """
     turns = _turns(problem.prompts.explanation or EXPLANATION_PROMPT, problem)
     return turns if turns[0]["role"] == "system" else [*system_turn(problem.prompts), *turns]
 
 
 def system_turn(prompts: Prompts) -> Turns:
-    """The system's turn of a question prompt of the user's own; empty where it has none."""
+    """The system turn of the user's question prompt; empty if it has none."""
     return [turn for turn in _turns(prompts.question or "", Problem("", "", "")) if turn["role"] == "system"]
 
 
@@ -62,15 +62,15 @@ def encode_explanation(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int,
     """Token ids of the explanation prompt (question and answer), up to where the assistant begins.
 
     Raises:
-        ConfigError: the model's chat template has no place for the turns of a prompt of the user's own.
+        ConfigError: the model's chat template refuses the turns of the user's prompt.
     """
     return _encode(tokenizer, explanation_turns(problem))
 
 
 def read_prompts(question: Path | None, explanation: Path | None) -> Prompts:
-    """Prompts of the user's own, from files; what is None stays ours.
+    """Read the user's prompts from files; None stands for the built-in one.
 
-    A file is one user's turn, or several turns, each after a line `--- system`, `--- user` or `--- assistant`.
+    A file is one user turn, or several turns, each after a line `--- system`, `--- user` or `--- assistant`.
 
     Raises:
         ConfigError: a file cannot be read, or its last turn, the user's, lacks {question} or {answer}; or a question

@@ -1,4 +1,4 @@
-"""What the stages hand to each other: frozen records, free of torch."""
+"""The frozen records that stages hand to each other; free of torch."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,20 +8,20 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 Level = int | str
-"""How hard a problem is: a number, or a word of the data's own."""
+"""The difficulty of a problem: a number, or a word from the data."""
 ALL = "all"
-"""Where levels are named, all problems together; no level is called so."""
+"""The name of all levels together; no level is called so."""
 _NUMBER = re.compile(r"(?:level\s*)?(\d{1,4})|(-\d{1,4})", re.IGNORECASE)
 
 
 def level_of(text: str) -> Level:
-    """A level as it is written: 5 of '5' and of 'Level 5', any other word as it is."""
+    """Read a level: 5 from '5' and from 'Level 5', any other word as it is."""
     found = _NUMBER.fullmatch(text.strip())
     return int(found[1] or found[2]) if found else text.strip()
 
 
 def level_order(level: Level | None) -> tuple[int, int, str]:
-    """The sorting key of levels, written out or not: numbers by value, words by alphabet, `ALL`, then none."""
+    """The sorting key of levels: numbers by value, words by alphabet, `ALL`, then None."""
     if level is None:
         return (3, 0, "")
     known = level_of(level) if isinstance(level, str) else level
@@ -31,7 +31,7 @@ def level_order(level: Level | None) -> tuple[int, int, str]:
 
 
 def by_level(items: Sequence[T], level: Callable[[T], Level | None]) -> list[tuple[str, list[T]]]:
-    """The items of each level; then all of them as `ALL`, unless that is the one level again."""
+    """Sort items by level, then list all of them as `ALL`, unless there is only one level."""
     levels = {level(item) for item in items}
     named = [
         (str(own), [item for item in items if level(item) == own])
@@ -42,7 +42,7 @@ def by_level(items: Sequence[T], level: Callable[[T], Level | None]) -> list[tup
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts of the user's own, as `prompts.read_prompts` reads them from files; None where ours is taken."""
+    """The user's prompts, as `prompts.read_prompts` reads them from files; None for the built-in ones."""
 
     question: str | None = None
     explanation: str | None = None
@@ -59,16 +59,16 @@ class Problem:
     subject: str | None = None
     expert_chain: str | None = None
     prompts: Prompts = Prompts()
-    """How it is asked, and how an explanation is asked for."""
+    """The wording of the question prompt and of the explanation prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a grader says of one completion.
+    """A grader's verdict on one completion.
 
     `reason` is one snake_case word for the outcome ("equal", "different", "no_answer", "timeout", ...), counted in
     the metrics; `how` names the comparison that decided; `answer` is the final answer found in the completion.
-    `partial` is what a wrong one is worth all the same, at least 0 and below 1.
+    `partial` is the reward of a wrong completion, in [0, 1).
     """
 
     correct: bool
@@ -79,17 +79,17 @@ class Verdict:
 
     @property
     def reward(self) -> float:
-        """1.0 for a right completion; a wrong one has what it is worth, in most tasks 0.0."""
+        """1.0 if the completion is right, else `partial`."""
         return 1.0 if self.correct else self.partial
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; what a wrong one is worth only where it is worth something."""
+        """Return plain JSON values; `partial` is left out if it is 0."""
         about = asdict(self)
         return about if self.partial else {name: value for name, value in about.items() if name != "partial"}
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended: the model's own end-of-sequence token, or the token limit."""
+    """The reason that a completion ended: the model's end-of-sequence token, or the token limit."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -112,10 +112,9 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """A prompt, and how many completions of it to sample.
+    """A prompt, and the number of completions to sample.
 
-    With a `seed` of its own a prompt gets the same random numbers whatever is sampled beside it; else those of the
-    call.
+    With its own `seed` a prompt gets the same random numbers whatever is sampled beside it; else it shares the call's.
     """
 
     prompt_ids: tuple[int, ...]
@@ -125,7 +124,7 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample: `temperature` 0 is greedy; `rows` is how many completions are decoded at the same time."""
+    """Sampling parameters: `temperature` 0 is greedy; `rows` is the number of completions decoded at the same time."""
 
     temperature: float
     max_completion_tokens: int
@@ -134,7 +133,7 @@ class SamplingParams:
 
 
 class GroupKind(StrEnum):
-    """How a group came out: only MIXED groups carry a GRPO signal."""
+    """The outcome of a group: only MIXED groups carry a GRPO signal."""
 
     ALL_WRONG = "all_wrong"
     MIXED = "mixed"
@@ -151,17 +150,17 @@ class Group:
 
     @property
     def rewards(self) -> tuple[float, ...]:
-        """One reward a completion, from 0.0 to 1.0."""
+        """One reward for each completion, from 0.0 to 1.0."""
         return tuple(verdict.reward for verdict in self.verdicts)
 
     @property
     def is_dead(self) -> bool:
-        """Whether all rewards are equal, so that GRPO learns nothing from it."""
+        """True if all rewards are equal: GRPO learns nothing from the group."""
         return len(set(self.rewards)) == 1
 
     @property
     def kind(self) -> GroupKind:
-        """All wrong, all right, or mixed; of wrong ones all are wrong, whatever they are worth."""
+        """All wrong, all right, or mixed; partial rewards do not count."""
         n_correct = sum(verdict.correct for verdict in self.verdicts)
         if n_correct == 0:
             return GroupKind.ALL_WRONG
@@ -170,11 +169,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A chain written with the answer in sight, to be trained on as if the answer had not been shown.
+    """A chain written with the answer shown, to be trained on as if it had not been.
 
     `completion.prompt_ids` is the explanation prompt it was sampled after (question and answer); `prompt_ids` is the
     plain prompt (question alone) it is scored and trained after, with `target_ids` after it. `accepted` says whether
-    the filter let it pass and `reason` why; `lift_nats` is log pi(a*|q,c) - log pi(a*|q), and `reliance_nats` the mean
+    it passed the filter and `reason` why; `lift_nats` is log pi(a*|q,c) - log pi(a*|q), and `reliance_nats` the mean
     over tokens of log pi(c|q,a*) - log pi(c|q), where they were measured.
     """
 
@@ -191,7 +190,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two completions of one plain prompt, the first of which is to be preferred; token ids as in `Completion`.
+    """Two completions of one plain prompt, the chosen one and the rejected one; token ids as in `Completion`.
 
     `ref_chosen_nats` and `ref_rejected_nats` are their log-probabilities under the base model, summed over tokens.
     """

@@ -1,7 +1,6 @@
 """Evaluations during training: they change nothing, the best checkpoint is kept."""
 
 import io
-import json
 import signal
 import threading
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from made_run import write_evaluation
 
 from expo_lite.commands import cli
-from expo_lite.measure.evaluate import evaluate_on_the_way, keep_best_of_all
+from expo_lite.measure.evaluate import evaluate_and_compare
 from expo_lite.run.folder import RunFolder
 from expo_lite.run.progress import StopRequests
 from expo_lite.run.target import find_target
@@ -55,22 +54,20 @@ def test_the_best_checkpoint_is_kept_while_newer_ones_come_and_go(tmp_path: Path
     console, stops = Terminal(file=said, width=100), StopRequests(Terminal(quiet=True))
     for step, n_correct in ((0, (1, 1)), (3, (3, 2)), (4, (1, 2)), (5, (3, 2))):
         write_evaluation(folder.evaluation_file(step), n_correct)
-    evaluate_on_the_way(run, console, stops)
-    assert "step 3: pass@1 of all held-out problems 62.5% (the best so far)" in said.getvalue()  # 5 of 8
+    evaluate_and_compare(run, console, stops)
+    assert "step 3: pass@1 62.5% (the best so far: " in said.getvalue()  # 5 of 8
     kept = tmp_path / "run" / "checkpoints" / "best"
-    assert json.loads((kept / "best.json").read_text()) == {"step": 3, "figure": 0.625}
     assert adapter(tmp_path / "run", "best") == adapter(tmp_path / "run", "step-000003")
     target = find_target(str(kept))
     assert (target.run, target.label) == (tmp_path / "run", "run-best")
 
     run.step = 4
-    evaluate_on_the_way(run, console, stops)
-    assert "step 4: pass@1 of all held-out problems 37.5% (best: 62.5% at step 3)" in said.getvalue()
+    evaluate_and_compare(run, console, stops)
+    assert "step 4: pass@1 37.5% (best: 62.5% at step 3)" in said.getvalue()
     run.step = 5
-    evaluate_on_the_way(run, console, stops)  # as good is not better
-    keep_best_of_all(run, console)
-    assert "(step 3, 62.5%)" in said.getvalue()
-    assert json.loads((kept / "best.json").read_text())["step"] == 3
+    evaluate_and_compare(run, console, stops)  # as good is not better
+    assert "step 5: pass@1 62.5% (best: 62.5% at step 3)" in said.getvalue()
+    assert adapter(tmp_path / "run", "best") == adapter(tmp_path / "run", "step-000003")
 
 
 def test_a_run_in_another_thread_has_no_signals() -> None:

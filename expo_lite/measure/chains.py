@@ -5,7 +5,7 @@ and the answer lift log pi(a*|q, c) - log pi(a*|q).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from expo_lite.measure.verdict import CONTROL, KINDS, REFUSED
 from expo_lite.memory.limits import Limits
@@ -29,9 +29,8 @@ class ChainFigure:
     nll: float
     lift: float
     text: str = ""
-    row: Row | None = None
     reliance: float | None = None
-    """By how many nats a token an answer shown makes the chain more probable: the one it was written with."""
+    """By how many nats a token the answer shown makes the chain more probable, where it was measured."""
 
 
 def chain_figures(
@@ -41,28 +40,32 @@ def chain_figures(
     *,
     token_budget: int,
     controls: Sequence[Explanation] = (),
-    refused: bool = False,
+    whole: bool = False,
 ) -> list[ChainFigure]:
-    """One own chain a problem, explanations (those that were accepted, or all), expert chains, and controls."""
-    chains: list[tuple[Problem, str, Row, str]] = []
-    for e in controls:
-        chains.append((e.problem, CONTROL, Row(e.prompt_ids, e.target_ids), e.completion.text))
+    """Score one own chain of each problem, accepted explanations, expert chains, and controls.
+
+    `whole` adds refused explanations, and the reliance of every chain.
+    """
+    chains: list[tuple[Problem, str, str, Row, tuple[int, ...]]] = []
+
+    def add(problem: Problem, kind: str, text: str, row: Row, shown: tuple[int, ...] | None = None) -> None:
+        chains.append((problem, kind, text, row, shown or encode_explanation(policy.tokenizer, problem)))
+
+    for e in (*controls, *(e for e in explanations if e.accepted or whole)):
+        kind = CONTROL if e in controls else "explanation" if e.accepted else REFUSED
+        add(e.problem, kind, e.completion.text, Row(e.prompt_ids, e.target_ids), e.completion.prompt_ids)
     for group in groups:
-        own = group.completions[0]
-        chains.append((group.problem, "own", Row(own.prompt_ids, own.token_ids), own.text))
-    for e in explanations:
-        if e.accepted or refused:
-            kind = "explanation" if e.accepted else REFUSED
-            chains.append((e.problem, kind, Row(e.prompt_ids, e.target_ids), e.completion.text))
-    for problem in (group.problem for group in groups):
-        if text := problem.expert_chain:
-            row = Row(encode_question(policy.tokenizer, problem), encode_target(policy, text))
-            chains.append((problem, "expert", row, text))
-    scored = score_rows(policy, [row for _, _, row, _ in chains], temperature=1.0, token_budget=token_budget)
-    lifts = answer_lifts(policy, [(problem, text) for problem, _, _, text in chains], token_budget=token_budget)
+        sampled, expert = group.completions[0], group.problem.expert_chain
+        add(group.problem, "own", sampled.text, Row(sampled.prompt_ids, sampled.token_ids))
+        if expert:
+            question = encode_question(policy.tokenizer, group.problem)
+            add(group.problem, "expert", expert, Row(question, encode_target(policy, expert)))
+    rows = [row for *_, row, _ in chains] + [Row(shown, row.completion_ids) for *_, row, shown in chains if whole]
+    nats = [float(s.mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
+    lifts = answer_lifts(policy, [(problem, text) for problem, _, text, *_ in chains], token_budget=token_budget)
     return [
-        ChainFigure(problem, kind, -float(logprobs_T.mean()), lift, text, row)
-        for (problem, kind, row, text), logprobs_T, lift in zip(chains, scored, lifts, strict=True)
+        ChainFigure(problem, kind, -nats[i], lifts[i], text, nats[len(chains) + i] - nats[i] if whole else None)
+        for i, (problem, kind, text, *_) in enumerate(chains)
     ]
 
 
@@ -82,21 +85,3 @@ def diagnose(
             metrics[f"expo/nll_{kind}"] = mean(figure.nll for figure in own)
             metrics[LIFT_NAMES[kind]] = mean(figure.lift for figure in own)
     return metrics
-
-
-def with_reliance(
-    policy: Policy, figures: Sequence[ChainFigure], explained: Sequence[Explanation], *, token_budget: int
-) -> list[ChainFigure]:
-    """The figures with how much more probable each chain is after the prompt that shows an answer."""
-    shown = {(e.problem.problem_id, e.completion.text): e.completion.prompt_ids for e in explained}
-    rows = [
-        Row(
-            shown.get((f.problem.problem_id, f.text)) or encode_explanation(policy.tokenizer, f.problem),
-            f.row.completion_ids if f.row else (),
-        )
-        for f in figures
-    ]
-    scored = score_rows(policy, rows, temperature=1.0, token_budget=token_budget)
-    return [
-        replace(f, reliance=float(logprobs_T.mean()) + f.nll) for f, logprobs_T in zip(figures, scored, strict=True)
-    ]

@@ -13,11 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from expo_lite.measure.chains import ChainFigure, chain_figures, with_reliance
+from expo_lite.measure.chains import ChainFigure, chain_figures
 from expo_lite.measure.verdict import (
     CONTROL,
     KINDS,
-    Checks,
     LevelDiagnosis,
     LevelVerdict,
     closing_line,
@@ -203,22 +202,22 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
 
     def scored() -> list[ChainFigure]:
         budget = limits.micro_batch_tokens  # halved where memory runs out
-        found = chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls, refused=True)
-        return with_reliance(policy, found, [*explanations, *controls], token_budget=budget)
+        return chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls, whole=True)
 
     figures = limits.updating(scored)
     accepted = [(e.problem, e.completion.text) for e in explanations if e.accepted]
     again = rederived(policy, task, accepted, params=subject.params, limits=limits)
-    checks = Checks(
-        right={
-            "own": {g.problem.problem_id: g.verdicts[0].correct for g in rolled.groups},
-            "explanation": {e.problem.problem_id: e.verdict.correct for e in explanations},
-            CONTROL: {e.problem.problem_id: e.verdict.correct for e in controls},
-        },
-        valid=_valid(task, figures),
-        rederived={problem.problem_id: flag for (problem, _), flag in zip(accepted, again, strict=True)},
-    )
-    levels = levels_of(rolled.groups, explanations, figures, checks)
+    right = {
+        "own": {g.problem.problem_id: g.verdicts[0].correct for g in rolled.groups},
+        "explanation": {e.problem.problem_id: e.verdict.correct for e in explanations},
+        CONTROL: {e.problem.problem_id: e.verdict.correct for e in controls},
+    }
+    valid: dict[str, dict[str, bool]] = {kind: {} for kind in (*KINDS, CONTROL) if isinstance(task, ChecksSteps)}
+    for f in figures:
+        if isinstance(task, ChecksSteps) and f.kind in valid:
+            valid[f.kind][f.problem.problem_id] = task.check_steps(f.problem, f.text) == "valid"
+    reached = {problem.problem_id: flag for (problem, _), flag in zip(accepted, again, strict=True)}
+    levels = levels_of(rolled.groups, explanations, figures, right=right, valid=valid, reached=reached)
     return Diagnosis(tuple(levels), rolled.groups, tuple(explanations))
 
 
@@ -228,13 +227,3 @@ def _controls(subject: Subject) -> list[Explanation]:
         return []
     as_they_are = replace(subject.explaining, explanation_filter=("none",), explain_with=CONTROL)
     return subject.judge(subject.roll_out("control", (), as_they_are).attempts, as_they_are)
-
-
-def _valid(task: Task, figures: Sequence[ChainFigure]) -> dict[str, dict[str, bool]]:
-    """Right steps by kind and problem, where the task has a checker of steps."""
-    if not isinstance(task, ChecksSteps):
-        return {}
-    return {
-        kind: {f.problem.problem_id: task.check_steps(f.problem, f.text) == "valid" for f in figures if f.kind == kind}
-        for kind in (*KINDS, CONTROL)
-    }

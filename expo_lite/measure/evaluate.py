@@ -15,9 +15,9 @@ from expo_lite.memory.context import fitting
 from expo_lite.memory.limits import Limits
 from expo_lite.memory.plan import MOST_MICRO_BATCH_TOKENS
 from expo_lite.policy.base import Policy, listening
-from expo_lite.records import ALL, Problem, Prompts, SamplingParams
+from expo_lite.records import Problem, Prompts, SamplingParams
 from expo_lite.results.figures import Evaluation, evaluation_of
-from expo_lite.run.checkpoint import BEST, keep_best
+from expo_lite.run.checkpoint import keep_best
 from expo_lite.run.folder import write_atomically
 from expo_lite.run.progress import StopRequests, completion_bar
 from expo_lite.settings.groups import HeldOutConfig
@@ -129,53 +129,25 @@ def is_due(run: Run) -> bool:
     return bool(every) and 0 < run.step < run.config.steps and run.step % every == 0
 
 
-def evaluate_on_the_way(run: Run, console: Console, stops: StopRequests) -> Evaluation | None:
-    """Evaluate at this step, whose checkpoint must be there, and keep the checkpoint if it is the best.
+def evaluate_and_compare(run: Run, console: Console, stops: StopRequests) -> Evaluation | None:
+    """Evaluate after the steps done; with --eval-every keep the checkpoint, which must be there, if it is the best.
 
     Raises:
         Stopped: a stop was asked for; what has been sampled is kept.
     """
-    evaluation = evaluate_once(run, console, stops)
-    if evaluation is None:
-        return None
-    name, value = figure(evaluation)
-    found, best = _figures(run)
-    if best == run.step:
-        _keep(run, value)
-        compared = "the best so far"
-    else:
-        compared = f"best: {found[best]:.1%} {f'at step {best}' if best else 'before training'}"
-    say(console, f"step {run.step}: {name} {value:.1%} ({compared})")
+    evaluation, every = evaluate_once(run, console, stops), run.config.evaluation.eval_every
+    if evaluation is None or not every:
+        return evaluation
+    steps = {0, *range(every, run.step + 1, every), run.step}
+    found = {s: figure(e) for s in sorted(steps) if (e := load_evaluation(run, s)) is not None}
+    best = max(found, key=lambda step: (found[step], -step))
+    compared = f"best: {found[best]:.1%} {f'at step {best}' if best else 'before training'}"
+    if best == run.step > 0:
+        compared = f"the best so far: {keep_best(run.folder.checkpoints, run.step)}"
+    say(console, f"step {run.step}: pass@1 {found[run.step]:.1%} ({compared})")
     return evaluation
 
 
-def keep_best_of_all(run: Run, console: Console) -> None:
-    """After the last evaluation: keep the last checkpoint if it is the best, and say which one is."""
-    if not run.config.evaluation.eval_every or load_evaluation(run, run.step) is None:
-        return
-    found, best = _figures(run)
-    if best == 0:
-        say(console, "No evaluation was better than the one before training.")
-        return
-    if best == run.step:
-        _keep(run, found[best])
-    say(console, f"best checkpoint: {run.folder.checkpoints / BEST} (step {best}, {found[best]:.1%})")
-
-
-def figure(evaluation: Evaluation) -> tuple[str, float]:
-    """The figure that checkpoints are compared by: pass@1 of all problems."""
-    row = evaluation.levels[-1]
-    return f"pass@1 of {'all held-out problems' if row.level == ALL else 'held-out problems'}", row.pass_at[1].value
-
-
-def _figures(run: Run) -> tuple[dict[int, float], int]:
-    """The figure at each step up to this one that has been measured, and the first step that has the best."""
-    every = run.config.evaluation.eval_every
-    steps = {0, *range(every, run.step + 1, every), run.step}
-    found = {s: figure(e)[1] for s in sorted(steps) if (e := load_evaluation(run, s)) is not None}
-    return found, max(found, key=lambda step: (found[step], -step))
-
-
-def _keep(run: Run, value: float) -> None:
-    best = keep_best(run.folder.checkpoints, run.step)
-    write_atomically(best / "best.json", json.dumps({"step": run.step, "figure": value}) + "\n")
+def figure(evaluation: Evaluation) -> float:
+    """The figure that checkpoints are compared by: pass@1 of all held-out problems."""
+    return evaluation.levels[-1].pass_at[1].value

@@ -5,7 +5,8 @@ The bounds were settled by hand, on the built-in task. They are coarse on purpos
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, by_level
@@ -27,8 +28,9 @@ HARDLY = 0.1
 HALF = 0.5
 
 Outcome = Literal["yes", "no", "solved", "undecided"]
-Flags = dict[str, bool]
+Flags = Mapping[str, bool]
 """By problem id."""
+NO_FLAGS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +66,27 @@ class LevelDiagnosis:
         return plain
 
 
-@dataclass(frozen=True, slots=True)
-class Checks:
-    """By kind and problem id: right answers, valid steps; and re-derived explanations by problem id."""
-
-    right: dict[str, Flags] = field(default_factory=dict)
-    valid: dict[str, Flags] = field(default_factory=dict)
-    rederived: Flags = field(default_factory=dict)
-
-
 def levels_of(
     groups: Sequence[Group],
     explanations: Sequence[Explanation],
     figures: "Sequence[ChainFigure]",
-    checks: Checks = Checks(),
+    *,
+    right: Mapping[str, Flags] = NO_FLAGS,
+    valid: Mapping[str, Flags] = NO_FLAGS,
+    reached: Flags = NO_FLAGS,
 ) -> list[LevelDiagnosis]:
-    """The figures by level, then of all where there is more than one level."""
+    """The figures by level, then of all where there is more than one level.
+
+    Args:
+        groups: completions of the plain prompt.
+        explanations: one a problem.
+        figures: of chains of all kinds.
+        right: right answers, by kind of chain.
+        valid: right steps, by kind of chain; empty if the task cannot tell.
+        reached: accepted explanations from which the policy reaches the answer again.
+    """
     named = by_level(groups, lambda group: group.problem.level)
-    return [_level(name, members, explanations, figures, checks) for name, members in named]
+    return [_level(name, members, explanations, figures, right, valid, reached) for name, members in named]
 
 
 def _level(
@@ -89,7 +94,9 @@ def _level(
     groups: Sequence[Group],
     explanations: Sequence[Explanation],
     figures: "Sequence[ChainFigure]",
-    checks: Checks,
+    right: Mapping[str, Flags],
+    valid: Mapping[str, Flags],
+    reached: Flags,
 ) -> LevelDiagnosis:
     here = {group.problem.problem_id for group in groups}
     explanations = [e for e in explanations if e.problem.problem_id in here]
@@ -120,10 +127,10 @@ def _level(
         nll=by_kinds(lambda f: f.nll),
         lift=by_kinds(lambda f: f.lift),
         nll_ratio=_ratio(both),
-        right={kind: share(flags) for kind, flags in checks.right.items()},
-        valid={kind: share(flags) for kind, flags in checks.valid.items()},
+        right={kind: share(flags) for kind, flags in right.items()},
+        valid={kind: share(flags) for kind, flags in valid.items()},
         reliance=by_kinds(lambda f: f.reliance),
-        rederived=share(checks.rederived),
+        rederived=share(reached),
         explanations_truncated=_share(e.completion.finish_reason is FinishReason.LENGTH for e in explanations),
     )
 

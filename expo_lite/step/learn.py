@@ -1,7 +1,7 @@
-"""One update: weighted rows in, a changed adapter and what it is worth logging out.
+"""One update: weighted rows in, a changed adapter and metrics out.
 
 With one update a batch the old log-probabilities are the new ones, detached; with more they are kept from the first
-pass, which the optimiser has not yet moved. Either way the same scorer makes old, new and reference values.
+pass. The same scorer makes old, new and reference values.
 
 Where the model computes in fp16 (a GPU before Ampere), `torch.amp.GradScaler` scales the loss up: a token's share of it
 is below what fp16 can hold.
@@ -152,11 +152,10 @@ def _diverged(step: int, loss: float, grad_norm: float, last_good: str) -> Diver
 
 
 def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -> dict[str, float]:
-    """How far the sampler's log-probabilities are from the scorer's of the same policy, nats a token: mean and largest.
+    """The difference between sampler's and scorer's log-probabilities, nats a token: mean and largest.
 
-    Costs nothing: the update needs the scorer's values anyway. About 1e-6 in fp32 and 1e-2 in bf16; more is a sampler
-    that has another adapter, model or setting than what is trained. Chains sampled after another prompt have no part in
-    it.
+    It is about 1e-6 in fp32 and 1e-2 in bf16; more means that the sampler has another adapter, model or setting.
+    Chains that were sampled after another prompt do not count.
     """
     differences = [
         logprobs[i].cpu() - torch.tensor(row.sampler_logprobs) for i, row in enumerate(rows) if row.sampler_logprobs
@@ -171,13 +170,13 @@ def logp_difference(rows: Sequence[Row], logprobs: Mapping[int, torch.Tensor]) -
 
 
 def corrects(policy: Policy, config: RunConfig) -> bool:
-    """Whether the policy term is weighted for what sampler and scorer differ by."""
+    """True if the policy term is weighted for the difference between sampler and scorer."""
     asked = config.loss.sampler_correction
     return not policy.samples_exactly if asked == "auto" else asked == "on"
 
 
 def _correction(batch: MicroBatch, old_N: torch.Tensor, totals: Totals) -> torch.Tensor:
-    """The weight [N] of each token; 1 for those that the policy has not sampled itself."""
+    """The weight [N] of each token; 1 if the policy has not sampled it itself."""
     pieces = []
     for row, old_T in zip(batch.rows, torch.split(old_N, batch.lengths), strict=True):
         if not row.sampler_logprobs:

@@ -31,10 +31,10 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """All that one step learns from: a group for each problem, chains for some, and progress (0 to 1).
+    """The experience of one step: a group for each problem, chains for some, and progress (0 to 1).
 
-    A method of pairs has no chains, and groups only of the problems that had no pair yet. `explanations`, `new_pairs`
-    and `metrics` tell how it came about; no method learns from them.
+    A method of pairs has no chains, and groups only of problems without a pair. `explanations`, `new_pairs` and
+    `metrics` are for the log; no method learns from them.
     """
 
     groups: tuple[Group, ...]
@@ -43,11 +43,11 @@ class Experience:
     pairs: tuple[Pair, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     attempts: tuple[Explanation, ...] = ()
-    """All that were sampled at this step, of which `explanations` has the best of each problem."""
+    """All explanations sampled at this step; `explanations` has the best of each problem."""
     new_pairs: tuple[Pair, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     unsampled: int = 0
-    """Problems of which no group was sampled, because nothing would be learned from it."""
+    """Problems without a group, because the method would learn nothing from it."""
 
     @property
     def n_problems(self) -> int:

@@ -1,7 +1,7 @@
-"""Preference pairs: a chain to prefer and the policy's own wrong completion of the same plain prompt, for DPO.
+"""Preference pairs for DPO: a chain, and the policy's own wrong completion of the same plain prompt.
 
-A pair is made once: its reference log-probabilities, with the adapter off, go with it. Offline pairs are the initial
-policy's for good; online ones are made anew by the updated policy once they are old enough.
+A pair keeps its reference log-probabilities, which are measured once with the adapter off. The initial policy makes
+offline pairs, once; the updated policy makes online pairs, anew when they are too old.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +26,12 @@ def make_pairs(
     temperature: float,
     token_budget: int,
 ) -> tuple[list[Pair], dict[str, float]]:
-    """A pair for each group that has a wrong completion and a chain in `chosen`, by problem.
+    """Make a pair for each group that has a wrong completion and a chain in `chosen`, by problem.
 
-    The first wrong completion is taken that the limit has not cut off; if it has cut off all of them, the first.
+    It takes the first wrong completion that the limit has not cut off; if all are cut off, the first.
 
     Returns:
-        The pairs, and how many groups gave none and why, as metrics.
+        The pairs, and how many groups gave no pair and why, as metrics.
     """
     found, n_right, n_without_chain = [], 0, 0
     for group in groups:
@@ -94,7 +94,7 @@ def dpo_metrics(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: 
 
 
 def pair_rows(policy: Policy, pairs: Iterable[Pair], *, step: int) -> list[dict[str, Any]]:
-    """What pairs.jsonl keeps: prompt, chosen and rejected as conversations, which TRL's DPOTrainer and others take."""
+    """The rows of pairs.jsonl: prompt, chosen and rejected as conversations, as TRL's DPOTrainer takes them."""
 
     def answer(token_ids: tuple[int, ...]) -> Turns:
         return [{"role": "assistant", "content": policy.tokenizer.decode(token_ids, skip_special_tokens=True)}]
