@@ -22,7 +22,7 @@ from expo_lite.results.figures import Evaluation
 from expo_lite.settings import machine
 from expo_lite.settings.groups import HeldOutConfig, RolloutConfig
 from expo_lite.settings.plans import ReplicateConfig, RunsConfig
-from expo_lite.settings.train import RunConfig, TrainConfig, resolve
+from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.sweep import run as sweep_run
 from expo_lite.sweep.claims import CLAIMS, QUESTIONS
 from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
