@@ -63,8 +63,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     import torch
 
     from expo_lite.memory.limits import fitted, peak_memory_gib, reset_peak_memory
-    from expo_lite.memory.parts import CONTEXT, GIB, Workload, phases
-    from expo_lite.memory.plan import MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS
+    from expo_lite.memory.plan import CONTEXT, GIB, MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS, Workload, phases
     from expo_lite.memory.shapes import find_shape
     from expo_lite.policy.batching import Row
     from expo_lite.policy.factory import load_policy

@@ -19,10 +19,8 @@ from expo_lite.measure.evaluate import (
     is_due,
     load_evaluation,
 )
-from expo_lite.memory.context import fitting
-from expo_lite.memory.limits import Limits, fitted, peak_memory_gib
-from expo_lite.memory.parts import GIB
-from expo_lite.memory.plan import MemoryPlan
+from expo_lite.memory.limits import Limits, fitted, fitting, peak_memory_gib
+from expo_lite.memory.plan import GIB, MemoryPlan
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
 from expo_lite.results.figures import Evaluation

@@ -6,6 +6,7 @@ is used for sampling explanations and for nothing else. Both go through the toke
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,8 +31,8 @@ _HOLE = re.compile(r"\{(question|answer)\}")
 class ChatTokenizer(Protocol):
     """The one method of a transformers tokenizer that prompts need."""
 
-    def apply_chat_template(self, conversation: Turns, **kwargs: Any) -> Any:
-        """Render a conversation with the model's own chat template."""
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
+        """Render a conversation, or each of several, with the model's own chat template."""
 
 
 def question_turns(problem: Problem) -> Turns:
@@ -55,7 +56,7 @@ def system_turn(prompts: Prompts) -> Turns:
 
 def encode_question(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
     """Token ids of the question prompt, up to where the assistant begins; raises ConfigError as the next does."""
-    return _encode(tokenizer, question_turns(problem))
+    return tuple(_encode(tokenizer, question_turns(problem)))
 
 
 def encode_explanation(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
@@ -64,7 +65,13 @@ def encode_explanation(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int,
     Raises:
         ConfigError: the model's chat template refuses the turns of the user's prompt.
     """
-    return _encode(tokenizer, explanation_turns(problem))
+    return tuple(_encode(tokenizer, explanation_turns(problem)))
+
+
+def encode_prompts(tokenizer: ChatTokenizer, problems: Sequence[Problem]) -> list[tuple[list[int], list[int]]]:
+    """Encode both prompts of many problems in two batches; raises ConfigError as `encode_explanation` does."""
+    asked, explained = ([of(p) for p in problems] for of in (question_turns, explanation_turns))
+    return list(zip(_encode(tokenizer, asked), _encode(tokenizer, explained), strict=True))
 
 
 def read_prompts(question: Path | None, explanation: Path | None) -> Prompts:
@@ -118,11 +125,11 @@ def _read(kind: str, path: Path | None) -> str | None:
     return template
 
 
-def _encode(tokenizer: ChatTokenizer, turns: Turns) -> tuple[int, ...]:
+def _encode(tokenizer: ChatTokenizer, turns: Turns | list[Turns]) -> Any:
     from jinja2 import TemplateError  # comes with transformers, as the tokenizer does
 
     try:
-        rendered = tokenizer.apply_chat_template(
+        return tokenizer.apply_chat_template(
             turns,
             tokenize=True,
             add_generation_prompt=True,
@@ -130,9 +137,9 @@ def _encode(tokenizer: ChatTokenizer, turns: Turns) -> tuple[int, ...]:
             enable_thinking=False,  # Qwen3 alone reads it: answer without a hidden chain
         )
     except TemplateError as error:
-        roles = ", ".join(turn["role"] for turn in turns)
+        first = turns[0] if isinstance(turns[0], list) else turns
+        roles = ", ".join(turn["role"] for turn in first)
         raise ConfigError(
             f"The model's chat template refuses a prompt with the turns {roles}: {error}. Change the file of "
             "--question-prompt or --explanation-prompt."
         ) from error
-    return tuple(rendered)

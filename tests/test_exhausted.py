@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from expo_lite.memory.exhausted import out_of_memory
+from expo_lite.memory.machine import out_of_memory
 
 LACKING = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB"),

@@ -10,7 +10,7 @@ import torch
 from fake_cuda import CUDA, CudaPolicy, LeftOnTheCpu, OnlyCuda, fake_cuda
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from expo_lite.memory.parts import Workload, cache_bytes
+from expo_lite.memory.plan import Workload, cache_bytes
 from expo_lite.memory.shapes import ALIASES_FILE, shape_of
 from expo_lite.policy import scoring, slots
 from expo_lite.policy.batching import MicroBatch, Row, collate

@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 from expo_lite import loop
 from expo_lite.errors import ModelError
 from expo_lite.memory import limits as fit
-from expo_lite.memory.exhausted import out_of_memory
 from expo_lite.memory.limits import Limits, fitted
-from expo_lite.memory.parts import GIB, Workload
-from expo_lite.memory.plan import MemoryPlan, plan_for
+from expo_lite.memory.machine import out_of_memory
+from expo_lite.memory.plan import GIB, MemoryPlan, Workload, plan_for
 from expo_lite.memory.shapes import find_shape
 from expo_lite.policy import scoring, slots
 from expo_lite.policy.batching import Row

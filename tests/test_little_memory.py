@@ -30,7 +30,7 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_little_memory_ends_well_or_in_one_line(command: str, tmp_path: Path) -> None:
     codes = []
-    for room_mib in (20, 500, 550, 900, 1_000, 1_200, 4_000):
+    for room_mib in (1_000, 4_000):
         words = [*COMMANDS[command], "--output", str(tmp_path / str(room_mib))]
         done = subprocess.run(
             [sys.executable, "-c", LIMITED, str(room_mib), *words],

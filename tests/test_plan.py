@@ -13,7 +13,7 @@ import torch
 from expo_lite.commands import cli
 from expo_lite.commands import plan as plan_command
 from expo_lite.errors import ConfigError, ModelError
-from expo_lite.memory.parts import GIB
+from expo_lite.memory.plan import GIB
 from expo_lite.memory.shapes import ALIASES_FILE, find_shape, shape_of
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plans import PlanConfig

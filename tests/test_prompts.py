@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from expo_lite.errors import ConfigError, DataError
-from expo_lite.memory.context import fitting
+from expo_lite.memory.limits import fitting
 from expo_lite.prompts import (
     encode_explanation,
     encode_question,

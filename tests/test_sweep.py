@@ -16,7 +16,7 @@ from expo_lite.commands.cli import run
 from expo_lite.commands.sweep import evaluate_base
 from expo_lite.errors import ConfigError
 from expo_lite.memory import limits
-from expo_lite.memory.parts import GIB
+from expo_lite.memory.plan import GIB
 from expo_lite.memory.shapes import find_shape
 from expo_lite.results.figures import Evaluation
 from expo_lite.settings import machine

@@ -18,9 +18,8 @@ from packaging.requirements import Requirement
 
 from expo_lite.errors import ConfigError
 from expo_lite.grading import GradeItem, Grader
-from expo_lite.memory.exhausted import free_ram_gib
-from expo_lite.memory.parts import GIB
-from expo_lite.memory.plan import ram_bytes
+from expo_lite.memory.machine import free_ram_gib, ram_bytes
+from expo_lite.memory.plan import GIB
 from expo_lite.report.findings import lora_b_moved
 from expo_lite.run.checkpoint import newest_whole
 from expo_lite.settings.machine import ON_WINDOWS, driver_version, in_wsl, is_installed, on_windows

@@ -30,7 +30,7 @@ from expo_lite.commands.report import Report, Watch
 from expo_lite.commands.sweep import Replicate, Sweep
 from expo_lite.commands.train import Train
 from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
-from expo_lite.memory.exhausted import free_ram_gib, out_of_memory
+from expo_lite.memory.machine import free_ram_gib, out_of_memory
 from expo_lite.settings.machine import set_memory
 from expo_lite.terminal import Terminal, visible, visible_line
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from expo_lite.memory.exhausted import check_address_space
 from expo_lite.prompts import read_prompts
 from expo_lite.records import Problem, Prompts
 from expo_lite.run.progress import working
@@ -82,14 +81,9 @@ def measured_problems(
 
 
 def import_torch(console: Console) -> None:
-    """Import torch, which takes seconds, and say so. Leave transformers: Unsloth may have to come before it.
-
-    Raises:
-        ModelError: this process may have too little memory for any model.
-    """
+    """Import torch, which takes seconds, and say so. Leave transformers: Unsloth may have to come before it."""
     with working(console, "starting"), importing("torch"):
         import torch  # noqa: F401
-    check_address_space()
 
 
 def say_device(console: Console) -> None:

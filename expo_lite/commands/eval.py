@@ -155,7 +155,7 @@ def fitting_all(
 ) -> "list[Problem]":
     """Return the problems that fit into the context of every target; loads tokenizers only."""
     with working(console, "reading the tokenizer"), importing("transformers"):
-        from expo_lite.memory.context import fitting
+        from expo_lite.memory.limits import fitting
         from expo_lite.policy.load import load_tokenizer
 
     for target in targets:

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.errors import ConfigError
-from expo_lite.memory.parts import GIB, Kind, Workload
-from expo_lite.memory.plan import MemoryPlan, longest_completion, plan_for, ram_bytes
+from expo_lite.memory.machine import ram_bytes
+from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, plan_for
 from expo_lite.memory.shapes import find_shape
 from expo_lite.settings.machine import ask_driver, default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model

@@ -23,8 +23,7 @@ from expo_lite.measure.verdict import (
     levels_of,
     verdicts_of,
 )
-from expo_lite.memory.context import fitting
-from expo_lite.memory.limits import Limits, fitted_policy
+from expo_lite.memory.limits import Limits, fitted_policy, fitting
 from expo_lite.policy.base import Policy, listening
 from expo_lite.policy.factory import load_policy
 from expo_lite.records import ALL, Explanation, Group, Level, Problem, SamplingParams

@@ -11,8 +11,7 @@ from rich.console import Console
 
 from expo_lite.errors import CheckpointError
 from expo_lite.measure.samples import SampleFolder, SampleSpec, graded_problems
-from expo_lite.memory.context import fitting
-from expo_lite.memory.limits import Limits
+from expo_lite.memory.limits import Limits, fitting
 from expo_lite.memory.plan import MOST_MICRO_BATCH_TOKENS
 from expo_lite.policy.base import Policy, listening
 from expo_lite.records import Problem, Prompts, SamplingParams

@@ -1,27 +1,38 @@
-"""Fitting a run into memory: settings by the plan, halved where it was wrong, and the measured peak."""
+"""Fit a run into memory and into the model's context: settings by the plan, halved where it was wrong."""
 
 import dataclasses
 import gc
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from expo_lite.errors import ModelError
-from expo_lite.memory.exhausted import out_of_memory
-from expo_lite.memory.parts import CONTEXT, GIB, Workload
-from expo_lite.memory.plan import MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS, MemoryPlan, plan_for, ram_bytes
+from expo_lite.errors import ConfigError, DataError, ModelError
+from expo_lite.memory.machine import out_of_memory, ram_bytes
+from expo_lite.memory.plan import (
+    CONTEXT,
+    GIB,
+    MOST_MICRO_BATCH_TOKENS,
+    MOST_SAMPLING_ROWS,
+    MemoryPlan,
+    Workload,
+    plan_for,
+)
 from expo_lite.memory.shapes import find_shape
-from expo_lite.records import SamplingParams
+from expo_lite.prompts import encode_prompts, explanation_turns, question_turns
+from expo_lite.records import Problem, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import Sampler
 from expo_lite.settings.methods import METHODS
 from expo_lite.settings.train import RunConfig
 
 T = TypeVar("T")
+
+TEMPLATE_TOKENS = 512
+"""More than a chat template adds to the turns of a prompt."""
 
 
 @dataclass(slots=True)
@@ -125,8 +136,7 @@ def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig,
     if kept and policy.sampler == "auto":
         policy = dataclasses.replace(policy, sampler=kept.policy.sampler)
     # a kept `auto` is what a plan leaves that has room for our own
-    sampler = "own" if kept and policy.sampler == "auto" else policy.sampler
-    plan = planned(dataclasses.replace(config, policy=dataclasses.replace(policy, sampler=sampler)), tokens, rows)
+    plan = planned(config, "own" if kept and policy.sampler == "auto" else policy.sampler, tokens, rows)
     if plan is not None:
         tokens, rows = plan.micro_batch_tokens, plan.sampling_rows
         if plan.workload.sampler == "native":  # else `auto` is settled when the model is there
@@ -136,8 +146,8 @@ def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig,
     return dataclasses.replace(config, policy=policy, optimizer=optimizer, sampling=sampling), plan
 
 
-def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPlan | None:
-    """The plan of a training run on this machine; None if the model's sizes are not known."""
+def planned(config: RunConfig, sampler: Sampler, tokens: int | None, rows: int | None) -> MemoryPlan | None:
+    """Plan a training run on this machine; None if the model's sizes are not known."""
     workload = Workload(
         kind="gpu" if torch.cuda.is_available() else "cpu",
         bits=config.policy.bits,
@@ -147,7 +157,7 @@ def planned(config: RunConfig, tokens: int | None, rows: int | None) -> MemoryPl
         completion_tokens=config.sampling.max_completion_tokens,
         from_adapter=config.start_from is not None,
     )
-    return _plan_here(config.model, workload, config.policy.sampler, tokens, rows)
+    return _plan_here(config.model, workload, sampler, tokens, rows)
 
 
 def fitted_policy(
@@ -205,3 +215,88 @@ def reset_peak_memory() -> None:
     """Count the GPU's peak anew; resident memory cannot be."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+
+
+def fitting(
+    problems: Sequence[Problem],
+    model: str,
+    max_completion_tokens: int,
+    *,
+    tokenizer: Callable[[], Any],
+    warn: Callable[[str], None] = lambda line: None,
+) -> list[Problem]:
+    """Keep the problems whose longer prompt fits into the model's context together with a completion.
+
+    What does not fit is left out and counted in a warning. An expert chain that does not fit after its prompt is left
+    out alone.
+
+    Args:
+        problems: of one task.
+        model: as typed.
+        max_completion_tokens: the longest completion.
+        tokenizer: asked for only where some problem is not plainly short, or the model's sizes are not known yet.
+        warn: told what is left out.
+
+    Raises:
+        ConfigError: a completion leaves no room for any prompt.
+        DataError: no problem fits.
+    """
+    context = _context(model, tokenizer)
+    if context is None or not problems:
+        return list(problems)
+    room = context - max_completion_tokens
+    if room < 1:
+        raise ConfigError(
+            f"A completion of {max_completion_tokens:,} tokens leaves no room for a question: the context of model "
+            f"'{model}' has {context:,}. Lower --max-completion-tokens."
+        )
+    unsure = [i for i, problem in enumerate(problems) if not _plainly_short(problem, room, max_completion_tokens)]
+    lengths = dict(zip(unsure, _lengths([problems[i] for i in unsure], tokenizer()), strict=True)) if unsure else {}
+    kept, n_chains = list[Problem](), 0
+    for i, problem in enumerate(problems):
+        prompt, chain = lengths.get(i, (0, 0))
+        if prompt > room:
+            continue
+        if chain > context - prompt:
+            problem, n_chains = dataclasses.replace(problem, expert_chain=None), n_chains + 1
+        kept.append(problem)
+    if not kept:
+        raise DataError(
+            f"No problem of {len(problems):,} fits: with completions of {max_completion_tokens:,} tokens no prompt "
+            f"may have more than {room:,} of the {context:,} tokens of the context of model '{model}'. Lower "
+            "--max-completion-tokens, or take shorter problems."
+        )
+    if n_long := len(problems) - len(kept):
+        warn(
+            f"{n_long:,} of {len(problems):,} problems are left out: with completions of {max_completion_tokens:,} "
+            f"tokens their prompts do not fit into the model's context of {context:,}."
+        )
+    if n_chains:
+        warn(f"{n_chains:,} expert chains are left out: they do not fit into the context after their question.")
+    return kept
+
+
+def _context(model: str, tokenizer: Callable[[], Any]) -> int | None:
+    """The model's longest sequence in tokens; None if it is not known before the model is loaded."""
+    for load in (tokenizer, None):
+        try:
+            return find_shape(model).positions
+        except ModelError:
+            if load:
+                load()  # of a hub model, whose sizes are in the cache afterwards
+    return None
+
+
+def _plainly_short(problem: Problem, room: int, max_completion_tokens: int) -> bool:
+    """Whether prompt and chain surely fit: of ASCII a token is at least a character, and templates add little."""
+    said = [turn["content"] for turn in (*question_turns(problem), *explanation_turns(problem))]
+    chain = problem.expert_chain or ""
+    n_more = max(0, len(chain) + 1 - max_completion_tokens)
+    return all(map(str.isascii, (*said, chain))) and sum(map(len, said)) + TEMPLATE_TOKENS + n_more <= room
+
+
+def _lengths(problems: Sequence[Problem], tokenizer: Any) -> Iterator[tuple[int, int]]:
+    """Tokens of each problem's longer prompt, and of its chain with the token that ends it."""
+    chains = tokenizer([problem.expert_chain or "" for problem in problems], add_special_tokens=False)["input_ids"]
+    for prompts, chain in zip(encode_prompts(tokenizer, problems), chains, strict=True):
+        yield max(map(len, prompts)), len(chain) + 1

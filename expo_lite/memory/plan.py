@@ -1,20 +1,213 @@
-"""The memory plan: the worst of a run's phases (`parts.py`) against a machine, and the settings that follow; no torch.
+"""The memory plan: the bytes of each phase of a run, part by part, and the settings that a machine has room for.
 
-What no simulation shows is a margin: the CUDA context, the allocator's fragments, the libraries' own workspaces
-(`reserve`). Resident memory on a CPU holds more still: pages of the weights' file, which the system takes back when it
-needs them, and what the C library's allocator keeps. No figure for a GPU has yet been held against a GPU.
+The parts follow from the model's sizes (`shapes.py`) and from what the code keeps, recomputes and throws away. Tests
+run the real update step without weights and count every tensor. A GPU computes in bf16, a CPU in fp32; the adapter is
+fp32 on both, so with bf16 each projection keeps an fp32 copy of its input for the adapter's gradient.
+
+The plan is about cards. A reserve covers what no simulation shows: the allocator's fragments and the workspaces of
+libraries. No figure for a GPU has been held against a GPU yet. On a CPU, what speed costs is one number in `CONTEXT`.
 """
 
 import dataclasses
-import os
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
-from expo_lite.errors import ConfigError
-from expo_lite.memory.parts import CONTEXT, GIB, Phase, PlannedSampler, Workload, phases
 from expo_lite.memory.shapes import Shape
 from expo_lite.settings.machine import Sampler
+
+GIB = 2**30
+FP32 = 4
+
+QUANTISATION_BLOCK = 64
+"""Four-bit weights that share a constant; the constants are quantised to a byte each, in blocks of CONSTANTS_BLOCK."""
+CONSTANTS_BLOCK = 256
+LOGIT_CHUNK_TOKENS = 256
+"""Positions whose logits exist at the same time (`objectives.token_logprobs`)."""
+KEPT_PRODUCTS_BYTES = 512 * 2**20
+"""On a CPU matrix products of a micro-batch are kept, and not computed again, if those of all layers fit in this."""
+CACHE_BLOCK = 64
+"""Tokens by which the sampler's cache grows on a CPU, so that short completions never pay for the longest."""
+RECORDED_ROWS, RECORDED_WIDTH = 8, 256
+"""On a GPU our decoder records a step as a CUDA graph for each such number of rows and of positions."""
+RECORDED_LAYER_BYTES = 24 * 2**20 / 64
+"""What a recording holds a layer, beside the tensors of the step. Others report 24 MiB for a model of 64 layers
+(github.com/vllm-project/vllm/issues/50780); ours has not been measured."""
+PREFILL_TOKENS = 8192
+"""Prompt tokens in one prefill pass."""
+SAMPLING_COPIES = {"full": 4, "nucleus": 8}
+"""fp32 matrices [rows, vocabulary] while a token is chosen."""
+MOST_HEAD_COPY = 256 * 2**20
+"""Bytes of the largest head that sampling on a CPU copies into a layout for few rows."""
+CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.83 * GIB}
+"""The CUDA context and its libraries; on a CPU the interpreter with torch and transformers, as measured."""
+
+Kind = Literal["gpu", "cpu"]
+PlannedSampler = Literal["own", "native"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What is to be done, as far as the memory depends on it."""
+
+    kind: Kind = "gpu"
+    bits: int = 4
+    lora_rank: int = 16
+    group_size: int = 8
+    prompt_tokens: int = 512
+    """The longest prompt, that of an explanation included."""
+    completion_tokens: int = 1024
+    rows_together: int = 1
+    """How many rows a micro-batch holds at least: with exp-dpo the two of a pair."""
+    nucleus: bool = False
+    """Whether top_p is below 1 in the evaluation."""
+    from_adapter: bool = False
+    """Whether the run starts from an adapter, of which it keeps a copy as its reference."""
+    sampler: PlannedSampler = "own"
+    """own holds a dense copy of the weights while it samples, native nothing beside its cache."""
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest row."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def element(self) -> int:
+        """Bytes of a number that the model computes with."""
+        return 2 if self.kind == "gpu" else FP32
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase's worst moment: bytes by part."""
+
+    name: str
+    parts: Mapping[str, float]
+
+    @property
+    def peak(self) -> float:
+        """Bytes in all."""
+        return sum(self.parts.values())
+
+
+def base_parts(shape: Shape, workload: Workload) -> dict[str, float]:
+    """The frozen model: bytes by part."""
+    element, n = workload.element, shape.n_projection_weights
+    parts: dict[str, float] = {}
+    if workload.bits == 4:
+        n_blocks = n / QUANTISATION_BLOCK
+        parts["four-bit weights"] = n / 2
+        parts["their block constants"] = n_blocks + n_blocks / CONSTANTS_BLOCK * FP32
+    else:
+        parts["projection weights"] = n * element
+    parts["embeddings and head"] = shape.n_embedding_weights * element
+    parts["norms and biases"] = shape.n_other_weights * element
+    return parts
+
+
+def optimizer_bytes(shape: Shape, workload: Workload) -> float:
+    """AdamW's two moments of each adapter weight, in fp32."""
+    return 2 * shape.n_adapter_weights(workload.lora_rank) * FP32
+
+
+def kept_inputs(shape: Shape, workload: Workload, tokens: int) -> float:
+    """The input of every layer, which gradient checkpointing keeps."""
+    return shape.layers * tokens * shape.hidden * workload.element
+
+
+def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:
+    """One layer's activations at the worst moment of its backward pass, in its feed-forward part.
+
+    Counted tensor by tensor; with its dequantised weight, where that is the worst moment. No two rows are taken to
+    share a prompt, so keys and values, repeated for every query head, exist twice: alone, and with the prompt's before
+    a completion's.
+    """
+    h, i, q = shape.hidden, shape.intermediate, shape.query_width
+    weight = h * i * workload.element
+    ranks = 6 * FP32 * workload.lora_rank
+    head_norms = (q + shape.kv_width) * FP32 if shape.head_norms else 0
+    if workload.element == FP32:
+        kept, before, after = 16 * h + 28 * q, 24 * i, 20 * i
+    else:
+        kept, before, after = 38 * h + 16 * q, 14 * i, 10 * i
+    kept += ranks + head_norms
+    return max(tokens * (kept + before), tokens * (kept + after) + weight)
+
+
+def forward_activations(shape: Shape, workload: Workload, tokens: int) -> float:
+    """One layer's activations at the worst moment of a forward pass that keeps nothing."""
+    h, i = shape.hidden, shape.intermediate
+    return max(tokens * (12 * i + 8 * h), tokens * (6 * i + 4 * h) + h * i * workload.element)
+
+
+def logits(shape: Shape, workload: Workload, tokens: int) -> float:
+    """Logits of a chunk, in fp32 and beside them in the model's own type, and hidden states with their gradients."""
+    narrow = workload.element if workload.element < FP32 else 0
+    chunk = min(LOGIT_CHUNK_TOKENS, tokens) * shape.vocabulary * (FP32 + narrow)
+    return chunk + tokens * shape.hidden * (FP32 + 2 * workload.element)
+
+
+def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
+    """Keys and values of all layers for rows of the greatest length; one buffer is copied at a time."""
+    width = math.ceil(workload.width / CACHE_BLOCK) * CACHE_BLOCK
+    buffer = rows * width * shape.kv_width * workload.element
+    return buffer * (2 * shape.layers + 1)
+
+
+def recorded_bytes(shape: Shape, workload: Workload, rows: int) -> float:
+    """The recordings of a sampling call in which rows end one after the other, while those that are left grow."""
+    n_recordings = math.ceil(rows / RECORDED_ROWS) + math.ceil(workload.width / RECORDED_WIDTH)
+    return n_recordings * shape.layers * RECORDED_LAYER_BYTES
+
+
+def sampling_working(shape: Shape, workload: Workload, rows: int) -> float:
+    """The worst of choosing a token, attending over the cache and prefilling, beside the cache itself."""
+    copies = SAMPLING_COPIES["nucleus" if workload.nucleus else "full"]
+    choosing = rows * shape.vocabulary * FP32 * copies
+    # generate's mask on a GPU makes transformers repeat keys and values for every query head
+    repeated = workload.kind == "gpu" and workload.sampler == "native"
+    attention = 2 * rows * workload.width * shape.query_width * workload.element if repeated else 0.0
+    n_prompts = math.ceil(rows / workload.group_size)
+    prefill_tokens = min(max(PREFILL_TOKENS, workload.prompt_tokens), n_prompts * workload.prompt_tokens)
+    return max(choosing, attention, forward_activations(shape, workload, prefill_tokens))
+
+
+def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_rows: int) -> tuple[Phase, ...]:
+    """Every phase of a run with these two settings."""
+    tokens = max(micro_batch_tokens, workload.rows_together * workload.width)  # neither a row nor a pair is split
+    context = {"context": CONTEXT[workload.kind]}
+    base = base_parts(shape, workload) | context
+    adapter = shape.n_adapter_weights(workload.lora_rank) * FP32
+    steady = base | {"LoRA adapter": adapter, "optimiser state": optimizer_bytes(shape, workload)}
+    if workload.from_adapter:
+        steady["reference adapter"] = adapter
+    sampling = steady | {
+        "KV cache of sampling": cache_bytes(shape, workload, sampling_rows),
+        "sampling beside it": sampling_working(shape, workload, sampling_rows),
+    }
+    if workload.sampler == "own":
+        sampling["merged dense weights"] = shape.n_projection_weights * workload.element
+        if workload.kind == "gpu":
+            sampling["recorded steps"] = recorded_bytes(shape, workload, sampling_rows)
+    largest = max(shape.vocabulary * shape.hidden, shape.hidden * shape.intermediate) * workload.element
+    kept = {"kept inputs of layers": kept_inputs(shape, workload, tokens)}
+    scoring, update = steady | kept, steady | {"gradients": adapter} | kept
+    if workload.from_adapter:  # scoring with the reference, between two micro-batches
+        scoring = update | {"adapter put aside": adapter}
+
+    def worse(name: str, shared: dict[str, float], layer: float) -> Phase:
+        ends = ({"logits of a chunk": logits(shape, workload, tokens)}, {"activations of a layer": layer})
+        return max((Phase(name, shared | end) for end in ends), key=lambda phase: phase.peak)
+
+    return (
+        Phase("load", base | {"one matrix before quantising": largest}),
+        Phase("sampling", sampling),
+        worse("scoring", scoring, forward_activations(shape, workload, tokens)),
+        worse("update", update, layer_activations(shape, workload, tokens)),
+        Phase("resume", steady),
+    )
+
 
 RESERVE = {"gpu": 0.05, "cpu": 0.2}
 """Share of the memory that is left free."""
@@ -152,18 +345,3 @@ def largest(fits: Callable[[int], bool], *, step: int, most: int, least: int) ->
     while value > least and not fits(value):
         value //= 2
     return max(value, least)
-
-
-def ram_bytes() -> float:
-    """The machine's memory, or what its control group allows.
-
-    Raises:
-        ConfigError: the system does not say (Windows).
-    """
-    if not hasattr(os, "sysconf"):
-        raise ConfigError("The size of main memory cannot be read on this system. Plan for a GPU, as with --vram 24.")
-    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        if file.exists() and (limit := file.read_text(encoding="ascii").strip()).isdigit():
-            total = min(total, float(limit))
-    return total

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
-from expo_lite.memory.parts import KEPT_PRODUCTS_BYTES
+from expo_lite.memory.plan import KEPT_PRODUCTS_BYTES
 from expo_lite.policy import attention
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.dense import checkpoint_contexts, kept_products, product_bytes, use_lean_projections

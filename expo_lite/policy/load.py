@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
 
 from expo_lite.errors import ModelError
-from expo_lite.memory.exhausted import out_of_memory
+from expo_lite.memory.machine import out_of_memory
 from expo_lite.policy.device import compute_type
 from expo_lite.policy.four_bits import wrong_widths
 from expo_lite.settings.groups import PolicyConfig

@@ -15,7 +15,7 @@ import bitsandbytes as bnb
 import torch
 from bitsandbytes.nn.modules import Params4bit
 
-from expo_lite.memory.parts import MOST_HEAD_COPY
+from expo_lite.memory.plan import MOST_HEAD_COPY
 from expo_lite.policy.products import PlainProduct, Product, has_onednn, product
 
 KINDS = ("llama", "qwen2", "qwen3")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from expo_lite.memory.exhausted import out_of_memory
+from expo_lite.memory.machine import out_of_memory
 
 
 class Replays:

@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from expo_lite.memory.parts import CACHE_BLOCK, PREFILL_TOKENS, RECORDED_ROWS, RECORDED_WIDTH
+from expo_lite.memory.plan import CACHE_BLOCK, PREFILL_TOKENS, RECORDED_ROWS, RECORDED_WIDTH
 from expo_lite.policy.choosing import choose
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.replays import Replays

@@ -1,0 +1,68 @@
+"""The main memory of this machine, and the errors of running out of memory; without torch.
+
+The texts are those of torch 2.14 (its allocators on a GPU and a CPU, cuBLAS, cuDNN), of CUDA's runtime and of Triton.
+oneDNN, and a system that starts no more threads or maps no more libraries, do not speak of memory at all. cuBLAS says
+NOT_INITIALIZED if it has no memory for its handle; on a GPU that works it has no other reason.
+"""
+
+import errno
+import os
+from pathlib import Path
+
+from expo_lite.errors import ConfigError
+
+FORMS = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "could not create a primitive",  # oneDNN, also "a primitive descriptor ..."
+    "could not create a memory",
+    "could not execute a primitive",
+    "can't start new thread",
+    "Cannot allocate memory",  # the C library's, of a process, a map or a thread
+    "failed to map segment from shared object",
+    "bad_alloc",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is a lack of memory, or was raised while one was handled (recording a CUDA graph)."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        named = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"  # torch's class
+        named = named or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
+        if named or any(form in str(cause) for form in FORMS):
+            return True
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return False
+
+
+def free_ram_gib() -> float | None:
+    """Main memory that is free, in GiB; None if not known."""
+    try:
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return int(meminfo["MemAvailable"].split()[0]) / 2**20
+    except (OSError, LookupError, ValueError):
+        return None
+
+
+def ram_bytes() -> float:
+    """Return the machine's memory, or what its control group allows.
+
+    Raises:
+        ConfigError: the system does not say (Windows).
+    """
+    if not hasattr(os, "sysconf"):
+        raise ConfigError("The size of main memory cannot be read on this system. Plan for a GPU, as with --vram 24.")
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if file.exists() and (limit := file.read_text(encoding="ascii").strip()).isdigit():
+            total = min(total, float(limit))
+    return total
