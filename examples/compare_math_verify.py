@@ -54,7 +54,7 @@ def read(path: Path) -> list[Reply]:
 
 
 def timed(ask: Callable[[Reply], T], rows: Sequence[Reply]) -> tuple[list[T], float]:
-    """What a grader says of each row, and the seconds for all; the first row is asked twice, to start the process."""
+    """Ask a grader about each row, and measure the seconds; the first row is asked twice, to start the process."""
     ask(rows[0])
     start_s = time.perf_counter()
     answers = [ask(row) for row in rows]
@@ -69,7 +69,7 @@ def ours(rows: Sequence[Reply]) -> tuple[list[Verdict], float]:
 
 
 def theirs(rows: Sequence[Reply]) -> tuple[list[bool], float]:
-    """What math-verify accepts."""
+    """The verdicts of math-verify, and the seconds."""
     worker = Worker(__file__, SERVE, limit_s=10.0)
     try:
         return timed(lambda row: worker.ask({"gold": row.gold, "reply": row.reply}).get("equal", False), rows)

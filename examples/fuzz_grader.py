@@ -1,4 +1,4 @@
-r"""Whether any reply or reference answer can stop the grader: mutated real replies, with the slowest verdict named.
+r"""Try to stop the grader with mutated replies and reference answers; name the slowest verdicts.
 
     uv run examples/fuzz_grader.py                          # replies made from the shipped cases
     uv run examples/fuzz_grader.py --data FOLDER --replies 20000

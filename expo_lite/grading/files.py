@@ -1,14 +1,15 @@
 """Grading a JSONL file of gold answers and replies."""
 
 import contextlib
+import itertools
 import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from expo_lite.errors import DataError
 from expo_lite.grading.grader import GradeItem, Grader
@@ -19,19 +20,19 @@ _BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Disagreement:
-    """A row whose label and verdict differ; `line` counts from 1."""
+class Graded:
+    """A row with its verdict; `line` counts from 1, and `label` is None where the row has none."""
 
     line: int
     gold: str
     answer: str | None
-    label: bool
+    label: bool | None
     verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class GradeReport:
-    """What a graded file came to; recall and precision are None where the rows have no labels, or none to divide by."""
+    """The counts of a graded file; recall and precision are None if there is nothing to divide by."""
 
     n_rows: int
     n_correct: int
@@ -39,7 +40,7 @@ class GradeReport:
     reasons: dict[str, int]
     recall: float | None
     precision: float | None
-    disagreements: tuple[Disagreement, ...]
+    disagreements: tuple[Graded, ...]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -80,23 +81,19 @@ def grade_file(input_path: str | Path, output_path: str | Path, grader: Grader) 
     fields. The output appears only when it is complete. Raises DataError with file and line for a malformed row.
     """
     source, target = Path(input_path), Path(output_path)
-    tally = _Tally()
     if target.is_dir():
         raise DataError(f"Cannot write {target}: it is a folder. Name a file with --output.")
     try:
         handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
         raise DataError(f"Cannot write {target}: {error.strerror}.") from error
+    graded: list[Graded] = []
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
-            batch: list[tuple[int, dict[str, Any]]] = []
-            for entry in _rows(source):
-                batch.append(entry)
-                if len(batch) == _BATCH:
-                    out.writelines(tally.add(batch, grader))
-                    batch = []
-            out.writelines(tally.add(batch, grader))
-        if tally.n_rows == 0:
+            rows = _rows(source)
+            while batch := list(itertools.islice(rows, _BATCH)):
+                graded += _grade(batch, grader, out)
+        if not graded:
             raise DataError(f"{source} has no rows. Give a JSONL file with 'gold' and 'reply'.")
         os.chmod(draft, 0o644)
         os.replace(draft, target)
@@ -104,49 +101,28 @@ def grade_file(input_path: str | Path, output_path: str | Path, grader: Grader) 
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
-    return tally.report()
+    return _report(graded)
 
 
-class _Tally:
-    """Counts over the rows graded so far."""
+def _grade(batch: list[tuple[int, dict[str, Any]]], grader: Grader, out: TextIO) -> Iterator[Graded]:
+    """Grade some rows and write them."""
+    items = [GradeItem(str(row["gold"]), row["reply"], bool(row.get("truncated", False))) for _, row in batch]
+    for (line, row), verdict in zip(batch, grader.grade_many(items), strict=True):
+        fields = {"correct": verdict.correct, "reason": verdict.reason, "how": verdict.how}
+        out.write(json.dumps({**row, **fields}) + "\n")
+        label = None if row.get("label") is None else bool(row["label"])
+        yield Graded(line, str(row["gold"]), verdict.answer, label, verdict)
 
-    def __init__(self) -> None:
-        self.n_rows = 0
-        self._reasons: Counter[str] = Counter()
-        self._pairs: Counter[tuple[bool, bool]] = Counter()
-        self._n_correct = 0
-        self._disagreements: list[Disagreement] = []
 
-    def add(self, batch: list[tuple[int, dict[str, Any]]], grader: Grader) -> list[str]:
-        """Grade a batch; the lines to write."""
-        items = [GradeItem(str(row["gold"]), row["reply"], bool(row.get("truncated", False))) for _, row in batch]
-        lines = []
-        for (line, row), verdict in zip(batch, grader.grade_many(items), strict=True):
-            self._count(line, row, verdict)
-            graded = {**row, "correct": verdict.correct, "reason": verdict.reason, "how": verdict.how}
-            lines.append(json.dumps(graded) + "\n")
-        return lines
-
-    def _count(self, line: int, row: dict[str, Any], verdict: Verdict) -> None:
-        self.n_rows += 1
-        self._n_correct += verdict.correct
-        self._reasons[verdict.reason] += 1
-        if row.get("label") is None:
-            return
-        label = bool(row["label"])
-        self._pairs[label, verdict.correct] += 1
-        if label != verdict.correct:
-            self._disagreements.append(Disagreement(line, str(row["gold"]), verdict.answer, label, verdict))
-
-    def report(self) -> GradeReport:
-        """The counts as a report."""
-        right, missed, wrongly = self._pairs[True, True], self._pairs[True, False], self._pairs[False, True]
-        return GradeReport(
-            n_rows=self.n_rows,
-            n_correct=self._n_correct,
-            n_labelled=sum(self._pairs.values()),
-            reasons=dict(self._reasons.most_common()),
-            recall=right / (right + missed) if right + missed else None,
-            precision=right / (right + wrongly) if right + wrongly else None,
-            disagreements=tuple(self._disagreements),
-        )
+def _report(graded: Sequence[Graded]) -> GradeReport:
+    pairs = Counter((row.label, row.verdict.correct) for row in graded)
+    right, missed, wrongly = pairs[True, True], pairs[True, False], pairs[False, True]
+    return GradeReport(
+        n_rows=len(graded),
+        n_correct=sum(row.verdict.correct for row in graded),
+        n_labelled=sum(row.label is not None for row in graded),
+        reasons=dict(Counter(row.verdict.reason for row in graded).most_common()),
+        recall=right / (right + missed) if right + missed else None,
+        precision=right / (right + wrongly) if right + wrongly else None,
+        disagreements=tuple(row for row in graded if row.label not in (None, row.verdict.correct)),
+    )

@@ -77,7 +77,7 @@ class Grader:
         return [worker.pid for worker in self._workers if worker.pid is not None]
 
     def grade(self, gold: str, completion: str, *, truncated: bool = False) -> Verdict:
-        """Whether the completion's final answer equals the gold answer.
+        """Compare the completion's final answer with the gold answer.
 
         A truncated completion has no answer. Never raises on any text: reasons are equal, different, no_answer,
         empty_answer, unclear_answer, truncated, no_gold, too_long, timeout, worker_died and out_of_memory.
@@ -85,14 +85,14 @@ class Grader:
         return self.grade_many([GradeItem(gold, completion, truncated)])[0]
 
     def grade_many(self, items: Sequence[GradeItem]) -> list[Verdict]:
-        """The verdict on each item, in order, with all workers busy."""
+        """Grade many items at once, and return the verdicts in order."""
         found = [self._grade_plainly(item) for item in items]
         questions = list(dict.fromkeys(each for each in found if isinstance(each, tuple)))
         replies = self._ask(questions) if questions else {}
         return [each if isinstance(each, Verdict) else _verdict(each, replies[each]) for each in found]
 
     def _grade_plainly(self, item: GradeItem) -> Verdict | _Question:
-        """The verdict where it takes no reading of mathematics; else the question for a worker."""
+        """Return the verdict if no mathematics has to be read; else the question for a worker."""
         if item.truncated:
             return Verdict(False, "truncated", "truncated")
         answer, found = final_answer(item.completion)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from expo_lite.settings.groups import Rounding
 
 Result = tuple[bool, str]
-"""Whether two answers are equal, and the name of what decided."""
+"""The verdict (True if equal), and the name of what decided."""
 Compare = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a rule may use: the comparison of two parts by all rules, and what the caller asked for."""
+    """The context of a rule: the comparison of two parts by all rules, and the caller's settings."""
 
     equal: Compare
     rounding: Rounding

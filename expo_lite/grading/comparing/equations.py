@@ -83,13 +83,13 @@ def split_name(text: str) -> tuple[str | None, str]:
 
 
 def _is_false(text: str, scope: Scope) -> bool:
-    """Whether a chain of numbers such as "19 = 18" contradicts itself."""
+    """Look for a contradiction in a chain of numbers, such as "19 = 18"."""
     sides, _ = split_top(text, _EQUALS)
     return not all(scope.equal(one, other) for one, other in itertools.pairwise(sides))
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two names may stand for the same thing: equal, f(x) for y, or one of them in words."""
+    """Check that two names may stand for the same thing: equal, f(x) for y, or one of them in words."""
     a, b = (re.sub(r"[\s{}]", "", name) for name in (one, other))
     if a == b or not a or not b:
         return True
@@ -118,7 +118,7 @@ def renamed(name: str, other_name: str, other_value: str) -> str | None:
 
 
 def _moved(one: Relation, other: Relation) -> bool:
-    """Whether the differences of the sides are multiples of each other, with the sign the relation asks for."""
+    """Check that the differences of the sides are multiples of each other, of the sign that the relation needs."""
     from expo_lite.grading.comparing import values  # late, as in compare_expressions
 
     if len(one.sides) != 2 or len(other.sides) != 2:

@@ -18,8 +18,8 @@ _TOKEN = re.compile(
 _MAX_TOKENS = 800
 
 _FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log exp sqrt abs gcd lcm min max "
-    "arcsinh arccosh arctanh asin acos atan floor ceil factorial binom cbrt sgn".split()
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log exp sqrt abs "
+    "arcsinh arccosh arctanh asin acos atan factorial binom cbrt sgn".split()
 )
 _GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
@@ -68,13 +68,13 @@ class _Cursor:
         return self.tokens[index] if index < len(self.tokens) else ""
 
     def next(self) -> str:
-        """The next token, which is then behind; empty at the end."""
+        """Go past the next token and return it; empty at the end."""
         token = self.peek()
         self.at += 1
         return token
 
     def take(self, *wanted: str) -> bool:
-        """Whether the next token is one of these; if so it is then behind."""
+        """Go past the next token if it is one of these, and say whether it was."""
         if self.peek() in wanted and self.at < len(self.tokens):
             self.at += 1
             return True
@@ -176,7 +176,7 @@ class _Parser(_Cursor):
                 return tree
 
     def _script(self) -> Tree:
-        """What follows ^: a group, a signed number or letter, or a command."""
+        """Read an exponent: a group, a signed number or letter, or a command."""
         sign = self.sign()
         token = self.peek()
         if not token or token in "^_)]}!%":
@@ -290,8 +290,6 @@ class _Parser(_Cursor):
             return self._root()
         if name == "binom":
             return ("fn", "binom", self._argument(), self._argument())
-        if name in ("lfloor", "lceil"):
-            return ("fn", "floor" if name == "lfloor" else "ceil", self._up_to("\\r" + name[1:]))
         if name in _FUNCTIONS:
             return self._function(_ALIASES.get(name, name))
         if name in _CONSTANTS:
@@ -324,19 +322,12 @@ class _Parser(_Cursor):
     def _function_arguments(self, name: str) -> list[Tree]:
         if self.peek() in ("(", "{", "["):
             closing = _CLOSING[self.next()]
-            arguments = [self.sum()]
-            while self.take(","):
-                arguments.append(self.sum())
-            self.expect(closing)
-            return arguments
+            return [self._up_to(closing)]
         if self.peek() == "|":
             return [self._power()]
         factors = [self._signed_power()]
         while self._starts_factor() and self.peek() not in ("(", "[") and self.peek()[1:] not in _FUNCTIONS:
             factors.append(self._implicit(factors[-1]))
-        while self.peek() == "/" and self.peek(1)[:1].isdigit() and name not in ("sqrt", "exp"):
-            self.at += 1
-            factors.append(("pow", self._atom(), number(-1)))
         return [factors[0] if len(factors) == 1 else ("mul", *factors)]
 
 

@@ -26,7 +26,6 @@ _ROUGHLY = re.compile(
     r"|^(?:\\approx|\\sim|~|=) ?"
 )
 _MAX_BITS = 20_000
-_MAX_FACTORIAL = 1000
 _ROUNDED_DIGITS = 3
 _DEGREES, _RADIANS = (("angle", 1),), (("radian", 1),)
 
@@ -57,9 +56,6 @@ def quantity(text: str) -> Quantity:
     core, unit = split_unit(text)
     if unit.dimensions == (("angle", 1),) and re.search(r"\\?(?:sin|cos|tan|cot|sec|csc)", core):
         core, unit = text, Unit()
-    ordinal = re.fullmatch(r"(\d+)(?:st|nd|rd|th)|(\d+)\^\{?(?:\\text\{)?(?:st|nd|rd|th)\}*", core)
-    if ordinal is not None:
-        core = ordinal.group(1) or ordinal.group(2)
     decimal = _DECIMAL.match(core)
     place, digits = None, 0
     if decimal is not None and (decimal.group("places") or decimal.group("braced") or decimal.group("bare")):
@@ -136,7 +132,7 @@ def compare_expressions(gold: str, answer: str, scope: Scope) -> Result | None:
 
 
 def _factors(one: Unit, other: Unit) -> list[tuple[Fraction, Fraction]]:
-    """What to multiply the two numbers by before they are compared, in each reading of the units."""
+    """Factors that bring both numbers to one unit, for each reading of the units."""
     if one.percent != other.percent:
         hundredth = Fraction(1, 100)
         rate = (hundredth, Fraction(1)) if one.percent else (Fraction(1), hundredth)
@@ -157,7 +153,7 @@ def _readings(one: Quantity, other: Quantity) -> list[tuple[Fraction, Fraction]]
 
 
 def _gold_is_rounded(gold: Quantity, answer: Quantity) -> bool:
-    """Whether the gold is the answer, rounded to the gold's last place."""
+    """Check that the gold is the answer, rounded to the gold's last place."""
     if answer.value is None:
         return False
     return any(
@@ -167,7 +163,7 @@ def _gold_is_rounded(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _rounds_to(decimal: Quantity, value: Fraction, place: Fraction | None) -> bool:
-    """Whether a decimal with enough digits is a value, known to a smaller place, rounded at its own last one."""
+    """Check that a decimal of enough digits is a value, known more exactly, rounded at its last place."""
     if decimal.place is None or decimal.value is None or decimal.digits < _ROUNDED_DIGITS:
         return False
     if place is not None and place >= decimal.place:
@@ -207,8 +203,8 @@ def exact_value(tree: Tree) -> Fraction:
         return product
     if kind == "pow":
         return _power(exact_value(tree[1]), exact_value(tree[2]))
-    if kind == "fn":
-        return _function(tree[1], [exact_value(part) for part in tree[2:]])
+    if tree[:2] == ("fn", "root"):
+        return _power(exact_value(tree[2]), 1 / exact_value(tree[3]))
     raise NotRational(kind)
 
 
@@ -232,7 +228,9 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
 
 def _root(value: Fraction, index: int) -> Fraction:
     """The exact root of a non-negative rational that has one."""
-    if value < 0 or not 0 < index <= 64:
+    if value < 0 and index % 2:
+        return -_root(-value, index)
+    if value < 0 or index > 64:
         raise NotRational("no real root")
     parts = []
     for whole in (value.numerator, value.denominator):
@@ -252,26 +250,3 @@ def _integer_root(whole: int, index: int) -> int:
         else:
             high = middle - 1
     return low
-
-
-def _function(name: str, values: list[Fraction]) -> Fraction:
-    if name == "abs":
-        return abs(values[0])
-    if name == "root" and values[1].denominator == 1:
-        if values[0] < 0 and values[1] % 2 == 1:
-            return -_root(-values[0], values[1].numerator)
-        return _root(values[0], values[1].numerator)
-    if name in ("floor", "ceil") and len(values) == 1:
-        return Fraction(math.floor(values[0]) if name == "floor" else math.ceil(values[0]))
-    if name in ("min", "max"):
-        return min(values) if name == "min" else max(values)
-    if any(value.denominator != 1 or value < 0 or value > _MAX_FACTORIAL for value in values):
-        raise NotRational(name)
-    integers = [value.numerator for value in values]
-    if name == "factorial":
-        return Fraction(math.factorial(integers[0]))
-    if name == "binom":
-        return Fraction(math.comb(integers[0], integers[1]))
-    if name in ("gcd", "lcm"):
-        return Fraction(math.gcd(*integers) if name == "gcd" else math.lcm(*integers))
-    raise NotRational(name)

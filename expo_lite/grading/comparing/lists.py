@@ -41,7 +41,7 @@ class Sequence:
 
     @property
     def ordered(self) -> bool:
-        """Whether the order of the items counts."""
+        """True if the order of the items counts."""
         return self.opening not in ("", r"\{")
 
 
@@ -89,7 +89,7 @@ def split_top(text: str, separators: frozenset[str]) -> tuple[list[str], list[st
 
 
 def nesting(text: str) -> int:
-    """How many brackets are open at most at the same time."""
+    """The largest number of brackets that are open at the same time."""
     deepest = depth = 0
     for character in text:
         if character in "([{":
@@ -113,7 +113,7 @@ def list_items(text: str, *, bracketed: bool) -> tuple[list[str], str]:
     merged = [parts[0]]
     for part, separator in zip(parts[1:], found, strict=True):
         joined = f"{merged[-1]},{part}"
-        # 1,234 is a number, unless it stands in a bracket where no comma has a space behind it.
+        # 1,234 is a number, unless it stands in a bracket whose commas have no space after them.
         if separator == "," and spaced and joined in text and _splits_thousands(merged[-1], part):
             merged[-1] = joined
         else:
@@ -128,7 +128,7 @@ def _splits_thousands(before: str, after: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def structure(text: str) -> Structure:
-    """What a normalised answer is made of, one level deep."""
+    """Take a normalised answer apart, one level deep."""
     text = text.strip()
     environment = _ENVIRONMENT.match(text)
     if environment is not None and text.count(r"\begin") == 1:
@@ -140,7 +140,7 @@ def structure(text: str) -> Structure:
     items, link = list_items(text, bracketed=False)
     if len(items) > 1:
         return Sequence("", "", _expanded(items), link)
-    if r"\pm" in text or r"\mp" in text:
+    if r"\pm" in text:
         expanded = expand_signs(text) if not text.startswith(r"\{") else [text]
         if len(expanded) > 1:
             return Sequence("", "", tuple(expanded))
@@ -183,17 +183,12 @@ def _relation(text: str) -> Relation | None:
 
 
 def expand_signs(text: str) -> list[str]:
-    r"""The values that \pm and \mp stand for; signs go together where both occur, else each is free."""
-    parts = re.split(r"\\(pm|mp)\s?", text)
-    names = parts[1::2]
-    if len(names) > 3:
+    r"""The values that \pm stands for."""
+    parts = re.split(r"\\pm\s?", text)
+    if len(parts) > 4:
         return [text]
-    if "mp" in names:
-        signs = [{"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"}]
-        choices = [tuple(choice[name] for name in names) for choice in signs]
-    else:
-        choices = list(itertools.product("+-", repeat=len(names)))
-    return ["".join(a + b for a, b in zip(parts[::2], (*choice, ""), strict=True)).strip() for choice in choices]
+    choices = itertools.product("+-", repeat=len(parts) - 1)
+    return ["".join(a + b for a, b in zip(parts, (*choice, ""), strict=True)).strip() for choice in choices]
 
 
 def _bracketed(text: str) -> Structure:
@@ -221,7 +216,7 @@ def _bracketed(text: str) -> Structure:
 
 
 def _closes_last(text: str) -> bool:
-    """Whether the bracket that the text opens with is closed by its last character."""
+    """Check that the last character closes the bracket that the text opens with."""
     depth = 0
     for match in _TOKEN.finditer(text):
         token = match.group()

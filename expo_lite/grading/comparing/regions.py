@@ -16,9 +16,6 @@ _BUILDER = re.compile(
     r"^\\\{\s?(?P<name>[A-Za-z])\s?(?:\\in\s?\\R\s?)?(?:\||:|\\text\{ ?such that ?\})\s?(?P<condition>.+)\\\}$",
     re.DOTALL,
 )
-_HALF_LINE = re.compile(
-    r"^(?:all )?(?:the )?(?P<non>non[ -]?)?(?P<sign>positive|negative) (?:reals|real numbers?|real [a-z])$"
-)
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _MINUS_INFINITY, _INFINITY = r"-\infty", r"\infty"
 
@@ -94,15 +91,7 @@ def _difference(text: str) -> Region | None:
         return _with_holes(region(sides[0]), points.items) if isinstance(points, Sequence) else None
     if len(found) == 1 and sides[0] == r"\R" and sides[1][:1] in ("(", "["):
         return _outside(region(sides[1]))
-    match = re.match(r"^(?:\\R|\(-\\infty, ?\+?\\infty\))\s?-\s?\\\{(.+)\\\}$", text)
-    if match is None:
-        match = re.match(r"^\\text\{all real numbers? except\}? ?\{?(.+?)\}?$", text) or re.match(
-            r"^(?:all )?real numbers? except (?:for )?(?:[a-z] ?= ?)?(.+)$", text
-        )
-    if match is None:
-        return None
-    inner = structure(match.group(1))
-    return _without(tuple(inner.items) if isinstance(inner, Sequence) else (match.group(1),))
+    return None
 
 
 def _outside(taken: Region | None) -> Region | None:
@@ -132,13 +121,6 @@ def _simple(text: str) -> Region | None:
     form = structure(text)
     if isinstance(form, Leaf) and words.nothing(form.text) == r"\R":
         return Region((Piece(_MINUS_INFINITY, False, _INFINITY, False),))
-    half = _HALF_LINE.match(words.plain(text))
-    if half is not None:
-        closed = half.group("non") is not None
-        # What is not negative begins at zero.
-        if (half.group("sign") == "positive") != closed:
-            return Region((Piece("0", closed, _INFINITY, False),))
-        return Region((Piece(_MINUS_INFINITY, False, "0", closed),))
     if isinstance(form, Relation):
         return _inequality(form)
     if not isinstance(form, Sequence):
@@ -156,9 +138,6 @@ def _simple(text: str) -> Region | None:
 
 def _several(form: Sequence) -> Region | None:
     """Inequalities side by side: a union with "or", a section where one bounds from below and one from above."""
-    joined = _side_by_side(form)
-    if joined is not None:
-        return joined
     holes = [item for item in form.items if r"\ne" in item]
     if holes and len(holes) < len(form.items) and form.link != "or":
         kept = Sequence("", "", tuple(item for item in form.items if item not in holes), form.link)
@@ -170,9 +149,11 @@ def _several(form: Sequence) -> Region | None:
     inner = [region(item) for item in form.items]
     pieces = [piece for part in inner if part is not None for piece in part.pieces]
     names = {part.name for part in inner if part is not None}
-    if any(part is None or not part.certain for part in inner) or len(names) > 1 or len(inner) > 8 or None in names:
+    if any(part is None or not part.certain for part in inner) or len(names - {None}) > 1 or len(inner) > 8:
         return None
-    name = names.pop()
+    if None in names and form.link != "or":
+        return None
+    name = next(iter(names - {None}), None)
     if form.link != "or" and len(pieces) == 2:
         one, two = pieces if pieces[0].high == _INFINITY else pieces[::-1]
         # Without "or", a bound from below and one from above leave the part between them, if it is not empty.
@@ -181,26 +162,6 @@ def _several(form: Sequence) -> Region | None:
     if form.link == "and":
         return None
     return Region(tuple(pieces), name)
-
-
-def _side_by_side(form: Sequence) -> Region | None:
-    """Intervals with "or", "and" or commas between them: their union, if they lie apart."""
-    parts = [region(item) for item in form.items]
-    if len(parts) > 8 or not any(part is not None and part.name is None for part in parts):
-        return None
-    names = {part.name for part in parts if part is not None} - {None}
-    pieces = [piece for part in parts if part is not None for piece in part.pieces]
-    if None in parts or len(names) > 1 or any(piece.low == piece.high for piece in pieces):
-        return None
-    if form.link != "or" and (names or not _lie_apart(pieces)):
-        return None
-    certain = any(part is not None and part.certain for part in parts)
-    return Region(tuple(pieces), names.pop() if names else None, certain=certain)
-
-
-def _lie_apart(pieces: list[Piece]) -> bool:
-    ends = sorted((_rough_value(piece.low), _rough_value(piece.high)) for piece in pieces)
-    return all(one[1] <= other[0] for one, other in itertools.pairwise(ends))
 
 
 def _with_holes(solid: Region | None, points: tuple[str, ...]) -> Region | None:
@@ -237,7 +198,7 @@ def _inequality(form: Relation) -> Region | None:
 
 
 def _bounded_once(name: str, sign: str, bound: str) -> Region | None:
-    """What one bound leaves for a variable."""
+    """Read an inequality between a variable and one bound."""
     if not _VARIABLE.match(name) or sign == "=" or name in re.findall(r"\\?[A-Za-z]+", bound):
         return None
     if sign == r"\ne":

@@ -1,12 +1,10 @@
-"""Whether two expressions have the same value everywhere, by evaluating both to many digits.
+"""Equality of expressions, by evaluating both to many digits.
 
-Constants are compared at 150 digits, expressions with variables at fixed points of several ranges, and with more
-digits where the numbers in them are long: x + 10^-70 is not x. Two different
-expressions of the length that people write agree at all of them with negligible probability, while simplifying with
-sympy misses many equal ones. Only workers use this: a power tower can take for ever.
+Expressions with variables are compared at fixed points of several ranges. Two different expressions of the length that
+people write agree at all of them with negligible probability, while simplifying with sympy misses many equal ones. Only
+workers use this: a power tower can take for ever.
 """
 
-import math
 import random
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,14 +14,11 @@ import mpmath
 from mpmath import mp
 
 from expo_lite.grading.comparing.expression import Tree
-from expo_lite.grading.comparing.leaves import NotRational, exact_value
 
-_DIGITS = 150
-_POINT_DIGITS = 50
+_DIGITS = 200
 _RANGES = [(1.0, 3.0)] * 4 + [(0.05, 0.95)] * 4 + [(-2.0, 2.0)] * 5 + [(5.0, 20.0)] * 3
 _ENOUGH = 3
 _MAX_EXPONENT = 10**7
-_MAX_BITS, _SHORT_BITS = 30_000, 40  # numbers of a dozen digits are within the least precision anyway
 
 
 class Undefined(ValueError):
@@ -50,55 +45,18 @@ def symbols(tree: Tree) -> frozenset[str]:
 
 
 def contains(tree: Tree, name: str) -> bool:
-    """Whether a symbol or function of this name occurs in a tree."""
+    """Look for a symbol or function of this name in a tree."""
     return name in tree[1:2] or any(contains(part, name) for part in tree[1:] if isinstance(part, tuple))
 
 
-def _digits(one: Tree, other: Tree, least: int) -> int | None:
-    """How many digits tell two expressions apart that hold such numbers; None for more than can be computed with."""
-    bits = _bits(one) + _bits(other)
-    return None if bits > _MAX_BITS else least + math.ceil(bits * math.log10(2))
-
-
-def _bits(tree: Tree, *, summed: bool = False) -> float:
-    """How far the numbers in a tree can be from 1, in bits; powers count where something is added to them."""
-    kind = tree[0]
-    if kind == "num":
-        size = max(tree[1].numerator.bit_length(), tree[1].denominator.bit_length())
-        return 0 if size <= _SHORT_BITS else size
-    if kind == "sym":
-        return 0
-    bits = sum(_bits(part, summed=summed or kind == "add") for part in tree[1:] if isinstance(part, tuple))
-    if kind == "pow" and summed:
-        try:
-            exponent = abs(exact_value(tree[2]))
-        except (NotRational, ZeroDivisionError):
-            return bits
-        grown = float(exponent) * _size(tree[1]) if exponent < _MAX_BITS else math.inf
-        return bits + (0 if grown <= _SHORT_BITS else grown)
-    return bits
-
-
-def _size(tree: Tree) -> float:
-    """About how many bits a base has, at least one."""
-    try:
-        value = exact_value(tree)
-    except (NotRational, ZeroDivisionError):
-        return 5
-    return max(1, value.numerator.bit_length(), value.denominator.bit_length())
-
-
 def same(one: Tree, other: Tree) -> bool:
-    """Whether two expressions are equal wherever they have values, in three places or more."""
+    """Compare two expressions wherever both have values, at three points or more."""
     names = sorted(symbols(one) | symbols(other))
     if not names:
         return _same_constant(one, other)
     checked = 0
     bars_differ = contains(one, "abs") != contains(other, "abs")
-    digits = _digits(one, other, _POINT_DIGITS)
-    if digits is None:
-        return False
-    with mp.workdps(digits):
+    with mp.workdps(_DIGITS):
         for point in _points(names):
             a, b = _value_or_none(one, point), _value_or_none(other, point)
             if a is None or b is None:
@@ -106,19 +64,19 @@ def same(one: Tree, other: Tree) -> bool:
                 if bars_differ and (a is None) != (b is None):
                     return False
                 continue
-            if not _agree(one, other, point, a, b, digits):
+            if not _agree(one, other, point, a, b):
                 return False
             checked += 1
     return checked >= _ENOUGH
 
 
 def proportional(one: Tree, other: Tree, *, positive: bool = False) -> bool:
-    """Whether one expression is a constant multiple of the other, not zero (and above zero if `positive`)."""
+    """Check that one expression is a constant multiple of the other, not zero (above zero if `positive`)."""
     names = sorted(symbols(one) | symbols(other))
     if not names or symbols(one) != symbols(other):
         return False
     ratios = []
-    with mp.workdps(_POINT_DIGITS):
+    with mp.workdps(_DIGITS):
         for point in _points(names):
             a, b = _value_or_none(one, point), _value_or_none(other, point)
             if a is not None and b is not None and mp.isfinite(a) and mp.isfinite(b):
@@ -137,51 +95,32 @@ def proportional(one: Tree, other: Tree, *, positive: bool = False) -> bool:
 
 def constant(tree: Tree) -> Fraction | None:
     """The value of a real constant as a fraction, to 60 digits; None for anything else."""
-    if symbols(tree):
-        return None
     with mp.workdps(_DIGITS):
         value = _value_or_none(tree, None)
-        if value is None or not mp.isfinite(value):
-            return None
-        if abs(mp.im(value)) > mp.mpf(10) ** (20 - _DIGITS) * (1 + abs(value)):
-            return None
-        value = mp.re(value)
-        if value == 0 or abs(mp.log10(abs(value))) > 400:
-            return None
-        return Fraction(mp.nstr(value, 60, min_fixed=-500, max_fixed=500))
+        is_real = isinstance(value, mp.mpf) and mp.isfinite(value)
+        return Fraction(mp.nstr(value, 60, min_fixed=-500, max_fixed=500)) if is_real else None
 
 
 def _same_constant(one: Tree, other: Tree) -> bool:
-    exact = []
-    for tree in (one, other):
-        try:
-            exact.append(exact_value(tree))
-        except (NotRational, ZeroDivisionError):
-            break
-    if len(exact) == 2:
-        return exact[0] == exact[1]
-    digits = _digits(one, other, _DIGITS)
-    if digits is None:
-        return False
-    with mp.workdps(digits):
+    with mp.workdps(_DIGITS):
         a, b = _value_or_none(one, None), _value_or_none(other, None)
     # What is undefined or too large to compute equals nothing but its own text.
-    return a is not None and b is not None and _agree(one, other, None, a, b, digits)
+    return a is not None and b is not None and _agree(one, other, None, a, b)
 
 
-def _agree(one: Tree, other: Tree, point: dict[str, Any] | None, a: Any, b: Any, digits: int) -> bool:
-    """Whether two values agree to all digits but the last 30; what cancels to zero is looked at with more digits."""
+def _agree(one: Tree, other: Tree, point: dict[str, Any] | None, a: Any, b: Any) -> bool:
+    """Compare two values to all digits but the last 30; differences near zero are computed again with more digits."""
     if not (mp.isfinite(a) and mp.isfinite(b)):
         return False
     if a == b:
         return True
-    with mp.workdps(digits):
+    with mp.workdps(_DIGITS):
         gap, size = abs(a - b), max(abs(a), abs(b))
-        if gap > mp.mpf(10) ** (30 - digits) * max(size, 1):
+        if gap > mp.mpf(10) ** (30 - _DIGITS) * max(size, 1):
             return False
-    with mp.workdps(2 * digits):
+    with mp.workdps(2 * _DIGITS):
         a, b = _value_or_none(one, point), _value_or_none(other, point)
-        return a is not None and b is not None and bool(a == b or abs(a - b) <= gap * mp.mpf(10) ** (-digits // 3))
+        return a is not None and b is not None and bool(a == b or abs(a - b) <= gap * mp.mpf(10) ** (-_DIGITS // 3))
 
 
 def _points(names: list[str]) -> list[dict[str, Any]]:
@@ -213,12 +152,25 @@ def _value(tree: Tree, point: dict[str, Any] | None) -> Any:
     if kind == "sym":
         return _symbol(tree[1], point)
     if kind == "add":
-        return mp.fsum([_value(part, point) for part in tree[1:]])
+        return _sum(tree[1:], [_value(part, point) for part in tree[1:]])
     if kind == "mul":
         return mp.fprod([_value(part, point) for part in tree[1:]])
     if kind == "pow":
         return _power(_value(tree[1], point), _value(tree[2], point), real=point is not None)
     return _function(tree[1], [_value(part, point) for part in tree[2:]], real=point is not None)
+
+
+def _sum(parts: tuple[Tree, ...], terms: list[Any]) -> Any:
+    """Add terms; refuse one that is too small to make a difference, unless a function left it where zero should be."""
+    least = max(map(abs, terms)) * mp.mpf(10) ** (-_DIGITS // 2)
+    for part, term in zip(parts, terms, strict=True):
+        if 0 < abs(term) < least and not _has_function(part):
+            raise Undefined("too small to see")
+    return mp.fsum(terms)
+
+
+def _has_function(tree: Tree) -> bool:
+    return tree[0] == "fn" or any(_has_function(part) for part in tree[1:] if isinstance(part, tuple))
 
 
 def _symbol(name: str, point: dict[str, Any] | None) -> Any:
@@ -289,8 +241,4 @@ def _whole_number_function(name: str, values: list[Any]) -> Any:
         return mp.factorial(values[0])
     if name == "binom":
         return mp.binomial(values[0], values[1])
-    if name in ("floor", "ceil"):
-        return getattr(mp, name)(values[0])
-    if name in ("min", "max"):
-        return min(values) if name == "min" else max(values)
     raise Undefined(name)

@@ -46,7 +46,7 @@ _CHOICE = re.compile(
     r"(?:\s?\})?[\s.:,)]*(?P<rest>.*)$",
     re.DOTALL,
 )
-# What makes of "(A) ..." more than one choice, or none.
+# Words after a letter that make more than one choice of it, or none.
 _DOUBTED = re.compile(
     r"^(?:\\text\{ ?)?(?:[,;/&]|(?:or|and|but|nor|not|is|isn't|was|wasn't|are|would|could|might|may|maybe"
     r"|perhaps|probably|if|unless|"
@@ -134,7 +134,7 @@ def _time_of_day(normalised: str) -> tuple[int, str] | None:
 
 
 def _same_time(one: tuple[int, str], other: tuple[int, str]) -> bool:
-    """Whether two times agree; 3:00 may stand for 3:00 PM."""
+    """Compare two times; 3:00 may stand for 3:00 PM."""
     if one[0] == other[0] or bool(one[1]) == bool(other[1]):
         return one[0] == other[0]
     bare, full = (other, one) if one[1] else (one, other)
@@ -193,7 +193,7 @@ def _ratio(text: str) -> tuple[Fraction, ...] | None:
 
 
 def _in_lowest_terms(ratio: tuple[Fraction, ...]) -> bool:
-    """Whether a ratio is reduced, as a reference is that means one; 12:30 is a time."""
+    """Check that a ratio is reduced; 12:30 is not, and so may be a time."""
     return all(part.denominator == 1 for part in ratio) and math.gcd(*(part.numerator for part in ratio)) == 1
 
 

@@ -78,7 +78,7 @@ class Settled:
 
     @property
     def start(self) -> int:
-        """Where the answer begins to be stated."""
+        """The start of the first part."""
         return self.parts[0].start
 
     @property
@@ -113,7 +113,7 @@ def final_answer(completion: str) -> tuple[str | None, str]:
 
 
 def answer_start(completion: str) -> int | None:
-    r"""Where the statement of the final answer begins; a box that is not closed counts; None without any."""
+    r"""The start of the final answer's statement; an open box counts; None if there is no statement."""
     text = without_comments(completion)
     settled, _ = _statement(text)
     if settled is not None and boxes(text):
@@ -134,7 +134,7 @@ def gold_answer(gold: str) -> str:
 
 
 def _statement(text: str) -> tuple[Settled | None, str]:
-    """Where the answer stands and by what it was found; or None and why there is none."""
+    """Find the answer's statement and say what it was found by; or None and the reason."""
     found = boxes(text)
     if found:
         return settle(text, found), "boxed"
@@ -181,7 +181,7 @@ def _after_phrase(tail: str) -> str:
 
 
 class Link(Enum):
-    """What the text between two boxes makes of them."""
+    """The relation of two boxes, by the text between them."""
 
     STEP = "the earlier one is a step on the way to the later one"
     AND = "both are parts of the answer"
@@ -218,13 +218,13 @@ def boxes(text: str) -> list[Statement]:
 
 
 def open_box(text: str) -> int | None:
-    """Where the last box begins that need not be closed, or None."""
+    """The start of the last box, closed or not; None if there is no box."""
     starts = [match.start() for match in _BOX.finditer(text)]
     return starts[-1] if starts else None
 
 
 def unbox(answer: str) -> str:
-    """What a box holds, out of the boxes inside it."""
+    """Remove boxes inside a box."""
     for _ in range(5):
         inner = boxes(answer)
         if not inner:

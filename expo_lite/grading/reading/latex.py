@@ -74,7 +74,7 @@ def spelled(text: str) -> str:
 
 
 def _laid_out(text: str) -> str:
-    """What stands in an environment that only lays out: its rows with commas between, a continued one as one."""
+    """Replace an environment that only lays out by its rows, with commas between; continued rows are joined."""
     if not _LAYOUT.search(text):
         return text
     rows = [row.replace("&", "").strip() for row in _LAYOUT.sub(" ", text).split("\\\\")]
@@ -103,7 +103,7 @@ def _commands(text: str) -> str:
 
 
 def _command(match: re.Match[str], text: str, before: str) -> tuple[str, int]:
-    """What a command becomes, and where the text goes on: always behind the command."""
+    """Return the replacement of a command, and the position after it."""
     name, position = match.group(1), match.end()
     if name in _TEXT and text[position : position + 1] == "{":
         return _text_command(name, text, position, before)
@@ -139,7 +139,7 @@ def _text_command(name: str, text: str, position: int, before: str) -> tuple[str
 
 
 def _is_unit(before: str, after: str) -> bool:
-    """Whether "min" or "sec" stands behind a number and in front of no argument, and so is a unit."""
+    """Check that "min" or "sec" is a unit: it follows a number, and no argument follows it."""
     return (before[-1:].isdigit() or before.endswith("}")) and after.strip()[:1] not in ("(", "{")
 
 

@@ -80,7 +80,7 @@ def _unicode(text: str) -> str:
 
 
 def _closing(text: str) -> int:
-    """Where the brace that a text begins with closes, or -1; escaped braces do not count."""
+    """The position where the brace that a text begins with closes, or -1; escaped braces do not count."""
     depth = 0
     for match in re.finditer(r"\\.|[{}]", text):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)
@@ -90,7 +90,7 @@ def _closing(text: str) -> int:
 
 
 def text_key(normalised: str) -> str:
-    """What two answers share that differ only in spaces, text commands and the case of words."""
+    """A key that ignores spaces, text commands and the case of words."""
     text = re.sub(r"\\text\{([^{}]*)\}", lambda block: " " + _lower(block.group(1)) + " ", normalised)
     text = _WORD_RUN.sub(lambda word: word.group() if word.group().isupper() else word.group().lower(), text)
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text).replace("\\degree", "°")

@@ -5,82 +5,48 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-_F = Fraction
-_UNITS: dict[str, tuple[str, Fraction]] = {}
-
-
-def _define(dimension: str, entries: dict[str, int | Fraction]) -> None:
-    for names, factor in entries.items():
-        for name in names.split():
-            _UNITS[name] = (dimension, Fraction(factor))
-
-
-_define("length", {
-    "m meter metre": 1, "mm millimeter millimetre": _F(1, 1000), "cm centimeter centimetre": _F(1, 100),
-    "dm decimeter decimetre": _F(1, 10), "km kilometer kilometre": 1000, "nm nanometer": _F(1, 10**9),
-    "in inch inche": _F(254, 10000), "ft foot feet": _F(3048, 10000), "yd yard": _F(9144, 10000),
-    "mi mile": _F(1609344, 1000),
-})  # fmt: skip
-_define("mass", {
-    "g gram gm": 1, "kg kilogram kilo": 1000, "mg milligram": _F(1, 1000), "ton tonne": 10**6,
-    "lb pound": _F(45359237, 100000), "oz ounce": _F(45359237, 1600000),
-})  # fmt: skip
-_define("time", {
-    "s sec second": 1, "ms millisecond": _F(1, 1000), "min minute": 60, "h hr hour": 3600, "day": 86400,
-    "week wk": 604800,
-})  # fmt: skip
-_define("year", {"year yr": 12, "month mo": 1, "decade": 120, "century centurie": 1200})
-_define("volume", {"l liter litre": 1, "ml milliliter millilitre": _F(1, 1000), "cl centiliter": _F(1, 100)})
-_define("gallon", {"gallon gal": 16, "quart qt": 4, "pint pt": 2, "cup": 1})
-_define("usd", {"$ usd dollar buck": 1, "¢ cent": _F(1, 100)})
-_define("eur", {"€ eur euro": 1})
-_define("gbp", {"£ gbp": 1})  # "pounds" is a mass, unless the other side says £
-_define("jpy", {"¥ jpy yen": 1})
-_define("inr", {"₹ inr rupee r": 1})
-_define("cny", {"yuan rmb": 1})
-_define("angle", {"°": 1, "degree": 1, "deg": 1})
-_define("radian", {"rad radian": 1})
-_define("celsius", {"°c celsius": 1})
-_define("fahrenheit", {"°f fahrenheit": 1})
-_define("kelvin", {"k kelvin": 1})
-_define("force", {"n newton": 1, "kn kilonewton": 1000})
-_define("energy", {"j joule": 1, "kj kilojoule": 1000, "mj megajoule": 10**6})
-_define("electronvolt", {"ev electronvolt": 1, "kev": 1000, "mev": 10**6})
-_define("power", {"w watt": 1, "kw kilowatt": 1000, "mw megawatt": 10**6})
-_define("pressure", {"pa pascal": 1, "kpa kilopascal": 1000})
-_define("voltage", {"v volt": 1, "mv millivolt": _F(1, 1000)})
-_define("current", {"a ampere amp": 1, "ma milliampere": _F(1, 1000)})
-_define("resistance", {"ohm": 1})
-_define("frequency", {"hz hertz": 1, "khz kilohertz": 1000, "mhz megahertz": 10**6})
-_define("charge", {"coulomb": 1})
-_define("amount", {"mol mole": 1})
-_define("data", {"bit": 1, "byte": 8})
-_define("acre", {"acre": 1})
-_define("hectare", {"hectare ha": 1})
-_define("person", {"person people": 1})
-_define("", {"unit": 1, "u": 1})
-
+_ALONE = "eur € euro;jpy ¥ yen;yuan rmb;radian rad;kelvin k;ohm;coulomb;mol mole;acre;hectare ha;person people"
+_KINDS = {
+    "length": "m meter metre=1; mm millimeter millimetre=0.001; cm centimeter centimetre=0.01; "
+    "dm decimeter decimetre=0.1; km kilometer kilometre=1000; nm nanometer=1e-9; in inch inche=0.0254; "
+    "ft foot feet=0.3048; yd yard=0.9144; mi mile=1609.344",
+    "mass": "g gram gm=1; kg kilogram kilo=1000; mg milligram=0.001; ton tonne=1e6; lb pound=453.59237; "
+    "oz ounce=28.349523125",
+    "time": "s sec second=1; ms millisecond=0.001; min minute=60; h hr hour=3600; day=86400; week wk=604800",
+    "year": "year yr=12; month mo=1; decade=120; century centurie=1200",
+    "volume": "l liter litre=1; ml milliliter millilitre=0.001; cl centiliter=0.01",
+    "gallon": "gallon gal=16; quart qt=4; pint pt=2; cup=1",
+    "usd": "$ usd dollar buck=1; ¢ cent=0.01",
+    "gbp": "£ gbp=1",  # "pounds" is a mass
+    "inr": "₹ inr rupee r=1",
+    "celsius": "°c celsius=1",
+    "fahrenheit": "°f fahrenheit=1",
+    "force": "n newton=1; kn kilonewton=1000",
+    "energy": "j joule=1; kj kilojoule=1000; mj megajoule=1e6",
+    "electronvolt": "ev electronvolt=1; kev=1000; mev=1e6",
+    "power": "w watt=1; kw kilowatt=1000; mw megawatt=1e6",
+    "pressure": "pa pascal=1; kpa kilopascal=1000",
+    "voltage": "v volt=1; mv millivolt=0.001",
+    "current": "a ampere amp=1; ma milliampere=0.001",
+    "frequency": "hz hertz=1; khz kilohertz=1000; mhz megahertz=1e6",
+    "data": "bit=1; byte=8",
+    "angle": "° degree deg=1",
+    "": "unit u=1",
+} | {names.split()[0]: f"{names}=1" for names in _ALONE.split(";")}
+"""Names of units and how many base units they are, by what they measure."""
+_UNITS = {
+    name: (kind, Fraction(entry.partition("=")[2]))
+    for kind, entries in _KINDS.items()
+    for entry in entries.split("; ")
+    for name in entry.partition("=")[0].split()
+}
 _COMPOUND = {
-    "mph": "mile / hour",
-    "kph": "km / hour",
-    "kmh": "km / hour",
-    "mps": "m / s",
-    "cc": "cm ^ 3",
-    "sqft": "ft ^ 2",
-}
+    "mph": "mile / hour", "kph": "km / hour", "kmh": "km / hour", "mps": "m / s", "cc": "cm ^ 3", "sqft": "ft ^ 2",
+}  # fmt: skip
 _CASED = {
-    "L": "l",
-    "N": "n",
-    "J": "j",
-    "W": "w",
-    "V": "v",
-    "A": "a",
-    "K": "k",
-    "Pa": "pa",
-    "Hz": "hz",
-    "mL": "ml",
+    "L": "l", "N": "n", "J": "j", "W": "w", "V": "v", "A": "a", "K": "k", "Pa": "pa", "Hz": "hz", "mL": "ml",
     "C": "coulomb",
-}
+}  # fmt: skip
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _MULTIPLIERS = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
@@ -122,7 +88,7 @@ _MAX_QUANTITIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What stands behind a number.
+    """The unit of a number.
 
     `dimensions` are powers of kinds of quantity, `factor` turns the number into base units, `scale` is a number word
     such as million, `words` are those that no table knows ("apples").
@@ -136,11 +102,11 @@ class Unit:
 
     @property
     def empty(self) -> bool:
-        """Whether it says nothing that could differ."""
+        """True if it can differ from no other unit."""
         return not (self.dimensions or self.words or self.percent)
 
     def fits(self, other: "Unit") -> bool:
-        """Whether numbers with these units can be compared; one side may leave its unit out."""
+        """Check that numbers with these units can be compared; one side may leave its unit out."""
         if self.percent or other.percent:
             return not (self.dimensions or other.dimensions or self.words or other.words)
         if self.empty or other.empty:
@@ -175,7 +141,7 @@ def split_unit(text: str) -> tuple[str, Unit]:
 
 
 def _tail_start(tokens: list[str]) -> int:
-    """Where the run of unit-like tokens at the end begins; len(tokens) if there is none."""
+    """The start of the run of unit-like tokens at the end; len(tokens) if there is none."""
     start = index = len(tokens)
     while index > 0:
         token = tokens[index - 1]
@@ -185,15 +151,15 @@ def _tail_start(tokens: list[str]) -> int:
             index -= 1
             start = index
         else:
-            behind_power = _power_start(tokens, index)
-            if behind_power is None:
+            before_power = _power_start(tokens, index)
+            if before_power is None:
                 break
-            index = behind_power
+            index = before_power
     return start
 
 
 def _power_start(tokens: list[str], end: int) -> int | None:
-    """Where the exponent that ends before `end` begins ("^2", "^{-1}"), if a unit word stands before it."""
+    """The start of the exponent that ends before `end` ("^2", "^{-1}"), if a unit word stands before it."""
     match = re.search(r"\^\s?(?:\d|\{-?\d\})\s?$", "".join(tokens[max(0, end - 6) : end]))
     if match is None:
         return None
@@ -227,12 +193,12 @@ def _is_unit_word(tokens: list[str], index: int) -> bool:
 
 
 def _is_blocked(word: str) -> bool:
-    """Whether a word behind a number is no noun and no unit."""
+    """Check that a word after a number is neither a noun nor a unit."""
     return word.lower() in _BLOCKED or _PARTS.fullmatch(word.lower()) is not None
 
 
 def _is_unit_letter(tokens: list[str], index: int, letter: str) -> bool:
-    """Whether a single letter is a unit: behind "/" and a unit, or behind a space, a number and perhaps other units."""
+    """Check that a letter is a unit: after "/" and a unit, or after a number, a space and perhaps other units."""
     if index > 1 and tokens[index - 1] == "/":
         return _is_unit_word(tokens, index - 2) or tokens[index - 2] == "$"
     if letter == "m" and "^" in tokens[index + 1 : index + 2]:  # 12.50m^2 is an area, 4m^2 may be algebra
