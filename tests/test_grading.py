@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from expo_lite.commands.checks import SLOW
 from expo_lite.errors import DataError
 from expo_lite.grading import RULES, GradeItem, Grader, final_answer, grade_file, judge
 from expo_lite.grading.process import Worker
@@ -303,13 +304,10 @@ def test_long_completions_are_read_in_linear_time(completion: str, grader: Grade
     assert time.monotonic() - start < 2.0
 
 
-SLOW = "+".join(f"({9000 + n}+x)!" for n in range(20)) + "+10^{1900}-10^{1900}"
-
-
 def test_too_slow_is_killed_and_the_next_answer_is_judged() -> None:
     with Grader(n_workers=1, timeout_s=0.5) as small:
         assert small.grade(r"\sqrt8", r"\boxed{2\sqrt2}").correct
-        assert small.grade("x", f"\\boxed{{{SLOW}}}").reason == "timeout"
+        assert small.grade(SLOW.gold, SLOW.completion).reason == "timeout"
         assert small.grade(r"\sqrt8", r"\boxed{\sqrt{4}\sqrt{2}}").correct
 
 

@@ -24,6 +24,13 @@ from expo_lite.report.findings import lora_b_moved
 from expo_lite.run.checkpoint import newest_whole
 from expo_lite.settings.machine import ON_WINDOWS, driver_version, in_wsl, is_installed, on_windows
 
+
+def sets(turn: int) -> str:
+    """Thirteen sets that differ in one of their items, in either order (1 or -1)."""
+    common = [f"{n}^x" for n in range(10, 30)]
+    return ",".join("\\{" + ",".join([*common, f"{n}^x"][::turn]) + "\\}" for n in range(30, 43)[::turn])
+
+
 PACKAGE = "expo-lite"
 TESTED = ("torch", "transformers", "peft", "bitsandbytes", "trl", "unsloth")
 """Packages whose versions matter; the package's own metadata says which versions are tested."""
@@ -41,8 +48,8 @@ ITEMS = (
 )
 """Replies with the right verdicts."""
 AFTER_DEATH = GradeItem(r"\sqrt{12}", r"\boxed{2\sqrt3}")
-SLOW = GradeItem("x", r"\boxed{x+10^{1900}-10^{1900}" + "".join(f"+({9000 + n}+x)!" for n in range(20)) + "}")
-"""Twenty gamma functions to thousands of digits, which do not end in time."""
+SLOW = GradeItem(sets(1), f"\\boxed{{{sets(-1)}}}")
+"""Equal, but to see that would take 15 s."""
 WHOLE_BLOCKS = (128, 2048)
 ODD_WIDTHS = (80, 96, 112, 200, 400)
 """Widths of layers that do not fill whole blocks of NF4."""
