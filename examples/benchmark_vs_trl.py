@@ -116,7 +116,7 @@ def ours(folder: str, bits: int) -> None:
     import torch
 
     from expo_lite.objectives import group_advantages, token_weights
-    from expo_lite.policy import sampler, slots
+    from expo_lite.policy import slots
     from expo_lite.policy.batching import Row
     from expo_lite.policy.hf import HfPolicy
     from expo_lite.records import SampleRequest, SamplingParams
@@ -129,9 +129,8 @@ def ours(folder: str, bits: int) -> None:
     policy = HfPolicy(folder, asked, seed=0)
     (end,) = [policy.end_id]
     policy.eos_ids = (end,)
-    streams: Any = sampler
-    choices: Any = slots
-    uniforms, choose = streams.uniforms, choices.choose
+    sampling: Any = slots
+    uniforms, choose = sampling.uniforms, sampling.choose
     others_V = torch.arange(policy._model.config.vocab_size, device=policy.device) != end
     optimizer = None
     for order in orders():
@@ -151,7 +150,7 @@ def ours(folder: str, bits: int) -> None:
             barred_RV = (uniforms_R > 1)[:, None] == others_V
             return choose(logits_RV.masked_fill_(barred_RV, -torch.inf), uniforms_R.clamp(max=0.5), params)
 
-        streams.uniforms, choices.choose = forced_uniforms, forced_choice
+        sampling.uniforms, sampling.choose = forced_uniforms, forced_choice
         config = resolve(
             TrainConfig(
                 model="tiny",

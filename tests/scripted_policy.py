@@ -79,7 +79,7 @@ class ScriptedPolicy:
 def install(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedPolicy]:
     """Let commands load this policy instead of a model, and share one grader."""
     monkeypatch.setattr("expo_lite.policy.hf.HfPolicy", ScriptedPolicy)
-    monkeypatch.setattr("expo_lite.policy.factory.choose_backend", lambda config: "hf")  # also where there is a GPU
+    monkeypatch.setattr("expo_lite.policy.base.choose_backend", lambda config: "hf")  # also where there is a GPU
     monkeypatch.setattr("expo_lite.commands.eval.Grader", lambda **_: contextlib.nullcontext(GRADER))
     monkeypatch.setattr(ScriptedPolicy, "loaded", [])
     monkeypatch.setattr(ScriptedPolicy, "n_calls", 0)

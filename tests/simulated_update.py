@@ -116,8 +116,7 @@ class SimulatedPolicy(HfPolicy):
             lora = LoraConfig(r=lora_rank, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
             self._peft = get_peft_model(model, lora)
         self._model = self._peft.get_base_model()
-        if dtype == torch.float32:  # as on a CPU
-            use_lean_projections(self._model)
+        use_lean_projections(self._model)
 
     def materialise(self) -> None:
         """Give every tensor a fake storage of its size; tied ones stay tied."""
@@ -139,7 +138,7 @@ class SimulatedPolicy(HfPolicy):
 def simulation() -> Iterator[FakeTensorMode]:
     """Fake tensors; transformers, which would treat them as those of a compiler, behaves as in a run."""
     with (
-        patch("expo_lite.policy.dense._dense", lambda weight: weight.dequantised()),
+        patch("expo_lite.policy.dense._dense", lambda weight, like: weight.dequantised()),
         patch("expo_lite.policy.attention.causal_lower_right", lambda *_: None),
         patch("transformers.masking_utils.is_tracing", lambda *_: False),
         patch("transformers.masking_utils.find_packed_sequence_indices", lambda *_: None),

@@ -66,7 +66,7 @@ def test_tiny_says_what_it_can_be_asked_and_takes_it_in_one_line(capsys: pytest.
 
 def test_pieces_make_the_greedy_completion(capsys: pytest.CaptureFixture[str]) -> None:
     """Written 16 tokens at a time, or 64 at once."""
-    from expo_lite.policy.factory import load_policy
+    from expo_lite.policy.base import load_policy
     from expo_lite.prompts import encode_question
     from expo_lite.records import Problem, SampleRequest, SamplingParams
     from expo_lite.settings.groups import PolicyConfig

@@ -15,7 +15,6 @@ from expo_lite.memory.shapes import ALIASES_FILE
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.merged import is_known, merge
-from expo_lite.policy.products import PlainProduct
 from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import PRESETS
@@ -101,9 +100,8 @@ def test_logits_are_those_of_transformers_with_the_adapter_and_without(policy: H
 def test_logits_of_what_runs_on_a_gpu_are_the_same(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's own products, one attention kernel, keys token by token."""
     monkeypatch.setattr("expo_lite.policy.products.has_onednn", lambda *_: False)
-    monkeypatch.setattr("expo_lite.policy.merged.has_onednn", lambda *_: False)
     decoder = Decoder(merge(policy._model), fused=True)
-    assert isinstance(decoder.weights.layers[0].qkv, PlainProduct)
+    assert not decoder.weights.layers[0].qkv.is_packed
     assert decoder.new_cache(1, 8).keys[0].is_contiguous()
     check_logits(policy, decoder)
 

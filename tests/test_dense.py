@@ -1,4 +1,4 @@
-"""The CPU's projections in training against peft's and bitsandbytes' own."""
+"""The projections in training against peft's and bitsandbytes' own."""
 
 import contextlib
 from typing import Any
@@ -8,18 +8,20 @@ import torch
 from peft.tuners.lora import LoraLayer
 from shaken import shaken
 
-from expo_lite.policy import dense, hf
+from expo_lite.policy import dense, hf, load
 from expo_lite.policy.batching import MicroBatch, Row, collate
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.products import linear
 from expo_lite.settings.groups import PolicyConfig
 
 
+def policy_of(bits: Any) -> HfPolicy:
+    return shaken(HfPolicy("tiny", PolicyConfig(bits=bits), seed=0), 0.05)
+
+
 @pytest.fixture(scope="module", params=[4, 16])
 def policy(request: pytest.FixtureRequest) -> HfPolicy:
-    policy = HfPolicy("tiny", PolicyConfig(bits=request.param), seed=0)
-    shaken(policy, 0.05)
-    return policy
+    return policy_of(request.param)
 
 
 def batch() -> MicroBatch:
@@ -59,6 +61,28 @@ def test_training_gives_the_plain_values_and_gradient(policy: HfPolicy) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert their_gradient.norm() > 0
     assert (our_gradient - their_gradient).norm() / their_gradient.norm() < 1e-5
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_in_bf16_as_on_a_gpu_a_projection_differs_by_rounding(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "compute_type", lambda device: torch.bfloat16)
+    policy = policy_of(bits)
+    layer = policy._model.get_decoder().layers[1].mlp.down_proj
+    x_TI = torch.randn(40, layer.in_features, dtype=torch.bfloat16)
+
+    def results() -> list[torch.Tensor]:
+        inputs = [x_TI.clone().requires_grad_(), *(p for p in layer.parameters() if p.requires_grad)]
+        y_TO = layer(inputs[0])
+        gradients = torch.autograd.grad(y_TO, inputs, torch.linspace(-1, 1, y_TO.numel()).view_as(y_TO).to(y_TO.dtype))
+        return [y_TO.detach(), *gradients]
+
+    ours = results()
+    with plain(policy):
+        theirs = results()
+    assert len(ours) == len(theirs) == 4
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.dtype == other.dtype
+        assert (mine - other).norm() / other.norm() < 2**-8
 
 
 def test_kept_products_change_no_bit(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:

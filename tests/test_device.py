@@ -11,8 +11,8 @@ import torch
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
+from expo_lite.policy.base import load_policy
 from expo_lite.policy.device import compute_type, describe, find_device
-from expo_lite.policy.factory import load_policy
 from expo_lite.settings import machine
 from expo_lite.settings.groups import PolicyConfig
 
@@ -79,25 +79,21 @@ def test_a_gpu_that_the_user_hides_is_none(hidden: str, box: SimpleNamespace, mo
     assert machine.default_model() == "tiny"
 
 
-def test_an_old_driver_is_named_with_what_torch_needs(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_driver_is_named_with_torchs_cuda(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     box.version.write_text(VERSION_FILE)
     monkeypatch.setattr(torch.cuda, "is_available", too_old)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(ConfigError, match=r"driver is 535\.183\.01, and CUDA 13\.0.* needs 580 or newer") as caught:
+    with pytest.raises(ConfigError, match=r"driver is 535\.183\.01, .*CUDA 13\.0.*CUDA initialization: ") as caught:
         find_device()
     assert "CUDA_VISIBLE_DEVICES=-1" in str(caught.value)
     assert "WSL" not in str(caught.value)
-    # for CUDA 12, 525 is enough: the fault lies elsewhere, and torch's own words are handed on
-    monkeypatch.setattr(torch.version, "cuda", "12.8")
-    with pytest.raises(ConfigError, match=r"would do for CUDA 12\.8\. It says: CUDA initialization: .*--gpus all"):
-        find_device()
 
 
 def test_in_wsl_the_driver_is_to_be_renewed_in_windows(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     lend_wsl(box, "551.86")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(ConfigError, match=r"driver is 551\.86.* newer driver in Windows, not in WSL"):
+    with pytest.raises(ConfigError, match=r"driver is 551\.86.* in Windows, not in WSL"):
         find_device()
 
 

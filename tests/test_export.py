@@ -16,10 +16,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from expo_lite.commands import cli
 from expo_lite.commands.export import checked_problems, how_to_load_adapter
 from expo_lite.errors import ModelError
-from expo_lite.policy.export import MOST_NATS, check_export, greedy, plain_config, write_merged, write_model_gguf
-from expo_lite.policy.factory import load_policy
+from expo_lite.policy.base import load_policy
+from expo_lite.policy.export import (
+    MOST_NATS,
+    check_export,
+    greedy,
+    modelfile,
+    plain_config,
+    write_merged,
+    write_model_gguf,
+)
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.policy.ollama import ChatPieces, modelfile
 from expo_lite.prompts import encode_question
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import PolicyConfig
@@ -189,55 +196,12 @@ def test_nothing_is_overwritten_and_a_model_has_no_adapter(
     assert not (tmp_path / "a").exists()
 
 
-LLAMA = (
-    "{{ '<|begin|>' }}{% for m in messages %}<|start|>{{ m['role'] }}<|end|>\n\n{{ m['content'] | trim }}<|eot|>"
-    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|end|>\n\n{% endif %}"
-)
-QWEN = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
-)
-GEMMA = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for m in messages %}"
-    "<turn>{{ m['role'] }}\n{{ m['content'] }}</turn>\n{% endfor %}"
-    "{% if add_generation_prompt %}<turn>model\n{% endif %}"
-)
-
-
-@pytest.mark.parametrize("template", [None, LLAMA, QWEN, GEMMA])
-def test_ollamas_template_writes_what_the_chat_template_does(template: str | None) -> None:
-    tokenizer: Any = AutoTokenizer.from_pretrained(TINY)
-    tokenizer.chat_template = template or tokenizer.chat_template
-    pieces = ChatPieces.of(tokenizer)
-    said = [("user", "One?"), ("assistant", "1"), ("user", "Two?")]
-    told = f"{pieces.begin}One?{pieces.question_to_answer}1{pieces.answer_to_question}Two?{pieces.generation}"
-    assert told == rendered(tokenizer, said)
-    if pieces.before_system is None:
-        assert template == GEMMA
-    else:
-        told = f"{pieces.before_system}Be short.{pieces.after_system}One?{pieces.generation}"
-        assert told == rendered(tokenizer, [("system", "Be short."), ("user", "One?")])
-    assert 'SYSTEM """Be brief."""' in modelfile(tokenizer, "a.gguf", [2], 0.7, "Be brief.")
-    with pytest.raises(ModelError, match="three quotation marks"):
-        modelfile(tokenizer, "a.gguf", [2], 0.7, 'Say """.')
-    text = modelfile(tokenizer, "a.gguf", [2], 0.7)
-    assert "SYSTEM" not in text
-    assert text.startswith("FROM ./a.gguf\n")
-    assert 'PARAMETER stop "<|im_end|>"' in text
-    assert text.count("{{ if") + text.count("{{- if") + text.count("range") == text.count("end }}")
-
-
-def rendered(tokenizer: Any, turns: list[tuple[str, str]]) -> str:
-    conversation = [{"role": role, "content": content} for role, content in turns]
-    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
-
-
-def test_a_template_that_changes_what_is_said_is_refused() -> None:
-    tokenizer: Any = AutoTokenizer.from_pretrained(TINY)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] | lower }}{% endfor %}"
-    with pytest.raises(ModelError, match="does not keep turns as they are"):
-        ChatPieces.of(tokenizer)
+def test_a_modelfile_leaves_the_template_to_the_gguf_file() -> None:
+    """A template of our own beside the file's writes the BOS token twice."""
+    assert modelfile("a.gguf", 0.7) == "FROM ./a.gguf\nPARAMETER temperature 0.7\n"
+    assert 'SYSTEM """Be brief."""\n' in modelfile("a.gguf", 0.7, "Be brief.")
+    with pytest.raises(ModelError, match="system prompt"):
+        modelfile("a.gguf", 0.7, 'Say """.')
 
 
 def test_the_name_of_the_base_in_an_adapter_of_a_gguf_base(tmp_path: Path) -> None:

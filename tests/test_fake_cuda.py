@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from expo_lite.policy import scoring, slots
 from expo_lite.policy.batching import MicroBatch, Row, collate
 from expo_lite.policy.choosing import choose
 from expo_lite.policy.decoder import Decoder
+from expo_lite.policy.dense import _Projection
 from expo_lite.policy.merged import merge
 from expo_lite.policy.slots import Slots, Waiting
 from expo_lite.records import SamplingParams
@@ -139,6 +141,24 @@ def test_scoring_stays_on_the_gpu(name: str) -> None:
         assert (logprobs_N.shape, logprobs_N.device.type, logprobs_N.dtype) == ((n_targets,), "cuda", torch.float32)
         assert logprobs_N.requires_grad
         assert (padded_NH.shape[0], padded_NH.device.type) == (n_targets, "cuda")
+
+
+def test_the_backward_pass_of_a_projection_stays_on_the_gpu() -> None:
+    """By hand: torch's engine does not start without a GPU."""
+    policy = policy_of("qwen2.5-0.5b")
+    with fake_cuda():
+        policy.materialise()
+        layer = policy._model.get_decoder().layers[0].mlp.down_proj
+        a_rI, b_Or = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        x_NI = torch.empty(30, layer.in_features, dtype=torch.bfloat16, device=CUDA)
+        dy_NO = torch.empty(30, layer.out_features, dtype=torch.bfloat16, device=CUDA)
+        saved = SimpleNamespace(
+            saved_tensors=(x_NI, a_rI, b_Or), weight=layer.base_layer.weight, scale=2.0, needs_input_grad=(True,)
+        )
+        with OnlyCuda():  # type: ignore[no-untyped-call]
+            gradients = _Projection.backward(saved, dy_NO)[:3]
+        for gradient, of in zip(gradients, (x_NI, a_rI, b_Or), strict=True):
+            assert (gradient.shape, gradient.dtype, gradient.device) == (of.shape, of.dtype, of.device)
 
 
 def test_a_mask_that_is_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ModelError
-from expo_lite.policy import four_bits
-from expo_lite.policy.four_bits import MOST_ERROR, nf4_error
+from expo_lite.policy import device
+from expo_lite.policy.device import MOST_NF4_ERROR, nf4_error, wrong_widths
 from expo_lite.policy.load import HUB_FILES, first_line, load_base
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import PRESETS
@@ -136,7 +136,7 @@ def odd(model: Path) -> Path:
 
 def test_widths_that_four_bits_get_wrong_here_are_refused(odd: Path) -> None:
     error = nf4_error(400, CPU)
-    if error <= MOST_ERROR:
+    if error <= MOST_NF4_ERROR:
         pytest.skip("bitsandbytes is right on this CPU")
     with pytest.raises(ModelError, match=rf"weights of 400 inputs back .* {error:.0%}, .* Take --bits 16") as caught:
         load_base(str(odd), "odd", PolicyConfig(bits=4), CPU)
@@ -145,7 +145,7 @@ def test_widths_that_four_bits_get_wrong_here_are_refused(odd: Path) -> None:
 
 
 def test_the_same_model_where_four_bits_are_right(odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(four_bits, "nf4_error", lambda width, device: 0.092)
+    monkeypatch.setattr(device, "nf4_error", lambda width, device: 0.092)
     assert load_base(str(odd), "odd", PolicyConfig(bits=4), CPU)
 
 
@@ -153,7 +153,7 @@ def test_what_four_bits_cost_where_they_are_right() -> None:
     """A width of whole blocks, and one that is no multiple of 16."""
     for width in (128, 200):
         assert nf4_error(width, CPU) == pytest.approx(0.092, abs=0.004)
-    assert four_bits.wrong_widths([128, 64, 200], CPU) == {}
+    assert wrong_widths([128, 64, 200], CPU) == {}
 
 
 def test_an_empty_folder_and_a_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader
-from expo_lite.policy.factory import load_policy
+from expo_lite.policy.base import load_policy
 from expo_lite.settings.groups import PolicyConfig
 
 WITHOUT_UNIX = """

@@ -86,7 +86,7 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
         ExpoLiteError: the model cannot be loaded, or memory runs out.
     """
     from expo_lite.grading import Grader
-    from expo_lite.policy.factory import load_policy
+    from expo_lite.policy.base import load_policy
 
     say_device(console)
     with working(console, f"loading {target.label}"):

@@ -233,8 +233,7 @@ def four_bits() -> Check:
     """Check that weights come back from NF4 with the usual error."""
     import torch
 
-    from expo_lite.policy.device import find_device
-    from expo_lite.policy.four_bits import BLOCK, MOST_ERROR, nf4_error, wrong_widths
+    from expo_lite.policy.device import MOST_NF4_ERROR, NF4_BLOCK, find_device, nf4_error, wrong_widths
 
     try:
         device = find_device()
@@ -242,13 +241,13 @@ def four_bits() -> Check:
         device = torch.device("cpu")
     library = f"bitsandbytes {version('bitsandbytes')}"
     worst = max(nf4_error(width, device) for width in WHOLE_BLOCKS)
-    if not worst <= MOST_ERROR:
+    if not worst <= MOST_NF4_ERROR:
         what = f"{library} reads 4-bit weights back with an error of {worst:.0%}; 9% is right."
         return Check("problem", what, "Train with --bits 16, or install another bitsandbytes.")
     if wrong := wrong_widths(ODD_WIDTHS, device):
         what = (
             f"{library} reads 4-bit weights back wrongly if a layer has {', '.join(map(str, wrong))} inputs "
-            f"(an error of {max(wrong.values()):.0%}; 9% is right); multiples of {BLOCK} are right."
+            f"(an error of {max(wrong.values()):.0%}; 9% is right); multiples of {NF4_BLOCK} are right."
         )
         return Check("warning", what, "Models with such layers are refused in 4 bits; they need --bits 16.")
     return Check("ok", f"{library} reads 4-bit weights back rightly (error {worst:.1%}).")

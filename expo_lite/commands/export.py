@@ -87,7 +87,7 @@ def export(place: Destination, console: Console) -> None:
         CheckpointError: the folder cannot be written.
         ModelError: the model cannot be written in this form, or what was written is not what was trained.
     """
-    from expo_lite.policy.factory import load_policy
+    from expo_lite.policy.base import load_policy
 
     target, folder = place.target, place.folder
     say_device(console)
@@ -125,8 +125,7 @@ def export(place: Destination, console: Console) -> None:
 
 def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
     """Write everything but the card into the folder `temporary`."""
-    from expo_lite.policy.export import write_adapter, write_merged, write_model_gguf
-    from expo_lite.policy.ollama import modelfile
+    from expo_lite.policy.export import modelfile, write_adapter, write_merged, write_model_gguf
 
     source = find_model(place.target.model).source
     if place.form == "merged":
@@ -142,8 +141,7 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
     if place.to == "ollama":
         temperature = place.target.config.sampling.temperature if place.target.config else 0.7
         system = "".join(turn["content"] for turn in system_turn(place.target.prompts))
-        text = modelfile(policy.tokenizer, place.file, policy.eos_ids, temperature, system)
-        (temporary / "Modelfile").write_text(text, encoding="utf-8")
+        (temporary / "Modelfile").write_text(modelfile(place.file, temperature, system), encoding="utf-8")
 
 
 def reference(policy: "LoraPolicy", place: Destination) -> "tuple[list[Completion], Any]":

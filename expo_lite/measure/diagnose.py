@@ -24,8 +24,7 @@ from expo_lite.measure.verdict import (
     verdicts_of,
 )
 from expo_lite.memory.limits import Limits, fitted_policy, fitting
-from expo_lite.policy.base import Policy, listening
-from expo_lite.policy.factory import load_policy
+from expo_lite.policy.base import Policy, listening, load_policy
 from expo_lite.records import ALL, Explanation, Group, Level, Problem, SamplingParams
 from expo_lite.run.folder import JsonLines, make_folder, provenance, write_atomically
 from expo_lite.run.metrics import sample_rows

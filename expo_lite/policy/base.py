@@ -1,5 +1,6 @@
-"""What the loop asks of a policy: sample, score, switch the adapter off, save. Each backend fills this protocol."""
+"""The policy as the loop sees it, and the choice of its backend; nothing heavy is imported before that choice."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -7,8 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
+from expo_lite.errors import ModelError
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.records import Completion, SampleRequest, SamplingParams
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.machine import backend_rules, importing, is_installed
+from expo_lite.settings.schema import check_rules
 
 
 class Policy(Protocol):
@@ -20,17 +25,17 @@ class Policy(Protocol):
     pad_id: int
     eos_ids: tuple[int, ...]
     end_id: int
-    """The token of `eos_ids` that the chat template ends a turn with."""
+    """The token of `eos_ids` with which the chat template ends a turn."""
     packs: bool
-    """Whether a micro-batch is laid end to end, with each prompt once, and not padded."""
+    """A micro-batch is laid end to end, each prompt once, instead of padded."""
     scaler: torch.amp.GradScaler
-    """Scales the loss up where the model computes in fp16, so that small gradients do not vanish; else disabled."""
+    """Scales the loss up if the model computes in fp16, so that small gradients do not vanish; otherwise disabled."""
     samples_exactly: bool
-    """Whether sampler and scorer differ by no more than the rounding of fp32."""
+    """Sampler and scorer differ only by the rounding of fp32."""
     n_sampled_tokens: int
-    """Of all completions so far."""
+    """Tokens sampled so far."""
     on_ended: Callable[[int], None]
-    """Told, while it samples, how many completions have just ended; for a display."""
+    """Called while it samples with the number of completions that have just ended; for a display."""
 
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
@@ -40,15 +45,14 @@ class Policy(Protocol):
     def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         """Log-probabilities [N] (nats, fp32) of the batch's completion tokens, with a gradient to the adapter.
 
-        The one scorer for old, new and reference log-probabilities, in one mode: without `gradient` the values are the
-        same.
+        The same scorer gives old, new and reference log-probabilities; the values do not depend on `gradient`.
         """
 
     def reference(self) -> AbstractContextManager[None]:
-        """While this is open the policy is its own reference model: its adapter off, or as `keep_reference` saw it."""
+        """Turn the policy into its own reference model in this context: its adapter off, or the kept one."""
 
     def keep_reference(self) -> None:
-        """From now on the reference model is the policy as it is at this moment, not the base model."""
+        """Make the policy as it is now the reference model, instead of the base model."""
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's trainable parameters by name."""
@@ -62,9 +66,50 @@ class Policy(Protocol):
 
 @contextmanager
 def listening(policy: Policy, on_ended: Callable[[int], None]) -> Iterator[None]:
-    """While this is open, `on_ended` is told how many completions have just ended."""
+    """Call `on_ended` in this context with the number of completions that have just ended."""
     before, policy.on_ended = policy.on_ended, on_ended
     try:
         yield
     finally:
         policy.on_ended = before
+
+
+def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> Policy:
+    """Load a model on the backend that the settings ask for, with a fresh adapter or the one in the folder `adapter`.
+
+    Args:
+        name: an alias, OWNER/NAME, a local folder or a GGUF file.
+        config: backend, sampler, bits, LoRA rank and scale.
+        seed: seed of the fresh adapter.
+        adapter: folder of an adapter to continue from.
+
+    Raises:
+        ConfigError: the backend is not installed, or torch cannot use the GPU.
+        ModelError: the model cannot be found, read or held in memory, or it is too late to import Unsloth.
+    """
+    check_rules(backend_rules(config.backend))
+    if choose_backend(config) == "hf":
+        with importing("peft"):
+            from expo_lite.policy.hf import HfPolicy
+
+        return HfPolicy(name, config, seed=seed, adapter=adapter)
+    late = sorted({"transformers", "peft", "trl"} & set(sys.modules))
+    if late and "unsloth" not in sys.modules:
+        # it patches these when it is imported; code that was imported before stays slow, or half patched
+        raise ModelError(
+            f"Unsloth must be imported before {', '.join(late)}. Start a new process (`expo-lite` does), "
+            "or take backend 'hf'."
+        )
+    with importing("unsloth"):
+        from expo_lite.policy.unsloth import UnslothPolicy
+
+    return UnslothPolicy(name, config, seed=seed, adapter=adapter)
+
+
+def choose_backend(config: PolicyConfig) -> str:
+    """`unsloth` or `hf`: as asked for, else Unsloth if it is installed and torch sees a GPU."""
+    if config.backend != "auto":
+        return config.backend
+    if torch.cuda.is_available() and is_installed("unsloth"):
+        return "unsloth"
+    return "hf"

@@ -1,24 +1,36 @@
-"""One token for each row, by inverting the cumulative distribution at a uniform number.
+"""Random streams, and the choice of one token a row by inverting the cumulative distribution at a uniform number.
 
-Axes: R rows, V vocabulary.
+Axes: C completions, L longest completion in tokens, R rows, V vocabulary.
 """
+
+from collections.abc import Sequence
 
 import torch
 
-from expo_lite.records import SamplingParams
+from expo_lite.records import SampleRequest, SamplingParams
 
 BELOW_ONE = 1 - 2**-23
-"""Times any fp32 total, a number below that total."""
+"""Any fp32 total times this is below that total."""
 BLOCK = 128
-"""Divides the vocabulary of every alias."""
+"""Tokens in a block of a large vocabulary; divides the vocabulary of every alias."""
+
+
+def uniforms(requests: Sequence[SampleRequest], n_tokens: int, seed: int) -> torch.Tensor:
+    """A uniform number [C, L] for each token that may be sampled; a request may have its own seed."""
+    shared = torch.Generator().manual_seed(seed)
+    rows = [torch.empty(0, n_tokens)]
+    for request in requests:
+        own = shared if request.seed is None else torch.Generator().manual_seed(request.seed)
+        rows.append(torch.rand(request.n_completions, n_tokens, generator=own))
+    return torch.cat(rows)
 
 
 def choose(
     logits_RV: torch.Tensor, uniforms_R: torch.Tensor, params: SamplingParams
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pick one token a row; returns ids [R] and log-probabilities [R].
+    """Choose one token a row; returns ids [R] and log-probabilities [R].
 
-    The log-probability is that of the full distribution at the temperature, whatever top_p cut off.
+    The log-probability is that of the full distribution at the temperature, whatever top_p is.
     """
     if params.temperature == 0:
         tokens_R = logits_RV.argmax(dim=1)
@@ -36,9 +48,9 @@ def choose(
 
 
 def _inverted(probs_RV: torch.Tensor, uniforms_R1: torch.Tensor) -> torch.Tensor:
-    """Where each row's cumulative sum first exceeds this share of the whole; that token's probability is not 0.
+    """The token [R, 1] at which each row's cumulative sum first exceeds this share; its probability is not 0.
 
-    Large vocabularies are summed up in blocks, and token by token inside one block alone: a CPU's cumulative sum is
+    Large vocabularies are summed in blocks, and token by token inside one block only, since a CPU's cumulative sum is
     slow.
     """
     n_blocks, rest = divmod(probs_RV.shape[1], BLOCK)
@@ -51,12 +63,12 @@ def _inverted(probs_RV: torch.Tensor, uniforms_R1: torch.Tensor) -> torch.Tensor
 
 
 def _search(weights_RN: torch.Tensor, shares_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight at which a share of the sum is exceeded, and how far into that weight it reaches, as a share of it."""
+    """Find the weight at which a share of the sum is exceeded, and how far into it the share reaches, in [0, 1]."""
     cumulative_RN = weights_RN.cumsum(dim=1)
-    # below the total, so that there is a place where it is exceeded
+    # below the total, so that some place exceeds it
     thresholds_R1 = shares_R1.clamp(max=BELOW_ONE) * cumulative_RN[:, -1:]
-    # where nothing is a number nothing is exceeded: any place will do, and its log-probability is no number either
-    found_R1 = torch.searchsorted(cumulative_RN, thresholds_R1, right=True).clamp(max=weights_RN.shape[1] - 1)
-    weight_R1 = weights_RN.gather(1, found_R1)
-    into_R1 = thresholds_R1 - (cumulative_RN.gather(1, found_R1) - weight_R1)
-    return found_R1, (into_R1 / weight_R1).clamp(0, 1)
+    # in a row of NaN nothing is exceeded: any place will do, and its log-probability is NaN too
+    place_R1 = torch.searchsorted(cumulative_RN, thresholds_R1, right=True).clamp(max=weights_RN.shape[1] - 1)
+    weight_R1 = weights_RN.gather(1, place_R1)
+    into_R1 = thresholds_R1 - (cumulative_RN.gather(1, place_R1) - weight_R1)
+    return place_R1, (into_R1 / weight_R1).clamp(0, 1)

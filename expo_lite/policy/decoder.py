@@ -1,40 +1,38 @@
 """A decoder of the Llama family (Llama, Qwen2, Qwen3) for sampling: plain operators on merged weights, no modules.
 
-Rows are decoded in slots of a cache that is written in place. `step` looks at no value of a tensor, and its shapes
-follow from the number of rows and the width of what they attend to, so that a GPU can record it once and replay it
-(`replays.py`). Each row begins at position 0 of its slot: prompts of unequal lengths need no padding. The query heads
-that share a key head are to it as several queries, so keys and values are never repeated. Prompts are laid end to end
-when they are prefilled.
-
-A prompt is computed once for its group and its keys and values are copied into each row's slot. Kept once and attended
-to apart, they would save 0 to 28 per cent of attention's time on a CPU (prompts of 60 and 200 tokens, 32 rows in groups
-of 8), which is a fifth of a step; and of a GPU's traffic 6 per cent for qwen2.5-3b (72 rows, 200 of 700 tokens;
-arithmetic).
+Rows are decoded in slots of a cache that is written in place. `step` reads no value of a tensor, and its shapes follow
+from the number of rows and the width they attend to, so a GPU can record it once and replay it (`Replays`). Each row
+begins at position 0 of its slot, so prompts of unequal lengths need no padding. Query heads that share a key head are
+treated as several queries of it, so keys and values are never repeated. Prompts are laid end to end for the prefill;
+each is computed once for its group, and its keys and values are copied into each row's slot.
 
 Axes: R rows (slots 0 to R), S slots, T positions in a slot, W positions attended to, N tokens laid end to end, H
 hidden, h query, key and value heads, k key heads, g query heads a key head, d head dimension.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
+from expo_lite.memory.machine import out_of_memory
 from expo_lite.policy.merged import DenseWeights
 
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
-"""From a layer's number and its heads [N, h, d], rotated, to what each query head found, side by side."""
+"""From a layer's number and its rotated heads [N, h, d] to the attention's output of all query heads [N, h * d]."""
 
 
 class SlotCache:
     """Keys and values of all layers: two buffers [S, k, T, d] a layer.
 
-    Turned, the keys of a head lie dimension by dimension, not token by token: on a CPU a quarter of attention's time
-    less.
+    If `turned`, the keys of a head lie dimension by dimension, not token by token, which saves a quarter of attention's
+    time on a CPU.
     """
 
     def __init__(self, weights: DenseWeights, n_slots: int, n_positions: int, *, turned: bool) -> None:
-        """Buffers for `n_positions` tokens in each slot; all zeros, for what is masked must still be a number."""
+        """Make buffers of zeros for `n_positions` tokens in each slot: masked values must be numbers too."""
         like = weights.embeddings_VH
         nothing = like.new_zeros(n_slots, weights.n_keys, 0, weights.head_dim)
         self._turned = turned
@@ -44,7 +42,7 @@ class SlotCache:
         self.grow(n_positions)
 
     def grow(self, n_positions: int) -> None:
-        """Make room for this many positions; what is in the cache stays. One buffer exists twice at a time."""
+        """Make room for this many positions and keep the contents. One buffer at a time exists twice."""
         for buffers, turned in ((self.keys, self._turned), (self.values, False)):
             for i, old in enumerate(buffers):
                 n_slots, n_keys, _, head_dim = old.shape
@@ -68,20 +66,20 @@ class SlotCache:
             buffer[targets, :, :width] = buffer[sources, :, :width]
 
     def keep(self, slot: int, n_tokens: int) -> tuple[torch.Tensor, ...]:
-        """A copy of the first tokens in a slot."""
+        """Copy the keys and values of the first tokens in a slot."""
         return tuple(buffer[slot, :, :n_tokens].clone() for buffer in (*self.keys, *self.values))
 
     def restore(self, kept: tuple[torch.Tensor, ...], slots: list[int]) -> None:
-        """Put what was kept into slots."""
+        """Put the copy that `keep` made into slots."""
         for buffer, tokens_kTd in zip((*self.keys, *self.values), kept, strict=True):
             buffer[slots, :, : tokens_kTd.shape[1]] = tokens_kTd
 
 
 class Decoder:
-    """Merged weights at work."""
+    """Forward passes of merged weights, with a cache."""
 
     def __init__(self, weights: DenseWeights, *, fused: bool | None = None) -> None:
-        """Take the weights of a phase; `fused` says whether attention is one kernel (default: but on a CPU)."""
+        """Take the weights; `fused` makes attention one kernel (default: except on a CPU)."""
         self.weights = weights
         self.device = weights.embeddings_VH.device
         self._fused = self.device.type != "cpu" if fused is None else fused
@@ -89,11 +87,11 @@ class Decoder:
         self._n_roped = weights.n_queries + weights.n_keys
 
     def new_cache(self, n_slots: int, n_positions: int) -> SlotCache:
-        """A cache in the layout that `step` is fastest with."""
+        """A cache in the layout that is fastest for `step`."""
         return SlotCache(self.weights, n_slots, n_positions, turned=not self._fused)
 
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
-        """Of the next token, fp32."""
+        """Logits [N, V] of the next token, fp32."""
         return self.weights.head(hidden_NH).float()
 
     def rope_table(self, n_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,20 +111,20 @@ class Decoder:
         rope: tuple[torch.Tensor, torch.Tensor],
         width: int,
     ) -> torch.Tensor:
-        """One token further in the first R slots; returns hidden states [R, H].
+        """Feed one token to each of the first R slots; returns hidden states [R, H].
 
         Args:
-            cache: gets the tokens' keys and values.
-            tokens_R: one token a row.
+            cache: receives the tokens' keys and values.
+            tokens_R: one token per row.
             slots_R: 0, 1, 2, ...
-            positions_R: of these tokens, all below `width`.
-            rope: the table of positions.
-            width: positions attended to; those behind a row's own are masked.
+            positions_R: positions of these tokens, all below `width`.
+            rope: result of `rope_table`.
+            width: positions attended to; those after a row's own are masked.
         """
         n_rows, w = len(tokens_R), self.weights
         n_shared = w.n_queries // w.n_keys
-        behind_RW = torch.arange(width, device=self.device) > positions_R[:, None]
-        mask_RW = torch.zeros_like(behind_RW, dtype=w.embeddings_VH.dtype).masked_fill_(behind_RW, -torch.inf)
+        after_RW = torch.arange(width, device=self.device) > positions_R[:, None]
+        mask_RW = torch.zeros_like(after_RW, dtype=w.embeddings_VH.dtype).masked_fill_(after_RW, -torch.inf)
         many = mask_RW[:, None, None].expand(n_rows, w.n_keys, n_shared, width)
         mask_BgW = many if self._fused else many.reshape(n_rows * w.n_keys, n_shared, width)
 
@@ -135,8 +133,8 @@ class Decoder:
             keys, values = cache.keys[layer][:n_rows, :, :width], cache.values[layer][:n_rows, :, :width]
             queries = heads_Rhd[:, : w.n_queries].reshape(n_rows, w.n_keys, n_shared, w.head_dim)
             if self._fused:
-                found = scaled_dot_product_attention(queries, keys, values, attn_mask=mask_BgW, scale=self._scale)
-                return found.reshape(n_rows, -1)
+                output = scaled_dot_product_attention(queries, keys, values, attn_mask=mask_BgW, scale=self._scale)
+                return output.reshape(n_rows, -1)
             # three products of batches: a quarter faster than the CPU's own kernel at a handful of queries
             scores_BgW = torch.baddbmm(mask_BgW, queries.flatten(0, 1), keys.flatten(0, 1).mT, alpha=self._scale)
             return torch.bmm(scores_BgW.softmax(dim=-1), values.flatten(0, 1)).view(n_rows, -1)
@@ -150,7 +148,7 @@ class Decoder:
         slots: Sequence[Sequence[int]],
         rope: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        """Compute prompts, laid end to end, each into all of its slots; returns their last hidden states [P, H]."""
+        """Feed prompts, laid end to end, each into all of its slots; returns their last hidden states [P, H]."""
         lengths, w = [len(prompt) for prompt in prompts], self.weights
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
         # each token goes once to every slot of its prompt
@@ -166,13 +164,13 @@ class Decoder:
 
         def attend(layer: int, heads_Nhd: torch.Tensor) -> torch.Tensor:
             cache.write(layer, slots_M, targets_M, heads_Nhd[sources_M, w.n_queries :])
-            found = []
+            outputs = []
             for piece in torch.split(heads_Nhd, lengths):
                 q, k, v = torch.split(piece.transpose(0, 1)[None], [w.n_queries, w.n_keys, w.n_keys], dim=1)
-                found.append(
+                outputs.append(
                     scaled_dot_product_attention(q, k, v, is_causal=True, scale=self._scale, enable_gqa=True)[0]
                 )
-            return torch.cat(found, dim=1).transpose(0, 1).flatten(1)
+            return torch.cat(outputs, dim=1).transpose(0, 1).flatten(1)
 
         hidden_NH = self._run(tokens_N, rope[0][positions_N, None], rope[1][positions_N, None], attend)
         ends = [start + n - 1 for start, n in zip(starts, lengths, strict=True)]
@@ -181,7 +179,7 @@ class Decoder:
     def _run(
         self, tokens_N: torch.Tensor, cos_N1d: torch.Tensor, sin_N1d: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
-        """All layers, with attention as given; returns hidden states [N, H] behind the last norm."""
+        """Run all layers, with attention as given; returns hidden states [N, H] after the last norm."""
         w = self.weights
         width, eps = (w.embeddings_VH.shape[1],), w.norm_eps
         hidden_NH = w.embeddings_VH[tokens_N]
@@ -197,3 +195,45 @@ class Decoder:
             gate_NI, up_NI = layer.gate_up(rms_norm(hidden_NH, width, layer.mlp_norm_H, eps)).chunk(2, dim=1)
             hidden_NH = layer.down.added(silu(gate_NI).mul_(up_NI), hidden_NH)
         return rms_norm(hidden_NH, width, w.norm_H, eps)
+
+
+class Replays:
+    """Records a decoding step as a CUDA graph the first time each shape comes, and replays it afterwards.
+
+    A replay costs the host one launch instead of hundreds. A step must read and write the same buffers every time.
+    Recordings share one pool of memory, and are freed with this object. If a step cannot be recorded, it and all others
+    run without recording, with a warning. Not yet run on a GPU; a test without one holds that a step reads no value and
+    leaves nothing on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._pool: Any = None
+        self._failed = False
+
+    def __call__(self, shape: Hashable, step: Callable[[], None]) -> None:
+        """Run the step once."""
+        if shape in self._graphs:
+            self._graphs[shape].replay()
+            return
+        if self._failed:
+            step()
+            return
+        # this is the step itself; libraries initialise themselves in it, which must not happen in a recording
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            step()
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                step()  # recorded, not run
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            self._failed = True
+            warnings.warn(f"Decoding continues without CUDA graphs, slower: {error}", stacklevel=2)
+            return
+        self._pool = graph.pool()
+        self._graphs[shape] = graph

@@ -1,8 +1,9 @@
-"""The seven projections in training on a CPU: less work than peft and bitsandbytes, the same result to fp32 rounding.
+"""The LoRA projections in training: less memory than peft with bitsandbytes, and the same result to rounding.
 
-A projection has a backward of its own, which keeps its input and nothing else. Under gradient checkpointing it can
-remember its product (`keep=True`): the backward pass then recomputes norms, activations and attention alone, a few per
-cent of the work, and not the matrix products.
+A projection has a backward pass of its own, which keeps its input and nothing else. Under gradient checkpointing it can
+also remember its product (`kept_products`): the backward pass then recomputes norms, activations and attention alone, a
+few per cent of the work, and not the matrix products. Weights may be in four bits or dense, in fp32 or in 16 bits, on a
+CPU or a GPU; the adapter is in fp32, as in peft. Not yet run on a GPU.
 
 Axes: N tokens of all rows, I input and O output features, r rank.
 """
@@ -21,27 +22,27 @@ from peft.tuners.lora import LoraLayer
 from expo_lite.policy.merged import dequantised
 from expo_lite.policy.products import linear
 
-Product = Callable[[], torch.Tensor]
+Compute = Callable[[], torch.Tensor]
 
 
-def _dense(weight: Any) -> torch.Tensor:
-    dense = dequantised(weight)
-    return dense.float() if dense.dtype.itemsize < 4 else dense
+def release_freed_memory() -> None:
+    """Give freed memory back to the system, which glibc would keep; takes milliseconds."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another libc has no such call
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _adapted(model: torch.nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-def release_freed_memory() -> None:
-    """Give the system back what is freed: glibc keeps it else, and the update's peak comes on top. Milliseconds."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another libc has no such call
-            ctypes.CDLL(None).malloc_trim(0)
+def product_bytes(model: torch.nn.Module) -> int:
+    """Bytes that the products of one token take, in fp32."""
+    return sum(layer.out_features * 4 for layer in _adapted(model))
 
 
 def use_lean_projections(model: torch.nn.Module) -> None:
-    """From now on each LoRA projection of the model computes with `_Projection`."""
+    """Make each LoRA projection of the model compute with `_Projection`."""
     layers = _adapted(model)
     kinds: set[Any] = {type(layer) for layer in layers}
     lean: dict[Any, Any] = {kind: type(kind.__name__, (kind,), {"forward": _lean}) for kind in kinds}
@@ -59,7 +60,7 @@ def _lean(layer: Any, x: torch.Tensor) -> Any:
 
 
 class _Projection(torch.autograd.Function):
-    """x W' + scale x A' B' (+ bias) with W dequantised when it is needed, forward and backward, and not kept.
+    """x W' + scale x A' B' (+ bias); W is dequantised when it is needed, forward and backward, and not kept.
 
     Without A and B, as the reference is computed, x W' (+ bias).
     """
@@ -75,8 +76,11 @@ class _Projection(torch.autograd.Function):
         scale: float,
     ) -> torch.Tensor:
         def product() -> torch.Tensor:
-            y_NO = linear(x_NI, _dense(weight), bias_O)
-            return y_NO if a_rI is None or b_Or is None else y_NO.addmm_(x_NI @ a_rI.t(), b_Or.t(), alpha=scale)
+            y_NO = linear(x_NI, _dense(weight, x_NI), bias_O)
+            if a_rI is None or b_Or is None:
+                return y_NO
+            inner_Nr = x_NI.to(a_rI.dtype) @ a_rI.t()
+            return y_NO.to(a_rI.dtype).addmm_(inner_Nr, b_Or.t(), alpha=scale).to(x_NI.dtype)
 
         ctx.save_for_backward(x_NI, a_rI, b_Or)
         ctx.weight, ctx.scale = weight, scale
@@ -87,26 +91,34 @@ class _Projection(torch.autograd.Function):
         x_NI, a_rI, b_Or = ctx.saved_tensors
         (dy_NO,) = gradients
         if a_rI is None:
-            return linear(dy_NO, _dense(ctx.weight).t()), *[None] * 5
-        down_Nr = (dy_NO @ b_Or).mul_(ctx.scale)
-        da_rI = down_Nr.t() @ x_NI
-        db_Or = (dy_NO.t() @ (x_NI @ a_rI.t())).mul_(ctx.scale)
-        dx_NI = linear(dy_NO, _dense(ctx.weight).t()).addmm_(down_Nr, a_rI) if ctx.needs_input_grad[0] else None
+            return linear(dy_NO, _dense(ctx.weight, dy_NO).t()), *[None] * 5
+        exact_NI, exact_NO = x_NI.to(a_rI.dtype), dy_NO.to(a_rI.dtype)
+        inner_Nr = (exact_NO @ b_Or).mul_(ctx.scale)
+        da_rI = inner_Nr.t() @ exact_NI
+        db_Or = (exact_NO.t() @ (exact_NI @ a_rI.t())).mul_(ctx.scale)
+        dx_NI = None
+        if ctx.needs_input_grad[0]:
+            dx_NI = linear(dy_NO, _dense(ctx.weight, dy_NO).t()).to(a_rI.dtype)
+            dx_NI = dx_NI.addmm_(inner_Nr, a_rI).to(x_NI.dtype)
         return dx_NI, da_rI, db_Or, None, None, None
 
 
+def _dense(weight: Any, like: torch.Tensor) -> torch.Tensor:
+    return dequantised(weight).to(like.dtype)
+
+
 class _Memory:
-    """Whether products are computed, computed and kept, or taken from what was kept.
+    """How products are computed: as they are, kept as well, or taken from those that were kept.
 
     The two passes over a checkpointed layer ask for its products in the same order.
     """
 
     def __init__(self) -> None:
         self.keep = False
-        self.run: Callable[[Product], torch.Tensor] = _compute
+        self.run: Callable[[Compute], torch.Tensor] = lambda compute: compute()
 
     @contextlib.contextmanager
-    def doing(self, run: Callable[[Product], torch.Tensor]) -> Iterator[None]:
+    def doing(self, run: Callable[[Compute], torch.Tensor]) -> Iterator[None]:
         before, self.run = self.run, run
         try:
             yield
@@ -114,16 +126,12 @@ class _Memory:
             self.run = before
 
 
-def _compute(product: Product) -> torch.Tensor:
-    return product()
-
-
 _memory = _Memory()
 
 
 @contextlib.contextmanager
 def kept_products(keep: bool) -> Iterator[None]:
-    """Whether layers that are run while this is open keep their products for the backward pass."""
+    """Choose whether the layers run in this context keep their products for the backward pass."""
     before, _memory.keep = _memory.keep, keep
     try:
         yield
@@ -132,22 +140,14 @@ def kept_products(keep: bool) -> Iterator[None]:
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """The `context_fn` of torch's checkpoint: what surrounds the two passes over a layer."""
+    """The `context_fn` of torch's checkpoint: the contexts of the two passes over a layer."""
     if not _memory.keep:
         return contextlib.nullcontext(), contextlib.nullcontext()
     kept: deque[torch.Tensor] = deque()
 
-    def record(product: Product) -> torch.Tensor:
-        result = product()
+    def record(compute: Compute) -> torch.Tensor:
+        result = compute()
         kept.append(result.detach())
         return result
 
-    def replay(_product: Product) -> torch.Tensor:
-        return kept.popleft()
-
-    return _memory.doing(record), _memory.doing(replay)
-
-
-def product_bytes(model: torch.nn.Module) -> int:
-    """Bytes that one token's products take."""
-    return sum(layer.out_features * 4 for layer in _adapted(model))
+    return _memory.doing(record), _memory.doing(lambda _compute: kept.popleft())

@@ -113,6 +113,23 @@ def write_model_gguf(policy: LoraPolicy, file: Path, dtype: GgufType, *, source:
     write_gguf(file, config, state, policy.tokenizer, source=source, end_id=policy.end_id, dtype=dtype, name=name)
 
 
+def modelfile(gguf_name: str, temperature: float, system: str = "") -> str:
+    """Ollama's Modelfile beside a GGUF file, from which Ollama takes the chat template and the end tokens.
+
+    Args:
+        gguf_name: name of the file.
+        temperature: to sample with.
+        system: the system prompt, for a user who gives none.
+
+    Raises:
+        ModelError: the system prompt cannot be quoted in a Modelfile.
+    """
+    if '"""' in system:
+        raise ModelError('The system prompt contains """, which ends a text in a Modelfile.')
+    quoted = f'SYSTEM """{system}"""\n' if system else ""
+    return f"FROM ./{gguf_name}\n{quoted}PARAMETER temperature {temperature}\n"
+
+
 def write_adapter(policy: LoraPolicy, folder: Path, *, base: str | None) -> None:
     """Write the adapter in peft's layout, with its tokenizer; `base` is the base model it names, if not its own."""
     policy.save_adapter(folder)

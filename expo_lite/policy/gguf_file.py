@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from expo_lite.errors import ModelError
-from expo_lite.policy.merged import rope
+from expo_lite.policy.merged import head_dim, rope
+from expo_lite.settings.models import FAMILIES
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 TYPES: dict[GgufType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] = {
@@ -22,7 +23,6 @@ TYPES: dict[GgufType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] = {
     "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
-_KINDS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 
 
 def write_gguf(
@@ -51,9 +51,9 @@ def write_gguf(
     Raises:
         ModelError: the model or its tokenizer is of a kind that this cannot write.
     """
-    if config.model_type not in _KINDS:
-        raise ModelError(f"GGUF files are written of {', '.join(_KINDS)} models, not of '{config.model_type}'.")
-    arch = _KINDS[config.model_type]
+    if config.model_type not in FAMILIES:
+        raise ModelError(f"Only {', '.join(FAMILIES)} models can be written as GGUF, not '{config.model_type}'.")
+    arch = gguf.MODEL_ARCH[config.model_type.upper()]
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_name(name)
     _add_sizes(writer, config)
@@ -77,16 +77,15 @@ def write_gguf(
 
 
 def _add_sizes(writer: gguf.GGUFWriter, config: Any) -> None:
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
+    writer.add_key_length(head_dim(config))
+    writer.add_value_length(head_dim(config))
+    writer.add_rope_dimension_count(head_dim(config))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
 

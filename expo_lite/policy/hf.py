@@ -49,13 +49,12 @@ class HfPolicy(LoraPolicy):
             torch.manual_seed(seed)
             model = get_peft_model(base, lora)
         super().__init__(name, model, tokenizer, device, sampler=choose_sampler(config.sampler, base.config, name))
-        if device.type == "cpu":
-            use_lean_projections(self._model)
+        use_lean_projections(self._model)
         if adapter is not None:
             self.load_adapter(adapter)
 
     def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
-        fits = batch.input_ids_BT.numel() * product_bytes(self._model) <= KEPT_PRODUCTS_BYTES
-        with kept_products(fits):
+        small = batch.input_ids_BT.numel() * product_bytes(self._model) <= KEPT_PRODUCTS_BYTES
+        with kept_products(small and self.device.type == "cpu"):  # as the memory plan counts them
             return super().logprobs(batch, temperature=temperature, gradient=gradient)

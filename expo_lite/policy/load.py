@@ -29,8 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from expo_lite.errors import ModelError
 from expo_lite.memory.machine import out_of_memory
-from expo_lite.policy.device import compute_type
-from expo_lite.policy.four_bits import wrong_widths
+from expo_lite.policy.device import compute_type, wrong_widths
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 

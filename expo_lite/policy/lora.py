@@ -1,7 +1,7 @@
-"""What the backends share: a peft model sampled, scored, switched off, saved; each but loads it and switches its modes.
+"""The part of a policy that both backends share: a peft model that is sampled, scored, switched off and saved.
 
-Samplers, by `--sampler`: `own` is our decoder on merged weights (sampler.py), `native` the backend's own generate
-(native.py).
+A backend only loads the model and switches its modes. The sampler `own` is our decoder on merged weights (slots.py),
+`native` the backend's own generate (native.py).
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from expo_lite.errors import CheckpointError, ModelError
-from expo_lite.policy import native, sampler, scoring
+from expo_lite.policy import native, scoring, slots
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.dense import release_freed_memory
@@ -27,28 +27,20 @@ from expo_lite.policy.slots import Sampled
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
-"""Tokens that end an assistant's turn in the chat templates of the aliases; each counts where the tokenizer has it."""
+"""Tokens that end an assistant's turn in the chat templates of the aliases."""
 
 
 class LoraPolicy:
-    """A causal language model with a LoRA adapter; the part of a policy that does not depend on who loaded it."""
+    """A causal language model with a LoRA adapter."""
 
     _decoder: Decoder | None = None
     _merged_of: tuple[object, ...] = ()
     _phase = ""
     _kept: dict[str, torch.Tensor] | None = None
-    """The adapter of the reference model; None: the reference is the base model."""
+    """Adapter of the reference model; None if that is the base model."""
 
     def __init__(self, name: str, model: PeftModel, tokenizer: Any, device: torch.device, *, sampler: str) -> None:
-        """Hold a loaded model.
-
-        Args:
-            name: the model's name as typed.
-            model: with one adapter, called "default".
-            tokenizer: its tokenizer.
-            device: where it is.
-            sampler: own or native.
-        """
+        """Take a loaded model with one adapter, the model's name as typed, and the sampler: own or native."""
         self.name, self.tokenizer, self.device = name, tokenizer, device
         self._peft = model
         self._model: Any = model.get_base_model()
@@ -62,7 +54,7 @@ class LoraPolicy:
         self.n_sampled_tokens = 0
         self.on_ended: Callable[[int], None] = lambda n: None
         defaults: Any = GenerationConfig  # half typed
-        self._model.generation_config = defaults()  # Qwen's own brings a top_k and a penalty into every generate
+        self._model.generation_config = defaults()  # Qwen's own would add a top_k and a penalty to every generate
 
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
@@ -73,27 +65,24 @@ class LoraPolicy:
         sampled = self._sample(requests, params, seed)
         self.n_sampled_tokens += sum(len(row.token_ids) for rows in sampled for row in rows)
         return [
-            tuple(sampler.to_completion(request.prompt_ids, row, self.tokenizer) for row in rows)
+            tuple(self._completion(request.prompt_ids, row) for row in rows)
             for request, rows in zip(requests, sampled, strict=True)
         ]
 
+    def _completion(self, prompt_ids: tuple[int, ...], row: Sampled) -> Completion:
+        text = self.tokenizer.decode(row.token_ids, skip_special_tokens=True)
+        return Completion(prompt_ids, tuple(row.token_ids), tuple(row.logprobs), text, row.finish_reason)
+
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
+        options: dict[str, Any] = {"seed": seed, "eos_ids": self.eos_ids, "on_ended": self.on_ended}
         if self._sampler == "native":
-            return native.sample(
-                self._model,
-                requests,
-                params,
-                seed=seed,
-                eos_ids=self.eos_ids,
-                pad_id=self.pad_id,
-                on_ended=self.on_ended,
-            )
-        return sampler.sample(self._merged(), requests, params, seed=seed, eos_ids=self.eos_ids, on_ended=self.on_ended)
+            return native.sample(self._model, requests, params, pad_id=self.pad_id, **options)
+        return slots.sample(self._merged(), requests, params, **options)
 
     def _merged(self) -> Decoder:
-        """The decoder of the weights as they are now; made anew when they have changed, or the adapter was switched."""
+        """The decoder of the current weights; made anew after they changed or the adapter was switched on or off."""
         adapter = self.parameters().values()
-        # torch counts what is written to a tensor
+        # torch counts the writes to a tensor
         now = (adapter_is_off(self._model), *(p._version for p in adapter))
         if self._decoder is None or self._merged_of != now:
             self._drop_decoder()
@@ -101,7 +90,7 @@ class LoraPolicy:
         return self._decoder
 
     def _drop_decoder(self) -> None:
-        """Training begins, and has no use for a dense copy of the weights."""
+        """Free the dense copy of the weights, which training does not use."""
         if self._decoder is not None:
             self._decoder = None
             release_freed_memory()
@@ -110,7 +99,7 @@ class LoraPolicy:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter.
 
         Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
-        Where no gradient is wanted it ends before the head, whose own it spares.
+        If no gradient is wanted, it ends before the head.
         """
         self._drop_decoder()
         self._enter("training")
@@ -119,7 +108,7 @@ class LoraPolicy:
             return scoring.score(self._model, batch, temperature=temperature, gradient=gradient)
 
     def _enter(self, phase: str) -> None:
-        """Give back what the phase before has freed: blocks of other sizes, which a GPU's allocator would keep."""
+        """Return the memory that the last phase freed: a GPU's allocator would keep its blocks of other sizes."""
         if phase != self._phase:
             torch.cuda.empty_cache()  # does nothing where CUDA has not started
             self._phase = phase
@@ -137,7 +126,7 @@ class LoraPolicy:
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Switch the adapter off for a while, or take the kept one in its place."""
+        """Switch the adapter off, or swap it for the kept one, in this context."""
         if self._kept is None:
             with self._peft.disable_adapter():
                 yield
@@ -150,12 +139,12 @@ class LoraPolicy:
             self._write(own)
 
     def keep_reference(self) -> None:
-        """The reference model is the policy as it is now."""
+        """Make the policy as it is now the reference model."""
         self._kept = {name: p.detach().clone() for name, p in self.parameters().items()}
 
     @torch.no_grad()
     def _write(self, values: dict[str, torch.Tensor]) -> None:
-        """In place, which torch counts: a decoder of other weights is not used again."""
+        """Write adapter weights in place, which torch counts, so `_merged` sees that they changed."""
         for name, parameter in self.parameters().items():
             parameter.copy_(values[name])
 
@@ -187,7 +176,11 @@ class LoraPolicy:
 
 
 def choose_sampler(asked: str, config: Any, name: str) -> str:
-    """`own` where our decoder knows the model, else `native`; raises ModelError where another was asked for."""
+    """`own` if our decoder knows the model, else `native`.
+
+    Raises:
+        ModelError: `own` was asked for, and our decoder does not know the model.
+    """
     if asked == "own" and not is_known(config):
         raise ModelError(
             f"sampler '{asked}' does not know models like '{name}' (type {config.model_type}): take --sampler native."
@@ -195,19 +188,14 @@ def choose_sampler(asked: str, config: Any, name: str) -> str:
     return ("own" if is_known(config) else "native") if asked == "auto" else asked
 
 
-def _computes_in(model: Any) -> torch.dtype:
-    dtype: torch.dtype = model.get_input_embeddings().weight.dtype
-    return dtype
-
-
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in weights.items()}
 
 
 def _eos_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
-    """Every token that ends a turn: what model and tokenizer say, and the chat end tokens that the tokenizer has.
+    """Every token that ends a turn: those that model and tokenizer name, and the `END_TOKENS` in the vocabulary.
 
-    Tokenizers read from GGUF files may name the wrong one, so theirs alone is not enough.
+    A tokenizer read from a GGUF file may name the wrong one.
     """
     vocabulary = tokenizer.get_vocab()
     found = {vocabulary[token] for token in END_TOKENS if token in vocabulary}
@@ -218,7 +206,7 @@ def _eos_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
 
 
 def _end_id(tokenizer: Any, eos_ids: tuple[int, ...]) -> int:
-    """The end token that the chat template itself writes behind an assistant's turn."""
+    """The end token that the chat template writes after an assistant's turn."""
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
     ends = [token for token in rendered if token in eos_ids]

@@ -1,10 +1,9 @@
-"""Sampling by the backend's own generate: transformers', or Unsloth's faster one where Unsloth loaded the model.
+"""Sampling by the backend's own `generate`: that of transformers, or Unsloth's if Unsloth loaded the model.
 
-As many completions as fit, of whatever prompts, are decoded together, padded on the left. Generate computes; which
-token comes next is chosen here, from a random stream a completion, and forced upon it: so the same seed gives the same
-samples as our own decoder does, whoever is decoded beside whom. Finished rows go on computing until the last one ends,
-which is what our own decoder does better. The model's own generation settings must have been made neutral (`LoraPolicy`
-does): generate would mix them in.
+As many completions as fit are decoded together, padded on the left. `generate` computes the scores; the next token is
+chosen here, from a random stream a completion, and forced on it, so the same seed gives the same samples as our own
+decoder. Unlike there, finished rows compute until the last one ends. The model's own generation settings must be
+neutral (`LoraPolicy` sees to that), or `generate` would apply them too.
 
 Axes: R rows (completions), T tokens, V vocabulary, L longest completion in tokens.
 """
@@ -15,22 +14,21 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-from expo_lite.policy.choosing import choose
-from expo_lite.policy.sampler import by_request, uniforms
-from expo_lite.policy.slots import Sampled
+from expo_lite.policy.choosing import choose, uniforms
+from expo_lite.policy.slots import Sampled, by_request
 from expo_lite.records import FinishReason, SampleRequest, SamplingParams
 
 
 class Chooser(LogitsProcessor):
-    """Chooses each row's next token, leaves generate no other, and takes down its log-probability."""
+    """Chooses each row's next token, bars all others, and notes its log-probability."""
 
     def __init__(self, uniforms_RL: torch.Tensor, params: SamplingParams) -> None:
-        """Nothing chosen yet; a random stream a row."""
+        """Take a random stream a row."""
         self._uniforms_RL, self._params = uniforms_RL, params
         self._taken: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores that are minus infinity for all tokens but the chosen ones."""
+        """Set the scores of all tokens except the chosen ones to minus infinity."""
         tokens_R, logprobs_R = choose(scores.float(), self._uniforms_RL[:, len(self._taken)], self._params)
         self._taken.append(logprobs_R)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens_R[:, None], 0.0)
@@ -50,7 +48,7 @@ def sample(
     pad_id: int,
     on_ended: Callable[[int], None] = lambda n: None,
 ) -> list[list[Sampled]]:
-    """Sample completions, one list a request, in order; `pad_id` fills prompts up, the rest as in `sampler.sample`."""
+    """Sample completions, one list a request, in order; `pad_id` pads prompts, the rest is as in `slots.sample`."""
     device = model.get_input_embeddings().weight.device
     streams_CL = uniforms(requests, params.max_completion_tokens, seed)
     owners = [i for i, request in enumerate(requests) for _ in range(request.n_completions)]
@@ -92,9 +90,9 @@ def _generate(
 
 
 def generate_arguments(limit: int, *, eos_ids: Sequence[int], pad_id: int) -> dict[str, Any]:
-    """Every argument of generate that bears on what is sampled, so that no default of a model or library does.
+    """Every argument of `generate` that could change the samples, so that no default does.
 
-    It is to take the most probable token: `Chooser` leaves it one.
+    It takes the most probable token: the only one that `Chooser` leaves.
     """
     return {
         "do_sample": False,
@@ -112,7 +110,7 @@ def generate_arguments(limit: int, *, eos_ids: Sequence[int], pad_id: int) -> di
 
 
 def _cut(ids: list[int], logprobs: list[float], eos_ids: set[int]) -> Sampled:
-    """A row up to its first end token; what generate padded it with is dropped."""
+    """Cut a row after its first end token; the rest is padding."""
     for i, token in enumerate(ids):
         if token in eos_ids:
             return Sampled(ids[: i + 1], logprobs[: i + 1], FinishReason.STOP)

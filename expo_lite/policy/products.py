@@ -1,27 +1,26 @@
-"""Matrix products of fp32 on a CPU through oneDNN, which torch has beside MKL and uses for other types only.
+"""Matrix products on a CPU: fp32 through oneDNN, which torch otherwise uses for other types only.
 
-On an AMD EPYC (AVX-512) oneDNN is 5 to 25 per cent faster at hundreds of rows; with the weight laid out for it
-beforehand it is 2.4 times as fast as MKL at 32 rows, and 2.3 to 2.5 times at 128 and at 8. No gradient goes through
-these: what needs one has a backward of its own.
+On an AMD EPYC (AVX-512) oneDNN is 5 to 25 per cent faster than MKL at hundreds of rows. A weight laid out for oneDNN
+beforehand is faster still at few rows, if it is large: measured at 8 to 72 rows, it takes 0.5 to 1 times as long from
+576 x 576 on (SmolLM2), and 1.3 to 3 times as long below 512 x 256 (`tiny`), where the call itself costs more than the
+product. No gradient goes through these products: what needs one has a backward pass of its own.
 
-The operators are torch's private ones, which another version may not have: `has_onednn` looks for them, and torch's own
-products stand beside them.
+The operators are private to torch and another version may lack them: `has_onednn` looks for them.
 
 Axes: N rows, I input and O output features.
 """
-
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 PACKED_FOR_ROWS = 32
 """Rows that a packed weight is laid out for; it serves any number."""
+PACKED_FROM = 2**18
+"""Numbers in the smallest weight that is packed."""
 _OPERATORS = ("_linear_pointwise", "_reorder_linear_weight")
 
 
 def has_onednn(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products of such tensors go through oneDNN."""
+    """Tell whether products of these tensors go through oneDNN."""
     return (
         device.type == "cpu"
         and dtype == torch.float32
@@ -31,66 +30,47 @@ def has_onednn(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
-    """The product x W' (+ bias), without a gradient; torch.nn.functional.linear where oneDNN does not apply."""
+    """The product x W' (+ bias), without a gradient; `torch.nn.functional.linear` where oneDNN does not apply."""
     if x_NI.dtype == weight_OI.dtype and has_onednn(weight_OI.device, weight_OI.dtype):
         return _onednn(x_NI, weight_OI, bias_O)
     return torch.nn.functional.linear(x_NI, weight_OI, bias_O)
 
 
-class Product(Protocol):
-    """A weight that inputs are multiplied with."""
+class Product:
+    """A weight that many inputs are multiplied with, packed for oneDNN where that is faster."""
+
+    def __init__(
+        self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None, *, most_bytes: float = float("inf")
+    ):
+        """Pack the weight if it is large enough, and not larger than `most_bytes`: a packed weight is a copy."""
+        self.bias_O = bias_O
+        self.is_packed = (
+            has_onednn(weight_OI.device, weight_OI.dtype)
+            and weight_OI.numel() >= PACKED_FROM
+            and weight_OI.nbytes <= most_bytes
+        )
+        self.weight: torch.Tensor = (
+            torch.ops.mkldnn._reorder_linear_weight(weight_OI, PACKED_FOR_ROWS) if self.is_packed else weight_OI
+        )
 
     def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:
         """The product x W' (+ bias)."""
+        if self.is_packed:
+            return _onednn(x_NI, self.weight, self.bias_O)
+        return torch.nn.functional.linear(x_NI, self.weight, self.bias_O)
 
     def added(self, x_NI: torch.Tensor, residual_NO: torch.Tensor) -> torch.Tensor:
-        """The same, added to the residual stream."""
-
-
-def product(weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> Product:
-    """The fastest product with this weight at few rows; a packed one has a copy, and needs the weight no more."""
-    if has_onednn(weight_OI.device, weight_OI.dtype):
-        return PackedProduct(torch.ops.mkldnn._reorder_linear_weight(weight_OI, PACKED_FOR_ROWS), bias_O)
-    return PlainProduct(weight_OI, bias_O)
-
-
-@dataclass(frozen=True, slots=True)
-class PlainProduct:
-    """By torch, on any device and in any type."""
-
-    weight_OI: torch.Tensor
-    bias_O: torch.Tensor | None = None
-
-    def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:
-        """The product x W' (+ bias)."""
-        return torch.nn.functional.linear(x_NI, self.weight_OI, self.bias_O)
-
-    def added(self, x_NI: torch.Tensor, residual_NO: torch.Tensor) -> torch.Tensor:
-        """The same, added to the residual stream."""
+        """The product added to the residual stream."""
+        if self.is_packed:
+            sum_NO: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+                x_NI, residual_NO, self.weight, self.bias_O, "add"
+            )
+            return sum_NO
         if self.bias_O is not None:
             residual_NO = residual_NO + self.bias_O
-        return torch.addmm(residual_NO, x_NI, self.weight_OI.t())
+        return torch.addmm(residual_NO, x_NI, self.weight.t())
 
 
-@dataclass(frozen=True, slots=True)
-class PackedProduct:
-    """By oneDNN, with the weight in the layout that few rows are fastest with."""
-
-    packed: torch.Tensor
-    bias_O: torch.Tensor | None = None
-
-    def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:
-        """The product x W' (+ bias)."""
-        return _onednn(x_NI, self.packed, self.bias_O)
-
-    def added(self, x_NI: torch.Tensor, residual_NO: torch.Tensor) -> torch.Tensor:
-        """The same, added to the residual stream."""
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            x_NI, residual_NO, self.packed, self.bias_O, "add"
-        )
-        return result
-
-
-def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return result
+def _onednn(x_NI: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+    product_NO: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight, bias_O, "none", [], "")
+    return product_NO

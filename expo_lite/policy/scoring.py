@@ -9,9 +9,7 @@ from expo_lite.objectives import token_logprobs
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.products import linear
-
-PACKED_MODELS = ("llama", "qwen2", "qwen3")
-"""Model types whose attention is all in the attention interface: their rows can share a prompt."""
+from expo_lite.settings.models import FAMILIES
 
 
 def score(model: Any, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
@@ -38,7 +36,7 @@ def is_packable(model: Any) -> bool:
     # imports transformers, which must wait for Unsloth: not before a model is there
     from expo_lite.policy import attention
 
-    return model.config.model_type in PACKED_MODELS and model.config._attn_implementation == attention.NAME
+    return model.config.model_type in FAMILIES and model.config._attn_implementation == attention.NAME
 
 
 def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:

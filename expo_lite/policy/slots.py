@@ -1,38 +1,40 @@
-"""Completions being decoded, each in a slot; a slot whose completion has ended is taken by the next one that waits.
+"""Sampling with our own decoder, by continuous batching: when a completion ends, the next one takes its slot.
 
-Everything that a step reads or writes is in buffers of a fixed size on the device. What is in which slot, and how far
-along, the host knows without asking: a row gets a token in every step. Only which rows have ended must be looked at.
+All that a step reads or writes is in buffers of a fixed size on the device. The host knows which completion is in which
+slot, and its length, since every row gets a token in every step; it only has to look which rows have ended.
 
-Axes: S slots, R rows (the slots that are decoded: the first ones), L longest completion in tokens, V vocabulary, H
+Each completion has a random stream of its own. Its tokens do not depend on which others are decoded beside it, except
+for rounding: matrix products are split differently among more rows.
+
+Axes: C completions, S slots, R rows (the first slots, those in use), L longest completion in tokens, V vocabulary, H
 hidden.
 """
 
+import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from expo_lite.memory.plan import CACHE_BLOCK, PREFILL_TOKENS, RECORDED_ROWS, RECORDED_WIDTH
-from expo_lite.policy.choosing import choose
-from expo_lite.policy.decoder import Decoder
-from expo_lite.policy.replays import Replays
-from expo_lite.records import FinishReason, SamplingParams
+from expo_lite.policy.choosing import choose, uniforms
+from expo_lite.policy.decoder import Decoder, Replays
+from expo_lite.records import FinishReason, SampleRequest, SamplingParams
 
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
 """Steps between two looks at which rows have ended: on a GPU a look waits for everything before it."""
 ROW_STEP = {"cpu": 1, "cuda": RECORDED_ROWS}
-"""Rows are decoded in multiples of this, or all slots: on a GPU each number of rows is a recording, and a few rows more
-cost nothing. The slots themselves are as many as were asked for: each has a cache of its own, which the memory plan and
-its halving count."""
+"""Rows are decoded in multiples of this, up to all slots: on a GPU each number of rows is a recording, and a few more
+rows cost nothing."""
 WIDTH_STEP = {"cpu": 8, "cuda": RECORDED_WIDTH}
-"""Likewise of the positions that are attended to."""
+"""Positions attended to come in multiples of this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A completion to be sampled: its number, which is that of its random stream too, and which prompt it continues."""
+    """A completion to sample: its number, which is also that of its random stream, and the index of its prompt."""
 
     number: int
     prompt: int
@@ -40,7 +42,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One completion's token ids and their log-probabilities; ended by end-of-sequence or by the limit."""
+    """Token ids of one completion, their log-probabilities, and why it ended."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -48,7 +50,7 @@ class Sampled:
 
 
 class Slots:
-    """The state of a sampling call."""
+    """The state of one sampling call."""
 
     def __init__(
         self,
@@ -60,25 +62,15 @@ class Slots:
         n_slots: int,
         eos_ids: Sequence[int],
     ) -> None:
-        """Empty slots.
-
-        Args:
-            decoder: of the merged weights.
-            prompts: that the completions continue.
-            uniforms_CL: a random stream for each completion, by its number.
-            params: how to sample.
-            n_slots: completions decoded at the same time.
-            eos_ids: tokens that end a completion.
-        """
+        """Make `n_slots` empty slots; row c of `uniforms_CL` is the random stream of completion c."""
         self._decoder, self._prompts, self._params, self._uniforms_CL = decoder, prompts, params, uniforms_CL
         self._eos_ids = frozenset(eos_ids)
         device, limit = decoder.device, params.max_completion_tokens
         self._kind = "cpu" if device.type == "cpu" else "cuda"
         self._most_positions = max(map(len, prompts)) + limit
         self._n_slots = n_slots
-        on_cpu = self._kind == "cpu"
-        room = max(map(len, prompts)) + 1 if on_cpu else self._most_positions
-        self._cache = decoder.new_cache(self._n_slots, _up(room, CACHE_BLOCK))
+        room = max(map(len, prompts)) + 1 if self._kind == "cpu" else self._most_positions
+        self._cache = decoder.new_cache(n_slots, _up(room, CACHE_BLOCK))
         self._rope = decoder.rope_table(_up(self._most_positions, CACHE_BLOCK))
         n_vocabulary = decoder.weights.embeddings_VH.shape[0]
         self._is_end_V = torch.zeros(n_vocabulary, dtype=torch.bool, device=device)
@@ -90,7 +82,7 @@ class Slots:
         self._slots_S = torch.arange(self._n_slots, device=device)
         self._last_S, self._prompt_tokens_S, self._count_S = numbers(), numbers(), numbers()
         self._running_S = numbers(dtype=torch.bool)
-        # one column more: a row that has ended writes behind its end until it is looked at
+        # one more column: a row that has ended writes after its end until the next look
         self._tokens_SL = numbers(limit + 1)
         self._logprobs_SL, self._uniforms_SL = (numbers(limit + 1, dtype=torch.float32) for _ in range(2))
         self._rows: list[Waiting] = []
@@ -101,12 +93,12 @@ class Slots:
 
     @property
     def n_rows(self) -> int:
-        """Slots that are taken: the first ones."""
+        """Slots in use: the first ones."""
         return len(self._rows)
 
     @torch.no_grad()
     def fill(self, queue: deque[Waiting]) -> None:
-        """Let the next ones in: their prompts are computed, and their first tokens chosen."""
+        """Move waiting completions into free slots: prefill their prompts and choose their first tokens."""
         taken = [queue.popleft() for _ in range(min(self._n_slots - self.n_rows, len(queue)))]
         if not taken:
             return
@@ -136,7 +128,7 @@ class Slots:
         self._pick(torch.stack([hidden_of[row.prompt] for row in taken]), slots_R)
 
     def _pieces(self, prompts: list[int]) -> list[list[int]]:
-        """Prompts in groups of at most `PREFILL_TOKENS` tokens."""
+        """Split prompts into groups of at most `PREFILL_TOKENS` tokens."""
         pieces: list[list[int]] = []
         n_tokens = 0
         for prompt in prompts:
@@ -150,7 +142,7 @@ class Slots:
     def _keep_unfinished(
         self, prompt: int, slot: int, hidden_of: dict[int, torch.Tensor], queue: deque[Waiting]
     ) -> None:
-        """Keep the last prompt's keys and values while completions of it still wait."""
+        """Keep the last prompt's keys and values while some of its completions still wait."""
         if not queue or queue[0].prompt != prompt:
             self._kept = None
         elif self._kept is None or self._kept[0] != prompt:
@@ -158,7 +150,7 @@ class Slots:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One token more for every row, as often as it takes until the next look."""
+        """Decode one more token for every row, repeatedly until the next look."""
         for _ in range(LOOK_EVERY[self._kind]):
             width = min(_up(self._width(), WIDTH_STEP[self._kind]), self._most_positions)
             if width > self._cache.n_positions:
@@ -171,22 +163,22 @@ class Slots:
             self._n_steps += 1
 
     def _width(self) -> int:
-        """Positions that the next step's furthest row attends to, its own included."""
+        """Positions that the longest row attends to in the next step, its own included."""
         return max(
             len(self._prompts[row.prompt]) + 1 + self._n_steps - begun
             for row, begun in zip(self._rows, self._begun, strict=True)
         )
 
     def advance(self, n_rows: int, width: int) -> None:
-        """The step itself, of buffers alone."""
+        """The step itself, which uses buffers only."""
         slots_R = self._slots_S[:n_rows]
-        # the last chosen token is the count-th of its completion; a row that has ended stays where it is
+        # the last token chosen is the count-th of its completion; a row that has ended does not move on
         positions_R = self._prompt_tokens_S[:n_rows] + self._count_S[:n_rows] - 1
         hidden_RH = self._decoder.step(self._cache, self._last_S[:n_rows], slots_R, positions_R, self._rope, width)
         self._pick(hidden_RH, slots_R)
 
     def _pick(self, hidden_RH: torch.Tensor, slots_R: torch.Tensor) -> None:
-        """Choose each row's next token, and take down whether it is its last."""
+        """Choose each row's next token, and note whether it is the last."""
         count_R = self._count_S[slots_R]
         tokens_R, logprobs_R = choose(
             self._decoder.logits(hidden_RH), self._uniforms_SL[slots_R, count_R], self._params
@@ -203,7 +195,7 @@ class Slots:
 
     @torch.no_grad()
     def harvest(self) -> dict[int, Sampled]:
-        """Take out the rows that have ended, by number, and close the ranks."""
+        """Take out the rows that have ended, by completion number, and fill the gaps."""
         running = self._running_S[: self.n_rows].tolist()
         ended = [slot for slot, runs in enumerate(running) if not runs]
         if not ended:
@@ -214,14 +206,14 @@ class Slots:
             self._rows[slot].number: Sampled(ids[:n], values[:n], self._reason(ids[n - 1]))
             for slot, n, ids, values in zip(ended, counts, tokens, logprobs, strict=True)
         }
-        self._close_ranks(running)
+        self._fill_gaps(running)
         return taken
 
     def _reason(self, last: int) -> FinishReason:
         return FinishReason.STOP if last in self._eos_ids else FinishReason.LENGTH
 
-    def _close_ranks(self, running: list[bool]) -> None:
-        """Move the last rows that go on into the slots that are free."""
+    def _fill_gaps(self, running: list[bool]) -> None:
+        """Move the last running rows into free slots, so that the rows are the first slots again."""
         n_left = sum(running)
         holes = [slot for slot in range(n_left) if not running[slot]]
         movers = [slot for slot in range(n_left, len(running)) if running[slot]]
@@ -239,5 +231,53 @@ class Slots:
 
 
 def _up(n: int, step: int) -> int:
-    """The next multiple of a step."""
+    """Round up to a multiple of `step`."""
     return -(-n // step) * step
+
+
+def sample(
+    decoder: Decoder,
+    requests: Sequence[SampleRequest],
+    params: SamplingParams,
+    *,
+    seed: int,
+    eos_ids: Sequence[int],
+    on_ended: Callable[[int], None] = lambda n: None,
+) -> list[list[Sampled]]:
+    """Sample completions, one list a request, in order.
+
+    Args:
+        decoder: of the model's merged weights.
+        requests: prompts with the number of completions wanted of each.
+        params: temperature (0: greedy), top_p, longest completion, and rows decoded at the same time.
+        seed: of the random streams, one a completion; a request may have its own seed.
+        eos_ids: tokens that end a completion, and are its last token then.
+        on_ended: called with the number of completions that have just ended.
+
+    Returns:
+        Token ids with their log-probabilities under the full distribution at the sampling temperature (1 for greedy
+        decoding), whatever top_p is.
+    """
+    owners = [i for i, request in enumerate(requests) for _ in range(request.n_completions)]
+    queue = deque(Waiting(number, owner) for number, owner in enumerate(owners))
+    done: dict[int, Sampled] = {}
+    if queue:
+        prompts, streams_CL = [r.prompt_ids for r in requests], uniforms(requests, params.max_completion_tokens, seed)
+        n_slots = min(params.rows, len(queue))
+        slots = Slots(decoder, prompts, streams_CL, params, n_slots=n_slots, eos_ids=eos_ids)
+        while queue or slots.n_rows:
+            slots.fill(queue)
+            ended = slots.harvest()  # a first token may be the last
+            if slots.n_rows:
+                slots.step()
+                ended |= slots.harvest()
+            done |= ended
+            if ended:
+                on_ended(len(ended))
+    return by_request(requests, done)
+
+
+def by_request(requests: Sequence[SampleRequest], done: Mapping[int, Sampled]) -> list[list[Sampled]]:
+    """Sort completions by number, which runs through the requests, into one list a request."""
+    numbers = itertools.count()
+    return [[done[next(numbers)] for _ in range(request.n_completions)] for request in requests]

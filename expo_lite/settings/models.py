@@ -8,6 +8,9 @@ from pathlib import Path
 from expo_lite.errors import ConfigError
 
 ASSETS = Path(__file__).parents[1] / "assets"
+FAMILIES = ("llama", "qwen2", "qwen3")
+"""Model types that our decoder samples, whose completions share their prompt when scored, and that are written as GGUF.
+Their attention is all in the attention interface of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
