@@ -139,7 +139,8 @@ def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:
 def forward_activations(shape: Shape, workload: Workload, tokens: int) -> float:
     """One layer's activations at the worst moment of a forward pass that keeps nothing."""
     h, i = shape.hidden, shape.intermediate
-    return max(tokens * (12 * i + 8 * h), tokens * (6 * i + 4 * h) + h * i * workload.element)
+    wide = 12 * i + 8 * h if workload.element == FP32 else 10 * i + 4 * h
+    return max(tokens * wide, tokens * (6 * i + 4 * h) + h * i * workload.element)
 
 
 def logits(shape: Shape, workload: Workload, tokens: int) -> float:

@@ -188,6 +188,11 @@ def choose_sampler(asked: str, config: Any, name: str) -> str:
     return ("own" if is_known(config) else "native") if asked == "auto" else asked
 
 
+def _computes_in(model: Any) -> torch.dtype:
+    dtype: torch.dtype = model.get_input_embeddings().weight.dtype
+    return dtype
+
+
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in weights.items()}
 
