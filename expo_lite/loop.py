@@ -98,9 +98,11 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
                 resume(run, console)
                 check_sampler(run, console)
                 diagnose_first(run, console, stops)
-                with contextlib.closing(Logs(config.log, folder.path, to_json(run.config), run.limits.warn)) as logs:
-                    before = evaluate_once(run, console, stops) if run.step == 0 else load_evaluation(run, 0)
-                    logs.evaluation(0, before)
+                resumed, settings = run.step > 0, to_json(run.config)
+                with contextlib.closing(Logs(config.log, folder, settings, run.limits.warn, resumed=resumed)) as logs:
+                    before = load_evaluation(run, 0) if resumed else evaluate_once(run, console, stops)
+                    if not resumed:
+                        logs.evaluation(0, before)
                     finished = run_steps(run, console, stops, logs)
                     after = evaluate_and_compare(run, console, stops) if finished else None
                     logs.evaluation(run.step, after)
@@ -169,8 +171,6 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
     """
     total = run.config.steps
     rows, stalled = run.folder.metrics.read(), False
-    for row in rows:
-        logs.step(row)  # what a logger has missed: it may be new to this run
     title, samples = title_of(run.folder.path, run.config), run.folder.samples.path
     with Display(console, total, title=title, rows=rows, samples=samples) as display:
         while run.step < total and not stops.requested:

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from typing import Any, get_args
 import pytest
 
 from expo_lite.commands.cli import run
-from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.errors import ConfigError
 from expo_lite.results.record import read_run
 from expo_lite.run import logs
-from expo_lite.run.folder import JsonLines
+from expo_lite.run.folder import JsonLines, RunFolder
 from expo_lite.settings import machine
-from expo_lite.settings.metrics import TIMES
 from expo_lite.settings.train import Logger, TrainConfig, resolve
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -40,7 +38,7 @@ class Logged:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
-    """3 steps; then, as after a kill, the checkpoint of step 2 is the newest: step 3 is taken again, and 4 and 5."""
+    """3 steps, and after a resume 4 and 5."""
     names = [name for name in ("tensorboard", "wandb", "trackio") if machine.is_installed(name)]
     if not names:
         pytest.skip("no logger is installed: uv sync --extra tensorboard --extra trackio --extra wandb")
@@ -50,7 +48,6 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("TRACKIO_DIR", str(folder / "trackio"))  # it is read when trackio is imported
         assert run([*words, "--steps", "3"]) == 0
-        shutil.rmtree(folder / "run" / "checkpoints" / "step-000003")
         assert run([*words, "--steps", "5", "--resume"]) == 0
         yield Logged(folder / "run", folder / "trackio")
 
@@ -73,15 +70,14 @@ def expected(run: Path) -> Curves:
 
 
 def check(found: Curves, run: Path) -> None:
-    """Each step once, and the same figures to float32; times are not compared, for step 3 was taken twice."""
+    """Each step once, and the same figures to float32."""
     wanted = expected(run)
     assert [step for step, _ in wanted["train/reward"]] == [1, 2, 3, 4, 5]
     assert [step for step, _ in wanted["eval/pass_at_2"]] == [0, 2, 3, 4, 5]
     assert set(wanted) <= set(found)
     for name, points in wanted.items():
         assert [step for step, _ in found[name]] == [step for step, _ in points], name
-        if name.removeprefix("train/") not in TIMES:
-            assert [v for _, v in found[name]] == pytest.approx([v for _, v in points], rel=1e-6, abs=1e-12), name
+        assert [v for _, v in found[name]] == pytest.approx([v for _, v in points], rel=1e-6, abs=1e-12), name
 
 
 def test_tensorboard_has_what_the_run_has(logged: Logged) -> None:
@@ -97,7 +93,7 @@ def test_tensorboard_has_what_the_run_has(logged: Logged) -> None:
 
 def test_trackio_has_what_the_run_has(logged: Logged) -> None:
     pytest.importorskip("trackio")
-    run_id = json.loads((logged.run / logs.STATE).read_text())["trackio"]["id"]
+    run_id = RunFolder(logged.run).run_id
     with sqlite3.connect(logged.trackio / f"{logs.PROJECT}.db") as database:
         rows = database.execute("select run_id, run_name, step, metrics from metrics order by step, id").fetchall()
         (config,) = [json.loads(text) for (text,) in database.execute("select config from configs")]
@@ -118,7 +114,7 @@ def test_wandb_has_what_the_run_has(logged: Logged) -> None:
     protocol: Any = wandb_internal_pb2
     curves: Curves = {}
     files = sorted((logged.run / "wandb").glob("offline-run-*/*.wandb"))
-    run_id = json.loads((logged.run / logs.STATE).read_text())["wandb"]["id"]
+    run_id = RunFolder(logged.run).run_id
     assert [file.name for file in files] == [f"run-{run_id}.wandb"] * 2  # one a process, the same run
     for file in files:
         for data in wandb_records(file.read_bytes()):
@@ -175,23 +171,19 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
     return tracker
 
 
-def test_what_a_logger_has_missed_is_sent_once_it_works_again(
+def test_a_logger_that_fails_is_told_once_and_a_resumed_run_sends_what_is_new(
     kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = f"{TRAIN} {EVAL} --output {tmp_path / 'run'}".split()
+    words = f"{TRAIN} {EVAL} --output {tmp_path / 'run'} --log tensorboard".split()
     assert run([*words, "--steps", "1"]) == 0
-    assert not (tmp_path / "run" / logs.STATE).exists()
-    kept.full_at = 2
-    assert run([*words, "--steps", "3", "--resume", "--log", "tensorboard"]) == 0  # new to the run: it gets all of it
+    kept.full_at = 3
+    assert run([*words, "--steps", "3", "--resume"]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "the logger" in line]
     assert len(said) == 1
-    assert said[0].startswith("warning: the logger tensorboard has failed, and the run goes on without it: [Errno 28]")
-    assert [step for step, _ in kept.sent] == [0, 1]
-    kept.full_at = 10**9
-    assert run([*words, "--steps", "3", "--resume", "--log", "tensorboard"]) == 0
-    assert [step for step, _ in kept.sent] == [0, 1, 2, 3, 3]  # the evaluations before and after too
+    assert said[0].startswith("warning: the logger tensorboard has failed: [Errno 28]")
+    assert [step for step, _ in kept.sent] == [0, 1, 1, 2]  # the evaluations before and after step 1 too
     rows = JsonLines(tmp_path / "run" / "metrics.jsonl").read()
-    assert kept.sent[2][1]["train/reward"] == rows[1]["reward"]
+    assert kept.sent[3][1]["train/reward"] == rows[1]["reward"]
     assert kept.opened == [("tensorboard", False), ("tensorboard", True)]
 
 
@@ -220,14 +212,13 @@ def test_a_logger_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve(TrainConfig(log=("wandb", "wandb")))
 
 
-def test_one_that_cannot_be_started_and_a_damaged_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("No API key configured. Use `wandb login` to log in.")
 
     monkeypatch.setattr(logs, "open_tracker", refuse)
+    folder = RunFolder(tmp_path)
+    folder.config_file.write_text('{"run_id": "0123abcd"}')
     with pytest.raises(ConfigError, match=r"logger tensorboard cannot be started: No API key .* leave it out of --log"):
-        logs.Logs(["tensorboard"], tmp_path, {}, pytest.fail)
-    (tmp_path / logs.STATE).write_text('{"tensorboard": {"id": 1}}')
-    with pytest.raises(CheckpointError, match=r"logs\.json' is damaged\. Remove it"):
-        logs.Logs(["tensorboard"], tmp_path, {}, pytest.fail)
-    logs.Logs([], tmp_path, {}, pytest.fail).step({"step": 1, "reward": 0.5})  # without loggers nothing is looked at
+        logs.Logs(["tensorboard"], folder, {}, pytest.fail, resumed=False)
+    logs.Logs([], folder, {}, pytest.fail, resumed=False).step({"step": 1, "reward": 0.5})  # nothing is looked at

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -155,8 +156,13 @@ class RunFolder:
         for prompt, copy in zip(config.prompt_files, self.prompt_files, strict=True):
             if prompt is not None:
                 _copy(prompt, copy)
-        about = {"settings": to_json(config), **provenance(device)}
+        about = {"settings": to_json(config), "run_id": secrets.token_hex(4), **provenance(device)}
         write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
+
+    @property
+    def run_id(self) -> str:
+        """Eight hexadecimal digits that no other run has."""
+        return str(json.loads(self.config_file.read_text(encoding="utf-8"))["run_id"])
 
     def check_is_run(self) -> None:
         """Raise CheckpointError if there is no run."""

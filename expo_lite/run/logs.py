@@ -1,26 +1,23 @@
 """Loggers beside metrics.jsonl, through the trackers of accelerate: the same figures, by the names that TRL gives.
 
-A step's metrics are `train/NAME` and an evaluation's figures `eval/NAME`, each at its step. The run's logs.json says
-what has been sent, so that a resumed run sends no step twice. When killed, a logger may lose its last steps;
-metrics.jsonl has them. TensorBoard, W&B and Trackio have run here, and go on with the same curve after a resume; the
-other trackers of accelerate have not, and may begin a new one.
+A step's metrics are `train/NAME` and an evaluation's figures `eval/NAME`, each at its step. A resumed run goes on with
+the same curve, from the checkpoint's step on; steps after that checkpoint are sent again. A logger that is new to the
+run gets no earlier steps, and one that is killed may lose its last ones; metrics.jsonl has all. TensorBoard, W&B and
+Trackio have run here; the other trackers of accelerate have not, and may begin a new curve.
 """
 
 import contextlib
 import io
-import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.run.folder import write_atomically
+from expo_lite.errors import ConfigError
+from expo_lite.run.folder import RunFolder
 from expo_lite.settings.schema import flat
 
 PROJECT = "expo-lite"
-STATE = "logs.json"
 
 
 class Figures(Protocol):
@@ -57,24 +54,25 @@ class Logs:
     """The loggers of one run; without any, nothing is done. One that fails is told once and left out from then on."""
 
     def __init__(
-        self, names: Iterable[str], folder: Path, settings: Mapping[str, Any], warn: Callable[[str], None]
+        self,
+        names: Iterable[str],
+        folder: RunFolder,
+        settings: Mapping[str, Any],
+        warn: Callable[[str], None],
+        *,
+        resumed: bool,
     ) -> None:
-        """Open them.
+        """Open them; a run that is `resumed` goes on with its curve.
 
         Raises:
-            CheckpointError: the folder's logs.json is damaged.
             ConfigError: a logger cannot be started, for example because it cannot log in.
         """
-        self._file, self._warn = folder / STATE, warn
+        self._warn = warn
         self._open: dict[str, Any] = {}
-        names = list(names)
-        self._state = _read(self._file) if names else {}
         plain = {key: str(value) if isinstance(value, list) else value for key, value in flat(dict(settings))}
         for name in names:
-            resumed = name in self._state
-            state = self._state.setdefault(name, {"id": secrets.token_hex(4), "step": 0, "evaluated": []})
             try:
-                self._open[name] = open_tracker(name, folder.absolute(), state["id"], plain, resumed=resumed)
+                self._open[name] = open_tracker(name, folder.path.absolute(), folder.run_id, plain, resumed=resumed)
             except Exception as error:
                 self.close()
                 raise ConfigError(
@@ -82,59 +80,32 @@ class Logs:
                 ) from error
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """Send a row of metrics.jsonl, unless it has been sent."""
-        step = int(row["step"])
+        """Send a row of metrics.jsonl."""
         values = {f"train/{name}": float(value) for name, value in row.items() if name != "step"}
-        for name in list(self._open):
-            if self._state[name]["step"] < step and self._send(name, step, values):
-                self._state[name]["step"] = step
-                self._write()
+        self._send(int(row["step"]), values)
 
     def evaluation(self, step: int, evaluation: Figures | None) -> None:
-        """Send the figures of the evaluation after a step, if there was one, unless they have been sent."""
-        values = {f"eval/{name}": value for name, value in evaluation.scalars().items()} if evaluation else {}
-        for name in list(self._open):
-            done = self._state[name]["evaluated"]
-            if values and step not in done and self._send(name, step, values):
-                done.append(step)
-                self._write()
+        """Send the figures of the evaluation after a step, if there was one."""
+        if evaluation:
+            self._send(step, {f"eval/{name}": value for name, value in evaluation.scalars().items()})
 
     def close(self) -> None:
         """Close all loggers, which write what they still hold."""
         for name in list(self._open):
-            tracker = self._open.pop(name)
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    tracker.finish()
-            except Exception as error:  # noqa: BLE001
-                self._warn(f"the logger {name} could not write all: {_said(error)} metrics.jsonl has it.")
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._try(name, lambda tracker: tracker.finish())
+        self._open.clear()
 
-    def _send(self, name: str, step: int, values: Mapping[str, float]) -> bool:
+    def _send(self, step: int, values: dict[str, float]) -> None:
+        for name in list(self._open):
+            self._try(name, lambda tracker: tracker.log(values, step=step))
+
+    def _try(self, name: str, action: Callable[[Any], None]) -> None:
         try:
-            self._open[name].log(dict(values), step=step)
-        except Exception as error:  # noqa: BLE001
+            action(self._open[name])
+        except Exception as error:  # noqa: BLE001 (each logger has errors of its own)
             del self._open[name]
-            self._warn(
-                f"the logger {name} has failed, and the run goes on without it: {_said(error)} metrics.jsonl has all; "
-                "--resume sends what it missed."
-            )
-            return False
-        return True
-
-    def _write(self) -> None:
-        write_atomically(self._file, json.dumps(self._state, indent=2) + "\n")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What has been sent, by logger."""
-    try:
-        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        return {
-            name: {"id": str(s["id"]), "step": int(s["step"]), "evaluated": list(s["evaluated"])}
-            for name, s in state.items()
-        }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"'{file}' is damaged. Remove it, and the loggers begin a new curve.") from error
+            self._warn(f"the logger {name} has failed: {_said(error)} The run goes on; metrics.jsonl has all steps.")
 
 
 def _said(error: Exception) -> str:
