@@ -15,6 +15,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+if sys.platform == "win32":
+    raise ImportError(
+        "On Windows, expo-lite runs in WSL2, GPU included: run `wsl --install`, then the same commands there."
+    )
+
 from expo_lite.errors import CheckpointError, ConfigError, DataError, DivergedError, ExpoLiteError, ModelError
 from expo_lite.records import Problem
 from expo_lite.settings.groups import HeldOutConfig, PolicyConfig, TaskOptions

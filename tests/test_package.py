@@ -103,3 +103,14 @@ def test_every_error_has_an_exit_code() -> None:
         "ExpoLiteError": 1,
         "ModelError": 1,
     }
+
+
+def test_on_native_windows_the_import_says_what_to_do() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.platform = 'win32'; import expo_lite"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "wsl --install" in done.stderr.splitlines()[-1]

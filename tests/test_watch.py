@@ -67,21 +67,6 @@ def test_a_run_says_whether_it_goes_on(tmp_path: Path) -> None:
     assert "--resume" in str(closing(read_state(run), run))
 
 
-def test_on_windows_no_process_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """os.kill ends a process there, whatever the signal."""
-    run = make_run(tmp_path / "run", steps=4)
-    config = json.loads((run / "config.json").read_text())
-    config["settings"]["steps"] = 9
-    (run / "config.json").write_text(json.dumps(config))
-    (run / ".lock").write_text(f"{os.getpid()}\n")
-    monkeypatch.setattr("expo_lite.run.dashboard.on_windows", lambda: True)
-    monkeypatch.setattr("os.kill", lambda *_: pytest.fail("a signal was sent"))
-    assert closing(read_state(run), run) is None  # written just now
-    for file in run.glob("*.jsonl"):
-        os.utime(file, (0, 0))
-    assert "Nobody is writing this run" in str(closing(read_state(run), run))
-
-
 def test_half_written_lines_are_left_out(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=4)
     for name in ("metrics.jsonl", "samples.jsonl"):
@@ -89,21 +74,6 @@ def test_half_written_lines_are_left_out(tmp_path: Path) -> None:
             file.write('{"step": 5, "kind": "roll')
     assert read_state(run).step == 4
     assert all("kind" in row for row in read_state(run).samples)
-
-
-def test_an_evaluation_in_progress_has_a_bar(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", steps=4)
-    (run / "evaluation" / "step-000004.json").unlink()
-    folder = run / "evaluation" / "step-000004"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"settings": {"n_problems": 10, "n_samples": 3, "greedy": True}}))
-    (folder / "samples.jsonl").write_text("{}\n" * 10)
-    os.utime(folder / "config.json", (time.time() - 30, time.time() - 30))
-    state = read_state(run)
-    assert not state.finished
-    assert state.evaluating is not None
-    assert (state.evaluating.done, state.evaluating.total) == (10, 40)
-    assert re.search(r"evaluating at step 4 .*10/40 +1:[23]\d left", shown(state, 100))  # 10 in 30 s, so 30 in 90
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

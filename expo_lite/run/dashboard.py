@@ -6,11 +6,10 @@ Files may be read while they are written: a last line that is not whole yet is l
 import itertools
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -19,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from expo_lite.run.folder import LOCK, RunFolder, read_config, resuming, tail_rows
-from expo_lite.settings.machine import on_windows
 from expo_lite.settings.metrics import METRICS, PANELS, described, percent, text_of
 from expo_lite.settings.train import RunConfig
 from expo_lite.terminal import visible, visible_line
@@ -31,17 +29,7 @@ MEMORY = ("peak_memory_gib", "memory/planned_gib")
 MOST_SPARKS, LEAST_SPARKS = 40, 12
 TEXT_LINES = 8
 """The most lines that are shown of each of the two samples."""
-LATELY_S = 600.0
 _SPARKS = "▁▂▃▄▅▆▇█"
-
-
-class Bar(NamedTuple):
-    """Something that goes on: how much is done of how much, and the seconds left, if known."""
-
-    name: str
-    done: int
-    total: int
-    seconds_left: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +42,6 @@ class RunState:
     metrics: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, Any]] = ()
     """The latest samples, oldest first."""
-    evaluating: Bar | None = None
     evaluated: tuple[str, ...] = ()
     """Steps that have been measured, with the figure: 'step 0 pass@1 3.1%'."""
     alive: bool = True
@@ -87,7 +74,6 @@ def read_state(path: Path) -> RunState:
         steps=config.steps,
         metrics=metrics,
         samples=tail_rows(folder.samples.path),
-        evaluating=_evaluating(path / "evaluation"),
         evaluated=tuple(_measured(file) for file in sorted((path / "evaluation").glob("step-*.json"))),
         alive=holder_lives(path),
         finished=last >= config.steps and measured,
@@ -102,7 +88,7 @@ def title_of(path: Path, config: RunConfig) -> str:
 
 def panel(state: RunState, width: int) -> RenderableType:
     """The run at a glance, `width` columns wide."""
-    parts: list[RenderableType] = [Text(visible_line(state.title), style="bold"), _bars(state)]
+    parts: list[RenderableType] = [Text(visible_line(state.title), style="bold"), _bar(state)]
     if state.evaluated:
         parts.append(Text(f"measured: {'; '.join(state.evaluated[-4:])}", style="dim"))
     if state.metrics:
@@ -112,14 +98,12 @@ def panel(state: RunState, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _bars(state: RunState) -> Table:
-    """Steps done with the time left, and the evaluation that goes on, if there is one."""
-    bars = [Bar("steps", state.step, state.steps, state.seconds_left)]
+def _bar(state: RunState) -> Table:
+    """Steps done, with the time left."""
     table = Table.grid(padding=(0, 1))
-    for bar in [*bars, *([state.evaluating] if state.evaluating else [])]:
-        drawn = ProgressBar(total=max(bar.total, 1), completed=bar.done, width=24)
-        left = "" if bar.seconds_left is None else f"{clock(bar.seconds_left)} left"
-        table.add_row(bar.name, drawn, f"{bar.done:,}/{bar.total:,}", left)
+    drawn = ProgressBar(total=max(state.steps, 1), completed=state.step, width=24)
+    left = "" if state.seconds_left is None else f"{clock(state.seconds_left)} left"
+    table.add_row("steps", drawn, f"{state.step:,}/{state.steps:,}", left)
     return table
 
 
@@ -178,12 +162,7 @@ def broken_off(path: Path, step: int, steps: int) -> str:
 
 
 def holder_lives(path: Path) -> bool:
-    """Return whether the process that last held the folder still exists.
-
-    On Windows, where os.kill would end a process with its number, return whether a file was written lately.
-    """
-    if on_windows():
-        return any(time.time() - file.stat().st_mtime < LATELY_S for file in path.glob("*.jsonl"))
+    """Return whether the process that last held the folder still exists."""
     try:
         os.kill(int((path / LOCK).read_text(encoding="ascii")), 0)
     except PermissionError:
@@ -191,24 +170,6 @@ def holder_lives(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _evaluating(folder: Path) -> Bar | None:
-    """The evaluation in training that has samples but no figures yet."""
-    for samples in sorted(folder.glob("step-*/samples.jsonl")):
-        name = samples.parent.name
-        if not name.removeprefix("step-").isdecimal() or (folder / f"{name}.json").exists():
-            continue
-        config = samples.parent / "config.json"
-        try:
-            about = json.loads(config.read_text(encoding="utf-8"))["settings"]
-            total = int(about["n_problems"]) * (int(about["n_samples"]) + bool(about["greedy"]))
-            done, seconds = samples.read_bytes().count(b"\n"), time.time() - config.stat().st_mtime
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # it is being written
-        left = seconds / done * (total - done) if done else None
-        return Bar(f"evaluating at step {int(name.removeprefix('step-'))}", done, total, left)
-    return None
 
 
 def _measured(file: Path) -> str:

@@ -4,6 +4,7 @@ Its files are replaced whole or appended to line by line.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -216,11 +217,6 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         CheckpointError: another process holds it, or the lock cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows, where nothing is locked
-        yield
-        return
     file = folder / LOCK
     with _disk_errors(f"write '{file}'"):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)

@@ -31,7 +31,7 @@ LINE_SECONDS = 5.0
 LINE = ("reward", "frac_all_wrong", "frac_mixed", "frac_all_correct", "expo/sft_loss", "pairs/used", "dpo_loss",
         "expo/explanation_accept_rate", "sampling/tokens_per_s", "update/tokens_per_s", *MEMORY)  # fmt: skip
 """Metrics of a plain line."""
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Display:
