@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from expo_lite.commands import checks, cli
 from expo_lite.grading import GradeItem
-from expo_lite.policy import device, four_bits
+from expo_lite.policy import device
 from expo_lite.report.findings import lora_b_moved, run_findings
 from expo_lite.results.record import read_run
 from expo_lite.run.folder import RunFolder
@@ -274,10 +274,10 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatc
 
 
 def test_four_bits_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(four_bits, "nf4_error", lambda width, device: 0.3)
+    monkeypatch.setattr(device, "nf4_error", lambda width, device: 0.3)
     assert checks.four_bits().state == "problem"
-    monkeypatch.setattr(four_bits, "nf4_error", lambda width, device: 0.09)
-    monkeypatch.setattr(four_bits, "wrong_widths", lambda widths, device: {96: 0.24})
+    monkeypatch.setattr(device, "nf4_error", lambda width, device: 0.09)
+    monkeypatch.setattr(device, "wrong_widths", lambda widths, device: {96: 0.24})
     check = checks.four_bits()
     assert (check.state, "24%" in check.what, "--bits 16" in check.remedy) == ("warning", True, True)
 
