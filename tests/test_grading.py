@@ -181,6 +181,28 @@ def test_what_is_not_finite_or_complex_equals_only_itself(gold: str, answer: str
     assert not judge(gold, answer)[0]
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("x^2", "x^2+10^{-1000000}"),
+        ("x", "x(1+10^{-300})"),
+        ("x", r"x+\sin(10^{-300})"),
+        ("x", r"x+\frac{\sqrt{2}}{10^{300}}"),
+        ("x", r"x+\frac{\sqrt{2}}{10^{200}}"),
+        ("x", r"x+\frac{\sqrt{2}}{10^{400}}"),
+        ("x", r"x+e^{-1000}\sin(1)"),
+        ("x", r"\sqrt{x^2+10^{-300}}"),
+        (r"\sqrt2", r"\sqrt2+10^{-400}"),
+        (r"\sqrt2", r"\sqrt2+e^{-1000}"),
+        (r"10^{400}\sqrt2", r"10^{400}\sqrt2+1"),
+    ],
+)
+def test_a_term_too_small_to_see_still_makes_a_difference(gold: str, answer: str) -> None:
+    assert not judge(gold, answer)[0]
+    assert not judge(answer, gold)[0]
+    assert judge(r"1+\sqrt2", r"\sqrt2+1+\sin\pi")[0]  # what rounding leaves is no such term
+
+
 def test_verdicts_name_reason_step_and_answer(grader: Grader) -> None:
     right = grader.grade(r"2\sqrt2", r"so \boxed{\sqrt{8}}")
     assert (right.correct, right.reason, right.how, right.answer) == (True, "equal", "expression", r"\sqrt{8}")

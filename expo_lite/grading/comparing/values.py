@@ -109,18 +109,17 @@ def _same_constant(one: Tree, other: Tree) -> bool:
 
 
 def _agree(one: Tree, other: Tree, point: dict[str, Any] | None, a: Any, b: Any) -> bool:
-    """Compare two values to all digits but the last 30; differences near zero are computed again with more digits."""
+    """Compare two values to all digits but the last 30, then again with twice the digits, where the gap must shrink."""
     if not (mp.isfinite(a) and mp.isfinite(b)):
         return False
-    if a == b:
-        return True
     with mp.workdps(_DIGITS):
         gap, size = abs(a - b), max(abs(a), abs(b))
         if gap > mp.mpf(10) ** (30 - _DIGITS) * max(size, 1):
             return False
     with mp.workdps(2 * _DIGITS):
         a, b = _value_or_none(one, point), _value_or_none(other, point)
-        return a is not None and b is not None and bool(a == b or abs(a - b) <= gap * mp.mpf(10) ** (-_DIGITS // 3))
+        gap = (gap or mp.mpf(10) ** -_DIGITS * size) * mp.mpf(10) ** (-_DIGITS // 3)
+        return a is not None and b is not None and bool(abs(a - b) <= gap)
 
 
 def _points(names: list[str]) -> list[dict[str, Any]]:
@@ -161,10 +160,15 @@ def _value(tree: Tree, point: dict[str, Any] | None) -> Any:
 
 
 def _sum(parts: tuple[Tree, ...], terms: list[Any]) -> Any:
-    """Add terms; refuse one that is too small to make a difference, unless a function left it where zero should be."""
-    least = max(map(abs, terms)) * mp.mpf(10) ** (-_DIGITS // 2)
+    """Add terms; refuse one that is too small to make a difference.
+
+    What rounding leaves of a function, as of the sine of pi, is not refused: it is as small as the digits are many.
+    """
+    largest = max(map(abs, terms))
     for part, term in zip(parts, terms, strict=True):
-        if 0 < abs(term) < least and not _has_function(part):
+        is_residue = _has_function(part) and abs(term) > largest * mp.mpf(10) ** -(mp.dps + 20)
+        is_residue = is_residue and abs(term) < largest * mp.mpf(10) ** (20 - mp.dps)
+        if 0 < abs(term) < largest * mp.mpf(10) ** (-_DIGITS // 2) and not is_residue:
             raise Undefined("too small to see")
     return mp.fsum(terms)
 
