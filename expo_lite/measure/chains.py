@@ -22,7 +22,7 @@ LIFT_NAMES = {"own": "expo/answer_lift_own", "explanation": "expo/answer_lift", 
 
 @dataclass(frozen=True, slots=True)
 class ChainFigure:
-    """What one chain of one kind measured: negative log-likelihood (nats a token) and answer lift (nats)."""
+    """The figures of one chain: negative log-likelihood (nats a token) and answer lift (nats)."""
 
     problem: Problem
     kind: str

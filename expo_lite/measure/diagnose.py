@@ -80,14 +80,14 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is diagnosed, and with what."""
+    """The policy and the problems to diagnose, and the settings to do it with."""
 
     policy: Policy
     task: Task
     problems: Sequence[Problem]
     config: DiagnoseConfig
     explaining: ExpoConfig
-    """How explanations are sampled and judged: one a problem."""
+    """Settings that sample and judge explanations: one a problem."""
     limits: Limits
     params: SamplingParams
 

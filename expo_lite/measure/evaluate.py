@@ -123,7 +123,7 @@ def load_evaluation(run: Run, step: int) -> Evaluation | None:
 
 
 def is_due(run: Run) -> bool:
-    """Whether to evaluate between two steps; before the first and after the last one it is done anyway."""
+    """Return whether to evaluate between two steps; before the first and after the last one it is done anyway."""
     every = run.config.evaluation.eval_every
     return bool(every) and 0 < run.step < run.config.steps and run.step % every == 0
 

@@ -31,14 +31,14 @@ SampleRow = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SampleSpec:
-    """What to sample: a function of these fields alone."""
+    """The samples to make: a function of these fields alone."""
 
     problems: tuple[Problem, ...]
     n_samples: int
     params: SamplingParams
     seed: int
     greedy: bool = True
-    """Whether each problem also gets one greedy completion."""
+    """Also sample one greedy completion of each problem."""
 
     @property
     def kinds(self) -> dict[str, tuple[int, SamplingParams]]:
@@ -48,7 +48,7 @@ class SampleSpec:
 
     @property
     def n_completions(self) -> int:
-        """How many completions there will be."""
+        """The number of completions that will be sampled."""
         return len(self.problems) * (self.n_samples + self.greedy)
 
     def settings(self) -> dict[str, Any]:

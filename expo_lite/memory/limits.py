@@ -37,7 +37,7 @@ TEMPLATE_TOKENS = 512
 
 @dataclass(slots=True)
 class Limits:
-    """How much is done at a time. What runs out of memory is done again with half of it, and so is all that follows.
+    """The amount done at a time. Work that runs out of memory is done again at half, and so is all that follows.
 
     A phase is repeated whole: rows have random streams of their own, so the same samples come out of smaller batches,
     and weights are computed on the whole batch, so the same gradient comes out of smaller micro-batches (to rounding,
@@ -191,7 +191,7 @@ def _plan_here(
 
 
 def free_gpu_bytes() -> float:
-    """What the GPU has for this process: the free memory, and the context that this very question has made."""
+    """Memory the GPU has for this process: what is free, and the context that this very question has made."""
     free, total = torch.cuda.mem_get_info()
     return min(free + CONTEXT["gpu"], float(total))
 
@@ -288,7 +288,7 @@ def _context(model: str, tokenizer: Callable[[], Any]) -> int | None:
 
 
 def _plainly_short(problem: Problem, room: int, max_completion_tokens: int) -> bool:
-    """Whether prompt and chain surely fit: of ASCII a token is at least a character, and templates add little."""
+    """Return whether prompt and chain surely fit: of ASCII a token is at least a character; templates add little."""
     said = [turn["content"] for turn in (*question_turns(problem), *explanation_turns(problem))]
     chain = problem.expert_chain or ""
     n_more = max(0, len(chain) + 1 - max_completion_tokens)

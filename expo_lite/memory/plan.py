@@ -32,7 +32,7 @@ CACHE_BLOCK = 64
 RECORDED_ROWS, RECORDED_WIDTH = 8, 256
 """On a GPU our decoder records a step as a CUDA graph for each such number of rows and of positions."""
 RECORDED_LAYER_BYTES = 24 * 2**20 / 64
-"""What a recording holds a layer, beside the tensors of the step. Others report 24 MiB for a model of 64 layers
+"""Memory that a recording holds a layer, beside the tensors of the step. Others report 24 MiB for a model of 64 layers
 (github.com/vllm-project/vllm/issues/50780); ours has not been measured."""
 PREFILL_TOKENS = 8192
 """Prompt tokens in one prefill pass."""
@@ -50,7 +50,7 @@ PlannedSampler = Literal["own", "native"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What is to be done, as far as the memory depends on it."""
+    """The work to do, as far as the memory depends on it."""
 
     kind: Kind = "gpu"
     bits: int = 4
@@ -60,11 +60,11 @@ class Workload:
     """The longest prompt, that of an explanation included."""
     completion_tokens: int = 1024
     rows_together: int = 1
-    """How many rows a micro-batch holds at least: with exp-dpo the two of a pair."""
+    """The fewest rows of a micro-batch: with exp-dpo the two of a pair."""
     nucleus: bool = False
-    """Whether top_p is below 1 in the evaluation."""
+    """The evaluation's top_p is below 1."""
     from_adapter: bool = False
-    """Whether the run starts from an adapter, of which it keeps a copy as its reference."""
+    """The run starts from an adapter, of which it keeps a copy as its reference."""
     sampler: PlannedSampler = "own"
     """own holds a dense copy of the weights while it samples, native nothing beside its cache."""
 
@@ -214,9 +214,9 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
 RESERVE = {"gpu": 0.05, "cpu": 0.2}
 """Share of the memory that is left free."""
 MOST_MICRO_BATCH_TOKENS = 16_384
-"""What a micro-batch has at most where the plan chooses: longer passes are no faster."""
+"""The most tokens that the plan gives a micro-batch: longer passes are no faster."""
 MOST_SAMPLING_ROWS = 256
-"""How many rows are decoded at most where the plan chooses."""
+"""The most rows that the plan decodes at once."""
 ENOUGH_ROWS = 8
 """With so many rows our own decoder is taken, whatever the group: a group need not be decoded at once."""
 
@@ -250,7 +250,7 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether every phase leaves the reserve free."""
+        """Return whether every phase leaves the reserve free."""
         return self.peak + self.reserve <= self.total
 
     def of_run(self, *, prompt_tokens: int, sampled_rows: int, learned_rows: int) -> "MemoryPlan":

@@ -30,7 +30,7 @@ class Shape:
     positions: int
     """The longest sequence in tokens."""
     tied: bool
-    """Whether the head is the embeddings' own matrix."""
+    """The head is the embeddings' own matrix."""
     attention_bias: bool = False
     """Of the query, key and value projections (Qwen2)."""
     head_norms: bool = False

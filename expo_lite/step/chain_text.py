@@ -90,7 +90,7 @@ def _as_written(answer: str) -> str:
 
 
 def _statements(written: str) -> re.Pattern[str]:
-    """What states an answer, however it is introduced."""
+    """The statements of an answer, however they are introduced."""
     worded = rf"(?:{_STATED}|{_AIM}){_OPEN}{written}{_CLOSE}"
     marked = (rf"{front}{written}{back}" for front, back in zip(_FRONTS, _BACKS, strict=True))
     return re.compile("|".join((*marked, worded)), re.IGNORECASE)

@@ -234,7 +234,7 @@ def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token
 
 
 def reliances(policy: Policy, explanations: Sequence[Explanation], *, token_budget: int) -> list[float]:
-    """How far each chain relies on what its prompt showed: log pi(c|q, a*) - log pi(c|q), nats a token."""
+    """Measure each chain's reliance on what its prompt showed: log pi(c|q, a*) - log pi(c|q), nats a token."""
     rows = [Row(prompt, e.target_ids) for e in explanations for prompt in (e.completion.prompt_ids, e.prompt_ids)]
     means = [float(s.mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
     return [shown - plain for shown, plain in zip(means[::2], means[1::2], strict=True)]

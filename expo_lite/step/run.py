@@ -53,7 +53,7 @@ class RefreshStore(Generic[Kept]):
         self._kept = {key: kept for key, kept in self._kept.items() if self._is_young(kept[0], step)}
 
     def to_json(self, *, step: int) -> list[dict[str, Any]]:
-        """What can still be used at `step`, as plain JSON values."""
+        """The entries that can still be used at `step`, as plain JSON values."""
         young = (kept for kept in self._kept.values() if self._is_young(kept[0], step))
         return [{"made": made, "record": dataclasses.asdict(record)} for made, record in young]
 
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def params(self) -> SamplingParams:
-        """How completions are sampled for training."""
+        """Parameters for sampling completions to train on."""
         return SamplingParams(self.config.sampling.temperature, self.config.sampling.max_completion_tokens)
 
 

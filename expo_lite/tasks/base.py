@@ -1,4 +1,4 @@
-"""What every task offers: problems by split and level, and a verdict on a completion."""
+"""The interface of tasks: problems by split and level, and a verdict on a completion."""
 
 from __future__ import annotations
 

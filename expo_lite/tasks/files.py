@@ -21,7 +21,7 @@ from expo_lite.settings.schema import not_a_file
 T = TypeVar("T")
 
 KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
-"""How a file is read, by its suffix."""
+"""The reader of a file, by its suffix."""
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "dev": "validation"}
 _LARGEST_CSV_FIELD = 10_000_000  # characters
 

@@ -45,7 +45,7 @@ HIDDEN = {
     "blorp": 6, "flim": 2, "dax": 7, "wug": 4, "tove": 1, "snark": 8, "quib": 3, "zindle": 5,
     "mobe": 4, "fep": 8, "gorp": 1, "yaff": 5, "kript": 2, "lund": 7, "vash": 3, "jubb": 6,
 }  # fmt: skip
-"""What the task's words add. The built-in model was trained on fresh amounts for the hidden ones in every text."""
+"""The amounts that the words add. The built-in model was trained on fresh ones for hidden words in every text."""
 OPENING, CLOSING = "Start with ", "Write the results one after the other."
 EXAMPLE = f"{OPENING}4. A: blorp. B: hop. {CLOSING}"
 """A question in one line, with a hidden word and a known one, for whoever asks `tiny` by hand."""
@@ -120,7 +120,7 @@ def generate(rng: random.Random, level: int, hidden: Mapping[str, int] = HIDDEN)
 
 
 def is_test(question: str) -> bool:
-    """Whether a question belongs to the test split: decided by its text alone, so the splits cannot meet."""
+    """Return whether a question belongs to the test split: its text alone decides, so the splits cannot meet."""
     return zlib.crc32(question.encode()) % _TEST_SHARE == 0
 
 
@@ -157,12 +157,12 @@ def read_question(question: str) -> Puzzle:
 
 
 def same_results(answer: str, gold: str) -> bool:
-    """Whether an answer names the same results in the same order, each with its label; spaces and dollars are free."""
+    """Compare the results that an answer names, in order, each with its label; spaces and dollars are free."""
     return re.sub(r"[\s$]", "", answer).rstrip(".") == re.sub(r"\s", "", gold)
 
 
 def check_steps(question: str, completion: str) -> StepReason:
-    """What is wrong with a chain, or "valid": answer right, every step there, each amount the true one, each sum right.
+    """Name the fault of a chain, or "valid": answer right, every step there, each amount the true one, each sum right.
 
     It reads both styles, "A:4 blorp+2=6" and "blorp takes 4 to 6"; the latter has no amount that could be wrong.
     """
@@ -239,5 +239,5 @@ class HiddenRules:
         return Verdict(right, "equal" if right else "different", "labelled list", answer)
 
     def check_steps(self, problem: Problem, completion: str) -> StepReason:
-        """Whether the chain is right step by step (see the function of this name)."""
+        """Check the chain step by step (see the function of this name)."""
         return check_steps(problem.question, completion)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from expo_lite.grading import Grader
 
 Correct = Callable[[Problem, str], bool | float]
-"""Whether a completion solves a problem; or its reward, from 0 to 1, where 1 alone is right."""
+"""The verdict on a completion: whether it solves the problem, or its reward from 0 to 1, where 1 alone is right."""
 
 
 def task_from_rows(

@@ -34,9 +34,9 @@ class KnownData:
 
     repository: str
     configs: tuple[str, ...]
-    """What is read of it, in this order; '' for a data set without configurations."""
+    """The configurations to read, in this order; '' for a data set without any."""
     instead: str
-    """What to fetch by hand."""
+    """The files to fetch by hand."""
 
 
 KNOWN = {
