@@ -2,5 +2,5 @@
 
 import logging
 
-# on a CPU with bf16 instructions bitsandbytes asks, at its import, for a kernel that `load.py` would switch off
+# on a CPU with bf16 instructions bitsandbytes asks at import for a kernel that `load.py` switches off
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

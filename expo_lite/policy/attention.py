@@ -1,10 +1,10 @@
-"""Attention that does not compute what several rows share: the prompt of a group, and the key heads of query heads.
+"""Attention that computes the prompt of a group once.
 
-Registered with transformers under `NAME`. A decoder that is called with `layout=` gets packed input: one row of tokens,
-prompt after prompt, each followed by its completions, which see the prompt and themselves. Without, it is transformers'
-own scaled-dot-product attention, but for single queries on a CPU, where that copies keys and values once a query head.
+Registered with transformers under `NAME`. A decoder called with `layout=` takes packed input: one row of tokens, prompt
+after prompt, each followed by its completions, which see the prompt and themselves. Without `layout` this is the
+scaled-dot-product attention of transformers.
 
-Axes: R rows, h heads of keys, g query heads a key head, T tokens, N tokens of packed input, d head dimension.
+Axes: R rows, h heads, T tokens, N tokens of packed input, d head dimension.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ NAME = "expo_lite"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Packed rows: for each distinct prompt its length and those of the completions behind it, in tokens.
+    """Lengths in tokens of each distinct prompt and of its completions, without their last token.
 
-    The last token of a completion predicts nothing and is left out.
+    The last token predicts nothing, so it is not fed.
     """
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]
@@ -35,7 +35,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """Rows as one row of tokens; `predictors_N` are the positions that predict the completions' tokens, in order."""
+    """Rows as one row of tokens; `predictors_N` are the positions that predict completion tokens, in order."""
 
     input_ids_1N: torch.Tensor
     position_ids_1N: torch.Tensor
@@ -80,17 +80,10 @@ def attention(
     layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls an attention interface; returns [R, T, heads, d]."""
+    """An attention interface of transformers; returns [R, T, heads, d]."""
     if layout is not None:
         packed_1hNd = packed_attention(query_RhTd, key_RhTd, value_RhTd, layout, scale=kwargs["scaling"])
         return packed_1hNd.transpose(1, 2), None
-    if query_RhTd.shape[2] == 1 and query_RhTd.device.type == "cpu":
-        # the query heads of a key head are to it as several queries would be
-        query_Rhgd = query_RhTd.view(query_RhTd.shape[0], key_RhTd.shape[1], -1, query_RhTd.shape[3])
-        output_Rhgd = scaled_dot_product_attention(
-            query_Rhgd, key_RhTd, value_RhTd, attn_mask=attention_mask, scale=kwargs["scaling"]
-        )
-        return output_Rhgd.reshape(query_RhTd.shape).transpose(1, 2), None
     result: tuple[torch.Tensor, None] = sdpa_attention_forward(
         module, query_RhTd, key_RhTd, value_RhTd, attention_mask, **kwargs
     )

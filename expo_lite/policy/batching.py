@@ -11,10 +11,10 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A row's part in a preference pair: of which, whether it is the chosen one, and what the reference makes of it.
+    """A row's side of a preference pair.
 
-    `ref_nats` is the completion's log-probability under the reference, summed over its tokens; `weight` the pair's
-    share in the loss, as final as the weights of a row.
+    `ref_nats` is the completion's log-probability under the reference, summed over its tokens. `weight` is the pair's
+    final share in the loss.
     """
 
     pair: int
@@ -27,10 +27,10 @@ class Side:
 class Row:
     """One completion to learn from, with the weight of each of its tokens in each term of the loss.
 
-    `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term; all
-    are final: nothing divides by a batch size afterwards. A term with weight 0 is absent. `side` is for a completion of
-    a pair. `sampler_logprobs` are the sampler's own, one a completion token, where the policy being trained sampled
-    this row; a metric and the sampler correction depend on them.
+    `weight` is its share in the policy term, `kl_weight` in the KL term and `sft_weight` in the supervised term. The
+    weights are final: nothing divides by a batch size afterwards. A term with weight 0 is absent. `side` is set for a
+    completion of a pair. `sampler_logprobs`, one a completion token, are set if the policy in training sampled the row;
+    a metric and the sampler correction use them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -49,7 +49,7 @@ class Row:
 
     @property
     def has_gradient(self) -> bool:
-        """Whether any term of the loss depends on this row."""
+        """True if any term of the loss depends on this row."""
         weighed = (self.advantage != 0.0 and self.weight != 0.0) or self.kl_weight != 0.0 or self.sft_weight != 0.0
         return weighed or self.side is not None
 
@@ -58,12 +58,12 @@ class Row:
 class MicroBatch:
     """Rows as right-padded tensors; `predictors_N` indexes the flattened [B * T] positions that predict `targets_N`.
 
-    Right padding under a causal mask needs no attention mask: no real position sees what comes behind it.
+    Right padding under a causal mask needs no attention mask: no position sees those after it.
     """
 
     rows: tuple[Row, ...]
     indices: tuple[int, ...]
-    """Where each row stood among those that were given to `micro_batches`."""
+    """The index of each row among those given to `micro_batches`."""
     input_ids_BT: torch.Tensor
     predictors_N: torch.Tensor
     targets_N: torch.Tensor
@@ -83,9 +83,9 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Split rows into micro-batches of at most `token_budget` tokens.
 
-    Rows that are to be padded are sorted by length, and padding counts; rows that are to be packed stay with those of
-    their prompt, which counts once. Every row is in exactly one micro-batch, and with it the other one of its pair; a
-    row or pair that is longer than the budget gets its own.
+    Padded rows are sorted by length, and padding counts; `packed` rows stay with those of their prompt, which counts
+    once. Every row is in exactly one micro-batch, together with the other side of its pair. A row or pair above the
+    budget gets a micro-batch of its own.
     """
     first = {row.prompt_ids: i for i, row in reversed(list(enumerate(rows)))}
     units: dict[tuple[bool, int], list[int]] = {}
@@ -113,7 +113,7 @@ def micro_batches(
 def collate(
     all_rows: Sequence[Row], indices: Sequence[int], *, pad_id: int, device: torch.device | None = None
 ) -> MicroBatch:
-    """One micro-batch of the rows at these indices, in this order."""
+    """Make one micro-batch of the rows at these indices, in this order."""
     rows = [all_rows[index] for index in indices]
     width = max(row.n_tokens for row in rows)
     input_ids_BT = torch.full((len(rows), width), pad_id, dtype=torch.long)

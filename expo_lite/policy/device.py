@@ -3,6 +3,7 @@
 Not yet run on a GPU; the tests fake torch's answers.
 """
 
+import re
 import warnings
 from collections.abc import Iterable
 
@@ -68,7 +69,7 @@ def _reason() -> str:
 def _check_capability() -> None:
     """Raise ConfigError if torch has no code for a card as old as this one."""
     card = torch.cuda.get_device_capability()
-    known = [_number(name) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    known = [(int(a), int(b)) for a, b in re.findall(r"sm_(\d+)(\d)", " ".join(torch.cuda.get_arch_list()))]
     if known and card < min(known):
         least, own = (".".join(map(str, capability)) for capability in (min(known), card))
         raise ConfigError(
@@ -76,12 +77,6 @@ def _check_capability() -> None:
             f"code for {least} and newer. Install a torch that was built for an older CUDA, or set {ON_THE_CPU} to run "
             "on the CPU."
         )
-
-
-def _number(name: str) -> tuple[int, int]:
-    """The compute capability in a name such as sm_75 or sm_120a."""
-    digits = "".join(c for c in name if c.isdigit())
-    return int(digits[:-1]), int(digits[-1])
 
 
 def nf4_error(width: int, device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""A trained policy taken away: its adapter, or base and adapter merged into one plain model, checked by its outputs."""
+"""Export a trained policy: its adapter, or base and adapter merged into one plain model, checked by its outputs."""
 
 import json
 from collections.abc import Sequence
@@ -19,27 +19,26 @@ from expo_lite.records import Completion, SampleRequest, SamplingParams
 MergedType = Literal["bf16", "f16", "f32"]
 DTYPES: dict[MergedType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 MOST_NATS = 0.05
-"""By which an exported model's log-probability of a token may differ from the policy's on the mean: rounding to 16 bits
-gives up to 0.01."""
+"""Largest mean difference between the token log-probabilities of exported model and policy; rounding to 16 bits gives
+up to 0.01."""
 _AUTO: Any = AutoModelForCausalLM  # these two are half typed
 _GENERATION: Any = GenerationConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What an exported model makes of the policy's own greedy completions."""
+    """How an exported model scores the policy's greedy completions."""
 
     n_completions: int
     n_same: int
-    """Of these, how many it writes itself, to the last token."""
+    """Completions that it would write to the last token."""
     n_tokens: int
     n_same_tokens: int
-    """Tokens that are its first choice too."""
+    """Tokens that are its first choice."""
     mean_nats: float
     """Mean absolute difference of the log-probabilities of these tokens."""
 
     def __str__(self) -> str:
-        """One line."""
         return (
             f"{self.n_same} of {self.n_completions} greedy completions are the same to the last token, "
             f"{self.n_same_tokens:,} of {self.n_tokens:,} tokens are its first choice too, log-probabilities differ by "
@@ -54,7 +53,7 @@ def greedy(policy: LoraPolicy, prompts: Sequence[tuple[int, ...]], max_tokens: i
 
 
 def merged_state(policy: LoraPolicy, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Every weight under transformers' name, on the CPU: the base as it was quantised, the adapter merged in."""
+    """All weights under their names in transformers, on the CPU: the quantised base with the adapter merged in."""
     model = policy.base_model
     modules = dict(model.named_modules())
     tied = model.config.tie_word_embeddings
@@ -76,7 +75,7 @@ def merged_state(policy: LoraPolicy, dtype: torch.dtype) -> dict[str, torch.Tens
 
 
 def plain_config(policy: LoraPolicy, dtype: torch.dtype) -> Any:
-    """The model's configuration without what belongs to its quantisation."""
+    """The model's configuration without its quantisation."""
     about = policy.base_model.config.to_dict()
     about.pop("quantization_config", None)
     kind = about.pop("model_type")
@@ -96,7 +95,7 @@ def write_merged(policy: LoraPolicy, folder: Path, dtype: MergedType) -> None:
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise ModelError(f"The model has no plain form: {sorted({*missing, *unexpected})[:3]} ... do not fit.")
     model.tie_weights()
-    # the base's own sampling settings (a penalty, a top_k) are not what was trained with
+    # the base's own sampling settings (a penalty, a top_k) were not used in training
     model.generation_config = _GENERATION(eos_token_id=list(policy.eos_ids), pad_token_id=policy.pad_id)
     model.save_pretrained(str(folder))
     policy.tokenizer.save_pretrained(str(folder))
@@ -106,7 +105,7 @@ def write_model_gguf(policy: LoraPolicy, file: Path, dtype: GgufType, *, source:
     """Write merged weights and tokenizer as a GGUF file.
 
     Raises:
-        ModelError: the model or its tokenizer is of a kind that cannot be written.
+        ModelError: GGUF has no form for the model or its tokenizer.
     """
     full = torch.float32 if dtype == "q8_0" else DTYPES[dtype]
     config, state = plain_config(policy, full), merged_state(policy, full)
@@ -131,7 +130,7 @@ def modelfile(gguf_name: str, temperature: float, system: str = "") -> str:
 
 
 def write_adapter(policy: LoraPolicy, folder: Path, *, base: str | None) -> None:
-    """Write the adapter in peft's layout, with its tokenizer; `base` is the base model it names, if not its own."""
+    """Write the adapter in peft's layout, with its tokenizer; `base` replaces the base model that it names."""
     policy.save_adapter(folder)
     policy.tokenizer.save_pretrained(str(folder))
     if base is not None:
@@ -141,13 +140,12 @@ def write_adapter(policy: LoraPolicy, folder: Path, *, base: str | None) -> None
 
 
 def check_export(place: Path, completions: Sequence[Completion], device: torch.device, config: Any = None) -> Agreement:
-    """Load a merged folder or GGUF file as any other program would, and compare it with the policy.
+    """Load a merged folder or GGUF file as another program would, and compare it with the policy.
 
-    `config` is that of the model where the file's own is not to be relied upon: transformers reads neither the size of
-    heads nor the factors of a rotation out of GGUF files.
+    Give `config` for a GGUF file: transformers reads neither the size of heads nor the factors of a rotation from it.
 
     Raises:
-        ModelError: it is another model than the policy.
+        ModelError: its log-probabilities are not those of the policy.
     """
     options: dict[str, Any] = {"gguf_file": place.name} if place.suffix == ".gguf" else {}
     folder = str(place.parent if options else place)

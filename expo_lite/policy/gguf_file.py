@@ -1,4 +1,4 @@
-"""A merged model as a GGUF file, which llama.cpp, Ollama and LM Studio read. For the kinds that our decoder knows.
+"""A merged model of a known family as a GGUF file, which llama.cpp, Ollama and LM Studio read.
 
 Names and layout are GGUF's own (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); the `gguf` package writes.
 """
@@ -17,12 +17,6 @@ from expo_lite.policy.merged import head_dim, rope
 from expo_lite.settings.models import FAMILIES
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
-TYPES: dict[GgufType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] = {
-    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
-    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
-    "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
-    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
-}
 
 
 def write_gguf(
@@ -39,17 +33,17 @@ def write_gguf(
     """Write a model.
 
     Args:
-        file: to be written; what is there is replaced.
-        config: transformers' configuration of the model.
-        weights: dense, under transformers' names.
-        tokenizer: transformers'.
-        source: where the base model came from; of a GGUF file the tokenizer is taken over as it stands.
-        end_id: the token that ends the assistant's turn.
-        dtype: of matrices; vectors are f32, and so are matrices whose rows q8_0 cannot divide into blocks.
-        name: of the model, as readers show it.
+        file: file to write or replace.
+        config: the model's configuration in transformers.
+        weights: dense weights under their names in transformers.
+        tokenizer: the tokenizer of transformers.
+        source: source of the base model; if that is a GGUF file, its tokenizer is copied.
+        end_id: token that ends the assistant's turn.
+        dtype: type of matrices; vectors are f32, and so are matrices whose rows are no whole blocks of q8_0.
+        name: the model's name, as readers show it.
 
     Raises:
-        ModelError: the model or its tokenizer is of a kind that this cannot write.
+        ModelError: GGUF has no form for the model or its tokenizer.
     """
     if config.model_type not in FAMILIES:
         raise ModelError(f"Only {', '.join(FAMILIES)} models can be written as GGUF, not '{config.model_type}'.")
@@ -57,7 +51,7 @@ def write_gguf(
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_name(name)
     _add_sizes(writer, config)
-    writer.add_file_type(TYPES[dtype][1])
+    writer.add_file_type(gguf.LlamaFileType[f"{'ALL' if dtype == 'f32' else 'MOSTLY'}_{dtype.upper()}"])
     if Path(source).suffix == ".gguf":
         _copy_tokenizer(writer, Path(source))
         writer.add_eos_token_id(end_id)
@@ -91,7 +85,7 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Any) -> None:
 
 
 def _tensors(config: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights by transformers' names, with the pairs of a Llama's rotation side by side, as GGUF has them."""
+    """Yield the weights; those of a Llama with the pairs of its rotation side by side, as GGUF has them."""
     for name, tensor in weights.items():
         for projection, n_heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
             if config.model_type == "llama" and f".{projection}." in name:
@@ -101,7 +95,7 @@ def _tensors(config: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[tuple
 
 
 def _add_tensor(writer: gguf.GGUFWriter, name: str, tensor: torch.Tensor, dtype: GgufType) -> None:
-    data, kind = tensor.float().cpu().numpy(), TYPES[dtype][0]
+    data, kind = tensor.float().cpu().numpy(), gguf.GGMLQuantizationType[dtype.upper()]
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     if tensor.ndim == 1 or tensor.shape[-1] % block:
         kind = gguf.GGMLQuantizationType.F32
@@ -109,7 +103,7 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, tensor: torch.Tensor, dtype:
 
 
 def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
-    """The base, and what else changes the rotation: by a known rule, or as a factor a frequency."""
+    """Write the base of the rotation and its scaling: a rule that GGUF knows, or a factor for each frequency."""
     about = config.rope_parameters
     writer.add_rope_freq_base(about["rope_theta"])
     kind = about["rope_type"]
@@ -127,7 +121,7 @@ def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int, end_id: int) -> None:
-    """A byte-level BPE tokenizer: its tokens, their kinds, its merges, and by which rule it splits text."""
+    """Write a byte-level BPE tokenizer: tokens, their kinds, merges, and the rule that splits text."""
     about = json.loads(tokenizer.backend_tokenizer.to_str())
     model, added = about["model"], {token["id"]: token for token in about["added_tokens"]}
     tokens = {number: text for text, number in model["vocab"].items()}
@@ -156,10 +150,10 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int, e
 
 
 def _splitting(about: dict[str, Any]) -> str:
-    """llama.cpp's name for the rule by which a byte-level BPE tokenizer splits text before it merges."""
+    """The name in llama.cpp of the rule that splits text before a byte-level BPE tokenizer merges."""
     rule = json.dumps(about["pre_tokenizer"])
     if about["model"]["type"] != "BPE" or "ByteLevel" not in rule:
-        raise ModelError("GGUF files are written with byte-level BPE tokenizers only, and this model has another.")
+        raise ModelError("Only models with a byte-level BPE tokenizer can be written as GGUF.")
     if "p{N}{1,3}" in rule:
         return "llama-bpe"
     if "Digits" in rule:

@@ -1,7 +1,4 @@
-"""The transformers + peft + bitsandbytes policy; runs on a GPU and, in fp32, on a CPU.
-
-What has run where: everything in this file runs in the tests on a CPU. Nothing of it has yet been run on a GPU.
-"""
+"""The policy on transformers, peft and bitsandbytes. Tested in fp32 on a CPU; not yet run on a GPU."""
 
 from pathlib import Path
 
@@ -28,13 +25,12 @@ class HfPolicy(LoraPolicy):
         Args:
             name: an alias, OWNER/NAME, a local folder or a GGUF file.
             config: bits, LoRA rank and scale, sampler.
-            seed: of the fresh adapter's A matrices (B starts at 0).
-            adapter: a folder with an adapter to go on from.
+            seed: seed of the fresh adapter's A matrices (B starts at 0).
+            adapter: folder of an adapter to continue from.
 
         Raises:
-            ConfigError: there is a GPU, and torch cannot use it.
-            ModelError: the model cannot be found or read, has no chat template or sliding-window attention, or is not
-                of a kind that the sampler asked for can decode.
+            ConfigError: torch cannot use the GPU.
+            ModelError: the model cannot be found, read, trained, or decoded by the sampler asked for.
         """
         device = find_device()
         base, tokenizer = load_base(find_model(name).source, name, config, device)

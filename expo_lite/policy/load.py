@@ -1,7 +1,6 @@
-"""A base model and its tokenizer: from the hub or its cache, a folder, or a GGUF file; quantised as configured.
+"""Load a base model and its tokenizer from the hub or its cache, a folder, or a GGUF file; quantised as configured.
 
-Every backend goes this way: it brings its own `Reader`, and gets the same fetching, the same checks and the same
-errors.
+Every backend brings its own `Reader`, and shares fetching, checks and errors.
 """
 
 import contextlib
@@ -35,7 +34,7 @@ from expo_lite.settings.models import find_model
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
-"""What is fetched of a hub model: no pickles, no second copy in another format."""
+"""Files to fetch of a hub model: no pickles, no second copy in another format."""
 HUB_TIMEOUT_S = 10.0
 _AUTO_MODEL: Any = AutoModelForCausalLM  # these three are half typed
 _QUANTISATION: Any = BitsAndBytesConfig
@@ -53,26 +52,26 @@ _UNREADABLE = (
     SafetensorError,
     StrictDataclassError,
 )
-"""What transformers and its readers raise for files that are not what they should be."""
+"""Errors that transformers and its readers raise for broken files."""
 
 Reader = Callable[[str, PolicyConfig, torch.device], tuple[Any, Any, set[str]]]
-"""From a source to a model, its tokenizer, and the names of weights that were not there."""
+"""Reads a source; returns a model, its tokenizer, and the names of missing weights."""
 
 
 def load_base(
     source: str, name: str, config: PolicyConfig, device: torch.device, *, read: Reader | None = None
 ) -> tuple[Any, Any]:
-    """The base model, quantised as configured, and its tokenizer.
+    """Load the base model, quantised as configured, and its tokenizer.
 
     Args:
         source: OWNER/NAME on the hub, a folder or a GGUF file.
         name: the model's name as typed, for errors.
         config: bits.
-        device: where to put it.
-        read: how the backend reads it; default: transformers.
+        device: device to put it on.
+        read: the backend's reader. Default: transformers.
 
     Raises:
-        ModelError: it cannot be found, read or held in memory, or is of a kind that we cannot train.
+        ModelError: the model cannot be found, read, held in memory or trained.
     """
     _LOGGING.set_verbosity_error()
     _LOGGING.disable_progress_bar()
@@ -87,7 +86,7 @@ def load_base(
                 f"Model '{name}' does not fit into the memory that is free: {first_line(error)}"
             ) from error
         raise ModelError(f"Cannot read model '{name}' from '{source}': {first_line(error)}") from error
-    missing = missing or _misshapen(model)  # a weight that is missing has not been quantised
+    missing = missing or _misshapen(model)  # a missing weight has not been quantised
     if missing:
         raise ModelError(
             f"Model '{name}' does not fit its config.json: {len(missing)} weights are missing or of another shape "
@@ -95,21 +94,21 @@ def load_base(
         )
     _check(model, tokenizer, name)
     _check_four_bits(model, name, device)
-    # adapters name their base by it; a GGUF file is read by way of a folder that is gone by now
+    # adapters name their base by it; a GGUF file is read through a folder that no longer exists
     model.name_or_path = str(Path(source).absolute()) if Path(source).exists() else source
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # its first forward pass repacks the weight in place, and later gradients are wrong
+            # the first forward pass would repack the weight in place, and later gradients would be wrong
             module.support_avx512bf16_for_cpu = False
     return model, tokenizer
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer alone, of a model by any name that `--model` takes.
+    """Load the tokenizer alone, of a model by any name that `--model` takes.
 
     Raises:
-        ConfigError: there is no such model.
-        ModelError: it cannot be fetched or read.
+        ConfigError: the model does not exist.
+        ModelError: the tokenizer cannot be fetched or read.
     """
     source = find_model(name).source
     path = Path(source if Path(source).exists() else _fetch(source))
@@ -121,10 +120,10 @@ def load_tokenizer(name: str) -> Any:
 
 
 def _fetch(source: str) -> str:
-    """The cache's folder of a hub model, fetched if it is not there; answers within seconds if there is no network."""
+    """Return the cache folder of a hub model, fetched if necessary; without a network this takes seconds."""
     try:
         try:
-            # transformers itself would try again for most of a minute
+            # transformers itself retries for most of a minute
             reachable = HfApi().model_info(source, timeout=HUB_TIMEOUT_S) is not None
         except (httpx.TransportError, OfflineModeIsEnabled):
             reachable = False
@@ -158,7 +157,10 @@ def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any,
 
 @contextlib.contextmanager
 def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
-    """A folder with a GGUF file's dequantised weights and tokenizer, and which weights it lacked; others stay."""
+    """Give a folder with a GGUF file's dequantised weights and tokenizer, and the names of missing weights.
+
+    Any other source is given as it is.
+    """
     path = Path(source)
     if path.suffix != ".gguf":
         yield source, set()
@@ -179,7 +181,7 @@ def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
 
 
 def _misshapen(model: Any) -> set[str]:
-    """Four-bit weights of another shape than the configuration's; transformers takes any."""
+    """Names of four-bit weights whose shape differs from the configuration, which transformers does not check."""
     layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
     return {n for n, m in layers.items() if tuple(m.weight.quant_state.shape) != (m.out_features, m.in_features)}
 
@@ -209,7 +211,7 @@ def _check(model: Any, tokenizer: Any, name: str) -> None:
 
 
 def _check_four_bits(model: Any, name: str, device: torch.device) -> None:
-    """Raise ModelError where bitsandbytes reads this model's four-bit weights back wrongly on this machine."""
+    """Raise ModelError if bitsandbytes reads this model's four-bit weights back wrongly on this machine."""
     layers: list[Any] = [module for module in model.modules() if isinstance(module, Linear4bit)]
     wrong = wrong_widths((layer.in_features for layer in layers), device)
     if wrong:
@@ -221,6 +223,6 @@ def _check_four_bits(model: Any, name: str, device: torch.device) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".") + "."

@@ -21,8 +21,8 @@ def score(model: Any, batch: MicroBatch, *, temperature: float, gradient: bool =
     Args:
         model: a transformers causal language model (inside peft: its base model, adapters in place).
         batch: rows with a prompt and a completion each; rows of one prompt share its computation.
-        temperature: logits are divided by it, as they were in sampling.
-        gradient: whether the result has one.
+        temperature: divides the logits, as in sampling.
+        gradient: give the result a gradient.
     """
     hidden_NH = packed_hidden(model, batch) if is_packable(model) else padded_hidden(model, batch)
     if not gradient:
@@ -32,8 +32,8 @@ def score(model: Any, batch: MicroBatch, *, temperature: float, gradient: bool =
 
 
 def is_packable(model: Any) -> bool:
-    """Whether `score` lays this model's rows end to end."""
-    # imports transformers, which must wait for Unsloth: not before a model is there
+    """Tell whether `score` lays this model's rows end to end."""
+    # this imports transformers, which must wait for Unsloth, so not before a model is loaded
     from expo_lite.policy import attention
 
     return model.config.model_type in FAMILIES and model.config._attn_implementation == attention.NAME
@@ -47,18 +47,16 @@ def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
     hidden_1NH = model.get_decoder()(
         input_ids=packed.input_ids_1N,
         position_ids=packed.position_ids_1N,
-        attention_mask=torch.empty(
-            1, 1, 0, 0, device=packed.input_ids_1N.device
-        ),  # taken as it is, and not looked at: the layout says who sees whom
+        attention_mask=torch.empty(1, 1, 0, 0, device=packed.input_ids_1N.device),  # unused: `layout` is the mask
         layout=packed.layout,
         use_cache=False,
     ).last_hidden_state
-    # the end of a prompt is taken once a completion: unlike index_select, this adds gradients in fixed order on a GPU
+    # a prompt's last position is taken once a completion; unlike index_select, this adds gradients in a fixed order
     return torch.nn.functional.embedding(packed.predictors_N, hidden_1NH[0])
 
 
 def padded_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """The same from right-padded rows under a causal mask, for any decoder."""
+    """Last hidden states [N, H] at the predictors, from right-padded rows under a causal mask, for any decoder."""
     hidden_BTH = model.get_decoder()(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
     hidden_NH: torch.Tensor = hidden_BTH.flatten(0, 1).index_select(0, batch.predictors_N)
     return hidden_NH

@@ -1,12 +1,11 @@
-"""Before training: whether the sampler samples from what the scorer scores. If not, training would follow noise.
+"""A check before training that the sampler samples from what the scorer scores; otherwise a run would follow noise.
 
-Known ways to get there, each seen in the field: left-padded batches with wrong positions, an adapter that the sampler
-was not given, another model under the same name, a sampling setting that slipped in. All show in one of two
-comparisons: greedy decoding of several prompts together against each alone, and the sampler's log-probabilities against
-the scorer's.
+Known causes, each seen in the field: left-padded batches with wrong positions, an adapter that the sampler did not get,
+another model under the same name, a stray sampling setting. All show in one of two comparisons: greedy decoding of
+several prompts together against each alone, and the sampler's log-probabilities against the scorer's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
@@ -18,21 +17,21 @@ from expo_lite.records import Completion, SampleRequest, SamplingParams
 
 N_PROMPTS = 4
 N_TOKENS = 16
-"""Decoded of each prompt: enough for an error to show, and for most runs under a hundredth of one step."""
+"""Tokens decoded of each prompt: enough for an error to show, and less than a hundredth of most steps."""
 MEAN_LIMIT_NATS = {"exact": 0.005, "rounded": 0.1}
-"""Between sampler and scorer, a token: fp32 gives 1e-6, bf16 some 1e-2, broken positions 0.1."""
+"""Mean difference between sampler and scorer, a token: fp32 gives 1e-6, bf16 about 1e-2, wrong positions 0.1."""
 TIE_NATS = {"exact": 0.01, "rounded": 0.5}
-"""Two tokens nearer than this are a tie, which rounding may break either way."""
+"""Two tokens closer than this are a tie, which rounding may break either way."""
 
 
 def self_check(policy: Policy, prompts: Iterable[tuple[int, ...]], *, temperature: float, token_budget: int) -> float:
-    """Compare decoding together and alone, and sampler and scorer, on a few prompts of unequal lengths.
+    """Compare decoding together and alone, and sampler and scorer, on a few prompts of different lengths.
 
     Args:
         policy: ready to train.
         prompts: token ids to choose from.
         temperature: of the samples.
-        token_budget: of a scoring pass.
+        token_budget: tokens of a scoring pass.
 
     Returns:
         The mean difference between the sampler's and the scorer's log-probabilities, nats a token.
@@ -40,51 +39,43 @@ def self_check(policy: Policy, prompts: Iterable[tuple[int, ...]], *, temperatur
     Raises:
         ModelError: they do not agree.
     """
-    chosen = _spread(sorted(set(prompts), key=lambda prompt: (len(prompt), prompt)))
-    greedy, sampling = SamplingParams(0.0, N_TOKENS), SamplingParams(temperature, N_TOKENS)
-    together = _flat(policy.sample([SampleRequest(prompt, 1) for prompt in chosen], greedy, seed=0))
-    alone = [_flat(policy.sample([SampleRequest(prompt, 1)], greedy, seed=0))[0] for prompt in chosen]
-    sampled = _flat(policy.sample([SampleRequest(prompt, 2) for prompt in chosen], sampling, seed=0))
+
+    def sample(chosen: list[tuple[int, ...]], n: int, at: float) -> list[Completion]:
+        groups = policy.sample([SampleRequest(prompt, n) for prompt in chosen], SamplingParams(at, N_TOKENS), seed=0)
+        return [completion for group in groups for completion in group]
+
+    def score(completions: list[Completion], at: float) -> list[torch.Tensor]:
+        rows = [Row(completion.prompt_ids, completion.token_ids) for completion in completions]
+        return score_rows(policy, rows, temperature=at, token_budget=token_budget)
+
+    by_length = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
+    n = min(N_PROMPTS, len(by_length))
+    chosen = [by_length[i * (len(by_length) - 1) // max(n - 1, 1)] for i in range(n)]
+    together = sample(chosen, 1, 0.0)
+    alone = [completion for prompt in chosen for completion in sample([prompt], 1, 0.0)]
+    sampled = sample(chosen, 2, temperature)
     kind = "exact" if policy.samples_exactly else "rounded"
-    scored = _scores(policy, [*together, *alone], 1.0, token_budget)
-    pairs = zip(together, alone, scored[: len(chosen)], scored[len(chosen) :], strict=True)
-    worst = max(_disagreement(*pair) for pair in pairs)
+    scored = score([*together, *alone], 1.0)
+    worst = max(map(_disagreement, together, alone, scored[:n], scored[n:]))
     if not worst <= TIE_NATS[kind]:
         raise ModelError(
-            f"Greedy decoding of {len(chosen)} prompts together gives other tokens than of each alone, by {worst:.2f} "
-            "nats: the sampler pads or masks wrongly with this model. Try another --sampler or --backend."
+            f"Greedy decoding of {n} prompts together gives other tokens than of each alone, by {worst:.2f} nats: the "
+            "sampler pads or masks wrongly with this model. Try another --sampler or --backend."
         )
-    scores = _scores(policy, sampled, temperature, token_budget)
+    scores = score(sampled, temperature)
     differences = [s - torch.tensor(c.logprobs) for s, c in zip(scores, sampled, strict=True)]
     mean = float(torch.cat(differences).abs().mean())
     if not mean <= MEAN_LIMIT_NATS[kind]:
         raise ModelError(
             f"The sampler's log-probabilities differ from the scorer's by {mean:.3f} nats a token (limit "
-            f"{MEAN_LIMIT_NATS[kind]}): what is sampled is not what would be trained. Try another --sampler or "
-            "--backend."
+            f"{MEAN_LIMIT_NATS[kind]}): the model that samples is not the one that is trained. Try another --sampler "
+            "or --backend."
         )
     return mean
 
 
-def _spread(prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The shortest, the longest, and some between."""
-    n = min(N_PROMPTS, len(prompts))
-    return [prompts[i * (len(prompts) - 1) // max(n - 1, 1)] for i in range(n)]
-
-
-def _flat(sampled: Iterable[tuple[Completion, ...]]) -> list[Completion]:
-    return [completion for row in sampled for completion in row]
-
-
-def _scores(
-    policy: Policy, completions: Sequence[Completion], temperature: float, token_budget: int
-) -> list[torch.Tensor]:
-    rows = [Row(completion.prompt_ids, completion.token_ids) for completion in completions]
-    return score_rows(policy, rows, temperature=temperature, token_budget=token_budget)
-
-
 def _disagreement(a: Completion, b: Completion, scores_a: torch.Tensor, scores_b: torch.Tensor) -> float:
-    """How far apart the scorer finds the two tokens at which two greedy completions part, nats; 0 if they never do."""
+    """Score difference (nats) of the first two tokens that differ between greedy completions; 0 if none do."""
     for i, (token_a, token_b) in enumerate(zip(a.token_ids, b.token_ids, strict=False)):
         if token_a != token_b:
             return abs(float(scores_a[i] - scores_b[i]))

@@ -1,14 +1,13 @@
-"""The Unsloth policy: its four-bit base, LoRA, checkpointing and fast inference; it asks to be imported first of all.
+"""The Unsloth policy: its four-bit base, LoRA, checkpointing and fast inference. Unsloth must be imported first.
 
-Our decoder, `--sampler own`, takes the weights alone, so that it samples from what Unsloth has loaded on a GPU too.
+Our decoder, `--sampler own`, samples from the weights that Unsloth has loaded.
 
-What has run where: all of this file but the GPU branches runs in the tests, on Unsloth's CPU backend, and
-every argument given to it is held against the signatures of its GPU code. Nothing of it has yet been run on a GPU.
+The tests run this file on Unsloth's CPU backend, except for the GPU branches, and check every argument against the
+signatures of its GPU code. None of this has run on a GPU yet.
 
-The traps that are closed here: a model is never exchanged for another of the same name (`use_exact_model_name`); a row
-that is longer than the model's context is refused, not cut short; modes are switched once a step, with the
-checkpointing choice given each time, for it is lost otherwise; the tokenizer is our own, whatever padding Unsloth sets
-on its own one.
+Unsloth has four traps, closed here. It may load another model of the same name (`use_exact_model_name`). It cuts rows
+that are longer than the context: they are refused. It forgets the choice of checkpointing: it is given at every switch
+of modes, once a step. It sets its own padding on the tokenizer: we load ours.
 """
 
 import contextlib
@@ -20,8 +19,8 @@ from typing import Any, Literal
 
 import torch
 
-os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"  # it would count this run on a server of its maker's
-with contextlib.redirect_stdout(sys.stderr):  # it greets on stdout, where our tables go
+os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"  # it would report this run to a server
+with contextlib.redirect_stdout(sys.stderr):  # it prints a banner to stdout, where our tables go
     import unsloth  # noqa: F401 (before transformers and peft, which it patches)
     from unsloth import FastLanguageModel
 
@@ -50,13 +49,12 @@ class UnslothPolicy(LoraPolicy):
         Args:
             name: an alias, OWNER/NAME, a local folder or a GGUF file.
             config: bits, LoRA rank and scale, sampler.
-            seed: of the fresh adapter's A matrices (B starts at 0).
-            adapter: a folder with an adapter to go on from.
+            seed: seed of the fresh adapter's A matrices (B starts at 0).
+            adapter: folder of an adapter to continue from.
 
         Raises:
-            ConfigError: there is a GPU, and torch cannot use it.
-            ModelError: the model cannot be found, read or held in memory, or is of a kind that we cannot train or
-                decode.
+            ConfigError: torch cannot use the GPU.
+            ModelError: the model cannot be found, read, held in memory, trained or decoded.
         """
         device = find_device()
         self._mode = ""
@@ -72,7 +70,7 @@ class UnslothPolicy(LoraPolicy):
     def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
         """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
         self._fits(batch.input_ids_BT.shape[1], "A row")
-        # Unsloth's kernels are made for mixed precision, and its generate runs in it
+        # Unsloth's kernels and its generate expect mixed precision
         with torch.autocast(self.device.type, dtype=compute_type(self.device), enabled=self.device.type == "cuda"):
             return super().logprobs(batch, temperature=temperature, gradient=gradient)
 
@@ -109,7 +107,7 @@ def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any,
 
 
 def load_arguments(folder: str, config: PolicyConfig, device: torch.device, limit: int) -> dict[str, Any]:
-    """What `FastLanguageModel.from_pretrained` is given; `limit` is that of a row in tokens."""
+    """Arguments of `FastLanguageModel.from_pretrained`; `limit` is the longest row in tokens."""
     return {
         "model_name": folder,
         "max_seq_length": limit,
@@ -124,7 +122,7 @@ def load_arguments(folder: str, config: PolicyConfig, device: torch.device, limi
 
 
 def lora_arguments(config: PolicyConfig, seed: int) -> dict[str, Any]:
-    """What `FastLanguageModel.get_peft_model` is given; its kernels want no dropout and no bias."""
+    """Arguments of `FastLanguageModel.get_peft_model`; its kernels need dropout 0 and no bias."""
     return {
         "r": config.lora_rank,
         "lora_alpha": config.lora_alpha,
