@@ -100,6 +100,7 @@ class SimulatedPolicy(HfPolicy):
     def __init__(self, config: Mapping[str, Any], *, dtype: torch.dtype, lora_rank: int = 16) -> None:
         self.device, self.pad_id = torch.device("cpu"), 0
         self.samples_exactly = True
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
         sizes = dict(config)
         kind: Any = CONFIG_MAPPING[sizes.pop("model_type")]
         hub = kind(**sizes, attn_implementation=attention.NAME, pad_token_id=None)
