@@ -5,17 +5,16 @@ C1), marks that change the direction of writing, and rich's markup. A `Terminal`
 itself can move, colour or hide text.
 """
 
-import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from rich import box
 from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
 from rich.segment import Segment
 from rich.style import Style
+from rich.table import Table
 from rich.text import Text
-
-_STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def visible(text: str) -> str:
@@ -37,11 +36,6 @@ def _shape(character: str) -> str:
 def visible_line(text: object) -> str:
     """Return visible text in one line: each run of white space becomes one space."""
     return visible(" ".join(str(text).split()))
-
-
-def visible_but_styles(text: str) -> str:
-    """Return visible text that keeps the codes of colours and weights."""
-    return "".join(part if _STYLE.fullmatch(part) else visible(part) for part in _STYLE.split(text))
 
 
 class Terminal(Console):
@@ -67,6 +61,14 @@ class Terminal(Console):
         """Make every `Text` visible; the console's own codes pass."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def new_table(*columns: str, title: str | None = None, justify: JustifyMethod = "right") -> Table:
+    """Return a table without rows: its first column on the left, the others as `justify` says."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for i, column in enumerate(columns):
+        made.add_column(column, justify=justify if i else "left", overflow="fold")
+    return made
 
 
 def say(console: Console, line: str) -> None:

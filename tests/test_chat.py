@@ -4,10 +4,9 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from expo_lite.commands import cli
-from expo_lite.commands.chat import Reply, side_by_side
+from expo_lite.commands.chat import show
 from expo_lite.tasks.hidden_rules import EXAMPLE, in_lines, read_question
 from expo_lite.terminal import Terminal
 
@@ -34,15 +33,6 @@ def test_base_and_trained_answer_the_same_question(run: Path, capsys: pytest.Cap
     assert not trained.strip().endswith(alone)
 
 
-def test_a_shown_answer_is_explained_and_judged(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--prompt", QUESTION, "--temperature", "0", "--show-answer"]
-    assert cli.run(["chat", "tiny", *words, "A=9, B=2"]) == 0
-    out = capsys.readouterr().out
-    assert "tiny (ends in the answer):\nA:4 blorp+5=9\nB:9 hop+3=2" in out
-    assert cli.run(["chat", "tiny", *words, "seventeen"]) == 0
-    assert "tiny (not the answer:" in capsys.readouterr().out
-
-
 def test_lines_of_a_pipe_are_questions_and_a_long_reply_is_cut(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,48 +54,6 @@ def test_tiny_says_what_it_can_be_asked_and_takes_it_in_one_line(capsys: pytest.
     assert read_question(in_lines(EXAMPLE)).answer == "A=0, B=3"  # 4 and 6 is 0, and 3 more; as the guide has it
 
 
-def test_pieces_make_the_greedy_completion(capsys: pytest.CaptureFixture[str]) -> None:
-    """Written 16 tokens at a time, or 64 at once."""
-    from expo_lite.policy.base import load_policy
-    from expo_lite.prompts import encode_question
-    from expo_lite.records import Problem, SampleRequest, SamplingParams
-    from expo_lite.settings.groups import PolicyConfig
-
-    question = QUESTION.replace("B: hop.", "B: hop.\nC: march.\nD: leap.")
-    policy = load_policy("tiny", PolicyConfig(bits=16), seed=0)
-    request = SampleRequest(encode_question(policy.tokenizer, Problem("p", question, "")), 1)
-    ((whole,),) = policy.sample([request], SamplingParams(0.0, 64), seed=0)
-    assert len(whole.token_ids) > 32
-    assert cli.run(["chat", "tiny", "--prompt", question, "--temperature", "0"]) == 0
-    assert whole.text in capsys.readouterr().out
-
-
-def test_what_a_model_writes_moves_no_cursor() -> None:
-    replies = [Reply("base", "a\x1b[2Jb"), Reply("trained", "[bold]c[/]\u202ed")]
-    for width in (50, 80, 120):
-        file = io.StringIO()
-        console: Console = Terminal(file=file, width=width)
-        console.print(side_by_side(replies))
-        text = file.getvalue()
-        assert "\x1b" not in text
-        assert "a\\x1b[2Jb" in text
-        assert "[bold]c" in text and "\\u202ed" in text
-        assert max(map(len, text.splitlines())) <= width
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["chat", "tiny", "--prompt", " "], "--prompt is empty"),
-        (["chat", "tyni"], "Did you mean 'tiny'"),
-        (["chat", "tiny", "--temperature", "-1"], "temperature must be"),
-    ],
-)
-def test_what_cannot_be_asked_for(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(words) == 2
-    assert said in capsys.readouterr().err
-
-
 def test_what_was_exported_answers_as_the_run_did(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A model by itself is not quantised again: that would be another model than the one that was exported."""
     words = ["--prompt", QUESTION, "--temperature", "0", "--max-completion-tokens", "32"]
@@ -116,3 +64,12 @@ def test_what_was_exported_answers_as_the_run_did(run: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert cli.run(["chat", str(folder), *words]) == 0
     assert capsys.readouterr().out.partition(":\n")[2] == trained
+
+
+def test_replies_stand_side_by_side_on_a_terminal() -> None:
+    """Escape codes that a model writes are shown as text."""
+    file = io.StringIO()
+    show({"base": "a\x1b[2Jb", "trained": "[bold]c[/]\u202ed"}, Terminal(file=file, width=80, force_terminal=True))
+    text = file.getvalue()
+    assert "a\\x1b[2Jb" in text and "[bold]c" in text and "\\u202ed" in text
+    assert "\x1b[2J" not in text

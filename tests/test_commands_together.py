@@ -1,15 +1,11 @@
 """By the command line on the tiny model: find unsolved problems, train on them, measure against the base."""
 
 import json
-import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from expo_lite.commands.cli import parse, run
-from expo_lite.commands.diagnose import train_command
-from expo_lite.settings.measuring import DiagnoseConfig
+from expo_lite.commands.cli import run
 
 MODEL = "tiny"
 
@@ -50,17 +46,3 @@ def test_unsolved_then_train_then_eval_against_the_base(tmp_path: Path, capsys: 
     assert results["differences"][-1]["difference"]["1"]["value"] == pytest.approx(ours - theirs)
     assert "minus tiny" in capsys.readouterr().out
     assert run(["eval", str(trained), "--baseline", MODEL, "--samples", "4"]) == 1  # nothing is overwritten
-
-
-def test_what_was_given_stands_in_the_command_that_is_suggested() -> None:
-    given = (
-        "--model tiny --task 'csv:my file.csv' --fields question=text answer=result level= --levels 3 hard --bits 16"
-    )
-    words = f"{given} --problems 5 --split test --explanation-filter verified lift"
-    command: Any = parse(["diagnose", *shlex.split(words)])
-    line = train_command(command.settings, "tiny")
-    assert "--split" not in line
-    then: Any = parse(shlex.split(line)[1:])
-    assert (then.settings.data, then.settings.levels) == (command.settings.data, (3, "hard"))
-    assert (then.settings.task, then.settings.policy.bits) == ("csv:my file.csv", 16)
-    assert train_command(DiagnoseConfig(), "tiny") == "expo-lite train --model tiny --task hidden-rules"

@@ -8,18 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 import torch
-from huggingface_hub import constants
 from made_run import make_run, write_evaluation
 from safetensors.torch import load_file, save_file
 
 from expo_lite.commands import checks, cli
-from expo_lite.grading import GradeItem
 from expo_lite.policy import device
 from expo_lite.report.findings import lora_b_moved, run_findings
 from expo_lite.results.record import read_run
@@ -68,13 +64,6 @@ def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, s
     code = cli.run(["doctor", *words])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
-
-
-def test_a_healthy_run_says_so_with_its_figures(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = doctor(capsys, str(made))
-    assert (code, err) == (0, "")
-    (line,) = out.splitlines()
-    assert line.startswith("ok       made: nothing wrong is found. Step 30 of 6: reward 50%, all-wrong groups 25%")
 
 
 RULES: list[tuple[dict[str, float], str, str]] = [
@@ -168,30 +157,14 @@ def test_a_run_that_learned_nothing_and_torch_stays_away(tmp_path: Path, capsys:
     assert "problem  Nothing is learned: completions are cut off before they have an answer (run, step" in done.stdout
 
 
-def test_a_run_that_was_broken_off_is_told_so(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_metrics(made, [HEALTHY] * 4)
-    code, out, _ = doctor(capsys, str(made))
-    assert code == 0
-    assert out.startswith("warning  made: Nobody is writing this run, and it is not finished (4 of 6 steps)")
-
-
-def test_values_that_are_no_numbers_are_not_judged(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    odd: dict[str, Any] = {"grad_norm": "x", "reward": None, "kl": [], "completions/clipped_ratio": float("nan")}
-    write_metrics(made, [HEALTHY | odd] * 30)
-    code, out, _ = doctor(capsys, str(made))
-    assert (code, out.startswith("ok       made: nothing wrong is found.")) == (0, True)
-
-
 def test_several_runs(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = make_run(made.parent / "other")
     write_metrics(other, [HEALTHY | {"kl": 1.5, "verdicts/timeout": 0.5}] * 3)
     code, out, err = doctor(capsys, str(made), str(other))
     assert code == 1
-    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [
-        "ok",
-        *["problem"] * 2,
-        "warning",
-    ]
+    states = [line.split()[0] for line in out.splitlines() if not line.startswith(" ")]
+    assert states == ["ok", "problem", "problem", "warning"]  # three of six steps, and nobody goes on
+    assert "made: nothing wrong is found. Step 30 of 6: reward 50%, all-wrong groups 25%" in out
     assert err == "error: The doctor has found 2 problems; the lines above say what to do.\n"
 
 
@@ -210,37 +183,19 @@ def test_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     assert (code, err) == (0, "")
     assert list(tmp_path.iterdir()) == []
     assert f"torch {torch.__version__.split('+')[0]}" in out
-    assert "The model hub is switched off (HF_HUB_OFFLINE)" in out  # by conftest.py
-    assert "The grader judges 6 replies rightly, survives a kill, and stops at its limit." in out
-    assert "CUDA_VISIBLE_DEVICES hides all GPUs" in out
+    assert "No NVIDIA GPU" in out
     assert "reads 4-bit weights back" in out
     assert all(re.match(r"(ok     |warning|problem| {7})  \S", line) for line in out.splitlines())
 
 
-def test_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "n_cores", lambda: 4)
-    monkeypatch.setattr(checks, "free_ram_gib", lambda: 8.0)
-    for load, state in ((0.1, "ok"), (2.0, "ok"), (2.1, "warning")):
-        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
-        assert checks.memory().state == state
-    assert "OMP_NUM_THREADS=1" in checks.memory().remedy
-    monkeypatch.delattr("os.getloadavg")
-    assert checks.memory().state == "ok"
-
-
-def test_the_training_self_test() -> None:
+def test_the_training_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     check = checks.train(limit_s=120)  # other tests may run beside it
     assert check.state == "ok"
     assert re.match(r"2 steps of training took \d+ s with the start: all 28 LoRA B factors have moved", check.what)
     short = checks.train(limit_s=0.05)
     assert (short.state, "did not end within" in short.what) == ("warning", True)
-
-
-def test_a_training_that_fails_is_a_problem_with_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "TRAIN", "train --model tiny --task nothing")
-    check = checks.train(limit_s=120)
-    assert check.state == "problem"
-    assert "ended with code 2: error: Unknown task 'nothing'" in check.what
+    assert "ended with code 2: error: Unknown task 'nothing'" in checks.train(limit_s=120).what
 
 
 def test_a_short_run_whose_adapter_does_not_move_or_whose_sampler_is_apart(tmp_path: Path) -> None:
@@ -264,10 +219,7 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(device, "has_gpu", lambda: True)
     monkeypatch.setattr(device, "driver_version", lambda: "535.183.01")
-    for quick in ("hub", "grader", "disk"):
-        monkeypatch.setattr(checks, quick, lambda *_: checks.Check("ok", ""))
     *_, check, bits = checks.machine_checks(training=True)  # which is left out: it would say the same
-    assert "bitsandbytes" in bits.what
     assert (check.state, check.what) == ("problem", "There is a GPU that cannot be used.")
     assert "the driver is 535.183.01, and CUDA 13.0" in check.remedy
     assert bits.state in ("ok", "warning")  # it is looked at on the CPU all the same
@@ -300,29 +252,3 @@ def test_versions_are_held_against_the_package_s_own_metadata(monkeypatch: pytes
     monkeypatch.setattr(checks, "version", missing)
     (problem,) = [check for check in checks.versions() if check.state == "problem"]
     assert problem.what.startswith("peft is not installed; ")
-
-
-def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is answered by a port of this machine that nobody listens on."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    check = checks.hub()
-    assert (check.state, "cannot be reached (ConnectError)" in check.what) == ("warning", True)
-    monkeypatch.setattr(httpx, "head", lambda *_, **__: httpx.Response(200))
-    assert "answers; with" in checks.hub().what
-
-
-def test_a_grader_that_errs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "ITEMS", ((GradeItem("1", r"\boxed{2}"), True),))
-    check = checks.grader()
-    assert (check.state, "says 'different' of" in check.what) == ("problem", True)
-
-
-def test_a_folder_that_cannot_be_written_and_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for free, state in ((100, "ok"), (3, "warning"), (0.2, "problem")):
-        monkeypatch.setattr("shutil.disk_usage", lambda path, gib=free: SimpleNamespace(free=gib * 2**30))
-        assert checks.disk(tmp_path / "runs").state == state
-    assert not (tmp_path / "runs").exists()
-    (tmp_path / "file").touch()
-    check = checks.disk(tmp_path / "file")
-    assert (check.state, "cannot be written" in check.what) == ("problem", True)

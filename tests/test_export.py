@@ -1,6 +1,5 @@
 """What is taken away is what was trained: read back by transformers, and by llama.cpp where it is installed."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from test_decoder import CONFIGS, PROMPTS, folder_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from expo_lite.commands import cli
-from expo_lite.commands.export import checked_problems, how_to_load_adapter
+from expo_lite.commands.export import checked_problems
 from expo_lite.errors import ModelError
 from expo_lite.policy.base import load_policy
 from expo_lite.policy.export import (
@@ -108,10 +107,6 @@ def test_an_adapter_loads_on_the_base_that_it_names(run: Path, capsys: pytest.Ca
     assert float((found - torch.tensor(reply.logprobs)).abs().mean()) < MOST_NATS
 
 
-def test_an_adapter_of_16_bits_is_put_on_a_base_of_16_bits() -> None:
-    assert "four_bits" not in how_to_load_adapter(Path("a"), 16)
-
-
 @pytest.mark.parametrize("dtype", ["f16", "q8_0"])
 def test_a_gguf_file_is_read_back(run: Path, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Into a folder for each type, where none is named."""
@@ -174,18 +169,6 @@ def test_another_model_is_not_kept(tmp_path: Path) -> None:
         check_export(tmp_path / "merged", completions, CPU)
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--to", "merged", "--dtype", "q8_0"], "it takes bf16, f16, f32"),
-        (["--to", "adapter", "--dtype", "f16"], "an adapter is written as it was trained"),
-    ],
-)
-def test_what_cannot_be_asked_for(run: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["export", str(run), *words]) == 2
-    assert said in capsys.readouterr().err
-
-
 def test_nothing_is_overwritten_and_a_model_has_no_adapter(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +177,8 @@ def test_nothing_is_overwritten_and_a_model_has_no_adapter(
     assert cli.run(["export", "tiny", "--to", "adapter", "--output", str(tmp_path / "a")]) == 2
     assert "without an adapter" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+    assert cli.run(["export", str(run), "--to", "merged", "--dtype", "q8_0"]) == 2
+    assert "it takes bf16, f16, f32" in capsys.readouterr().err
 
 
 def test_a_modelfile_leaves_the_template_to_the_gguf_file() -> None:
@@ -202,16 +187,3 @@ def test_a_modelfile_leaves_the_template_to_the_gguf_file() -> None:
     assert 'SYSTEM """Be brief."""\n' in modelfile("a.gguf", 0.7, "Be brief.")
     with pytest.raises(ModelError, match="system prompt"):
         modelfile("a.gguf", 0.7, 'Say """.')
-
-
-def test_the_name_of_the_base_in_an_adapter_of_a_gguf_base(tmp_path: Path) -> None:
-    """peft cannot read a GGUF file: a plain copy of the base goes with the adapter."""
-    assert cli.run(["export", "tiny", "--to", "gguf", "--dtype", "f32", "--output", str(tmp_path / "g")]) == 0
-    (file,) = (tmp_path / "g").glob("*.gguf")
-    words = ["train", "--model", str(file), "--steps", "1", "--eval-problems", "0", "--group-size", "2"]
-    words += ["--max-completion-tokens", "64"]
-    assert cli.run([*words, "--output", str(tmp_path / "run")]) == 0
-    folder = export(tmp_path / "run", "adapter")
-    named = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert named == str(folder / "base")
-    assert AutoModelForCausalLM.from_pretrained(named).num_parameters() == 854_144

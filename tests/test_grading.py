@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import pytest
 
-from expo_lite.commands.checks import SLOW
 from expo_lite.errors import DataError
 from expo_lite.grading import RULES, GradeItem, Grader, final_answer, grade_file, judge
 from expo_lite.grading.process import Worker
@@ -21,6 +20,16 @@ from expo_lite.grading.reading.extract import answer_start, gold_answer
 from expo_lite.grading.reading.normalise import normalise
 
 DATA = Path(__file__).parent / "data"
+
+
+def sets(turn: int) -> str:
+    """Thirteen sets that differ in one of their items, in either order (1 or -1)."""
+    common = [f"{n}^x" for n in range(10, 30)]
+    return ",".join("\\{" + ",".join([*common, f"{n}^x"][::turn]) + "\\}" for n in range(30, 43)[::turn])
+
+
+SLOW = GradeItem(sets(1), f"\\boxed{{{sets(-1)}}}")
+"""Equal, but to see that would take 15 s."""
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

@@ -50,14 +50,13 @@ RUN = {
 }
 """Each is run below, with what is added here so that it takes seconds."""
 
-CHATTED = "test_chat.py: test_a_shown_answer_is_explained_and_judged"
+CHATTED = "test_chat.py: test_base_and_trained_answer_the_same_question"
 LOGGED = "test_logs.py: test_tensorboard_has_what_the_run_has"
 TOGETHER = "test_commands_together.py: test_unsolved_then_train_then_eval_against_the_base"
 ELSEWHERE = {
     "eval runs/a --baseline tiny --samples 64": TOGETHER,
     "train --model tiny --log tensorboard trackio": LOGGED,
     f'chat runs/a --prompt "{EXAMPLE}"': "test_chat.py: test_base_and_trained_answer_the_same_question",
-    f'chat runs/a --prompt "{EXAMPLE}" --show-answer "A=0, B=3"': CHATTED,
     "chat runs/a": "test_chat.py: test_lines_of_a_pipe_are_questions_and_a_long_reply_is_cut",
     "export runs/a": "test_export.py: test_a_merged_model_answers_alike_and_its_card_has_the_figures",
     "export runs/a --to adapter": "test_export.py: test_an_adapter_loads_on_the_base_that_it_names",

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from made_run import make_run
 
-from expo_lite.commands import cli, report
-from expo_lite.errors import CheckpointError
+from expo_lite.commands import cli
 from expo_lite.run.dashboard import RunState, closing, panel, read_state
 from expo_lite.run.folder import locked
 from expo_lite.terminal import Terminal
@@ -84,19 +83,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "\x1b" not in out
     assert cli.run(["watch", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.endswith("it has no config.json. Give the folder that train made.\n")
-
-
-def test_on_a_terminal_a_folder_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "WAIT_SECONDS", 0.3)
-    monkeypatch.setattr(report, "EVERY_SECONDS", 0.1)
-    said = Terminal(file=io.StringIO(), width=300)
-    with pytest.raises(CheckpointError, match="There is no run in"):
-        report.wait_for_run(tmp_path / "none", said)
-    monkeypatch.setattr(report, "WAIT_SECONDS", 60.0)
-    monkeypatch.setattr(time, "sleep", lambda _: make_run(tmp_path / "late", steps=1))
-    report.wait_for_run(tmp_path / "late", said)
-    assert isinstance(said.file, io.StringIO)
-    assert said.file.getvalue().count("Waiting") == 2
 
 
 def on_a_terminal(words: Sequence[str], columns: int, resize_to: int | None = None) -> tuple[str, float]:

@@ -17,7 +17,7 @@ from expo_lite.errors import ConfigError
 from expo_lite.records import Level, level_of
 from expo_lite.settings.models import suggestion
 from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, unusable
-from expo_lite.terminal import visible, visible_but_styles
+from expo_lite.terminal import visible
 
 REGISTRY = ConstructorRegistry()
 UNSET = "unset"
@@ -58,7 +58,7 @@ def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
     return PrimitiveConstructorSpec(
         nargs="*",
-        metavar=f"{metavar} [{metavar} ...]" if get_origin(inner) is not Literal else f"{metavar} [...]",
+        metavar=f"{metavar} [...]",
         instance_from_str=parse,
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [str(part) for part in value] or [UNSET],
@@ -159,8 +159,7 @@ def read(command: type[Any], flags: Sequence[str], *, verb: str) -> Any:
     if "settings" in hints:
         settings = defaults(hints["settings"], command.before_flags(flags, file), str(file))
         options["default"] = command(settings=settings, config=file)
-    plain = file is None and all(visible(word) == word for word in flags)
-    with _shown_as_it_is(styled=plain and sys.stdout.isatty()):
+    with _visible_output():
         return tyro.cli(
             command,
             prog=f"expo-lite {verb}",
@@ -176,31 +175,14 @@ def read(command: type[Any], flags: Sequence[str], *, verb: str) -> Any:
         )
 
 
-class _Kept(io.StringIO):
-    """Text to print; it claims to be a terminal if colours are allowed."""
-
-    encoding = "utf-8"
-
-    def __init__(self, *, styled: bool) -> None:
-        super().__init__()
-        self._styled = styled
-
-    def isatty(self) -> bool:
-        return self._styled
-
-
 @contextlib.contextmanager
-def _shown_as_it_is(*, styled: bool) -> Iterator[None]:
-    """Make the text that tyro prints visible: help and errors quote the command line and the settings file.
-
-    Only if neither can hold a colour's code may tyro use colours (`styled`).
-    """
-    real = sys.stdout, sys.stderr
-    kept = _Kept(styled=styled), _Kept(styled=styled)
+def _visible_output() -> Iterator[None]:
+    """Make the text that tyro prints visible: help and errors quote the command line and the settings file."""
+    real, kept = (sys.stdout, sys.stderr), (io.StringIO(), io.StringIO())
     try:
         with contextlib.redirect_stdout(kept[0]), contextlib.redirect_stderr(kept[1]):
             yield
     finally:
         for stream, text in zip(real, kept, strict=True):
-            stream.write((visible_but_styles if styled else visible)(text.getvalue()))
+            stream.write(visible(text.getvalue()))
             stream.flush()

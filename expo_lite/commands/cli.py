@@ -30,7 +30,7 @@ from expo_lite.commands.report import Report, Watch
 from expo_lite.commands.sweep import Replicate, Sweep
 from expo_lite.commands.train import Train
 from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
-from expo_lite.memory.machine import free_ram_gib, out_of_memory
+from expo_lite.memory.machine import out_of_memory
 from expo_lite.settings.machine import set_memory
 from expo_lite.terminal import Terminal, visible, visible_line
 
@@ -64,12 +64,6 @@ COMMANDS: dict[str, type[Command]] = {
     "models": Models,
     "tasks": Tasks,
 }
-REPLACED = {
-    "hard": "eval MODEL --task TASK --write-unsolved FILE",
-    "explain": "diagnose --show 4",
-    "compare": "report RUN RUN",
-}
-"""Commands of earlier versions, with the command that does the same now."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -122,8 +116,6 @@ def parse(words: Sequence[str]) -> Command:
         print_help()
         sys.exit(0)
     verb, *flags = words
-    if verb in REPLACED:
-        raise ConfigError(f"`{verb}` is now `expo-lite {REPLACED[verb]}`.")
     arguments.check_names(words, COMMANDS)
     command: Command = arguments.read(COMMANDS[verb], flags, verb=verb)
     return command
@@ -143,11 +135,9 @@ def as_expected(error: Exception) -> ExpoLiteError | None:
         return error
     text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     if out_of_memory(error):
-        free = free_ram_gib()
-        left = "" if free is None else f"; {free:.1f} GiB of main memory are free"
         return ModelError(
-            f"Out of memory ({text}){left}. Close other programs, raise the limit (ulimit -v, ulimit -u), or take a "
-            "smaller model; `expo-lite plan` says what a run needs."
+            f"Out of memory ({text}). Close other programs, raise the limit (ulimit -v, ulimit -u), or take a smaller "
+            "model; `expo-lite plan` says what a run needs."
         )
     if isinstance(error, OSError):
         where = f" '{error.filename}'" if error.filename is not None else ""

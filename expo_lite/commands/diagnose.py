@@ -1,13 +1,11 @@
 """`expo-lite diagnose`: measure both properties of a good positive before a night of training."""
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from rich import box
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
@@ -27,17 +25,11 @@ from expo_lite.records import ALL, Explanation, Level
 from expo_lite.results.tables import interval_cell
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
-from expo_lite.settings.schema import flat, to_json
-from expo_lite.settings.train import TrainConfig
 from expo_lite.tasks import load_task
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, new_table, say
 
 if TYPE_CHECKING:
     from expo_lite.measure.verdict import LevelDiagnosis
-
-
-NOT_REPEATED = ("model", "task", "problems", "output", "resume")
-"""Settings that the suggested `train` command does not repeat; model and task come first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,38 +60,15 @@ class Diagnose(ConfiguredCommand):
             say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
             say_device(console)
             result = diagnose_target(target, task, problems, config, folder, console)
-        for explanation in shown(result.explanations, config.show):
-            show(explanation, console)
+        n_shown = Counter[Level | None]()
+        for explanation in result.explanations:
+            n_shown[explanation.problem.level] += 1
+            if n_shown[explanation.problem.level] <= config.show:
+                show(explanation, console)
         console.print(*tables(result.levels, name=f"{target.label} on {config.task}", group_size=config.group_size))
-        verdicts = result.verdicts
-        for line in (*result.in_words(), closing_line(verdicts)):
+        for line in (*result.in_words(), closing_line(result.verdicts)):
             say(console, line)
         say(console, f"written to: {folder}")
-        if any(judged.outcome == "yes" for judged in verdicts.values()):
-            say(console, f"train on such problems: {train_command(config, config.model or target.model)}")
-
-
-def train_command(config: DiagnoseConfig, model: str) -> str:
-    """Return the command that trains on the same task, with every given setting that `train` has too."""
-    words = ["expo-lite", "train", "--model", model, "--task", config.task]
-    known = {key.rpartition(".")[2] for key, _ in flat(to_json(TrainConfig()))} - {*NOT_REPEATED}
-    usual = dict(flat(to_json(DiagnoseConfig())))
-    for key, value in flat(to_json(config)):
-        name = key.rpartition(".")[2]
-        if name in known and value != usual[key]:
-            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    return shlex.join(words)
-
-
-def shown(explanations: Sequence[Explanation], n: int) -> list[Explanation]:
-    """Return the first n explanations of each level."""
-    counts: Counter[Level | None] = Counter()
-    kept = []
-    for explanation in explanations:
-        counts[explanation.problem.level] += 1
-        if counts[explanation.problem.level] <= n:
-            kept.append(explanation)
-    return kept
 
 
 def show(explanation: Explanation, console: Console) -> None:
@@ -126,10 +95,9 @@ COLUMNS = {"no answer": "own", "true answer": "explanation", "wrong answer": "wr
 
 def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) -> list[Table]:
     """Return a table of rates by level, then a table of chains for each level."""
-    rates = Table(title=f"{name}: percent, with 95% intervals", title_justify="left", box=box.SIMPLE)
-    rates.add_column("level")
-    for column in ("problems", "right", f"all {group_size} wrong", "truncated", "explanations accepted"):
-        rates.add_column(column, justify="right")
+    title = f"{name}: percent, with 95% intervals"
+    heads = ("level", "problems", "right", f"all {group_size} wrong", "truncated", "explanations accepted")
+    rates = new_table(*heads, title=title)
     for row in levels:
         shares = (row.reward, row.all_wrong, row.truncated, row.accepted)
         rates.add_row(row.level, f"{row.n_problems:,}", *map(interval_cell, shares))
@@ -140,12 +108,7 @@ def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) ->
 def chain_table(row: "LevelDiagnosis") -> Table:
     """Chains of one level under the plain prompt, by what was shown when they were written."""
     title = f"level {row.level}" if row.level != ALL else "all levels"
-    chains = Table(
-        title=f"{title}: chains by what was shown", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
-    )
-    chains.add_column("")
-    for column in COLUMNS:
-        chains.add_column(column, justify="right")
+    chains = new_table("", *COLUMNS, title=f"{title}: chains by what was shown")
     for what, figures, scale, digits in (
         ("right, %", row.right, 100, 0),
         ("right steps, %", row.valid, 100, 0),

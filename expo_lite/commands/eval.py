@@ -5,7 +5,7 @@ import json
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 RESULTS = "evaluation.json"
 BASELINE = "baseline"
+ROW = ("problem_id", "question", "answer", "level", "subject", "expert_chain")
+"""The fields of an unsolved problem in its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,6 @@ class Eval(ConfiguredCommand):
         config, prompts = settled(config, target), prompts_of(config, target)
         output = output_folder(config, target)
         check_unsolved_file(config)
-        if any(other.run is not None and other.prompts.question != prompts.question for other in targets[1:]):
-            warning(console)(f"'{config.baseline}' was trained with another question prompt; both get the same here")
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
             problems = measured_problems(task, config, config.split or "test", prompts, console)
@@ -73,7 +73,7 @@ class Eval(ConfiguredCommand):
             problems = fitting_all(targets, problems, params.max_completion_tokens, console)
             spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
             folders = [
-                SampleFolder(path, sample_settings(config, each, spec.settings()))
+                SampleFolder(path, {**each.identity(), "task": config.task, "split": config.split, **spec.settings()})
                 for path, each in zip((output, output / BASELINE), targets, strict=False)
             ]
             for folder in folders:
@@ -115,9 +115,6 @@ def show_results(
     if pairing:
         console.print(*pairing_tables(pairing))
     say(console, f"written to: {folder.path}")
-    if not config.baseline and not config.write_unsolved and targets[0].adapter is not None:
-        command = shlex.join(["expo-lite", "eval", config.target, "--baseline", targets[0].model])
-        say(console, f"against its base, problem by problem: {command}")
 
 
 def settled(config: EvalConfig, target: Target) -> EvalConfig:
@@ -143,11 +140,6 @@ def output_folder(config: EvalConfig, target: Target) -> Path:
     if target.run and target.adapter:
         return target.run / "evaluation" / f"{target.adapter.name}-{name}"
     return Path("runs") / f"eval-{target.label}-{name}"
-
-
-def sample_settings(config: EvalConfig, target: Target, samples: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the samples depend on."""
-    return {**target.identity(), "task": config.task, "split": config.split, **samples}
 
 
 def fitting_all(
@@ -221,22 +213,10 @@ def check_unsolved_file(config: EvalConfig) -> None:
 def write_unsolved(file: Path, graded: "list[GradedProblem]", config: EvalConfig, console: Console) -> None:
     """Write the problems without a right completion as rows that `--task jsonl:FILE` reads."""
     unsolved = [each.problem for each in graded if not each.n_correct and not each.greedy.correct]
-    rows = [
-        {
-            "problem_id": problem.problem_id,
-            "question": problem.question,
-            "answer": problem.answer,
-            "level": problem.level,
-            "subject": problem.subject,
-            "expert_chain": problem.expert_chain,
-        }
-        for problem in unsolved
-    ]
+    rows = [{name: getattr(problem, name) for name in ROW} for problem in unsolved]
     write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     tries = config.samples + 1
     say(console, f"{len(unsolved):,} of {len(graded):,} problems were never solved in {tries} tries: {file}")
     if unsolved:
         command = shlex.join(["expo-lite", "train", "--model", config.target, "--task", f"jsonl:{file}"])
         say(console, f"train on them: {command}")
-    if unsolved and str(config.task).startswith("reasoning-gym"):
-        say(console, "note: rows of a file are graded by their answer, not by reasoning-gym's own checker.")

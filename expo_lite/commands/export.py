@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from expo_lite.commands.command import Command, say_device
-from expo_lite.errors import CheckpointError, ConfigError, DataError
+from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.prompts import encode_question, question_turns, system_turn
 from expo_lite.records import Problem
 from expo_lite.run.progress import working
@@ -26,6 +26,15 @@ DTYPES = {"adapter": ("",), "merged": ("bf16", "f16", "f32"), "gguf": ("f16", "b
 """The types of weights by form, the default first."""
 CHECKED_PROBLEMS = 4
 """Of each level, whose greedy completions are compared."""
+FOUR_BITS = """\
+import torch
+from transformers import BitsAndBytesConfig
+four_bits = BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.bfloat16,
+)
+"""
+"""Python that quantises a base as in training."""
 WHAT = {
     "adapter": "A LoRA adapter.",
     "merged": "A whole model: the base, as it was quantised in training, with the trained adapter merged in.",
@@ -45,7 +54,7 @@ class Export(Command):
     output: Path | None = None
     """The folder to write, which must not exist. Default: export/NAME-KIND[-DTYPE] in the run folder."""
     dtype: Literal["bf16", "f16", "f32", "q8_0"] | None = None
-    """What weights are written as. Default: bf16, and f16 in a GGUF file. q8_0 is for GGUF files."""
+    """The type of the written weights. Default: bf16, and f16 in a GGUF file. q8_0 is for GGUF files."""
     base_model: str | None = None
     """The model below an adapter folder, if not the one that the adapter names."""
 
@@ -54,11 +63,13 @@ class Export(Command):
         form = {"adapter": "adapter", "merged": "merged"}.get(self.to, "gguf")
         allowed = DTYPES[form]
         if self.dtype is not None and self.dtype not in allowed:
-            known = f"; it takes {', '.join(allowed)}" if allowed[0] else ": an adapter is written as it was trained"
-            raise ConfigError(f"--dtype {self.dtype} is not for --to {self.to}{known}.")
+            known = ", ".join(allowed) or "none"
+            raise ConfigError(f"--dtype {self.dtype} is not for --to {self.to}; it takes {known}.")
         target = as_it_is(find_target(self.target, base_model=self.base_model))
         if form == "adapter" and target.adapter is None:
             raise ConfigError(f"'{self.target}' is a model without an adapter. Give a run, or --to merged or gguf.")
+        if form == "adapter" and target.model.endswith(".gguf"):
+            raise ConfigError("peft cannot put an adapter on a GGUF file. Take --to merged or gguf.")
         name = "-".join(filter(None, (target.label, self.to, self.dtype)))
         folder = self.output or (target.run or Path("runs")) / "export" / name
         if folder.exists():
@@ -84,7 +95,6 @@ def export(place: Destination, console: Console) -> None:
     """Write into a temporary folder, compare, and then rename it.
 
     Raises:
-        CheckpointError: the folder cannot be written.
         ModelError: the model cannot be written in this form, or what was written is not what was trained.
     """
     from expo_lite.policy.base import load_policy
@@ -112,10 +122,6 @@ def export(place: Destination, console: Console) -> None:
             say(console, f"checked: {agreement}")
         (temporary / "README.md").write_text(card_of(place, agreement), encoding="utf-8")
         temporary.rename(folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"Cannot write '{folder}': {error.strerror or error}. Choose another --output."
-        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     say(console, f"written to: {folder}")
@@ -132,12 +138,8 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
         write_merged(policy, temporary, place.dtype)
     elif place.form == "gguf":
         write_model_gguf(policy, temporary / place.file, place.dtype, source=source, name=place.target.label)
-    elif Path(source).suffix == ".gguf":  # which peft cannot read: a plain copy goes with the adapter
-        with policy.reference():
-            write_merged(policy, temporary / "base", "f16")
-        write_adapter(policy, temporary, base=str((place.folder / "base").absolute()))
     else:
-        write_adapter(policy, temporary, base=None)
+        write_adapter(policy, temporary)
     if place.to == "ollama":
         temperature = place.target.config.sampling.temperature if place.target.config else 0.7
         system = "".join(turn["content"] for turn in system_turn(place.target.prompts))
@@ -175,50 +177,31 @@ def card_of(place: Destination, agreement: str | None) -> str:
 
 
 def checked_problems(target: Target) -> list[Problem]:
-    """Read held-out problems of the run's task; of the built-in task if the run's data is missing."""
+    """Read held-out problems of the built-in task, which any model can continue, in the run's own words."""
     from expo_lite.grading import Grader
     from expo_lite.tasks import load_task
 
-    grader, config = Grader(), target.config
-    if config is not None:
-        try:
-            task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-            problems = task.problems("test", levels=config.levels, limit=CHECKED_PROBLEMS)
-            return [replace(problem, prompts=target.prompts) for problem in problems]
-        except (ConfigError, DataError):
-            pass
-    return load_task("hidden-rules", grader=grader).problems("test", limit=CHECKED_PROBLEMS)
+    problems = load_task("hidden-rules", grader=Grader()).problems("test", limit=CHECKED_PROBLEMS)
+    return [replace(problem, prompts=target.prompts) for problem in problems]
 
 
 def how_to_load(place: Destination, folder: Path) -> str:
     """Return the command or the Python that loads it from `folder`."""
-    to, file = place.to, place.file
-    if to == "adapter":
-        return how_to_load_adapter(folder, place.target.policy.bits)
-    if to == "gguf":
-        return f"llama-cli -m {folder / file}"
-    if to == "ollama":
-        return f"ollama create {folder.name.lower()} -f {folder / 'Modelfile'} && ollama run {folder.name.lower()}"
-    return (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{folder}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")'
-    )
-
-
-def how_to_load_adapter(folder: Path, bits: int) -> str:
-    """Return Python that puts the adapter on a base quantised as in training."""
-    if bits == 16:
+    name = folder.name.lower()
+    if place.to == "gguf":
+        return f"llama-cli -m {folder / place.file}"
+    if place.to == "ollama":
+        return f"ollama create {name} -f {folder / 'Modelfile'} && ollama run {name}"
+    if place.to == "merged":
         return (
-            f'from peft import AutoPeftModelForCausalLM\nmodel = AutoPeftModelForCausalLM.from_pretrained("{folder}")'
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+            f'model = AutoModelForCausalLM.from_pretrained("{folder}")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")'
         )
+    four_bits = place.target.policy.bits == 4
     return (
-        "import torch\n"
         "from peft import AutoPeftModelForCausalLM\n"
-        "from transformers import BitsAndBytesConfig\n"
-        "four_bits = BitsAndBytesConfig(\n"
-        '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,\n'
-        "    bnb_4bit_compute_dtype=torch.bfloat16,\n"
-        ")\n"
-        f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}", quantization_config=four_bits)'
+        f"{FOUR_BITS if four_bits else ''}"
+        f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}"'
+        f"{', quantization_config=four_bits' if four_bits else ''})"
     )

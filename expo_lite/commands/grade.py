@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich import box
-from rich.table import Table
-
 from expo_lite.commands.command import Command
 from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader, GradeReport, grade_file
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, new_table, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,7 @@ class Grade(Command):
         console, output = Terminal(), self.output or self.file.with_suffix(".graded.jsonl")
         with Grader(rounding=self.rounding) as grader:
             report = grade_file(self.file, output, grader)
-        table = Table("reason", "rows", box=box.SIMPLE)
+        table = new_table("reason", "rows")
         for reason, count in report.reasons.items():
             table.add_row(reason, f"{count:,}")
         console.print(table)

@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass
 
-from rich import box
-from rich.table import Table
-
 from expo_lite.commands.command import Command
 from expo_lite.settings.models import PRESETS, TINY
 from expo_lite.tasks import TASKS
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, new_table, say
 
 MODEL_COLUMNS = ("alias", "model", "parameters", "license", "steps", "learning rate", "for exp-dpo", "max tokens")
 
@@ -19,7 +16,7 @@ class Models(Command):
 
     def run(self) -> None:
         """Print the table."""
-        table = _table(*MODEL_COLUMNS)
+        table = new_table(*MODEL_COLUMNS, justify="left")
         for alias, preset in PRESETS.items():
             source = "built in" if preset is TINY else preset.source
             rates = (f"{preset.learning_rate:g}", f"{preset.dpo_learning_rate:g}")
@@ -36,16 +33,9 @@ class Tasks(Command):
 
     def run(self) -> None:
         """Print the tables."""
-        about = _table("task", "problems")
-        origins = _table("task", "license", "expert chains", "held-out split")
+        about = new_table("task", "problems", justify="left")
+        origins = new_table("task", "license", "expert chains", "held-out split", justify="left")
         for kind, spec in TASKS.items():
             about.add_row(spec.shape, spec.about)
             origins.add_row(kind, spec.license, spec.chains, spec.held_out)
         Terminal().print(about, origins)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.errors import ConfigError
@@ -20,7 +19,7 @@ from expo_lite.settings.machine import ask_driver, default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.plans import PlanConfig, of_train_file
 from expo_lite.settings.schema import check_values
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, new_table, say
 
 ALL = "all"
 """The model name that stands for every alias."""
@@ -142,10 +141,7 @@ def print_plan(console: Console, each: PlannedModel) -> None:
     plan, workload = each.plan, each.plan.workload
     where = "GPU" if workload.kind == "gpu" else "main memory, without a GPU"
     say(console, f"{each.model} ({millions(plan)}M parameters) in {each.memory_gib:.4g} GiB of {where}")
-    table = Table(box=box.SIMPLE)
-    table.add_column("GiB", no_wrap=True)
-    for phase in plan.phases:
-        table.add_column(phase.name, justify="right", no_wrap=True)
+    table = new_table("GiB", *(phase.name for phase in plan.phases))
     for part in dict.fromkeys(part for phase in plan.phases for part in phase.parts):
         sizes = [phase.parts.get(part) for phase in plan.phases]
         table.add_row(part, *("" if size is None else f"{size / GIB:.3f}" for size in sizes))
@@ -156,32 +152,21 @@ def print_plan(console: Console, each: PlannedModel) -> None:
     if plan.fits:
         settings = ", ".join(f"{name} {value}" for name, value in each.settings.items())
         say(console, f"train would take: {settings}.")
-    say(
-        console,
-        f"The longest completion that fits, with {workload.group_size} decoded together and prompts of up to "
-        f"{workload.prompt_tokens} tokens: {each.longest} tokens."
-        if each.longest
-        else "No completion fits, however short.",
-    )
+    given = f"with {workload.group_size} decoded together and prompts of up to {workload.prompt_tokens} tokens"
+    say(console, f"The longest completion that fits, {given}: {each.longest} tokens.")
 
 
 def print_overview(console: Console, answers: Sequence[PlannedModel], config: PlanConfig) -> None:
     """Print models by memory sizes as Markdown: the settings chosen, and the longest completion that fits."""
     sizes = list(dict.fromkeys(each.memory_gib for each in answers))
-    table = Table(box=box.MARKDOWN)
-    for column in ("model", "parameters"):
-        table.add_column(column, no_wrap=True)
-    for gib in sizes:
-        table.add_column(f"{gib:.4g} GiB", justify="right", no_wrap=True)
+    table = new_table("model", "parameters", *(f"{gib:.4g} GiB" for gib in sizes))
+    table.box = box.MARKDOWN
     for i in range(0, len(answers), len(sizes)):
         row = answers[i : i + len(sizes)]
         table.add_row(row[0].model, f"{millions(row[0].plan)}M", *map(cell, row))
     console.print(table)
-    say(
-        console,
-        "micro_batch_tokens / sampling_rows / longest completion in tokens; '-': does not fit (a group of "
-        f"{config.group_size}, prompts of up to {config.prompt_tokens} tokens, {config.bits} bits)",
-    )
+    given = f"a group of {config.group_size}, prompts of up to {config.prompt_tokens} tokens, {config.bits} bits"
+    say(console, f"micro_batch_tokens / sampling_rows / longest completion in tokens; '-': does not fit ({given})")
 
 
 def millions(plan: MemoryPlan) -> str:

@@ -1,7 +1,6 @@
 """The commands that show runs from their folders: `expo-lite report` as a page, `expo-lite watch` live."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.live import Live
 
 from expo_lite.commands.command import Command
@@ -26,8 +24,6 @@ NAME = "report.html"
 LISTED = 10
 """How many problems won, and how many lost, the terminal lists; --json has all."""
 EVERY_SECONDS = 1.0
-WAIT_SECONDS = 60.0
-"""How long `watch` waits for the folder of a run that is starting; it is made once the model is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +97,7 @@ class Watch(Command):
     def run(self) -> None:
         """Read the folder again every second, and end when the run does; Ctrl-C ends only the watching."""
         console = Terminal()
-        wait_for_run(self.folder, console if console.is_terminal and not self.once else None)
+        RunFolder(self.folder).check_is_run()
         state = read_state(self.folder)
         if self.once or not console.is_terminal:
             console.print(panel(state, console.width))
@@ -115,18 +111,3 @@ class Watch(Command):
                     state = read_state(self.folder)
         if (line := closing(state, self.folder)) is not None:
             say(console, line)
-
-
-def wait_for_run(path: Path, console: Console | None) -> None:
-    """Wait for a folder that is not there yet, if there is a console to say so on.
-
-    Raises:
-        CheckpointError: the folder holds no run, or did not appear.
-    """
-    folder = RunFolder(path)
-    if console is not None and not os.path.exists(path):  # unlike Path.exists, it accepts a name of any length
-        say(console, f"There is no folder '{path}' yet. Waiting {WAIT_SECONDS:.0f} s for it; Ctrl-C ends.")
-        until = time.monotonic() + WAIT_SECONDS
-        while not os.path.exists(folder.config_file) and time.monotonic() < until:
-            time.sleep(EVERY_SECONDS)
-    folder.check_is_run()

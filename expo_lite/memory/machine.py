@@ -44,15 +44,6 @@ def out_of_memory(error: BaseException) -> bool:
     return False
 
 
-def free_ram_gib() -> float | None:
-    """Main memory that is free, in GiB; None if not known."""
-    try:
-        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        return int(meminfo["MemAvailable"].split()[0]) / 2**20
-    except (OSError, LookupError, ValueError):
-        return None
-
-
 def ram_bytes() -> float:
     """Return the machine's memory, or what its control group allows.
 

@@ -1,6 +1,5 @@
 """Export a trained policy: its adapter, or base and adapter merged into one plain model, checked by its outputs."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +128,10 @@ def modelfile(gguf_name: str, temperature: float, system: str = "") -> str:
     return f"FROM ./{gguf_name}\n{quoted}PARAMETER temperature {temperature}\n"
 
 
-def write_adapter(policy: LoraPolicy, folder: Path, *, base: str | None) -> None:
-    """Write the adapter in peft's layout, with its tokenizer; `base` replaces the base model that it names."""
+def write_adapter(policy: LoraPolicy, folder: Path) -> None:
+    """Write the adapter in peft's layout, with its tokenizer."""
     policy.save_adapter(folder)
     policy.tokenizer.save_pretrained(str(folder))
-    if base is not None:
-        file = folder / "adapter_config.json"
-        about = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
-        file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def check_export(place: Path, completions: Sequence[Completion], device: torch.device, config: Any = None) -> Agreement:

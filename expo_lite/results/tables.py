@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +10,7 @@ from expo_lite.results.figures import Evaluation, LevelResult
 from expo_lite.results.paired import Change, Comparison, Pairing
 from expo_lite.results.record import shown
 from expo_lite.results.statistics import Estimate
+from expo_lite.terminal import new_table
 
 KS_A_TABLE = 3
 """More columns do not fit into 80 characters."""
@@ -29,7 +29,7 @@ def before_and_after(before: Evaluation | None, after: Evaluation) -> Table:
     """Greedy accuracy and pass@k by level, before and after training, in percent with 95% intervals."""
     ks = sorted(after.levels[0].pass_at)
     title = f"held-out problems, temperature {after.temperature}, percent with 95% intervals"
-    table = _table(title, "level", "problems", "", "greedy", *(f"pass@{k}" for k in ks))
+    table = new_table("level", "problems", "", "greedy", *(f"pass@{k}" for k in ks), title=title)
     befores = {result.level: result for result in before.levels} if before else {}
     for result in after.levels:
         rows = [("before", befores[result.level])] if result.level in befores else []
@@ -43,10 +43,10 @@ def before_and_after(before: Evaluation | None, after: Evaluation) -> Table:
 def comparison_tables(comparison: Comparison, *, show: int) -> list[RenderableType]:
     """The settings that differ, the paired differences by level, and `show` problems each of those won and lost."""
     first, second, pairing = comparison.first, comparison.second, comparison.pairing
-    settings = _table("settings that differ", "", first, second) if comparison.settings else "The settings are equal.\n"
-    if isinstance(settings, Table):
-        for name, values in comparison.settings:
-            settings.add_row(name, *map(shown, values))
+    differ = new_table("", first, second, title="settings that differ")
+    for name, values in comparison.settings:
+        differ.add_row(name, *map(shown, values))
+    settings = differ if comparison.settings else "The settings are equal.\n"
     if pairing is None:
         return [
             settings,
@@ -63,7 +63,7 @@ def pairing_tables(pairing: Pairing) -> list[RenderableType]:
     tables: list[RenderableType] = [f"{pairing.title}: {len(pairing.changes):,} problems"]
     for i in range(0, len(pairing.ks), KS_A_TABLE):
         ks = pairing.ks[i : i + KS_A_TABLE]
-        table = _table("", "level", "problems", *(f"pass@{k}" for k in ks))
+        table = new_table("level", "problems", *(f"pass@{k}" for k in ks))
         for row in pairing.levels:
             cells = []
             for k in ks:
@@ -87,7 +87,8 @@ def interval_cell(estimate: Estimate | None, *, scale: float = 100.0, digits: in
 
 def _accuracies(rows: Sequence[LevelResult], first: str, title: str) -> Table:
     ks = [k for k in rows[0].pass_at if k > 1]  # pass@1 and maj@1 are avg@n
-    table = _table(title, first, "problems", "greedy", "avg", *(f"{kind}@{k}" for kind in ("pass", "maj") for k in ks))
+    by_k = [f"{kind}@{k}" for kind in ("pass", "maj") for k in ks]
+    table = new_table(first, "problems", "greedy", "avg", *by_k, title=title)
     for row in rows:
         figures = [row.greedy, row.avg, *(row.pass_at[k] for k in ks), *(row.maj_at[k] for k in ks)]
         table.add_row(row.level, f"{row.n_problems:,}", *map(interval_cell, figures))
@@ -96,7 +97,7 @@ def _accuracies(rows: Sequence[LevelResult], first: str, title: str) -> Table:
 
 def _failures(rows: Sequence[LevelResult], name: str) -> Table:
     title = f"{name}: of {rows[0].n_samples} samples a problem, percent"
-    table = _table(title, "level", "all wrong", "truncated", "no answer", "mean tokens")
+    table = new_table("level", "all wrong", "truncated", "no answer", "mean tokens", title=title)
     for row in rows:
         rates = (f"{100 * rate:.1f}" for rate in (row.truncated_rate, row.no_answer_rate))
         table.add_row(row.level, interval_cell(row.all_wrong), *rates, f"{row.mean_tokens:.0f}")
@@ -109,11 +110,3 @@ def _problems(name: str, changes: Sequence[Change], show: int) -> list[Renderabl
         level = "" if change.level is None else f", level {change.level}"
         lines.append(f"  {change.problem_id}{level}: {change.first}/{change.n} to {change.second}/{change.n}")
     return ["\n".join([*lines, *([f"  and {len(changes) - show:,} more"] if len(changes) > show else [])])]
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold")
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
