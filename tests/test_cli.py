@@ -73,7 +73,7 @@ WRONG = {
     "train --config missing.toml": "error: Cannot read the settings file 'missing.toml'",
     "eval": "TARGET",
     "diagnose --problems 0": "error: problems must be",
-    "replicate --seeds 1 1": "seeds must differ: 1, 1.",
+    "replicate --seeds 1 1": "seeds, and they differ",
     "replicate --plan missing.toml": "error: There is no plan 'missing.toml'.",
     "plan --vram 0": "error: vram must be",
     "chat tiny --temperature -1": "error: temperature must be",
