@@ -10,8 +10,7 @@ from rich.console import Console
 
 from expo_lite.errors import DivergedError
 from expo_lite.grading import Grader
-from expo_lite.measure.chains import diagnose
-from expo_lite.measure.diagnose import CHAINS, diagnose_first, diagnosed
+from expo_lite.measure.diagnose import CHAINS, chain_metrics, diagnose_first, diagnosed
 from expo_lite.measure.evaluate import (
     evaluate_and_compare,
     evaluate_once,
@@ -204,7 +203,7 @@ def take_step(run: Run) -> dict[str, float]:
             f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew."
         )
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
-        metrics |= diagnose(policy, experience.groups, experience.explanations, limits=run.limits)
+        metrics |= chain_metrics(policy, experience.groups, experience.explanations, limits=run.limits)
     scored = time.monotonic()
     good = last_good(run, before=run.step + 1)
     metrics |= learn(policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)

@@ -10,8 +10,8 @@ import torch
 from smollm2 import gguf_file
 
 from expo_lite.commands.cli import run
-from expo_lite.measure.chains import ChainFigure, chain_figures
-from expo_lite.measure.verdict import levels_of
+from expo_lite.measure.diagnose import chain_figures
+from expo_lite.measure.verdict import ChainFigure, levels_of
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 
 P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))

@@ -326,7 +326,6 @@ def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> N
         "measure.evaluate",
         "commands.cli",
         "measure.diagnose",
-        "measure.chains",
         "sweep.run",
         "policy.base",
     ]

@@ -13,10 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from expo_lite.measure.chains import ChainFigure, chain_figures
 from expo_lite.measure.verdict import (
     CONTROL,
     KINDS,
+    REFUSED,
+    ChainFigure,
     LevelDiagnosis,
     LevelVerdict,
     closing_line,
@@ -25,16 +26,19 @@ from expo_lite.measure.verdict import (
 )
 from expo_lite.memory.limits import Limits, fitted_policy, fitting
 from expo_lite.policy.base import Policy, listening, load_policy
+from expo_lite.policy.batching import Row
+from expo_lite.policy.scoring import score_rows
+from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import ALL, Explanation, Group, Level, Problem, SamplingParams
 from expo_lite.run.folder import JsonLines, make_folder, provenance, write_atomically
-from expo_lite.run.metrics import sample_rows
+from expo_lite.run.metrics import mean, sample_rows
 from expo_lite.run.progress import StopRequests, completion_bar, working
 from expo_lite.run.target import Target, params_of
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.explain import Rollout, best, judge, rederived, roll_out
+from expo_lite.step.explain import Rollout, answer_lifts, best, encode_target, judge, rederived, roll_out
 from expo_lite.step.rollout import stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
@@ -43,6 +47,7 @@ from expo_lite.terminal import Terminal, say, warning
 
 RESULTS = "diagnosis.json"
 SAMPLES = "samples.jsonl"
+LIFT_NAMES = {"own": "expo/answer_lift_own", "explanation": "expo/answer_lift", "expert": "expo/answer_lift_expert"}
 LONG = 50
 """Steps from which on a run is diagnosed first: a shorter one shows as soon itself."""
 CHAINS = len((*KINDS, CONTROL))
@@ -203,20 +208,12 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
         return chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls, whole=True)
 
     figures = limits.updating(scored)
-    accepted = [(e.problem, e.completion.text) for e in explanations if e.accepted]
-    again = rederived(policy, task, accepted, params=subject.params, limits=limits)
-    right = {
-        "own": {g.problem.problem_id: g.verdicts[0].correct for g in rolled.groups},
-        "explanation": {e.problem.problem_id: e.verdict.correct for e in explanations},
-        CONTROL: {e.problem.problem_id: e.verdict.correct for e in controls},
-    }
-    valid: dict[str, dict[str, bool]] = {kind: {} for kind in (*KINDS, CONTROL) if isinstance(task, ChecksSteps)}
-    for f in figures:
-        if isinstance(task, ChecksSteps) and f.kind in valid:
-            valid[f.kind][f.problem.problem_id] = task.check_steps(f.problem, f.text) == "valid"
-    reached = {problem.problem_id: flag for (problem, _), flag in zip(accepted, again, strict=True)}
-    levels = levels_of(rolled.groups, explanations, figures, right=right, valid=valid, reached=reached)
-    return Diagnosis(tuple(levels), rolled.groups, tuple(explanations))
+    if isinstance(task, ChecksSteps):
+        figures = [replace(f, valid=task.check_steps(f.problem, f.text) == "valid") for f in figures]
+    accepted = [(f.problem, f.text) for f in figures if f.kind == "explanation"]
+    again = iter(rederived(policy, task, accepted, params=subject.params, limits=limits))
+    figures = [replace(f, reached=next(again)) if f.kind == "explanation" else f for f in figures]
+    return Diagnosis(tuple(levels_of(rolled.groups, explanations, figures)), rolled.groups, tuple(explanations))
 
 
 def _controls(subject: Subject) -> list[Explanation]:
@@ -225,3 +222,55 @@ def _controls(subject: Subject) -> list[Explanation]:
         return []
     as_they_are = replace(subject.explaining, explanation_filter=("none",), explain_with=CONTROL)
     return subject.judge(subject.roll_out("control", (), as_they_are).attempts, as_they_are)
+
+
+def chain_figures(
+    policy: Policy,
+    groups: Sequence[Group],
+    explanations: Sequence[Explanation],
+    *,
+    token_budget: int,
+    controls: Sequence[Explanation] = (),
+    whole: bool = False,
+) -> list[ChainFigure]:
+    """Score one own chain of each problem, accepted explanations, expert chains, and controls.
+
+    `whole` adds refused explanations, and the reliance of every chain.
+    """
+    chains: list[tuple[Problem, str, str, bool | None, Row, tuple[int, ...]]] = []
+    for e in (*controls, *(e for e in explanations if e.accepted or whole)):
+        kind = CONTROL if e in controls else "explanation" if e.accepted else REFUSED
+        row, correct = Row(e.prompt_ids, e.target_ids), e.verdict.correct
+        chains.append((e.problem, kind, e.completion.text, correct, row, e.completion.prompt_ids))
+    for group in groups:
+        problem, sampled = group.problem, group.completions[0]
+        row, shown = Row(sampled.prompt_ids, sampled.token_ids), encode_explanation(policy.tokenizer, problem)
+        chains.append((problem, "own", sampled.text, group.verdicts[0].correct, row, shown))
+        if expert := problem.expert_chain:
+            row = Row(encode_question(policy.tokenizer, problem), encode_target(policy, expert))
+            chains.append((problem, "expert", expert, None, row, shown))
+    rows = [row for *_, row, _ in chains] + [Row(shown, row.completion_ids) for *_, row, shown in chains if whole]
+    nats = [float(s.mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
+    lifts = answer_lifts(policy, [(problem, text) for problem, _, text, *_ in chains], token_budget=token_budget)
+    return [
+        ChainFigure(problem, kind, -nats[i], lifts[i], text, nats[len(chains) + i] - nats[i] if whole else None, right)
+        for i, (problem, kind, text, right, *_) in enumerate(chains)
+    ]
+
+
+def chain_metrics(
+    policy: Policy, groups: Sequence[Group], explanations: Sequence[Explanation], *, limits: Limits
+) -> dict[str, float]:
+    """Mean NLL a token of own, explanation and expert chains under the plain prompt, and mean lifts, as metrics.
+
+    A kind that is absent has no entry.
+    """
+    figures = limits.updating(
+        lambda: chain_figures(policy, groups, explanations, token_budget=limits.micro_batch_tokens)
+    )
+    metrics = {}
+    for kind in KINDS:
+        if own := [figure for figure in figures if figure.kind == kind]:
+            metrics[f"expo/nll_{kind}"] = mean(figure.nll for figure in own)
+            metrics[LIFT_NAMES[kind]] = mean(figure.lift for figure in own)
+    return metrics

@@ -6,7 +6,7 @@ was not.
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,19 +37,17 @@ class SampleSpec:
     n_samples: int
     params: SamplingParams
     seed: int
-    greedy: bool = True
-    """Also sample one greedy completion of each problem."""
 
     @property
     def kinds(self) -> dict[str, tuple[int, SamplingParams]]:
         """Completions a problem and how they are sampled, by kind; greedy ones first."""
-        sampled = {"sample": (self.n_samples, self.params)}
-        return {"greedy": (1, replace(self.params, temperature=0.0, top_p=1.0))} | sampled if self.greedy else sampled
+        greedy = replace(self.params, temperature=0.0, top_p=1.0)
+        return {"greedy": (1, greedy), "sample": (self.n_samples, self.params)}
 
     @property
     def n_completions(self) -> int:
         """The number of completions that will be sampled."""
-        return len(self.problems) * (self.n_samples + self.greedy)
+        return len(self.problems) * (self.n_samples + 1)
 
     def settings(self) -> dict[str, Any]:
         """Everything that the samples depend on beside the policy, as JSON values."""
@@ -57,7 +55,7 @@ class SampleSpec:
         digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
         about = {"n_problems": len(texts), "problems_sha256": digest, "n_samples": self.n_samples, "seed": self.seed}
         params = {name: value for name, value in asdict(self.params).items() if name != "rows"}
-        return about | {"greedy": self.greedy} | params
+        return about | {"greedy": True} | params
 
 
 class SampleFolder:
@@ -147,13 +145,10 @@ def graded_problems(
         size = max(spec.params.rows // n, 1)
         for start in range(0, len(missing), size):
             problems = missing[start : start + size]
+            tokenizer = policy().tokenizer
             requests = [
-                SampleRequest(
-                    encode_question(policy().tokenizer, problem),
-                    n,
-                    stream_seed(spec.seed, "evaluation", problem.problem_id),
-                )
-                for problem in problems
+                SampleRequest(encode_question(tokenizer, p), n, stream_seed(spec.seed, "evaluation", p.problem_id))
+                for p in problems
             ]
             sampled = sample(policy(), requests, params, limits=limits, seed=spec.seed)
             new = [row for group in grade_groups(task, problems, sampled) for row in _rows(kind, group)]
@@ -186,14 +181,11 @@ def _rows(kind: str, group: Group) -> list[SampleRow]:
 
 def _by_problem(problems: Sequence[Problem], rows: Sequence[SampleRow]) -> list[GradedProblem]:
     """The rows as one record for each problem."""
-    greedy: dict[str, Sample] = {}
-    samples: dict[str, list[Sample]] = {problem.problem_id: [] for problem in problems}
+    graded: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for row in rows:
         truncated = row["finish_reason"] == FinishReason.LENGTH.value
-        graded = Sample(row["correct"], row["reason"], row["answer"], truncated, row["n_tokens"])
-        if row["kind"] == "greedy":
-            greedy[row["problem_id"]] = graded
-        else:
-            samples[row["problem_id"]].append(graded)
-    found = ((problem, samples[problem.problem_id]) for problem in problems)
-    return [GradedProblem(p, greedy.get(p.problem_id, graded[0]), tuple(graded)) for p, graded in found]
+        one = Sample(row["correct"], row["reason"], row["answer"], truncated, row["n_tokens"])
+        graded[row["kind"], row["problem_id"]].append(one)
+    return [
+        GradedProblem(p, graded["greedy", p.problem_id][0], tuple(graded["sample", p.problem_id])) for p in problems
+    ]

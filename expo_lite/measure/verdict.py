@@ -4,17 +4,13 @@ The bounds were settled by hand, on the built-in task. They are coarse on purpos
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, by_level
+from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, Problem, by_level
 from expo_lite.results.statistics import Estimate, bootstrap_mean, wilson
 from expo_lite.run.metrics import mean
-
-if TYPE_CHECKING:
-    from expo_lite.measure.chains import ChainFigure
 
 KINDS = ("own", "explanation", "expert")
 REFUSED, UNFILTERED = "refused", "unfiltered"
@@ -28,9 +24,25 @@ HARDLY = 0.1
 HALF = 0.5
 
 Outcome = Literal["yes", "no", "solved", "undecided"]
-Flags = Mapping[str, bool]
-"""By problem id."""
-NO_FLAGS: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFigure:
+    """The figures of one chain: negative log-likelihood (nats a token) and answer lift (nats)."""
+
+    problem: Problem
+    kind: str
+    nll: float
+    lift: float
+    text: str = ""
+    reliance: float | None = None
+    """By how many nats a token the answer shown makes the chain more probable, where it was measured."""
+    right: bool | None = None
+    """The chain's own answer is right; None of an expert's."""
+    valid: bool | None = None
+    """Its steps are right, where the task can tell."""
+    reached: bool | None = None
+    """Of an accepted explanation: without its answer, the policy reaches the answer again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,54 +79,39 @@ class LevelDiagnosis:
 
 
 def levels_of(
-    groups: Sequence[Group],
-    explanations: Sequence[Explanation],
-    figures: "Sequence[ChainFigure]",
-    *,
-    right: Mapping[str, Flags] = NO_FLAGS,
-    valid: Mapping[str, Flags] = NO_FLAGS,
-    reached: Flags = NO_FLAGS,
+    groups: Sequence[Group], explanations: Sequence[Explanation], figures: Sequence[ChainFigure]
 ) -> list[LevelDiagnosis]:
     """The figures by level, then of all where there is more than one level.
 
     Args:
         groups: completions of the plain prompt.
         explanations: one a problem.
-        figures: of chains of all kinds.
-        right: right answers, by kind of chain.
-        valid: right steps, by kind of chain; empty if the task cannot tell.
-        reached: accepted explanations from which the policy reaches the answer again.
+        figures: of chains of all kinds, at most one of a kind a problem.
     """
     named = by_level(groups, lambda group: group.problem.level)
-    return [_level(name, members, explanations, figures, right, valid, reached) for name, members in named]
+    return [_level(name, members, explanations, figures) for name, members in named]
 
 
 def _level(
-    name: str,
-    groups: Sequence[Group],
-    explanations: Sequence[Explanation],
-    figures: "Sequence[ChainFigure]",
-    right: Mapping[str, Flags],
-    valid: Mapping[str, Flags],
-    reached: Flags,
+    name: str, groups: Sequence[Group], explanations: Sequence[Explanation], figures: Sequence[ChainFigure]
 ) -> LevelDiagnosis:
     here = {group.problem.problem_id for group in groups}
     explanations = [e for e in explanations if e.problem.problem_id in here]
     members = {kind: (kind,) for kind in (*KINDS, CONTROL)} | {UNFILTERED: ("explanation", REFUSED)}
     by_kind = {
-        name: {f.problem.problem_id: f for f in figures if f.kind in kinds and f.problem.problem_id in here}
+        name: [f for f in figures if f.kind in kinds and f.problem.problem_id in here]
         for name, kinds in members.items()
     }
 
-    def share(flags: Flags) -> Estimate | None:
-        found = [flag for problem_id, flag in flags.items() if problem_id in here]
+    def means(field: str) -> dict[str, Estimate | None]:
+        return {kind: _unbounded(_known(chains, field)) for kind, chains in by_kind.items()}
+
+    def share(kind: str, field: str) -> Estimate | None:
+        found = _known(by_kind[kind], field)
         return _share(found) if found else None
 
-    def by_kinds(value: Callable[["ChainFigure"], float | None]) -> dict[str, Estimate | None]:
-        values = {kind: [value(f) for f in chains.values()] for kind, chains in by_kind.items()}
-        return {kind: _unbounded([v for v in found if v is not None]) for kind, found in values.items()}
-
-    both = [(by_kind["expert"][i].nll, e.nll) for i, e in by_kind["explanation"].items() if i in by_kind["expert"]]
+    experts = {f.problem.problem_id: f.nll for f in by_kind["expert"]}
+    both = [(experts[i], f.nll) for f in by_kind["explanation"] if (i := f.problem.problem_id) in experts]
     return LevelDiagnosis(
         level=name,
         n_problems=len(groups),
@@ -124,20 +121,29 @@ def _level(
             [mean(c.finish_reason is FinishReason.LENGTH for c in group.completions) for group in groups]
         ),
         accepted=_share(e.accepted for e in explanations),
-        nll=by_kinds(lambda f: f.nll),
-        lift=by_kinds(lambda f: f.lift),
+        nll=means("nll"),
+        lift=means("lift"),
         nll_ratio=_ratio(both),
-        right={kind: share(flags) for kind, flags in right.items()},
-        valid={kind: share(flags) for kind, flags in valid.items()},
-        reliance=by_kinds(lambda f: f.reliance),
-        rederived=share(reached),
+        right={
+            "own": share("own", "right"),
+            "explanation": share(UNFILTERED, "right"),
+            CONTROL: share(CONTROL, "right"),
+        },
+        valid={kind: share(kind, "valid") for kind in (*KINDS, CONTROL)},
+        reliance=means("reliance"),
+        rederived=share("explanation", "reached"),
         explanations_truncated=_share(e.completion.finish_reason is FinishReason.LENGTH for e in explanations),
     )
 
 
-def _share(flags: Iterable[bool]) -> Estimate:
+def _known(chains: Sequence[ChainFigure], field: str) -> list[float]:
+    values = (getattr(chain, field) for chain in chains)
+    return [value for value in values if value is not None]
+
+
+def _share(flags: Iterable[float]) -> Estimate:
     values = list(flags)
-    return wilson(sum(values), len(values))
+    return wilson(int(sum(values)), len(values))
 
 
 def _unbounded(values: Sequence[float]) -> Estimate | None:
@@ -178,10 +184,8 @@ def verdicts_of(levels: Sequence[LevelDiagnosis]) -> dict[str, LevelVerdict]:
 def judge_level(row: LevelDiagnosis) -> LevelVerdict:
     """The first rule that applies decides: what would make all later figures worthless comes first."""
     right, accepted = row.reward.value, row.accepted.value
-    misled, valid, rederived = (
-        _value(e) for e in (row.right.get(CONTROL), row.valid.get("explanation"), row.rederived)
-    )
-    lift, own_lift = (_value(row.lift.get(kind)) for kind in ("explanation", "own"))
+    misled, valid, rederived = map(_value, (row.right.get(CONTROL), row.valid.get("explanation"), row.rederived))
+    lift, own_lift = _value(row.lift.get("explanation")), _value(row.lift.get("own"))
     nll, expert_nll = row.nll.get("explanation"), row.nll.get("expert")
     copied = "--explanation-filter verified re-derivation, a larger model, or expert chains"
     if row.n_problems < FEW:
@@ -220,14 +224,11 @@ def closing_line(verdicts: Mapping[str, LevelVerdict]) -> str:
     if not open_levels:
         return "Verdict: nothing to learn here; the levels are solved already. Try a harder level."
     outcomes = {verdict.outcome for verdict in open_levels.values()}
-    if outcomes == {"yes"}:
-        head = "yes; explanations are good positives here"
-    elif outcomes == {"no"}:
-        head = "no; explanations are no good positives here"
-    elif outcomes == {"undecided"}:
-        head = "undecided"
-    else:
-        head = ", ".join(f"{v.outcome} on level {level}" for level, v in open_levels.items())
+    head = ", ".join(f"{v.outcome} on level {level}" for level, v in open_levels.items())
+    if len(outcomes) == 1:
+        (only,) = outcomes
+        said = {"yes": "; explanations are good positives here", "no": "; explanations are no good positives here"}
+        head = only + said.get(only, "")
     hardest = list(open_levels.values())[-1]
     attempt = f". Try {hardest.attempt}" if hardest.attempt else ""
     return f"Verdict: {head}. At the hardest level: {hardest.why}{attempt}."
