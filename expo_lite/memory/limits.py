@@ -3,7 +3,7 @@
 import dataclasses
 import gc
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,8 +31,8 @@ from expo_lite.settings.train import RunConfig
 
 T = TypeVar("T")
 
-TEMPLATE_TOKENS = 512
-"""More than a chat template adds to the turns of a prompt."""
+MERGED_TOKENS = 16
+"""More tokens than a question changes where it meets the text around it."""
 
 
 @dataclass(slots=True)
@@ -234,7 +234,7 @@ def fitting(
         problems: of one task.
         model: as typed.
         max_completion_tokens: the longest completion.
-        tokenizer: asked for only where some problem is not plainly short, or the model's sizes are not known yet.
+        tokenizer: loads the model's.
         warn: told what is left out.
 
     Raises:
@@ -250,11 +250,10 @@ def fitting(
             f"A completion of {max_completion_tokens:,} tokens leaves no room for a question: the context of model "
             f"'{model}' has {context:,}. Lower --max-completion-tokens."
         )
-    unsure = [i for i, problem in enumerate(problems) if not _plainly_short(problem, room, max_completion_tokens)]
-    lengths = dict(zip(unsure, _lengths([problems[i] for i in unsure], tokenizer()), strict=True)) if unsure else {}
+    lengths = _lengths(problems, context, max_completion_tokens, tokenizer())
     kept, n_chains = list[Problem](), 0
     for i, problem in enumerate(problems):
-        prompt, chain = lengths.get(i, (0, 0))
+        prompt, chain = lengths.get(i, (0, 0))  # what is not measured is short
         if prompt > room:
             continue
         if chain > context - prompt:
@@ -287,16 +286,34 @@ def _context(model: str, tokenizer: Callable[[], Any]) -> int | None:
     return None
 
 
-def _plainly_short(problem: Problem, room: int, max_completion_tokens: int) -> bool:
-    """Return whether prompt and chain surely fit: of ASCII a token is at least a character; templates add little."""
-    said = [turn["content"] for turn in (*question_turns(problem), *explanation_turns(problem))]
-    chain = problem.expert_chain or ""
-    n_more = max(0, len(chain) + 1 - max_completion_tokens)
-    return all(map(str.isascii, (*said, chain))) and sum(map(len, said)) + TEMPLATE_TOKENS + n_more <= room
+def _lengths(
+    problems: Sequence[Problem], context: int, max_completion_tokens: int, tokenizer: Any
+) -> dict[int, tuple[int, int]]:
+    """Measure problems that may not fit: tokens of the longer prompt, and of the chain with the token that ends it.
+
+    The prompts of an empty problem are measured first. Where they leave enough room for every character of question,
+    answer and chain, or none at all, the problem itself is not tokenised: that takes minutes for thousands of long
+    prompts. A token is at least a character, of ASCII.
+    """
+    around = {prompts: Problem("", "", "", prompts=prompts) for prompts in {problem.prompts for problem in problems}}
+    n_around = {prompts: max(map(len, encode_prompts(tokenizer, [empty])[0])) for prompts, empty in around.items()}
+    lengths: dict[int, tuple[int, int]] = {}
+    unsure: list[int] = []
+    for i, problem in enumerate(problems):
+        empty, chain = _characters(around[problem.prompts]), problem.expert_chain or ""
+        n_more = max(now - then for now, then in zip(_characters(problem), empty, strict=True))
+        most = n_around[problem.prompts] + n_more + MERGED_TOKENS + max(max_completion_tokens, len(chain) + 1)
+        if n_around[problem.prompts] - MERGED_TOKENS > context - max_completion_tokens:
+            lengths[i] = (n_around[problem.prompts], 0)
+        elif most > context or not (problem.question + problem.answer + chain).isascii():
+            unsure.append(i)
+    some = [problems[i] for i in unsure]
+    chains = tokenizer([p.expert_chain or "" for p in some], add_special_tokens=False)["input_ids"] if some else []
+    for i, prompts, chain in zip(unsure, encode_prompts(tokenizer, some) if some else [], chains, strict=True):
+        lengths[i] = (max(map(len, prompts)), len(chain) + 1)
+    return lengths
 
 
-def _lengths(problems: Sequence[Problem], tokenizer: Any) -> Iterator[tuple[int, int]]:
-    """Tokens of each problem's longer prompt, and of its chain with the token that ends it."""
-    chains = tokenizer([problem.expert_chain or "" for problem in problems], add_special_tokens=False)["input_ids"]
-    for prompts, chain in zip(encode_prompts(tokenizer, problems), chains, strict=True):
-        yield max(map(len, prompts)), len(chain) + 1
+def _characters(problem: Problem) -> list[int]:
+    """Characters of the two prompts."""
+    return [sum(len(turn["content"]) for turn in of(problem)) for of in (question_turns, explanation_turns)]
