@@ -56,7 +56,7 @@ QUICK = ["--version", "--help", "models", "tasks", "plan --vram 24 --model all",
 
 WRONG = {
     "trian": "error: There is no command 'trian'. Did you mean 'train'?",
-    "train --modle tiny": "error: `train` has no flag --modle. Did you mean '--model'?",
+    "train --modle tiny": "Unrecognized options: --modle, tiny",
     "report": "Give at least one run folder",
     "train --model qwen-2.5-3b": "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'?",
     "train --model nothing-like-it.gguf": "error: There is no GGUF file at 'nothing-like-it.gguf'.",

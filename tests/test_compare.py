@@ -9,7 +9,7 @@ from made_run import make_run, write_evaluation
 from expo_lite.commands import cli
 from expo_lite.records import level_order
 from expo_lite.results.figures import ProblemResult
-from expo_lite.results.paired import Pairing, compare, kept_counts, pair
+from expo_lite.results.paired import Pairing, pair
 from expo_lite.results.record import read_runs
 from expo_lite.results.statistics import bootstrap_mean, pass_at_k
 
@@ -88,40 +88,6 @@ def test_k_is_at_most_the_number_of_samples() -> None:
     assert paired(results, results).ks == [1, 4]
 
 
-def eval_folder(run: Path, name: str, right: list[bool], **settings: object) -> None:
-    """What `expo-lite eval RUN` leaves: two samples of each problem, both right or both wrong, beside a greedy one."""
-    folder = run / "evaluation" / name
-    folder.mkdir()
-    (folder / "config.json").write_text(
-        json.dumps({"settings": {"model": run.name, "task": "hidden-rules"} | settings})
-    )
-    rows = [
-        {"kind": kind, "problem_id": f"q{i}", "level": 3, "correct": is_right}
-        for kind in ("greedy", "sample", "sample")
-        for i, is_right in enumerate(right)
-    ]
-    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def test_evaluation_folders_are_paired_on_equal_terms(tmp_path: Path) -> None:
-    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", method="grpo")
-    eval_folder(a, "step-000006-x", [True, False, False, True, True], seed=0)
-    eval_folder(b, "step-000006-x", [True, True, False, True, False], seed=1)
-    first, second = read_runs([a, b])
-    assert [len(counts.problems) for counts in kept_counts(first)] == [4, 5]
-    pairing = compare(first, second).pairing
-    assert pairing is not None
-    assert pairing.title == "b minus a (in training, after step 6)"  # the seeds of the others differ
-    eval_folder(b, "step-000006-y", [True, True, False, True, False], seed=0)
-    pairing = compare(first, second).pairing
-    assert pairing is not None
-    assert pairing.title == "b minus a (evaluation/step-000006-x and evaluation/step-000006-y)"
-    assert [(c.problem_id, c.level, c.n, c.first, c.second) for c in pairing.changes if c.first != c.second] == [
-        ("q1", "3", 2, 0, 2),
-        ("q4", "3", 2, 2, 0),
-    ]
-
-
 def report(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert cli.run(["report", *words]) == 0
     return capsys.readouterr().out
@@ -155,5 +121,5 @@ def test_without_counts_there_is_no_pairing(tmp_path: Path, capsys: pytest.Captu
         write_evaluation(run / "evaluation" / "step-000000.json", (0, 0, 2, 1), counts=False)
     out = report(capsys, str(a), str(b))
     assert "The settings are equal." in out
-    assert "expo-lite eval RUN" in " ".join(out.split())
+    assert "eval RUN --baseline RUN" in " ".join(out.split())
     assert json.loads(report(capsys, str(a), "--json"))["comparisons"] == []

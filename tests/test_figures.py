@@ -56,16 +56,6 @@ def test_spellings_of_an_answer_vote_together() -> None:
     assert len(set(GradedProblem(problem, samples[0], samples[:2]).votes)) == 1
 
 
-def test_one_level_none_and_some_without() -> None:
-    def names(*levels: int | None) -> list[str]:
-        problems = [outcome(str(i), "7", "7", level=level) for i, level in enumerate(levels)]
-        return [result.level for result in evaluation_of(problems, 0.7).levels]
-
-    assert names(5, 5) == ["5"]
-    assert names(None, None) == ["all"]
-    assert names(5, None) == ["5", "all"]
-
-
 def test_json_round_trip() -> None:
     evaluation = evaluation_of([outcome("a", "7", "78"), outcome("b", "8", "89", level=2, subject="x")], 0.7)
     assert Evaluation.from_json(json.loads(json.dumps(evaluation.to_json()))) == evaluation

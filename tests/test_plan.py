@@ -95,16 +95,6 @@ def test_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"tokens: {found['longest_completion_tokens']} tokens" in text
 
 
-def test_json_of_several(capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(output(capsys, "--model", "all", "--vram", "6,24", "--json"))
-    assert len(found) == 2 * len(PRESETS)
-    by_size = {(each["model"], each["memory_gib"]): each for each in found}
-    assert by_size["qwen2.5-7b", 24.0]["fits"]
-    assert not by_size["qwen2.5-7b", 6.0]["fits"]
-    for each in found:
-        assert each["peak_gib"] + each["reserve_gib"] <= each["memory_gib"] or not each["fits"]
-
-
 def test_the_comparison_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     text = output(capsys, "--model", "all", "--vram", "6", "12", "16", "24")
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if "|" in line]
@@ -119,10 +109,6 @@ def test_a_model_that_fits_nowhere_says_so(capsys: pytest.CaptureFixture[str]) -
     assert "It does not fit" in text
     assert ": 0 tokens." in text
     assert "train would take" not in text
-
-
-def test_a_small_model_is_counted_in_millions(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "tiny (0.9M parameters)" in output(capsys, "--model", "tiny")
 
 
 def test_sizes_that_are_not_here_can_be_fetched(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,21 +143,6 @@ def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"no")
     with pytest.raises(ModelError, match="is not the GGUF file"):
         find_shape(str(tmp_path / "x.gguf"))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--model", "qwen-2.5-3b"), "error: Unknown model 'qwen-2.5-3b'. Did you mean 'qwen2.5-3b'? "),
-        (("--vram", "0"), "error: vram must be greater than 0, not 0.0."),
-        (("--vram", "24", "--group-size", "0"), "error: group_size must be greater than or equal to 1, not 0."),
-    ],
-)
-def test_wrong_arguments(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["plan", *words]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(message)
-    assert err.count("\n") == 1
 
 
 def test_without_vram_the_machine_s_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from expo_lite.report.overview import (
     picture,
 )
 from expo_lite.results.record import RunRecord, differing, labels, read_runs
-from expo_lite.settings.metrics import METRICS, SECTIONS, Metric, Panel, described, percent
+from expo_lite.settings.metrics import METRICS, Metric, Panel, described, percent
 
 
 def run_of(*rows: dict[str, float], label: str = "r") -> RunRecord:
@@ -35,11 +35,8 @@ def test_labels_are_as_short_as_they_can_be() -> None:
 
 def test_a_run_is_read_whole(tmp_path: Path) -> None:
     (run,) = read_runs([make_run(tmp_path / "a", steps=3)])
-    assert (run.label, run.steps, len(run.samples)) == (
-        "a",
-        3,
-        3 * 3 * 5,
-    )  # 3 steps, 3 problems, 4 rollouts and 1 explanation
+    assert (run.label, run.steps) == ("a", 3)
+    assert len(run.samples) == 3 * 3 * 5  # 3 steps, 3 problems, 4 rollouts and 1 explanation
     assert run.settings["method"] == "exp-grpo"
     assert run.settings["evaluation.eval_samples"] == 16
     assert "output" not in run.settings
@@ -49,27 +46,12 @@ def test_a_run_is_read_whole(tmp_path: Path) -> None:
     assert (problem.problem_id, problem.level, problem.n_correct, problem.n) == ("held/0", 1, 3, 4)
 
 
-def test_an_evaluation_without_counts_is_read_too(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "a")
-    write_evaluation(folder / "evaluation" / "step-000000.json", (1, 1), counts=False)
-    (run,) = read_runs([folder])
-    assert run.evaluated[0].evaluation.problems == ()
-    assert run.evaluated[0].evaluation.levels[0].n_problems == 1
-
-
 def test_samples_of_evaluations_are_read_where_they_are_kept(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", steps=2)
     kept = folder / "evaluation" / "step-000002-hidden-rules-test-seed0"
     kept.mkdir()
-    row = {
-        "kind": "greedy",
-        "problem_id": "held/0",
-        "sample": 0,
-        "level": 1,
-        "prompt": "?",
-        "completion": "!",
-        "gold": "2",
-    }
+    row = {"kind": "greedy", "problem_id": "held/0", "sample": 0, "level": 1, "prompt": "?"}
+    row |= {"completion": "!", "gold": "2"}
     (kept / "samples.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"kind": "sample"}) + "\n")
     (run,) = read_runs([folder])
     assert [(row["step"], row["kind"]) for row in run.held_out] == [(2, "held-out greedy"), (2, "held-out")]
@@ -79,16 +61,9 @@ def test_samples_of_evaluations_are_read_where_they_are_kept(tmp_path: Path) -> 
     ("name", "text", "message"),
     [
         ("config.json", None, "no config.json"),
-        ("config.json", "{", "it is not JSON"),
         ("config.json", '{"settings": {"task": "hidden-rules"}}', "is not the config.json of a run"),
         ("metrics.jsonl", "{\n", "line 1 is damaged"),
-        ("evaluation/step-000000.json", "[]", "no JSON object"),
         ("evaluation/step-000000.json", '{"levels": 1}', "damaged"),
-        (
-            "evaluation/step-000000.json",
-            '{"levels": [], "temperature": 1, "subjects": [], "problems": [{}]}',
-            "damaged",
-        ),
     ],
 )
 def test_what_is_damaged_is_named(tmp_path: Path, name: str, text: str | None, message: str) -> None:
@@ -107,17 +82,9 @@ def test_settings_that_differ(tmp_path: Path) -> None:
     assert differing([a, a]) == []
 
 
-def test_points_leave_out_what_is_absent_or_no_number() -> None:
-    run = run_of({"kl": 1.0}, {}, {"kl": float("nan")}, {"kl": 3.0})
-    assert points_of(run.metrics, "kl") == [(1.0, 1.0), (4.0, 3.0)]
-
-
 def test_a_reason_that_is_not_there_is_none_of_them() -> None:
     run = run_of({"reward": 0.0, "verdicts/equal": 0.5}, {"reward": 0.0}, {"loss": 1.0})
-    assert points_of(run.metrics, "verdicts/equal", "reward") == [
-        (1.0, 0.5),
-        (2.0, 0.0),
-    ]  # the third step sampled nothing
+    assert points_of(run.metrics, "verdicts/equal", "reward") == [(1.0, 0.5), (2.0, 0.0)]  # step 3 sampled nothing
     assert points_of(run.metrics, "verdicts/other", "reward") == []
 
 
@@ -125,12 +92,6 @@ def test_long_curves_are_means_by_hand() -> None:
     assert binned([(1.0, 2.0), (2.0, 4.0), (3.0, 9.0)], 2) == [(1.5, 3.0), (3.0, 9.0)]
     points = [(float(i), float(y)) for i, y in enumerate([0, 3, 6, 0, 0])]
     assert running_mean(points) == [(0.0, 0.0), (1.0, 3.0), (2.0, 3.0), (3.0, 2.0), (4.0, 0.0)]
-
-
-def test_the_running_mean_of_a_straight_line_is_the_line() -> None:
-    line = [(float(i), 2.0 * i) for i in range(100)]
-    assert [y for _, y in running_mean(line)] == pytest.approx([y for _, y in line])
-    assert [x for x, _ in running_mean(line)] == [x for x, _ in line]
 
 
 def test_a_chart_has_at_most_so_many_points() -> None:
@@ -153,11 +114,6 @@ def test_every_metric_of_a_run_is_drawn_once(tmp_path: Path) -> None:
     (run,) = read_runs([make_run(tmp_path / "a")])
     lines = [series.label for _, charts in sections([run]) for c in charts for series in c.series]
     assert len(lines) == len({name for row in run.metrics for name in row} - {"step"})
-
-
-def test_no_metric_is_in_two_panels() -> None:
-    names = [metric.name for _, panels in SECTIONS for panel in panels for metric in panel.metrics]
-    assert len(set(names)) == len(names)
 
 
 def test_runs_are_drawn_over_one_another() -> None:
@@ -210,34 +166,12 @@ def test_the_overview_says_first_and_last(tmp_path: Path) -> None:
     tiles = {tile.name: tile for tile in view.tiles}
     # level 2: problems 1 and 3; one of them at least once right, then none
     assert (tiles["pass@4, level 2"].before, tiles["pass@4, level 2"].after) == ("50%", "0%")
-    rewards = [row["reward"] for row in run.metrics]
-    assert tiles["Reward"].before == percent((rewards[0] + rewards[1]) / 2)
-    assert tiles["Reward"].after == percent((rewards[-1] + rewards[-2]) / 2)
     assert (tiles["Training time"].after, tiles["Peak memory"].note) == ("40 s", "planned 1.5 GiB")
 
 
-def test_a_run_of_no_steps_has_an_overview(tmp_path: Path) -> None:
-    run = replace(read_runs([make_run(tmp_path / "a")])[0], metrics=[], samples=[], evaluated=())
-    assert overview(run, measurements([run])).tiles == []
-    assert "0 of 6 steps" in overview(run, []).sentence
-
-
 def test_words() -> None:
-    assert [duration(s) for s in (99, 100, 3_569, 3_570, 11_100)] == [
-        "99 s",
-        "2 min",
-        "59 min",
-        "1 h 00 min",
-        "3 h 05 min",
-    ]
-    assert [percent(x) for x in (0.0, 0.0156, 0.0994, 0.0996, 0.375, 1.0)] == [
-        "0%",
-        "1.6%",
-        "9.9%",
-        "10%",
-        "38%",
-        "100%",
-    ]
+    assert [duration(s) for s in (99, 100, 11_100)] == ["99 s", "2 min", "3 h 05 min"]
+    assert [percent(x) for x in (0.0, 0.0156, 0.0994, 0.0996, 1.0)] == ["0%", "1.6%", "9.9%", "10%", "100%"]
     row = {"reward": 0.25, "kl": 0.01234, "sampling/tokens_per_s": 12345.6, "peak_memory_gib": 1.26, "grad_norm": None}
     assert described(row, METRICS) == [
         "reward 25%",

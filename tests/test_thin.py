@@ -66,17 +66,6 @@ def test_what_is_packed_comes_out_in_order(tmp_path: Path) -> None:
     )
 
 
-def test_a_step_shows_problem_by_problem() -> None:
-    rows = [row(1, "p"), row(1, "q"), row(1, "p", kind="explanation"), row(2, "q")]
-    packed = unpacked(pack(rank(0, rows)))
-    assert [(r["step"], r["problem_id"], r["kind"]) for r in packed] == [
-        (1, "p", "rollout"),
-        (1, "p", "explanation"),
-        (1, "q", "rollout"),
-        (2, "q", "rollout"),
-    ]
-
-
 def test_held_out_samples_come_after_those_of_training() -> None:
     rows = [row(0, "q", kind="held-out"), row(1, "p"), row(0, "q", kind="held-out greedy"), row(2, "p")]
     assert [(r["step"], r["kind"]) for r in unpacked(pack(rank(0, rows)))] == [
@@ -97,16 +86,6 @@ def test_the_budget_holds_and_is_used(tmp_path: Path) -> None:
         assert thinned.n_kept == len(unpacked(thinned.text)) < thinned.n_all == len(run.samples)
         assert thinned == pack_samples([run], budget)
     assert pack_samples([run], 10).n_kept == 0
-
-
-def test_what_is_dropped_first_are_more_rollouts_of_one_verdict(tmp_path: Path) -> None:
-    (run,) = read_runs([make_run(tmp_path / "a", steps=30, words=20)])
-    whole = pack_samples([run], 10**7)
-    rows = unpacked(pack_samples([run], int(0.8 * len(whole.text))).text)
-    explanations = [r for r in run.samples if r["kind"] == "explanation"]
-    assert sum(r["kind"] == "explanation" for r in rows) == len(explanations)
-    verdicts = {(r["step"], r["problem_id"], r["correct"]) for r in run.samples if r["kind"] == "rollout"}
-    assert {(r["step"], r["problem_id"], r["correct"]) for r in rows if r["kind"] == "rollout"} == verdicts
 
 
 def test_pairs_are_samples_of_their_problem() -> None:

@@ -5,8 +5,8 @@ import inspect
 import io
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -15,7 +15,6 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from expo_lite.errors import ConfigError
 from expo_lite.records import Level, level_of
-from expo_lite.settings.models import suggestion
 from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, unusable
 from expo_lite.terminal import visible
 
@@ -95,33 +94,6 @@ def check_words(words: Sequence[str]) -> None:
     for place, word in enumerate(words, 1):
         if problem := unusable(word):
             raise ConfigError(f"Word {place} of the command line {problem}: '{word[:LONGEST_QUOTE]}'.")
-
-
-def check_names(words: Sequence[str], commands: Mapping[str, type[Any]]) -> None:
-    """Refuse an unknown command or flag, and name the one that was probably meant.
-
-    Raises:
-        ConfigError: the first word is no command, or a flag is not one of the command's.
-    """
-    verb = words[0]
-    if verb not in commands:
-        hint = suggestion(verb, commands) or f" Commands: {', '.join(commands)}."
-        raise ConfigError(f"There is no command '{verb}'.{hint} `expo-lite --help` says what each does.")
-    known = {f"--{name.replace('_', '-')}" for name in _field_names(commands[verb])}
-    known |= {f"--no-{flag.removeprefix('--')}" for flag in known} | {"--help"}
-    for word in words[1:]:
-        flag = word.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in known:
-            hint = suggestion(flag, known)
-            raise ConfigError(f"`{verb}` has no flag {flag}.{hint} `expo-lite {verb} --help` lists its flags.")
-
-
-def _field_names(cls: type[Any]) -> Iterator[str]:
-    for name, hint in get_type_hints(cls).items():
-        if is_dataclass(hint) and isinstance(hint, type):
-            yield from _field_names(hint)
-        else:
-            yield name
 
 
 def path_of(flag: str, arguments: Sequence[str]) -> Path | None:

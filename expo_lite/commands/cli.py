@@ -32,6 +32,7 @@ from expo_lite.commands.train import Train
 from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
 from expo_lite.memory.machine import out_of_memory
 from expo_lite.settings.machine import set_memory
+from expo_lite.settings.models import suggestion
 from expo_lite.terminal import Terminal, visible, visible_line
 
 DESCRIPTION = (
@@ -116,7 +117,9 @@ def parse(words: Sequence[str]) -> Command:
         print_help()
         sys.exit(0)
     verb, *flags = words
-    arguments.check_names(words, COMMANDS)
+    if verb not in COMMANDS:
+        hint = suggestion(verb, COMMANDS) or f" Commands: {', '.join(COMMANDS)}."
+        raise ConfigError(f"There is no command '{verb}'.{hint} `expo-lite --help` says what each does.")
     command: Command = arguments.read(COMMANDS[verb], flags, verb=verb)
     return command
 

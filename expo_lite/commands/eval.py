@@ -81,17 +81,13 @@ class Eval(ConfiguredCommand):
             graded = [
                 graded_target(each, spec, task, folder, console) for folder, each in zip(folders, targets, strict=True)
             ]
-        show_results(graded, config, targets, folders[0], console)
+        show_results(graded, config, targets, folders[0])
         if config.write_unsolved:
             write_unsolved(config.write_unsolved, graded[0], config, console)
 
 
 def show_results(
-    graded: "list[list[GradedProblem]]",
-    config: EvalConfig,
-    targets: list[Target],
-    folder: "SampleFolder",
-    console: Console,
+    graded: "list[list[GradedProblem]]", config: EvalConfig, targets: list[Target], folder: "SampleFolder"
 ) -> None:
     """Write the figures of the target, and of the baseline if there is one, and print them as tables."""
     from expo_lite.results.figures import evaluation_of
@@ -110,6 +106,7 @@ def show_results(
         "differences": [asdict(level) for level in pairing.levels] if pairing else [],
     }
     folder.write(RESULTS, [json.dumps(results, indent=2)])
+    console = Terminal()
     for target, evaluation in reversed(list(zip(targets, evaluations, strict=True))):
         console.print(*evaluation_tables(evaluation, name=target.label))
     if pairing:

@@ -19,7 +19,6 @@ from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from expo_lite.policy.lora import LoraPolicy
-    from expo_lite.records import Completion
 
 Kind = Literal["adapter", "merged", "gguf", "ollama"]
 DTYPES = {"adapter": ("",), "merged": ("bf16", "f16", "f32"), "gguf": ("f16", "bf16", "f32", "q8_0")}
@@ -66,10 +65,9 @@ class Export(Command):
             known = ", ".join(allowed) or "none"
             raise ConfigError(f"--dtype {self.dtype} is not for --to {self.to}; it takes {known}.")
         target = as_it_is(find_target(self.target, base_model=self.base_model))
-        if form == "adapter" and target.adapter is None:
-            raise ConfigError(f"'{self.target}' is a model without an adapter. Give a run, or --to merged or gguf.")
-        if form == "adapter" and target.model.endswith(".gguf"):
-            raise ConfigError("peft cannot put an adapter on a GGUF file. Take --to merged or gguf.")
+        if form == "adapter" and (target.adapter is None or target.model.endswith(".gguf")):
+            what = "a model without an adapter" if target.adapter is None else "trained on a GGUF file, unknown to peft"
+            raise ConfigError(f"'{self.target}' is {what}. Give a run, or --to merged or gguf.")
         name = "-".join(filter(None, (target.label, self.to, self.dtype)))
         folder = self.output or (target.run or Path("runs")) / "export" / name
         if folder.exists():
@@ -111,13 +109,16 @@ def export(place: Destination, console: Console) -> None:
             write(policy, place, temporary)
         agreement = None
         if place.form != "adapter":
-            from expo_lite.policy.export import check_export  # transformers, which waits for Unsloth
+            from expo_lite.policy.device import compute_type
+            from expo_lite.policy.export import check_export, greedy, plain_config
 
             with working(console, "comparing with the trained policy"):
-                completions, config = reference(policy, place)
-                device = policy.device
+                prompts = [encode_question(policy.tokenizer, problem) for problem in checked_problems(target)]
+                completions, device = greedy(policy, prompts, target.max_completion_tokens), policy.device
+                is_gguf = place.form == "gguf"
+                config = plain_config(policy, compute_type(device)) if is_gguf else None
                 del policy  # what was written needs the room
-                written = temporary / place.file if place.form == "gguf" else temporary
+                written = temporary / place.file if is_gguf else temporary
                 agreement = str(check_export(written, completions, device, config))
             say(console, f"checked: {agreement}")
         (temporary / "README.md").write_text(card_of(place, agreement), encoding="utf-8")
@@ -146,34 +147,24 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
         (temporary / "Modelfile").write_text(modelfile(place.file, temperature, system), encoding="utf-8")
 
 
-def reference(policy: "LoraPolicy", place: Destination) -> "tuple[list[Completion], Any]":
-    """Return greedy completions of held-out problems, and the configuration to read a GGUF file with."""
-    from expo_lite.policy.device import compute_type
-    from expo_lite.policy.export import greedy, plain_config
-
-    prompts = [encode_question(policy.tokenizer, problem) for problem in checked_problems(place.target)]
-    own = greedy(policy, prompts, place.target.max_completion_tokens)
-    return own, plain_config(policy, compute_type(policy.device)) if place.form == "gguf" else None
-
-
 def card_of(place: Destination, agreement: str | None) -> str:
     """Return the model card, with the figures of the run if there is one."""
-    from expo_lite.report.card import CardOf, card
+    from expo_lite.report.card import card
     from expo_lite.results.record import read_run
 
     target, preset = place.target, find_model(place.target.model)
     on_the_hub = "/" in preset.source and not Path(preset.source).exists()
-    about = CardOf(
+    return card(
+        read_run(target.run, target.run.name) if target.run else None,
         title=target.label,
         base=preset.source if on_the_hub else target.model,
-        license=preset.license,
+        base_license=preset.license,
         kind=WHAT[place.form],
         loading=how_to_load(place, Path(place.folder.name)),
         library={"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[place.form],
         prompt=question_turns(Problem("", "{question}", "", prompts=target.prompts)),
         agreement=agreement,
     )
-    return card(about, read_run(target.run, target.run.name) if target.run else None)
 
 
 def checked_problems(target: Target) -> list[Problem]:

@@ -105,14 +105,8 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
         completion_tokens=config.max_completion_tokens or find_model(model).max_completion_tokens,
     )
     total = memory_gib * GIB
-    plan = plan_for(
-        shape,
-        workload,
-        total,
-        config.sampler,
-        micro_batch_tokens=config.micro_batch_tokens,
-        sampling_rows=config.sampling_rows,
-    )
+    asked = {"micro_batch_tokens": config.micro_batch_tokens, "sampling_rows": config.sampling_rows}
+    plan = plan_for(shape, workload, total, config.sampler, **asked)
     return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total))
 
 

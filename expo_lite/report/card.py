@@ -1,7 +1,6 @@
 """The model card of an exported policy: how it was made, its measured figures, and how to load it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -16,43 +15,45 @@ KNOWN_LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
 """The hub's names of licences."""
 
 
-@dataclass(frozen=True, slots=True)
-class CardOf:
-    """The subject of a card, beside the run."""
+def card(
+    run: RunRecord | None,
+    *,
+    title: str,
+    base: str,
+    base_license: str,
+    kind: str,
+    loading: str,
+    library: str,
+    prompt: Sequence[Mapping[str, str]],
+    agreement: str | None,
+) -> str:
+    """Write the card as Markdown with the hub's header.
 
-    title: str
-    base: str
-    """The base model, as the hub or a reader finds it."""
-    license: str
-    """The base model's; '' if it is unknown."""
-    kind: str
-    """One sentence on the files."""
-    loading: str
-    """A command or some lines of Python."""
-    library: str
-    """The hub's library name: peft or transformers."""
-    prompt: Sequence[Mapping[str, str]]
-    """The turns of its prompt, with {question} for a problem."""
-    agreement: str | None = None
-    """The result of the comparison with the trained policy."""
-
-
-def card(about: CardOf, run: RunRecord | None) -> str:
-    """Write the card as Markdown with the hub's header."""
-    license = KNOWN_LICENSES.get(about.license, "other")
-    header = {"base_model": about.base, "library_name": about.library, "license": license, "tags": None}
+    Args:
+        run: the run that trained the model, if there is one.
+        title: the model's name.
+        base: the base model, as the hub or a reader finds it.
+        base_license: the base model's; '' if it is unknown.
+        kind: one sentence on the files.
+        loading: a command or some lines of Python.
+        library: the hub's library name: peft, transformers or gguf.
+        prompt: the turns of its prompt, with {question} for a problem.
+        agreement: the result of the comparison with the trained policy.
+    """
+    license = KNOWN_LICENSES.get(base_license, "other")
+    header = {"base_model": base, "library_name": library, "license": license, "tags": None}
     lines = ["---", *(f"{key}: {_yaml(value)}" for key, value in header.items() if value), "tags: [expo, grpo, lora]"]
-    lines += ["---", "", f"# {about.title}", "", f"{about.kind} Made by expo-lite {version('expo-lite')}."]
-    if about.license:
-        lines += ["", f"The base model's licence: {about.license}. It holds for this model too."]
+    lines += ["---", "", f"# {title}", "", f"{kind} Made by expo-lite {version('expo-lite')}."]
+    if base_license:
+        lines += ["", f"The base model's licence: {base_license}. It holds for this model too."]
     if run is not None:
         lines += _of_run(run)
-    lines += ["", "## Load it", "", "```", about.loading, "```"]
-    asked = [line for turn in about.prompt for line in (f"{turn['role']}:", *turn["content"].splitlines())]
+    lines += ["", "## Load it", "", "```", loading, "```"]
+    asked = [line for turn in prompt for line in (f"{turn['role']}:", *turn["content"].splitlines())]
     lines += ["", "## Ask it", "", "Through its chat template, in the words that it was trained and measured with:", ""]
     lines += [f"    {visible_line(line)}" for line in asked]
-    if about.agreement:
-        lines += ["", f"Checked against the trained policy: {about.agreement}."]
+    if agreement:
+        lines += ["", f"Checked against the trained policy: {agreement}."]
     return "\n".join(lines) + "\n"
 
 

@@ -9,12 +9,9 @@ from expo_lite.report.curves import Chart, Series, points_of
 from expo_lite.results.paired import Pairing, pair
 from expo_lite.results.record import Evaluated, RunRecord
 from expo_lite.results.statistics import Estimate
-from expo_lite.settings.metrics import METRICS, percent, text_of
+from expo_lite.settings.metrics import percent
 
 GREEDY = "greedy"
-ENDS = 10
-"""First and last mean are over one part in so many of a run, at most 10 steps."""
-TRENDS = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "completions/clipped_ratio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ def overview(run: RunRecord, own: Sequence[Measurement]) -> Overview:
     planned = settings.get("steps")
     steps = f"{run.steps} of {planned} steps" if planned and planned != run.steps else f"{run.steps} steps"
     sentence = f"{settings.get('model')} by {settings.get('method')} on {on}; {steps}, seed {settings.get('seed')}."
-    return Overview(run.label, sentence, [*_passes(own), *_trends(run), *_costs(run)])
+    return Overview(run.label, sentence, [*_passes(own), *_costs(run)])
 
 
 def _passes(own: Sequence[Measurement]) -> list[Tile]:
@@ -73,19 +70,6 @@ def _passes(own: Sequence[Measurement]) -> list[Tile]:
         estimate = last.figures[level][name]
         note = f"95%: {100 * estimate.low:.0f} to {100 * estimate.high:.0f}"
         tiles.append(Tile(f"{name}, {level_name(level)}", percent(estimate.value), before, note))
-    return tiles
-
-
-def _trends(run: RunRecord) -> list[Tile]:
-    """First and last mean of the main metrics."""
-    tiles = []
-    for name in TRENDS:
-        values = [y for _, y in points_of(run.metrics, name)]
-        if values:
-            n = min(max(len(values) // ENDS, 1), 10)
-            first, last = (text_of(name, sum(part) / n) for part in (values[:n], values[-n:]))
-            note = f"mean of {n} steps each" if n > 1 else "first and last step"
-            tiles.append(Tile(METRICS[name].label.capitalize(), last, first, note))
     return tiles
 
 

@@ -1,25 +1,16 @@
 """Two policies on the same held-out problems: paired differences of pass@k, and the problems won and lost."""
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from expo_lite.records import Level, by_level
 from expo_lite.results.figures import ProblemResult
-from expo_lite.results.record import RunRecord, differing, read_json
+from expo_lite.results.record import RunRecord, differing
 from expo_lite.results.statistics import Estimate, bootstrap_mean, ks_up_to, pass_at_k
-from expo_lite.run.folder import JsonLines
-from expo_lite.settings.schema import flat
 
-IDENTITY = ("model", "bits", "backend", "sampler", "adapter_sha256")
-"""The policy's own entries in the config.json of an evaluation folder; the others must be equal for a pairing."""
-IN_TRAINING = re.compile(r"step-\d+")
-"""Names of sample folders of evaluations in training; their counts are in the file beside the folder."""
 TERMS = ("task", "evaluation.eval_temperature")
-"""Settings that must be equal for a pairing of evaluations in training, beside all that begin with `data.`."""
+"""Settings that must be equal for a pairing, beside all that begin with `data.`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,31 +77,17 @@ class Comparison:
         return values | {"pairing": asdict(self.pairing) | {"won": won, "lost": lost}}
 
 
-@dataclass(frozen=True, slots=True)
-class KeptCounts:
-    """Counts by problem that a run has kept: in training, or by `expo-lite eval`."""
-
-    where: str
-    terms: tuple[tuple[str, str], ...]
-    """How the problems were chosen and sampled: everything but the policy."""
-    problems: tuple[ProblemResult, ...]
-
-
 def compare(first: RunRecord, second: RunRecord) -> Comparison:
-    """Compare two runs: the pairing is the one on equal terms with most problems in common.
-
-    Raises:
-        CheckpointError: a file of a run is damaged.
-    """
-    pairings = [
-        pairing
-        for ours in kept_counts(first)
-        for theirs in kept_counts(second)
-        if ours.terms == theirs.terms
-        and (pairing := pair(_title(first, ours, second, theirs), ours.problems, theirs.problems))
-    ]
-    best = max(pairings, key=lambda pairing: len(pairing.changes), default=None)
-    return Comparison(first.label, second.label, differing([first, second]), best)
+    """Compare two runs: their last evaluations are paired if the problems were chosen and sampled alike."""
+    differ = differing([first, second])
+    comparable = not any(name in TERMS or name.startswith("data.") for name, _ in differ)
+    ours, theirs = ([each for each in run.evaluated if each.evaluation.problems] for run in (first, second))
+    pairing = None
+    if comparable and ours and theirs:
+        after = " and ".join(map(str, dict.fromkeys((ours[-1].step, theirs[-1].step))))
+        title = f"{second.label} minus {first.label} (in training, after step {after})"
+        pairing = pair(title, ours[-1].evaluation.problems, theirs[-1].evaluation.problems)
+    return Comparison(first.label, second.label, differ, pairing)
 
 
 def pair(title: str, first: Sequence[ProblemResult], second: Sequence[ProblemResult]) -> Pairing | None:
@@ -128,29 +105,6 @@ def pair(title: str, first: Sequence[ProblemResult], second: Sequence[ProblemRes
     return Pairing(title, [_paired_level(level, members, ks) for level, members in levels], changes)
 
 
-def kept_counts(run: RunRecord) -> list[KeptCounts]:
-    """All counts by problem in a run folder: of its last evaluation, then of evaluation folders, newest first.
-
-    Raises:
-        CheckpointError: a file is damaged.
-    """
-    found = []
-    in_training = [evaluated for evaluated in run.evaluated if evaluated.evaluation.problems]
-    if in_training:
-        last = in_training[-1]
-        named = {name: value for name, value in run.settings.items() if name in TERMS or name.startswith("data.")}
-        terms = tuple((name, str(value)) for name, value in named.items())
-        found.append(KeptCounts(f"in training, after step {last.step}", terms, last.evaluation.problems))
-    folders = [file.parent for file in (run.path / "evaluation").glob("*/samples.jsonl")]
-    asked_for = [folder for folder in folders if not IN_TRAINING.fullmatch(folder.name)]
-    return found + [_folder(folder) for folder in sorted(asked_for, reverse=True) if (folder / "config.json").is_file()]
-
-
-def _title(first: RunRecord, ours: KeptCounts, second: RunRecord, theirs: KeptCounts) -> str:
-    where = ours.where if ours.where == theirs.where else f"{ours.where} and {theirs.where}"
-    return f"{second.label} minus {first.label} ({where})"
-
-
 def _paired_level(level: str, changes: Sequence[Change], ks: Sequence[int]) -> PairedLevel:
     first = {k: [pass_at_k(c.n, c.first, k) for c in changes] for k in ks}
     second = {k: [pass_at_k(c.n, c.second, k) for c in changes] for k in ks}
@@ -162,25 +116,6 @@ def _paired_level(level: str, changes: Sequence[Change], ks: Sequence[int]) -> P
         second={k: sum(second[k]) / len(changes) for k in ks},
         difference={k: bootstrap_mean(differences[k], lowest=-1.0) for k in ks},
     )
-
-
-def _folder(folder: Path) -> KeptCounts:
-    """The counts in a folder of `expo-lite eval`."""
-    settings = read_json(folder / "config.json").get("settings", {})
-    terms = tuple((name, str(value)) for name, value in flat(settings) if name not in IDENTITY)
-    levels: dict[str, Level | None] = {}
-    greedy: dict[str, bool] = {}
-    right, n = Counter[str](), Counter[str]()
-    for row in JsonLines(folder / "samples.jsonl").read():
-        name = row["problem_id"]
-        levels[name] = row["level"]
-        if row["kind"] == "greedy":
-            greedy[name] = bool(row["correct"])
-        else:
-            right[name] += bool(row["correct"])
-            n[name] += 1
-    problems = (ProblemResult(name, levels[name], greedy.get(name, False), right[name], n[name]) for name in n)
-    return KeptCounts(f"evaluation/{folder.name}", terms, tuple(problems))
 
 
 def _word(level: Level | None) -> str | None:

@@ -69,7 +69,7 @@ def read_run(path: Path, label: str) -> RunRecord:
         label=label,
         path=path,
         settings={key: value for key, value in flat(about["settings"]) if key not in PLACES},
-        made_with=dict(flat({key: value for key, value in about.items() if key != "settings"})),
+        made_with=dict(flat({key: value for key, value in about.items() if key not in ("settings", "run_id")})),
         metrics=folder.metrics.read(),
         samples=folder.samples.read(),
         pairs=folder.pairs.read(),

@@ -50,8 +50,8 @@ def comparison_tables(comparison: Comparison, *, show: int) -> list[RenderableTy
     if pairing is None:
         return [
             settings,
-            "No pairing: the runs have no held-out problems in common that were measured on equal terms. Measure both "
-            "alike with `expo-lite eval RUN`, and report again.",
+            "No pairing: the runs have no held-out problems in common that were measured on equal terms. Measure one "
+            "against the other with `expo-lite eval RUN --baseline RUN`.",
         ]
     won, lost = f"won (right in {second} alone)", f"lost (right in {first} alone)"
     problems = [*_problems(won, pairing.won, show), *_problems(lost, pairing.lost, show)]
