@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,11 @@ class Case:
     prepare: Callable[[], list[str]]
     code: int
     said: str
+
+
+def cases(kind: str, *found: tuple[str, Callable[[], list[str]], int, str]) -> Iterator[Case]:
+    """The cases of one kind."""
+    return (Case(kind, *each) for each in found)
 
 
 def rows(name: str, found: list[Any]) -> str:
@@ -147,254 +152,113 @@ DIGITS, LISTS = "1" * 5_000, "[" * 100_000
 ESCAPE = HOSTILE[:3]
 
 CASES = [
-    *(
-        Case(TERMINAL, f"{name} of codes", prepare, code, said)
-        for name, prepare, code, said in [
-            ("a model", typed("train", "--model", HOSTILE), 2, "Unknown model '\\x1b[38"),
-            ("a task", typed("train", "--task", HOSTILE), 2, "Unknown task '\\x1b[38"),
-            ("a data file", typed("train", "--task", f"jsonl:{HOSTILE}"), 1, "No file \\x1b[38"),
-            ("a run", typed("report", HOSTILE), 1, "There is no run in '\\x1b[38"),
-            ("a level", data({**GOOD[0], "level": HOSTILE}), 1, "got '\\x1b[38"),
-            ("a level asked for", data(then=("--levels", HOSTILE)), 2, "has no level"),
-            ("a field", data({HOSTILE: 1}), 1, "the row's fields: '\\x1b[38"),
-            ("a prompt", prompt(HOSTILE + " {question}"), 0, "run folder: run"),
-            ("a run, doctor", typed("doctor", HOSTILE), 1, "There is no run in '\\x1b[38"),
-            ("a line", data(b'{"question": \x1b[2J\x9b'), 1, LINE_1 + "not UTF-8"),
-            ("a setting", toml(f"model = {json.dumps(HOSTILE)}"), 2, "Unknown model '\\x1b[38"),
-            ("a setting's name", toml(f"{json.dumps(ESCAPE)} = 1"), 2, "unknown setting '\\x1b[3'"),
-            ("a base model", adapter(base_model_name_or_path=HOSTILE), 2, "was made for '\\x1b[38"),
-            (
-                "a run's setting",
-                run_folder(json.dumps({"settings": {HOSTILE: 1}}), "eval", "r"),
-                1,
-                "no whole checkpoint",
-            ),
-            ("a reply", graded({"gold": HOSTILE, "reply": HOSTILE}), 0, "0 of 1 correct"),
-        ]
+    *cases(
+        TERMINAL,
+        ("a model", typed("train", "--model", HOSTILE), 2, "Unknown model '\\x1b[38"),
+        ("a level", data({**GOOD[0], "level": HOSTILE}), 1, "got '\\x1b[38"),
+        ("a field", data({HOSTILE: 1}), 1, "the row's fields: '\\x1b[38"),
+        ("a prompt", prompt(HOSTILE + " {question}"), 0, "run folder: run"),
+        ("a line", data(b'{"question": \x1b[2J\x9b'), 1, LINE_1 + "not UTF-8"),
+        ("a setting", toml(f"model = {json.dumps(HOSTILE)}"), 2, "Unknown model '\\x1b[38"),
+        ("a base model", adapter(base_model_name_or_path=HOSTILE), 2, "was made for '\\x1b[38"),
+        ("a reply", graded({"gold": HOSTILE, "reply": HOSTILE}), 0, "0 of 1 correct"),
     ),
-    *(
-        Case(UTF8, name, prepare, code, said)
-        for name, prepare, code, said in [
-            (
-                "identifier",
-                data({**GOOD[0], "problem_id": "\ud800"}),
-                1,
-                LINE_1 + "'problem_id' has half of a surrogate",
-            ),
-            (
-                "identifier, eval",
-                data({**GOOD[0], "unique_id": "\ud800"}, command=EVAL),
-                1,
-                LINE_1 + "'unique_id' has half",
-            ),
-            (
-                "question",
-                data({**GOOD[0], "question": "\ud800"}),
-                1,
-                LINE_1 + "'question' has half of a surrogate pair",
-            ),
-            ("answer", data({**GOOD[0], "answer": "\udfff"}), 1, LINE_1 + "'answer' has half of a surrogate pair"),
-            ("subject", data({**GOOD[0], "subject": "\ud800"}), 1, LINE_1 + "'subject' has half of a surrogate pair"),
-            ("chain", data({**GOOD[0], "expert_chain": "\ud800"}), 1, LINE_1 + "'expert_chain' has half of a"),
-            ("level", data({**GOOD[0], "level": "\ud800"}), 1, LINE_1 + "'level' must be a whole number"),
-            ("bytes", data(b'{"question": "\xff", "answer": "1"}'), 1, LINE_1 + "not UTF-8 (byte 15 of the line)"),
-            ("output", typed(*TRAIN[:-1], "r\udcff"), 2, "is not UTF-8; rename the file"),
-            ("prompt", prompt(b"{question} \xff"), 2, "Cannot read the question prompt 'p.txt': it is not UTF-8"),
-            ("data file", typed("train", "--task", "jsonl:\udcff"), 2, "is not UTF-8; rename the file"),
-            ("file to grade", typed("grade", "\udcff.jsonl"), 2, "is not UTF-8; rename the file"),
-            ("settings", toml(b'model = "\xff"'), 2, "is not valid TOML"),
-            ("reply", graded({"gold": "\ud800", "reply": "\\boxed{\ud800}", "id": "\udfff"}), 0, "of 1 correct"),
-            ("setting of a run", run_folder('{"settings": {"method": "\\ud800"}}', "report", "r"), 0, "written to"),
-        ]
+    *cases(
+        UTF8,
+        ("identifier", data({**GOOD[0], "problem_id": "\ud800"}), 1, LINE_1 + "'problem_id' has half"),
+        ("question", data({**GOOD[0], "question": "\ud800"}), 1, LINE_1 + "'question' has half"),
+        ("bytes", data(b'{"question": "\xff", "answer": "1"}'), 1, LINE_1 + "not UTF-8 (byte 15 of the line)"),
+        ("prompt", prompt(b"{question} \xff"), 2, "Cannot read the question prompt 'p.txt': it is not UTF-8"),
+        ("file to grade", typed("grade", "\udcff.jsonl"), 2, "is not UTF-8; rename the file"),
+        ("settings", toml(b'model = "\xff"'), 2, "is not valid TOML"),
+        ("reply", graded({"gold": "\ud800", "reply": "\\boxed{\ud800}", "id": "\udfff"}), 0, "of 1 correct"),
+        ("setting of a run", run_folder('{"settings": {"method": "\\ud800"}}', "report", "r"), 0, "written to"),
     ),
-    *(
-        Case(LONG, name, prepare, code, said)
-        for name, prepare, code, said in [
-            ("2,000 tokens, train", data({**GOOD[0], "question": "2" * 2_000}), 0, "1 of 4 problems are left out"),
+    *cases(
+        LONG,
+        ("2,000 tokens, train", data({**GOOD[0], "question": "2" * 2_000}), 0, "1 of 4 problems are left out"),
+        ("10 MB, question", data({**GOOD[0], "question": "1" * 10**7}), 1, LINE_1 + "'question' has 10,000,000"),
+        ("a level of 41 letters", data({**GOOD[0], "level": "a" * 41}), 1, LINE_1 + "'level' must be a whole number"),
+        ("prompt, 2 MB", prompt("1 " * 10**6 + "{question}"), 2, "is too long: at most 1,000,000 bytes are read"),
+        ("long chain", data({**GOOD[0], "expert_chain": "1 " * 2_000}), 0, "1 expert chains are left out"),
+        ("completions as long as the context", typed(*TRAIN, *FEW[:1], "1024"), 2, "leaves no room for a question"),
+        *(
             (
-                "2,000 tokens, eval",
-                data({**GOOD[0], "question": "2" * 2_000}, command=EVAL),
+                f"10 MB to grade, {text!r}",
+                graded({"gold": "1", "reply": text * (10**7 // len(text))}),
                 0,
-                "1 of 4 problems are left",
-            ),
-            ("900,000 characters", data({**GOOD[0], "question": "é" * 900_000}), 0, "1 of 4 problems are left out"),
-            ("10 MB, question", data({**GOOD[0], "question": "1" * 10**7}), 1, LINE_1 + "'question' has 10,000,000"),
-            ("10 MB, answer", data({**GOOD[0], "answer": "1" * 10**7}), 1, LINE_1 + "'answer' has 10,000,000"),
-            (
-                "10 MB, chain",
-                data({**GOOD[0], "expert_chain": "1" * 10**7}),
-                1,
-                LINE_1 + "'expert_chain' has 10,000,000",
-            ),
-            (
-                "10 MB, identifier",
-                data({**GOOD[0], "problem_id": "1" * 10**7}),
-                1,
-                LINE_1 + "'problem_id' has 10,000,000",
-            ),
-            (
-                "a level of 41 letters",
-                data({**GOOD[0], "level": "a" * 41}),
-                1,
-                LINE_1 + "'level' must be a whole number",
-            ),
-            ("prompt, 2,000 tokens", prompt("1 " * 2_000 + "{question}"), 1, "No problem of"),
-            ("prompt, 2 MB", prompt("1 " * 10**6 + "{question}"), 2, "is too long: at most 1,000,000 bytes are read"),
-            ("long chain", data({**GOOD[0], "expert_chain": "1 " * 2_000}), 0, "1 expert chains are left out"),
-            ("completions as long as the context", typed(*TRAIN, *FEW[:1], "1024"), 2, "leaves no room for a question"),
-            *(
-                (
-                    f"10 MB to grade, {text!r}",
-                    graded({"gold": "1", "reply": text * (10**7 // len(text))}),
-                    0,
-                    "of 1 correct",
-                )
-                for text in ("a", "=", "(", "{", "\\boxed{", "$", "1 ", "answer is ", "\\frac{", "<answer>", "%")
-            ),
-            ("10 MB of gold", graded({"gold": "9" * 10**7, "reply": "\\boxed{9}"}), 0, "0 of 1 correct"),
-            ("a word", typed("train", "--output", "a" * 5_000), 2, "has 5,000 characters; at most 4,096"),
-            ("a setting", toml(f'output = "{"a" * 5_000}"'), 2, "output has 5,000 characters; at most 4,096"),
-        ]
+                "of 1 correct",
+            )
+            for text in ("a", "{", "\\boxed{", "answer is ")
+        ),
+        ("a word", typed("train", "--output", "a" * 5_000), 2, "has 5,000 characters; at most 4,096"),
+        ("a setting", toml(f'output = "{"a" * 5_000}"'), 2, "output has 5,000 characters; at most 4,096"),
     ),
-    *(
-        Case(NUMBERS, name, prepare, code, said)
-        for name, prepare, code, said in [
-            (
-                "answer of 5,000 digits",
-                data(b'{"question": "a", "answer": %s}' % DIGITS.encode()),
-                1,
-                LINE_1 + "not a JSON",
-            ),
-            ("level of 400 digits", data({**GOOD[0], "level": 10**400}), 1, LINE_1 + "'level' must be a whole number"),
-            ("level of NaN", data({**GOOD[0], "level": float("inf")}), 1, LINE_1 + "'level' must be a whole number"),
-            (
-                "infinite answer",
-                data({**GOOD[0], "answer": float("inf")}),
-                1,
-                LINE_1 + "'answer' must be text or a number",
-            ),
-            ("settings of 5,000 digits", toml(f"steps = {DIGITS}"), 2, "is not valid TOML"),
-            ("settings of 4,000 digits", toml(f"steps = {DIGITS[:4_000]}"), 2, "steps must be less than"),
-            ("a rate of 4,000 digits", toml(f"[optimizer]\nlearning_rate = {DIGITS[:4_000]}"), 2, "must be"),
-            ("5,000 hexadecimal digits", toml(f"output = 0x{DIGITS}"), 2, "a value is too long"),
-            ("steps of 1e20", typed("train", "--steps", str(10**20)), 2, "steps must be less than"),
-            ("a seed of 1e20", typed("train", "--seed", str(10**20)), 2, "seed must be less than"),
-            ("a rank of 1e9", typed("train", "--lora-rank", str(10**9)), 2, "lora_rank must be less than"),
-            ("a rate of NaN", typed("train", "--learning-rate", "nan"), 2, "learning_rate must be"),
-            (
-                "year 146,138",
-                parquet("when", [2**62, 1], lambda p: p.timestamp("us")),
-                1,
-                "not a file of parquet rows",
-            ),
-            ("day 2 billion", parquet("day", [1, 2**31 - 1], lambda p: p.date32()), 1, "not a file of parquet rows"),
-            ("a long time", parquet("time", [2**62, 1], lambda p: p.duration("s")), 1, "not a file of parquet rows"),
-            ("gold of 400 digits", graded({"gold": 10**400, "reply": "1"}), 0, "0 of 1 correct"),
-            (
-                "more problems than there are",
-                typed(*TRAIN, "--levels", "1", "--train-problems", "9000"),
-                0,
-                "has fewer than 9,000 problems here",
-            ),
-        ]
+    *cases(
+        NUMBERS,
+        (
+            "answer of 5,000 digits",
+            data(b'{"question": "a", "answer": %s}' % DIGITS.encode()),
+            1,
+            LINE_1 + "not a JSON",
+        ),
+        ("level of 400 digits", data({**GOOD[0], "level": 10**400}), 1, LINE_1 + "'level' must be a whole number"),
+        ("infinite answer", data({**GOOD[0], "answer": float("inf")}), 1, LINE_1 + "'answer' must be text or a number"),
+        ("settings of 5,000 digits", toml(f"steps = {DIGITS}"), 2, "is not valid TOML"),
+        ("5,000 hexadecimal digits", toml(f"output = 0x{DIGITS}"), 2, "a value is too long"),
+        ("steps of 1e20", typed("train", "--steps", str(10**20)), 2, "steps must be less than"),
+        ("a rate of NaN", typed("train", "--learning-rate", "nan"), 2, "learning_rate must be"),
+        ("year 146,138", parquet("when", [2**62, 1], lambda p: p.timestamp("us")), 1, "not a file of parquet rows"),
+        (
+            "more problems than there are",
+            typed(*TRAIN, "--levels", "1", "--train-problems", "9000"),
+            0,
+            "has fewer than 9,000 problems here",
+        ),
     ),
-    *(
-        Case(FILES, name, prepare, code, said)
-        for name, prepare, code, said in [
-            ("NUL in a word", typed("train", "--output", "a\0b"), 2, "has a NUL"),
-            ("NUL in a setting", toml('output = "a\\u0000b"'), 2, "output has a NUL"),
-            ("a long name, output", typed(*TRAIN[:-1], "a" * 300), 2, "File name too long"),
-            ("a long name, task", typed("train", "--task", "jsonl:" + "a" * 300), 2, "File name too long"),
-            ("a long name, data", typed("train", "--task", "gsm8k", "--data", "a" * 300), 2, "File name too long"),
-            ("a long name, model", typed("train", "--model", "./" + "a" * 300), 2, "File name too long"),
-            ("a long name, eval", typed("eval", "a" * 300), 2, "File name too long"),
-            ("a long name, report", typed("report", "a" * 300), 2, "File name too long"),
-            ("a long name, plan", typed("plan", "--model", "./" + "a" * 300), 2, "File name too long"),
-            ("a long name, grade", typed("grade", "a" * 300), 2, "File name too long"),
-            ("a long name, settings", typed("train", "--config", "a" * 300), 2, "File name too long"),
-            ("a pipe, task", pipe("train", "--task", "jsonl:pipe.jsonl"), 1, "it is a pipe or a device"),
-            ("a pipe, data", pipe("train", "--task", "gsm8k", "--data", "pipe.jsonl"), 1, "it is a pipe or a device"),
-            ("a pipe, grade", pipe("grade", "pipe.jsonl"), 1, "it is a pipe or a device"),
-            ("a pipe, settings", pipe("train", "--config", "pipe.jsonl"), 2, "it is a pipe or a device"),
-            ("a device", typed("train", "--task", "jsonl:/dev/zero"), 1, "it is a pipe or a device"),
-            ("a pipe, prompt", pipe(*TRAIN, "--question-prompt", "pipe.jsonl"), 2, "it is not a file"),
-            ("a folder, prompt", typed(*TRAIN, "--explanation-prompt", "."), 2, "it is not a file"),
-            ("nowhere, prompt", typed(*TRAIN, "--question-prompt", "no/where"), 2, "No such file or directory"),
-            ("a long name, prompt", typed(*TRAIN, "--question-prompt", "a" * 300), 2, "File name too long"),
-            ("a prompt that shows the answer", prompt("{question} {answer}"), 2, "the policy must not see"),
-            ("a prompt without a question", prompt("{answer}", "explanation"), 2, "lacks {question}"),
-            ("a folder, grade", typed("grade", "."), 2, "names no file"),
-            ("a folder, grade into", grade_into("folder"), 1, "it is a folder"),
-            ("the root, grade into", grade_into("/"), 1, "it is a folder"),
-            ("nowhere, grade into", grade_into("no/where"), 1, "No such file or directory"),
-            ("a folder, settings", typed("train", "--config", "."), 2, "it is a folder"),
-        ]
+    *cases(
+        FILES,
+        ("NUL in a word", typed("train", "--output", "a\0b"), 2, "has a NUL"),
+        ("NUL in a setting", toml('output = "a\\u0000b"'), 2, "output has a NUL"),
+        ("a long name, output", typed(*TRAIN[:-1], "a" * 300), 2, "File name too long"),
+        ("a long name, report", typed("report", "a" * 300), 2, "File name too long"),
+        ("a pipe, task", pipe("train", "--task", "jsonl:pipe.jsonl"), 1, "it is a pipe or a device"),
+        ("a pipe, grade", pipe("grade", "pipe.jsonl"), 1, "it is a pipe or a device"),
+        ("a device", typed("train", "--task", "jsonl:/dev/zero"), 1, "it is a pipe or a device"),
+        ("a folder, prompt", typed(*TRAIN, "--explanation-prompt", "."), 2, "it is not a file"),
+        ("a prompt that shows the answer", prompt("{question} {answer}"), 2, "the policy must not see"),
+        ("a prompt without a question", prompt("{answer}", "explanation"), 2, "lacks {question}"),
+        ("a folder, grade", typed("grade", "."), 2, "names no file"),
+        ("a folder, grade into", grade_into("folder"), 1, "it is a folder"),
     ),
-    *(
-        Case(NESTED, name, prepare, code, said)
-        for name, prepare, code, said in [
-            (
-                "lists in a row",
-                data(b'{"question": "a", "answer": "1", "x": %s' % LISTS.encode()),
-                1,
-                LINE_1 + "not a JSON",
-            ),
-            (
-                "a question that is a list",
-                data({"question": ["a"], "answer": "1"}),
-                1,
-                LINE_1 + "'question' must be text",
-            ),
-            ("lists in settings", toml(f"steps = {LISTS}"), 2, "is not valid TOML"),
-            ("400 lists", toml(f"steps = {'[' * 400}{']' * 400}"), 2, "nested too deeply"),
-            (
-                "400 lists of levels",
-                toml(f"levels = {'[' * 400}{']' * 400}"),
-                2,
-                "nested too deeply",
-            ),
-            ("3,000 tables", toml(f"data.{'a.' * 3_000}a = 1"), 2, "unknown setting 'a'"),
-            ("a date", toml("steps = 1979-05-27"), 2, "steps must be a valid integer, not '1979-05-27'"),
-            (
-                "lists to grade",
-                lambda: ["grade", rows("g.jsonl", [LISTS.encode()])],
-                1,
-                "g.jsonl, line 1: not valid JSON",
-            ),
-            (
-                "a level that is a list",
-                data({**GOOD[0], "level": ["easy"]}),
-                1,
-                LINE_1 + "'level' must be a whole number",
-            ),
-            ("a level with a comma", data({**GOOD[0], "level": "easy,hard"}), 1, "without a comma"),
-            ("a level called all", data({**GOOD[0], "level": "all"}), 1, "not 'all'"),
-            ("a word in place of a level", typed(*TRAIN, "--levels", "easy"), 2, "has no level 'easy'"),
-            ("levels of both kinds", data({**GOOD[0], "level": "easy"}, {**GOOD[1], "level": 3}), 0, "run folder: run"),
-            ("a label that is a list", graded({"gold": "1", "reply": "1", "label": [1]}), 1, "field 'label' is [1]"),
-        ]
+    *cases(
+        NESTED,
+        (
+            "lists in a row",
+            data(b'{"question": "a", "answer": "1", "x": %s' % LISTS.encode()),
+            1,
+            LINE_1 + "not a JSON",
+        ),
+        ("a question that is a list", data({"question": ["a"], "answer": "1"}), 1, LINE_1 + "'question' must be text"),
+        ("lists in settings", toml(f"steps = {LISTS}"), 2, "is not valid TOML"),
+        ("400 lists", toml(f"steps = {'[' * 400}{']' * 400}"), 2, "nested too deeply"),
+        ("a date", toml("steps = 1979-05-27"), 2, "steps must be a valid integer, not '1979-05-27'"),
+        ("lists to grade", lambda: ["grade", rows("g.jsonl", [LISTS.encode()])], 1, "g.jsonl, line 1: not valid JSON"),
+        ("a level with a comma", data({**GOOD[0], "level": "easy,hard"}), 1, "without a comma"),
+        ("levels of both kinds", data({**GOOD[0], "level": "easy"}, {**GOOD[1], "level": 3}), 0, "run folder: run"),
+        ("a label that is a list", graded({"gold": "1", "reply": "1", "label": [1]}), 1, "field 'label' is [1]"),
     ),
-    *(
-        Case(FOLDERS, name, prepare, code, said)
-        for name, prepare, code, said in [
-            *((f"rank {rank}", adapter(r=rank), 1, f"not {rank}") for rank in (0, -1, 10**9)),
-            ("rank of 400 digits", adapter(r=10**400), 1, "lora_rank must be less than"),
-            ("infinite rank", adapter(r=float("inf")), 1, "is not a LoRA adapter's configuration"),
-            ("no rank", adapter(r=None), 1, "is not a LoRA adapter's configuration"),
-            ("rank of lists", adapter(r=[[]]), 1, "is not a LoRA adapter's configuration"),
-            ("scale 0", adapter(lora_alpha=0), 1, "lora_alpha must be"),
-            ("NUL in the base model", adapter(base_model_name_or_path="a\0b"), 2, "was made for 'a\\x00b'"),
-            ("no weights in the weights", adapter(), 1, "cannot be read"),
-            *(
-                (f"{what}, {words[0]}", run_folder(config, *words), 1, "config.json")
-                for what, config in (("lists", LISTS), ("a list", "[]"), ("digits", f'{{"settings": {DIGITS}}}'))
-                for words in (
-                    ("train", "--resume", "--output", "r"),
-                    ("report", "r"),
-                    ("doctor", "r"),
-                )
-            ),
-        ]
+    *cases(
+        FOLDERS,
+        *((f"rank {rank}", adapter(r=rank), 1, f"not {rank}") for rank in (0, 10**9)),
+        ("rank of lists", adapter(r=[[]]), 1, "is not a LoRA adapter's configuration"),
+        ("scale 0", adapter(lora_alpha=0), 1, "lora_alpha must be"),
+        ("no weights in the weights", adapter(), 1, "cannot be read"),
+        *(
+            (f"{what}, {words[0]}", run_folder(config, *words), 1, "config.json")
+            for what, config in (("lists", LISTS), ("a list", "[]"))
+            for words in (("train", "--resume", "--output", "r"), ("report", "r"))
+        ),
     ),
 ]
 

@@ -210,19 +210,11 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path, trai
     assert (config.group_size, config.loss.clip_high) == (8, 0.2)
 
 
-@pytest.mark.parametrize("words", ["--config=e.toml runs/x", "runs/x --config e.toml"])
-def test_a_file_may_leave_out_what_must_be_given(tmp_path: Path, words: str) -> None:
+def test_a_file_may_leave_out_what_must_be_given(tmp_path: Path) -> None:
     (tmp_path / "e.toml").write_text("samples = 4\nbits = 16\n")
-    command = cli.parse(["eval", *words.split()])
+    command = cli.parse(["eval", "--config=e.toml", "runs/x"])
     assert isinstance(command, Eval)
     assert (command.settings.target, command.settings.samples, command.settings.bits) == ("runs/x", 4, 16)
-
-
-def test_a_setting_that_the_file_misspells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.toml").write_text("[loss]\nkl_coeff = 0.1\n")
-    outcome = in_this_process(capsys, "train", "--config", "run.toml")
-    assert outcome.code == 2
-    assert outcome.err == "error: run.toml: loss: unknown setting 'kl_coeff'. Did you mean 'kl_coef'?\n"
 
 
 def flags(cls: Any) -> Iterator[str]:
@@ -251,13 +243,6 @@ def test_one_field_is_one_flag(
     shown = re.findall(r"^[│ ] ?(--[\w-]+|TARGET)\b", text, re.MULTILINE)
     assert sorted(shown) == sorted([*flags(cls), "--config", "--debug"])
     assert "None" not in text
-
-
-def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = in_this_process(capsys, "train", "--group-size", "1", "--debug")
-    assert outcome.code == 2
-    assert outcome.err.startswith("Traceback")
-    assert outcome.err.splitlines()[-1].startswith("error: group_size")
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

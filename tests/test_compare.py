@@ -83,11 +83,6 @@ def test_levels_are_in_order() -> None:
     assert [row.level for row in paired(results[:1], results[:1]).levels] == ["10"]
 
 
-def test_k_is_at_most_the_number_of_samples() -> None:
-    results = [*tries(0, 1), ProblemResult("q", 1, False, 0, 8)]
-    assert paired(results, results).ks == [1, 4]
-
-
 def report(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert cli.run(["report", *words]) == 0
     return capsys.readouterr().out

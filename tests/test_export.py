@@ -6,7 +6,6 @@ from typing import Any
 
 import gguf
 import pytest
-import smollm2
 import torch
 from shaken import shaken
 from test_decoder import CONFIGS, PROMPTS, folder_of
@@ -127,13 +126,6 @@ def test_llama_cpp_answers_alike(run: Path, replies: list[tuple[tuple[int, ...],
         assert model.tokenize(tokenizer.decode(prompt).encode(), add_bos=False, special=True) == list(prompt)
         reply = model.create_completion(list(prompt), max_tokens=64, temperature=0.0, top_k=1)
         assert reply["choices"][0]["text"] == text
-
-
-@pytest.mark.slow
-def test_smollm2_out_of_a_gguf_file_into_another(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    """With the rotation of Llamas, and a tokenizer that is taken over from the file."""
-    source = smollm2.gguf_file(pytestconfig)
-    assert cli.run(["export", str(source), "--to", "gguf", "--output", str(tmp_path / "out")]) == 0
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -69,15 +69,6 @@ def test_transformers_makes_the_same_model_of_these_sizes(alias: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == find_shape(alias).n_parameters
 
 
-def test_the_built_in_model_is_read_from_its_folder() -> None:
-    from safetensors import safe_open
-
-    with safe_open(str(Path(PRESETS["tiny"].source) / "model.safetensors"), "pt") as file:
-        n_stored = sum(file.get_tensor(name).numel() for name in file.keys() if name != "lm_head.weight")  # noqa: SIM118
-    shape = find_shape("tiny")
-    assert shape.n_parameters - (0 if shape.tied else shape.vocabulary * shape.hidden) == n_stored
-
-
 def test_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     text = output(capsys, "--model", "qwen2.5-3b", "--vram", "24")
     assert "qwen2.5-3b (3,085.9M parameters) in 24 GiB of GPU" in text
@@ -137,12 +128,6 @@ def test_a_folder_with_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError, match="is not the configuration of a Llama- or Qwen-like model"):
         find_shape(str(tmp_path))
-
-
-def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
-    (tmp_path / "x.gguf").write_bytes(b"no")
-    with pytest.raises(ModelError, match="is not the GGUF file"):
-        find_shape(str(tmp_path / "x.gguf"))
 
 
 def test_without_vram_the_machine_s_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:

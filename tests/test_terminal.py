@@ -16,7 +16,7 @@ from rich.text import Text
 
 from expo_lite.commands import cli
 from expo_lite.run.progress import completion_bar
-from expo_lite.terminal import Terminal, say, visible, visible_line
+from expo_lite.terminal import Terminal, say, visible
 
 PACKAGE = Path(__file__).parent.parent / "expo_lite"
 SHOWN = "\\x1b[38;5;201m\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202e[/] [/bold] [bold]:bug:"
@@ -51,10 +51,6 @@ def test_nothing_that_has_no_shape_is_left_of_all_of_unicode() -> None:
     left = {c for c in visible(text) if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
     assert left == {"\n", "\t"}
     visible(text).encode()
-
-
-def test_a_line_has_no_line_end() -> None:
-    assert visible_line("a\r\n b\x0b\x85c\u2028d\x1b") == "a b c d\\x1b"
 
 
 def test_strings_texts_tables_titles_rules_and_bars() -> None:
@@ -126,18 +122,6 @@ def test_wrong_arguments(words: list[str], capsys: pytest.CaptureFixture[str]) -
     assert code == 2
     assert CODE not in said.err
     assert visible(bare(said.err + said.out)) == bare(said.err + said.out)
-
-
-def test_help_shows_a_hostile_settings_file_as_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "x.toml").write_text(f"model = {json.dumps(HOSTILE)}\n[data]\nfields = [{json.dumps(HOSTILE)}]\n")
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    with pytest.raises(SystemExit):
-        cli.run(["train", "--config", str(tmp_path / "x.toml"), "--help"])
-    shown = capsys.readouterr().out
-    assert visible(shown) == shown
-    assert "\\x1b[38;5;201m" in shown
 
 
 def problems(folder: Path) -> Path:
