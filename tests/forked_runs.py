@@ -121,9 +121,8 @@ def serve() -> None:
     """Fork a run for each line of input."""
     import torch
 
-    from expo_lite.settings.machine import importing, own_process
+    from expo_lite.settings.machine import importing
 
-    own_process()
     with importing("peft"):
         import expo_lite.loop
         import expo_lite.policy.hf  # noqa: F401

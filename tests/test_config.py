@@ -1,5 +1,6 @@
 """Settings: every rule has a case that breaks it; what is written is read back."""
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from expo_lite.errors import ConfigError
 from expo_lite.run.target import resolve_run
 from expo_lite.settings import machine as module
-from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig, OptimizerConfig, TaskOptions
+from expo_lite.settings.groups import DpoConfig, ExpoConfig, HeldOutConfig, LossConfig, OptimizerConfig, TaskOptions
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.measuring import (
     DiagnoseConfig,
@@ -23,10 +24,8 @@ from expo_lite.settings.measuring import (
 from expo_lite.settings.methods import Method
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plans import PlanConfig, ReplicateConfig, check_sweep
-from expo_lite.settings.schema import check_values, from_mapping, to_json, toml_values
+from expo_lite.settings.schema import from_mapping, to_json, toml_values, typed
 from expo_lite.settings.train import TrainConfig, check_of_use, resolve
-
-REFRESHED = ExpoConfig(explanation_refresh_steps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +60,7 @@ def check_any(config: Any) -> None:
     elif isinstance(config, MeasuringConfig):
         check_measuring(config)
     else:
-        check_values(config)
+        typed(config)
 
 
 SOUND = [
@@ -84,16 +83,9 @@ def test_no_number_may_be_negative(config: Any, name: str, kind: type) -> None:
     with pytest.raises(ConfigError, match=rf"^{name} must .*-1") as caught:
         check_any(with_value(config, name, kind(-1)))
     assert caught.value.exit_code == 2
-
-
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [(c, n) for c, n, kind in NUMBERS if kind is float],
-    ids=lambda v: v if isinstance(v, str) else "",
-)
-def test_no_number_may_be_nan(config: Any, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{name} must"):
-        check_any(with_value(config, name, math.nan))
+    if kind is float:
+        with pytest.raises(ConfigError, match=f"^{name} must"):
+            check_any(with_value(config, name, math.nan))
 
 
 @pytest.mark.parametrize(
@@ -101,17 +93,9 @@ def test_no_number_may_be_nan(config: Any, name: str) -> None:
     [
         ("steps", 0),
         ("group_size", 1),
-        ("group_size", 10**20),
-        ("train_problems", 0),
-        ("lora_rank", 0),
         ("temperature", 0.0),
         ("temperature", math.inf),
-        ("exp_sft_coef", math.inf),
-        ("clip_low", 1.5),
-        ("dpo_beta", 0.0),
-        ("learning_rate", 0.0),
         ("learning_rate", 1e20),
-        ("eval_temperature", 0.0),
         ("seed", 10**60),
     ],
 )
@@ -125,87 +109,59 @@ def test_a_number_out_of_bounds_is_refused(name: str, value: float) -> None:
     [
         ("explanation_filter", (), "explanation_filter must not be empty; 'none'"),
         ("explanation_filter", ("none", "lift"), "explanation_filter 'none' cannot be combined"),
-        ("eval_samples", 4, "every k must be between 1 and eval_samples (4), not (1, 4, 16)."),
-        ("k", (), "every k must be between 1 and eval_samples (16), not ()."),
-        ("output", Path("a" * 5_000), "output has 5,000 characters"),
-        ("output", Path("a\0"), "output has a NUL"),
-        ("task", "\udcff", "task is not UTF-8"),
+        ("eval_every", 3, "eval_every needs --eval-problems above 0"),
+        ("task", "\udcff", "a value is not UTF-8"),
     ],
 )
 def test_each_rule_of_training(name: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve(with_value(TrainConfig(), name, value))
+        resolve(with_value(TrainConfig(evaluation=HeldOutConfig(eval_problems=0)), name, value))
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            TrainConfig(method="grpo", dpo=DpoConfig(pairs="offline", dpo_beta=0.5)),
-            "pairs, dpo_beta set, but only method 'exp-dpo' makes pairs, not 'grpo'.",
-        ),
-        (
-            TrainConfig(method="sft", loss=LossConfig(kl_coef=0.1, updates_per_batch=2)),
-            "kl_coef set, but only grpo, exp-grpo, gt-sft-grpo have the GRPO loss, not 'sft'.",
-        ),
-        (
-            TrainConfig(method="exp-dpo", dpo=DpoConfig("offline"), explanation=REFRESHED),
-            "explanation_refresh_steps is not for pairs 'offline', which are made once.",
-        ),
-    ],
-)
-def test_each_rule_of_methods(config: TrainConfig, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        resolve(config)
-    assert str(caught.value) == message
+LEAST = {
+    "dpo": DpoConfig(dpo_beta=0.5),
+    "loss": LossConfig(kl_coef=0.1, updates_per_batch=2),
+    "term": ExpoConfig(exp_sft_coef=0.1),
+    "chains": ExpoConfig(explain="all"),
+    "explained": ExpoConfig(max_reliance=0.2),
+    "refresh": ExpoConfig(explanation_refresh_steps=2),
+    "prompt": ExpoConfig(explanation_prompt=Path("a")),
+}
+OF_USE: dict[Method, str] = {
+    "grpo": "loss",
+    "exp-grpo": "loss term chains explained refresh",
+    "gt-sft-grpo": "loss term chains",
+    "star": "chains explained refresh",
+    "sft": "chains",
+    "exp-dpo": "dpo chains explained refresh",
+}
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            TrainConfig(method="grpo", explanation=ExpoConfig(explain_with="no-answer", explanations_per_problem=2)),
-            "explain_with, explanations_per_problem set, but nothing is explained with method 'grpo'; it is with "
-            "exp-grpo, exp-dpo and star.",
-        ),
-        (
-            TrainConfig(method="exp-dpo", dpo=DpoConfig(chosen="expert"), explanation=ExpoConfig(max_reliance=0.2)),
-            "max_reliance set, but nothing is explained with method 'exp-dpo' with chosen 'expert'; it is with "
-            "exp-grpo, exp-dpo and star.",
-        ),
-        (
-            TrainConfig(method="star", explanation=ExpoConfig(exp_sft_coef=0.1)),
-            "exp_sft_coef set, but only exp-grpo, gt-sft-grpo have the weighted term, not 'star'.",
-        ),
-        (
-            TrainConfig(method="grpo", explanation=ExpoConfig(explain="all")),
-            "explain set, but method 'grpo' learns from no chains; all others do.",
-        ),
-    ],
-)
-def test_a_setting_that_does_nothing_is_refused_but_not_in_a_plan(config: TrainConfig, message: str) -> None:
-    """A plan's common settings stand before its methods."""
-    with pytest.raises(ConfigError) as caught:
+@pytest.mark.parametrize("method", OF_USE)
+@pytest.mark.parametrize("name", LEAST)
+def test_a_setting_that_does_nothing_is_refused(method: Method, name: str) -> None:
+    """In a plan, whose common settings stand before its methods, those of explanations are let pass."""
+    group = LEAST[name]
+    place = {DpoConfig: "dpo", LossConfig: "loss", ExpoConfig: "explanation"}[type(group)]
+    changed: dict[str, Any] = {place: group}
+    config = replace(TrainConfig(method=method), **changed)
+    of_use = name in OF_USE[method].split() or name == "prompt"
+    with contextlib.nullcontext() if of_use else pytest.raises(ConfigError, match="set, but of no use with"):
         check_of_use(config)
-    assert str(caught.value) == message
-    resolve(config)
+    shared = of_use or place == "explanation"
+    with contextlib.nullcontext() if shared else pytest.raises(ConfigError, match="of no use"):
+        resolve(config)
 
 
-def test_each_method_takes_its_own_settings() -> None:
-    for method in get_args(Method):
-        check_of_use(TrainConfig(method=method, explanation=ExpoConfig(explanation_prompt=Path("a"))))
-    with_term: tuple[Method, ...] = ("gt-sft-grpo", "exp-grpo")
-    for method in with_term:
-        check_of_use(TrainConfig(method=method, explanation=ExpoConfig(exp_sft_coef=0.1, explain="all")))
-    explaining: tuple[Method, ...] = ("exp-grpo", "star", "exp-dpo")
-    for method in explaining:
-        check_of_use(TrainConfig(method=method, explanation=ExpoConfig(explanation_filter=("lift",))))
-    check_of_use(TrainConfig(method="sft", explanation=ExpoConfig(explain="all-wrong")))
-    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig("offline", chosen="expert")))
-    resolve(TrainConfig(method="exp-dpo", dpo=DpoConfig(dpo_beta=0.5), explanation=REFRESHED))
-    resolve(TrainConfig(method="exp-dpo", loss=LossConfig(updates_per_batch=2)))
-    resolve(TrainConfig(method="star", loss=LossConfig(updates_per_batch=2)))
+@pytest.mark.parametrize(
+    ("dpo", "refused"),
+    [(DpoConfig("offline"), "refresh"), (DpoConfig(chosen="expert"), "explained"), (DpoConfig(chosen="expert"), "")],
+)
+def test_what_is_of_use_depends_on_the_pairs(dpo: DpoConfig, refused: str) -> None:
+    config = TrainConfig(method="exp-dpo", dpo=dpo, explanation=LEAST.get(refused, ExpoConfig()))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="of no use") if refused else contextlib.nullcontext():
+        check_of_use(config)
 
 
 @pytest.mark.parametrize(
@@ -213,12 +169,8 @@ def test_each_method_takes_its_own_settings() -> None:
     [
         (EvalConfig(target="tiny", samples=0), "samples must be greater than or equal to 1, not 0."),
         (EvalConfig(target="tiny", split="dev"), "split must be 'train' or 'test', not 'dev'."),  # type: ignore[arg-type]
-        (EvalConfig(target="tiny", bits=8), "bits must be 4 or 16, not 8."),  # type: ignore[arg-type]
-        (DiagnoseConfig(max_completion_tokens=0), "max_completion_tokens must be"),
-        (ReplicateConfig(jobs=0), "jobs must be"),
         (ReplicateConfig(seeds=(0, -1)), "seeds must be greater than or equal to 0, not -1."),
         (ReplicateConfig(ray="auto", jobs=2), "jobs is not for a Ray cluster"),
-        (DiagnoseConfig(group_size=0), "group_size must be"),
         (DiagnoseConfig(explanation_filter=("none", "lift")), "explanation_filter 'none' cannot be combined"),
         (DiagnoseConfig(explanation_filter=()), "explanation_filter must not be empty"),
     ],
@@ -247,10 +199,6 @@ def test_what_is_left_open_follows_from_the_model(alias: str) -> None:
 
 def test_pairs_are_learned_from_at_a_rate_of_their_own() -> None:
     assert resolve(TrainConfig(model="tiny", method="exp-dpo")).optimizer.learning_rate == 1e-4
-    # 5e-6 is what TRL and the alignment handbook take for DPO with LoRA, whatever the model's own rate
-    assert resolve(TrainConfig(model="qwen2.5-3b", method="exp-dpo")).optimizer.learning_rate == 5e-6
-    assert resolve(TrainConfig(model="qwen2.5-3b")).optimizer.learning_rate == 1e-5
-    assert resolve(TrainConfig(model="tiny", method="star")).optimizer.learning_rate == 1e-3
     given = with_value(TrainConfig(model="tiny", method="exp-dpo"), "learning_rate", 0.5)
     assert resolve(given).optimizer.learning_rate == 0.5
     assert resolve(resolve(TrainConfig(model="tiny", method="exp-dpo"))).optimizer.learning_rate == pytest.approx(1e-4)
@@ -329,13 +277,9 @@ def test_toml_fills_what_it_has(tmp_path: Path) -> None:
         ),
         ("[loss]\nsteps = 4", "loss: unknown setting 'steps'. It stands at the top, before the first table."),
         ("[loss]\nkl_coeff = 0.1", "loss: unknown setting 'kl_coeff'. Did you mean 'kl_coef'?"),
-        ('steps = "3"', "steps must be a valid integer, not '3'."),
         ("steps = true", "steps must be a valid integer, not True."),
         ("resume = 1", "resume must be a valid boolean, not 1."),
         ('method = "ppo"', "method must be 'grpo', "),
-        ("levels = 5", "levels must be a valid array, not 5."),
-        ("loss = 3", "loss must be an object, not 3."),
-        ("steps = ", "is not valid TOML"),
         ("steps = 1\nsteps = 2", "is not valid TOML"),
     ],
 )

@@ -25,10 +25,9 @@ from expo_lite.settings.plans import ReplicateConfig, RunsConfig
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.sweep import run as sweep_run
 from expo_lite.sweep.claims import CLAIMS, QUESTIONS
-from expo_lite.sweep.plan import HERE, PRESETS, REPLICATE, read_plan
+from expo_lite.sweep.plan import PRESETS, REPLICATE, read_plan
 from expo_lite.sweep.report import over_seeds_of
 from expo_lite.sweep.results import RunResult
-from expo_lite.tasks.hidden_rules import check_steps
 
 SMALL = """
 seeds = [0]
@@ -47,6 +46,7 @@ method = "grpo"
 method = "exp-grpo"
 """
 SHIPPED = Path(REPLICATE)
+EXAMPLES = sorted(str(file) for file in (Path(__file__).parent.parent / "examples").glob("*.toml"))
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -68,63 +68,25 @@ def test_the_plan_of_replicate(quick: bool) -> None:
     assert replace(expert, output=offline.output, dpo=replace(expert.dpo, chosen="explanation")) == offline
     online = configs["dpo-online"]
     assert replace(offline, output=online.output, dpo=replace(offline.dpo, pairs="online")) == online
-    ours, wrong = configs["exp-grpo"], configs["wrong-answer"]
-    told = replace(ours.explanation, explain_with="wrong-answer", explanation_filter=("none",))
-    assert replace(ours, output=wrong.output, explanation=told) == wrong
     assert configs["grpo-hard"].output.name == "grpo-hard-seed1"
     assert {name for pairs in QUESTIONS.values() for pair in pairs for name in pair} <= set(plan.runs)
 
 
-def test_the_same_plan_for_a_large_model() -> None:
-    plan = read_plan(SHIPPED, ReplicateConfig(model="qwen2.5-3b", task="math"))
-    config = plan.config("exp-grpo", 0)
-    assert (config.model, config.task) == ("qwen2.5-3b", "math")
-    assert config.output.parts[:2] == ("runs", "replicate-qwen2.5-3b-math")
-
-
-@pytest.mark.parametrize("size", ["0.5b", "1.5b"])
-def test_the_plan_for_qwen_can_be_read(size: str) -> None:
-    """It has not been run: examples/guides/smollm2.md."""
-    file = Path(__file__).parent.parent / "examples" / "qwen.toml"
-    plan = read_plan(file, ReplicateConfig(model=f"qwen2.5-{size}", task=f"jsonl:runs/hard-{size}/hard.jsonl"))
-    configs = {name: plan.config(name, 0) for name in plan.runs}
-    ours, wrong, equal = (configs[name] for name in ("exp-grpo", "wrong-answer", "grpo-equal-tokens"))
-    told = replace(ours.explanation, explain_with="wrong-answer", explanation_filter=("none",))
-    assert replace(ours, output=wrong.output, explanation=told) == wrong
-    assert ours.explanation.explain == "all-wrong"
-    assert equal.group_size == configs["grpo"].group_size + 1
-    assert len(plan.runs) * len(plan.seeds) * ours.steps == 3_600
-    asked = {name for pairs in QUESTIONS.values() for pair in pairs for name in pair}
-    assert set(plan.runs) <= asked
-    assert "NOT RUN" in file.read_text()
-
-
-def test_the_plan_of_expert_styles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its runs differ in nothing else than they say, and its files have a chain in the model's own style."""
-    examples = Path(__file__).parent.parent / "examples"
-    folder = tmp_path / "runs" / "styles"
-    subprocess.run([sys.executable, examples / "expert_styles.py", folder], check=True)
+@pytest.mark.parametrize("plan", [*PRESETS, *EXAMPLES], ids=lambda plan: Path(plan).stem)
+def test_every_plan_can_be_read_and_its_controls_differ_in_nothing_else(
+    plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = read_plan(examples / "expert_styles.toml", RunsConfig(model="tiny"))
-    configs = {name: plan.config(name, 0) for name in plan.runs}
-    theirs, own = configs["gt-sft-grpo"], configs["gt-sft-grpo-own"]
-    assert replace(own, output=theirs.output, data=replace(own.data, fields=())) == theirs
-    assert own.data.fields == ("chain=own_style",)
-    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    assert len(rows) == 10_000
-    for row in rows[::1_000]:
-        assert check_steps(row["question"], row["own_style"]) == check_steps(row["question"], row["expert_chain"])
-        assert check_steps(row["question"], row["own_style"]) == "valid"
-
-
-def test_the_plan_of_another_miniature() -> None:
-    """Trained as `tiny` is where nothing is said."""
-    plan = read_plan(Path(__file__).parent.parent / "examples" / "other_tiny.toml", RunsConfig(model="tiny"))
-    assert set(plan.runs) == {"grpo", "exp-grpo", "exp-grpo-wrong-answer", "star"}
-    ours, usual = plan.config("exp-grpo", 0), resolve(TrainConfig(model="tiny"))
-    assert ours.optimizer == usual.optimizer
-    assert ours.sampling == usual.sampling
-    assert ours.explanation == usual.explanation
+    task = "jsonl:problems.jsonl" if Path(plan).stem in ("qwen", "smollm2") else None
+    for quick in (False, True):
+        read = read_plan(Path(plan), RunsConfig(model="tiny", task=task, quick=quick))
+        assert len(read.runs) > 1
+        configs = {name: read.config(name, 0) for name in read.runs}
+        if wrong := configs.get("wrong-answer"):
+            told = {"explain_with": "wrong-answer", "explanation_filter": ("none",)}
+            ours = configs.get("exp-grpo") or configs["explanation"]
+            explanation = replace(ours.explanation, **told)  # type: ignore[arg-type]
+            assert replace(ours, output=wrong.output, explanation=explanation) == wrong
 
 
 def test_the_plan_of_the_first_command() -> None:
@@ -133,13 +95,6 @@ def test_the_plan_of_the_first_command() -> None:
     ours, usual = plan.config("as-it-comes", 0), resolve(TrainConfig(model="tiny"))
     same = {"output": ours.output, "evaluation": ours.evaluation, "diagnostics_every": 0, "resume": True}
     assert replace(usual, **same) == replace(ours, diagnose_first=usual.diagnose_first)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_can_be_read(preset: str) -> None:
-    for quick in (False, True):
-        plan = read_plan(Path(preset), RunsConfig(model="tiny", quick=quick))
-        assert len(plan.runs) > 1
 
 
 def test_a_grid_is_every_combination(tmp_path: Path) -> None:
@@ -212,24 +167,13 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
         ("seedz = [0]", "unknown setting 'seedz'. Did you mean 'seeds'?"),
         ("seeds = [0]\n[quick]\nstep = 3", "quick: unknown setting 'step'."),
         ("seeds = []\n[runs.a]", "a plan has seeds"),
-        ("seeds = 3\n[runs.a]", "seeds must be a valid array, not 3"),
-        ("seeds = [-1]\n[runs.a]", "seeds must be greater than or equal to 0"),
         ("seeds = [1, 1]\n[runs.a]", "they differ, not '1, 1'"),
         ("seeds = [0]", "at least one run under [runs.NAME], or a [grid]"),
-        ("seeds = [0]\nruns = 3", "runs must be an object"),
         ("seeds = [0]\nruns.a = 3", "runs must be an object"),
-        ("seeds = [0]\nquick = 3\n[runs.a]", "quick must be an object"),
-        ("seeds = [0]\ndiagnose_problems = 'x'\n[runs.a]", "diagnose_problems must be a valid integer"),
         ("seeds = [0]\n[grid]\nsteps = 3", "grid.steps must be a list"),
-        ("seeds = [0]\n[grid]\nsteps = []", "grid.steps must be a list of at least one value"),
         ("seeds = [0]\n[grid]\nstep = [3]", "unknown setting 'step'. Did you mean 'steps'?"),
         ("seeds = [0]\n[runs.a]\nmethod = 'ppo'", "runs.a: method must be 'grpo'"),
         ("seeds = [0]\n[runs.a]\nseed = 3", "runs.a: 'seed' is not the plan's"),
-        ("seeds = [0]\n[runs.a]\ngroup_size = 1", "group_size must be greater than or equal to 2"),
-        (
-            "seeds = [0]\n[grid]\nsteps = " + str(list(range(1, 201))) + "\ngroup_size = " + str(list(range(2, 102))),
-            "more than 10,000 runs",
-        ),
     ],
 )
 def test_a_wrong_plan_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -237,9 +181,6 @@ def test_a_wrong_plan_is_refused(text: str, message: str, tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as caught:
         read_plan(tmp_path / "plan.toml", RunsConfig(model="tiny"))
     assert message in str(caught.value)
-
-
-def test_a_plan_that_is_not_there_names_the_presets() -> None:
     with pytest.raises(ConfigError, match=r"one of .*replicate\. Did you mean 'ablate-gate'\?"):
         read_plan(Path("ablate-gates"), RunsConfig())
 
@@ -261,7 +202,7 @@ def test_finished_runs_stay_and_broken_ones_go_on(
     assert verdicts[1] != "holds"  # two steps teach nothing
     assert verdicts[2] == "not measured"
     assert "not measured" in out
-    assert "One seed: the intervals carry problems only" in out
+    assert "With one seed the intervals carry problems only" in " ".join(out.split())
     assert all(statement in (folder / "replication.md").read_text() for statement, _, _ in CLAIMS)
     assert results["runs"]["exp-grpo-hard"]["num_tokens"]["value"] > results["runs"]["grpo-hard"]["num_tokens"]["value"]
     base = (folder / "base-evaluation.json").read_bytes()
@@ -307,7 +248,7 @@ def test_processes_share_the_gpus_that_the_user_has_chosen(
     monkeypatch.setattr(sweep_run, "_end_with_parent", lambda: None)
     for name in names:
         waiting.put(name)
-        sweep_run._start(started.append, 3, waiting, True)
+        sweep_run._start(started.append, 3, waiting)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == name
     assert started == [3] * len(names)
 
@@ -429,8 +370,3 @@ def test_quick(tmp_path: Path) -> None:
     assert "not measured" not in {row["verdict"] for row in results["claims"]}
     if (os.cpu_count() or 1) >= 2 and os.getloadavg()[0] < 4:
         assert took_s < 600
-
-
-def test_the_plans_are_in_the_repository() -> None:
-    assert set(PRESETS) == {"replicate", "ablate-positives", "ablate-coef", "ablate-gate"}
-    assert all((HERE / f"{preset}.toml").is_file() for preset in PRESETS)

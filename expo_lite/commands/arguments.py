@@ -15,7 +15,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from expo_lite.errors import ConfigError
 from expo_lite.records import Level, level_of
-from expo_lite.settings.schema import LONGEST_QUOTE, from_mapping, unusable
+from expo_lite.settings.schema import from_mapping
 from expo_lite.terminal import visible
 
 REGISTRY = ConstructorRegistry()
@@ -85,15 +85,6 @@ def _metavar(hint: Any) -> str:
     return "LEVEL" if hint == Level else str(hint.__name__).upper()
 
 
-def check_words(words: Sequence[str]) -> None:
-    """Refuse words with NUL, with bytes that are not UTF-8, or of thousands of characters.
-
-    Raises:
-        ConfigError: names the place of the word, and the fault.
-    """
-    for place, word in enumerate(words, 1):
-        if problem := unusable(word):
-            raise ConfigError(f"Word {place} of the command line {problem}: '{word[:LONGEST_QUOTE]}'.")
 
 
 def path_of(flag: str, arguments: Sequence[str]) -> Path | None:

@@ -18,7 +18,7 @@ from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingPara
 from expo_lite.run.progress import working
 from expo_lite.run.target import Target, as_it_is, find_target
 from expo_lite.settings.models import TINY, find_model
-from expo_lite.settings.schema import AT_LEAST_1, SEED, check_values
+from expo_lite.settings.schema import AT_LEAST_1, SEED, typed
 from expo_lite.tasks.hidden_rules import EXAMPLE, in_lines
 from expo_lite.terminal import Terminal, say
 
@@ -47,7 +47,7 @@ class Chat(Command):
 
     def run(self) -> None:
         """Answer the questions."""
-        check_values(self)
+        typed(self)
         if self.prompt is not None and not self.prompt.strip():
             raise ConfigError("--prompt is empty. Give a question.")
         target = as_it_is(find_target(self.target, base_model=self.base_model, bits=self.bits), self.bits)

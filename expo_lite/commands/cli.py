@@ -79,7 +79,6 @@ def run(words: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a bar that the encoding lacks must not end a run
     try:
-        arguments.check_words(words)
         command = None if list(words) == ["--version"] else parse(words)
         if not sys.stdout.isatty():
             os.environ.setdefault("COLUMNS", str(WIDE))

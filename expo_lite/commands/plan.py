@@ -18,7 +18,7 @@ from expo_lite.memory.shapes import find_shape
 from expo_lite.settings.machine import ask_driver, default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.plans import PlanConfig, of_train_file
-from expo_lite.settings.schema import check_values
+from expo_lite.settings.schema import typed
 from expo_lite.terminal import Terminal, new_table, say
 
 ALL = "all"
@@ -44,7 +44,7 @@ class Plan(ConfiguredCommand):
             ModelError: the model's sizes are not known here.
         """
         config = self.settings
-        check_values(config)
+        typed(config)
         console = Terminal()
         model = config.model or default_model()
         kind, sizes_gib = machine(config.vram)

@@ -61,8 +61,7 @@ def carry_out(plan: SweepPlan, settings: RunsConfig, console: Console) -> None:
     *files, page = report.write()
     for section in (*report.judged(), *report.accuracies(), report.costs()):
         console.print(section.table())
-    if line := report.closing_line:
-        say(console, line)
+    say(console, report.sentence)
     for file in files:
         say(console, f"written to: {file}")
     say(console, f"open in a browser: {page.absolute().as_uri()}")

@@ -29,7 +29,7 @@ from expo_lite.prompts import Turns, encode_question, explanation_turns, questio
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
-from expo_lite.settings.schema import check_rules, check_values
+from expo_lite.settings.schema import check_rules, typed
 from expo_lite.settings.train import check_filters
 from expo_lite.step.explain import with_wrong_answer
 from expo_lite.tasks import Task
@@ -306,7 +306,7 @@ def padded(
 
 
 def _check(settings: ExpoConfig) -> None:
-    check_values(settings)
+    typed(settings)
     check_filters(settings.explanation_filter)
     usual = ExpoConfig()
     own = ("explanation_refresh_steps", "explanations_per_problem", "explanation_temperature",

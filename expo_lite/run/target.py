@@ -17,7 +17,7 @@ from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import Backend, Sampler
 from expo_lite.settings.measuring import MeasuringConfig
 from expo_lite.settings.models import PRESETS, find_model
-from expo_lite.settings.schema import check_values, typed
+from expo_lite.settings.schema import typed
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
@@ -192,7 +192,7 @@ def _adapter(folder: Path, base_model: str | None) -> Target:
     try:
         settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         policy = PolicyConfig(lora_rank=int(settings["r"]), lora_alpha=int(settings["lora_alpha"]))
-        check_values(policy)
+        typed(policy)
         used = [name for name in _UNSUPPORTED if settings.get(name)]
         named = str(settings["base_model_name_or_path"])
     except ConfigError as error:

@@ -103,24 +103,14 @@ def set_memory(environment: MutableMapping[str, str]) -> None:
         environment[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
 
 
-_own_process = False
-
-
-def own_process() -> None:
-    """Say that this process is the command line's, and not one that uses expo-lite as a library."""
-    global _own_process
-    _own_process = True
-
-
 @contextlib.contextmanager
 def importing(package: str) -> Iterator[None]:
-    """While this is open the package, and what it stands on, is imported without a look for garbage.
+    """Import a package, and what it stands on, with the garbage collector off; nothing happens if it is here.
 
     torch, transformers and peft make half a million objects that stay. To walk over them again and again while they are
-    made, and once more at the end of the process, takes a third of a start. Nothing happens if the package is here, or
-    in another's process: what it holds by now would never be looked at again.
+    made, and once more at the end of the process, takes a third of a start.
     """
-    if package in sys.modules or not _own_process:
+    if package in sys.modules:
         yield
         return
     gc.disable()

@@ -17,7 +17,7 @@ from expo_lite.settings.schema import (
     TEMPERATURE,
     TOKENS,
     check_rules,
-    check_values,
+    typed,
 )
 from expo_lite.settings.train import check_filters
 
@@ -113,7 +113,7 @@ class DiagnoseConfig(MeasuringConfig):
 
 def check_measuring(config: MeasuringConfig) -> None:
     """Hold the settings of a measuring command against all their rules; raises ConfigError."""
-    check_values(config)
+    typed(config)
     check_rules(backend_rules(config.backend))
     if isinstance(config, DiagnoseConfig):
         check_filters(config.explanation_filter)

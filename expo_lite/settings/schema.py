@@ -23,11 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LONGEST_TEXT = 4_096
-"""Characters of a text setting: the longest path on Linux."""
 LONGEST_QUOTE = 80
 """Characters of a value that an error quotes."""
-UNREADABLE = "a value is too long, or its lists are nested too deeply."
+UNREADABLE = "a value is not UTF-8, too long, or nested too deeply."
 LARGEST_SEED = 2**63 - 1
 AT_LEAST_0 = Interval(ge=0, le=10**9)
 AT_LEAST_1 = Interval(ge=1, le=10**9)
@@ -71,19 +69,9 @@ def typed(settings: T) -> T:
     """Check settings made in Python, and give each value its field's type: 'runs/x' becomes a path.
 
     Raises:
-        ConfigError: a value is of another type, out of bounds, or a text that cannot be used.
+        ConfigError: a value is of another type or out of bounds.
     """
-    values = dataclasses.asdict(settings)  # type: ignore[call-overload]
-    for name, value in flat(values):
-        for member in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(member, str | Path) and (problem := unusable(str(member))):
-                raise ConfigError(f"{name.rpartition('.')[2]} {problem}: '{str(member)[:LONGEST_QUOTE]}'.")
-    return from_mapping(type(settings), values)
-
-
-def check_values(settings: Any) -> None:
-    """Check every value of some settings, groups included; raises what `typed` does."""
-    typed(settings)
+    return from_mapping(type(settings), dataclasses.asdict(settings))  # type: ignore[call-overload]
 
 
 @functools.cache
@@ -118,19 +106,6 @@ def _with_home(value: Any) -> Any:
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     return dataclasses.replace(value, **{f.name: _with_home(getattr(value, f.name)) for f in dataclasses.fields(value)})
-
-
-def unusable(text: str) -> str | None:
-    """Why a text can be neither a setting nor a file's name; None if it can."""
-    if "\0" in text:
-        return "has a NUL, which no file name can have"
-    if len(text) > LONGEST_TEXT:
-        return f"has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "is not UTF-8; rename the file, or write the setting anew"
-    return None
 
 
 def check_rules(rules: Sequence[tuple[bool, str]]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from expo_lite.errors import ConfigError
 from expo_lite.records import Level
 from expo_lite.settings import machine
 from expo_lite.settings.groups import (
@@ -23,7 +24,7 @@ from expo_lite.settings.groups import (
     RolloutConfig,
     TaskOptions,
 )
-from expo_lite.settings.methods import GRPO_METHODS, METHODS, SCALED_METHODS, ChainSource, Method
+from expo_lite.settings.methods import METHODS, ChainSource, Method
 from expo_lite.settings.models import find_model
 from expo_lite.settings.schema import (
     AT_LEAST_0,
@@ -33,7 +34,6 @@ from expo_lite.settings.schema import (
     SEED,
     changed,
     check_rules,
-    check_values,
     typed,
 )
 
@@ -181,10 +181,9 @@ def _fields(settings: Any) -> dict[str, Any]:
 
 def _check(config: TrainConfig) -> None:
     """Every rule of the settings: bounds, those between fields, and those of the method."""
-    check_values(config)
+    typed(config)
     check_filters(config.explanation.explanation_filter)
-    method, dpo, evaluation = config.method, config.dpo, config.evaluation
-    for_grpo = [name for name in changed(config.loss) if name != "updates_per_batch"]
+    check_of_use(config, in_plan=True)
     check_rules(
         [
             *machine.backend_rules(config.policy.backend),
@@ -192,60 +191,40 @@ def _check(config: TrainConfig) -> None:
                 (machine.is_installed(name), f"logger '{name}' is not installed: {machine.how_to_install(name)}.")
                 for name in config.log
             ),
-            (len(set(config.log)) == len(config.log), f"log names a logger twice: {', '.join(config.log)}."),
-            (not evaluation.eval_every or evaluation.eval_problems > 0, "eval_every needs --eval-problems above 0."),
             (
-                METHODS[method].pairs or not changed(dpo),
-                f"{', '.join(changed(dpo))} set, but only method 'exp-dpo' makes pairs, not '{method}'.",
-            ),
-            (
-                METHODS[method].grpo or not for_grpo,
-                f"{', '.join(for_grpo)} set, but only {', '.join(GRPO_METHODS)} have the GRPO loss, not '{method}'.",
-            ),
-            (
-                not METHODS[method].pairs
-                or dpo.pairs == "online"
-                or config.explanation.explanation_refresh_steps is None,
-                "explanation_refresh_steps is not for pairs 'offline', which are made once.",
+                not config.evaluation.eval_every or config.evaluation.eval_problems > 0,
+                "eval_every needs --eval-problems above 0.",
             ),
         ]
     )
 
 
-def check_of_use(config: TrainConfig) -> None:
-    """Refuse explanation settings that do nothing with the method. Not for plans, which share settings among runs.
+def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
+    """Refuse settings that do nothing with the method; in a plan its runs may share those of explanations.
 
-    What is kept all the same is the explanation prompt, in whose words `diagnose RUN` asks.
+    The explanation prompt always counts: `diagnose RUN` asks in its words.
 
     Raises:
-        ConfigError: there is such a setting; it is named, with the methods that it is for.
+        ConfigError: there are such settings; the error names them.
     """
-    method, given = config.method, set(changed(config.explanation)) - {"explanation_prompt"}
-    of_term = sorted(given & {"exp_sft_coef", "exp_sft_schedule"})
-    of_chains = sorted(given & {"explain", "exp_sft_normalisation"})
-    spec = METHODS[method]
-    for_pairs = {"explanation_refresh_steps"} if spec.pairs else set()
-    of_explanations = sorted(given - {*of_term, *of_chains} - for_pairs)
-    explains = (config.dpo.chosen if spec.pairs else spec.chains) == "explanation"
-    asked = f"'{method}'" if not spec.pairs else "'exp-dpo' with chosen 'expert'"
-    check_rules(
-        [
-            (
-                spec.scaled or not of_term,
-                f"{', '.join(of_term)} set, but only {', '.join(SCALED_METHODS)} have the weighted term, not "
-                f"'{method}'.",
-            ),
-            (
-                explains or not of_explanations,
-                f"{', '.join(of_explanations)} set, but nothing is explained with method {asked}; it is with exp-grpo, "
-                "exp-dpo and star.",
-            ),
-            (
-                spec.chains != "none" or not of_chains,
-                f"{', '.join(of_chains)} set, but method 'grpo' learns from no chains; all others do.",
-            ),
-        ]
-    )
+    spec, expo = METHODS[config.method], set(changed(config.explanation)) - {"explanation_prompt"}
+    of_term, of_chains = {"exp_sft_coef", "exp_sft_schedule"}, {"explain", "exp_sft_normalisation"}
+    unused = set(changed(config.dpo)) if not spec.pairs else set()
+    if not spec.grpo:
+        unused |= set(changed(config.loss)) - {"updates_per_batch"}
+    if not spec.scaled:
+        unused |= expo & of_term
+    if spec.chains == "none":
+        unused |= expo & of_chains
+    if (config.dpo.chosen if spec.pairs else spec.chains) != "explanation":
+        unused |= expo - of_term - of_chains - ({"explanation_refresh_steps"} if spec.pairs else set())
+    if spec.pairs and config.dpo.pairs == "offline":
+        unused |= expo & {"explanation_refresh_steps"}
+    if in_plan:
+        unused -= expo
+    if unused:
+        having = f"{config.dpo.pairs} pairs of {config.dpo.chosen}" if spec.pairs else f"method '{config.method}'"
+        raise ConfigError(f"{', '.join(sorted(unused))} set, but of no use with {having}; the README says what is.")
 
 
 def check_filters(filters: tuple[ExplanationFilter, ...]) -> None:

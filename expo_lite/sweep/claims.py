@@ -121,12 +121,11 @@ def better(results: Results, ours: str, theirs: str, level: str, *, above: float
 
 def hard_only(results: Results) -> Iterator[Part]:
     """Both trained on the hardest level alone."""
-    grpo, expo, level = "grpo-hard", "exp-grpo-hard", results.hardest
+    level = results.hardest
     enough = 10 * max(results.accuracy(BASE, level).value, FLOOR)
-    near = f"GRPO stays within {NEAR_ZERO:.0%}"
-    yield measured(results, near, (grpo,), partial(results.accuracy, grpo, level), at_most=NEAR_ZERO)
-    tenfold = f"ExP-GRPO reaches more than {enough:.0%}"
-    yield measured(results, tenfold, (expo,), partial(results.accuracy, expo, level), above=enough)
+    grpo, expo = (partial(results.accuracy, run, level) for run in ("grpo-hard", "exp-grpo-hard"))
+    yield measured(results, f"GRPO stays within {NEAR_ZERO:.0%}", ("grpo-hard",), grpo, at_most=NEAR_ZERO)
+    yield measured(results, f"ExP-GRPO reaches more than {enough:.0%}", ("exp-grpo-hard",), expo, above=enough)
 
 
 def solved_already(results: Results) -> str | None:
@@ -146,15 +145,9 @@ def by_level(results: Results) -> Iterator[Part]:
         yield better(results, "exp-grpo", BASE, other, above=-LEVEL_TOLERANCE, said=said)
 
 
-def offline_dpo(results: Results) -> Iterator[Part]:
-    """Explanations against expert chains, pairs made once."""
-    yield better(results, "dpo-offline", "dpo-offline-expert", ALL)
-
-
-def online_dpo(results: Results) -> Iterator[Part]:
-    """The same with pairs of the updated policy; and against offline pairs."""
-    yield better(results, "dpo-online", "dpo-online-expert", ALL)
-    yield better(results, "dpo-online", "dpo-offline", ALL)
+def each_above(*pairs: tuple[str, str]) -> Callable[[Results], Iterator[Part]]:
+    """The first run of every pair lies above the second, over all levels."""
+    return lambda results: (better(results, *pair, ALL) for pair in pairs)
 
 
 def likelihood(results: Results) -> Iterator[Part]:
@@ -176,18 +169,10 @@ def answer_lift(results: Results) -> Iterator[Part]:
         yield measured(results, f"{said}, more by (nats)", (), partial(more, kind), above=0.0, plain=True)
 
 
-def coefficients(results: Results) -> Iterator[Part]:
-    """No term, a moderate coefficient and a large one; over all levels."""
-    yield better(results, "exp-grpo", "grpo", ALL, said="0.04 above 0")
-    yield better(results, "exp-grpo", "exp-grpo-0.5", ALL, said="0.04 above 0.5")
-    yield better(results, "grpo", "exp-grpo-0.5", ALL, said="0 above 0.5")
-
-
 def expert_dpo(results: Results) -> Iterator[Part]:
     """DPO on expert chains: the loss falls, and no level rises."""
     run = "dpo-offline-expert"
-    loss = partial(results.shift, run, "dpo_loss")
-    yield measured(results, "the loss falls", (run,), loss, at_most=0.0, plain=True)
+    yield measured(results, "the loss falls", (run,), partial(results.shift, run, "dpo_loss"), at_most=0.0, plain=True)
     for level in results.levels:
         said = f"level {level} rises by at most {LEVEL_TOLERANCE * 100:.0f} points"
         yield measured(results, said, (run,), partial(results.difference, run, BASE, level), at_most=LEVEL_TOLERANCE)
@@ -196,19 +181,20 @@ def expert_dpo(results: Results) -> Iterator[Part]:
 def all_wrong(results: Results) -> Iterator[Part]:
     """All-wrong groups in the last quarter of training on the hardest level, minus the first."""
     grpo, expo = (partial(results.shift, run, "frac_all_wrong") for run in ("grpo-hard", "exp-grpo-hard"))
-    falls = f"ExP-GRPO: they fall by more than {TOLERANCE * 100:.0f} points"
-    yield measured(results, falls, ("exp-grpo-hard",), expo, at_most=-TOLERANCE)
+    yield measured(
+        results, f"ExP-GRPO: they fall by {100 * TOLERANCE:.0f} points", ("exp-grpo-hard",), expo, at_most=-TOLERANCE
+    )
     yield measured(results, "GRPO: they do not", ("grpo-hard",), grpo, above=-TOLERANCE)
 
 
 CLAIMS: tuple[tuple[str, str, Callable[[Results], Iterator[Part]]], ...] = (
     ("Trained on the hardest level alone, GRPO stays near zero and ExP-GRPO rises at least tenfold.", "GRPO at most 5% in 700 steps; ExP-GRPO 8% at step 100, 24% at step 600", hard_only),
     ("Trained on all levels: GRPO, GT-SFT-GRPO, ExP-GRPO in this order at the hardest; no level gets worse under ExP-GRPO.", "level 5: GRPO 2, GT-SFT-GRPO 12, ExP-GRPO 23; ExP-GRPO's levels 1 to 4: 96, 91, 86, 76", by_level),
-    ("Offline DPO: self-explanations beat expert chains as the preferred side.", "MATH 54.3 against 43.7, GSM8K 80.1 against 69.6", offline_dpo),
-    ("Online DPO: the same, and online beats offline.", "MATH 60.4 against 49.3, offline 54.3", online_dpo),
+    ("Offline DPO: self-explanations beat expert chains as the preferred side.", "MATH 54.3 against 43.7, GSM8K 80.1 against 69.6", each_above(("dpo-offline", "dpo-offline-expert"))),
+    ("Online DPO: the same, and online beats offline.", "MATH 60.4 against 49.3, offline 54.3", each_above(("dpo-online", "dpo-online-expert"), ("dpo-online", "dpo-offline"))),
     ("Expert chains have at least about twice the negative log-likelihood a token of explanations.", "about twice", likelihood),
     ("Explanations raise the answer's log-probability more than own chains do.", "more", answer_lift),
-    ("exp_sft_coef: a moderate value is best, a large one is worse than none.", "0.04 best; 0.5 worse than GRPO", coefficients),
+    ("exp_sft_coef: a moderate value is best, a large one is worse than none.", "0.04 best; 0.5 worse than GRPO", each_above(("exp-grpo", "grpo"), ("exp-grpo", "exp-grpo-0.5"), ("grpo", "exp-grpo-0.5"))),
     ("With expert chains the DPO loss falls and pass@4 does not rise.", "loss falls, pass@4 does not rise", expert_dpo),
     ("The fraction of all-wrong groups falls under ExP-GRPO and not under GRPO.", "falls; does not", all_wrong),
 )  # fmt: skip

@@ -39,18 +39,8 @@ PRESETS = tuple(sorted(file.stem for file in HERE.glob("*.toml")))
 """The plans that come with the package."""
 FIXED = ("seed", "output", "resume")
 """Settings that the command sets for each run."""
-EVALUATED = (
-    "model",
-    "start_",
-    "task",
-    "data.",
-    "question_prompt",
-    "evaluation.",
-    "policy.bits",
-    "sampling.max_completion_tokens",
-)
+EVALUATED = ("model", "start_", "task", "data.", "question_prompt", "evaluation.", "policy.bits", "sampling.max_comp")
 """Prefixes of the settings that the evaluation before training depends on. All runs share it, and so agree in these."""
-MOST_RUNS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +58,7 @@ class PlanFile:
         """The settings of every run by name: the common ones, its own, and one choice from the grid.
 
         Raises:
-            ConfigError: a choice of the grid is no list, or there are no runs or too many.
+            ConfigError: a choice of the grid is no list, or there are no runs.
         """
         axes = list(flat(self.grid))
         for key, choices in axes:
@@ -84,8 +74,6 @@ class PlanFile:
                 runs["-".join([name, *words] if name else words)] = reduce(
                     lambda below, choice: merged(below, _nested(*choice)), chosen, merged(self.common, own)
                 )
-                if len(runs) > MOST_RUNS:
-                    raise ConfigError(f"{where}: more than {MOST_RUNS:,} runs. Take fewer values in [grid].")
         return runs
 
 
@@ -140,9 +128,11 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"{file}: a plan has seeds, and they differ, not '{', '.join(map(str, seeds))}'.")
     given = {name: value for name in ("model", "task") if (value := getattr(config, name)) is not None}
-    runs = {
-        name: _run(f"{file}: runs.{name}", settings | given) for name, settings in written.settings(str(file)).items()
-    }
+    runs = {}
+    for name, settings in written.settings(str(file)).items():
+        if wrong := [setting for setting in FIXED if setting in settings]:
+            raise ConfigError(f"{file}: runs.{name}: '{wrong[0]}' is not the plan's: the command sets it for each run.")
+        runs[name] = from_mapping(TrainConfig, settings | given, f"{file}: runs.{name}")
     some = next(iter(runs.values()))
     name = f"{file.stem}-{run_name(some.model or default_model(), some.task)}{'-quick' if config.quick else ''}"
     read = SweepPlan(file.stem, seeds, written.diagnose_problems, runs, config.output or Path("runs") / name)
@@ -159,18 +149,10 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
     return read
 
 
-def _run(where: str, settings: dict[str, Any]) -> TrainConfig:
-    for name in FIXED:
-        if name in settings:
-            raise ConfigError(f"{where}: '{name}' is not the plan's: the command sets it for each run.")
-    return from_mapping(TrainConfig, settings, where)
-
-
 def _evaluated(config: RunConfig) -> dict[str, Any]:
-    """The settings that all runs agree in. An expert chain's field is none of them: evaluation needs no chains."""
-    fields = tuple(name for name in config.data.fields if not name.startswith("chain="))
-    settings = flat(to_json(replace(config, data=replace(config.data, fields=fields))))
-    return {name: value for name, value in settings if name.startswith(EVALUATED)}
+    """The settings that all runs agree in. Fields may differ: a run can have other expert chains."""
+    settings = flat(to_json(config))
+    return {name: value for name, value in settings if name.startswith(EVALUATED) and name != "data.fields"}
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -27,19 +27,14 @@ class RunResult:
 class Results:
     """The results of a plan: runs by name, then seed; `diagnoses` has the "all" row of diagnosis.json by seed.
 
-    All runs start from the same policy. A missing run, level or metric raises KeyError, and so do two runs that share
-    no seed or were asked other problems.
+    All runs start from the same policy and are asked the same problems. A missing run, level or metric raises KeyError,
+    and so do two runs that share no seed.
     """
 
     runs: Mapping[str, Mapping[int, RunResult]]
     diagnoses: Mapping[int, Mapping[str, Any]]
     k: int
     """Of pass@k."""
-
-    @property
-    def finished(self) -> list[str]:
-        """The names of the runs that have finished with some seed."""
-        return [name for name, by_seed in self.runs.items() if by_seed]
 
     @property
     def before(self) -> Evaluation:
@@ -63,26 +58,27 @@ class Results:
 
     def accuracy(self, run: str, level: str, k: int | None = None) -> Estimate:
         """pass@k of a run after training, or of the base, at a level or at "all"."""
-        measured = [self.before] if run == BASE else [result.after for result in self._of(run).values()]
+        measured = [self.before] if run == BASE else [result.after for result in self.runs[run].values()]
         return over_seeds_and_problems([_solved(each, level, k or self.k) for each in measured])
 
     def difference(self, ours: str, theirs: str, level: str) -> Estimate:
         """pass@k of one run minus another's (or the base's), paired by seed and problem."""
-        mine, other = self._of(ours), self._of(ours if theirs == BASE else theirs)
+        mine, other = self.runs[ours], self.runs[ours if theirs == BASE else theirs]
         seeds = [seed for seed in mine if seed in other]
         if not seeds:
             raise KeyError(theirs)
         pairs = [(mine[seed].after, other[seed].before if theirs == BASE else other[seed].after) for seed in seeds]
-        return over_seeds_and_problems([_differences(a, b, level, self.k) for a, b in pairs], lowest=-1.0)
+        solved = [(_solved(a, level, self.k), _solved(b, level, self.k)) for a, b in pairs]
+        return over_seeds_and_problems([[x - y for x, y in zip(a, b, strict=True)] for a, b in solved], lowest=-1.0)
 
     def shift(self, run: str, name: str) -> Estimate:
         """A metric's mean over the last quarter of the steps minus that over the first, over seeds."""
-        pairs = [change(result.metrics, name) for result in self._of(run).values()]
+        pairs = [change(result.metrics, name) for result in self.runs[run].values()]
         return over_seeds([last - first for first, last in pairs])
 
     def total(self, run: str, name: str) -> Estimate:
         """A metric's sum over a run's steps, over seeds."""
-        return over_seeds([sum(row.get(name, 0.0) for row in result.metrics) for result in self._of(run).values()])
+        return over_seeds([sum(row.get(name, 0.0) for row in result.metrics) for result in self.runs[run].values()])
 
     def diagnosed(self, figure: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]) -> Estimate:
         """A figure of the diagnoses; its interval carries the seeds', and the problems' as each diagnosis has it."""
@@ -97,11 +93,6 @@ class Results:
     def n_seeds(self, *runs: str) -> int:
         """Count the seeds that all of these runs have."""
         return len(set.intersection(*(set(self.runs.get(run, ())) for run in runs if run != BASE)))
-
-    def _of(self, run: str) -> Mapping[int, RunResult]:
-        if not self.runs.get(run):
-            raise KeyError(run)
-        return self.runs[run]
 
 
 def minus(ours: Estimate, theirs: Estimate) -> Estimate:
@@ -125,19 +116,9 @@ def _estimate(figure: Mapping[str, Any]) -> Estimate:
     return Estimate(figure["value"], -math.inf if low is None else low, math.inf if high is None else high)
 
 
-def _differences(ours: Evaluation, theirs: Evaluation, level: str, k: int) -> list[float]:
-    """The difference in pass@k of each problem; KeyError where the problems are not the same."""
-    if [p.problem_id for p in ours.problems] != [p.problem_id for p in theirs.problems]:
-        raise KeyError(level)
-    return [a - b for a, b in zip(_solved(ours, level, k), _solved(theirs, level, k), strict=True)]
-
-
 def _solved(evaluation: Evaluation, level: str, k: int) -> list[float]:
-    """pass@k of every problem of a level, or of all, in the evaluation's order.
-
-    Raises KeyError where there is none, or where one was not sampled k times.
-    """
+    """pass@k of every problem of a level, or of all, in the evaluation's order; KeyError if there is none."""
     problems = [p for p in evaluation.problems if level in (ALL, str(p.level))]
-    if not problems or min(p.n for p in problems) < k:
+    if not problems:
         raise KeyError(level)
     return [pass_at_k(p.n, p.n_correct, k) for p in problems]

@@ -24,7 +24,6 @@ from typing import Any
 from rich.console import Console
 
 from expo_lite.errors import ConfigError, ExpoLiteError
-from expo_lite.memory.plan import MOST_SAMPLING_ROWS
 from expo_lite.results.figures import Evaluation
 from expo_lite.run.folder import RunFolder, check_new, read_config
 from expo_lite.settings.machine import gpu_names, how_to_install, is_installed
@@ -43,7 +42,6 @@ FITTED = ("policy.sampler", "optimizer.micro_batch_tokens", "sampling.sampling_r
 """Settings that a run fills in by the memory that it finds."""
 MOST_RESTARTS = 3
 """How often Ray starts a job again whose process or machine was lost."""
-PRELOADED = ("expo_lite.loop", "expo_lite.policy.hf")
 _AT_WORK = threading.Lock()
 """Held while this process does a job."""
 
@@ -98,15 +96,11 @@ def run_sweep(plan: SweepPlan, config: RunsConfig, work: Work, console: Console)
     if not config.resume:
         check_new(plan.folder)
     check_runs(plan)
-    workers = ray_cluster(config.ray) if config.ray else processes(config.jobs, work.start)
+    workers = partial(on_ray, config.ray) if config.ray else partial(on_processes, config.jobs, work.start)
     base, *others = jobs_of(plan, work)
-    failures = carry_out([base], workers, console)
-    if not failures:
-        failures = carry_out(others, workers, console)
-    for name, failure in failures.items():
-        say(console, f"{name}: {failure}")
+    failures = carry_out([base], workers, console) or carry_out(others, workers, console)
     results = collect_results(plan)
-    if not results.finished:
+    if not results.runs:
         raise ExpoLiteError("No run was finished, so there is nothing to compare; see above.")
     return results, failures
 
@@ -141,7 +135,6 @@ def jobs_of(plan: SweepPlan, work: Work) -> list[Job]:
             group_size=shared.group_size,
             max_completion_tokens=shared.sampling.max_completion_tokens,
             bits=shared.policy.bits,
-            sampling_rows=shared.sampling.sampling_rows or MOST_SAMPLING_ROWS,
             seed=seed,
             question_prompt=shared.question_prompt,
             explanation_prompt=shared.explanation.explanation_prompt,
@@ -175,21 +168,21 @@ def carry_out(jobs: Sequence[Job], workers: Workers, console: Console) -> dict[s
         minutes = (time.monotonic() - started) / 60
         left = minutes / n_done * (len(missing) - n_done)
         so_far = f"{n_done}/{len(missing)}, {minutes:.1f} min, about {left:.0f} left"
-        say(console, f"{job.name}: {'done' if failure is None else 'failed'} ({so_far})")
+        say(console, f"{job.name}: {failure or 'done'} ({so_far})")
     return failures
 
 
 def collect_results(plan: SweepPlan) -> Results:
     """Read what is there of the plan's results."""
-    runs: dict[str, dict[int, RunResult]] = {name: {} for name in plan.runs}
+    runs: dict[str, dict[int, RunResult]] = {}
     diagnoses: dict[int, dict[str, Any]] = {}
     for seed in plan.seeds:
         for name in plan.runs:
             config = plan.config(name, seed)
             folder = RunFolder(config.output)
-            before, after = (folder.evaluation_file(step) for step in (0, config.steps))
-            if after.exists():
-                runs[name][seed] = RunResult(_evaluation(before), _evaluation(after), folder.metrics.read())
+            if (after := folder.evaluation_file(config.steps)).exists():
+                before = _evaluation(folder.evaluation_file(0))
+                runs.setdefault(name, {})[seed] = RunResult(before, _evaluation(after), folder.metrics.read())
         file = diagnosis_folder(plan, seed) / DIAGNOSIS
         if file.exists():
             diagnoses[seed] = json.loads(file.read_text(encoding="utf-8"))["levels"][-1]
@@ -200,39 +193,34 @@ def _evaluation(file: Path) -> Evaluation:
     return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8")))
 
 
-def processes(n: int | None, start: Callable[[int], None]) -> Workers:
-    """`n` processes side by side that share the cores, and have a GPU each where there are several."""
+def on_processes(n: int | None, start: Callable[[int], None], jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+    """Run on `n` processes side by side that share the cores, and have a GPU each where there are several."""
     names = gpu_names()
     n_processes = n or len(names) or os.cpu_count() or 1
     threads = max((os.cpu_count() or 1) // n_processes, 1)
-
-    def carry_out(jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
-        # One process imports, and the others are its copies. Not with a GPU: importing may ask CUDA for its cards, and
-        # a copy of a process that has cannot use them. Nor unsloth, before which transformers must not be imported.
-        context = multiprocessing.get_context("spawn" if names else "forkserver")
-        context.set_forkserver_preload(list(PRELOADED[:1] if is_installed("unsloth") else PRELOADED))
-        gpus: Queue[str] = context.Queue()
-        for i in range(n_processes if names else 0):
-            gpus.put(names[i % len(names)])
-        with ProcessPoolExecutor(n_processes, context, _start, (start, threads, gpus, bool(names))) as pool:
-            futures = {pool.submit(job.carry_out): job for job in jobs}
-            try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            except BrokenProcessPool as error:
-                raise ExpoLiteError(
-                    "A run's process was killed, perhaps because memory ran out: try fewer --jobs. --resume goes on."
-                ) from error
-            except KeyboardInterrupt:
-                pool.shutdown(cancel_futures=True)  # those that train finish their step and save
-                raise
-
-    return carry_out
+    # One process imports, and the others are its copies; not with a GPU, which a copied process may be unable to use
+    context = multiprocessing.get_context("spawn" if names else "forkserver")
+    context.set_forkserver_preload(["expo_lite.loop", "expo_lite.policy.hf"])
+    gpus: Queue[str | None] = context.Queue()
+    for i in range(n_processes):
+        gpus.put(names[i % len(names)] if names else None)
+    with ProcessPoolExecutor(n_processes, context, _start, (start, threads, gpus)) as pool:
+        futures = {pool.submit(job.carry_out): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise ExpoLiteError(
+                "A run's process was killed, perhaps because memory ran out: try fewer --jobs. --resume goes on."
+            ) from error
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)  # those that train finish their step and save
+            raise
 
 
-def _start(start: Callable[[int], None], threads: int, gpus: "Queue[str]", has_gpus: bool) -> None:
-    if has_gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # read when CUDA starts, which it has not yet
+def _start(start: Callable[[int], None], threads: int, gpus: "Queue[str | None]") -> None:
+    if gpu := gpus.get():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA starts, which it has not yet
     start(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -247,8 +235,8 @@ def _end_with_parent() -> None:
         os._exit(1)  # or it would wait for a next job for ever
 
 
-def ray_cluster(address: str) -> Workers:
-    """A Ray cluster: `local` starts one here, `auto` finds the one that this machine belongs to.
+def on_ray(address: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+    """Run on a Ray cluster: `local` starts one here, `auto` finds the one that this machine belongs to.
 
     A job takes one GPU where the cluster has any, else one core. Ray places jobs, and starts one again whose process or
     machine was lost; it then goes on from its checkpoint. expo-lite is installed on all machines.
@@ -258,32 +246,26 @@ def ray_cluster(address: str) -> Workers:
     """
     # Under `uv run` Ray would build the project's environment anew for each worker: every machine has its own
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if not is_installed("ray"):
+        raise ConfigError(f"--ray needs the package 'ray': {how_to_install('ray')}.")
+    import ray
+
     try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(f"--ray needs the package 'ray': {how_to_install('ray')}.") from error
-
-    def carry_out(jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
-        try:
-            ray.init(None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False)
-        except (ConnectionError, ValueError) as error:
-            raise ConfigError(f"No Ray cluster answers at '{address}': {error}") from error
-        on_gpu = ray.cluster_resources().get("GPU", 0) >= 1
-        remote = ray.remote(Job.carry_out).options(
-            num_gpus=1 if on_gpu else 0, num_cpus=1, max_retries=MOST_RESTARTS, retry_exceptions=False
-        )
-        waiting = {remote.remote(job): job for job in jobs}
-        try:
-            while waiting:
-                (ended, *_), _ = ray.wait(list(waiting))
-                job = waiting.pop(ended)
-                try:
-                    yield job, ray.get(ended)
-                except ray.exceptions.RayError as error:
-                    yield job, f"lost more than {MOST_RESTARTS} times: {str(error).splitlines()[0]}"
-        finally:
-            for reference in waiting:
-                ray.cancel(reference)
-            ray.shutdown()
-
-    return carry_out
+        ray.init(None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"No Ray cluster answers at '{address}': {error}") from error
+    on_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    remote = ray.remote(Job.carry_out).options(
+        num_gpus=1 if on_gpu else 0, num_cpus=1, max_retries=MOST_RESTARTS, retry_exceptions=False
+    )
+    waiting = {remote.remote(job): job for job in jobs}
+    try:
+        while waiting:
+            (ended, *_), _ = ray.wait(list(waiting))
+            job = waiting.pop(ended)
+            try:
+                yield job, ray.get(ended)
+            except ray.exceptions.RayError as error:
+                yield job, f"lost more than {MOST_RESTARTS} times: {str(error).splitlines()[0]}"
+    finally:
+        ray.shutdown()  # which stops what still runs
