@@ -127,7 +127,6 @@ def test_an_old_card_is_refused_and_turing_computes_in_fp16(monkeypatch: pytest.
         ["train", "--model", "tiny", "--steps", "1"],
         ["eval", "tiny", "--problems", "1"],
         ["diagnose", "--problems", "1"],
-        ["replicate"],
     ],
 )
 def test_no_command_computes_on_the_cpu_where_there_is_a_gpu(
