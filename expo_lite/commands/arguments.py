@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from expo_lite.errors import ConfigError
 from expo_lite.records import Level, level_of
 from expo_lite.settings.schema import from_mapping
 from expo_lite.terminal import visible
@@ -83,8 +82,6 @@ def _metavar(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "{" + ",".join(map(str, get_args(hint))) + "}"
     return "LEVEL" if hint == Level else str(hint.__name__).upper()
-
-
 
 
 def path_of(flag: str, arguments: Sequence[str]) -> Path | None:
