@@ -146,7 +146,7 @@ def _readings(one: Quantity, other: Quantity) -> list[tuple[Fraction, Fraction]]
     """The factors that both numbers can be meant with."""
     readings = _factors(one.unit, other.unit)
     if one.unit.percent != other.unit.percent and any(
-        side.value is not None and abs(side.value) <= 1 for side in (one, other)
+        side.value is not None and abs(side.value) < 1 for side in (one, other)
     ):
         return readings[1:]  # 28 may stand for 28%, but 0.2 is a fifth and not 0.2%
     return readings

@@ -297,8 +297,16 @@ def _equal_sequences(one: Sequence, other: Sequence, equal: Compare) -> Result:
         return False, "list"
     if kinds == {r"\{"}:
         return _match(_distinct(one.items), _distinct(other.items), equal), "set"
+    if _labelled(one) != _labelled(other):  # 7, 2 is not x = 2, y = 7
+        return _each(one.items, other.items, equal), "list"
     # A list may name a value twice, as 1, 1, 2 does for a double root.
     return _match(one.items, other.items, equal), "set" if r"\{" in kinds else "list"
+
+
+def _labelled(form: Sequence) -> bool:
+    """Check that each item names its value, and not all the same one: x_1 and x_2 are both values of x."""
+    names = [re.split("[_=]", item)[0].strip() for item in form.items if "=" in item]
+    return form.link != "or" and len(names) == len(form.items) and len(set(names)) > 1
 
 
 def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
