@@ -145,10 +145,13 @@ def _factors(one: Unit, other: Unit) -> list[tuple[Fraction, Fraction]]:
 def _readings(one: Quantity, other: Quantity) -> list[tuple[Fraction, Fraction]]:
     """The factors that both numbers can be meant with."""
     readings = _factors(one.unit, other.unit)
-    if one.unit.percent != other.unit.percent and any(
-        side.value is not None and abs(side.value) < 1 for side in (one, other)
-    ):
-        return readings[1:]  # 28 may stand for 28%, but 0.2 is a fifth and not 0.2%
+    if one.unit.percent == other.unit.percent:
+        return readings
+    bare, rate = (other, one) if one.unit.percent else (one, other)
+    if bare.value is not None and bare.value.denominator == 1:
+        return readings[:1]  # 28 may stand for 28%, and 100% is not 1
+    if any(side.value is not None and abs(side.value) < 1 for side in (bare, rate)):
+        return readings[1:]  # 0.2 is a fifth and not 0.2%
     return readings
 
 
