@@ -10,9 +10,12 @@ from enum import Enum
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,99}(?=\{)")
 _SCAN = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,99}\{|\\(?:[A-Za-z]+|.)|[{}]", re.DOTALL)
-# A percent sign makes a comment at the head of a line, or right in front of a box; elsewhere it is a percent sign.
-_COMMENT = re.compile(
-    r"<!--.*?(?:-->|\Z)|^[ \t]*%[^\n]*|(?<=\s)%[ \t]*(?=\\(?:boxed|fbox))[^\n]*", re.DOTALL | re.MULTILINE
+# The thinking, finished or not, special tokens, and comments. A percent sign makes a comment at the head of a line, or
+# right in front of a box; elsewhere it is a percent sign.
+_UNSAID = re.compile(
+    r"\A.*</think(?:ing)?>|<think(?:ing)?>.*|<\|[a-z_]{1,20}\|>|</s>|<!--.*?(?:-->|\Z)"
+    r"|^[ \t]*%[^\n]*|(?<=\s)%[ \t]*(?=\\(?:boxed|fbox))[^\n]*",
+    re.DOTALL | re.MULTILINE,
 )
 _MAX_LINK_CHARS = 120
 _MAX_LINK_WORDS = 6
@@ -43,14 +46,18 @@ _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _PHRASE = re.compile(
     r"(?:final\s{1,9}answer(?:\b[^\n:=→]{0,60}?(?:\bis\b\s{0,9}:?|[:=→])|[*#\s]{0,9}\n(?=\s{0,9}\S))"
     r"|(?:\b(?:the|my|our|your)\s{1,9}(?:correct\s{1,9})?)?"
-    r"\banswer\s{0,9}(?:(?:is|equals|would\s{1,9}be|will\s{1,9}be|must\s{1,9}be|comes\s{1,9}(?:out\s{1,9})?to)\b\s{0,9}:?|[:=→])"
-    r"|^[#*]{1,6}\s{0,9}answer[*#:]{0,6}[ \t]{0,9}\n(?=\s{0,9}\S))"
+    r"\b(?:answer|correct\s(?:choice|option))\s{0,9}(?:(?:is|equals|would\s{1,9}be|will\s{1,9}be|must\s{1,9}be|comes\s{1,9}(?:out\s{1,9})?to)\b\s{0,9}:?|[:=→])"
+    r"|^[#*]{1,6}\s{0,9}answer[*#:]{0,6}[ \t]{0,9}\n(?=\s{0,9}\S)"
+    r"|答案(?:是|为|\uff1a|:)|故选)"
     r"(?:\s{0,9}(?:therefore|thus|hence|then|simply|just|clearly)\b,?)?",
     re.IGNORECASE | re.MULTILINE,
 )
 _TAG = re.compile(r"<answer>([^<]{0,3000})(?:<(?!/?answer>)[^<]{0,3000}){0,9}</answer>", re.IGNORECASE)
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$\n])+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_SENTENCE_END = re.compile(r"(?<!\b[ap])(?<!\b[ap]\.m)[.!?](?=\s+[A-Z(*]|\s*$)|(?<=\D)\.(?=\s)")
+_SENTENCE_END = re.compile(
+    r"(?<!\b[ap])(?<!\b[ap]\.m)[.!?](?=\s+[A-Z(*]|\s*$)|(?<=\D)\.(?=\s)|[。\uff1b]|,?\s(?:because|since)\b"
+)
+_WHAT_IT_IS = re.compile(r"The\s[^.,;$\\]{1,80}?\s(?:is|are|equals)\s")
 _GOES_ON = re.compile(r",?\s*(?:or|and|but|not|instead|rather|nor)\b|,\s*\$", re.IGNORECASE)
 _PHRASE_REACH = 600
 _READ_CHARS = 1_000_000
@@ -102,7 +109,7 @@ def final_answer(completion: str) -> tuple[str | None, str]:
     last "#### n", then the last "final answer is", "answer is" or "answer:". Boxes side by side are one answer with
     several parts. Of a reply of more than a million characters the end is read.
     """
-    text = without_comments(sanitise(completion[-_READ_CHARS:]))
+    text = said(sanitise(completion[-_READ_CHARS:]))
     settled, found = _statement(text)
     if settled is None:
         return None, found
@@ -114,7 +121,7 @@ def final_answer(completion: str) -> tuple[str | None, str]:
 
 def answer_start(completion: str) -> int | None:
     r"""The start of the final answer's statement; an open box counts; None if there is no statement."""
-    text = without_comments(completion)
+    text = said(completion)
     settled, _ = _statement(text)
     if settled is not None and boxes(text):
         return settled.start
@@ -136,8 +143,14 @@ def gold_answer(gold: str) -> str:
 def _statement(text: str) -> tuple[Settled | None, str]:
     """Find the answer's statement and say what it was found by; or None and the reason."""
     found = boxes(text)
+    opened = open_box(text)
+    if opened is not None and opened >= (found[-1].end if found else 0):
+        return None, "no_answer"  # it ends within a box
+    if found and not found[-1].content.strip(_NO_ANSWER):  # a mention, if an answer of another form follows it
+        later = _statement(" " * found[-1].end + text[found[-1].end :])
+        return later if later[0] is not None else (None, "empty_answer")
     if found:
-        return settle(text, found), "boxed"
+        return settle(text, [box for box in found if box.content.strip(_NO_ANSWER)]), "boxed"
     bare = [Statement(m.start(), m.end(), m.group(1)) for m in _BARE_BOX.finditer(text)]
     if bare:
         return settle(text, bare), "boxed"
@@ -165,9 +178,11 @@ def _last_line(text: str, lines: list[Statement]) -> Settled:
 
 def _after_phrase(tail: str) -> str:
     """The answer at the head of what follows "the answer is"."""
-    head = tail.lstrip(" \t*_\"':=")
+    head = tail.lstrip(" \t*_\"':=\uff1a")
     if head.startswith("\n"):
         head = head.lstrip("\n \t*_\"':")
+    sentence = _WHAT_IT_IS.match(head)  # Final answer: The largest of them is 19.
+    head = head[sentence.end() :] if sentence is not None else head
     math = _MATH_SPAN.match(head)
     rest = "" if math is None else head[math.end() :].split("\n", 1)[0]
     if math is not None and not _GOES_ON.match(rest.lstrip()):
@@ -189,11 +204,11 @@ class Link(Enum):
     UNCLEAR = "which of them is the answer is not said"
 
 
-def without_comments(text: str) -> str:
-    """The text with comments as blanks, so that places stay what they are."""
-    if "%" not in text and "<!--" not in text:
+def said(text: str) -> str:
+    """The text with thinking and comments as blanks, so that places stay what they are."""
+    if "%" not in text and "<" not in text:
         return text
-    return _COMMENT.sub(lambda found: " " * len(found.group()), text)
+    return _UNSAID.sub(lambda found: " " * len(found.group()), text)
 
 
 def boxes(text: str) -> list[Statement]:
@@ -276,8 +291,7 @@ def _link(between: str) -> Link:
         return Link.STEP
     if _NOT_BEFORE.search(between):
         return Link.UNCLEAR
-    said = re.sub(r"\\[A-Za-z]+", " ", between)
-    words = re.findall(r"[A-Za-z']{2,}", said.lower())
+    words = re.findall(r"[A-Za-z']{2,}", re.sub(r"\\[A-Za-z]+", " ", between).lower())
     if _CORRECTED.intersection(words):
         return Link.STEP
     if len(words) > _MAX_LINK_WORDS and _HEDGED.intersection(words):
@@ -290,7 +304,7 @@ def _link(between: str) -> Link:
         return Link.UNCLEAR
     return (
         Link.OR
-        if "or" in words or re.search(r"^[^\w\\]*=[^\w\\]*\Z|\\(?:approx|equiv|lor|vee)\b", between)
+        if "or" in words or re.search(r"^[^\w\\]*=[^\w\\]*\Z|\\(?:approx|equiv|lor|vee)\b|\bi\.\s?e\.", between)
         else Link.AND
     )
 
