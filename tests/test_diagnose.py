@@ -1,7 +1,8 @@
-"""The two properties of a good positive: figures by hand, by level, and from the real model."""
+"""The two properties of a good positive: figures by hand, by level, from the real model, and before a long run."""
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from smollm2 import gguf_file
 
 from expo_lite.commands.cli import run
-from expo_lite.measure.diagnose import chain_figures
+from expo_lite.measure import diagnose
+from expo_lite.measure.diagnose import Diagnosis, Subject, chain_figures, diagnosed, measure
 from expo_lite.measure.verdict import ChainFigure, levels_of
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
+from expo_lite.settings.train import TrainConfig, resolve
 
 P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))
 
@@ -69,24 +72,6 @@ def test_one_level_stands_alone_and_what_is_absent_is_none() -> None:
     assert row.to_json()["nll"]["own"] == {"value": 0.5, "low": None, "high": None}
 
 
-def test_the_command_on_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["diagnose", "--model", "tiny", "--problems", "4", "--levels", "2", "5", "--group-size", "3"]
-    folder = tmp_path / "d"
-    assert run([*words, "--output", str(folder)]) == 0
-    out = capsys.readouterr().out
-    assert "NLL, nats a token" in out and "answer lift, nats" in out
-    assert "level 5: undecided; 4 problems are too few" in out
-    results: dict[str, Any] = json.loads((folder / "diagnosis.json").read_text())
-    assert [row["level"] for row in results["levels"]] == ["2", "5", "all"]
-    everything = results["levels"][-1]
-    assert everything["nll"]["expert"]["value"] > everything["nll"]["explanation"]["value"] > 0
-    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    assert [row["kind"] for row in samples].count("rollout") == 8 * 3
-    accepted = [row["accepted"] for row in samples if row["kind"] == "explanation"]
-    assert everything["accepted"]["value"] == pytest.approx(sum(accepted) / 8)
-    assert run([*words, "--output", str(folder)]) == 1  # nothing is overwritten
-
-
 def test_explanations_are_good_positives_for_the_tiny_model_on_hidden_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,16 +79,23 @@ def test_explanations_are_good_positives_for_the_tiny_model_on_hidden_words(
     words = ["diagnose", "--model", "tiny", "--levels", "1", "5", "--problems", "12", "--group-size", "2"]
     assert run([*words, "--output", str(folder)]) == 0
     out = capsys.readouterr().out
+    assert "NLL, nats a token" in out and "answer lift, nats" in out
     assert "level 1: solved" in out
-    assert "Verdict: yes; explanations are good positives here." in out
-    results = json.loads((folder / "diagnosis.json").read_text())
+    assert "Verdict: yes" in out
+    results: dict[str, Any] = json.loads((folder / "diagnosis.json").read_text())
     assert results["verdicts"]["5"]["outcome"] == "yes"
+    assert [row["level"] for row in results["levels"]] == ["1", "5", "all"]
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in samples].count("rollout") == 24 * 2
+    accepted = [row["accepted"] for row in samples if row["kind"] == "explanation"]
+    assert results["levels"][-1]["accepted"]["value"] == pytest.approx(sum(accepted) / 24)
     hard = results["levels"][1]
     assert hard["valid"]["explanation"]["value"] > 0.8 > hard["valid"]["own"]["value"]
     assert hard["right"]["wrong-answer"]["value"] < 0.2  # another problem's answer leads elsewhere
     assert hard["lift"]["wrong-answer"]["value"] < hard["lift"]["explanation"]["value"]
     assert hard["reliance"]["explanation"]["value"] > 0
     assert hard["rederived"]["value"] > 0.8
+    assert run([*words, "--output", str(folder)]) == 1  # nothing is overwritten
 
 
 def test_scoring_that_runs_out_of_memory_is_repeated_with_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +111,50 @@ def test_scoring_that_runs_out_of_memory_is_repeated_with_half(tmp_path: Path, m
     words = ["diagnose", "--model", "tiny", "--problems", "1", "--levels", "1", "--group-size", "1"]
     assert run([*words, "--output", str(tmp_path / "d")]) == 0
     assert budgets[1] == budgets[0] // 2
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_verdict_on_the_run_s_own_levels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(diagnose, "LONG", 2)  # or the test would take a minute
+    asked: list[Subject] = []
+
+    def measuring(subject: Subject, *more: Any) -> Diagnosis:
+        asked.append(subject)
+        return measure(subject, *more)
+
+    monkeypatch.setattr(diagnose, "measure", measuring)
+    words = ["train", "--model", "tiny", "--levels", "1", "5", "--eval-problems", "0", "--group-size", "4"]
+    words += ["--problems-per-step", "2", "--diagnostics-every", "0", "--max-completion-tokens", "48"]
+    looked = [*words, "--steps", "2", "--max-reliance", "5"]
+    looked += ["--diagnose-first", "3", "--output", str(tmp_path / "looked")]
+    assert run(looked) == 0
+    out = capsys.readouterr().out
+    assert "diagnosing 6 of the problems to train on" in out
+    assert "level 5: " in out
+    kept = json.loads((tmp_path / "looked" / "diagnosis.json").read_text())
+    assert kept["verdict"].startswith("Verdict: ")
+    assert kept["verdict"] in " ".join(out.split())
+    assert [level["n_problems"] for level in kept["levels"] if level["level"] != "all"] == [3, 3]
+
+    (subject,) = asked
+    assert (subject.explaining.max_reliance, subject.explaining.explanations_per_problem) == (5.0, 1)  # the run's own
+
+    assert run([*looked, "--resume"]) == 0
+    assert "diagnosing" not in capsys.readouterr().out
+    assert run([*words, "--steps", "2", "--diagnose-first", "0", "--output", str(tmp_path / "plain")]) == 0
+    assert not (tmp_path / "plain" / "diagnosis.json").exists()
+    samples = [(tmp_path / name / "samples.jsonl").read_bytes() for name in ("looked", "plain")]
+    assert samples[0] == samples[1]
+
+
+def test_short_runs_and_other_methods_are_not_diagnosed() -> None:
+    config = resolve(TrainConfig(model="tiny", steps=50))
+    problems = [Problem("p", "q", "1")]
+    assert diagnosed(config, problems) == problems
+    assert diagnosed(replace(config, steps=49), problems) == []
+    assert diagnosed(replace(config, method="grpo"), problems) == []
 
 
 @pytest.mark.slow

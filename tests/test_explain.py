@@ -1,9 +1,7 @@
 """The one trap of the method: sampled after question and answer, trained after the question alone. And the filters."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from scripted_policy import judge
@@ -13,14 +11,12 @@ from expo_lite.grading import Grader
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation, encode_question
-from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, SamplingParams, Verdict
+from expo_lite.records import Completion, FinishReason, Group, Problem, SamplingParams, Verdict
 from expo_lite.settings.groups import ExplainWith, ExpoConfig, PolicyConfig
 from expo_lite.step.explain import answer_lifts, roll_out, with_wrong_answer
-from expo_lite.step.run import RefreshStore
 from expo_lite.tasks import load_task
 
 BUDGET = 4096
-SECRET = "731948"  # an answer that no question below contains
 
 
 @pytest.fixture(scope="module")
@@ -34,44 +30,10 @@ def grader() -> Iterator[Grader]:
         yield grader
 
 
-def write(path: Path, row: dict[str, object]) -> str:
-    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    return str(path)
-
-
-def one_problem_of(name: str, folder: Path, grader: Grader) -> Problem:
-    """A problem of each task, read by the task's own reader; the answer is SECRET where we write the file."""
-    from expo_lite.settings.groups import TaskOptions
-
-    question = "How many of them are there?"
-    if name == "hidden-rules":
-        return load_task(name, grader=grader).problems("train", levels=(5,), limit=1)[0]
-    if name == "jsonl":
-        path = write(folder / "p.jsonl", {"question": question, "answer": SECRET})
-        task = load_task(
-            f"jsonl:{path}",
-            grader=grader,
-            options=TaskOptions(test_file=Path(write(folder / "t.jsonl", {"question": "Other?", "answer": "1"}))),
-        )
-        return task.problems("train")[0]
-    rows: dict[str, dict[str, object]] = {
-        "gsm8k": {"question": question, "answer": f"There are many.\n#### {SECRET}"},
-        "math": {"problem": question, "solution": f"So $\\boxed{{{SECRET}}}$.", "level": "Level 5", "type": "Algebra"},
-    }
-    for split in ("train", "test"):
-        row = dict(rows[name])
-        if split == "test":
-            row = {key: str(value).replace("How many", "Which") for key, value in row.items()}
-        write(folder / f"{split}.jsonl", row)
-    return load_task(name, grader=grader, options=TaskOptions(data=folder)).problems("train")[0]
-
-
-@pytest.mark.parametrize("name", ["hidden-rules", "gsm8k", "math", "jsonl"])
-def test_the_training_prompt_never_contains_the_answer(
-    name: str, tmp_path: Path, policy: HfPolicy, grader: Grader
-) -> None:
-    problem = one_problem_of(name, tmp_path, grader)
+@pytest.mark.parametrize("own", [False, True])
+def test_the_training_prompt_never_contains_the_answer(own: bool, policy: HfPolicy, grader: Grader) -> None:
     task = load_task("hidden-rules", grader=grader)
+    problem = Problem("p", "How many are there?", "731948") if own else task.problems("train", levels=(5,), limit=1)[0]
     params = SamplingParams(1.0, 40)
     attempts = roll_out(policy, task, to_explain=[problem], params=params, limits=Limits(BUDGET, 8), seed=0).attempts
     (explanation,) = judge(policy, attempts, ExpoConfig(explanation_filter=("none",)))
@@ -148,27 +110,6 @@ def test_an_answer_in_words_does_not_lift_itself(policy: HfPolicy) -> None:
     assert lifts == pytest.approx([lifts[0]] * len(chains), abs=1e-4)
 
 
-def test_the_store_ages_and_survives_json() -> None:
-    problem = Problem("p", "q", "1")
-    completion = Completion((1, 2), (3,), (-0.5,), "x", FinishReason.STOP)
-    explanation = Explanation(
-        problem, completion, (1,), (3,), Verdict(True, "equal", "text", "1"), True, "accepted", 0.1
-    )
-    store = RefreshStore(Explanation, 3)
-    store.put([explanation], step=4)
-    again = RefreshStore(Explanation, 3)
-    again.load_json(json.loads(json.dumps(store.to_json(step=6))))
-    assert again.get(problem.problem_id, step=6) == explanation
-    assert again.get(problem.problem_id, step=7) is None
-    once = RefreshStore(Explanation, 0)
-    once.put([explanation], step=0)
-    assert once.get(problem.problem_id, step=10_000) == explanation
-    always = RefreshStore(Explanation, 1)
-    always.put([explanation], step=0)
-    assert always.get(problem.problem_id, step=1) is None
-    assert always.to_json(step=1) == []
-
-
 CONTROLS = [
     Problem(f"p{i}", f"Start with {i}.\nA: hop.\nWrite the results one after the other.", f"A={i}{i}", 1)
     for i in range(4)
@@ -216,10 +157,3 @@ def test_a_wrong_answer_is_of_the_same_level_where_there_is_one() -> None:
     assert with_wrong_answer(hard, [easy, hard], 0).answer == "1"
     with pytest.raises(ConfigError, match="problems with different answers"):
         with_wrong_answer(hard, [hard], 0)
-
-
-def test_a_control_without_a_filter_is_taken_as_it_is(policy: HfPolicy) -> None:
-    group = attempt("A:4 hop+5=9\n\\boxed{A=9}", correct=False, policy=policy)
-    config = ExpoConfig(explanation_filter=("none",), explain_with="wrong-answer")
-    (control,) = judge(policy, [group], config)
-    assert (control.accepted, control.target_ids) == (True, group.completions[0].token_ids)

@@ -1,6 +1,5 @@
 """The settings of explanations: prompt, temperature, filters by the policy; every attempt is kept."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,7 +156,7 @@ def test_a_run_keeps_all_attempts_and_measuring_changes_nothing(tmp_path: Path) 
 def test_a_run_goes_on_with_the_prompt_that_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Changed or gone: the copies in the run folder are taken, and the end is that of the unbroken run.
 
-    Commands that measure the run ask it in the same words, unless they are given others.
+    Commands that measure the run ask it in the same words; a run that starts from it with others is warned.
     """
     file, asking = tmp_path / "prompt.txt", tmp_path / "asking.txt"
     asking_text = "--- system\nBe brief.\n--- user\n{question}\nGo."
@@ -182,12 +181,7 @@ def test_a_run_goes_on_with_the_prompt_that_it_began_with(tmp_path: Path, capsys
     assert ends[0] == ends[1]
     target = find_target(str(tmp_path / "whole"))
     assert target.prompts == Prompts(asking_text, "{question}\nThe answer is {answer}. How?")
-    config = DiagnoseConfig(model=str(tmp_path / "whole"))
-    assert prompts_of(config, target) == target.prompts
-    asking.write_text("{question}\nNow.")
-    assert prompts_of(dataclasses.replace(config, question_prompt=asking), target) == dataclasses.replace(
-        target.prompts, question="{question}\nNow."
-    )
+    assert prompts_of(DiagnoseConfig(model=str(tmp_path / "whole")), target) == target.prompts
     file.write_text("{question} It is {answer}.")
     capsys.readouterr()
     again = [*words.split(), str(tmp_path / "again"), "--steps", "1", "--model", str(tmp_path / "whole")]

@@ -5,13 +5,14 @@ import math
 import random
 import statistics
 
+import numpy
 import pytest
 import scipy.stats
 
 from expo_lite.results.statistics import Estimate, bootstrap_mean, ks_up_to, majority, pass_at_k, wilson
 
 
-@pytest.mark.parametrize("n", range(1, 8))
+@pytest.mark.parametrize("n", [1, 4, 7])
 def test_pass_at_k_is_the_mean_over_all_subsets(n: int) -> None:
     for c, k in itertools.product(range(n + 1), range(1, n + 1)):
         outcomes = [True] * c + [False] * (n - c)
@@ -41,7 +42,7 @@ def test_which_k_there_are() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 40, 5_000])
+@pytest.mark.parametrize("n", [1, 7, 5_000])
 def test_wilson_equals_scipy(n: int) -> None:
     for c in sorted({0, 1, n // 3, n // 2, n - 1, n}):
         interval = scipy.stats.binomtest(c, n).proportion_ci(0.95, method="wilson")
@@ -55,7 +56,7 @@ def test_bootstrap_agrees_with_scipy() -> None:
     for n, lowest in ((30, 0.0), (200, 0.0), (60, -1.0)):
         values = [rng.choice([lowest, 0.0, 0.25, 0.5, 1.0]) for _ in range(n)]
         theirs = scipy.stats.bootstrap(
-            (values,), statistics.fmean, n_resamples=20_000, method="percentile", vectorized=False, rng=7
+            (values,), numpy.mean, n_resamples=20_000, method="percentile", rng=7
         ).confidence_interval
         ours = bootstrap_mean(values, lowest=lowest)
         assert ours.value == pytest.approx(statistics.fmean(values))
@@ -63,16 +64,6 @@ def test_bootstrap_agrees_with_scipy() -> None:
         tolerance = 0.2 * statistics.stdev(values) / math.sqrt(n)
         assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=tolerance)
         assert bootstrap_mean(values, lowest=lowest) == ours  # and again the same
-
-
-def test_bootstrap_covers_the_true_mean() -> None:
-    rng = random.Random(11)
-    trials = 100
-    covered = 0
-    for _ in range(trials):
-        estimate = bootstrap_mean([rng.choice([0.0, 0.0, 0.5, 1.0]) for _ in range(60)])
-        covered += estimate.low <= 0.375 <= estimate.high
-    assert covered >= 0.88 * trials
 
 
 def test_equal_values_claim_no_certainty() -> None:

@@ -83,24 +83,14 @@ def test_the_optimizer_sees_the_adapter_and_nothing_else(policy: CountingPolicy)
     assert (group["lr"], group["weight_decay"]) == (0.01, 0.0)
 
 
-@pytest.mark.parametrize("n", [0, 3])
-def test_rows_without_a_gradient_cost_nothing(n: int, policy: CountingPolicy) -> None:
+def test_rows_without_a_gradient_cost_nothing(policy: CountingPolicy) -> None:
     """No forward pass, no backward pass, no step."""
     optimizer, before = make_optimizer(policy, CONFIG), adapter(policy)
-    metrics = update(policy, rows(n, advantage=0.0, sft_weight=0.0), optimizer=optimizer)
+    metrics = update(policy, rows(3, advantage=0.0, sft_weight=0.0), optimizer=optimizer)
     assert policy.n_scored == 0
     assert same(before, adapter(policy))
     assert optimizer.state == {}
     assert metrics == {"learning_rate": 0.01, "update/n_rows": 0.0, "grad_norm": 0.0, "loss": 0.0}
-
-
-def test_rows_without_a_gradient_change_nothing_beside_others(policy: CountingPolicy) -> None:
-    other = CountingPolicy("tiny", CONFIG.policy, seed=0)
-    _copy(policy, other)
-    dead = [dataclasses.replace(row, advantage=0.0, sft_weight=0.0) for row in rows()[3:]]
-    alone, beside = update(policy, rows()[:3]), update(other, [*dead[:2], *rows()[:3], *dead[2:]])
-    assert same(adapter(policy), adapter(other))
-    assert alone == beside
 
 
 def _copy(source: HfPolicy, target: HfPolicy) -> None:
@@ -116,8 +106,7 @@ def gradient(policy: HfPolicy, batches: Sequence[MicroBatch], config: RunConfig 
     return torch.cat([p.grad.flatten() for p in policy.parameters().values() if p.grad is not None])
 
 
-@pytest.mark.parametrize("kl_coef", [0.0, 0.5])
-@pytest.mark.parametrize(("bits", "tolerance"), [(16, 1e-6), (4, 1e-5)])
+@pytest.mark.parametrize(("kl_coef", "bits", "tolerance"), [(0.5, 16, 1e-6), (0.0, 4, 1e-5)])
 def test_the_gradient_is_the_same_in_1_2_and_7_micro_batches(
     kl_coef: float, bits: Literal[4, 16], tolerance: float
 ) -> None:
@@ -136,12 +125,6 @@ def test_the_gradient_is_the_same_in_1_2_and_7_micro_batches(
     assert whole.norm() > 0
     for split in gradients[1:]:
         assert float((split - whole).norm() / whole.norm()) < tolerance
-
-
-def test_padding_changes_nothing(policy: CountingPolicy) -> None:
-    alone = score_rows(policy, rows()[:1], temperature=1.0, token_budget=1)
-    beside = score_rows(policy, rows(), temperature=1.0, token_budget=100_000)
-    torch.testing.assert_close(alone[0], beside[0])
 
 
 def test_an_update_by_hand(policy: CountingPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,19 +160,6 @@ def test_an_update_by_hand(policy: CountingPolicy, monkeypatch: pytest.MonkeyPat
     assert metrics["update/n_tokens"] == sum(row.n_tokens for row in rows())
 
 
-def test_the_first_update_clips_nothing(policy: CountingPolicy) -> None:
-    assert update(policy, rows())["clip_ratio/region_mean"] == 0.0
-
-
-def test_what_it_imitates_becomes_more_probable(policy: CountingPolicy) -> None:
-    chains = rows(2, advantage=0.0, weight=0.0, sft_weight=0.05)
-    before = torch.cat(score_rows(policy, chains, temperature=1.0, token_budget=4096)).mean()
-    metrics = update(policy, chains)
-    after = torch.cat(score_rows(policy, chains, temperature=1.0, token_budget=4096)).mean()
-    assert after > before
-    assert "clip_ratio/region_mean" not in metrics  # nothing here has an advantage
-
-
 def test_the_reference_is_asked_where_the_kl_counts_alone(policy: CountingPolicy) -> None:
     config = with_loss(kl_coef=0.1)
     metrics = update(policy, rows(3, kl_weight=0.01), config)
@@ -215,13 +185,11 @@ def hopeless(kind: str, policy: HfPolicy) -> tuple[list[Row], Any]:
     """Rows that give a loss or a gradient that is no number, and a hook to take away again."""
     if kind == "loss":
         return [*rows(3), *rows(1, sft_weight=float("inf"))], None
-    if kind == "loss of every row":
-        return rows(3, advantage=float("nan")), None
     last: Any = list(policy.parameters().values())[-1]
     return rows(3), last.register_hook(lambda grad: grad * float("inf"))
 
 
-@pytest.mark.parametrize("kind", ["loss", "loss of every row", "gradient"])
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_a_loss_that_is_no_number_leaves_the_adapter_as_it_was(kind: str, policy: CountingPolicy) -> None:
     optimizer = make_optimizer(policy, CONFIG)
     update(policy, rows(), optimizer=optimizer)
@@ -238,12 +206,6 @@ def test_a_loss_that_is_no_number_leaves_the_adapter_as_it_was(kind: str, policy
     update(policy, rows(), optimizer=optimizer)  # and it can be trained on
     assert all(bool(p.isfinite().all()) for p in policy.parameters().values())
     assert not same(before, adapter(policy))
-
-
-def test_the_step_is_counted_from_one(policy: CountingPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "sft_loss", lambda logprobs_N, _: logprobs_N.sum() * float("nan"))
-    with pytest.raises(DivergedError, match=r"^Step 1: the loss is nan"):
-        learn(policy, make_optimizer(policy, CONFIG), rows(), CONFIG, step=0, last_good="none yet")
 
 
 def in_fp16(monkeypatch: pytest.MonkeyPatch) -> HfPolicy:
@@ -287,7 +249,7 @@ def in_batches(policy: HfPolicy, learned: Sequence[Row]) -> list[MicroBatch]:
 
 def test_the_sampler_correction_weighs_tokens_by_hand(policy: CountingPolicy) -> None:
     """The sampler says ln 2 more of every token: half the weight. ln 4 less: four times, cut to twice."""
-    plain = rows(sft_weight=0.0, kl_weight=0.0)
+    plain = rows(3, sft_weight=0.0, kl_weight=0.0)
     scored = [s.detach() for s in score_rows(policy, plain, temperature=1.0, token_budget=100)]
 
     def sampled(shift: float) -> list[Row]:

@@ -42,13 +42,6 @@ def test_a_dead_group_has_exactly_no_advantage_whatever_the_rounding() -> None:
         assert torch.equal(group_advantages(rewards, scale=scale), torch.zeros(2, 7))
 
 
-def test_groups_do_not_see_each_other() -> None:
-    a = torch.tensor([[1.0, 0.0, 1.0]])
-    other = torch.tensor([[0.0, 0.0, 1.0]])
-    alone = group_advantages(a, scale="group")
-    torch.testing.assert_close(group_advantages(torch.cat([a, other]), scale="group")[:1], alone)
-
-
 def test_token_weights_by_hand() -> None:
     lengths = torch.tensor([1, 3])
     torch.testing.assert_close(
@@ -73,14 +66,10 @@ def test_clipping_by_hand() -> None:
     assert terms.n_clipped == 2  # raised far enough, lowered far enough
 
 
-def test_kl_is_zero_to_itself_and_never_negative() -> None:
-    logprobs = -torch.rand(100) * 5
-    assert torch.equal(kl_divergence(logprobs, logprobs), torch.zeros(100))
-    assert (kl_divergence(logprobs, -torch.rand(100) * 5) >= 0).all()
-    # log ratio ln 2: 2 - ln 2 - 1
-    torch.testing.assert_close(
-        kl_divergence(torch.tensor([math.log(0.25)]), torch.tensor([math.log(0.5)])), torch.tensor([1 - math.log(2)])
-    )
+def test_kl_by_hand() -> None:
+    # log ratios 0, ln 2 and -ln 2: 0, 2 - ln 2 - 1, and 1/2 + ln 2 - 1
+    found = kl_divergence(torch.log(torch.tensor([0.5, 0.25, 0.5])), torch.log(torch.tensor([0.5, 0.5, 0.25])))
+    torch.testing.assert_close(found, torch.tensor([0.0, 1 - math.log(2), math.log(2) - 0.5]))
 
 
 def test_the_supervised_term_is_a_weighted_nll() -> None:
@@ -109,12 +98,6 @@ def test_dpo_by_hand() -> None:
     torch.testing.assert_close(gradient[:2], torch.stack([expected, -expected]))
 
 
-def test_dpo_at_the_reference_is_log_2() -> None:
-    nats = -torch.rand(5) * 50
-    terms = dpo_terms(nats, nats - 1, nats, nats - 1, torch.full((5,), 0.2), dpo_beta=0.1)
-    assert terms.loss.item() == pytest.approx(math.log(2))
-
-
 @pytest.mark.parametrize(("schedule", "half"), [("constant", 4.0), ("linear", 2.0), ("cosine", 2.0)])
 def test_schedules(schedule: str, half: float) -> None:
     assert scheduled(4.0, schedule=schedule, progress=0.0) == pytest.approx(4.0)
@@ -125,7 +108,7 @@ def test_schedules(schedule: str, half: float) -> None:
 # --- TRL on the same tensors -------------------------------------------------------------------------------------
 
 P, G, T, MAX_TOKENS = 3, 4, 11, 16
-NORMALISATION = {"grpo": "sequence", "bnpo": "token", "dapo": "token", "dr_grpo": "dr_grpo"}
+NORMALISATION = {"grpo": "sequence", "dapo": "token", "dr_grpo": "dr_grpo"}
 
 
 def trl_loss(loss_type: str, kl_coef: float, logps: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
@@ -158,9 +141,9 @@ def trl_loss(loss_type: str, kl_coef: float, logps: torch.Tensor, inputs: dict[s
     return loss
 
 
-@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 @pytest.mark.parametrize("loss_type", NORMALISATION)
-def test_loss_and_gradient_equal_trl(loss_type: str, kl_coef: float) -> None:
+def test_loss_and_gradient_equal_trl(loss_type: str) -> None:
+    kl_coef = 0.1
     generator = torch.Generator().manual_seed(3)
 
     def noise(scale: float) -> torch.Tensor:
@@ -251,8 +234,8 @@ def trl_dpo(logps: torch.Tensor, mask: torch.Tensor, ref: torch.Tensor, dpo_beta
     return compute_loss(trainer, lambda **_kwargs: outputs, inputs, False), trainer._metrics["train"]
 
 
-@pytest.mark.parametrize("dpo_beta", [0.1, 1.0])
-def test_dpo_loss_gradient_and_rewards_equal_trl(dpo_beta: float) -> None:
+def test_dpo_loss_gradient_and_rewards_equal_trl() -> None:
+    dpo_beta = 0.1
     generator = torch.Generator().manual_seed(5)
     lengths = torch.randint(1, T + 1, (2 * K,), generator=generator)
     mask = torch.arange(T) < lengths[:, None]

@@ -20,7 +20,7 @@ from expo_lite.prompts import (
 from expo_lite.records import Problem, Prompts
 from expo_lite.settings.models import PRESETS
 
-ODD = ["{answer}", "{}", "{0} and {question}", "%s", "$x \\in \\{1, 2\\}$", "a\nb\n", "😀 ä", "\\boxed{7}"]
+ODD = ["{answer}", "{0} and {question}", "$x \\in \\{1, 2\\}$", "a\nb\n😀"]
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,6 @@ def test_both_end_where_the_assistant_begins(tokenizer: Any) -> None:
         assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
         assert isinstance(ids, tuple)
         assert all(isinstance(token, int) for token in ids)
-
-
-def test_the_answer_is_the_only_difference_that_the_answer_makes(tokenizer: Any) -> None:
-    one, other = Problem("p", "1 + 1?", "2"), Problem("p", "1 + 1?", "33")
-    assert encode_question(tokenizer, one) == encode_question(tokenizer, other)
-    assert explanation_text(one).replace(" 2.", " 33.") == explanation_text(other)
 
 
 class Recording:
@@ -133,14 +127,7 @@ def test_an_explanation_prompt_of_ones_own(tmp_path: Path, tokenizer: Any) -> No
     ("question", "explanation", "message"),
     [
         (None, "Explain {question}.", r"explanation prompt .* lacks \{answer\}"),
-        (None, "", r"lacks \{question\} and \{answer\}"),
-        (
-            None,
-            "--- user\n{question} {answer}\n--- assistant\nOf {question} {answer}",
-            "ends with the assistant's turn",
-        ),
         ("Solve it.", None, r"question prompt .* lacks \{question\}"),
-        ("{question} It is {answer}.", None, "must not see"),
         ("--- user\nIt is {answer}.\n--- assistant\nOh.\n--- user\n{question}", None, "must not see"),
         ("--- user\n{question}\n--- system\nCount.\n--- user\n{question}", None, "system's turn that is not the first"),
         ("--- system\n{question}", None, "ends with the system's turn"),

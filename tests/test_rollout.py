@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
-
 from expo_lite.memory.limits import Limits
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams, Verdict
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.step.explain import roll_out
-from expo_lite.step.rollout import draw, grade_groups, stream_seed
+from expo_lite.step.rollout import draw, stream_seed
 
 PROBLEMS = [Problem(f"p{i}", f"Question {i}?", str(i)) for i in range(5)]
 PARAMS = SamplingParams(1.0, 10)
@@ -78,22 +76,6 @@ def test_groups_and_attempts_are_sampled_together_and_keep_their_problems() -> N
     assert all(shown in "".join(map(chr, c.prompt_ids)) for group in rolled.attempts for c in group.completions)
 
 
-def test_nothing_to_sample() -> None:
-    rolled = roll(Echo(), group_size=3)
-    assert (rolled.groups, rolled.attempts) == ((), ())
-
-
-def test_verdicts_stay_with_their_completions_among_many() -> None:
-    problems = [Problem(str(i), "", str(i % 7)) for i in range(200)]
-    sampled = [
-        tuple(Completion((), (1,), (0.0,), f"{(i + j) % 7} {i} {j}", FinishReason.STOP) for j in range(3))
-        for i in range(200)
-    ]
-    for i, group in enumerate(grade_groups(Task(), problems, sampled)):  # type: ignore[arg-type]
-        assert [verdict.answer for verdict in group.verdicts] == [f"{(i + j) % 7} {i} {j}" for j in range(3)]
-        assert group.rewards == (1.0, 0.0, 0.0)
-
-
 def test_an_epoch_is_every_problem_once() -> None:
     drawn = [draw(PROBLEMS, 2, step=step, seed=3) for step in range(15)]
     flat = [problem for step in drawn for problem in step]
@@ -108,11 +90,10 @@ def test_a_draw_depends_on_step_and_seed_alone() -> None:
     assert len({tuple(p.problem_id for p in drawn) for drawn in others}) > 5
 
 
-@pytest.mark.parametrize("n", [1, 5, 12])
-def test_a_step_may_ask_for_more_than_there_are(n: int) -> None:
-    drawn = draw(PROBLEMS, n, step=2, seed=0)
-    assert len(drawn) == n
-    assert max(Counter(drawn).values()) <= n // 5 + 2
+def test_a_step_may_ask_for_more_than_there_are() -> None:
+    drawn = draw(PROBLEMS, 12, step=2, seed=0)
+    assert len(drawn) == 12
+    assert max(Counter(drawn).values()) <= 4
 
 
 def test_each_purpose_has_its_own_random_numbers() -> None:

@@ -16,7 +16,6 @@ from expo_lite.sweep.plan import read_plan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 QUESTION = "Anna buys 6 boxes with 9 stickers in each, and finds 26 more stickers. How many stickers does Anna have?"
-SAME = "Ben buys 3 boxes with 3 cards in each, and finds 3 more cards. How many cards does Ben have?"
 
 
 def _load() -> ModuleType:
@@ -57,32 +56,21 @@ def test_expert_chains_of_both_styles_are_valid(style: str) -> None:
     ("chain", "reason"),
     [
         (r"6 * 9 = 54, and 54 + 26 = 80. The answer is \boxed{80}.", "valid"),
-        (r"26 + 6 * 9 = 80. \boxed{80}", "valid"),
         (r"$9 \times 6 = 54$. Then 26 + 54 = 80, so \boxed{80}", "valid"),
-        (r"9 x 6 = 54, 54 + 26 = 80. \boxed{80}", "valid"),
         # what SmolLM2 writes with the answer in sight
         (r"9 * 6 = 54, and 54 + 26 = 98. The answer is \boxed{80}.", "wrong_equation"),
-        (r"9 * 6 = 56, and 56 + 24 = 80. The answer is \boxed{80}.", "wrong_equation"),
         (r"9 * 6=<<9*6=50>>54, and 54 + 26 = 80. \boxed{80}", "wrong_equation"),
         (r"8 * 10 = 80. The answer is \boxed{80}.", "foreign_number"),
         (r"9 * 6 = 54, and 54 + 20 = 74, and 74 + 6 = 80. The answer is \boxed{80}.", "foreign_number"),
-        (r"54 + 26 = 80. The answer is \boxed{80}.", "foreign_number"),
         (r"9 * 6 = 54. The answer is \boxed{80}.", "unused_number"),
         (r"6 + 9 + 26 = 41. The answer is \boxed{80}.", "elsewhere"),
-        (r"6 * 9 = 54, and 54 + 26 = 80. The answer is \boxed{54}.", "elsewhere"),
         (r"6 * 9 = 54, and 54 + 26 = 80.", "elsewhere"),
         (r"The answer is \boxed{80}.", "no_equation"),
-        (r"6 * 9 = 54 + 26 = 80. The answer is \boxed{80}.", "unread"),
         (r"6 boxes * 9 = 54. The answer is \boxed{80}.", "unread"),
     ],
 )
 def test_what_is_wrong_with_a_chain(chain: str, reason: str) -> None:
     assert boxes.check_chain(QUESTION, "80", chain) == reason
-
-
-def test_a_number_is_used_as_often_as_the_question_has_it() -> None:
-    assert boxes.check_chain(SAME, "12", r"3 * 3 = 9, and 9 + 3 = 12. \boxed{12}") == "valid"
-    assert boxes.check_chain(SAME, "12", r"3 * 3 = 9. \boxed{12}") == "unused_number"
 
 
 def test_the_rates_of_a_plan(

