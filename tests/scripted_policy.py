@@ -14,6 +14,7 @@ import torch
 from expo_lite.grading import Grader
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
+from expo_lite.policy.load import load_tokenizer
 from expo_lite.records import Completion, Explanation, FinishReason, Group, SampleRequest, SamplingParams
 from expo_lite.settings.groups import ExpoConfig, PolicyConfig
 from expo_lite.step import explain
@@ -78,7 +79,9 @@ class ScriptedPolicy:
 
 def install(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedPolicy]:
     """Let commands load this policy instead of a model, and share one grader."""
+    tokenizer = load_tokenizer("tiny")
     monkeypatch.setattr("expo_lite.policy.hf.HfPolicy", ScriptedPolicy)
+    monkeypatch.setattr("expo_lite.policy.load.load_tokenizer", lambda name: tokenizer)
     monkeypatch.setattr("expo_lite.policy.base.choose_backend", lambda config: "hf")  # also where there is a GPU
     monkeypatch.setattr("expo_lite.commands.eval.Grader", lambda **_: contextlib.nullcontext(GRADER))
     monkeypatch.setattr(ScriptedPolicy, "loaded", [])
