@@ -65,8 +65,8 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     from expo_lite.memory.limits import fitted, peak_memory_gib, reset_peak_memory
     from expo_lite.memory.plan import CONTEXT, GIB, MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS, Workload, phases
     from expo_lite.memory.shapes import find_shape
-    from expo_lite.policy.base import load_policy
     from expo_lite.policy.batching import Row
+    from expo_lite.policy.factory import load_policy
     from expo_lite.policy.scoring import score_rows
     from expo_lite.policy.self_check import self_check
     from expo_lite.prompts import encode_explanation, encode_question

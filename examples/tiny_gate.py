@@ -16,8 +16,9 @@ from dataclasses import replace
 import torch
 
 from expo_lite.objectives import sft_loss
-from expo_lite.policy.base import Policy, load_policy
+from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row, micro_batches
+from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.results.statistics import Estimate, bootstrap_mean, wilson

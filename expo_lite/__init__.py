@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from expo_lite.grading import Grader
     from expo_lite.loop import train
     from expo_lite.measure.evaluate import evaluate
-    from expo_lite.policy.base import load_policy
+    from expo_lite.policy.factory import load_policy
     from expo_lite.tasks import load_task
     from expo_lite.tasks.rows import task_from_rows
 
@@ -38,7 +38,7 @@ __version__ = "0.1.0"
 _LATE = {
     "Grader": "expo_lite.grading",
     "evaluate": "expo_lite.measure.evaluate",
-    "load_policy": "expo_lite.policy.base",
+    "load_policy": "expo_lite.policy.factory",
     "load_task": "expo_lite.tasks",
     "task_from_rows": "expo_lite.tasks.rows",
     "train": "expo_lite.loop",

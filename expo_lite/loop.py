@@ -20,8 +20,8 @@ from expo_lite.measure.evaluate import (
 )
 from expo_lite.memory.limits import Limits, fitted, fitting, peak_memory_gib
 from expo_lite.memory.plan import GIB, MemoryPlan
-from expo_lite.policy.base import load_policy
 from expo_lite.policy.device import describe, find_device
+from expo_lite.policy.factory import load_policy
 from expo_lite.results.figures import Evaluation
 from expo_lite.results.tables import before_and_after
 from expo_lite.run.dashboard import binned, sparkline, title_of

@@ -82,7 +82,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedPolicy]:
     tokenizer = load_tokenizer("tiny")
     monkeypatch.setattr("expo_lite.policy.hf.HfPolicy", ScriptedPolicy)
     monkeypatch.setattr("expo_lite.policy.load.load_tokenizer", lambda name: tokenizer)
-    monkeypatch.setattr("expo_lite.policy.base.choose_backend", lambda config: "hf")  # also where there is a GPU
+    monkeypatch.setattr("expo_lite.policy.factory.choose_backend", lambda config: "hf")  # also where there is a GPU
     monkeypatch.setattr("expo_lite.commands.eval.Grader", lambda **_: contextlib.nullcontext(GRADER))
     monkeypatch.setattr(ScriptedPolicy, "loaded", [])
     monkeypatch.setattr(ScriptedPolicy, "n_calls", 0)

@@ -11,8 +11,8 @@ import torch
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
-from expo_lite.policy.base import load_policy
 from expo_lite.policy.device import compute_type, describe, find_device
+from expo_lite.policy.factory import load_policy
 from expo_lite.settings import machine
 from expo_lite.settings.groups import PolicyConfig
 

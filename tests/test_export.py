@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from expo_lite.commands import cli
 from expo_lite.commands.export import checked_problems
 from expo_lite.errors import ModelError
-from expo_lite.policy.base import load_policy
 from expo_lite.policy.export import (
     MOST_NATS,
     check_export,
@@ -24,6 +23,7 @@ from expo_lite.policy.export import (
     write_merged,
     write_model_gguf,
 )
+from expo_lite.policy.factory import load_policy
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.run.target import find_target

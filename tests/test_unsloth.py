@@ -19,8 +19,8 @@ from unsloth_process import PROMPTS, ROWS
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError, ModelError
-from expo_lite.policy.base import choose_backend, load_policy
 from expo_lite.policy.batching import micro_batches
+from expo_lite.policy.factory import choose_backend, load_policy
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.records import SampleRequest, SamplingParams
@@ -295,7 +295,7 @@ def test_a_language_model_scores_alike(tmp_path: Path) -> None:
     code = f"""
 import json, unsloth_process as process
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.policy.base import load_policy
+from expo_lite.policy.factory import load_policy
 policy = load_policy({name!r}, PolicyConfig(backend="unsloth"), seed=0)
 checked = process.self_check(policy, process.PROMPTS, temperature=1.0, token_budget=512)
 print(json.dumps([process.scores(policy), checked]))
@@ -327,7 +327,7 @@ def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> N
         "commands.cli",
         "measure.diagnose",
         "sweep.run",
-        "policy.base",
+        "policy.factory",
     ]
     code = f"import sys, importlib; [importlib.import_module('expo_lite.' + name) for name in {modules}]; "
     code += "print({'transformers', 'peft', 'trl', 'unsloth'} & set(sys.modules))"
@@ -337,7 +337,7 @@ def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> N
 def test_auto_takes_unsloth_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for gpu, there, expected in ((True, True, "unsloth"), (True, False, "hf"), (False, True, "hf")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-        monkeypatch.setattr("expo_lite.policy.base.is_installed", lambda package, there=there: there)
+        monkeypatch.setattr("expo_lite.policy.factory.is_installed", lambda package, there=there: there)
         assert choose_backend(PolicyConfig()) == expected
         assert choose_backend(PolicyConfig(backend="hf")) == "hf"
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from expo_lite import TrainConfig, train
 from expo_lite.commands import cli
-from expo_lite.policy.base import load_policy
 from expo_lite.policy.batching import Row
+from expo_lite.policy.factory import load_policy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import HeldOutConfig, LossConfig, OptimizerConfig, PolicyConfig, RolloutConfig

@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig  # type: ignore[attr-defined]
 
 from expo_lite.integrations.trl import ExplainingGRPOTrainer
-from expo_lite.policy.base import load_policy
+from expo_lite.policy.factory import load_policy
 from expo_lite.settings.groups import ExpoConfig, PolicyConfig
 from expo_lite.settings.models import PRESETS
 from expo_lite.tasks.rows import task_from_rows

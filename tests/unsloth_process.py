@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from expo_lite.errors import ModelError
-from expo_lite.policy.base import Policy, load_policy
+from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
+from expo_lite.policy.factory import load_policy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.policy.self_check import self_check
 from expo_lite.records import SampleRequest, SamplingParams

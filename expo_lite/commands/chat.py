@@ -60,7 +60,7 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
     Raises:
         ExpoLiteError: the model cannot be loaded, or memory runs out.
     """
-    from expo_lite.policy.base import load_policy
+    from expo_lite.policy.factory import load_policy
 
     say_device(console)
     with working(console, f"loading {target.label}"):

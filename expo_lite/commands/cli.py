@@ -12,10 +12,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from rich.table import Table
 
-from expo_lite import __version__
 from expo_lite.commands import arguments
 from expo_lite.commands.chat import Chat
 from expo_lite.commands.command import Command
@@ -35,9 +35,10 @@ from expo_lite.settings.machine import set_memory
 from expo_lite.settings.models import suggestion
 from expo_lite.terminal import Terminal, visible, visible_line
 
+VERSION = version("expo-lite")
 DESCRIPTION = (
     "usage: expo-lite COMMAND [FLAGS]\n\n"
-    f"expo-lite {__version__} teaches a language model what it cannot yet do (ExPO). `expo-lite train` alone trains "
+    f"expo-lite {VERSION} teaches a language model what it cannot yet do (ExPO). `expo-lite train` alone trains "
     "the built-in model on the built-in task, in some minutes on a CPU. `expo-lite COMMAND --help` lists the flags of "
     "a command. Settings come from defaults, then --config FILE.toml, then flags. --version prints the version.\n"
 )
@@ -86,7 +87,7 @@ def run(words: Sequence[str]) -> int:
             set_memory(os.environ)
             command.run()
         else:
-            sys.stdout.write(f"expo-lite {__version__}\n")
+            sys.stdout.write(f"expo-lite {VERSION}\n")
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

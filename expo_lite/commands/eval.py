@@ -166,7 +166,7 @@ def graded_target(
 
     from expo_lite.measure.samples import graded_problems
     from expo_lite.memory.limits import fitted_policy
-    from expo_lite.policy.base import load_policy
+    from expo_lite.policy.factory import load_policy
     from expo_lite.run.folder import locked, make_folder
 
     say(console, f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems")

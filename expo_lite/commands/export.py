@@ -95,7 +95,7 @@ def export(place: Destination, console: Console) -> None:
     Raises:
         ModelError: the model cannot be written in this form, or what was written is not what was trained.
     """
-    from expo_lite.policy.base import load_policy
+    from expo_lite.policy.factory import load_policy
 
     target, folder = place.target, place.folder
     say_device(console)

@@ -81,7 +81,7 @@ def evaluate_base(config: RunConfig, file: Path) -> None:
     """Evaluate as the loop does before its first step, with the sampler and the rows that fit."""
     from expo_lite.measure.evaluate import evaluate, held_out
     from expo_lite.memory.limits import Limits, fitted
-    from expo_lite.policy.base import load_policy
+    from expo_lite.policy.factory import load_policy
 
     config, _ = fitted(config)
     with Grader(rounding=config.data.rounding) as grader:

@@ -25,8 +25,9 @@ from expo_lite.measure.verdict import (
     verdicts_of,
 )
 from expo_lite.memory.limits import Limits, fitted_policy, fitting
-from expo_lite.policy.base import Policy, listening, load_policy
+from expo_lite.policy.base import Policy, listening
 from expo_lite.policy.batching import Row
+from expo_lite.policy.factory import load_policy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import ALL, Explanation, Group, Level, Problem, SamplingParams

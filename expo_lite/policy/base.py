@@ -1,6 +1,5 @@
-"""The policy as the loop sees it, and the choice of its backend; nothing heavy is imported before that choice."""
+"""The policy as the loop sees it."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -8,12 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from expo_lite.errors import ModelError
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.records import Completion, SampleRequest, SamplingParams
-from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import backend_rules, importing, is_installed
-from expo_lite.settings.schema import check_rules
 
 
 class Policy(Protocol):
@@ -72,44 +67,3 @@ def listening(policy: Policy, on_ended: Callable[[int], None]) -> Iterator[None]
         yield
     finally:
         policy.on_ended = before
-
-
-def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> Policy:
-    """Load a model on the backend that the settings ask for, with a fresh adapter or the one in the folder `adapter`.
-
-    Args:
-        name: an alias, OWNER/NAME, a local folder or a GGUF file.
-        config: backend, sampler, bits, LoRA rank and scale.
-        seed: seed of the fresh adapter.
-        adapter: folder of an adapter to continue from.
-
-    Raises:
-        ConfigError: the backend is not installed, or torch cannot use the GPU.
-        ModelError: the model cannot be found, read or held in memory, or it is too late to import Unsloth.
-    """
-    check_rules(backend_rules(config.backend))
-    if choose_backend(config) == "hf":
-        with importing("peft"):
-            from expo_lite.policy.hf import HfPolicy
-
-        return HfPolicy(name, config, seed=seed, adapter=adapter)
-    late = sorted({"transformers", "peft", "trl"} & set(sys.modules))
-    if late and "unsloth" not in sys.modules:
-        # it patches these when it is imported; code that was imported before stays slow, or half patched
-        raise ModelError(
-            f"Unsloth must be imported before {', '.join(late)}. Start a new process (`expo-lite` does), "
-            "or take backend 'hf'."
-        )
-    with importing("unsloth"):
-        from expo_lite.policy.unsloth import UnslothPolicy
-
-    return UnslothPolicy(name, config, seed=seed, adapter=adapter)
-
-
-def choose_backend(config: PolicyConfig) -> str:
-    """`unsloth` or `hf`: as asked for, else Unsloth if it is installed and torch sees a GPU."""
-    if config.backend != "auto":
-        return config.backend
-    if torch.cuda.is_available() and is_installed("unsloth"):
-        return "unsloth"
-    return "hf"
