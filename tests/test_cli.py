@@ -66,7 +66,7 @@ WRONG = {
     "train --method ppo": "'grpo', 'exp-grpo', 'gt-sft-grpo', 'exp-dpo', 'star', 'sft'",
     "train --steps ten": "Error parsing --steps",
     "train --group-size 1": "error: group_size must be",
-    "train --explanation-filter none,verified": "error: explanation_filter 'none' cannot be combined",
+    "train --explanation-filter none,verified": "error: explanation_filter takes 'none' alone",
     "train --explanation-filter verify": "'verify' is not one of verified, lift,",
     "train --dpo-beta 0.2": "error: dpo_beta set, but of no use with method 'exp-grpo'",
     "train --method grpo --explain-with answer --explain all": "error: explain set, but of no use with method 'grpo'",

@@ -58,17 +58,6 @@ def test_plain_lines_without_a_terminal(clock: list[float]) -> None:
     assert "\x1b" not in file.getvalue()
 
 
-def test_what_was_not_measured_is_not_shown(clock: list[float]) -> None:
-    shown, file = console(terminal=False)
-    without = {
-        key: METRICS[key] for key in METRICS if key not in ("update/tokens_per_s", "expo/explanation_accept_rate")
-    }
-    with Display(shown, 1) as view:
-        view.step(1, without)
-    assert "update" not in file.getvalue()
-    assert "explanations" not in file.getvalue()
-
-
 def test_bars_on_a_terminal() -> None:
     shown, file = console(terminal=True)
     with Display(shown, 4, title="run", rows=[{"step": 1, **METRICS}]) as view:
@@ -106,23 +95,11 @@ def test_sparks_by_hand() -> None:
         ([1.0, 2.0, 3.0, 4.0], 2, [1.5, 3.5]),
         ([1.0, 2.0, 3.0], 2, [1.5, 3.0]),
         ([1.0, 2.0], 5, [1.0, 2.0]),
-        ([1.0], 1, [1.0]),
         ([], 30, []),
     ],
 )
 def test_binned_by_hand(values: list[float], n: int, expected: list[float]) -> None:
     assert binned(values, n) == expected
-
-
-@pytest.mark.parametrize("n_values", [1, 29, 30, 31, 59, 61, 300])
-def test_bins_leave_nothing_out(n_values: int) -> None:
-    values = [float(i) for i in range(n_values)]
-    bins = binned(values, 30)
-    assert len(bins) == min(30, n_values)
-    assert bins == sorted(bins)
-    assert (bins[0] == values[0]) == (n_values < 45)
-    if n_values % 30 == 0:
-        assert sum(bins) / len(bins) == pytest.approx(sum(values) / len(values))
 
 
 def result(level: str, value: float) -> LevelResult:
@@ -146,13 +123,6 @@ def test_the_table_has_before_and_after() -> None:
     assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
     assert "pass@1" in text
     assert "pass@4" in text
-
-
-def test_the_table_without_before() -> None:
-    shown, file = console(terminal=False, width=160)
-    shown.print(before_and_after(None, Evaluation((result("5", 0.3),), 0.7, ())))
-    assert "before" not in file.getvalue()
-    assert file.getvalue().count("25.0 to 35.0") == 3
 
 
 def test_an_estimate_in_words() -> None:

@@ -16,7 +16,7 @@ from expo_lite.results.record import read_run
 from expo_lite.run import logs
 from expo_lite.run.folder import JsonLines, RunFolder
 from expo_lite.settings import machine
-from expo_lite.settings.train import Logger, TrainConfig, resolve
+from expo_lite.settings.train import Logger
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -204,12 +204,6 @@ def test_every_logger_is_a_tracker_of_accelerate() -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     assert set(get_args(Logger)) == set(LOGGER_TYPE_TO_CLASS)
-
-
-def test_a_logger_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "is_installed", lambda name: True)
-    with pytest.raises(ConfigError, match="log names a logger twice: wandb, wandb"):
-        resolve(TrainConfig(log=("wandb", "wandb")))
 
 
 def test_one_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Metric names and values by hand; files that are appended to, cut off and full."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from full_disk import largest_file
 from expo_lite.errors import CheckpointError
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
 from expo_lite.run.folder import JsonLines
-from expo_lite.run.metrics import explanation_metrics, group_metrics, mean, sample_rows
+from expo_lite.run.metrics import explanation_metrics, group_metrics, sample_rows
 
 PROBLEM = Problem("p", "1 + 1?", "2", 3, "sums")
 
@@ -65,11 +64,6 @@ def test_explanations_by_hand() -> None:
         "expo/refused/no_lift": 0.5,
         "expo/refused/truncated": 0.25,
     }
-
-
-def test_the_mean_of_nothing() -> None:
-    assert mean([]) == 0.0
-    assert mean(iter([1.0, 2.0])) == 1.5
 
 
 def test_samples_keep_prompt_completion_verdict_and_reason() -> None:
@@ -143,14 +137,3 @@ def test_a_full_disk_is_an_error_and_earlier_rows_stay(tmp_path: Path) -> None:
         os.symlink("/dev/full", tmp_path / "full.jsonl")
         with pytest.raises(CheckpointError, match="No space left on device"):
             JsonLines(tmp_path / "full.jsonl").append([{"step": 1}])
-
-
-def test_metrics_are_plain_json(tmp_path: Path) -> None:
-    """Also for readers that take no NaN."""
-    file = JsonLines(tmp_path / "metrics.jsonl")
-    file.append([{"step": 1, **group_metrics([group([1, 0], [0, 4])])}])
-
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
-    json.loads(file.path.read_text(), parse_constant=refuse)

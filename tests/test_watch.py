@@ -45,14 +45,6 @@ def test_the_panel_fits(tmp_path: Path, width: int) -> None:
     assert re.search(rf"reward +[▁-█]+ +{rewards[0]:.0%}", text) or width < 100  # 40 sparks of 50 steps are means
 
 
-def test_what_is_compared_is_of_one_problem(tmp_path: Path) -> None:
-    state = read_state(make_run(tmp_path / "run", steps=3, problems=6))
-    wrong = [row for row in state.samples if row["kind"] == "rollout" and not row["correct"]]
-    text = shown(state, 200)
-    (problem_id,) = re.findall(r"step \d+, (made/\d): the answer is", text)
-    assert any(row["problem_id"] == problem_id for row in wrong)
-
-
 def test_a_run_says_whether_it_goes_on(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=4)
     assert "has finished: expo-lite report" in str(closing(read_state(run), run))

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 LONGEST_QUOTE = 80
 """Characters of a value that an error quotes."""
-UNREADABLE = "a value is not UTF-8, too long, or nested too deeply."
+UNREADABLE = "a value is not UTF-8, has a NUL, is too long, or nested too deeply."
 LARGEST_SEED = 2**63 - 1
 AT_LEAST_0 = Interval(ge=0, le=10**9)
 AT_LEAST_1 = Interval(ge=1, le=10**9)
@@ -56,8 +56,10 @@ def from_mapping(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     _check_names(cls, values, prefix, list(_dotted_names(cls)))
     try:
         # As JSON, so that strict types still take a list for a tuple and a text for a path
-        adapter = _adapter(cls)  # type: ignore[arg-type]
-        built: T = _with_home(adapter.validate_json(json.dumps(values, default=str), strict=True))
+        text = json.dumps(values, default=str)
+        if "\\u0000" in text:
+            raise ConfigError(prefix + UNREADABLE)
+        built: T = _with_home(_adapter(cls).validate_json(text, strict=True))  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigError(prefix + _first_problem(cls, error)) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, or thousands of lists in one another

@@ -228,13 +228,6 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
 
 
 def check_filters(filters: tuple[ExplanationFilter, ...]) -> None:
-    """Raise ConfigError where there is no filter, or 'none' beside another."""
-    check_rules(
-        [
-            (bool(filters), "explanation_filter must not be empty; 'none' accepts every explanation."),
-            (
-                "none" not in filters or len(filters) == 1,
-                "explanation_filter 'none' cannot be combined with another filter.",
-            ),
-        ]
-    )
+    """Raise ConfigError if there is no filter, or 'none' beside another."""
+    if not filters or ("none" in filters and len(filters) > 1):
+        raise ConfigError("explanation_filter takes 'none' alone, or one or several of the others.")
