@@ -88,7 +88,7 @@ def test_each_fault_is_named_with_its_figure_its_place_and_a_remedy(
     assert said.startswith(f"problem  {what}")
     assert f" (made, steps 11 to 30: {figures}" in said
     assert re.fullmatch(r" {9}\S.*\.", remedy)
-    assert (code, err) == (1, "error: The doctor has found 1 problem; the lines above say what to do.\n")
+    assert (code, err) == (1, "error: Problems found: 1. The lines above say what to do.\n")
 
 
 def test_dead_groups_matter_where_rewards_are_compared(made: Path) -> None:
@@ -166,7 +166,7 @@ def test_several_runs(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     states = [line.split()[0] for line in out.splitlines() if not line.startswith(" ")]
     assert states == ["ok", "problem", "problem", "warning"]  # three of six steps, and nobody goes on
     assert "made: nothing wrong is found. Step 30 of 6: reward 50%, all-wrong groups 25%" in out
-    assert err == "error: The doctor has found 2 problems; the lines above say what to do.\n"
+    assert err == "error: Problems found: 2. The lines above say what to do.\n"
 
 
 def test_a_damaged_checkpoint(tmp_path: Path, made: Path) -> None:

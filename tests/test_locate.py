@@ -86,9 +86,8 @@ def test_a_lone_adapter_names_its_model_and_shape(tmp_path: Path) -> None:
 
 def test_a_lone_adapter_whose_model_is_elsewhere(tmp_path: Path) -> None:
     write_adapter(tmp_path / "mine", base_model_name_or_path="/gone/model")
-    with pytest.raises(ConfigError, match="--base-model"):
+    with pytest.raises(ConfigError, match="was made for"):
         find_target(str(tmp_path / "mine"))
-    assert find_target(str(tmp_path / "mine"), base_model="qwen3-4b").model == "qwen3-4b"
 
 
 @pytest.mark.parametrize("changes", [{"use_dora": True}, {"r": None}, {"modules_to_save": ["lm_head"]}])

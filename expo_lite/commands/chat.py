@@ -35,22 +35,20 @@ class Chat(Command):
     prompt: str | None = None
     """One question to answer. Default: questions are read line by line, from the keyboard or a pipe."""
     temperature: Annotated[float, Interval(ge=0, le=100)] = 0.7
-    """How random the replies are; 0 takes the most probable token."""
+    """The randomness of the replies; 0 takes the most probable token."""
     max_completion_tokens: Annotated[int | None, AT_LEAST_1] = None
     """The longest reply in tokens. Default: the run's own, else by model."""
     seed: Annotated[int, SEED] = 0
     """The seed of the replies."""
     bits: Literal[4, 16] | None = None
-    """How many bits the weights have. Default: the run's own, as it was trained; of a model by itself 16."""
-    base_model: str | None = None
-    """The model below an adapter folder, if not the one that the adapter names."""
+    """The bits of a weight. Default: the run's own, as it was trained; of a model by itself 16."""
 
     def run(self) -> None:
         """Answer the questions."""
         typed(self)
         if self.prompt is not None and not self.prompt.strip():
             raise ConfigError("--prompt is empty. Give a question.")
-        target = as_it_is(find_target(self.target, base_model=self.base_model, bits=self.bits), self.bits)
+        target = as_it_is(find_target(self.target, bits=self.bits), self.bits)
         chat(target, self, Terminal())
 
 

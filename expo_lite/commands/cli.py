@@ -75,19 +75,16 @@ def run(words: Sequence[str]) -> int:
         The exit code: 0, that of the error (2 if the arguments are wrong, else 1), or 128 and the signal.
 
     Raises:
-        SystemExit: tyro has printed help (code 0) or an error in the arguments (code 2).
+        SystemExit: help or the version was printed (code 0), or an error in the arguments (code 2).
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a bar that the encoding lacks must not end a run
     try:
-        command = None if list(words) == ["--version"] else parse(words)
+        command = parse(words)
         if not sys.stdout.isatty():
             os.environ.setdefault("COLUMNS", str(WIDE))
-        if command is not None:
-            set_memory(os.environ)
-            command.run()
-        else:
-            sys.stdout.write(f"expo-lite {VERSION}\n")
+        set_memory(os.environ)
+        command.run()
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -117,6 +114,9 @@ def parse(words: Sequence[str]) -> Command:
         print_help()
         sys.exit(0)
     verb, *flags = words
+    if verb == "--version":
+        sys.stdout.write(f"expo-lite {VERSION}\n")
+        sys.exit(0)
     if verb not in COMMANDS:
         hint = suggestion(verb, COMMANDS) or f" Commands: {', '.join(COMMANDS)}."
         raise ConfigError(f"There is no command '{verb}'.{hint} `expo-lite --help` says what each does.")

@@ -49,13 +49,8 @@ class ConfiguredCommand(Command):
 
 def target_of(settings: MeasuringConfig, name: str | None) -> Target:
     """Find the run or model that a command measures; raises what `find_target` does."""
-    return find_target(
-        name or default_model(),
-        base_model=settings.base_model,
-        bits=settings.bits,
-        backend=settings.backend,
-        sampler=settings.sampler,
-    )
+    name = name or default_model()
+    return find_target(name, bits=settings.bits, backend=settings.backend, sampler=settings.sampler)
 
 
 def prompts_of(settings: MeasuringConfig, target: Target) -> Prompts:
@@ -69,15 +64,8 @@ def measured_problems(
     task: Task, settings: MeasuringConfig, split: Literal["train", "test"], prompts: Prompts, console: Console
 ) -> list[Problem]:
     """Read the problems that the settings ask for; raises what `Task.problems` does."""
-    return problems_of(
-        task,
-        split,
-        levels=settings.levels,
-        limit=settings.problems,
-        seed=0,
-        warn=warning(console),
-        prompts=prompts,
-    )
+    levels, limit = settings.levels, settings.problems
+    return problems_of(task, split, levels=levels, limit=limit, seed=0, warn=warning(console), prompts=prompts)
 
 
 def import_torch(console: Console) -> None:

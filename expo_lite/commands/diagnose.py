@@ -73,17 +73,15 @@ class Diagnose(ConfiguredCommand):
 
 def show(explanation: Explanation, console: Console) -> None:
     """Print one explanation with its question, the reference answer and the verdict."""
-    problem, completion = explanation.problem, explanation.completion
-    level = "" if problem.level is None else f", level {problem.level}"
-    console.print(Rule(f"{problem.problem_id}{level}", align="left"))
-    answer = "no final answer" if explanation.verdict.answer is None else f"answer {explanation.verdict.answer}"
+    problem = explanation.problem
+    console.print(Rule(problem.problem_id, align="left"))
     outcome = "accepted" if explanation.accepted else f"refused: {explanation.reason}"
     lift = "" if explanation.lift_nats is None else f", lift {explanation.lift_nats:+.2f} nats"
     for heading, text in (
         ("question", problem.question),
         ("reference answer", problem.answer),
-        (f"explanation, {len(completion.token_ids)} tokens", completion.text.strip()),
-        ("verdict", f"{outcome} ({answer}: {explanation.verdict.reason}{lift})"),
+        ("explanation", explanation.completion.text.strip()),
+        ("verdict", f"{outcome} (answer {explanation.verdict.answer or 'none'}{lift})"),
     ):
         console.print(heading, style="bold")
         say(console, f"{text}\n")

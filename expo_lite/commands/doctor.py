@@ -76,10 +76,8 @@ class Doctor(Command):
         checks = machine_checks(training=not self.skip_training)
         if self.runs:
             checks = (check for record in read_runs(self.runs) for check in run_checks(record))
-        problems = sum(show(check, console) for check in checks)
-        if problems:
-            what = f"{problems} problem{'s' if problems > 1 else ''}"
-            raise ExpoLiteError(f"The doctor has found {what}; the lines above say what to do.")
+        if problems := sum(show(check, console) for check in checks):
+            raise ExpoLiteError(f"Problems found: {problems}. The lines above say what to do.")
 
 
 def run_checks(run: RunRecord) -> Iterator[Check]:
@@ -169,9 +167,8 @@ def gpu() -> Check:
         return Check("ok", "No NVIDIA GPU: on a CPU tiny trains in minutes, and models below 1B slowly.")
     free, total = (size / GIB for size in torch.cuda.mem_get_info())
     precision = str(compute_type(device)).removeprefix("torch.")
-    what = f"{describe(device)}, {total:.1f} GiB, {free:.1f} GiB of it free, driver {driver_version()}, {precision}"
-    what += ", lent by Windows (WSL2)" if in_wsl() else ""
-    return Check("ok", f"{what}.")
+    what = f"{describe(device)}, {total:.1f} GiB, {free:.1f} GiB of it free, driver {driver_version()}, {precision}."
+    return Check("ok", what)
 
 
 def four_bits() -> Check:

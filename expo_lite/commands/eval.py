@@ -4,6 +4,7 @@ import gc
 import json
 import shlex
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,15 +73,14 @@ class Eval(ConfiguredCommand):
             params = params_of(config, target)
             problems = fitting_all(targets, problems, params.max_completion_tokens, console)
             spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
+            about = {"task": config.task, "split": config.split, **spec.settings()}
             folders = [
-                SampleFolder(path, {**each.identity(), "task": config.task, "split": config.split, **spec.settings()})
+                SampleFolder(path, each.identity() | about)
                 for path, each in zip((output, output / BASELINE), targets, strict=False)
             ]
             for folder in folders:
                 folder.check(resume=config.resume)
-            graded = [
-                graded_target(each, spec, task, folder, console) for folder, each in zip(folders, targets, strict=True)
-            ]
+            graded = [graded_target(*each, spec, task, console) for each in zip(targets, folders, strict=True)]
         show_results(graded, config, targets, folders[0])
         if config.write_unsolved:
             write_unsolved(config.write_unsolved, graded[0], config, console)
@@ -148,18 +148,13 @@ def fitting_all(
         from expo_lite.policy.load import load_tokenizer
 
     for target in targets:
-        problems = fitting(
-            problems,
-            target.model,
-            max_completion_tokens,
-            tokenizer=lambda model=target.model: load_tokenizer(model),  # type: ignore[misc]
-            warn=warning(console),
-        )
+        tokenizer = partial(load_tokenizer, target.model)
+        problems = fitting(problems, target.model, max_completion_tokens, tokenizer=tokenizer, warn=warning(console))
     return problems
 
 
 def graded_target(
-    target: Target, spec: "SampleSpec", task: "Task", folder: "SampleFolder", console: Console
+    target: Target, folder: "SampleFolder", spec: "SampleSpec", task: "Task", console: Console
 ) -> "list[GradedProblem]":
     """Sample and grade the completions that the folder lacks; load the policy only if it lacks any."""
     import torch
@@ -172,21 +167,20 @@ def graded_target(
     say(console, f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems")
     say_device(console)
     settings, limits = fitted_policy(target.model, target.policy, spec.params, warning(console))
-    loaded: list[Policy] = []
     with completion_bar(console, "completions", spec.n_completions) as bar:
 
+        @cache
         def policy() -> "Policy":
-            if not loaded:
-                loaded.append(load_policy(target.model, settings, seed=0, adapter=target.adapter))
-                loaded[0].on_ended = bar.ended
-            return loaded[0]
+            loaded = load_policy(target.model, settings, seed=0, adapter=target.adapter)
+            loaded.on_ended = bar.ended
+            return loaded
 
         if not folder.path.exists():
             policy()  # a model that cannot be loaded leaves no folder
             make_folder(folder.path)
         with locked(folder.path):
             graded = graded_problems(spec, task, policy, limits=limits, folder=folder, advance=bar)
-    loaded.clear()
+    policy.cache_clear()
     gc.collect()  # a second policy needs the room
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

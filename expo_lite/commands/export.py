@@ -54,8 +54,6 @@ class Export(Command):
     """The folder to write, which must not exist. Default: export/NAME-KIND[-DTYPE] in the run folder."""
     dtype: Literal["bf16", "f16", "f32", "q8_0"] | None = None
     """The type of the written weights. Default: bf16, and f16 in a GGUF file. q8_0 is for GGUF files."""
-    base_model: str | None = None
-    """The model below an adapter folder, if not the one that the adapter names."""
 
     def run(self) -> None:
         """Write the model, compare it with the run, and print how to load it."""
@@ -64,7 +62,7 @@ class Export(Command):
         if self.dtype is not None and self.dtype not in allowed:
             known = ", ".join(allowed) or "none"
             raise ConfigError(f"--dtype {self.dtype} is not for --to {self.to}; it takes {known}.")
-        target = as_it_is(find_target(self.target, base_model=self.base_model))
+        target = as_it_is(find_target(self.target))
         if form == "adapter" and (target.adapter is None or target.model.endswith(".gguf")):
             what = "a model without an adapter" if target.adapter is None else "trained on a GGUF file, unknown to peft"
             raise ConfigError(f"'{self.target}' is {what}. Give a run, or --to merged or gguf.")

@@ -46,9 +46,8 @@ class Plan(ConfiguredCommand):
         config = self.settings
         typed(config)
         console = Terminal()
-        model = config.model or default_model()
         kind, sizes_gib = machine(config.vram)
-        models = list(PRESETS) if model == ALL else [model]
+        models = list(PRESETS) if config.model == ALL else [config.model or default_model()]
         answers = [planned_model(name, gib, kind, config) for name in models for gib in sizes_gib]
         if config.json:
             plans = [to_json(each) for each in answers]
@@ -67,6 +66,17 @@ class PlannedModel:
     memory_gib: float
     plan: MemoryPlan
     longest: int
+
+    @property
+    def parameters(self) -> str:
+        """The number of parameters in millions: '3,085.9M'."""
+        return f"{self.plan.shape.n_parameters / 1e6:,.1f}M"
+
+    @property
+    def short(self) -> str:
+        """The plan in short; '-' if it does not fit."""
+        plan = self.plan
+        return f"{plan.micro_batch_tokens} / {plan.sampling_rows} / {self.longest}" if plan.fits else "-"
 
     @property
     def settings(self) -> dict[str, int | str]:
@@ -134,7 +144,7 @@ def print_plan(console: Console, each: PlannedModel) -> None:
     """Print one plan: parts by phases, the verdict and the settings."""
     plan, workload = each.plan, each.plan.workload
     where = "GPU" if workload.kind == "gpu" else "main memory, without a GPU"
-    say(console, f"{each.model} ({millions(plan)}M parameters) in {each.memory_gib:.4g} GiB of {where}")
+    say(console, f"{each.model} ({each.parameters} parameters) in {each.memory_gib:.4g} GiB of {where}")
     table = new_table("GiB", *(phase.name for phase in plan.phases))
     for part in dict.fromkeys(part for phase in plan.phases for part in phase.parts):
         sizes = [phase.parts.get(part) for phase in plan.phases]
@@ -157,18 +167,7 @@ def print_overview(console: Console, answers: Sequence[PlannedModel], config: Pl
     table.box = box.MARKDOWN
     for i in range(0, len(answers), len(sizes)):
         row = answers[i : i + len(sizes)]
-        table.add_row(row[0].model, f"{millions(row[0].plan)}M", *map(cell, row))
+        table.add_row(row[0].model, row[0].parameters, *(each.short for each in row))
     console.print(table)
     given = f"a group of {config.group_size}, prompts of up to {config.prompt_tokens} tokens, {config.bits} bits"
     say(console, f"micro_batch_tokens / sampling_rows / longest completion in tokens; '-': does not fit ({given})")
-
-
-def millions(plan: MemoryPlan) -> str:
-    """Return the number of parameters in millions: '3,085.9'."""
-    return f"{plan.shape.n_parameters / 1e6:,.1f}"
-
-
-def cell(each: PlannedModel) -> str:
-    """Return the plan of one model on one machine in short."""
-    plan = each.plan
-    return f"{plan.micro_batch_tokens} / {plan.sampling_rows} / {each.longest}" if plan.fits else "-"

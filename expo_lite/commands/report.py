@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "report.html"
 LISTED = 10
-"""How many problems won, and how many lost, the terminal lists; --json has all."""
+"""The number of problems won, and of problems lost, that the terminal lists; --json has all."""
 EVERY_SECONDS = 1.0
 
 
@@ -71,35 +71,26 @@ class Report(Command):
 
 def as_json(runs: Sequence["RunRecord"], comparisons: Sequence["Comparison"]) -> dict[str, Any]:
     """Return the last figures of each run, and the comparisons, as JSON values."""
-    return {
-        "runs": [
-            {
-                "label": run.label,
-                "folder": str(run.path),
-                "steps": run.steps,
-                "levels": [asdict(level) for level in run.evaluated[-1].evaluation.levels] if run.evaluated else [],
-            }
-            for run in runs
-        ],
-        "comparisons": [comparison.to_json() for comparison in comparisons],
-    }
+    found = []
+    for run in runs:
+        levels = [asdict(level) for evaluated in run.evaluated[-1:] for level in evaluated.evaluation.levels]
+        found.append({"label": run.label, "folder": str(run.path), "steps": run.steps, "levels": levels})
+    return {"runs": found, "comparisons": [comparison.to_json() for comparison in comparisons]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watch(Command):
-    """Show what a run is doing, until it ends: curves, an explanation beside a wrong try, time left, memory."""
+    """Show what a run is doing until it ends, or once without a terminal: curves, explanations, time left, memory."""
 
     folder: Path
     """The run folder."""
-    once: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Show it once and end. Without a terminal it is always shown once."""
 
     def run(self) -> None:
         """Read the folder again every second, and end when the run does; Ctrl-C ends only the watching."""
         console = Terminal()
         RunFolder(self.folder).check_is_run()
         state = read_state(self.folder)
-        if self.once or not console.is_terminal:
+        if not console.is_terminal:
             console.print(panel(state, console.width))
         else:
             with Live(console=console, auto_refresh=False, transient=False) as live:

@@ -1,4 +1,4 @@
-"""What a report shows first: each run in a sentence and a few figures, and accuracy before and after training."""
+"""The beginning of a report: each run in a sentence and a few figures, and accuracy before and after training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,15 +74,12 @@ def _passes(own: Sequence[Measurement]) -> list[Tile]:
 
 
 def _costs(run: RunRecord) -> list[Tile]:
+    times, memory = ([y for _, y in points_of(run.metrics, name)] for name in ("step_time", "peak_memory_gib"))
     tiles = []
-    times = [y for _, y in points_of(run.metrics, "step_time")]
     if times:
         tiles.append(Tile("Training time", duration(sum(times)), note=f"{sum(times) / len(times):.1f} s a step"))
-    memory = [y for _, y in points_of(run.metrics, "peak_memory_gib")]
-    planned = [y for _, y in points_of(run.metrics, "memory/planned_gib")]
     if memory:
-        note = f"planned {max(planned):.1f} GiB" if planned else ""
-        tiles.append(Tile("Peak memory", f"{max(memory):.1f} GiB", note=note))
+        tiles.append(Tile("Peak memory", f"{max(memory):.1f} GiB"))
     return tiles
 
 
@@ -126,22 +123,12 @@ def names_of(measured: Sequence[Measurement]) -> list[str]:
 def picture(measured: Sequence[Measurement]) -> dict[str, Any]:
     """The picture of accuracies: value, low and high in percent, by figure, measurement and level."""
     levels, names = levels_of(measured), names_of(measured)
-    return {
-        "levels": levels,
-        "names": names,
-        "series": [
-            {
-                "label": m.label,
-                "run": m.run,
-                "before": m.before,
-                "values": {
-                    name: [percents(m.figures[level][name]) if level in m.figures else None for level in levels]
-                    for name in names
-                },
-            }
-            for m in measured
-        ],
-    }
+    series = []
+    for m in measured:
+        rows = [m.figures.get(level) for level in levels]
+        values = {name: [percents(row[name]) if row else None for row in rows] for name in names}
+        series.append({"label": m.label, "run": m.run, "before": m.before, "values": values})
+    return {"levels": levels, "names": names, "series": series}
 
 
 def over_training(runs: Sequence[RunRecord]) -> list[Chart]:
@@ -150,18 +137,15 @@ def over_training(runs: Sequence[RunRecord]) -> list[Chart]:
         return []
     measured = [_measurement("", i, False, e) for i, run in enumerate(runs) for e in run.evaluated]
     names = names_of(measured)
-    charts = []
+    several, charts = len(runs) > 1, []
     for level in levels_of(measured):
-        points: dict[int, list[tuple[float, float]]] = {}
-        for m in measured:
-            if level in m.figures:
-                points.setdefault(m.run, []).append((float(m.step), m.figures[level][names[-1]].value))
-        series = [
-            Series(runs[i].label if len(runs) > 1 else names[-1], i, 0, None, own, []) for i, own in points.items()
-        ]
-        charts.append(
-            Chart(f"{names[-1]}, {level_name(level)}", "Held-out problems.", "share", False, 1, len(runs) > 1, series)
-        )
+        series = []
+        for i, run in enumerate(runs):
+            own = [m for m in measured if m.run == i and level in m.figures]
+            points = [(float(m.step), m.figures[level][names[-1]].value) for m in own]
+            series.append(Series(run.label if several else names[-1], i, 0, None, points, []))
+        title = f"{names[-1]}, {level_name(level)}"
+        charts.append(Chart(title, "Held-out problems.", "share", False, 1, several, series))
     return charts
 
 

@@ -15,7 +15,7 @@ FIELDS = ("completion", "n_tokens", "finish_reason", "correct", "reason", "how",
           "lift_nats")  # fmt: skip
 """The fields of a row that are kept, after its run, step, kind and problem."""
 FIRST, ROUNDS = 2_000, 8
-"""How many samples are packed at first, and how often more or fewer are tried."""
+"""The number of samples to pack at first, and the number of tries with more or fewer."""
 LEVEL = 6
 """The level of gzip; the highest is three times slower and saves 2%."""
 NEAR, FULL = 0.98, 0.95

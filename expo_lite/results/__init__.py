@@ -1,1 +1,1 @@
-"""What was measured, without torch: statistics, figures, tables, paired differences, and a run read back."""
+"""Measured figures, without torch: statistics, figures, tables, paired differences, and a run read back."""

@@ -130,7 +130,6 @@ def run_prompts(config: RunConfig, folder: RunFolder, warn: Callable[[str], None
 def find_target(
     target: str,
     *,
-    base_model: str | None = None,
     bits: Literal[4, 16] | None = None,
     backend: Backend | None = None,
     sampler: Sampler | None = None,
@@ -139,7 +138,6 @@ def find_target(
 
     Args:
         target: as typed.
-        base_model: the model below an adapter folder; default: the one that the adapter names.
         bits: quantisation of the base model; default: the run's own, else 4.
         backend: default: the run's own, else auto.
         sampler: default: the run's own, else auto.
@@ -153,9 +151,9 @@ def find_target(
         checkpoint, damaged = newest_whole(path / "checkpoints")
         if checkpoint is None:
             raise CheckpointError(f"The run '{path}' has no whole checkpoint. {' '.join(damaged)}".strip())
-        found = _adapter(checkpoint, base_model)
+        found = _adapter(checkpoint)
     elif (path / ADAPTER_CONFIG).is_file():
-        found = _adapter(path, base_model)
+        found = _adapter(path)
     else:
         refuse_several(path)
         find_model(target)
@@ -186,7 +184,7 @@ def refuse_several(path: Path) -> None:
         raise ConfigError(f"'{path}' is no run itself, but holds {len(runs)}. Give one of them, such as '{runs[0]}'.")
 
 
-def _adapter(folder: Path, base_model: str | None) -> Target:
+def _adapter(folder: Path) -> Target:
     if (folder / "state.json").exists() and (problem := damage(folder)):
         raise CheckpointError(f"The checkpoint '{folder}' is damaged: {problem}.")
     try:
@@ -205,11 +203,11 @@ def _adapter(folder: Path, base_model: str | None) -> Target:
     run = folder.absolute().parent.parent if folder.absolute().parent.name == "checkpoints" else None
     config = read_config(run) if run else None
     preset = next((alias for alias, preset in PRESETS.items() if preset.source == named), named)
-    model = base_model or (config.model if config else preset)
+    model = config.model if config else preset
     try:
         find_model(model)
     except ConfigError as error:
         raise ConfigError(
-            f"The adapter in '{folder}' was made for '{model}', which is not here. Name its base with --base-model."
+            f"The adapter in '{folder}' was made for '{model}', which is not here. Correct {ADAPTER_CONFIG}."
         ) from error
     return Target(model, config.policy if config else policy, folder, run, config)

@@ -26,8 +26,6 @@ from expo_lite.settings.train import check_filters
 class MeasuringConfig:
     """The settings that `eval` and `diagnose` share."""
 
-    base_model: str | None = None
-    """The base model of an adapter folder, where the folder names none or one that is not on this machine."""
     levels: tuple[Level, ...] = ()
     """The levels to take problems from. Default: all."""
     problems: Annotated[int | None, PROBLEMS] = None
