@@ -24,7 +24,7 @@ from expo_lite.results.record import RunRecord, read_runs
 from expo_lite.run.checkpoint import newest_whole
 from expo_lite.run.dashboard import broken_off, holder_lives
 from expo_lite.run.folder import read_config
-from expo_lite.settings.machine import ON_WINDOWS, driver_version, in_wsl, is_installed, on_windows
+from expo_lite.settings.machine import driver_version, in_wsl, is_installed
 from expo_lite.settings.metrics import described
 from expo_lite.terminal import Terminal, say
 
@@ -108,7 +108,7 @@ def machine_checks(*, training: bool) -> Iterator[Check]:
     """Check this machine; with `training`, train the built-in model too."""
     yield python()
     yield from versions()
-    if on_windows() or not is_installed("torch"):
+    if not is_installed("torch"):
         return
     card = gpu()
     yield card
@@ -118,10 +118,8 @@ def machine_checks(*, training: bool) -> Iterator[Check]:
 
 
 def python() -> Check:
-    """Check Python and the system; Windows itself cannot train."""
+    """Check Python and the system."""
     system = f"Python {platform.python_version()} on {platform.system()} {platform.release()} ({platform.machine()})"
-    if on_windows():
-        return Check("problem", f"{system}.", ON_WINDOWS)
     return Check("ok", f"{system}{', inside WSL2' if in_wsl() else ''}.")
 
 

@@ -17,8 +17,6 @@ from expo_lite.grading.process import Reply, Worker
 from expo_lite.grading.reading.extract import final_answer, gold_answer, plain_number
 from expo_lite.records import Verdict
 from expo_lite.settings.groups import Rounding
-from expo_lite.settings.machine import ON_WINDOWS, on_windows
-from expo_lite.settings.schema import check_rules
 
 _MAX_CHARS = 3000  # of gold and answer together
 _MEMORY = 8192
@@ -42,13 +40,12 @@ class Grader:
     What is not plain goes to one of `n_workers` processes, started when first needed, each capped at `memory_mib` of
     address space and killed after `timeout_s` of CPU time on one question. `rounding` says where a rounded answer
     counts: "never", or "gold": where the gold is a decimal with at least three digits and the answer, rounded to as
-    many places, is the gold. Raises ConfigError on Windows.
+    many places, is the gold.
     """
 
     def __init__(
         self, *, n_workers: int = 2, timeout_s: float = 2.0, memory_mib: int = 2048, rounding: Rounding = "never"
     ) -> None:
-        check_rules([(not on_windows(), ON_WINDOWS)])
         command = ("-m", "expo_lite.grading.worker", str(memory_mib))
         self._workers = [Worker(*command, limit_s=timeout_s) for _ in range(n_workers)]
         self._free: queue.LifoQueue[Worker] = queue.LifoQueue()

@@ -9,6 +9,7 @@ background, and what it takes to start is on nobody's clock.
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -133,8 +134,6 @@ def serve(reply: Callable[[Reply], Reply], *, memory_mib: int) -> None:
     The address space is capped; running out of it is the error "out_of_memory". The CPU limit has no handler: Python
     could not run one inside a long multiplication, so the kernel ends the process.
     """
-    import resource  # not on Windows
-
     resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)

@@ -9,8 +9,6 @@ import errno
 import os
 from pathlib import Path
 
-from expo_lite.errors import ConfigError
-
 FORMS = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -45,13 +43,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def ram_bytes() -> float:
-    """Return the machine's memory, or what its control group allows.
-
-    Raises:
-        ConfigError: the system does not say (Windows).
-    """
-    if not hasattr(os, "sysconf"):
-        raise ConfigError("The size of main memory cannot be read on this system. Plan for a GPU, as with --vram 24.")
+    """Return the machine's memory, or what its control group allows."""
     total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         if file.exists() and (limit := file.read_text(encoding="ascii").strip()).isdigit():

@@ -18,11 +18,6 @@ Sampler = Literal["auto", "own", "native"]
 
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES=-1"
 """How to run on the CPU although there is a GPU: CUDA's own setting, which processes started here inherit."""
-ON_WINDOWS = (
-    "On Windows expo-lite computes and grades in WSL2 alone, a GPU included: run `wsl --install`, and then the same "
-    "commands there. plan, models, tasks, report, compare and watch work here too."
-)
-"""Its grader needs pipes and limits on processes that Windows has not; nothing has been run there."""
 DEVICE_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version"))
 WSL_DEVICE = Path("/dev/dxg")
 """A GPU of any maker, lent by Windows to its Linux; whether it is NVIDIA's shows by the tool beside it."""
@@ -36,17 +31,10 @@ KEPT_PRODUCTS = "64"
 """Those of a step, and no more: each step has shapes of its own, and leaves 4 MiB behind (`tiny`, 100 steps)."""
 
 
-def on_windows() -> bool:
-    """Whether this is Windows itself, not a Linux in it."""
-    return sys.platform == "win32"
-
-
 def has_gpu() -> bool:
     """Whether there is an NVIDIA GPU that the user has not hidden; not whether torch can use it."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
-    if on_windows():
-        return nvidia_smi() is not None
     return any(path.exists() for path in DEVICE_FILES) or (in_wsl() and nvidia_smi() is not None)
 
 
@@ -92,7 +80,7 @@ def set_memory(environment: MutableMapping[str, str]) -> None:
     """Settings of torch that keep a long run's memory from growing. Whatever the user has set stays.
 
     On a CPU few products are kept ready. A GPU's memory is mapped in pieces that can grow, so that phases of unlike
-    sizes leave no holes; not where the driver cannot do it (Windows, WSL, Jetson boards). It must be called before
+    sizes leave no holes; not where the driver cannot do it (WSL, Jetson boards). It must be called before
     torch starts.
     """
     for name in PRODUCT_CACHES:
@@ -144,7 +132,6 @@ def how_to_install(extra: str) -> str:
 def backend_rules(backend: Backend | None) -> list[tuple[bool, str]]:
     """What can be known of a backend without importing it; see `check_rules`."""
     return [
-        (not on_windows(), ON_WINDOWS),
         (
             backend != "unsloth" or is_installed("unsloth"),
             f"backend 'unsloth' is not installed: {how_to_install('unsloth')}; or take --backend hf.",
