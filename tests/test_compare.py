@@ -35,12 +35,6 @@ def test_problems_are_paired_by_their_names() -> None:
     assert pair("", tries(0), tries(0, n=8)) is None  # another number of samples: pass@k of it is another estimate
 
 
-def test_won_and_lost_by_hand() -> None:
-    pairing = paired(tries(0, 0, 4, 2, 0, 1), tries(1, 4, 0, 3, 0, 0))
-    assert [(c.problem_id, c.second) for c in pairing.won] == [("p1", 4), ("p0", 1)]
-    assert [(c.problem_id, c.first) for c in pairing.lost] == [("p2", 4), ("p5", 1)]
-
-
 def test_differences_by_hand() -> None:
     pairing = paired(tries(0, 2), tries(1, 2))
     (row,) = pairing.levels

@@ -170,25 +170,6 @@ def test_steps_text_and_clear(page: webdriver.Chrome, folder: Path) -> None:
     WebDriverWait(page, 10).until(lambda _: find(page, "#count").text == f"{len(rows)} of {len(rows)} samples")
 
 
-def test_each_sample_says_everything(page: webdriver.Chrome, folder: Path) -> None:
-    choose(page, "kind", "rollout")
-    choose(page, "order", "last")
-    row = next(row for row in samples(folder) if row["step"] == STEPS)
-    card = find(page, "#list article").text
-    assert row["prompt"] in card and row["completion"] in card
-    facts = [
-        fact.text.split("\n") for fact in page.find_elements(By.CSS_SELECTOR, "#list article:first-child .facts div")
-    ]
-    said = {" ".join(fact).rpartition(" ")[0]: " ".join(fact).rpartition(" ")[2] for fact in facts}
-    assert said == {
-        "extracted answer": row["answer"],
-        "gold": row["gold"],
-        "reason": row["reason"],
-        "how": row["how"],
-        "tokens": str(row["n_tokens"]),
-    }
-
-
 def test_the_same_problem_early_and_late(page: webdriver.Chrome) -> None:
     sides = [Select(find(page, f"#{side}")) for side in ("left", "right")]
     assert [side.first_selected_option.text for side in sides] == ["step 1", f"step {STEPS}"]

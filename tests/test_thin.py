@@ -66,16 +66,6 @@ def test_what_is_packed_comes_out_in_order(tmp_path: Path) -> None:
     )
 
 
-def test_held_out_samples_come_after_those_of_training() -> None:
-    rows = [row(0, "q", kind="held-out"), row(1, "p"), row(0, "q", kind="held-out greedy"), row(2, "p")]
-    assert [(r["step"], r["kind"]) for r in unpacked(pack(rank(0, rows)))] == [
-        (1, "rollout"),
-        (2, "rollout"),
-        (0, "held-out"),
-        (0, "held-out greedy"),
-    ]
-
-
 def test_the_budget_holds_and_is_used(tmp_path: Path) -> None:
     (run,) = read_runs([make_run(tmp_path / "a", steps=40, words=40)])
     whole = pack_samples([run], 10**7)
