@@ -1,22 +1,37 @@
 """The one trap of the method: sampled after question and answer, trained after the question alone. And the filters."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scripted_policy import judge
 
+from expo_lite.commands.cli import run
+from expo_lite.commands.command import prompts_of
 from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader
+from expo_lite.loop import train
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_explanation, encode_question
-from expo_lite.records import Completion, FinishReason, Group, Problem, SamplingParams, Verdict
-from expo_lite.settings.groups import ExplainWith, ExpoConfig, PolicyConfig
-from expo_lite.step.explain import answer_lifts, roll_out, with_wrong_answer
+from expo_lite.records import Completion, FinishReason, Group, Problem, Prompts, SampleRequest, SamplingParams, Verdict
+from expo_lite.run.folder import JsonLines
+from expo_lite.run.target import find_target
+from expo_lite.settings.groups import ExplainWith, ExpoConfig, HeldOutConfig, PolicyConfig
+from expo_lite.settings.measuring import DiagnoseConfig
+from expo_lite.settings.train import TrainConfig
+from expo_lite.step.explain import Rollout, answer_lifts, rederived, reliances, roll_out, with_wrong_answer
+from expo_lite.step.explain import judge as judge_all
 from expo_lite.tasks import load_task
+from expo_lite.tasks.hidden_rules import HiddenRules, read_question
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 BUDGET = 4096
+PLAIN = SamplingParams(1.0, 64)
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +172,158 @@ def test_a_wrong_answer_is_of_the_same_level_where_there_is_one() -> None:
     assert with_wrong_answer(hard, [easy, hard], 0).answer == "1"
     with pytest.raises(ConfigError, match="problems with different answers"):
         with_wrong_answer(hard, [hard], 0)
+
+
+def problems(level: int, n: int) -> list[Problem]:
+    return HiddenRules().problems("train", levels=(level,), limit=n)
+
+
+def chain(problem: Problem, text: str, policy: HfPolicy) -> Group:
+    ids = (*policy.tokenizer.encode(text), policy.end_id)
+    completion = Completion(
+        encode_explanation(policy.tokenizer, problem), ids, (0.0,) * len(ids), text, FinishReason.STOP
+    )
+    return Group(problem, (completion,), (HiddenRules().grade(problem, text),))
+
+
+def own_chain(problem: Problem) -> str:
+    return read_question(problem.question).own_chain
+
+
+def test_rederivation_refuses_a_bare_answer_and_keeps_steps(policy: HfPolicy) -> None:
+    """Hidden words cannot be known: the steps lead to the answer again, and the answer alone does not."""
+    (problem,) = problems(5, 1)
+    boxed = f"\\boxed{{{problem.answer}}}"
+    pair = [(problem, own_chain(problem)), (problem, boxed)]
+    assert rederived(policy, HiddenRules(), pair, params=PLAIN, limits=Limits(BUDGET, 8)) == [True, False]
+    config = ExpoConfig(explanation_filter=("verified", "re-derivation"))
+    attempts = [chain(problem, text, policy) for _, text in pair]
+    steps, bare = judge(policy, attempts, config, HiddenRules())
+    assert (steps.accepted, bare.accepted, bare.reason) == (True, False, "not_rederived")
+
+
+def test_rederivation_stays_in_the_context_and_no_chain_depends_on_another(policy: HfPolicy) -> None:
+    """The limit of a completion is for the chain and what comes after it."""
+    (problem,) = problems(5, 1)
+    asked: list[tuple[int, int]] = []
+    sample = policy.sample
+
+    def watching(requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int) -> Any:
+        plain = len(encode_question(policy.tokenizer, problem))
+        asked.extend((len(r.prompt_ids) - plain, params.max_completion_tokens) for r in requests)
+        return sample(requests, params, seed=seed)
+
+    watched: Any = SimpleNamespace(**vars(policy), sample=watching)
+    texts = ["So \\boxed{1}", own_chain(problem), "word " * 11 + "\\boxed{1}", "word " * 90 + "\\boxed{1}"]
+    before = policy.n_sampled_tokens
+    rederived(watched, HiddenRules(), [(problem, text) for text in texts], params=PLAIN, limits=Limits(BUDGET, 8))
+    assert policy.n_sampled_tokens > before
+    assert len(asked) == 4
+    assert all(limit >= 1 and (n + limit <= 64 or (n >= 64 and limit == 1)) for n, limit in asked)
+    assert sorted(asked)[0][1] == 56  # of one token: the eighths of 64 in 63
+
+
+def test_reliance_is_high_where_the_chain_needs_the_answer(policy: HfPolicy) -> None:
+    known, hidden = problems(2, 1)[0], problems(5, 1)[0]
+    attempts = [chain(problem, own_chain(problem), policy) for problem in (known, hidden)]
+    judged = judge(policy, attempts, ExpoConfig())
+    of_known, of_hidden = reliances(policy, judged, token_budget=BUDGET)
+    assert of_known < 0.05 < of_hidden
+    between = (of_known + of_hidden) / 2
+    config = ExpoConfig(explanation_filter=("verified", "reliance"), max_reliance=between)
+    easy, hard = judge(policy, attempts, config)
+    assert (easy.accepted, hard.accepted, hard.reason) == (True, False, "reliance")
+    assert hard.reliance_nats == pytest.approx(of_hidden, abs=1e-4)
+
+
+def test_every_attempt_is_judged(policy: HfPolicy) -> None:
+    (problem,) = problems(2, 1)
+    right, wrong = (chain(problem, text, policy) for text in (own_chain(problem), "\\boxed{A=0}"))
+    both = Group(problem, right.completions + wrong.completions, right.verdicts + wrong.verdicts)
+    config = ExpoConfig(explanations_per_problem=2)
+    ((first, second),) = judge_all(
+        policy, HiddenRules(), [both], config, params=PLAIN, limits=Limits(BUDGET, sampling_rows=1)
+    )
+    assert (first.accepted, second.accepted, second.reason) == (True, False, "different")
+
+
+def test_explanations_have_their_own_temperature(policy: HfPolicy) -> None:
+    """A call of their own leaves the groups as they are; at almost no temperature two explanations are alike."""
+    some = problems(5, 2)
+
+    def roll(temperature: float | None) -> Rollout:
+        config = ExpoConfig(explanation_temperature=temperature, explanations_per_problem=2)
+        given: dict[str, Any] = {"problems": some, "to_explain": some, "group_size": 2, "params": PLAIN, "seed": 1}
+        return roll_out(policy, HiddenRules(), explaining=config, limits=Limits(BUDGET, 8), **given)
+
+    cold, same = roll(0.01), roll(None)
+    assert cold.groups == same.groups
+    assert all(first.text == second.text for first, second in (a.completions for a in cold.attempts))
+    assert cold.attempts != same.attempts == roll(PLAIN.temperature).attempts
+
+
+def test_a_run_keeps_all_attempts_and_measuring_changes_nothing(tmp_path: Path) -> None:
+    def run(name: str, diagnostics_every: int) -> Path:
+        config = TrainConfig(
+            model="tiny",
+            levels=(5,),
+            steps=2,
+            group_size=2,
+            problems_per_step=2,
+            output=tmp_path / name,
+            diagnostics_every=diagnostics_every,
+            evaluation=HeldOutConfig(eval_problems=0),
+            explanation=ExpoConfig(explanations_per_problem=3, exp_sft_schedule="linear"),
+        )
+        return train(config).folder
+
+    measured, plain = run("a", 1), run("b", 0)
+    samples = JsonLines(measured / "samples.jsonl").read()
+    attempts = [row for row in samples if row["kind"] == "explanation"]
+    assert len(attempts) == 2 * 2 * 3
+    assert all(row["accepted"] or row["refusal"] for row in attempts)
+    assert sum(row["used"] for row in attempts) <= 4
+    metrics = JsonLines(measured / "metrics.jsonl").read()
+    for step, row in enumerate(metrics, 1):
+        own = [a["accepted"] for a in attempts if a["step"] == step]
+        assert row["expo/attempt_accept_rate"] == pytest.approx(sum(own) / 6)
+    assert [row["expo/sft_coef"] for row in metrics] == pytest.approx([0.04, 0.02])  # 0.04 * (1 - step / 2)
+    adapters = [next(folder.glob("checkpoints/step-000002/adapter_model.safetensors")) for folder in (measured, plain)]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_a_run_goes_on_with_the_prompt_that_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Changed or gone: the copies in the run folder are taken, and the end is that of the unbroken run.
+
+    Commands that measure the run ask it in the same words; a run that starts from it with others is warned.
+    """
+    file, asking = tmp_path / "prompt.txt", tmp_path / "asking.txt"
+    asking_text = "--- system\nBe brief.\n--- user\n{question}\nGo."
+    words = (
+        "train --model tiny --levels 5 --group-size 2 --problems-per-step 2 --eval-problems 0 --diagnostics-every 0 "
+        "--max-completion-tokens 48 "
+    )
+    words += f"--explanation-filter none --explanation-prompt {file} --question-prompt {asking} --output"
+    ends = []
+    for name, broken in (("whole", False), ("broken", True)):
+        file.write_text("{question}\nThe answer is {answer}. How?")
+        asking.write_text(asking_text)
+        if broken:
+            assert run([*words.split(), str(tmp_path / name), "--steps", "1"]) == 0
+            file.unlink()
+            asking.write_text("{question}\nNow.")
+        resume = ["--resume"] if broken else []
+        capsys.readouterr()
+        assert run([*words.split(), str(tmp_path / name), "--steps", "2", *resume]) == 0
+        assert capsys.readouterr().out.count("goes on with its own copy") == 2 * broken
+        ends.append((tmp_path / name / "checkpoints" / "step-000002" / "adapter_model.safetensors").read_bytes())
+    assert ends[0] == ends[1]
+    target = find_target(str(tmp_path / "whole"))
+    assert target.prompts == Prompts(asking_text, "{question}\nThe answer is {answer}. How?")
+    assert prompts_of(DiagnoseConfig(model=str(tmp_path / "whole")), target) == target.prompts
+    file.write_text("{question} It is {answer}.")
+    capsys.readouterr()
+    again = [*words.split(), str(tmp_path / "again"), "--steps", "1", "--model", str(tmp_path / "whole")]
+    assert run(again[: again.index("--question-prompt")] + again[again.index("--output") :]) == 0
+    warned = " ".join(capsys.readouterr().out.split())
+    assert f"--question-prompt {tmp_path / 'whole' / 'question_prompt.txt'} keeps them" in warned

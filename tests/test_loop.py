@@ -255,7 +255,7 @@ def test_sft_samples_nothing_that_it_does_not_use(
     assert read(tmp_path / "plain" / "samples.jsonl") == []
     (rows,) = learned
     assert [row.sft_weight for row in rows] == pytest.approx([0.5, 0.5])  # two problems
-    assert f"loss {metrics['expo/sft_loss']:.3f} nats a token" in capsys.readouterr().out
+    assert f"loss on chains {metrics['expo/sft_loss']:.3g}" in capsys.readouterr().out
 
     (metrics,) = train(tmp_path / "gated", tasks["both"], "--method sft --steps 1 --explain all-wrong")
     assert metrics["num_tokens"] > 0
@@ -329,7 +329,7 @@ def test_a_run_can_be_made_longer(done: tuple[Path, list[str]], tmp_path: Path) 
 
 RESUME_ERRORS: list[tuple[str, list[str], int, str]] = [
     ("nothing", ["--seed", "5"], 2, "has other settings: seed (0 there, 5 given). Resume it with its own."),
-    ("nothing", ["--output", "elsewhere/run"], 1, "There is no run to continue in 'elsewhere/run'"),
+    ("nothing", ["--output", "elsewhere/run"], 1, "There is nothing to resume in 'elsewhere/run'"),
     ("checkpoints", [], 1, "No whole checkpoint in"),
 ]
 

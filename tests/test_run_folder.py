@@ -153,9 +153,9 @@ def test_some_settings_may_change(folder: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        (None, r"There is no run to continue in .*config\.json: No such file"),
-        ('{"settings": ', r"config\.json' is not a run's"),
-        ("[]", r"config\.json' is not a run's"),
+        (None, r"nothing to resume in .*config\.json: No such file"),
+        ('{"settings": ', r"config\.json has no settings"),
+        ("[]", r"config\.json has no settings"),
         ('{"settings": {"stepz": 1}}', r"config\.json: unknown setting 'stepz'. Did you mean 'steps'"),
         ('{"settings": {"steps": "many"}}', r"config\.json: model is missing"),
     ],
@@ -167,7 +167,7 @@ def test_an_unreadable_config(text: str | None, error: str, folder: RunFolder) -
     with pytest.raises((CheckpointError, ConfigError), match=error):
         reopen(folder, settings(folder.path))
     folder.config_file.write_bytes(b"\xff\xfe")
-    with pytest.raises(CheckpointError, match="is not a run's"):
+    with pytest.raises(CheckpointError, match="has no settings"):
         read_config(folder.path)
 
 

@@ -18,7 +18,16 @@ from expo_lite.policy.base import Policy
 from expo_lite.prompts import encode_question
 from expo_lite.records import FinishReason, Group, Problem, SampleRequest, SamplingParams
 from expo_lite.results.figures import GradedProblem, Sample
-from expo_lite.run.folder import JsonLines, check_new, is_new, make_folder, provenance, write_atomically
+from expo_lite.run.folder import (
+    JsonLines,
+    check_new,
+    differing,
+    is_new,
+    make_folder,
+    provenance,
+    read_settings,
+    write_atomically,
+)
 from expo_lite.step.rollout import grade_groups, sample, stream_seed
 from expo_lite.tasks import Task
 
@@ -74,17 +83,9 @@ class SampleFolder:
             CheckpointError: it exists and is not to be resumed, or holds something else.
             ConfigError: it was made with other settings.
         """
-        if is_new(self.path):
-            return
         if not resume:
             check_new(self.path)
-        try:
-            there = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))["settings"]
-            changed = [key for key, value in self.settings.items() if there.get(key) != value]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"'{self.path}' holds nothing to resume: no readable {CONFIG}.") from error
-        if changed:
-            details = ", ".join(f"{key} ({there.get(key)} there, {self.settings[key]} given)" for key in changed)
+        elif not is_new(self.path) and (details := differing(read_settings(self.path), self.settings)):
             raise ConfigError(f"The samples in '{self.path}' have other settings: {details}. Choose another --output.")
 
     def create(self, device: str) -> None:

@@ -108,7 +108,7 @@ def _dense(weight: Any, like: torch.Tensor) -> torch.Tensor:
 
 
 class _Memory:
-    """How products are computed: as they are, kept as well, or taken from those that were kept.
+    """The mode of products: computed, computed and kept, or taken from those that were kept.
 
     The two passes over a checkpointed layer ask for its products in the same order.
     """

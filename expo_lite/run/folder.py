@@ -12,7 +12,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -180,10 +180,8 @@ class RunFolder:
             ConfigError: the run has other settings, or more steps are done than are asked for.
         """
         there, given = (dict(flat(to_json(settings))) for settings in (read_config(self.path), config))
-        differing = (key for key in sorted(there) if there[key] != given[key])
-        changed = [key for key in differing if key.split(".")[0] not in MAY_CHANGE]
-        if changed:
-            details = ", ".join(f"{key} ({there[key]} there, {given[key]} given)" for key in changed)
+        fixed = {key: given[key] for key in sorted(there) if key.split(".")[0] not in MAY_CHANGE}
+        if details := differing(there, fixed):
             raise ConfigError(f"The run in '{self.path}' has other settings: {details}. Resume it with its own.")
         checkpoint, damaged = newest_whole(self.checkpoints)
         if checkpoint is None and damaged:
@@ -261,14 +259,28 @@ def read_config(folder: Path) -> RunConfig:
     Raises:
         CheckpointError: the folder holds no run.
     """
+    return from_mapping(RunConfig, read_settings(folder), str(folder / "config.json"))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read the settings in the config.json of a run or an evaluation.
+
+    Raises:
+        CheckpointError: the folder has no such file, or something else is in it.
+    """
     file = folder / "config.json"
     try:
-        settings = {**json.loads(file.read_text(encoding="utf-8"))["settings"]}
+        return {**json.loads(file.read_text(encoding="utf-8"))["settings"]}
     except OSError as error:
-        raise CheckpointError(f"There is no run to continue in '{folder}': {file.name}: {error.strerror}.") from error
+        raise CheckpointError(f"There is nothing to resume in '{folder}': {file.name}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"'{file}' is not a run's config.json.") from error
-    return from_mapping(RunConfig, settings, str(file))
+        raise CheckpointError(f"There is nothing to resume in '{folder}': {file.name} has no settings.") from error
+
+
+def differing(there: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """List the given settings that differ from those that are there; "" if none does."""
+    changed = (key for key in given if there.get(key) != given[key])
+    return ", ".join(f"{key} ({there.get(key)} there, {given[key]} given)" for key in changed)
 
 
 def resuming(folder: Path) -> str:
