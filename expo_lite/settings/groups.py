@@ -46,30 +46,30 @@ class PolicyConfig:
     """The base model and its adapter."""
 
     bits: Literal[4, 16] = 4
-    """How many bits the base model's weights have. 4 is NF4 with double quantisation;
+    """Bits of the base model's weights. 4 is NF4 with double quantisation;
     16 is bf16 on a GPU (fp16 on one before Ampere) and fp32 on a CPU."""
     lora_rank: Annotated[int, Interval(ge=1, le=1_024)] = 16
     """The rank of the LoRA adapter, which sits on all seven projections of a layer."""
     lora_alpha: Annotated[int, Interval(ge=1, le=65_536)] = 32
     """The scale of the adapter: its output is multiplied by lora_alpha / lora_rank."""
     backend: Backend = "auto"
-    """What holds and runs the model: unsloth, hf (transformers) or auto.
+    """The library that holds and runs the model: unsloth, hf (transformers) or auto.
     With auto it is unsloth where that is installed and there is a GPU, else hf."""
     sampler: Sampler = "auto"
-    """What samples: own is our decoder, native the backend's generate.
+    """The sampler: own is our decoder, native the backend's generate.
     With auto it is own where it knows the model and the memory plan has room for its dense weights, else native."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutConfig:
-    """How completions are sampled for training."""
+    """The sampling of completions for training."""
 
     temperature: Annotated[float, TEMPERATURE] = 1.0
     """The sampling temperature of completions and explanations. Log-probabilities are computed at the same one."""
     max_completion_tokens: Annotated[int | None, TOKENS] = None
     """The longest completion, in tokens. The default depends on the model; `expo-lite models` shows it."""
     sampling_rows: Annotated[int | None, ROWS] = None
-    """How many completions are decoded at the same time. Default: what the memory plan allows, at most 256."""
+    """Completions decoded at the same time. Default: what the memory plan allows, at most 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class ExpoConfig:
     """The weight of the supervised term on explanations (exp-grpo) or expert chains (gt-sft-grpo).
     The paper calls it beta."""
     exp_sft_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How exp_sft_coef falls to 0 over the run."""
+    """The schedule by which exp_sft_coef falls to 0 over the run."""
     exp_sft_normalisation: Literal["sequence", "token"] = "sequence"
     """sequence takes the sum over the tokens of a chain, as the paper's formula has it.
     With token it is their mean, as in the GRPO term, which makes the term some hundred times smaller."""
@@ -91,16 +91,16 @@ class ExpoConfig:
     """Use an explanation, or a pair of exp-dpo, again until it is this many steps old. 1 makes a new one each time,
     0 makes it once. Default: 1, for exp-dpo 10."""
     explain_with: ExplainWith = "answer"
-    """What the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
+    """The answer that the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """What an explanation must pass: verified, lift, reliance, re-derivation, or several of these; or none.
+    """The filters of explanations: verified, lift, reliance, re-derivation, or several of these; or none.
     With verified its own answer must be right; with lift it must raise the probability of the right answer.
     With reliance it must not lean on the answer shown by more than max_reliance.
     With re-derivation the policy must reach the answer again from the chain without its answer.
     With none it counts as it is, and the answer is put at its end."""
     explanations_per_problem: Annotated[int, COMPLETIONS] = 1
-    """How many explanations are sampled for a problem. Of those accepted the one with the highest lift is used."""
+    """Explanations sampled for a problem. Of those accepted the one with the highest lift is used."""
     max_reliance: Annotated[float, POSITIVE] = 0.5
     """Maximum gain in log-probability per token (nats) from seeing the answer; used by the filter reliance."""
     explanation_temperature: Annotated[float | None, TEMPERATURE] = None
@@ -126,7 +126,7 @@ class LossConfig:
     """sequence takes the mean over tokens, then completions; token takes the mean over all tokens of the batch.
     With dr_grpo the sum is divided by the constant max_completion_tokens."""
     updates_per_batch: Annotated[int, COMPLETIONS] = 1
-    """How many optimiser steps are made on one batch of samples."""
+    """Optimiser steps on one batch of samples."""
     sampler_correction: Literal["auto", "on", "off"] = "auto"
     """Weight each sampled token by its probability under the policy over that under the sampler, at most 2.
     auto: on if sampler and trainer differ numerically (16 bits), off in fp32."""
@@ -152,11 +152,11 @@ class OptimizerConfig:
     learning_rate: Annotated[float | None, Interval(gt=0, le=10)] = None
     """The peak learning rate. The default depends on the model and, for exp-dpo, is lower (`expo-lite models`)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls to 0 after the warmup."""
+    """The schedule by which the learning rate falls to 0 after the warmup."""
     warmup_steps: Annotated[int, AT_LEAST_0] = 5
     """The number of steps over which the learning rate rises to its peak."""
     micro_batch_tokens: Annotated[int | None, Interval(ge=1, le=2**24)] = None
-    """How many tokens, padding included, go through one forward and backward pass.
+    """Tokens, padding included, of one forward and backward pass.
     Default: what the memory plan allows, at most 16,384."""
 
 
@@ -165,10 +165,10 @@ class HeldOutConfig:
     """Held-out evaluation before and after training."""
 
     eval_problems: Annotated[int, Interval(ge=0, le=1_000_000)] = 40
-    """How many held-out problems of each level are measured; of a task without levels, how many in all.
+    """Held-out problems of each level; of a task without levels, of all.
     0 switches evaluation off."""
     eval_samples: Annotated[int, COMPLETIONS] = 16
-    """How many completions of each held-out problem are sampled; pass@k is measured for k = 1, 4, 16, ... up to it."""
+    """Completions of each held-out problem; pass@k is measured for k = 1, 4, 16, ... up to it."""
     eval_temperature: Annotated[float, TEMPERATURE] = 0.7
     """The sampling temperature of the evaluation, before and after training."""
     eval_every: Annotated[int, AT_LEAST_0] = 0

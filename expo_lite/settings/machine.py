@@ -1,4 +1,4 @@
-"""What this machine has, as far as settings depend on it; nothing heavy is imported to find out."""
+"""Find out what settings depend on of this machine, without importing anything heavy."""
 
 import contextlib
 import gc
@@ -17,7 +17,7 @@ Backend = Literal["auto", "unsloth", "hf"]
 Sampler = Literal["auto", "own", "native"]
 
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES=-1"
-"""How to run on the CPU although there is a GPU: CUDA's own setting, which processes started here inherit."""
+"""Runs on the CPU although there is a GPU: CUDA's own setting, which processes started here inherit."""
 DEVICE_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version"))
 WSL_DEVICE = Path("/dev/dxg")
 """A GPU of any maker, lent by Windows to its Linux; whether it is NVIDIA's shows by the tool beside it."""
@@ -26,20 +26,20 @@ NVIDIA_SMI_TIMEOUT_S = 10.0
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Where torch looks for its allocator's settings; the second is the older name."""
 PRODUCT_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-"""How many products made ready for a shape oneDNN keeps, and torch's layer above it: 1,024 each, if nobody says."""
+"""The number of prepared products that oneDNN, and torch above it, keep by shape: 1,024 each by default."""
 KEPT_PRODUCTS = "64"
 """Those of a step, and no more: each step has shapes of its own, and leaves 4 MiB behind (`tiny`, 100 steps)."""
 
 
 def has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU that the user has not hidden; not whether torch can use it."""
+    """True if there is an NVIDIA GPU that the user has not hidden, even if torch cannot use it."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     return any(path.exists() for path in DEVICE_FILES) or (in_wsl() and nvidia_smi() is not None)
 
 
 def in_wsl() -> bool:
-    """Whether this is a Linux inside Windows, or a container in one."""
+    """True on a Linux inside Windows, or a container in one."""
     return WSL_DEVICE.exists() or "microsoft" in platform.release().lower()
 
 
@@ -113,7 +113,7 @@ EXTRAS = ("reasoning-gym", "unsloth", "ray", "trl", "tensorboard", "wandb", "tra
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package can be imported; it is not."""
+    """True if a package can be imported; it is not imported."""
     return importlib.util.find_spec(package) is not None
 
 
@@ -130,7 +130,7 @@ def how_to_install(extra: str) -> str:
 
 
 def backend_rules(backend: Backend | None) -> list[tuple[bool, str]]:
-    """What can be known of a backend without importing it; see `check_rules`."""
+    """Rules for a backend that need no import of it; see `check_rules`."""
     return [
         (
             backend != "unsloth" or is_installed("unsloth"),

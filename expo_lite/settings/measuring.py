@@ -29,7 +29,7 @@ class MeasuringConfig:
     levels: tuple[Level, ...] = ()
     """The levels to take problems from. Default: all."""
     problems: Annotated[int | None, PROBLEMS] = None
-    """How many problems of each level to take; of a task without levels, how many in all. Default: all."""
+    """Problems of each level to take; of a task without levels, the number in all. Default: all."""
     temperature: Annotated[float, TEMPERATURE] = 1.0
     """The sampling temperature. Training samples at 1."""
     top_p: Annotated[float, SHARE] = 1.0
@@ -37,13 +37,13 @@ class MeasuringConfig:
     max_completion_tokens: Annotated[int | None, TOKENS] = None
     """Longest completion in tokens. Default: the run's own, else it depends on the model."""
     sampling_rows: Annotated[int, ROWS] = 256
-    """How many completions are decoded at the same time. Results are written to their folder after each such batch."""
+    """Completions decoded at the same time. Results are written to their folder after each such batch."""
     bits: Literal[4, 16] | None = None
-    """How many bits the base model's weights have. Default: the run's own, else 4."""
+    """Bits of the base model's weights. Default: the run's own, else 4."""
     backend: Backend | None = None
-    """What holds and runs the model: unsloth, hf or auto, as in training. Default: the run's own, else auto."""
+    """The backend of the model: unsloth, hf or auto, as in training. Default: the run's own, else auto."""
     sampler: Sampler | None = None
-    """What samples: own, native or auto, as in training. Default: the run's own, else auto."""
+    """The sampler: own, native or auto, as in training. Default: the run's own, else auto."""
     seed: Annotated[int, SEED] = 0
     """The seed of the samples. It does not change which problems are taken."""
     question_prompt: Path | None = None
@@ -60,13 +60,13 @@ class EvalConfig(MeasuringConfig):
     baseline: str | None = None
     """A second run or model to compare with, on the same problems with the same seeds."""
     task: str | None = None
-    """What to measure on. Default: the run's own task, else hidden-rules."""
+    """The task to measure on. Default: the run's own task, else hidden-rules."""
     split: Literal["train", "test"] | None = None
     """The split to take problems from. Default: test, and train with --write-unsolved."""
     levels: tuple[Level, ...] = ()
     """The levels to take problems from. Default: the run's own, else all."""
     samples: Annotated[int, COMPLETIONS] = 16
-    """How many completions of each problem are sampled, besides the greedy one."""
+    """Sampled completions of each problem, besides the greedy one."""
     temperature: Annotated[float, TEMPERATURE] = 0.7
     """The sampling temperature."""
     output: Path | None = None
@@ -89,13 +89,13 @@ class DiagnoseConfig(MeasuringConfig):
     split: Literal["train", "test"] = "train"
     """The split to take problems from."""
     problems: Annotated[int, PROBLEMS] = 32
-    """How many problems of each level to take; of a task without levels, how many in all."""
+    """Problems of each level to take; of a task without levels, the number in all."""
     group_size: Annotated[int, COMPLETIONS] = 8
-    """How many completions of each problem's plain prompt are sampled, for the share of all-wrong groups."""
+    """Completions of each problem's plain prompt, for the share of all-wrong groups."""
     explain_with: ExplainWith = "answer"
-    """What the explanation prompt shows: answer, wrong-answer (another problem's) or no-answer, as in training."""
+    """The answer in the explanation prompt: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """What an explanation must pass: verified, lift, reliance, re-derivation or none, as in training."""
+    """The filters that an explanation must pass: verified, lift, reliance, re-derivation or none, as in training."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, as in training. Default: the run's own, else ours."""
     show: Annotated[int, AT_LEAST_0] = 0
@@ -105,7 +105,7 @@ class DiagnoseConfig(MeasuringConfig):
 
     @property
     def explaining(self) -> ExpoConfig:
-        """How explanations are sampled and judged, as training has it: one a problem."""
+        """The settings of explanations, as in training: one a problem."""
         return ExpoConfig(explanation_filter=self.explanation_filter, explain_with=self.explain_with)
 
 

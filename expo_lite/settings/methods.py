@@ -13,7 +13,7 @@ Gate = Literal["all", "all-wrong"]
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """What one method learns from."""
+    """The chains and groups that one method learns from."""
 
     chains: ChainSource
     """Where its chains come from; for pairs --chosen says so."""

@@ -23,7 +23,7 @@ class Preset:
     steps: int = 300
     learning_rate: float = 1e-5
     dpo_learning_rate: float = 5e-6
-    """What others take for LoRA and DPO, at 0.5B (TRL, trl/scripts/dpo.py: 5e-6 with LoRA, 5e-7 without) and at 7B in
+    """Rates that others use for LoRA and DPO, at 0.5B (TRL, trl/scripts/dpo.py: 5e-6 with LoRA, 5e-7 without) and at 7B in
     four bits (alignment-handbook, recipes/zephyr-7b-beta/dpo/config_qlora.yaml: 5e-6). SmolLM2 was tuned in full at 1e-6
     (recipes/smollm2/dpo/config_smol.yaml), and LoRA takes about ten times that in TRL's example. Not measured here."""
     max_completion_tokens: int = 1024
@@ -56,7 +56,7 @@ PRESETS = {
 
 
 def find_model(name: str) -> Preset:
-    """What a model name stands for: an alias, OWNER/NAME on the hub, a local folder, or a GGUF file.
+    """Find what a model name stands for: an alias, OWNER/NAME on the hub, a local folder, or a GGUF file.
 
     Raises:
         ConfigError: the name is not one of these; the nearest alias is suggested.

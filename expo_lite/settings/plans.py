@@ -20,13 +20,13 @@ class PlanConfig:
     vram: tuple[Annotated[float, Interval(gt=0, le=100_000)], ...] = ()
     """The memory of the GPU in GiB; give several to compare them. Default: this machine's GPU, else its main memory."""
     group_size: Annotated[int, COMPLETIONS] = 8
-    """How many completions of each problem are sampled (the paper's G)."""
+    """Completions of each problem (the paper's G)."""
     max_completion_tokens: Annotated[int | None, TOKENS] = None
     """The longest completion, in tokens. The default depends on the model."""
     prompt_tokens: Annotated[int, TOKENS] = 512
     """The longest prompt, in tokens, counting the prompts of explanations."""
     bits: Literal[4, 16] = 4
-    """How many bits the base model's weights have."""
+    """Bits of the base model's weights."""
     lora_rank: Annotated[int, Interval(ge=1, le=1_024)] = 16
     """The rank of the LoRA adapter."""
     sampler: Sampler = "auto"
@@ -41,7 +41,7 @@ class PlanConfig:
 
 
 def of_train_file(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """What plan knows of a settings file for train; any other file as it is.
+    """Take the settings that `plan` has from a file for `train`; return any other file as it is.
 
     Raises:
         ConfigError: the file is one for train, and wrong.
@@ -55,7 +55,7 @@ def of_train_file(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RunsConfig:
-    """What every plan of runs takes."""
+    """The settings of every plan of runs."""
 
     model: str | None = None
     """The model of all runs. Default: the plan's, else tiny without a GPU and qwen2.5-3b with one."""
@@ -66,7 +66,7 @@ class RunsConfig:
     seeds: tuple[Annotated[int, SEED], ...] = ()
     """The seeds to run the plan with. Default: the plan's own."""
     jobs: Annotated[int | None, Interval(ge=1, le=1_024)] = None
-    """How many runs go side by side and share the cores. Default: one for each core, or one for each GPU."""
+    """Runs that go side by side and share the cores. Default: one for each core, or one for each GPU."""
     ray: str | None = None
     """Run on a Ray cluster instead: its address, auto for the one this machine belongs to, local for a new one here.
     The output folder must be on a disk that all its machines share."""

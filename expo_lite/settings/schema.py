@@ -31,7 +31,7 @@ AT_LEAST_0 = Interval(ge=0, le=10**9)
 AT_LEAST_1 = Interval(ge=1, le=10**9)
 SEED = Interval(ge=0, le=LARGEST_SEED)
 COMPLETIONS = Interval(ge=1, le=4_096)
-"""How many completions or problems can be asked for at once."""
+"""Bounds of the number of completions or problems."""
 PROBLEMS = Interval(ge=1, le=1_000_000)
 TOKENS = Interval(ge=1, le=2**20)
 ROWS = Interval(ge=1, le=2**16)
@@ -176,7 +176,7 @@ def _hint(key: str, siblings: dict[str, Any], known: Sequence[str]) -> str:
 
 
 def not_a_file(path: Path) -> str | None:
-    """What a path leads to instead of a file; None for files and for nothing. Reading a pipe or a device may never end.
+    """Say what a path leads to if not a file, else None. Reading a pipe or a device may never end.
 
     Raises:
         OSError: the path cannot be looked at, as when its name is too long.

@@ -49,17 +49,17 @@ class TrainConfig:
     """An alias, OWNER/NAME, a folder or a GGUF file; or a run, checkpoint or adapter folder to start from.
     Default: tiny without a GPU, qwen2.5-3b with one."""
     task: str = "hidden-rules"
-    """What to train on; `expo-lite tasks` lists them."""
+    """The task to train on; `expo-lite tasks` lists them."""
     levels: tuple[Level, ...] = ()
     """Levels to train on. Default: all; those that are solved hold the policy in place."""
     method: Method = "exp-grpo"
-    """What a step learns from: groups, explanations, expert chains or pairs. The README has a table."""
+    """The rows a step learns from: groups, explanations, expert chains or pairs. The README has a table."""
     steps: Annotated[int | None, AT_LEAST_1] = None
     """Training steps. The default depends on the model; `expo-lite models` shows it."""
     group_size: Annotated[int, Interval(ge=2, le=4_096)] = 8
-    """How many completions of each problem are sampled (the paper's G)."""
+    """Completions of each problem (the paper's G)."""
     problems_per_step: Annotated[int, COMPLETIONS] = 8
-    """How many problems each step samples and learns from."""
+    """Problems that each step samples and learns from."""
     seed: Annotated[int, SEED] = 0
     """The seed of all that is random: the adapter, the order of problems and every sample."""
     output: Path | None = None
@@ -104,7 +104,7 @@ class TrainConfig:
 
     @property
     def refresh_steps(self) -> int:
-        """How many steps an explanation or a pair is used for; 0 for ever."""
+        """The number of steps that an explanation or a pair is used for; 0 for ever."""
         given = self.explanation.explanation_refresh_steps
         return METHODS[self.method].refresh_steps if given is None else given
 

@@ -29,7 +29,7 @@ ABOUT_TWICE = 1.8
 
 
 class ClaimVerdict(StrEnum):
-    """What the figures say about a claim, or about a part of one."""
+    """The verdict on a claim, or on a part of one."""
 
     HOLDS = "holds"
     FAILS = "fails"

@@ -41,7 +41,7 @@ CLAIMED_K = 4
 FITTED = ("policy.sampler", "optimizer.micro_batch_tokens", "sampling.sampling_rows")
 """Settings that a run fills in by the memory that it finds."""
 MOST_RESTARTS = 3
-"""How often Ray starts a job again whose process or machine was lost."""
+"""The number of times Ray starts a job again whose process or machine was lost."""
 _AT_WORK = threading.Lock()
 """Held while this process does a job."""
 
