@@ -46,7 +46,6 @@ RULES = (
     Rule("matrix", "Matrices are equal cell by cell; a column or a row is a vector.", lists.compare_matrices),
     Rule("list", "Tuples are equal in order, sets and lists in any order.", lists.compare_sequences),
     Rule("alternatives", "0.5 or 1/2 is 1/2; a set of one solution is the solution.", lists.compare_with_list),
-    Rule("brackets", "(5) is 5.", lists.compare_brackets),
     Rule("words", "Words are equal as text, whatever their case.", leaves.compare_words),
     Rule("unit", "5 m is not 5 kg; one side may leave its unit out.", leaves.compare_units),
     Rule("number", "Rational numbers are equal exactly, in the same unit.", leaves.compare_numbers),

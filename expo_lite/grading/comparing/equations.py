@@ -5,7 +5,9 @@ import re
 
 from expo_lite.grading.comparing import Result, Scope
 from expo_lite.grading.comparing.expression import NotUnderstood, Tree, number, parse
-from expo_lite.grading.comparing.lists import Relation, Sequence, split_top, structures
+from expo_lite.grading.comparing.leaves import quantity
+from expo_lite.grading.comparing.lists import Leaf, Relation, Sequence, Structure, split_top, structure, structures
+from expo_lite.grading.reading.units import Unit
 
 _SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
 _LETTER = (
@@ -16,6 +18,7 @@ _SEGMENT = rf"(?:[A-Z]{{2,6}}|[A-Z]{_SUBSCRIPT}){_SUBSCRIPT}"
 _SIMPLE = (
     rf"{_LETTER}|[A-Z]\^\{{?-?[1T]\}}?|{_LETTER}(?:\^\{{?-1\}}?|\^\{{?\*\}}?|\^\{{\(\d\)\}})?\((?:[^()=<>]|\([^()]*\))*\)|{_SEGMENT}|\|{_SEGMENT}\||"
     rf"(?:m ?)?\\angle ?(?:[A-Z]{{1,3}}|\\[a-z]+|\d)|\\(?:overline|overarc|widehat|vec|hat|bar) ?\{{?\w+\}}?|"
+    rf"\[[A-Z]{{3,}}\]|\\det ?[A-Z]|"
     rf"\\frac\{{{_SEGMENT}\}}\{{{_SEGMENT}\}}|{_SEGMENT} ?[/:] ?{_SEGMENT}|[a-z](?: ?: ?[a-z])+"
     rf"|\\frac\{{d\^?\d?[a-z]?\}}\{{d[a-z]\^?\d?\}}(?:[a-z](?:\([a-z]\))?)?|"
     r"\\text\{[^{}=]{1,60}\}(?:_\{?\w+\}?)?|[A-Z]?[a-z]{2,20}(?: [A-Za-z]{1,20}){0,5}"
@@ -31,12 +34,20 @@ def compare_approximations(gold: str, answer: str, scope: Scope) -> Result | Non
     r"""Compare the exact values of "\frac{1}{3} \approx 0.333"; "x \approx 1.41" names x."""
     if r"\approx" not in gold and r"\approx" not in answer:
         return None
-    exact = [re.split(r"\\approx ?", text)[0].strip() for text in (gold, answer)]
-    if not all(exact):
-        exact = [re.split(r"\\approx ?", text)[-1].strip() for text in (gold, answer)]
-    elif any(split_name(text + "=0")[0] for text in exact):
-        exact = [text.replace(r"\approx", "=") for text in (gold, answer)]
+    chains = [re.split(r" ?\\approx ?", text) for text in (gold, answer)]
+    if _is_false(chains[1][-2:]):
+        return False, "false_equation"
+    if not all(chain[0] for chain in chains):
+        return scope.equal(chains[0][-1], chains[1][-1]), "approximation"
+    exact = [_exact(chain) for chain in chains]
     return scope.equal(exact[0], exact[1]), "approximation"
+
+
+def _exact(chain: list[str]) -> str:
+    """The exact side; a name has none in front (x), and sin(0.3) still has to be computed."""
+    if len(chain) > 1 and "=" not in chain[0] and split_name(chain[0] + "=0")[0]:
+        return "=".join(chain)
+    return chain[-1] if re.search(r"\\.*\d\.\d", chain[0]) else chain[0]
 
 
 def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:
@@ -46,20 +57,26 @@ def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:
         return None
     name, value = (None, gold) if isinstance(one, Sequence) else split_name(gold)
     other_name, other_value = (None, answer) if isinstance(other, Sequence) else split_name(answer)
-    if other_name == "" and _is_false(answer, scope):
+    if other_name is not None and _is_false(split_top(answer, _EQUALS)[0]):
         return False, "false_equation"
     if name is not None and other_name is not None:
         if same_name(name, other_name):
             translated = renamed(name, other_name, other_value)
             return translated is not None and scope.equal(value, translated), "equation"
     elif name is not None and not isinstance(other, Relation):
-        return scope.equal(value, answer), "equation"
+        return scope.equal(value, _only(other, answer)), "equation"
     elif other_name is not None and not isinstance(one, Relation):
-        return scope.equal(gold, other_value), "equation"
+        return scope.equal(_only(one, gold), other_value), "equation"
     if isinstance(one, Relation) and isinstance(other, Relation):
         same = one.signs == other.signs and all(map(scope.equal, one.sides, other.sides))
         return same or _moved(one, other), "relation"
     return False, "relation"
+
+
+def _only(form: Structure, text: str) -> str:
+    r"""The value of a set of one, as of \{2\}; the text of anything else."""
+    is_one = isinstance(form, Sequence) and form.opening == r"\{" and len(form.items) == 1
+    return form.items[0] if is_one else text
 
 
 def split_name(text: str) -> tuple[str | None, str]:
@@ -72,25 +89,34 @@ def split_name(text: str) -> tuple[str | None, str]:
     if any(sign in text for sign in ("<", ">", r"\le", r"\ge", r"\ne")):
         return None, text
     name = sides[0]
+    if any(quantity(side).tree is None and isinstance(structure(side), Leaf) for side in sides[1:-1]):
+        return None, text  # x = 7 if n = 3
     if len(name) < 80 and (_NAME.match(name) or _NAMES.match(name)):
         return name, sides[-1]
     if re.match(r"\\(?:int|iint|oint|sum|prod|lim)(?![A-Za-z])", name):
         return name, sides[-1]
     # 2 + 3 = 5 says 5.
-    if not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div|binom)", "", "".join(sides))):
+    if not re.search(
+        r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div|binom|log|ln|sin|cos|tan)", "", "".join(sides))
+    ):
         return "", sides[-1]
     return None, text
 
 
-def _is_false(text: str, scope: Scope) -> bool:
-    """Look for a contradiction in a chain of numbers, such as "19 = 18"."""
-    sides, _ = split_top(text, _EQUALS)
-    return not all(scope.equal(one, other) for one, other in itertools.pairwise(sides))
+def _is_false(sides: list[str]) -> bool:
+    """Look for constants in a chain that differ by more than rounding, such as "19 = 18"."""
+    from expo_lite.grading.comparing import values  # late, as in compare_expressions
+
+    known = []
+    for side in map(quantity, sides):
+        value = values.constant(side.tree) if side.tree is not None and side.unit == Unit() else None
+        known += [(value, side.place or 0)] if value is not None else []
+    return any(abs(one[0] - other[0]) > max(one[1], other[1]) for one, other in itertools.pairwise(known))
 
 
 def same_name(one: str, other: str) -> bool:
     """Check that two names may stand for the same thing: equal, f(x) for y, or one of them in words."""
-    a, b = (re.sub(r"[\s{}]", "", name) for name in (one, other))
+    a, b = (re.sub(r"\\text(?=\w$)|[\s{}]", "", re.sub(r"[{}]", "", name)) for name in (one, other))
     if a == b or not a or not b:
         return True
     heads = [_FUNCTION.match(name) for name in (a, b)]

@@ -28,6 +28,7 @@ _GREEK = frozenset(
 _PLAIN_WORDS = (
     "pi", "infty", *sorted(_FUNCTIONS, key=len, reverse=True), *sorted(_GREEK - {"ell"}, key=len, reverse=True)
 )  # fmt: skip
+_ENGLISH = frozenset("for if of or and not but when with then is on the".split())
 _MAX_DEPTH = 100  # of sums and atoms
 _MAX_DIGITS = 1000
 
@@ -54,13 +55,14 @@ def number(value: int | Fraction) -> Tree:
     return ("num", Fraction(value))
 
 
-class _Cursor:
-    """A place in a list of tokens, read from left to right."""
+class _Parser:
+    """A list of tokens, read from left to right."""
 
     def __init__(self, tokens: list[str]) -> None:
-        """At the first of these."""
         self.tokens = tokens
         self.at = 0
+        self._depth = 0
+        self._bars = 0
 
     def peek(self, ahead: int = 0) -> str:
         """The next token, or the one that many further on; empty at the end."""
@@ -100,13 +102,6 @@ class _Cursor:
     def refuse(self) -> NoReturn:
         """Raise NotUnderstood, with the next token."""
         raise NotUnderstood(self.peek() or "end")
-
-
-class _Parser(_Cursor):
-    def __init__(self, tokens: list[str]) -> None:
-        super().__init__(tokens)
-        self._depth = 0
-        self._bars = 0
 
     # The grammar, loosest binding first
 
@@ -266,12 +261,13 @@ class _Parser(_Cursor):
         return None
 
     def _symbol(self, name: str) -> Tree:
-        if name in ("f", "g") and self.take("("):
-            return ("fn", "unknown_" + name, self._up_to(")"))
         if self.take("_"):
             name += "_" + self._subscript()
         while self.take("'"):
             name += "'"
+        applied = self.peek(1)[:1].isdigit() and self.peek(2) == ")" and name not in _CONSTANTS  # y(0)
+        if (applied or name.rstrip("'") in ("f", "g")) and self.take("("):
+            return ("fn", "unknown", self._up_to(")"), ("sym", name + "()"))
         return _CONSTANTS.get(name, ("sym", name))
 
     def _subscript(self) -> str:
@@ -367,6 +363,8 @@ def _letters(word: str) -> list[str]:
     """A run of letters as names of functions, constants and single variables; words are refused."""
     tokens: list[str] = []
     variables = 0
+    if word in _ENGLISH:
+        raise NotUnderstood(word)
     while word:
         name = next((name for name in _PLAIN_WORDS if word.startswith(name)), None)
         if name is not None and len(name) > 1 and (len(name) > 2 or name in ("pi", "ln", "xi", "mu", "nu")):

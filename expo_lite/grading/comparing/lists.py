@@ -232,14 +232,6 @@ def _closes_last(text: str) -> bool:
 # The rules
 
 
-def compare_brackets(gold: str, answer: str, scope: Scope) -> Result | None:
-    """Compare two single expressions without the brackets around them."""
-    one, other = structures(gold, answer)
-    if isinstance(one, Leaf) and isinstance(other, Leaf) and (one.text, other.text) != (gold, answer):
-        return scope.equal(one.text, other.text), "brackets"
-    return None
-
-
 def compare_matrices(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare cell by cell; a column or a row may stand for a vector, and the lines of a system for a list."""
     one, other = structures(gold, answer)

@@ -6,7 +6,7 @@ workers use this: a power tower can take for ever.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -37,16 +37,15 @@ _PLAIN: dict[str, Callable[..., Any]] = {
 
 def symbols(tree: Tree) -> frozenset[str]:
     """The names of the variables in a tree."""
-    if tree[0] == "sym":
-        return frozenset() if tree[1] in ("pi", "e", "i", "oo") else frozenset((tree[1],))
-    if tree[0] == "num":
-        return frozenset()
-    return frozenset().union(*(symbols(part) for part in tree[1:] if isinstance(part, tuple)))
+    return frozenset(name for kind, name, *_ in _nodes(tree) if kind == "sym" and name not in ("pi", "e", "i", "oo"))
 
 
-def contains(tree: Tree, name: str) -> bool:
-    """Look for a symbol or function of this name in a tree."""
-    return name in tree[1:2] or any(contains(part, name) for part in tree[1:] if isinstance(part, tuple))
+def _nodes(tree: Tree) -> Iterator[Tree]:
+    """The tree and all trees in it."""
+    yield tree
+    for part in tree[1:]:
+        if isinstance(part, tuple):
+            yield from _nodes(part)
 
 
 def same(one: Tree, other: Tree) -> bool:
@@ -55,13 +54,13 @@ def same(one: Tree, other: Tree) -> bool:
     if not names:
         return _same_constant(one, other)
     checked = 0
-    bars_differ = contains(one, "abs") != contains(other, "abs")
+    bars = [any(node[1] == "abs" for node in _nodes(tree)) for tree in (one, other)]
     with mp.workdps(_DIGITS):
         for point in _points(names):
             a, b = _value_or_none(one, point), _value_or_none(other, point)
             if a is None or b is None:
                 # |x| says that negative x are meant: ln|x| is not ln x.
-                if bars_differ and (a is None) != (b is None):
+                if bars[0] != bars[1] and (a is None) != (b is None):
                     return False
                 continue
             if not _agree(one, other, point, a, b):
@@ -166,15 +165,13 @@ def _sum(parts: tuple[Tree, ...], terms: list[Any]) -> Any:
     """
     largest = max(map(abs, terms))
     for part, term in zip(parts, terms, strict=True):
-        is_residue = _has_function(part) and abs(term) > largest * mp.mpf(10) ** -(mp.dps + 20)
+        is_residue = any(node[0] == "fn" for node in _nodes(part)) and abs(term) > largest * mp.mpf(10) ** -(
+            mp.dps + 20
+        )
         is_residue = is_residue and abs(term) < largest * mp.mpf(10) ** (20 - mp.dps)
         if 0 < abs(term) < largest * mp.mpf(10) ** (-_DIGITS // 2) and not is_residue:
             raise Undefined("too small to see")
     return mp.fsum(terms)
-
-
-def _has_function(tree: Tree) -> bool:
-    return tree[0] == "fn" or any(_has_function(part) for part in tree[1:] if isinstance(part, tuple))
 
 
 def _symbol(name: str, point: dict[str, Any] | None) -> Any:
@@ -221,9 +218,9 @@ def _function(name: str, values: list[Any], *, real: bool) -> Any:
         if real and isinstance(value, mp.mpc) and isinstance(first, mp.mpf):
             raise Undefined(name)
         return value
-    if name.startswith("unknown_"):
+    if name == "unknown":
         # Some function nobody would write: equal arguments give equal values and others do not.
-        return mp.cos(first * mp.sqrt(7)) * ord(name[-1]) + first * mp.sqrt(ord(name[-1]) + 2)
+        return mp.cos(first * mp.sqrt(7)) * values[1] + (first + 1) * values[1] ** 2
     return _whole_number_function(name, values)
 
 

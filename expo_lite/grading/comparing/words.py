@@ -58,7 +58,8 @@ _CONTRARY = {
     False: frozenset("yes true correct but however maybe or sometimes except unless perhaps right if".split()),
 }
 _TIME = re.compile(
-    r"^(?:\\text\{)?(\d{1,2})(?::(\d{2}))?(?::(\d{2}))? ?(?:\\text\{)? ?([ap])\.? ?m\.? ?\}?$|^(\d{1,2}):(\d{2})$",
+    r"^(?:\\text\{)?(\d{1,2})(?::(\d{2}))?(?::(\d{2}))? ?(?:\\text\{)? ?([ap])\.? ?m\.? ?\}?$"
+    r"|^(\d{1,2}):(\d{2})(?::00)?$",
     re.IGNORECASE,
 )
 _HALF_OF_DAY = re.compile(r"(?: o'clock)? ?(?:in the (morning|afternoon|evening)|at (night))$", re.IGNORECASE)
@@ -80,12 +81,14 @@ def plain(normalised: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" .!").lower()
 
 
-def _yes_no(normalised: str) -> bool | None:
-    """Read a yes or no, alone or with a reason after it; None for anything else, such as "yes, but no"."""
+def _yes_no(normalised: str) -> tuple[bool, str] | None:
+    """Read a yes or no, and a value after it if one follows; None for anything else, such as "yes, but no"."""
     head, *rest = re.split(r"[,;.:!]", plain(normalised), maxsplit=1)
     said = True if head.strip() in _YES else False if head.strip() in _NO else None
-    words = set(re.findall(r"[a-z]+", " ".join(rest).replace("n't", " not")))
-    return None if said is None or _CONTRARY[said] & words else said
+    after = " ".join(rest).strip()
+    words = set(re.findall(r"[a-z]+", after.replace("n't", " not")))
+    is_reason = not re.search(r"\d", after) or re.search(r"(?<!\\)\b[a-z]{3}", after)
+    return None if said is None or _CONTRARY[said] & words else (said, "" if is_reason else after)
 
 
 def nothing(normalised: str) -> str | None:
@@ -106,7 +109,7 @@ def _choice(normalised: str) -> tuple[str, str] | None:
 def compare_choices(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare the letters of a multiple choice; where only one side has one, compare the text after it."""
     wanted, given = _choice(gold), _choice(answer)
-    if wanted is not None and wanted[1] == "" and answer == wanted[0].lower() and answer != "e":
+    if wanted is not None and wanted[1] == "" and answer.strip("()") == wanted[0].lower() and answer != "e":
         return True, "choice"
     if wanted is not None and given is not None:
         texts_fit = not (wanted[1] and given[1]) or scope.equal(wanted[1], given[1])
@@ -117,7 +120,7 @@ def compare_choices(gold: str, answer: str, scope: Scope) -> Result | None:
 
 
 def _time_of_day(normalised: str) -> tuple[int, str] | None:
-    """Minutes and "am", "pm" or "" of a time of day."""
+    """Seconds and "am", "pm" or "" of a time of day."""
     if "in the" in normalised or "at night" in normalised:
         normalised = plain(normalised)
     normalised = _HALF_OF_DAY.sub(lambda found: " am" if found.group(1).lower() == "morning" else " pm", normalised)
@@ -129,8 +132,8 @@ def _time_of_day(normalised: str) -> tuple[int, str] | None:
     if hour > 24 or minute > 59 or (half and not 1 <= hour <= 12):
         return None
     if half:
-        return (hour % 12 + (12 if half == "p" else 0)) * 60 + minute, half + "m"
-    return hour * 60 + minute, ""
+        hour = hour % 12 + (12 if half == "p" else 0)
+    return hour * 3600 + minute * 60 + int(match.group(3) or 0), half and half + "m"
 
 
 def _same_time(one: tuple[int, str], other: tuple[int, str]) -> bool:
@@ -138,13 +141,15 @@ def _same_time(one: tuple[int, str], other: tuple[int, str]) -> bool:
     if one[0] == other[0] or bool(one[1]) == bool(other[1]):
         return one[0] == other[0]
     bare, full = (other, one) if one[1] else (one, other)
-    return bare[0] < 780 and bare[0] % 720 == full[0] % 720
+    return bare[0] < 46800 and bare[0] % 43200 == full[0] % 43200
 
 
 def compare_yes_no(gold: str, answer: str, scope: Scope) -> Result | None:
-    """Compare two answers of yes or no."""
+    """Compare two answers of yes or no, and the values after them where the reference has one."""
     wanted, given = _yes_no(gold), _yes_no(answer)
-    return None if wanted is None or given is None else (wanted == given, "yes_no")
+    if wanted is None or given is None:
+        return None
+    return wanted[0] == given[0] and (not wanted[1] or scope.equal(wanted[1], given[1])), "yes_no"
 
 
 def compare_nothing(gold: str, answer: str, scope: Scope) -> Result | None:

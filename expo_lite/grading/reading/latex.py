@@ -3,8 +3,9 @@
 import re
 
 _RENAMED = {
-    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom", "tbinom": r"\binom", "leq": r"\le ",
-    "leqslant": r"\le ", "leqq": r"\le ", "geq": r"\ge ", "geqslant": r"\ge ", "geqq": r"\ge ", "neq": r"\ne ",
+    "dfrac": r"\frac ", "tfrac": r"\frac ", "cfrac": r"\frac ", "dbinom": r"\binom", "tbinom": r"\binom",
+    "leq": r"\le ", "leqslant": r"\le ", "leqq": r"\le ", "geq": r"\ge ", "geqslant": r"\ge ", "geqq": r"\ge ",
+    "neq": r"\ne ",
     "lt": "<", "gt": ">", "colon": ":", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "lbrace": r"\{",
     "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "backslash": r"\setminus ",
     "smallsetminus": r"\setminus ", "varnothing": r"\emptyset ", "infin": r"\infty ", "ldots": r"\dots ",
@@ -58,7 +59,7 @@ def spelled(text: str) -> str:
     if "begin" in text:
         text = _laid_out(text)
     if "begin" not in text:
-        text = re.sub(r"\\\\(?=[A-Za-z({\[%$])", lambda _: "\\", text)
+        text = re.sub(r"\\\\(?![A-Za-z] ?=)(?=[A-Za-z({\[%$])", lambda _: "\\", text)
     text = (
         text.replace("\\\\", NEWLINE)
         .replace(r"\$", "\ue000")
@@ -67,6 +68,9 @@ def spelled(text: str) -> str:
         .replace(r"\#", "#")
     )
     text = _money_or_delimiter(_DELIMITERS.sub(" ", text)).replace("\ue000", "$")
+    text = re.sub(r"\^ ?\{?((?:\\prime ?){1,3})\}?", lambda found: "'" * found[1].count("p"), text)
+    text = re.sub(r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1", text)
+    text = re.sub(r"(?<=[A-Za-z]\^)\{(-\d)\}(?=\})", r"\1", text)  # within a text command
     text = _DEGREE.sub(r"\\degree ", text).replace("{:}", ":")
     text = _INFIX.sub(lambda found: rf"\{_INFIX_NAMES[found[2]]}{{{found[1]}}}{{{found[3]}}}", text)
     text = _SPACING.sub(" ", _GROUPED.sub("", text)).replace(r"\!", "").replace(r"\/", "")

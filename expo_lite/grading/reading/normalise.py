@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 from expo_lite.grading.reading.extract import sanitise
-from expo_lite.grading.reading.latex import spelled
+from expo_lite.grading.reading.latex import NEWLINE, spelled
 
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
@@ -18,7 +18,7 @@ _UNICODE = {
     "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅛": r"\frac{1}{8}", "⟨": r"\langle ",
     "⟩": r"\rangle ", "∖": r"\setminus ", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"', "\u00a0": " ",
     "\u2009": " ", "\u202f": " ", "\u2062": " ", "⁄": "/", "∕": "/", "₋": "_-", "∣": "|", "，": ",", "：": ":",
-    "（": "(", "）": ")", "∠": r"\angle ", "△": r"\triangle ", "…": r"\dots ", "∨": r"\text{ or }",
+    "∶": ":", "（": "(", "）": ")", "∠": r"\angle ", "△": r"\triangle ", "…": r"\dots ", "∨": r"\text{ or }",
     "∧": r"\text{ and }",
 }  # fmt: skip
 _TABLE = str.maketrans(_UNICODE)
@@ -55,6 +55,8 @@ def normalise(text: str) -> str:
     text = _STARTS.sub("", _PERCENT.sub("%", text).rstrip(_ENDS))
     text = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", "^", text).replace("**", "")
     text = re.sub(r"(?<![A-Za-z])oo(?![A-Za-z])", lambda _: r"\infty", _COUNTED.sub(r"\1", text))
+    if r"\begin" not in text and "=" in text:  # x = 1 and y = 2 side by side, or one below the other
+        text = re.sub(r"(?<=[\d})]) (?=[A-Za-z](?:_\w)? ?=)", ", ", text.replace(NEWLINE, ", "))
     while text.startswith("{") and _closing(text) == len(text) - 1:
         text = _STARTS.sub("", text[1:-1].rstrip(_ENDS))
     return text
@@ -92,7 +94,7 @@ def _closing(text: str) -> int:
 def text_key(normalised: str) -> str:
     """A key that ignores spaces, text commands and the case of words."""
     text = re.sub(r"\\text\{([^{}]*)\}", lambda block: " " + _lower(block.group(1)) + " ", normalised)
-    text = _WORD_RUN.sub(lambda word: word.group() if word.group().isupper() else word.group().lower(), text)
+    text = _WORD_RUN.sub(lambda word: word.group() if word.group().isupper() else _lower(word.group()), text)
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text).replace("\\degree", "°")
     text = _ARTICLE.sub("", _STARTS.sub("", re.sub(r"\s+", " ", text).rstrip(_ENDS)).lstrip())
     # A space between two digits or two letters says something: 2 1/2 is not 21/2.
@@ -100,5 +102,6 @@ def text_key(normalised: str) -> str:
 
 
 def _lower(words: str) -> str:
+    """The words in lower case; a single letter and a unit with a prefix keep theirs: MV is not mV."""
     stripped = words.strip()
-    return stripped if len(stripped) == 1 else words.lower()
+    return stripped if len(stripped) == 1 or re.fullmatch("[mM](?:[VWJA]|Pa|Hz)", stripped) else words.lower()

@@ -1,6 +1,5 @@
 """Units at the end of an answer: what they measure, and how many of the base unit they are."""
 
-import itertools
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -22,13 +21,13 @@ _KINDS = {
     "celsius": "°c celsius=1",
     "fahrenheit": "°f fahrenheit=1",
     "force": "n newton=1; kn kilonewton=1000",
-    "energy": "j joule=1; kj kilojoule=1000; mj megajoule=1e6",
+    "energy": "j joule=1; kj kilojoule=1000; megajoule=1e6; millijoule=0.001",
     "electronvolt": "ev electronvolt=1; kev=1000; mev=1e6",
-    "power": "w watt=1; kw kilowatt=1000; mw megawatt=1e6",
-    "pressure": "pa pascal=1; kpa kilopascal=1000",
-    "voltage": "v volt=1; mv millivolt=0.001",
-    "current": "a ampere amp=1; ma milliampere=0.001",
-    "frequency": "hz hertz=1; khz kilohertz=1000; mhz megahertz=1e6",
+    "power": "w watt=1; kw kilowatt=1000; megawatt=1e6; milliwatt=0.001",
+    "pressure": "pa pascal=1; kpa kilopascal=1000; megapascal=1e6; millipascal=0.001",
+    "voltage": "v volt=1; kv kilovolt=1000; megavolt=1e6; millivolt=0.001",
+    "current": "a ampere amp=1; milliampere=0.001",
+    "frequency": "hz hertz=1; khz kilohertz=1000; mhz megahertz=1e6; millihertz=0.001",
     "data": "bit=1; byte=8",
     "angle": "° degree deg=1",
     "": "unit u=1",
@@ -45,11 +44,12 @@ _COMPOUND = {
 }  # fmt: skip
 _CASED = {
     "L": "l", "N": "n", "J": "j", "W": "w", "V": "v", "A": "a", "K": "k", "Pa": "pa", "Hz": "hz", "mL": "ml",
-    "C": "coulomb",
+    "C": "coulomb", "mV": "millivolt", "MV": "megavolt", "mW": "milliwatt", "MW": "megawatt", "mJ": "millijoule",
+    "MJ": "megajoule", "mPa": "millipascal", "MPa": "megapascal", "mHz": "millihertz", "mA": "milliampere",
 }  # fmt: skip
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _MULTIPLIERS = {
-    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "ten": 10, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
 _IGNORED = frozenset(
     "of the a an total in all only exactly each altogether whole full approximately about long old tall away wide "
@@ -186,7 +186,7 @@ def _is_unit_word(tokens: list[str], index: int) -> bool:
     lowered = word.lower()
     if _is_blocked(word) or lowered in _FUNCTION_NAMES:
         return lowered in ("squared", "cubed") and index > 1 and _lookup(tokens[index - 2].rstrip(".")) is not None
-    if _lookup(word) is not None or lowered in _POWERS or lowered in _MULTIPLIERS or lowered in _COMPOUND:
+    if _lookup(word) is not None or lowered in _POWERS or lowered.rstrip("s") in _MULTIPLIERS or lowered in _COMPOUND:
         return True
     spaced = index > 0 and tokens[index - 1].isspace()
     return lowered in ("per", "of", "in", "each", "all") or (spaced and len(word) >= 3 and word.isascii())
@@ -232,8 +232,8 @@ def _unit_of(tokens: list[str]) -> Unit | None:
             sign = -1 if word == "/" else sign
         elif lowered in _POWERS and lowered not in ("squared", "cubed"):
             power = _POWERS[lowered]
-        elif lowered in _MULTIPLIERS:
-            scale *= _MULTIPLIERS[lowered]
+        elif lowered.rstrip("s") in _MULTIPLIERS:
+            scale *= _MULTIPLIERS[lowered.rstrip("s")]
         elif known is not None:
             index, power = _exponent(words, index, power)
             dimensions[known[0]] = dimensions.get(known[0], 0) + sign * power
@@ -285,13 +285,9 @@ def in_one_unit(text: str, *, first: bool = False) -> str:
         parts.append((Fraction(found.group(1)), unit[0], unit[1], found.group(2)))
         position = found.end()
     kinds, factors = {kind for _, kind, _, _ in parts}, [factor for _, _, factor, _ in parts]
-    if not 2 <= len(parts) <= _MAX_QUANTITIES or len(kinds) != 1 or not _falls(factors):
+    if not 2 <= len(parts) <= _MAX_QUANTITIES or len(kinds) != 1 or factors != sorted(set(factors), reverse=True):
         return text
     chosen = parts[0] if first else parts[-1]
     total = sum((value * factor for value, _, factor, _ in parts), Fraction(0)) / chosen[2]
     number = str(total) if total.denominator == 1 else f"{total.numerator}/{total.denominator}"
     return f"{number} {chosen[3]}"
-
-
-def _falls(factors: list[Fraction]) -> bool:
-    return all(one > other for one, other in itertools.pairwise(factors))
