@@ -75,8 +75,9 @@ def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:
 
 def _only(form: Structure, text: str) -> str:
     r"""The value of a set of one, as of \{2\}; the text of anything else."""
-    is_one = isinstance(form, Sequence) and form.opening == r"\{" and len(form.items) == 1
-    return form.items[0] if is_one else text
+    if isinstance(form, Sequence) and form.opening == r"\{" and len(form.items) == 1:
+        return form.items[0]
+    return text
 
 
 def split_name(text: str) -> tuple[str | None, str]:
