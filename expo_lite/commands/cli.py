@@ -66,6 +66,12 @@ COMMANDS: dict[str, type[Command]] = {
     "models": Models,
     "tasks": Tasks,
 }
+REPLACED = {
+    "hard": "eval MODEL --write-unsolved FILE",
+    "explain": "diagnose --show 4",
+    "compare": "report RUN RUN",
+}
+"""Commands of earlier versions, with the command that does the same now."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -117,6 +123,8 @@ def parse(words: Sequence[str]) -> Command:
     if verb == "--version":
         sys.stdout.write(f"expo-lite {VERSION}\n")
         sys.exit(0)
+    if verb in REPLACED:
+        raise ConfigError(f"`{verb}` is now `expo-lite {REPLACED[verb]}`.")
     if verb not in COMMANDS:
         hint = suggestion(verb, COMMANDS) or f" Commands: {', '.join(COMMANDS)}."
         raise ConfigError(f"There is no command '{verb}'.{hint} `expo-lite --help` says what each does.")

@@ -40,9 +40,9 @@ SAMPLING_COPIES = {"full": 4, "nucleus": 8}
 """fp32 matrices [rows, vocabulary] while a token is chosen."""
 MOST_HEAD_COPY = 256 * 2**20
 """Bytes of the largest head that sampling on a CPU copies into a layout for few rows."""
-CONTEXT = {"gpu": 0.6 * GIB, "cpu": 1.05 * GIB}
-"""The CUDA context and its libraries; on a CPU the interpreter with torch and transformers (0.83 GiB as measured), and
-for the products that are kept and the layouts that are copied one number for all."""
+CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.85 * GIB}
+"""The CUDA context and its libraries; on a CPU the interpreter with torch and transformers (as measured), and the
+products that are kept, in one number."""
 
 Kind = Literal["gpu", "cpu"]
 PlannedSampler = Literal["own", "native"]
