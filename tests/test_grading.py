@@ -344,6 +344,20 @@ def test_too_slow_is_killed_and_the_next_answer_is_judged() -> None:
         assert small.grade(r"\sqrt8", r"\boxed{\sqrt{4}\sqrt{2}}").correct
 
 
+def test_after_a_timeout_a_spare_worker_answers_while_the_next_one_starts() -> None:
+    with Grader(n_workers=1, timeout_s=1.0) as small:
+        started = time.monotonic()
+        small.grade(r"\sqrt8", r"\boxed{2\sqrt2}")
+        start_s = time.monotonic() - started
+        time.sleep(2 * start_s)  # the spare starts
+        started = time.monotonic()
+        assert small.grade(SLOW.gold, SLOW.completion).reason == "timeout"
+        timed_out = time.monotonic()
+        assert small.grade(r"\sqrt8", r"\boxed{\sqrt{4}\sqrt{2}}").correct
+        assert timed_out - started < 2.5
+        assert time.monotonic() - timed_out < start_s
+
+
 WORKER = """
 import os, signal, sys, time
 from expo_lite.grading.process import serve
@@ -380,7 +394,9 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 def test_a_worker_that_fails_is_replaced_at_once(worker: Worker, what: str, error: str) -> None:
     first = worker.ask({"what": "pid"})["pid"]
     assert worker.ask({"what": "pid"})["pid"] == first
+    asked = time.monotonic()
     assert worker.ask({"what": what}) == {"error": error}
+    assert what != "sleep" or time.monotonic() - asked < 1.0  # 0.6 s by the clock
     successor = worker.pid
     assert successor not in (None, first)
     assert worker.ask({"what": "pid"})["pid"] == successor

@@ -4,7 +4,6 @@ In the caller's thread there are only a linear scan for the final answer, a comp
 numbers. All else, reading an answer included, is done by a worker under the time limit, so that no text can stop a run.
 """
 
-import queue
 import threading
 import weakref
 from collections.abc import Sequence
@@ -38,7 +37,8 @@ class Grader:
     """Grades completions; safe to share between threads.
 
     What is not plain goes to one of `n_workers` processes, started when first needed, each capped at `memory_mib` of
-    address space and killed after `timeout_s` of CPU time on one question. `rounding` says where a rounded answer
+    address space and killed after `timeout_s` of CPU time, or twice that by the clock, on one question; a spare one
+    takes its place. `rounding` says where a rounded answer
     counts: "never", or "gold": where the gold is a decimal with at least three digits and the answer, rounded to as
     many places, is the gold.
     """
@@ -47,10 +47,9 @@ class Grader:
         self, *, n_workers: int = 2, timeout_s: float = 2.0, memory_mib: int = 2048, rounding: Rounding = "never"
     ) -> None:
         command = ("-m", "expo_lite.grading.worker", str(memory_mib))
-        self._workers = [Worker(*command, limit_s=timeout_s) for _ in range(n_workers)]
-        self._free: queue.LifoQueue[Worker] = queue.LifoQueue()
-        for worker in self._workers:
-            self._free.put(worker)
+        self._workers = [Worker(*command, limit_s=timeout_s) for _ in range(n_workers + 1)]
+        self._free = list(self._workers)
+        self._n_workers, self._turn = n_workers, threading.Semaphore(n_workers)
         self._rounding = rounding
         self._finalizer = weakref.finalize(self, _close, self._workers)
         self._decided: dict[_Question, Reply] = {}
@@ -114,7 +113,7 @@ class Grader:
             replies = {question: self._decided[question] for question in questions if question in self._decided}
         new = [question for question in questions if question not in replies]
         if len(new) > 1:
-            with ThreadPoolExecutor(len(self._workers), "expo-lite-grading") as threads:
+            with ThreadPoolExecutor(self._n_workers, "expo-lite-grading") as threads:
                 replies.update(zip(new, threads.map(self._ask_worker, new), strict=True))
         else:
             replies.update((question, self._ask_worker(question)) for question in new)
@@ -122,12 +121,17 @@ class Grader:
         return replies
 
     def _ask_worker(self, question: _Question) -> Reply:
-        """Ask the worker that became free last."""
-        worker = self._free.get()
-        try:
-            return worker.ask({"gold": question[0], "answer": question[1], "rounding": self._rounding})
-        finally:
-            self._free.put(worker)
+        """Ask the worker that became free last, or another one while that one is starting; then start a spare."""
+        with self._turn:
+            with self._lock:
+                worker = next((each for each in reversed(self._free) if each.is_ready), self._free[-1])
+                self._free.remove(worker)
+            try:
+                return worker.ask({"gold": question[0], "answer": question[1], "rounding": self._rounding})
+            finally:
+                with self._lock:
+                    self._free[-1].start()
+                    self._free.append(worker)
 
     def _remember(self, decided: dict[_Question, Reply]) -> None:
         """Keep what a worker decided: the completions of a group often share their answer."""

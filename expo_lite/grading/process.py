@@ -1,9 +1,8 @@
 """A process that answers questions and may be killed: limited in CPU time, replaced as soon as it dies.
 
 Grading uses it, and so do the scorers of generated puzzles. Questions and replies are JSON, over a socket. The kernel
-ends a process that uses more CPU time on a question than its limit, so a busy machine costs no verdict; one that hangs
-without computing is killed after ten times the limit by the clock. Its successor is started at once and in the
-background, and what it takes to start is on nobody's clock.
+ends a process that uses more CPU time on a question than its limit; one that hangs, or gets no CPU time, is killed
+after twice the limit by the clock. Its successor starts at once in the background.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _START_LIMIT_S = 120.0
-_CLOCK_PER_CPU = 10  # seconds by the clock for each second of the limit
+_CLOCK_PER_CPU = 2  # seconds by the clock for each second of the limit
 _MAX_DEATHS = 6  # under one question, by a crash or by someone's kill, before it counts as the question's fault
 _SOCKET = "EXPO_LITE_WORKER_SOCKET"
 _ROOT = Path(__file__).parents[2]
@@ -45,6 +44,16 @@ class Worker:
     def pid(self) -> int | None:
         """The id of the running process, if there is one."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """True if the process has started and waits for a question."""
+        return self._connection is not None and self._connection.poll()
+
+    def start(self) -> None:
+        """Start the process, unless it runs, without waiting for it."""
+        with self._lock:
+            self._start()
 
     def ask(self, question: Reply, *, limit_s: float | None = None) -> Reply:
         """Answer a question; an error is {"error": "timeout", "worker_died", "not_started" or the process's own}.
@@ -82,7 +91,6 @@ class Worker:
         return reply
 
     def _start(self) -> Connection:
-        """Start the process, unless it runs, without waiting for it."""
         if self._connection is None:
             self._connection, theirs = Pipe()
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module

@@ -4,7 +4,7 @@ import itertools
 import re
 
 from expo_lite.grading.comparing import Result, Scope
-from expo_lite.grading.comparing.expression import NotUnderstood, Tree, number, parse
+from expo_lite.grading.comparing.expression import NotUnderstood, number, parse
 from expo_lite.grading.comparing.leaves import quantity
 from expo_lite.grading.comparing.lists import Leaf, Relation, Sequence, Structure, split_top, structure, structures
 from expo_lite.grading.reading.units import Unit
@@ -156,14 +156,10 @@ def _moved(one: Relation, other: Relation) -> bool:
         if sign in ("<", r"\le"):
             sign, sides = _FLIPPED[sign], sides[::-1]
         try:
-            differences.append(_difference(parse(sides[0]), parse(sides[1])))
+            differences.append(("add", parse(sides[0]), ("mul", number(-1), parse(sides[1]))))
         except NotUnderstood:
             return False
         signs.append(sign)
     if signs[0] != signs[1]:
         return False
     return values.proportional(differences[0], differences[1], positive=signs[0] in (">", r"\ge"))
-
-
-def _difference(left: Tree, right: Tree) -> Tree:
-    return ("add", left, ("mul", number(-1), right))

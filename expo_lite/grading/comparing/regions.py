@@ -1,6 +1,5 @@
 """Parts of the real line, however they are written: intervals, inequalities, unions, points taken out."""
 
-import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -103,11 +102,6 @@ def _outside(taken: Region | None) -> Region | None:
     return Region((left, Piece(piece.high, not piece.high_closed, _INFINITY, False)))
 
 
-def _without(points: tuple[str, ...]) -> Region:
-    ends = (_MINUS_INFINITY, *sorted(points, key=_rough_value), _INFINITY)
-    return Region(tuple(Piece(low, False, high, False) for low, high in itertools.pairwise(ends)))
-
-
 def _rough_value(text: str) -> float:
     if text.lstrip("+-") == _INFINITY:
         return -math.inf if text.startswith("-") else math.inf
@@ -202,7 +196,7 @@ def _bounded_once(name: str, sign: str, bound: str) -> Region | None:
     if not _VARIABLE.match(name) or sign == "=" or name in re.findall(r"\\?[A-Za-z]+", bound):
         return None
     if sign == r"\ne":
-        return Region(_without((bound,)).pieces, name)
+        return Region((Piece(_MINUS_INFINITY, False, bound, False), Piece(bound, False, _INFINITY, False)), name)
     if sign in ("<", r"\le"):
         return Region((Piece(_MINUS_INFINITY, False, bound, sign == r"\le"),), name)
     return Region((Piece(bound, sign == r"\ge", _INFINITY, False),), name)
