@@ -63,6 +63,8 @@ class Eval(ConfiguredCommand):
         target = targets[0]
         config, prompts = settled(config, target), prompts_of(config, target)
         output = output_folder(config, target)
+        if any(each.run and each.prompts.question != prompts.question for each in targets[1:]):
+            warning(console)(f"'{config.baseline}' was trained on another question prompt; both are asked alike here")
         check_unsolved_file(config)
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)

@@ -26,7 +26,7 @@ _GENERATION: Any = GenerationConfig
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How an exported model scores the policy's greedy completions."""
+    """The scores that an exported model gives the policy's greedy completions."""
 
     n_completions: int
     n_same: int

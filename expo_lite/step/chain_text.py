@@ -55,7 +55,7 @@ def before_answer(text: str) -> str:
     written = _as_written(answer)
     stated = list(_statements(written).finditer(text))
     steps, at = "", 0
-    for found in stated:  # a box wins over words behind it: the last statement need not be the one that is graded
+    for found in stated:  # a box wins over words after it: the last statement need not be the one that is graded
         if found.start() >= start and found is not stated[-1]:
             start = stated[-1].start()
         if found.start() < start:
@@ -67,7 +67,7 @@ def before_answer(text: str) -> str:
 def up_to_answer(text: str) -> str:
     """A chain up to where it first states the answer that it ends with; the text and a line break if it states none.
 
-    Results of steps stay, unlike in `before_answer`: this is what an answer is put behind.
+    Results of steps stay, unlike in `before_answer`: an answer is put after this.
     """
     if answer_start(text) is None:
         return text.rstrip() + "\n"
