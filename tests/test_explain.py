@@ -327,3 +327,6 @@ def test_a_run_goes_on_with_the_prompt_that_it_began_with(tmp_path: Path, capsys
     assert run(again[: again.index("--question-prompt")] + again[again.index("--output") :]) == 0
     warned = " ".join(capsys.readouterr().out.split())
     assert f"--question-prompt {tmp_path / 'whole' / 'question_prompt.txt'} keeps them" in warned
+    measured = ["eval", str(tmp_path / "again"), "--baseline", str(tmp_path / "whole"), "--problems", "1", "--levels"]
+    assert run([*measured, "1", "--samples", "1", "--max-completion-tokens", "4"]) == 0
+    assert "was trained on another question prompt" in " ".join(capsys.readouterr().out.split())
