@@ -47,7 +47,8 @@ def _exact(chain: list[str]) -> str:
     """The exact side; a name has none in front (x), and sin(0.3) still has to be computed."""
     if len(chain) > 1 and "=" not in chain[0] and split_name(chain[0] + "=0")[0]:
         return "=".join(chain)
-    return chain[-1] if re.search(r"\\.*\d\.\d", chain[0]) else chain[0]
+    is_computed = re.search(r"\d\.\d", chain[0]) and quantity(chain[0]).value is None
+    return chain[-1] if is_computed else chain[0]
 
 
 def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:

@@ -1,7 +1,6 @@
 """LaTeX and plain mathematics to a tree, by our own grammar.
 
-math-verify's grammar reads mixed numbers as products and takes whole words for products of letters; here what is not
-understood is refused. A tree is a tuple of a name and its parts:
+Words are no products of letters: they are refused. A tree is a tuple of a name and its parts:
 ("num", Fraction), ("sym", name), ("add" | "mul", *parts), ("pow", base, exponent), ("fn", name, *arguments).
 """
 
@@ -265,7 +264,8 @@ class _Parser:
             name += "_" + self._subscript()
         while self.take("'"):
             name += "'"
-        applied = self.peek(1)[:1].isdigit() and self.peek(2) == ")" and name not in _CONSTANTS  # y(0)
+        end = 3 if self.peek(1) == "-" else 2
+        applied = self.peek(end - 1)[:1].isdigit() and self.peek(end) == ")" and name not in _CONSTANTS  # y(0)
         if (applied or name.rstrip("'") in ("f", "g")) and self.take("("):
             return ("fn", "unknown", self._up_to(")"), ("sym", name + "()"))
         return _CONSTANTS.get(name, ("sym", name))

@@ -19,6 +19,7 @@ _DIGITS = 200
 _RANGES = [(1.0, 3.0)] * 4 + [(0.05, 0.95)] * 4 + [(-2.0, 2.0)] * 5 + [(5.0, 20.0)] * 3
 _ENOUGH = 3
 _MAX_EXPONENT = 10**7
+_OF_ANY_SIZE = frozenset(("abs", "ln", "log", "root", "sqrt", "cbrt"))
 
 
 class Undefined(ValueError):
@@ -198,11 +199,7 @@ def _power(base: Any, exponent: Any, *, real: bool) -> Any:
 
 def _function(name: str, values: list[Any], *, real: bool) -> Any:
     first = values[0]
-    if (
-        mp.isfinite(first)
-        and abs(first) > mp.mpf(10) ** 30
-        and name not in ("abs", "ln", "log", "root", "sqrt", "cbrt")
-    ):
+    if name not in _OF_ANY_SIZE and mp.isfinite(first) and abs(first) > mp.mpf(10) ** 30:
         raise Undefined("too large")
     if name in ("root", "sqrt", "cbrt"):
         return _root(first, values[1] if len(values) > 1 else mp.mpf(3 if name == "cbrt" else 2), real=real)

@@ -108,6 +108,9 @@ def _choice(normalised: str) -> tuple[str, str] | None:
 
 def compare_choices(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare the letters of a multiple choice; where only one side has one, compare the text after it."""
+    letters = [re.sub(r"\\text|\band\b|[\s,;{}()]", "", text) for text in (gold, answer)]
+    if (letters[0] == gold) != (letters[1] == answer) and all(re.fullmatch("[A-J]{2,9}", each) for each in letters):
+        return sorted(letters[0]) == sorted(letters[1]), "choice"  # BD is B, D
     wanted, given = _choice(gold), _choice(answer)
     if wanted is not None and wanted[1] == "" and answer.strip("()") == wanted[0].lower() and answer != "e":
         return True, "choice"
@@ -188,8 +191,7 @@ def compare_bases(gold: str, answer: str, scope: Scope) -> Result | None:
         plain = answer if wanted is not None else gold
         if base != 10:
             return False, "base"
-        equal = quantity(plain).value == quantity(digits).value
-        return equal, "base"
+        return quantity(plain).value == quantity(digits).value, "base"
     return wanted == given, "base"
 
 

@@ -15,7 +15,7 @@ _SCAN = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,99}\{|\\(?:[A-Za-z]+|.)|[{}]"
 _UNSAID = re.compile(
     r"\A.*</think(?:ing)?>|<think(?:ing)?>.*|<\|[a-z_]{1,20}\|>|</s>|<!--.*?(?:-->|\Z)"
     r"|^[ \t]*%[^\n]*|(?<=\s)%[ \t]*(?=\\(?:boxed|fbox))[^\n]*",
-    re.DOTALL | re.MULTILINE,
+    re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )
 _MAX_LINK_CHARS = 120
 _MAX_LINK_WORDS = 6

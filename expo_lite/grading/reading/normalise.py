@@ -52,6 +52,7 @@ def normalise(text: str) -> str:
         text = spelled(text)
     text = _STARTS.sub("", re.sub(r"\s+", " ", text))
     text = _BARRED.sub(_fraction, text)
+    text = re.sub(r",? ?(?:\\text\{ ?,? ?)?where [^=]{1,20} is (?:an? )?(?:\w+ )?constant\W*$", "", text)
     text = _STARTS.sub("", _PERCENT.sub("%", text).rstrip(_ENDS))
     text = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", "^", text).replace("**", "")
     text = re.sub(r"(?<![A-Za-z])oo(?![A-Za-z])", lambda _: r"\infty", _COUNTED.sub(r"\1", text))
