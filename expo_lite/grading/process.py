@@ -2,7 +2,7 @@
 
 Grading uses it, and so do the scorers of generated puzzles. Questions and replies are JSON, over a socket. The kernel
 ends a process that uses more CPU time on a question than its limit; one that hangs, or gets no CPU time, is killed
-after twice the limit by the clock. Its successor starts at once in the background.
+after 1.8 times the limit by the clock. Its successor starts at once in the background.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _START_LIMIT_S = 120.0
-_CLOCK_PER_CPU = 2  # seconds by the clock for each second of the limit
+_CLOCK_PER_CPU = 1.8  # seconds by the clock for each second of the limit
 _MAX_DEATHS = 6  # under one question, by a crash or by someone's kill, before it counts as the question's fault
 _SOCKET = "EXPO_LITE_WORKER_SOCKET"
 _ROOT = Path(__file__).parents[2]
