@@ -15,7 +15,6 @@ from expo_lite.memory.shapes import ALIASES_FILE
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.merged import is_known, merge
-from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import PRESETS
 
@@ -60,7 +59,7 @@ def folder_of(kind: str, root: Path) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=[(kind, bits) for kind in CONFIGS for bits in (4, 16)], ids=str)
+@pytest.fixture(scope="module", params=[*((kind, 16) for kind in CONFIGS), ("qwen2.5", 4)], ids=str)
 def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HfPolicy:
     kind, bits = request.param
     folder = folder_of(kind, tmp_path_factory.mktemp("model"))
@@ -106,15 +105,6 @@ def test_logits_of_what_runs_on_a_gpu_are_the_same(policy: HfPolicy, monkeypatch
     check_logits(policy, decoder)
 
 
-def test_greedy_decoding_is_that_of_generate(policy: HfPolicy) -> None:
-    native = HfPolicy(policy.name, PolicyConfig(bits=16, lora_rank=4, sampler="native"), seed=0)
-    own = HfPolicy(policy.name, PolicyConfig(bits=16, lora_rank=4), seed=0)
-    assert own._sampler == "own"
-    requests = [SampleRequest(prompt, 1) for prompt in PROMPTS]
-    ours, theirs = (p.sample(requests, SamplingParams(0.0, 12, rows=2), seed=0) for p in (own, native))
-    assert [c.token_ids for (c,) in ours] == [c.token_ids for (c,) in theirs]
-
-
 def test_every_alias_is_known() -> None:
     configs: dict[str, dict[str, Any]] = json.loads(ALIASES_FILE.read_text())
     assert len(configs) > 10
@@ -123,20 +113,9 @@ def test_every_alias_is_known() -> None:
         assert is_known(kind(**{name: value for name, value in sizes.items() if name != "model_type"}))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"model_type": "mistral", "sliding_window": None},
-        {"model_type": "llama", "hidden_act": "gelu"},
-        {"model_type": "llama", "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-    ],
-)
-def test_other_models_are_sampled_by_their_own_generate(change: dict[str, Any], tmp_path: Path) -> None:
-    CONFIGS["other"] = change
-    try:
-        folder = folder_of("other", tmp_path)
-    finally:
-        del CONFIGS["other"]
+def test_other_models_are_sampled_by_their_own_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONFIGS, "other", {"model_type": "llama", "hidden_act": "gelu"})
+    folder = folder_of("other", tmp_path)
     policy = HfPolicy(str(folder), PolicyConfig(bits=16), seed=0)
     assert not is_known(policy._model.config)
     assert policy._sampler == "native"

@@ -1,4 +1,4 @@
-"""The projections in training against peft's and bitsandbytes' own."""
+"""The projections in training against peft's and bitsandbytes' own; products by oneDNN against torch's."""
 
 import contextlib
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from shaken import shaken
 
-from expo_lite.policy import dense, hf, load
+from expo_lite.policy import dense, hf, load, products
 from expo_lite.policy.batching import MicroBatch, Row, collate
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.policy.products import linear
+from expo_lite.policy.products import PACKED_FROM, Product, has_onednn, linear
 from expo_lite.settings.groups import PolicyConfig
 
 
@@ -110,10 +110,51 @@ def test_products_are_not_computed_a_second_time(policy: HfPolicy, monkeypatch: 
     assert len(calls) - 2 * once >= n_projections - policy._model.config.num_hidden_layers
 
 
-def test_the_reference_is_the_base_model(policy: HfPolicy) -> None:
-    with policy.reference():
-        ours = policy.logprobs(batch(), temperature=1.0).detach()
-        with plain(policy):
-            theirs = policy.logprobs(batch(), temperature=1.0).detach()
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(ours, scored(policy)[0])
+def test_a_torch_without_the_private_operators_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_OPERATORS", ("_an_operator_that_is_gone",))
+    assert not has_onednn(torch.device("cpu"), torch.float32)
+    x, weight = torch.randn(3, 5), torch.randn(7, 5)
+    assert not Product(torch.randn(512, PACKED_FROM // 512)).is_packed
+    torch.testing.assert_close(linear(x, weight), x @ weight.t())
+
+
+@pytest.mark.parametrize("packed_from", [0, PACKED_FROM])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 5, 7), (33, 64, 96)])
+def test_products_are_torchs(
+    shape: tuple[int, int, int], dtype: torch.dtype, packed_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(products, "PACKED_FROM", packed_from)
+    n, n_in, n_out = shape
+    x, weight = torch.randn(n, n_in).to(dtype), torch.randn(n_out, n_in).to(dtype)
+    bias = torch.randn(n_out).to(dtype) if n > 1 else None
+    residual = torch.randn(n, n_out).to(dtype)
+    expected = torch.nn.functional.linear(x, weight, bias)
+    ours = Product(weight, bias)
+    assert ours.is_packed == (packed_from == 0 and has_onednn(torch.device("cpu"), dtype))
+    across = weight.t().contiguous().t()  # as the backward pass has it
+    for result in (linear(x, weight, bias), linear(x, across, bias), ours(x)):
+        assert result.dtype == dtype
+        torch.testing.assert_close(result, expected)
+    before = residual.clone()
+    # bf16 rounds the product before it is added, or not: it is up to 64, where two neighbours are 0.25 apart
+    assert expected.abs().max() < 64
+    tolerance = 0.25 if dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(ours.added(x, residual), expected + residual, rtol=0, atol=tolerance)
+    assert (expected + residual - expected).abs().max() > 4 * tolerance
+    assert torch.equal(residual, before)
+
+
+def test_a_large_weight_is_packed_into_a_copy_unless_that_is_too_large() -> None:
+    weight = torch.randn(512, PACKED_FROM // 512)
+    x = torch.randn(4, weight.shape[1])
+    ours = Product(weight)
+    expected = ours(x)
+    assert ours.is_packed == has_onednn(torch.device("cpu"), torch.float32)
+    if ours.is_packed:
+        weight.zero_()
+    assert torch.equal(ours(x), expected)
+    assert expected.abs().sum() > 0
+    assert not Product(weight, most_bytes=weight.nbytes - 1).is_packed
+    assert not Product(weight[1:]).is_packed

@@ -1,6 +1,5 @@
 """A GPU that torch cannot use is refused with the driver's version and a remedy, and never passed over in silence."""
 
-import gc
 import platform
 import warnings
 from pathlib import Path
@@ -12,9 +11,7 @@ import torch
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
 from expo_lite.policy.device import compute_type, describe, find_device
-from expo_lite.policy.factory import load_policy
 from expo_lite.settings import machine
-from expo_lite.settings.groups import PolicyConfig
 
 TOO_OLD = "CUDA initialization: The NVIDIA driver on your system is too old (found version 12020).\nPlease update."
 VERSION_FILE = """NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024
@@ -66,7 +63,7 @@ def test_a_gpu_is_seen_by_its_file_its_driver_or_by_wsl_s_tool(box: SimpleNamesp
     assert machine.driver_version() == "535.183.01"
 
 
-@pytest.mark.parametrize("hidden", ["", "-1", " -1 "])
+@pytest.mark.parametrize("hidden", ["", "-1"])
 def test_a_gpu_that_the_user_hides_is_none(hidden: str, box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     box.device.touch()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -79,27 +76,19 @@ def test_a_gpu_that_the_user_hides_is_none(hidden: str, box: SimpleNamespace, mo
     assert machine.default_model() == "tiny"
 
 
-def test_an_old_driver_is_named_with_torchs_cuda(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_torch_cannot_use_is_refused_with_the_reason(
+    box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     box.version.write_text(VERSION_FILE)
     monkeypatch.setattr(torch.cuda, "is_available", too_old)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(ConfigError, match=r"driver is 535\.183\.01, .*CUDA 13\.0.*CUDA initialization: ") as caught:
         find_device()
     assert "CUDA_VISIBLE_DEVICES=-1" in str(caught.value)
-    assert "WSL" not in str(caught.value)
-
-
-def test_in_wsl_the_driver_is_to_be_renewed_in_windows(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     lend_wsl(box, "551.86")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    box.version.unlink()
     with pytest.raises(ConfigError, match=r"driver is 551\.86.* in Windows, not in WSL"):
         find_device()
-
-
-def test_a_torch_without_cuda_is_told_apart(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    box.device.touch()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(ConfigError, match="built without CUDA"):
         find_device()
@@ -120,45 +109,17 @@ def test_an_old_card_is_refused_and_turing_computes_in_fp16(monkeypatch: pytest.
     assert compute_type(torch.device("cpu")) == torch.float32
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["train", "--steps", "1"],
-        ["train", "--model", "tiny", "--steps", "1"],
-        ["eval", "tiny", "--problems", "1"],
-        ["diagnose", "--problems", "1"],
-    ],
-)
+@pytest.mark.parametrize("words", ["train --model tiny --steps 1", "eval tiny --problems 1"])
 def test_no_command_computes_on_the_cpu_where_there_is_a_gpu(
-    words: list[str],
-    box: SimpleNamespace,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: str, box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     box.version.write_text(VERSION_FILE)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
     for name in machine.ALLOCATOR_SETTINGS:
         monkeypatch.setenv(name, "")  # the command line sets it for the whole process
-    assert run(words) == 2
+    assert run(words.split()) == 2
     assert "535.183.01" in capsys.readouterr().err
-    assert not list(tmp_path.glob("here/**/*.json"))
-
-
-def test_python_callers_are_told_too(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    box.version.write_text(VERSION_FILE)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"535\.183\.01"):
-        load_policy("tiny", PolicyConfig(backend="hf"), seed=0)
-
-
-def test_the_device_is_printed_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--problems", "1", "--levels", "1", "--max-completion-tokens", "4", "--output", str(tmp_path / "out")]
-    assert run(["eval", "tiny", "--samples", "1", *small]) == 0
-    assert "device: cpu: " in capsys.readouterr().out
 
 
 def test_the_allocator_s_setting_is_made_where_it_works(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,14 +143,3 @@ def test_the_allocator_s_setting_is_made_where_it_works(box: SimpleNamespace, mo
     monkeypatch.setattr(platform, "release", lambda: "6.8.0-45-generic")
     box.dxg.touch()
     assert made() == {}
-
-
-def test_modules_are_imported_with_the_garbage_collector_off() -> None:
-    with machine.importing("json"):  # it is there
-        assert gc.isenabled()
-    frozen = gc.get_freeze_count()
-    kept = [[] for _ in range(1000)]  # type: ignore[var-annotated]
-    with machine.importing("not there yet"):
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    assert gc.get_freeze_count() >= frozen + len(kept)

@@ -1,7 +1,8 @@
 """Fitting into memory: what is chosen, and that running out of it loses nothing; on the built-in model."""
 
 import json
-import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,20 +117,6 @@ def test_what_failed_is_let_go_of_before_the_next_try() -> None:
     assert limits.sampling(phase) == 1
 
 
-def test_other_errors_pass_through() -> None:
-    def phase() -> None:
-        raise RuntimeError("shapes differ")
-
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        Limits(1000, 4).sampling(phase)
-    assert out_of_memory(
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-    )
-    with pytest.raises(RuntimeError, match="can't allocate memory") as caught:
-        torch.empty(2**60, dtype=torch.uint8)
-    assert out_of_memory(caught.value)
-
-
 def run(folder: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
     """Train a little; the adapter, the metrics and the samples."""
     from expo_lite.settings.groups import ExpoConfig, HeldOutConfig
@@ -148,12 +135,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run(tmp_path_factory.mktemp("undisturbed") / "run")
 
 
-def test_running_out_of_memory_while_sampling_gives_the_same_run(
+def test_running_out_of_memory_gives_the_same_run(
     undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # in the first step in the middle of decoding, in the second one at once
     runs_out = RunsOut(monkeypatch, slots, "choose", at=(7, 9))
     runs_out.wait_for_the_first_step(monkeypatch)
+    RunsOut(monkeypatch, scoring, "token_logprobs", at=(1,)).wait_for_the_first_step(monkeypatch)
     adapter, _, samples = run(tmp_path / "run")
     assert runs_out.calls > 60
     # smaller batches round differently in the last digits, not in what is sampled
@@ -163,24 +151,7 @@ def test_running_out_of_memory_while_sampling_gives_the_same_run(
     out = capsys.readouterr().out
     assert "warning: out of memory" in out
     assert "again with sampling 128 rows at a time" in out
-
-
-def test_running_out_of_memory_while_updating_gives_the_same_run(
-    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # the whole batch is below the halved limit: the micro-batches are the same, and so is every bit
-    RunsOut(monkeypatch, scoring, "token_logprobs", at=(1,)).wait_for_the_first_step(monkeypatch)
-    adapter, metrics, samples = run(tmp_path / "run")
-    assert samples == undisturbed[2]
-    assert metrics[-1]["loss"] == undisturbed[1][-1]["loss"]
-    assert all(torch.equal(adapter[name], tensor) for name, tensor in undisturbed[0].items())
-    assert "again with micro-batches of 8192 tokens" in capsys.readouterr().out
-
-
-def test_planned_and_measured_memory_are_logged(undisturbed: Any) -> None:
-    for row in undisturbed[1]:
-        assert row["memory/planned_gib"] > 0
-        assert row["peak_memory_gib"] > 0
+    assert "again with micro-batches of 8192 tokens" in out
 
 
 @pytest.fixture(scope="module")
@@ -194,18 +165,18 @@ def rows() -> list[Row]:
     def ids(n: int) -> tuple[int, ...]:
         return tuple(torch.randint(3, 20, (n,), generator=generator).tolist())
 
-    return [Row(ids(20), ids(10 + 5 * i), advantage=(-1.0) ** i, weight=0.01, kl_weight=0.01) for i in range(12)]
+    return [Row(ids(20), ids(10 + 5 * i), advantage=(-1.0) ** i, weight=0.01, kl_weight=0.01) for i in range(6)]
 
 
-@pytest.mark.parametrize(("at", "updates"), [((2,), 1), ((3, 6), 2), ((1, 2, 3), 1)])
 def test_the_gradient_is_the_same_after_running_out_in_the_middle(
-    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch, updates: int, at: tuple[int, ...]
+    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    at, updates = (2, 5), 2
     config = resolve(
         TrainConfig(
             model="tiny",
             loss=LossConfig(kl_coef=0.1, updates_per_batch=updates),
-            optimizer=OptimizerConfig(micro_batch_tokens=300, learning_rate=1e-5),
+            optimizer=OptimizerConfig(micro_batch_tokens=150, learning_rate=1e-5),
         )
     )
     start = {name: p.detach().clone() for name, p in policy.parameters().items()}
@@ -214,14 +185,14 @@ def test_the_gradient_is_the_same_after_running_out_in_the_middle(
     for fails in ((), at):
         with monkeypatch.context() as patch:
             RunsOut(patch, scoring, "token_logprobs", at=fails)
-            limits, optimizer = Limits(300, 256), make_optimizer(policy, config)
+            limits, optimizer = Limits(150, 256), make_optimizer(policy, config)
             optimizer.register_step_pre_hook(lambda *_: gradients.append(flat_gradients(policy)))
             metrics.append(learn(policy, optimizer, rows(), config, step=9, last_good="none", limits=limits))
-            assert limits.micro_batch_tokens == 300 // 2 ** len(fails)
+            assert limits.micro_batch_tokens == 150 // 2 ** len(fails)
         with torch.no_grad():
             for name, parameter in policy.parameters().items():
                 parameter.copy_(start[name])
-    assert metrics[1] == pytest.approx(metrics[0], rel=1e-5 if updates == 1 else 1e-3, abs=1e-6)
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-3, abs=1e-6)
     assert len(gradients) == 2 * updates
     for i, (whole, halved) in enumerate(zip(gradients[:updates], gradients[updates:], strict=True)):
         assert float(torch.cat(whole).norm()) > 1e-4
@@ -264,30 +235,6 @@ def test_the_plan_chooses_what_the_user_leaves_open(machine: Any) -> None:
     assert (config.optimizer.micro_batch_tokens or 0) < 16_384
 
 
-def test_the_plan_knows_what_a_run_keeps_beside(machine: Any) -> None:
-    """The adapter that the run started from."""
-    machine(23)
-
-    def parts(**changes: Any) -> set[str]:
-        _, plan = fitted(replace(resolve(TrainConfig(model="tiny")), **changes))
-        assert plan is not None
-        return {part for phase in plan.phases for part in phase.parts}
-
-    kept = {"reference adapter", "adapter put aside"}
-    assert not parts() & kept
-    assert parts(start_from=Path("adapter")) & kept == kept
-
-
-def test_a_resumed_run_keeps_its_choice(machine: Any) -> None:
-    machine(10)
-    first, _ = fitted(resolve(TrainConfig(model="qwen2.5-0.5b")))
-    machine(64)
-    again, plan = fitted(resolve(TrainConfig(model="qwen2.5-0.5b")), first)
-    assert again.optimizer == first.optimizer
-    assert again.sampling == first.sampling
-    assert plan is not None
-
-
 def test_a_resumed_run_keeps_its_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A 7B model on a card with 24 GiB free, then with a little less, then with much less; and the other way round."""
 
@@ -322,14 +269,56 @@ def test_limits_go_into_a_checkpoint() -> None:
     halved, fresh = Limits(512, 8), Limits(16_384, 256)
     fresh.load_json(json.loads(json.dumps(halved.to_json())))
     assert (fresh.micro_batch_tokens, fresh.sampling_rows) == (512, 8)
-    fresh.load_json({})  # of an older checkpoint
-    assert fresh.sampling_rows == 8
 
 
-def test_resuming_goes_on_with_what_was_chosen(
-    tmp_path: Path, machine: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(tmp_path / "run")
-    machine(1)  # another machine's memory does not change the run
-    run(tmp_path / "run", steps=3, resume=True, save_every=1)
-    assert re.search(r"resumed at step 2", capsys.readouterr().out)
+LACKING = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError(),
+]
+OTHERS = [RuntimeError("CUDA error: an illegal memory access was encountered"), ValueError("memory")]
+
+
+@pytest.mark.parametrize("error", LACKING + OTHERS, ids=str)
+def test_lack_of_memory_is_known_alone_and_behind_another_error(error: Exception) -> None:
+    assert out_of_memory(error) == (error in LACKING)
+    other = ValueError("the graph could not be recorded")
+    other.__context__ = error
+    assert out_of_memory(other) == (error in LACKING)
+
+
+def test_other_errors_pass_through() -> None:
+    def phase() -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        Limits(1000, 4).sampling(phase)
+
+
+LIMITED = """
+import resource, sys
+import torch
+from expo_lite.commands import cli
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+room = held + (int(sys.argv[1]) << 20)
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+sys.exit(cli.run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are set as Linux has them")
+@pytest.mark.parametrize(("room_mib", "codes"), [(1_000, (0, 1)), (4_000, (0,))])
+def test_little_memory_ends_well_or_in_one_line(room_mib: int, codes: tuple[int, ...], tmp_path: Path) -> None:
+    words = ["train", "--model", "tiny", "--steps", "2", "--eval-problems", "4", "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(room_mib), *words], capture_output=True, text=True, timeout=300
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode in codes
+    assert not done.returncode or done.stderr.strip().splitlines()[-1].startswith("error: ")

@@ -1,7 +1,6 @@
 """The transformers policy: what is trained, what is not, what is saved, and what the reference is."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from full_disk import largest_file
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from shaken import shaken
 
 from expo_lite.errors import CheckpointError
@@ -48,15 +46,8 @@ def scores(policy: HfPolicy) -> torch.Tensor:
     return policy.logprobs(batch(policy), temperature=1.0).detach()
 
 
-def test_a_fresh_adapter_says_what_the_base_says() -> None:
-    policy = fresh()
-    with policy.reference():
-        base = scores(policy)
-    assert torch.equal(scores(policy), base)
-
-
 def test_the_reference_is_the_base_and_comes_back_off_after_an_error(policy: HfPolicy) -> None:
-    adapted, base = scores(policy), scores(fresh())
+    adapted, base = scores(policy), scores(fresh())  # a fresh adapter changes nothing
     assert not torch.allclose(adapted, base, atol=1e-3)
     with pytest.raises(ZeroDivisionError), policy.reference():
         assert torch.equal(scores(policy), base)
@@ -170,48 +161,15 @@ def test_the_adapter_folder_is_pefts_own(policy: HfPolicy, tmp_path: Path) -> No
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=5e-5)  # other kernels: rounding of logits of about 10
 
 
-def harm_cut(folder: Path) -> None:
-    file = folder / "adapter_model.safetensors"
+def test_an_adapter_that_does_not_fit_is_refused_and_changes_nothing(policy: HfPolicy, tmp_path: Path) -> None:
+    policy.save_adapter(tmp_path / "cut")
+    file = tmp_path / "cut" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-
-
-def harm_missing(folder: Path) -> None:
-    (folder / "adapter_model.safetensors").unlink()
-
-
-def harm_text(folder: Path) -> None:
-    (folder / "adapter_model.safetensors").write_text("not weights")
-
-
-def harm_rank(folder: Path) -> None:
-    shutil.rmtree(folder)
-    fresh(lora_rank=2).save_adapter(folder)
-
-
-def harm_a_weight_less(folder: Path) -> None:
-    weights = load_file(folder / "adapter_model.safetensors")
-    weights.pop(next(iter(weights)))
-    save_file(weights, folder / "adapter_model.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("harm", "text"),
-    [
-        (harm_cut, "cannot be read"),
-        (harm_missing, "cannot be read"),
-        (harm_text, "cannot be read"),
-        (harm_rank, "was made for another model or LoRA rank"),
-        (harm_a_weight_less, "was made for another model or LoRA rank"),
-    ],
-)
-def test_an_adapter_that_does_not_fit_is_refused_and_changes_nothing(
-    harm: Any, text: str, policy: HfPolicy, tmp_path: Path
-) -> None:
-    policy.save_adapter(tmp_path / "adapter")
-    harm(tmp_path / "adapter")
+    fresh(lora_rank=2).save_adapter(tmp_path / "rank")
     before = scores(policy)
-    with pytest.raises(CheckpointError, match=f"The adapter in '{tmp_path / 'adapter'}' {text}"):
-        policy.load_adapter(tmp_path / "adapter")
+    for name, text in (("cut", "cannot be read"), ("rank", "was made for another model or LoRA rank")):
+        with pytest.raises(CheckpointError, match=f"The adapter in '{tmp_path / name}' {text}"):
+            policy.load_adapter(tmp_path / name)
     assert torch.equal(scores(policy), before)
 
 
@@ -246,7 +204,6 @@ WORDS = ["user", "a", "assistant", "b", "\n"]
         (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], 7, [7, 5], "<|im_end|>", (5, 7), 7),  # Qwen
         (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], 6, 6, "<|im_end|>", (5, 7), 7),  # a GGUF file's wrong one
         (["<|begin_of_text|>", "<|eot_id|>", "<|eom_id|>"], 6, [6, 7], "<|eot_id|>", (6, 7), 6),  # Llama
-        (["<s>", "</s>"], 6, None, "</s>", (6,), 6),
         (["<s>", "</s>"], None, None, "\n", (6,), 6),  # a template that ends turns without a token
     ],
 )
@@ -261,13 +218,6 @@ def test_end_tokens(
 
     assert _eos_ids(tokenizer, Model) == expected
     assert _end_id(tokenizer, expected) == end
-
-
-def test_end_tokens_of_tiny() -> None:
-    policy = fresh()
-    assert policy.tokenizer.convert_ids_to_tokens(policy.end_id) == "<|im_end|>"
-    assert policy.end_id in policy.eos_ids
-    assert policy.tokenizer.convert_tokens_to_ids("<|im_start|>") not in policy.eos_ids
 
 
 def test_a_gpu_s_cache_is_emptied_between_phases_and_not_within(monkeypatch: pytest.MonkeyPatch) -> None:

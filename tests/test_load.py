@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ModelError
-from expo_lite.policy import device
 from expo_lite.policy.device import MOST_NF4_ERROR, nf4_error, wrong_widths
-from expo_lite.policy.load import HUB_FILES, first_line, load_base
+from expo_lite.policy.load import HUB_FILES, load_base
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import PRESETS
 
@@ -60,30 +59,11 @@ def without_a_weight(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def flip_in_header(folder: Path) -> None:
-    data = bytearray((folder / "model.safetensors").read_bytes())
-    data[9] ^= 0x80
-    (folder / "model.safetensors").write_bytes(data)
-
-
-def a_picture(folder: Path) -> None:
-    (folder / "config.json").write_bytes(b"\x89PNG\r\n\xff")
-
-
 HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no config": (remove("config.json"), "Cannot read model"),
-    "an empty config": (cut("config.json", 0), "Cannot read model"),
     "half a config": (cut("config.json", 0.5), "Cannot read model"),
-    "another kind of file as config": (a_picture, "Cannot read model"),
     "an unknown architecture": (change("config.json", model_type="mystery"), "Cannot read model"),
-    "no heads": (change("config.json", num_attention_heads=0), "Cannot read model"),
-    "text for a number": (change("config.json", hidden_size="many"), "Cannot read model"),
-    "no weights": (remove("model.safetensors"), "Cannot read model"),
     "half the weights": (cut("model.safetensors", 0.5), "Cannot read model"),
-    "an empty file of weights": (cut("model.safetensors", 0), "Cannot read model"),
-    "a flipped bit in the header": (flip_in_header, "Cannot read model"),
     "a weight that is missing": (without_a_weight, "does not fit its config.json"),
-    "weights of another width": (change("config.json", hidden_size=64), ""),
     "weights of fewer layers": (
         change("config.json", num_hidden_layers=6, layer_types=["full_attention"] * 6),
         "does not fit",
@@ -99,13 +79,12 @@ HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("bits", [4, 16])
 @pytest.mark.parametrize("name", HARMS)
-def test_a_folder_that_is_no_model_of_ours(name: str, bits: Any, model: Path) -> None:
+def test_a_folder_that_is_no_model_of_ours(name: str, model: Path) -> None:
     harm, text = HARMS[name]
     harm(model)
     with pytest.raises(ModelError) as caught:
-        load_base(str(model), "mine", PolicyConfig(bits=bits), CPU)
+        load_base(str(model), "mine", PolicyConfig(), CPU)
     message = str(caught.value)
     assert "odel 'mine'" in message
     assert text in message
@@ -144,11 +123,6 @@ def test_widths_that_four_bits_get_wrong_here_are_refused(odd: Path) -> None:
     load_base(str(odd), "odd", PolicyConfig(bits=16), CPU)
 
 
-def test_the_same_model_where_four_bits_are_right(odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "nf4_error", lambda width, device: 0.092)
-    assert load_base(str(odd), "odd", PolicyConfig(bits=4), CPU)
-
-
 def test_what_four_bits_cost_where_they_are_right() -> None:
     """A width of whole blocks, and one that is no multiple of 16."""
     for width in (128, 200):
@@ -156,15 +130,7 @@ def test_what_four_bits_cost_where_they_are_right() -> None:
     assert wrong_widths([128, 64, 200], CPU) == {}
 
 
-def test_an_empty_folder_and_a_file(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("hello")
-    for name in ("empty", "file"):
-        with pytest.raises(ModelError, match=f"Cannot read model 'mine' from '{tmp_path / name}'"):
-            load_base(str(tmp_path / name), "mine", PolicyConfig(), CPU)
-
-
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64, b"not a model at all " * 10])
+@pytest.mark.parametrize("content", [b"", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64])
 def test_a_file_that_is_no_gguf(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(content)
@@ -193,17 +159,3 @@ def test_a_hub_model_without_a_network() -> None:
         ModelError, match=r"'nobody/no-such-model' is not wholly in the hub's cache.*'tiny' needs no download"
     ):
         load_base("nobody/no-such-model", "nobody/no-such-model", PolicyConfig(), CPU)
-
-
-def test_a_copied_folder_is_the_same_model(model: Path) -> None:
-    one, _ = load_base(PRESETS["tiny"].source, "tiny", PolicyConfig(), CPU)
-    other, tokenizer = load_base(str(model), "mine", PolicyConfig(), CPU)
-    ids = torch.tensor([tokenizer.encode("Start with 12.")])
-    with torch.no_grad():
-        assert torch.equal(one(ids).logits, other(ids).logits)
-    assert (one.name_or_path, other.name_or_path) == (PRESETS["tiny"].source, str(model))
-
-
-def test_first_line() -> None:
-    assert first_line(ValueError("first.\nsecond")) == "first."
-    assert first_line(ValueError("")) == "ValueError."

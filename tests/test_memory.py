@@ -1,19 +1,14 @@
 """The memory plan against sums by hand, against the code itself run without weights, and against a real step."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from inspect import signature
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from simulated_update import Measured, MemoryTracker, measure_update, simulation
-from smollm2 import gguf_file
 
 from expo_lite.memory import plan as memory
 from expo_lite.memory.limits import Limits
@@ -82,35 +77,16 @@ def measured_against_plan(config: dict[str, Any], n_rows: int, prompt: int, comp
     return got, by_name, workload
 
 
-MORE = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
-    ("alias", "n_rows", "prompt", "completion", "dtype"),
+    ("alias", "changes"),
     [
-        ("qwen2.5-0.5b", 8, 256, 768, torch.bfloat16),
-        ("qwen2.5-3b", 16, 256, 768, torch.bfloat16),
-        ("qwen2.5-7b", 16, 256, 768, torch.bfloat16),
-        ("qwen2.5-3b", 1, 128, 384, torch.bfloat16),
-        ("qwen2.5-7b", 1, 512, 1024, torch.bfloat16),
-        ("qwen3-0.6b", 8, 256, 768, torch.bfloat16),
-        ("llama-3.2-1b", 32, 256, 256, torch.bfloat16),
+        ("qwen2.5-3b", {"num_hidden_layers": 8}),
+        *(pytest.param(alias, {}, marks=pytest.mark.slow) for alias in ("qwen2.5-7b", "qwen3-0.6b", "llama-3.2-1b")),
     ],
 )
-@MORE
-def test_the_plan_is_the_update_step_s_own_peak_within_10_percent(
-    alias: str, n_rows: int, prompt: int, completion: int, dtype: torch.dtype
-) -> None:
-    check_plan(CONFIGS[alias], n_rows, prompt, completion, dtype)
-
-
-@pytest.mark.parametrize("alias", ["qwen2.5-0.5b", "qwen2.5-3b", "qwen2.5-7b"])
-def test_the_same_of_eight_layers(alias: str) -> None:
-    check_plan(CONFIGS[alias] | {"num_hidden_layers": 8}, 6, 256, 768, torch.bfloat16)
-
-
-def check_plan(config: dict[str, Any], n_rows: int, prompt: int, completion: int, dtype: torch.dtype) -> None:
-    got, planned, workload = measured_against_plan(config, n_rows, prompt, completion, dtype)
+def test_the_plan_is_the_update_step_s_own_peak_within_10_percent(alias: str, changes: dict[str, int]) -> None:
+    config = CONFIGS[alias] | changes
+    got, planned, workload = measured_against_plan(config, 6, 256, 768, torch.bfloat16)
     shape = shape_of(config)
     adapter = shape.n_adapter_weights(16) * 4
     assert total(memory.base_parts(shape, workload)) + adapter == pytest.approx(got.static, rel=0.01)
@@ -122,24 +98,12 @@ def small_vocabulary(**changes: int) -> dict[str, Any]:
     return CONFIGS["qwen2.5-0.5b"] | {"num_hidden_layers": 2} | changes
 
 
-@pytest.mark.parametrize("vocabulary", [2_000, 151_936])
-def test_the_peak_does_not_grow_with_the_number_of_completions(vocabulary: int) -> None:
-    config = small_vocabulary(vocab_size=vocabulary)
+def test_the_peak_does_not_grow_with_the_number_of_completions() -> None:
+    config = small_vocabulary(vocab_size=2_000)
     peaks = [measure_update(config, [(64, 192)] * n, micro_batch_tokens=1024).update for n in (4, 8)]
     # what is left of each completion: its log-probabilities and indices, some bytes a token
     assert peaks[1] - peaks[0] < 4 * 256 * 100
     assert peaks[1] == pytest.approx(peaks[0], rel=0.01)
-
-
-def test_the_peak_does_not_grow_with_vocabulary_times_length() -> None:
-    def peak(tokens: int, vocabulary: int) -> int:
-        config = small_vocabulary(vocab_size=vocabulary)
-        return measure_update(config, [(64, tokens - 64)], micro_batch_tokens=tokens).update
-
-    # prompts of 64 tokens, then 3 and 5 whole chunks of 256 positions
-    growth = {vocabulary: peak(1344, vocabulary) - peak(832, vocabulary) for vocabulary in (400_000, 800_000)}
-    # the logits of 512 more positions would differ by 512 * 400,000 * 4 bytes
-    assert abs(growth[800_000] - growth[400_000]) < 0.01 * 512 * 400_000 * 4
 
 
 @pytest.mark.parametrize("turned", [True, False])
@@ -210,11 +174,9 @@ def test_the_plan_chooses_what_fits_and_no_more() -> None:
     assert not make_plan(shape, workload, 3 * GIB).fits
 
 
-@pytest.mark.parametrize("group_size", [2, 8, 32, 64, 256])
-def test_the_sampler_does_not_depend_on_the_group(group_size: int) -> None:
+def test_the_sampler_does_not_depend_on_the_group() -> None:
     """A group need not be decoded at once: 40 rows of a long completion are enough for any."""
-    shape = find_shape("qwen2.5-3b")
-    workload = Workload(group_size=group_size, completion_tokens=8192)
+    shape, workload = find_shape("qwen2.5-3b"), Workload(group_size=256, completion_tokens=8192)
     plan = plan_for(shape, workload, 24 * GIB, "auto")
     assert (plan.workload.sampler, plan.sampling_rows, plan.fits) == ("own", 40, True)
     few = plan_for(shape, workload, 10.5 * GIB, "own")
@@ -234,14 +196,8 @@ def test_auto_samples_with_a_dense_copy_where_rows_fit_beside_it() -> None:
     dense = next(p.parts["merged dense weights"] for p in roomy.phases if p.name == "sampling")
     assert dense == shape.n_projection_weights * 2  # bf16
     assert not plan_for(shape, workload, 12 * GIB, "own").fits  # asked for, it is planned all the same
-    assert (
-        plan_for(shape, workload, 3 * GIB, "auto").workload.sampler == "own"
-    )  # nothing fits: our own says what it needs
-
-
-def test_defaults_on_a_small_machine_are_the_caps_for_tiny() -> None:
-    plan = make_plan(find_shape("tiny"), Workload(kind="cpu", completion_tokens=160), 4 * GIB)
-    assert (plan.micro_batch_tokens, plan.sampling_rows, plan.fits) == (16_384, 256, True)
+    # nothing fits: our own says what it needs
+    assert plan_for(shape, workload, 3 * GIB, "auto").workload.sampler == "own"
 
 
 def test_the_longest_completion_is_the_last_that_fits() -> None:
@@ -259,50 +215,6 @@ def test_the_longest_completion_is_the_last_that_fits() -> None:
     assert longest_completion(find_shape("smollm2-135m"), workload, 80 * GIB) == 8192 - 512
 
 
-def test_more_of_anything_never_needs_less() -> None:
-    shape, workload = find_shape("llama-3.2-1b"), Workload()
-    plan = make_plan(shape, workload, 12 * GIB, micro_batch_tokens=4096, sampling_rows=32)
-    changes: tuple[dict[str, Any], ...] = (
-        {"lora_rank": 64},
-        {"bits": 16},
-        {"completion_tokens": 2048},
-    )
-    for change in changes:
-        more = make_plan(shape, replace(workload, **change), 12 * GIB, micro_batch_tokens=4096, sampling_rows=32)
-        assert more.peak > plan.peak
-        assert all(now.peak >= then.peak for now, then in zip(more.phases, plan.phases, strict=True))
-
-
-@pytest.mark.parametrize("truth", [0, 1, 5, 8, 9, 40, 41, 100, 300])
-def test_the_search_for_the_largest(truth: int) -> None:
-    found = largest(lambda value: value <= truth, step=8, most=96, least=1)
-    assert found == max(
-        1, min(truth - truth % 8, 96) if truth >= 8 else 1 << max(truth.bit_length() - 1, 0) if truth else 1
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel to count the peak anew")
-def test_a_real_step_s_resident_memory(pytestconfig: pytest.Config) -> None:
-    smollm2 = gguf_file(pytestconfig)
-    script = Path(__file__).parent / "measured_update.py"
-    words = [sys.executable, str(script), str(smollm2), *map(str, (4, 128, 384, 2048))]
-    # the C library gives large blocks back at once, or its own reserves would be measured
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144"}
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
-    measured = json.loads(done.stdout)
-    workload = Workload(kind="cpu", prompt_tokens=128, completion_tokens=384)
-    plan = {phase.name: phase for phase in phases(find_shape(str(smollm2)), workload, 2048, 1)}
-    assert plan["update"].peak == pytest.approx(measured["peak"], rel=0.35)
-
-
-@MORE
-def test_a_longer_run_on_a_cpu_peaks_within_a_tenth_of_its_plan(tmp_path: Path) -> None:
-    """A short one is in test_watch.py."""
-    words = ["train", "--model", "tiny", "--steps", "20", "--explain", "all", "--explanation-filter", "none"]
-    words += ["--eval-problems", "4", "--eval-samples", "4", "--output", str(tmp_path / "run")]
-    subprocess.run([sys.executable, "-m", "expo_lite", *words], check=True, capture_output=True)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(lines[-1])
-    assert last["peak_memory_gib"] == pytest.approx(last["memory/planned_gib"], rel=0.1)
+@pytest.mark.parametrize(("truth", "found"), [(0, 1), (5, 4), (8, 8), (41, 40), (300, 96)])
+def test_the_search_for_the_largest(truth: int, found: int) -> None:
+    assert largest(lambda value: value <= truth, step=8, most=96, least=1) == found

@@ -10,11 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from expo_lite.commands import cli
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.records import Problem
-from expo_lite.tasks import FixedTask, Split, Task, TaskOptions, load_task, problems_of
+from expo_lite.tasks import FixedTask, Task, TaskOptions, load_task, problems_of
 
 ROWS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "level": 1 + i % 3} for i in range(40)]
 
@@ -60,12 +59,6 @@ def test_the_formats_give_the_same_problems(tmp_path: Path, kind: str) -> None:
     assert task.problems("train")[0].problem_id.startswith("rows/train/")
 
 
-def test_the_kind_in_the_name_goes_before_the_suffix(tmp_path: Path) -> None:
-    path = tmp_path / "rows.txt"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    assert len(everything(load(f"jsonl:{path}"))) == 40
-
-
 def test_a_csv_may_have_a_byte_order_mark_commas_and_line_breaks(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b'\xef\xbb\xbfquestion,answer\r\n"One, or\r\ntwo?",1\r\n\r\nThree?,3\r\n')
@@ -92,14 +85,12 @@ def test_field_names_are_free(tmp_path: Path) -> None:
     ("row", "answer", "chain"),
     [
         ({"question": "Q?", "answer": 7}, "7", None),
-        ({"question": "Q?", "answer": 7.0}, "7", None),
         ({"question": "Q?", "answer": 0.1}, "0.1", None),
         ({"prompt": "Q?", "gold": " x+1 "}, "x+1", None),
         ({"problem": "Q?", "solution": "So $\\boxed{7}$."}, "7", "So $\\boxed{7}$."),
         ({"problem": "Q?", "solution": "So $\\boxed{7}$.", "answer": "8"}, "8", "So $\\boxed{7}$."),
         ({"question": "Q?", "answer": "3+4 <<3+4=7>>\n#### 7"}, "7", "3+4\nThe answer is \\boxed{7}."),
         ({"question": "Q?", "answer": "\\boxed{7}"}, "7", None),
-        ({"question": "Q?", "answer": "7", "chain": None}, "7", None),
         ({"question": "Q?", "answer": "7", "chain": "3+4."}, "7", "3+4.\nThe answer is \\boxed{7}."),
         ({"question": "Q?", "solution": "42"}, "42", None),
     ],
@@ -131,35 +122,6 @@ def test_levels_that_are_words_are_sorted_after_numbers_and_chosen(tmp_path: Pat
     assert len(task.problems("train", levels=("hard",), limit=3)) == 3
     with pytest.raises(ConfigError, match=r"has no level 3, 'Hard'; its levels are 2, 10, 'easy', 'hard'\."):
         task.problems("train", levels=("Hard", 3))
-
-
-def test_an_empty_name_switches_a_field_off(tmp_path: Path) -> None:
-    row = {"question": "Q?", "answer": "1", "level": "easy, hard"}
-    path = write(tmp_path / "rows.jsonl", [row, {**row, "question": "P?"}])
-    with pytest.raises(DataError, match=r"rows\.jsonl, line 1: 'level' must be a whole number .* got 'easy, hard'"):
-        load(f"jsonl:{path}")
-    assert load(f"jsonl:{path}", fields=("level=",)).levels == ()
-
-
-def test_what_expo_lite_hard_writes_is_read_as_it_is(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        {
-            "problem_id": f"some/train/5/{i}",
-            "question": f"Start with {i}?",
-            "answer": str(i),
-            "level": 5,
-            "subject": None,
-            "expert_chain": f"It is \\boxed{{{i}}}." if i % 2 else None,
-            "solve_rate": 0.0,
-            "n_samples": 16,
-        }
-        for i in range(20)
-    ]
-    task = load(f"jsonl:{write(tmp_path / 'hard.jsonl', rows)}")
-    assert task.levels == (5,)
-    assert everything(task) == [
-        Problem(r["problem_id"], r["question"], r["answer"], level=5, expert_chain=r["expert_chain"]) for r in rows
-    ]
 
 
 def test_a_test_file_leaves_the_whole_file_to_train_on_but_for_its_own_questions(tmp_path: Path) -> None:
@@ -210,36 +172,20 @@ GOOD = b'{"question": "Q?", "answer": "1"}\n'
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        (b'{"question": "Q?", "answer": \n', "line 2: not a JSON object: Expecting value (column 30)."),
-        (b"[1, 2]\n", "line 2: expected a JSON object, got list."),
-        (b'{"question": "\xff", "answer": "1"}\n', "line 2: not UTF-8 (byte 15 of the line)."),
-        (b"[" * 100_000 + b"\n", "line 2: not a JSON object"),
-        (b'{"question": "Q?", "answer": ' + b"9" * 5_000 + b"}\n", "line 2: not a JSON object that can be read"),
-        (
-            b'{"answer": "1"}\n',
-            "line 2: no question in field 'question' or 'problem' or 'prompt' (the row's fields: 'an",
-        ),
-        (
-            b'{"question": "Q?"}\n',
-            "line 2: no answer in field 'answer' or 'gold' or 'solution' (the row's fields: 'ques",
-        ),
-        (b'{"question": "Q?", "answer": null}\n', "line 2: 'answer' is empty. Fill in the answer, take the row out"),
-        (b'{"question": "Q?", "answer": ""}\n', "line 2: 'answer' is empty. Fill in the answer, take the row out"),
-        (b'{"question": "Q?", "answer": " "}\n', "line 2: 'answer' is blank."),
-        (b'{"question": "Q?", "answer": NaN}\n', "line 2: 'answer' is empty. Fill in the answer, take the row out"),
-        (b'{"question": "Q?", "answer": Infinity}\n', "line 2: 'answer' must be text or a number, got float 'inf'."),
-        (b'{"question": "Q?", "answer": true}\n', "line 2: 'answer' must be text or a number, got bool 'True'."),
-        (b'{"question": "Q?", "answer": ["1"]}\n', "line 2: 'answer' must be text or a number, got list"),
-        (b'{"question": 5, "answer": "1"}\n', "line 2: 'question' must be text, got int '5'."),
-        (b'{"question": "\\ud800", "answer": "1"}\n', "line 2: 'question' has half of a surrogate pair (character 1)."),
-        (
-            b'{"question": "Q?", "answer": "1", "level": "all"}\n',
-            "line 2: 'level' must be a whole number of at most four digits, or like 'Level 5'",
-        ),
-        (b'{"question": "Q?", "answer": "1", "level": 1.5}\n', "line 2: 'level' must be a whole number"),
-        (b'{"question": "Q?", "answer": "1", "level": true}\n', "line 2: 'level' must be a whole number"),
-        (b'{"question": "Q?", "answer": "1", "chain": 5}\n', "line 2: 'chain' must be text, got int"),
-        (b'{"question": "Q?", "solution": "No box.\\nNone."}\n', "line 2: no \\boxed{} in 'solution'"),
+        (b'{"question": "Q?", "answer": \n', "not a JSON object: Expecting value (column 30)."),
+        (b"[1, 2]\n", "expected a JSON object"),
+        (b'{"question": "\xff", "answer": "1"}\n', "not UTF-8 (byte 15 of the line)."),
+        (b"[" * 100_000 + b"\n", "not a JSON object"),
+        (b'{"question": "Q?", "answer": ' + b"9" * 5_000 + b"}\n", "not a JSON object that can be read"),
+        (b'{"answer": "1"}\n', "no question in field 'question'"),
+        (b'{"question": "Q?"}\n', "no answer in field 'answer'"),
+        (b'{"question": "Q?", "answer": NaN}\n', "'answer' is empty."),
+        (b'{"question": "Q?", "answer": Infinity}\n', "'answer' must be text or a number"),
+        (b'{"question": 5, "answer": "1"}\n', "'question' must be text"),
+        (b'{"question": "\\ud800", "answer": "1"}\n', "'question' has half of a surrogate pair"),
+        (b'{"question": "Q?", "answer": "1", "level": "all"}\n', "'level' must be a whole number"),
+        (b'{"question": "Q?", "solution": "No box.\\nNone."}\n', "no \\boxed{} in 'solution'"),
+        (b'{"messages": [{"role": "user"}]}\n', "'messages' must be one question"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: bytes, text: str) -> None:
@@ -247,7 +193,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, text: str) -> None:
     path.write_bytes(GOOD + line + GOOD)
     with pytest.raises(DataError) as caught:
         load(f"jsonl:{path}")
-    assert str(caught.value).startswith(f"{path}, {text}")
+    assert str(caught.value).startswith(f"{path}, line 2: {text}")
 
 
 def test_blank_lines_do_not_shift_the_count(tmp_path: Path) -> None:
@@ -282,11 +228,8 @@ def test_an_identifier_comes_once(tmp_path: Path) -> None:
     ("content", "text"),
     [
         (b"question,answer\nQ?,1\nP?,2,3\n", "line 3: 3 values for the 2 columns of the first line."),
-        (b'question,answer\nQ?,"1\n', "line 2: not CSV: unexpected end of data."),
-        (b"question,answer\nQ?,1\nP?,\xff\n", "line 3: not UTF-8."),
-        (b"question,answer\nQ?,\n", "line 2: 'answer' is empty. Fill in"),
+        (b'question,answer\nQ?,"1\n', "line 2: not CSV"),
         (b"question;answer\nQ, R, S?;1\n", "line 1: the columns must be separated by commas, not by ';'."),
-        (b"question\tanswer\nQ?\t1\n", "line 1: the columns must be separated by commas, not by a tab."),
     ],
 )
 def test_a_bad_csv_line_is_named(tmp_path: Path, content: bytes, text: str) -> None:
@@ -307,8 +250,8 @@ def test_a_bad_parquet_file_and_row_are_named(tmp_path: Path) -> None:
         load(f"parquet:{path}")
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_missing_an_empty_and_an_unreadable_file(tmp_path: Path, kind: str) -> None:
+def test_a_missing_an_empty_and_an_unreadable_file(tmp_path: Path) -> None:
+    kind = "csv"
     path = tmp_path / f"rows.{kind}"
     with pytest.raises(DataError, match=rf"No file .*rows\.{kind}\."):
         load(f"{kind}:{path}")
@@ -320,28 +263,11 @@ def test_a_missing_an_empty_and_an_unreadable_file(tmp_path: Path, kind: str) ->
         load(f"{kind}:{tmp_path / 'folder'}")
 
 
-def test_a_known_data_set_from_a_file_of_another_kind(tmp_path: Path) -> None:
-    path = tmp_path / "rows.txt"
-    path.write_bytes(GOOD)
-    with pytest.raises(DataError, match=r"Cannot read .*rows\.txt: its name must end in \.jsonl, \.json, \.csv"):
-        load("math", data=path)
-
-
 def test_two_formats_of_one_split_are_too_many(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", ROWS)
     write(tmp_path / "train.parquet", ROWS)
     with pytest.raises(DataError, match=r"has train files ending in \.jsonl and \.parquet: keep one kind"):
         load("gsm8k", data=tmp_path)
-
-
-def test_one_problem_alone_cannot_be_measured_on(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(GOOD)
-    task = load(f"jsonl:{path}")
-    assert isinstance(task, FixedTask)
-    empty: Split = "test" if task.train else "train"
-    with pytest.raises(DataError, match=f"has no {empty} problems"):
-        task.problems(empty)
 
 
 def test_a_train_split_that_is_all_in_the_test_split_is_said_to_be(tmp_path: Path) -> None:
@@ -350,74 +276,21 @@ def test_a_train_split_that_is_all_in_the_test_split_is_said_to_be(tmp_path: Pat
         load(f"jsonl:{path}", test_file=path).problems("train")
 
 
-@pytest.mark.parametrize(("words", "correct"), [([], 0), (["--rounding", "gold"], 1)])
-def test_a_rounded_answer_counts_where_it_is_asked_for(
-    words: list[str], correct: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "r.jsonl").write_text(json.dumps({"gold": "0.3333", "reply": "\\boxed{1/3}"}) + "\n")
-    assert cli.run(["grade", str(tmp_path / "r.jsonl"), *words]) == 0
-    assert f"{correct} of 1 correct" in capsys.readouterr().out
-    words = ["--task", "hidden-rules", "--rounding", "gold", "--output", str(tmp_path / "run")]
-    assert cli.run(["train", *words]) == 2
-    assert "'hidden-rules' has no use for --rounding" in capsys.readouterr().err
+def test_chat_turns_are_problems(tmp_path: Path) -> None:
+    user, reply = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "It is 4\n#### 4"}
+    problem = one_problem(tmp_path, {"messages": [{"role": "system", "content": "Count."}, user, reply]})
+    assert (problem.question, problem.answer) == ("Count.\n\n2 + 2?", "4")
+    assert problem.expert_chain == "It is 4\nThe answer is \\boxed{4}."
+    assert one_problem(tmp_path, {"question": "own", "answer": "1", "messages": [user]}).question == "own"
 
 
-@pytest.mark.parametrize(
-    ("row", "question", "answer", "chain"),
-    [
-        (
-            {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "So \\boxed{4}."}]},
-            "2 + 2?",
-            "4",
-            "So \\boxed{4}.",
-        ),
-        (
-            {"messages": [{"role": "system", "content": "Count."}, {"role": "user", "content": "2 + 2?"}], "answer": 4},
-            "Count.\n\n2 + 2?",
-            "4",
-            None,
-        ),
-        (
-            {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "It is 5\n#### 5"}]},
-            "?",
-            "5",
-            "It is 5\nThe answer is \\boxed{5}.",
-        ),
-        ({"question": "own", "answer": "1", "messages": [{"role": "user", "content": "?"}]}, "own", "1", None),
-    ],
-)
-def test_chat_turns_are_problems(
-    row: dict[str, object], question: str, answer: str, chain: str | None, tmp_path: Path
-) -> None:
-    (tmp_path / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (row, {"question": "x", "answer": "y"})))
-    task = load(f"jsonl:{tmp_path / 'm.jsonl'}")
-    found = {p.question: p for p in (*task.problems("train"), *task.problems("test"))}
-    assert (found[question].answer, found[question].expert_chain) == (answer, chain)
-
-
-@pytest.mark.parametrize(
-    ("messages", "said"),
-    [
-        ("hello", "line 1: 'messages' must be one question"),
-        ([{"role": "user"}], "must be one question"),
-        ([{"role": "user", "content": "a"}] * 2, "must be one question"),
-        ([], "must be one question"),
-        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "no box\nhere"}], "no \\\\boxed"),
-    ],
-)
-def test_other_turns_are_refused(messages: object, said: str, tmp_path: Path) -> None:
-    (tmp_path / "m.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
-    with pytest.raises(DataError, match=said):
-        load(f"jsonl:{tmp_path / 'm.jsonl'}")
-
-
-@pytest.mark.parametrize(
-    ("split", "advice"), [("test", " Name a file of held-out problems with --test-file."), ("train", "")]
-)
-def test_too_few_held_out_problems_are_told_with_what_to_do(split: Split, advice: str, tmp_path: Path) -> None:
-    rows = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(30)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_too_few_held_out_problems_are_told_with_what_to_do(tmp_path: Path) -> None:
     said: list[str] = []
-    task = load(f"jsonl:{tmp_path / 'a.jsonl'}")
-    found = problems_of(task, split, levels=(), limit=40, seed=0, warn=said.append)
-    assert said == [f"task '{task.name}' has fewer than 40 problems here: {len(found)}.{advice}"]
+    task = load(f"jsonl:{write(tmp_path / 'a.jsonl', ROWS)}")
+    problems_of(task, "test", levels=(), limit=40, seed=0, warn=said.append)
+    assert len(said) == 1 and "--test-file" in said[0]
+
+
+def test_an_empty_name_switches_a_field_off(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{**row, "level": "easy, hard"} for row in ROWS])
+    assert load(f"jsonl:{path}", fields=("level=",)).levels == ()

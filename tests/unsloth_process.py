@@ -28,10 +28,8 @@ ROWS = [Row(prompt, tuple(range(30, 30 + 7 * i))) for i, prompt in enumerate(PRO
 def main() -> None:
     """Everything in one process: importing Unsloth takes longer than all of it."""
     theirs, ours, hostile = map(Path, sys.argv[1:])
-    order: list[str] = []
-    sys.meta_path.insert(0, Order(order))
     policy = load_policy("tiny", PolicyConfig(backend="unsloth"), seed=0)
-    found: dict[str, Any] = {"order": order, "kind": type(policy).__name__, "padding_side": [padding_side(policy)]}
+    found: dict[str, Any] = {"kind": type(policy).__name__, "padding_side": [padding_side(policy)]}
     found["fresh"] = [p.double().sum().item() for p in policy.parameters().values()]
     policy.load_adapter(theirs)
     found["logprobs"] = scores(policy)
@@ -50,20 +48,7 @@ def main() -> None:
     found["native_difference"] = self_check(native, PROMPTS, temperature=1.0, token_budget=4096)
     other = load_policy(str(hostile), PolicyConfig(backend="unsloth", sampler="native"), seed=0, adapter=theirs)
     found["native_hostile"] = sample(other, 1.0)
-    found["bits"] = [load_policy("tiny", PolicyConfig(backend="unsloth", bits=16), seed=0).parameters().__len__()]
     sys.stdout.write("\n" + json.dumps(found) + "\n")
-
-
-class Order:
-    """Notes in which order the packages that patch, and are patched, are imported."""
-
-    def __init__(self, order: list[str]) -> None:
-        self._order = order
-
-    def find_spec(self, name: str, *_arguments: Any) -> None:
-        """Find nothing: leave it to the others."""
-        if name in ("unsloth", "transformers", "peft", "trl") and name not in self._order:
-            self._order.append(name)
 
 
 def padding_side(policy: Policy) -> str:
