@@ -89,7 +89,8 @@ def test_one_console_in_one_place() -> None:
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["train", "--method", HOSTILE]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(["train", "--method", HOSTILE])
     said = capsys.readouterr()
     assert CODE not in said.err
     assert visible(bare(said.err + said.out)) == bare(said.err + said.out)
