@@ -35,7 +35,7 @@ def compare_approximations(gold: str, answer: str, scope: Scope) -> Result | Non
     if r"\approx" not in gold and r"\approx" not in answer:
         return None
     chains = [re.split(r" ?\\approx ?", text) for text in (gold, answer)]
-    if _is_false(chains[1][-2:]):
+    if _is_false(re.split(r" ?(?:\\approx|=) ?", answer), scope):
         return False, "false_equation"
     if not all(chain[0] for chain in chains):
         return scope.equal(chains[0][-1], chains[1][-1]), "approximation"
@@ -58,7 +58,7 @@ def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:
         return None
     name, value = (None, gold) if isinstance(one, Sequence) else split_name(gold)
     other_name, other_value = (None, answer) if isinstance(other, Sequence) else split_name(answer)
-    if other_name is not None and _is_false(split_top(answer, _EQUALS)[0]):
+    if other_name is not None and _is_false(split_top(answer, _EQUALS)[0], scope):
         return False, "false_equation"
     if name is not None and other_name is not None:
         if same_name(name, other_name):
@@ -93,27 +93,30 @@ def split_name(text: str) -> tuple[str | None, str]:
     name = sides[0]
     if any(quantity(side).tree is None and isinstance(structure(side), Leaf) for side in sides[1:-1]):
         return None, text  # x = 7 if n = 3
-    if len(name) < 80 and (_NAME.match(name) or _NAMES.match(name)):
+    is_name = len(name) < 80 and (_NAME.match(name) or _NAMES.match(name))
+    if is_name or re.match(r"\\(?:int|iint|oint|sum|prod|lim)(?![A-Za-z])", name):
         return name, sides[-1]
-    if re.match(r"\\(?:int|iint|oint|sum|prod|lim)(?![A-Za-z])", name):
-        return name, sides[-1]
-    # 2 + 3 = 5 says 5.
-    if not re.search(
-        r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div|binom|log|ln|sin|cos|tan)", "", "".join(sides))
-    ):
-        return "", sides[-1]
-    return None, text
+    return ("", sides[-1]) if _is_plain("".join(sides)) else (None, text)
 
 
-def _is_false(sides: list[str]) -> bool:
-    """Look for constants in a chain that differ by more than rounding, such as "19 = 18"."""
+def _is_false(sides: list[str], scope: Scope) -> bool:
+    """Look for a contradiction in a chain: values that differ by more than rounding, such as "19 = 18"."""
     from expo_lite.grading.comparing import values  # late, as in compare_expressions
 
-    known = []
-    for side in map(quantity, sides):
-        value = values.constant(side.tree) if side.tree is not None and side.unit == Unit() else None
-        known += [(value, side.place or 0)] if value is not None else []
-    return any(abs(one[0] - other[0]) > max(one[1], other[1]) for one, other in itertools.pairwise(known))
+    for pair in itertools.pairwise(filter(None, sides)):
+        read = [quantity(side) for side in pair]
+        known = [values.constant(one.tree) for one in read if one.tree is not None and one.unit == Unit()]
+        if len(known) == 2 and known[0] is not None and known[1] is not None:
+            if abs(known[0] - known[1]) > max(one.place or 0 for one in read):
+                return True
+        elif _is_plain("".join(pair)) and not scope.equal(*pair):
+            return True
+    return False
+
+
+def _is_plain(text: str) -> bool:
+    """Check that no letter stands for anything: 2 + 3 = 5 says 5."""
+    return not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div|binom|log|ln|sin|cos|tan)", "", text))
 
 
 def same_name(one: str, other: str) -> bool:

@@ -84,11 +84,6 @@ class Settled:
     unclear: bool = False
 
     @property
-    def start(self) -> int:
-        """The start of the first part."""
-        return self.parts[0].start
-
-    @property
     def answer(self) -> str:
         """The one answer, or the list of its parts."""
         contents = [unbox(part.content) for part in self.parts]
@@ -124,9 +119,9 @@ def answer_start(completion: str) -> int | None:
     text = said(completion)
     settled, _ = _statement(text)
     if settled is not None and boxes(text):
-        return settled.start
+        return settled.parts[0].start
     opened = open_box(text)
-    return opened if opened is not None else None if settled is None else settled.start
+    return opened if opened is not None else None if settled is None else settled.parts[0].start
 
 
 def gold_answer(gold: str) -> str:
