@@ -138,11 +138,11 @@ def test_the_cases(verdicts: list[bool]) -> None:
 
 
 def test_equal_cases_are_equal_the_other_way_round(grader: Grader, verdicts: list[bool]) -> None:
-    turned = [GradeItem(case.answer, f"\\boxed{{{case.gold}}}") for case in CASES]
+    # A chain such as 7 = 8 is refused as an answer; as a reference it stands for its last side.
+    paired = [(case, verdict) for case, verdict in zip(CASES, verdicts, strict=True) if case.kind != "contradiction"]
+    turned = [GradeItem(case.answer, f"\\boxed{{{case.gold}}}") for case, _ in paired]
     one_way = [
-        case
-        for case, verdict, back in zip(CASES, verdicts, grader.grade_many(turned), strict=True)
-        if verdict != back.correct
+        case for (case, verdict), back in zip(paired, grader.grade_many(turned), strict=True) if verdict != back.correct
     ]
     assert len(one_way) <= 0.03 * len(CASES), one_way
 
