@@ -295,3 +295,6 @@ def test_grade_counts_and_compares_with_labels(tmp_path: Path, capsys: pytest.Ca
     graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["correct"] for row in graded] == [True, False, False]
     assert graded[0]["reply"] == "\\boxed{0.5}"
+    (tmp_path / "in.jsonl").write_text(json.dumps({"gold": "0.3333", "reply": "\\boxed{1/3}"}) + "\n")
+    assert "0 of 1 correct" in in_this_process(capsys, "grade", "in.jsonl").out
+    assert "1 of 1 correct" in in_this_process(capsys, "grade", "in.jsonl", "--rounding", "gold").out

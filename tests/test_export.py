@@ -16,6 +16,7 @@ from expo_lite.policy.export import (
     MOST_NATS,
     check_export,
     greedy,
+    modelfile,
     plain_config,
     write_merged,
     write_model_gguf,
@@ -154,3 +155,9 @@ def test_nothing_is_overwritten_and_a_model_has_no_adapter(
     assert cli.run(["export", "tiny", "--to", "adapter", "--output", str(tmp_path / "a")]) == 2
     assert "without an adapter" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+def test_a_modelfile_leaves_the_template_to_the_gguf_file() -> None:
+    """A template of our own beside the file's writes the BOS token twice."""
+    assert modelfile("a.gguf", 0.7) == "FROM ./a.gguf\nPARAMETER temperature 0.7\n"
+    assert 'SYSTEM """Be brief."""\n' in modelfile("a.gguf", 0.7, "Be brief.")

@@ -68,6 +68,18 @@ def test_what_lies_behind_a_rows_end_is_caught_when_attended_to(
         check(policy)
 
 
+def test_a_sampler_without_the_adapter_is_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = policy.sample
+
+    def stale(requests: list[SampleRequest], params: SamplingParams, *, seed: int) -> Any:
+        with policy.reference():
+            return sample(requests, params, seed=seed)
+
+    monkeypatch.setattr(policy, "sample", stale)
+    with pytest.raises(ModelError, match=r"together gives other tokens|differ from the scorer"):
+        check(policy)
+
+
 def test_a_sampler_at_another_temperature_is_caught(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def colder(logits_RV: torch.Tensor, *others: Any) -> Any:
