@@ -418,7 +418,7 @@ def test_what_a_run_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert out.count("evaluating on 5 held-out problems") == 2
     assert "step 1/2 | " in out
-    assert "step 2/2 | 0 s left | reward " in out
+    assert "step 2/2 | 0:00 left | reward " in out
     assert "pass@2" in out
     assert "all-wrong groups over 2 steps:" in out
     assert out.endswith(f"run folder: {tmp_path / 'run'}\n")

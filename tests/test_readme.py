@@ -64,13 +64,13 @@ ELSEWHERE = {
     "export runs/a --to ollama": "test_export.py: test_llama_cpp_answers_alike",
     "watch runs/a": "test_watch.py: test_the_command",
     "train --model runs/a --output runs/more": "test_warm_start.py: test_a_run_begins_where_another_ended",
-    "sweep ablate-positives --quick": "test_sweep.py: test_every_preset_can_be_read",
-    "sweep ablate-coef --quick": "test_sweep.py: test_every_preset_can_be_read",
-    "sweep ablate-gate --quick": "test_sweep.py: test_every_preset_can_be_read",
+    "sweep ablate-positives --quick": "test_sweep.py: test_every_plan_can_be_read_and_controls_differ_alone",
+    "sweep ablate-coef --quick": "test_sweep.py: test_every_plan_can_be_read_and_controls_differ_alone",
+    "sweep ablate-gate --quick": "test_sweep.py: test_every_plan_can_be_read_and_controls_differ_alone",
     "sweep examples/expert_styles.toml --model tiny --output runs/expert-styles": "test_sweep.py: "
-    "test_the_plan_of_expert_styles",
+    "test_every_plan_can_be_read_and_controls_differ_alone",
     "sweep examples/other_tiny.toml --model runs/other-tiny --output runs/other": "test_sweep.py: "
-    "test_the_plan_of_another_miniature",
+    "test_every_plan_can_be_read_and_controls_differ_alone",
     "sweep examples/first_command.toml --model tiny --output runs/first-command": "test_sweep.py: "
     "test_the_plan_of_the_first_command",
     "replicate": "test_sweep.py: test_finished_runs_stay_and_broken_ones_go_on",

@@ -73,7 +73,7 @@ def test_the_plan_of_replicate(quick: bool) -> None:
 
 
 @pytest.mark.parametrize("plan", [*PRESETS, *EXAMPLES], ids=lambda plan: Path(plan).stem)
-def test_every_plan_can_be_read_and_its_controls_differ_in_nothing_else(
+def test_every_plan_can_be_read_and_controls_differ_alone(
     plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
