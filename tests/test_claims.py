@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from expo_lite.records import ALL
 from expo_lite.results.figures import Evaluation, LevelResult, ProblemResult
 from expo_lite.results.statistics import Estimate, over_seeds, over_seeds_and_problems
+from expo_lite.settings.plans import ReplicateConfig
 from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, answers, better, judge_claims
+from expo_lite.sweep.plan import REPLICATE, read_plan
 from expo_lite.sweep.report import figures_by_level, part_json
 from expo_lite.sweep.results import BASE, Results, RunResult, change, minus
 
@@ -61,16 +64,16 @@ def diagnosis(ratio: float = 2.1, lift: float = 3.0) -> dict[str, Any]:
 
 SOUND = {
     "grpo-hard": run(0.02, frac_all_wrong=[1.0] * 8),
-    "exp-grpo-hard": run(0.5, frac_all_wrong=[1.0, 1.0, 0.9, 0.9, 0.8, 0.8, 0.5, 0.3]),
+    "formula-hard": run(0.5, frac_all_wrong=[1.0, 1.0, 0.9, 0.9, 0.8, 0.8, 0.5, 0.3]),
     "grpo": run(0.02),
     "gt-sft-grpo": run(0.2),
-    "exp-grpo": run(0.5),
-    "exp-grpo-0.5": run(0.0, easy=0.6),
+    "formula": run(0.5),
+    "formula-0.5": run(0.0, easy=0.6),
     "dpo-offline": run(0.3),
     "dpo-offline-expert": run(0.02, dpo_loss=[0.69, 0.6, 0.4, 0.2]),
     "dpo-online": run(0.6),
     "dpo-online-expert": run(0.05),
-    "wrong-answer": run(0.02),
+    "formula-wrong-answer": run(0.02),
 }
 
 
@@ -86,6 +89,10 @@ def outcomes(results: Results) -> dict[int, Claim]:
     return {claim.number: claim for claim in judge_claims(results)}
 
 
+def test_the_claims_are_about_runs_of_the_plan() -> None:
+    assert set(SOUND) <= set(read_plan(Path(REPLICATE), ReplicateConfig(model="tiny")).runs)
+
+
 def test_all_hold() -> None:
     assert {number: outcome.verdict for number, outcome in outcomes(made()).items()} == dict.fromkeys(
         range(1, 10), HOLDS
@@ -96,20 +103,20 @@ def test_all_hold() -> None:
     ("number", "changed", "verdict"),
     [
         (1, {"grpo-hard": run(0.3, frac_all_wrong=[1.0] * 8)}, FAILS),  # far above 10%
-        (1, {"exp-grpo-hard": run(0.08, frac_all_wrong=[1.0, 0.5, 0.5, 0.5])}, FAILS),  # 10 times 2% is 20%
-        (1, {"exp-grpo-hard": run(0.22, frac_all_wrong=[1.0, 0.5, 0.5, 0.5])}, UNDECIDED),  # 22 of 100: 14 to 31
+        (1, {"formula-hard": run(0.08, frac_all_wrong=[1.0, 0.5, 0.5, 0.5])}, FAILS),  # 10 times 2% is 20%
+        (1, {"formula-hard": run(0.22, frac_all_wrong=[1.0, 0.5, 0.5, 0.5])}, UNDECIDED),  # 22 of 100: 14 to 31
         (2, {"grpo": run(0.4)}, FAILS),  # above GT-SFT-GRPO
         (2, {"grpo": run(0.2)}, UNDECIDED),  # a tie
-        (2, {"exp-grpo": run(0.5, easy=0.7)}, FAILS),  # the easy level lost 25 points
+        (2, {"formula": run(0.5, easy=0.7)}, FAILS),  # the easy level lost 25 points
         (3, {"dpo-offline-expert": run(0.3, dpo_loss=[0.69, 0.2])}, UNDECIDED),
         (3, {"dpo-offline-expert": run(0.5, dpo_loss=[0.69, 0.2])}, FAILS),
         (4, {"dpo-online-expert": run(0.9)}, FAILS),
-        (7, {"exp-grpo-0.5": run(0.9)}, FAILS),
-        (7, {"exp-grpo-0.5": run(0.02)}, UNDECIDED),  # no better and no worse than none
+        (7, {"formula-0.5": run(0.9)}, FAILS),
+        (7, {"formula-0.5": run(0.02)}, UNDECIDED),  # no better and no worse than none
         (8, {"dpo-offline-expert": run(0.3, dpo_loss=[0.69, 0.2])}, FAILS),  # 28 points more
         (8, {"dpo-offline-expert": run(0.11, dpo_loss=[0.69, 0.2])}, UNDECIDED),  # 9 points more, up to 15
         (9, {"grpo-hard": run(0.02, frac_all_wrong=[1.0, 1.0, 1.0, 0.9])}, FAILS),
-        (9, {"exp-grpo-hard": run(0.5, frac_all_wrong=[1.0, 0.5, 0.5, 0.98])}, FAILS),
+        (9, {"formula-hard": run(0.5, frac_all_wrong=[1.0, 0.5, 0.5, 0.98])}, FAILS),
     ],
 )
 def test_each_can_fail_or_stay_open(number: int, changed: dict[str, RunResult], verdict: ClaimVerdict) -> None:
@@ -159,7 +166,7 @@ def test_a_base_that_solves_it_is_no_case_for_the_first_claim() -> None:
 
 def test_what_is_missing_is_not_measured_and_the_rest_of_a_claim_is() -> None:
     results = made()
-    runs = {name: by_seed for name, by_seed in results.runs.items() if name != "exp-grpo-hard"}
+    runs = {name: by_seed for name, by_seed in results.runs.items() if name != "formula-hard"}
     found = outcomes(Results(runs, {}, 4))
     assert [n for n, outcome in found.items() if outcome.verdict is ClaimVerdict.NOT_MEASURED] == [1, 5, 6, 9]
     assert [part.verdict for part in found[1].parts] == [HOLDS, ClaimVerdict.NOT_MEASURED]
@@ -181,7 +188,7 @@ def test_questions_of_what_was_run() -> None:
     assert mechanism.verdict is HOLDS
     assert mechanism.estimate is not None
     assert mechanism.estimate.value == pytest.approx(0.48)
-    assert [part.statement for part in gain] == ["exp-grpo above grpo", "exp-grpo above gt-sft-grpo"]
+    assert [part.statement for part in gain] == ["formula above grpo", "formula above gt-sft-grpo"]
 
 
 def test_a_tie_of_nothing_is_undecided() -> None:

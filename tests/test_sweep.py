@@ -42,7 +42,7 @@ eval_problems = 2
 eval_samples = 4
 [runs.grpo-hard]
 method = "grpo"
-[runs.exp-grpo-hard]
+[runs.formula-hard]
 method = "exp-grpo"
 """
 SHIPPED = Path(REPLICATE)
@@ -58,11 +58,11 @@ def test_the_plan_of_replicate(quick: bool) -> None:
     # one rate a family, the default
     assert len({config.optimizer.learning_rate for name, config in configs.items() if not name.startswith("dpo")}) == 1
     assert len({config.optimizer.learning_rate for name, config in configs.items() if name.startswith("dpo")}) == 1
-    hard = ("grpo-hard", "exp-grpo-hard")
+    hard = ("grpo-hard", "formula-hard")
     assert {name: config.levels for name, config in configs.items() if config.levels} == dict.fromkeys(hard, (5,))
-    assert configs["exp-grpo-0.5"].explanation.exp_sft_coef == 0.5
+    assert configs["formula-0.5"].explanation.exp_sft_coef == 0.5
     # eight completions and an explanation, or nine completions
-    assert configs["grpo-equal-tokens"].group_size == configs["exp-grpo"].group_size + 1
+    assert configs["grpo-equal-tokens"].group_size == configs["formula"].group_size + 1
     # two runs of a pair differ in nothing else
     offline, expert = configs["dpo-offline"], configs["dpo-offline-expert"]
     assert replace(expert, output=offline.output, dpo=replace(expert.dpo, chosen="explanation")) == offline
@@ -82,6 +82,9 @@ def test_every_plan_can_be_read_and_controls_differ_alone(
         read = read_plan(Path(plan), RunsConfig(model="tiny", task=task, quick=quick))
         assert len(read.runs) > 1
         configs = {name: read.config(name, 0) for name in read.runs}
+        if ours := configs.get("exp-grpo"):  # one name has one meaning: as `train` comes
+            usual = resolve(TrainConfig(model="tiny")).explanation
+            assert replace(ours.explanation, explanations_per_problem=1) == usual
         if wrong := configs.get("wrong-answer"):
             told = {"explain_with": "wrong-answer", "explanation_filter": ("none",)}
             ours = configs.get("exp-grpo") or configs["explanation"]
@@ -204,9 +207,9 @@ def test_finished_runs_stay_and_broken_ones_go_on(
     assert "not measured" in out
     assert "With one seed the intervals carry problems only" in " ".join(out.split())
     assert all(statement in (folder / "replication.md").read_text() for statement, _, _ in CLAIMS)
-    assert results["runs"]["exp-grpo-hard"]["num_tokens"]["value"] > results["runs"]["grpo-hard"]["num_tokens"]["value"]
+    assert results["runs"]["formula-hard"]["num_tokens"]["value"] > results["runs"]["grpo-hard"]["num_tokens"]["value"]
     base = (folder / "base-evaluation.json").read_bytes()
-    for name in ("grpo-hard", "exp-grpo-hard"):
+    for name in ("grpo-hard", "formula-hard"):
         assert (folder / "runs" / f"{name}-seed0" / "evaluation" / "step-000000.json").read_bytes() == base
 
     assert run(words) == 1  # nothing is overwritten

@@ -123,9 +123,9 @@ def hard_only(results: Results) -> Iterator[Part]:
     """Both trained on the hardest level alone."""
     level = results.hardest
     enough = 10 * max(results.accuracy(BASE, level).value, FLOOR)
-    grpo, expo = (partial(results.accuracy, run, level) for run in ("grpo-hard", "exp-grpo-hard"))
+    grpo, expo = (partial(results.accuracy, run, level) for run in ("grpo-hard", "formula-hard"))
     yield measured(results, f"GRPO stays within {NEAR_ZERO:.0%}", ("grpo-hard",), grpo, at_most=NEAR_ZERO)
-    yield measured(results, f"ExP-GRPO reaches more than {enough:.0%}", ("exp-grpo-hard",), expo, above=enough)
+    yield measured(results, f"ExP-GRPO reaches more than {enough:.0%}", ("formula-hard",), expo, above=enough)
 
 
 def solved_already(results: Results) -> str | None:
@@ -138,11 +138,11 @@ def by_level(results: Results) -> Iterator[Part]:
     """The order at the hardest level, and no other level worse than the base under ExP-GRPO."""
     level = results.hardest
     yield better(results, "gt-sft-grpo", "grpo", level)
-    yield better(results, "exp-grpo", "gt-sft-grpo", level)
-    yield better(results, "exp-grpo", "grpo", level)
+    yield better(results, "formula", "gt-sft-grpo", level)
+    yield better(results, "formula", "grpo", level)
     for other in results.levels[:-1]:
-        said = f"exp-grpo loses less than {LEVEL_TOLERANCE * 100:.0f} points of level {other}"
-        yield better(results, "exp-grpo", BASE, other, above=-LEVEL_TOLERANCE, said=said)
+        said = f"formula loses less than {LEVEL_TOLERANCE * 100:.0f} points of level {other}"
+        yield better(results, "formula", BASE, other, above=-LEVEL_TOLERANCE, said=said)
 
 
 def each_above(*pairs: tuple[str, str]) -> Callable[[Results], Iterator[Part]]:
@@ -180,9 +180,9 @@ def expert_dpo(results: Results) -> Iterator[Part]:
 
 def all_wrong(results: Results) -> Iterator[Part]:
     """All-wrong groups in the last quarter of training on the hardest level, minus the first."""
-    grpo, expo = (partial(results.shift, run, "frac_all_wrong") for run in ("grpo-hard", "exp-grpo-hard"))
+    grpo, expo = (partial(results.shift, run, "frac_all_wrong") for run in ("grpo-hard", "formula-hard"))
     yield measured(
-        results, f"ExP-GRPO: they fall by {100 * TOLERANCE:.0f} points", ("exp-grpo-hard",), expo, at_most=-TOLERANCE
+        results, f"ExP-GRPO: they fall by {100 * TOLERANCE:.0f} points", ("formula-hard",), expo, at_most=-TOLERANCE
     )
     yield measured(results, "GRPO: they do not", ("grpo-hard",), grpo, above=-TOLERANCE)
 
@@ -194,7 +194,7 @@ CLAIMS: tuple[tuple[str, str, Callable[[Results], Iterator[Part]]], ...] = (
     ("Online DPO: the same, and online beats offline.", "MATH 60.4 against 49.3, offline 54.3", each_above(("dpo-online", "dpo-online-expert"), ("dpo-online", "dpo-offline"))),
     ("Expert chains have at least about twice the negative log-likelihood a token of explanations.", "about twice", likelihood),
     ("Explanations raise the answer's log-probability more than own chains do.", "more", answer_lift),
-    ("exp_sft_coef: a moderate value is best, a large one is worse than none.", "0.04 best; 0.5 worse than GRPO", each_above(("exp-grpo", "grpo"), ("exp-grpo", "exp-grpo-0.5"), ("grpo", "exp-grpo-0.5"))),
+    ("exp_sft_coef: a moderate value is best, a large one is worse than none.", "0.04 best; 0.5 worse than GRPO", each_above(("formula", "grpo"), ("formula", "formula-0.5"), ("grpo", "formula-0.5"))),
     ("With expert chains the DPO loss falls and pass@4 does not rise.", "loss falls, pass@4 does not rise", expert_dpo),
     ("The fraction of all-wrong groups falls under ExP-GRPO and not under GRPO.", "falls; does not", all_wrong),
 )  # fmt: skip
@@ -202,27 +202,27 @@ CLAIMS: tuple[tuple[str, str, Callable[[Results], Iterator[Part]]], ...] = (
 
 QUESTIONS = {
     "Mechanism: does the shown answer matter?": [
+        ("formula", "formula-wrong-answer"),
+        ("formula", "formula-no-answer"),
         ("exp-grpo", "wrong-answer"),
         ("exp-grpo", "no-answer"),
-        ("exp-grpo-all-wrong", "wrong-answer-all-wrong"),
-        ("exp-grpo-all-wrong", "no-answer-all-wrong"),
     ],
     "Gain: against what else could be done": [
+        ("formula", "grpo"),
+        ("formula", "grpo-equal-tokens"),
+        ("formula", "gt-sft-grpo"),
+        ("formula", "sft"),
+        ("formula", "star"),
         ("exp-grpo", "grpo"),
         ("exp-grpo", "grpo-equal-tokens"),
-        ("exp-grpo", "gt-sft-grpo"),
-        ("exp-grpo", "sft"),
         ("exp-grpo", "star"),
-        ("exp-grpo-all-wrong", "grpo"),
-        ("exp-grpo-all-wrong", "grpo-equal-tokens"),
-        ("exp-grpo-all-wrong", "star"),
-        ("exp-grpo-all-wrong", "exp-grpo"),
-        ("exp-grpo-kl", "exp-grpo"),
-        ("exp-grpo-token-5", "exp-grpo"),
+        ("exp-grpo", "formula"),
+        ("formula-kl", "formula"),
+        ("formula-token-5", "formula"),
     ],
 }
 """Beside the paper's claims: is the first run of a pair above the second, at the hardest level? The pairs with the gate
-(exp-grpo-all-wrong), and its controls, were added after its runs had been looked at."""
+(exp-grpo), and its controls, were added after its runs had been looked at."""
 
 
 def answers(results: Results) -> dict[str, list[Part]]:
