@@ -21,7 +21,7 @@ from expo_lite.policy.batching import Row, micro_batches
 from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
-from expo_lite.results.statistics import Estimate, bootstrap_mean, wilson
+from expo_lite.results.statistics import Estimate, over_problems
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.tasks.hidden_rules import HiddenRules
 
@@ -70,7 +70,7 @@ def gate(policy: Policy, n: int, k: int) -> None:
     for level in (1, 2, 3):
         samples = sample(policy, [encode_question(policy.tokenizer, p) for p in problems[level]], 4)
         marks = judged(problems[level], samples)
-        right = bootstrap_mean([sum(r for r, _ in row) / len(row) for row in marks])
+        right = over_problems([sum(r for r, _ in row) / len(row) for row in marks])
         line(f"level {level}, plain: right", right, ">= 95%")
     hard = problems[5]
     for what, told in (
@@ -81,22 +81,22 @@ def gate(policy: Policy, n: int, k: int) -> None:
         texts = sample(policy, [encode_explanation(policy.tokenizer, p) for p in told])
         marks = judged(hard, texts)
         if what == "true answer":
-            line(f"level 5, {what} shown: valid", wilson(sum(v for ((_, v),) in marks), n), ">= 60%")
-            line(f"level 5, {what} shown: right", wilson(sum(r for ((r, _),) in marks), n))
+            line(f"level 5, {what} shown: valid", over_problems([v for ((_, v),) in marks]), ">= 60%")
+            line(f"level 5, {what} shown: right", over_problems([r for ((r, _),) in marks]))
         else:
-            line(f"level 5, {what} shown: right", wilson(sum(r for ((r, _),) in marks), n), "<= 5%")
+            line(f"level 5, {what} shown: right", over_problems([r for ((r, _),) in marks]), "<= 5%")
         if what.startswith("another"):
-            copied = sum(TASK.grade(p, text).correct for p, (text,) in zip(told, texts, strict=True))
-            line(f"level 5, {what} shown: ends in it", wilson(copied, n))
+            copied = [TASK.grade(p, text).correct for p, (text,) in zip(told, texts, strict=True)]
+            line(f"level 5, {what} shown: ends in it", over_problems(copied))
     for level in (5, 4):
         prompts = [encode_question(policy.tokenizer, p) for p in problems[level]]
         marks = judged(problems[level], sample(policy, prompts, k))
         line(
             f"level {level}, plain: right",
-            bootstrap_mean([sum(r for r, _ in row) / k for row in marks]),
+            over_problems([sum(r for r, _ in row) / k for row in marks]),
             "<= 5%" if level == 5 else "",
         )
-        found = wilson(sum(any(r for r, _ in row) for row in marks), n)
+        found = over_problems([any(r for r, _ in row) for row in marks])
         line(f"level {level}, plain: pass@{k}", found, "<= 5%" if level == 5 else "")
 
 
@@ -118,7 +118,7 @@ def report(policy: Policy, tests: dict[int, list[Problem]], head: str) -> None:
     figures = []
     for chosen in tests.values():
         marks = judged(chosen, sample(policy, [encode_question(policy.tokenizer, p) for p in chosen]))
-        right, valid = (wilson(sum(mark[i] for (mark,) in marks), len(marks)) for i in (0, 1))
+        right, valid = (over_problems([mark[i] for (mark,) in marks]) for i in (0, 1))
         interval = f"{100 * right.low:.0f}-{100 * right.high:.0f}"
         figures.append(f"{100 * right.value:.1f}% ({interval}), valid {100 * valid.value:.1f}%")
     print(f"| {head} | {' | '.join(figures)} |", flush=True)

@@ -9,7 +9,7 @@ import pytest
 
 from expo_lite.records import ALL
 from expo_lite.results.figures import Evaluation, LevelResult, ProblemResult
-from expo_lite.results.statistics import Estimate, over_seeds, over_seeds_and_problems
+from expo_lite.results.statistics import Estimate, over_seeds_and_problems, student
 from expo_lite.settings.plans import ReplicateConfig
 from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, answers, better, judge_claims
 from expo_lite.sweep.plan import REPLICATE, read_plan
@@ -20,12 +20,6 @@ HOLDS, FAILS, UNDECIDED = ClaimVerdict.HOLDS, ClaimVerdict.FAILS, ClaimVerdict.U
 N = 100
 """Problems a level, so that a share in percent is a number of problems."""
 SEEDS = (0, 1, 2)
-
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of the bootstrap's: every interval here is far from its bound, or on it."""
-    monkeypatch.setattr("expo_lite.results.statistics.BOOTSTRAP_DRAWS", 400)
 
 
 def evaluation(easy: float, hard: float) -> Evaluation:
@@ -227,7 +221,7 @@ def test_change_is_of_quarters() -> None:
 
 def test_seeds_and_problems_by_hand() -> None:
     # all problems alike in each seed: only seeds vary, but the problems' own doubt is added
-    seeds = over_seeds([0.4, 0.5, 0.6])
+    seeds = student([0.4, 0.5, 0.6])
     problems = over_seeds_and_problems([[0.5] * 50])
     both = over_seeds_and_problems([[0.4] * 50, [0.5] * 50, [0.6] * 50])
     assert both.value == pytest.approx(0.5)
@@ -250,7 +244,7 @@ def test_the_interval_covers_what_it_says() -> None:
         for _seed in range(5):
             seed = rng.gauss(0.0, 0.1)
             draws.append([0.5 + seed + problem + rng.gauss(0.0, 0.1) for problem in problems])
-        got = over_seeds_and_problems(draws, lowest=-9.0, highest=9.0)
+        got = over_seeds_and_problems(draws)
         inside += got.low <= 0.5 <= got.high
         widths.append(got.high - got.low)
     assert inside / 100 >= 0.94
@@ -261,16 +255,6 @@ def test_the_difference_of_two_that_are_not_paired() -> None:
     got = minus(Estimate(5.0, 2.0, 6.0), Estimate(1.0, -3.0, 2.0))
     # low: 3 below and the other's 1 above; high: 1 above and the other's 4 below
     assert (got.value, 4.0 - got.low, got.high - 4.0) == pytest.approx((4.0, 10**0.5, 17**0.5))
-
-
-def test_against_scipy() -> None:
-    from scipy import stats
-
-    for n in (2, 3, 5, 10):
-        values = [float(i * i) for i in range(n)]
-        low, high = stats.t.interval(0.95, n - 1, sum(values) / n, stats.sem(values))
-        got = over_seeds(values)
-        assert (got.low, got.high) == pytest.approx((low, high), rel=1e-4)
 
 
 def test_what_is_printed() -> None:

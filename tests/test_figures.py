@@ -6,7 +6,7 @@ import pytest
 
 from expo_lite.records import Problem
 from expo_lite.results.figures import Evaluation, GradedProblem, Sample, evaluation_of
-from expo_lite.results.statistics import bootstrap_mean, wilson
+from expo_lite.results.statistics import over_problems
 
 
 def outcome(
@@ -36,15 +36,15 @@ def test_figures_by_hand() -> None:
     assert [result.level for result in evaluation.subjects] == ["x", "y"]
     one, two, both = evaluation.levels
     assert (one.n_problems, one.n_samples) == (2, 4)
-    assert one.greedy == wilson(1, 2)
+    assert one.greedy == over_problems([1.0, 0.0])
     assert one.avg.value == one.pass_at[1].value == pytest.approx((0.5 + 0) / 2)
-    assert one.pass_at[4] == wilson(1, 2)  # each problem is right or wrong here
+    assert one.pass_at[4] == over_problems([1.0, 0.0])
     assert one.maj_at[4].value == 0.5
     assert (one.frac_all_wrong, one.truncated_rate, one.no_answer_rate) == (0.5, 1 / 8, 2 / 8)
     assert one.reasons == {"different": 4, "equal": 2, "no_answer": 1, "truncated": 1}
-    assert (one.mean_tokens, one.all_wrong) == (10, wilson(1, 2))
-    assert two.greedy == wilson(1, 1)
-    assert both.avg == bootstrap_mean([0.5, 0.0, 1.0])
+    assert (one.mean_tokens, one.all_wrong) == (10, over_problems([0.0, 1.0]))
+    assert two.greedy == over_problems([1.0])
+    assert both.avg == over_problems([0.5, 0.0, 1.0])
     assert evaluation.subjects[0].avg.value == 0.75
 
 

@@ -6,7 +6,7 @@ import queue
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from expo_lite.memory import limits
 from expo_lite.memory.plan import GIB
 from expo_lite.memory.shapes import find_shape
 from expo_lite.results.figures import Evaluation
+from expo_lite.results.statistics import over_seeds_and_problems, pass_at_k
 from expo_lite.settings import machine
 from expo_lite.settings.groups import HeldOutConfig, RolloutConfig
 from expo_lite.settings.plans import ReplicateConfig, RunsConfig
@@ -345,6 +346,13 @@ def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert results["seeds"] == [0, 1]
     assert set(results["runs"]) == {"base", "exp_sft_coef=0.0", "exp_sft_coef=0.04"}
     assert results["claims"] == []
+    # any figure can be made anew from the right samples of every problem, by seed and level
+    correct = [
+        list(map(int, counts["3"].split())) for counts in results["runs"]["exp_sft_coef=0.0"]["correct"].values()
+    ]
+    assert (len(correct), results["n_samples"]) == (2, 2)
+    made = over_seeds_and_problems([[pass_at_k(2, c, 1) for c in own] for own in correct])
+    assert results["runs"]["exp_sft_coef=0.0"]["pass@1"]["3"] == asdict(made)
 
 
 def test_a_curve_over_seeds_by_hand() -> None:

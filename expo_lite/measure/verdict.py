@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, Problem, by_level
-from expo_lite.results.statistics import Estimate, bootstrap_mean, wilson
+from expo_lite.results.statistics import Estimate, over_problems
 from expo_lite.run.metrics import mean
 
 KINDS = ("own", "explanation", "expert")
@@ -115,9 +115,9 @@ def _level(
     return LevelDiagnosis(
         level=name,
         n_problems=len(groups),
-        reward=bootstrap_mean([mean(group.rewards) for group in groups]),
+        reward=over_problems([mean(group.rewards) for group in groups]),
         all_wrong=_share(group.kind is GroupKind.ALL_WRONG for group in groups),
-        truncated=bootstrap_mean(
+        truncated=over_problems(
             [mean(c.finish_reason is FinishReason.LENGTH for c in group.completions) for group in groups]
         ),
         accepted=_share(e.accepted for e in explanations),
@@ -142,16 +142,15 @@ def _known(chains: Sequence[ChainFigure], field: str) -> list[float]:
 
 
 def _share(flags: Iterable[float]) -> Estimate:
-    values = list(flags)
-    return wilson(int(sum(values)), len(values))
+    return over_problems([float(flag) for flag in flags])
 
 
 def _unbounded(values: Sequence[float]) -> Estimate | None:
-    return bootstrap_mean(values, lowest=-math.inf, highest=math.inf) if values else None
+    return over_problems(values, lowest=-math.inf, highest=math.inf) if values else None
 
 
 def _ratio(both: Sequence[tuple[float, float]]) -> Estimate | None:
-    """The ratio of two means over the same problems; its interval is by bootstrap and the delta method."""
+    """The ratio of two means over the same problems; its interval is by the delta method."""
     below = mean(b for _, b in both)
     if not below:
         return None

@@ -1,14 +1,14 @@
 """Turn graded completions into the figures of an evaluation, by level and by subject."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
 from expo_lite.grading.reading.normalise import normalise, text_key
 from expo_lite.records import Level, Problem, by_level
-from expo_lite.results.statistics import Estimate, bootstrap_mean, ks_up_to, majority, pass_at_k, wilson
+from expo_lite.results.statistics import Estimate, ks_up_to, majority, over_problems, pass_at_k
 from expo_lite.run.metrics import mean
 
 T = TypeVar("T")
@@ -77,7 +77,8 @@ class LevelResult:
     @property
     def all_wrong(self) -> Estimate:
         """`frac_all_wrong` with its interval."""
-        return wilson(round(self.frac_all_wrong * self.n_problems), self.n_problems)
+        n_all_wrong = round(self.frac_all_wrong * self.n_problems)
+        return over_problems([1.0] * n_all_wrong + [0.0] * (self.n_problems - n_all_wrong))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,24 +151,16 @@ def level_result(level: str, measured: Sequence[GradedProblem]) -> LevelResult:
         level=level,
         n_problems=len(measured),
         n_samples=len(measured[0].samples),
-        greedy=_estimate(float(m.greedy.correct) for m in measured),
-        avg=_estimate(m.pass_at(1) for m in measured),
-        pass_at={k: _estimate(m.pass_at(k) for m in measured) for k in ks},
-        maj_at={k: _estimate(m.majority_at(k) for m in measured) for k in ks},
+        greedy=over_problems([float(m.greedy.correct) for m in measured]),
+        avg=over_problems([m.pass_at(1) for m in measured]),
+        pass_at={k: over_problems([m.pass_at(k) for m in measured]) for k in ks},
+        maj_at={k: over_problems([m.majority_at(k) for m in measured]) for k in ks},
         frac_all_wrong=mean(m.n_correct == 0 for m in measured),
         truncated_rate=mean(sample.truncated for sample in samples),
         no_answer_rate=mean(sample.answer is None for sample in samples),
         mean_tokens=mean(sample.n_tokens for sample in samples),
         reasons=dict(sorted(Counter(sample.reason for sample in samples).items())),
     )
-
-
-def _estimate(figures: Iterable[float]) -> Estimate:
-    """The mean with Wilson's interval if every problem is right or wrong, else with the bootstrap's."""
-    values = list(figures)
-    if all(value in (0.0, 1.0) for value in values):
-        return wilson(round(sum(values)), len(values))
-    return bootstrap_mean(values)
 
 
 def _by_subject(items: Sequence[T], subject: Callable[[T], str | None]) -> list[tuple[str, list[T]]]:

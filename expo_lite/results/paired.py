@@ -7,7 +7,7 @@ from typing import Any
 from expo_lite.records import Level, by_level
 from expo_lite.results.figures import ProblemResult
 from expo_lite.results.record import RunRecord, differing
-from expo_lite.results.statistics import Estimate, bootstrap_mean, ks_up_to, pass_at_k
+from expo_lite.results.statistics import Estimate, ks_up_to, over_problems, pass_at_k
 
 TERMS = ("task", "evaluation.eval_temperature")
 """Settings that must be equal for a pairing, beside all that begin with `data.`."""
@@ -114,7 +114,7 @@ def _paired_level(level: str, changes: Sequence[Change], ks: Sequence[int]) -> P
         n_problems=len(changes),
         first={k: sum(first[k]) / len(changes) for k in ks},
         second={k: sum(second[k]) / len(changes) for k in ks},
-        difference={k: bootstrap_mean(differences[k], lowest=-1.0) for k in ks},
+        difference={k: over_problems(differences[k], lowest=-1.0) for k in ks},
     )
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from expo_lite.report import curves
 from expo_lite.report.overview import percents
 from expo_lite.report.page import document, write_document
+from expo_lite.results.figures import Evaluation
 from expo_lite.results.statistics import Estimate
 from expo_lite.run.folder import write_atomically
 from expo_lite.run.metrics import mean
@@ -86,7 +87,7 @@ class SweepReport:
         return (
             f"Seeds {', '.join(map(str, seeds))}; {row.n_samples} samples a problem at temperature "
             f"{before.temperature}, {row.n_problems} held-out problems a level. Percent, with 95% intervals that carry "
-            "seeds (Student) and problems (bootstrap); differences are paired by both. "
+            "seeds and problems; differences are paired by both. "
             "With one seed the intervals carry problems only, and another seed may turn a verdict."
         )
 
@@ -141,7 +142,7 @@ class SweepReport:
         return [markdown, data, page]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain JSON values."""
+        """All of it as plain JSON values; the right samples of every problem, so that any figure can be made anew."""
         results, config = self.results, self.plan.any_config
         runs: dict[str, dict[str, Any]] = {}
         for name, figures in figures_by_level(results, results.k).items():
@@ -149,10 +150,13 @@ class SweepReport:
             runs[name] = {"seeds": sorted(results.runs.get(name, ())), f"pass@{results.k}": dict(accuracy)}
             if name != BASE:
                 runs[name] |= {metric: asdict(results.total(name, metric)) for metric in COSTS}
+                runs[name]["correct"] = {seed: counts(run.after) for seed, run in results.runs[name].items()}
+        runs[BASE]["correct"] = counts(results.before)
         return {
             "model": config.model,
             "task": config.task,
             "seeds": self.plan.seeds,
+            "n_samples": results.before.levels[0].n_samples,
             "claims": [
                 {name: getattr(claim, name) for name in ("number", "statement", "paper", "verdict")}
                 | {"parts": list(map(part_json, claim.parts))}
@@ -162,6 +166,14 @@ class SweepReport:
             "runs": runs,
             "failures": self.failures,
         }
+
+
+def counts(evaluation: Evaluation) -> dict[str, str]:
+    """The number of right samples of each problem, by level, in the order in which the problems were asked."""
+    by_level: dict[str, list[str]] = {}
+    for problem in evaluation.problems:
+        by_level.setdefault(str(problem.level), []).append(str(problem.n_correct))
+    return {level: " ".join(numbers) for level, numbers in by_level.items()}
 
 
 def part_json(part: Part) -> dict[str, Any]:

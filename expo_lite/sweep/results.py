@@ -7,7 +7,7 @@ from typing import Any
 
 from expo_lite.records import ALL
 from expo_lite.results.figures import Evaluation
-from expo_lite.results.statistics import Estimate, in_quadrature, over_seeds, over_seeds_and_problems, pass_at_k
+from expo_lite.results.statistics import Estimate, in_quadrature, over_seeds_and_problems, pass_at_k, student
 from expo_lite.run.metrics import mean
 
 BASE = "base"
@@ -74,11 +74,11 @@ class Results:
     def shift(self, run: str, name: str) -> Estimate:
         """A metric's mean over the last quarter of the steps minus that over the first, over seeds."""
         pairs = [change(result.metrics, name) for result in self.runs[run].values()]
-        return over_seeds([last - first for first, last in pairs])
+        return student([last - first for first, last in pairs])
 
     def total(self, run: str, name: str) -> Estimate:
         """A metric's sum over a run's steps, over seeds."""
-        return over_seeds([sum(row.get(name, 0.0) for row in result.metrics) for result in self.runs[run].values()])
+        return student([sum(row.get(name, 0.0) for row in result.metrics) for result in self.runs[run].values()])
 
     def diagnosed(self, figure: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]) -> Estimate:
         """A figure of the diagnoses; its interval carries the seeds', and the problems' as each diagnosis has it."""
@@ -86,7 +86,7 @@ class Results:
         estimates = [_estimate(each) for each in figures if each is not None and each["value"] is not None]
         if not estimates or len(estimates) < len(figures):
             raise KeyError("diagnosis")
-        seeds = over_seeds([estimate.value for estimate in estimates])
+        seeds = student([estimate.value for estimate in estimates])
         problems = Estimate(*(mean(getattr(e, end) for e in estimates) for end in ("value", "low", "high")))
         return in_quadrature([seeds, problems], seeds.value)
 
