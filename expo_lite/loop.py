@@ -48,7 +48,7 @@ from expo_lite.step.run import (
     training_problems,
 )
 from expo_lite.tasks import Task, load_task
-from expo_lite.terminal import Terminal, say, warning
+from expo_lite.terminal import Terminal, command, say, warning
 
 TREND_BINS = 30
 
@@ -109,8 +109,8 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
                 finished = False
     if finished:
         summarise(run, before, after, console)
-        say(console, f"look at it: expo-lite report {run.config.output}")
-        say(console, f"ask it: expo-lite chat {run.config.output}; take it away: expo-lite export {run.config.output}")
+        for what, verb in (("look at it", "report"), ("ask it", "chat"), ("take it away", "export")):
+            say(console, f"{what}: {command(verb, run.config.output)}")
     else:
         say(console, f"Stopped and saved after step {run.step}. Continue with: {resuming(run.config.output)}")
     say(console, f"run folder: {run.config.output}")

@@ -3,18 +3,70 @@ r"""Printing: `visible` shows text from outside as visible text.
 Data files, file names, models and the errors that quote them may contain escape sequences, control characters (C0 and
 C1), marks that change the direction of writing, and rich's markup. A `Terminal` obeys none of them: only the console
 itself can move, colour or hide text.
+
+Messages call the program `expo-lite`; `as_started` names it as the user has started it, so that a command can be copied
+from them. No line is broken inside a command, a path or a word.
 """
 
+import os
+import re
+import shlex
+import shutil
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
 from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
+
+NAME = "expo-lite"
+_COMMAND = re.compile(
+    rf"(?<![\w./-]){NAME} (?=(?:COMMAND|--\w+|train|eval|diagnose|report|watch|doctor|export|chat|sweep|replicate|plan|"
+    r"grade|models|tasks)\b)"
+)
+_WHOLE = re.compile(r"\s*(?:`[^`]*`\S*|(?<!\S)'[^']*'\S*|\S+)")
+"""A part of a line that is not broken: a command, a quoted path, a word."""
+
+
+def program() -> str:
+    """Return the words that start this program again from where the user is, in the way they have started it."""
+    started, python = Path(sys.argv[0]), Path(sys.executable)
+    if "UV_RUN_RECURSION_DEPTH" in os.environ and python.parent.parent.parent in (Path.cwd(), *Path.cwd().parents):
+        return f"uv run {NAME}"
+    found = Path(shutil.which(NAME) or "")
+    if started.name == NAME:
+        return NAME if found.is_file() and found.samefile(started) else shlex.quote(str(started))
+    if started.parent.name != "expo_lite" and found.parent == python.parent:  # from Python
+        return NAME
+    return f"{'python' if shutil.which('python') == str(python) else shlex.quote(str(python))} -m expo_lite"
+
+
+def command(*words: object) -> str:
+    """Return one of our command lines, in the quotes that messages have; its words are quoted for a shell."""
+    return f"`{NAME} {shlex.join(map(str, words))}`"
+
+
+def as_started(text: str) -> str:
+    """Put the program's own words into the commands that a text names."""
+    return _COMMAND.sub(f"{program()} ", text) if NAME in text else text
+
+
+def wrapped(line: str, width: int) -> str:
+    """Break a line at spaces, but not inside a command, a quoted path or a word: those can be copied."""
+    lines = [""]
+    for part in _WHOLE.findall(line):
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append(part.lstrip())
+        else:
+            lines[-1] += part
+    return "\n".join(lines)
 
 
 def visible(text: str) -> str:
@@ -72,8 +124,10 @@ def new_table(*columns: str, title: str | None = None, justify: JustifyMethod = 
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line on any console without markup, highlighting or folding."""
-    console.print(visible(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
+    """Print a line on any console without markup or highlighting; a terminal breaks it where nothing can be copied."""
+    text = as_started(visible(line))
+    text = wrapped(text, console.width) if console.is_terminal else text
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def warning(console: Console) -> Callable[[str], None]:

@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core each: threads of one would wait for those of another
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or tokenizers warn when a process is started
 os.environ.pop("COLUMNS", None)
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # messages name the program as it was started: here as `expo-lite`
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 gc.disable()  # while the modules of all tests are imported
 
 

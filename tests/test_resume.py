@@ -140,7 +140,7 @@ def test_ctrl_c_finishes_the_step_and_saves(
     assert "Finishing what is being computed and saving; press Ctrl-C again to stop at once." in text
     step = rows(folder / "metrics.jsonl")[-1]["step"]
     assert 1 <= step < STEPS
-    assert f"Stopped and saved after step {step}. Continue with: expo-lite train --resume --output {folder}\n" in text
+    assert f"Stopped and saved after step {step}. Continue with: `expo-lite train --resume --output {folder}`\n" in text
     found, damaged = checkpoint.newest_whole(folder / "checkpoints")
     assert (found, damaged) == (folder / "checkpoints" / f"step-{step:06d}", [])
     if number is signal.SIGTERM:

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from rich.text import Text
 
 from expo_lite.commands import cli
 from expo_lite.run.progress import completion_bar
-from expo_lite.terminal import Terminal, say, visible
+from expo_lite.terminal import Terminal, as_started, program, say, visible, wrapped
 
+BIN = Path(sys.executable).parent
 PACKAGE = Path(__file__).parent.parent / "expo_lite"
 SHOWN = "\\x1b[38;5;201m\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202e[/] [/bold] [bold]:bug:"
 
@@ -42,6 +44,48 @@ def terminal() -> tuple[Terminal, io.StringIO]:
 def test_each_kind_of_character(text: str, shown: str) -> None:
     assert visible(text) == shown
     assert visible(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("started", "path", "uv", "words"),
+    [
+        (str(BIN / "expo-lite"), BIN, False, "expo-lite"),  # in an environment that is active
+        (".venv/bin/expo-lite", "/usr/bin", False, ".venv/bin/expo-lite"),
+        ("my env/bin/expo-lite", "/usr/bin", False, "'my env/bin/expo-lite'"),
+        (str(BIN / "expo-lite"), BIN, True, "uv run expo-lite"),
+        (str(PACKAGE / "__main__.py"), BIN, False, "python -m expo_lite"),
+        (str(PACKAGE / "__main__.py"), "/usr/bin", False, f"{sys.executable} -m expo_lite"),
+        ("-c", BIN, False, "expo-lite"),  # from Python
+        ("-c", "/usr/bin", False, f"{sys.executable} -m expo_lite"),
+    ],
+)
+def test_commands_are_named_as_the_program_was_started(
+    started: str, path: Path, uv: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [started])
+    monkeypatch.setenv("PATH", str(path))
+    if uv:
+        monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+        monkeypatch.chdir(BIN.parent.parent)
+    assert program() == words
+    for verb in (*cli.COMMANDS, "--help"):
+        assert (
+            as_started(f"Run `expo-lite {verb} x`; see expo-lite {verb}.")
+            == f"Run `{words} {verb} x`; see {words} {verb}."
+        )
+    kept = "Made by expo-lite 0.1.0 in /home/expo-lite train/my-expo-lite train"
+    assert as_started(kept) == kept
+
+
+def test_nothing_that_can_be_copied_is_broken() -> None:
+    line = "Read `expo-lite train --resume --output runs/a`, then '/home/me/my runs/a b.jsonl': it's the run's own."
+    for width in range(1, 121):
+        parts = wrapped(line, width).split("\n")
+        assert " ".join(parts) == line
+        for whole in ("`expo-lite train --resume --output runs/a`,", "'/home/me/my runs/a b.jsonl':"):
+            assert any(whole in part for part in parts)
+        assert all(len(part) <= max(width, 43) for part in parts)
+    assert wrapped("  ok  it fits", 8) == "  ok  it\nfits"
 
 
 def test_nothing_that_has_no_shape_is_left_of_all_of_unicode() -> None:
@@ -89,8 +133,7 @@ def test_one_console_in_one_place() -> None:
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        cli.run(["train", "--method", HOSTILE])
+    assert cli.run(["train", "--method", HOSTILE]) == 2
     said = capsys.readouterr()
     assert CODE not in said.err
     assert visible(bare(said.err + said.out)) == bare(said.err + said.out)

@@ -47,7 +47,7 @@ def test_the_panel_fits(tmp_path: Path, width: int) -> None:
 
 def test_a_run_says_whether_it_goes_on(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=4)
-    assert "has finished: expo-lite report" in str(closing(read_state(run), run))
+    assert "has finished: `expo-lite report" in str(closing(read_state(run), run))
     config = json.loads((run / "config.json").read_text())
     config["settings"]["steps"] = 9
     (run / "config.json").write_text(json.dumps(config))

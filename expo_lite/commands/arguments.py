@@ -1,40 +1,56 @@
 """Flags of a command from its dataclass, over the values of a settings file."""
 
 import contextlib
-import inspect
 import io
+import itertools
+import re
+import shutil
 import sys
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from expo_lite.records import Level, level_of
+from expo_lite.commands.flags import (
+    READABLE,
+    UNSET,
+    flags_of,
+    help_text,
+    inner,
+    metavar,
+    read_word,
+    stray_word,
+    unknown_flag,
+)
+from expo_lite.errors import ConfigError
+from expo_lite.records import Level
 from expo_lite.settings.schema import from_mapping
 from expo_lite.terminal import visible
 
 REGISTRY = ConstructorRegistry()
-UNSET = "unset"
-"""The word for no value; it undoes the value of a settings file."""
+FORMS = {
+    r"^Error parsing (\S+): ": r"\1 ",
+    r"^Missing value for argument '(\S+)'.*": r"\1 needs a value.",
+    r"^Missing from .*?: (\S+) (.*) \(required\)$": r"\1 is missing: \2",
+}
+"""The messages of tyro, and our sentences for them."""
 
 T = TypeVar("T")
 
 
 @REGISTRY.primitive_rule
-def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Read `INT | None` as one word, like INT."""
-    inner, *others = get_args(info.type) or (None,)
-    if info.type_origin not in (types.UnionType, Union) or others != [types.NoneType]:
+def _word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Read one word, of `INT | None` too; `unset` is no value."""
+    kind, optional = inner(info.type), type(None) in get_args(info.type)
+    if info.type_origin is tuple or not (kind in READABLE or kind == Level or get_origin(kind) is Literal):
         return None
-    read, metavar = _reader(inner), _metavar(inner)
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda words: None if words == [UNSET] else read(words[0]),
+        metavar=metavar(kind),
+        instance_from_str=lambda words: None if optional and words == [UNSET] else read_word(kind, words[0]),
         is_instance=lambda value: True,
         str_from_instance=lambda value: [UNSET if value is None else str(value)],
     )
@@ -43,45 +59,21 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 @REGISTRY.primitive_rule
 def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Read `1 4 16` and `1,4,16` alike; only free text may contain commas."""
-    inner, *others = get_args(info.type) or (None,)
-    if info.type_origin is not tuple or others != [Ellipsis]:
+    if info.type_origin is not tuple:
         return None
-    if get_origin(inner) is Annotated:
-        inner = get_args(inner)[0]
-    read, metavar = _reader(inner), _metavar(inner)
+    kind = inner(info.type)
 
     def parse(words: list[str]) -> tuple[Any, ...]:
-        parts = words if inner is str else [part for word in words for part in word.split(",") if part]
-        return () if parts == [UNSET] else tuple(read(part.strip()) for part in parts)
+        parts = words if kind is str else [part for word in words for part in word.split(",") if part]
+        return () if parts == [UNSET] else tuple(read_word(kind, part.strip()) for part in parts)
 
     return PrimitiveConstructorSpec(
         nargs="*",
-        metavar=f"{metavar} [...]",
+        metavar=f"{metavar(kind)} [...]",
         instance_from_str=parse,
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [str(part) for part in value] or [UNSET],
     )
-
-
-def _reader(hint: Any) -> Callable[[str], Any]:
-    if hint == Level:
-        return level_of
-    if get_origin(hint) is not Literal:
-        return (lambda word: Path(word).expanduser()) if hint is Path else hint
-    known = {str(value): value for value in get_args(hint)}
-
-    def read(word: str) -> Any:
-        if word not in known:
-            raise ValueError(f"'{word}' is not one of {', '.join(known)}")
-        return known[word]
-
-    return read
-
-
-def _metavar(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "{" + ",".join(map(str, get_args(hint))) + "}"
-    return "LEVEL" if hint == Level else str(hint.__name__).upper()
 
 
 def path_of(flag: str, arguments: Sequence[str]) -> Path | None:
@@ -106,43 +98,58 @@ def defaults(cls: type[T], values: dict[str, Any], where: str) -> T:
     return replace(settings, **dict.fromkeys(missing, tyro.MISSING))  # type: ignore[type-var]
 
 
-def read(command: type[Any], flags: Sequence[str], *, verb: str) -> Any:
+def read(command: type[Any], words: Sequence[str], *, verb: str) -> Any:
     """Return the command with the values of its flags, over those of a settings file.
 
     Raises:
-        ConfigError: the settings file is missing or wrong.
-        SystemExit: help was asked for (code 0), or a flag is wrong (code 2); either is printed.
+        ConfigError: the settings file is missing or wrong, or a flag is.
+        SystemExit: help was asked for and has been printed (code 0).
     """
-    file = path_of("--config", flags)
+    file = path_of("--config", words)
     hints = get_type_hints(command)
     options: dict[str, Any] = {}
     if "settings" in hints:
-        settings = defaults(hints["settings"], command.before_flags(flags, file), str(file))
+        settings = defaults(hints["settings"], command.before_flags(words, file), str(file))
         options["default"] = command(settings=settings, config=file)
-    with _visible_output():
-        return tyro.cli(
-            command,
-            prog=f"expo-lite {verb}",
-            description=inspect.getdoc(command),
-            args=flags,
-            config=(
-                tyro.conf.OmitArgPrefixes,
-                tyro.conf.PositionalRequiredArgs,
-                tyro.conf.PositionalMetavarFromFieldName,
-            ),
-            registry=REGISTRY,
-            **options,
-        )
-
-
-@contextlib.contextmanager
-def _visible_output() -> Iterator[None]:
-    """Make the text that tyro prints visible: help and errors quote the command line and the settings file."""
-    real, kept = (sys.stdout, sys.stderr), (io.StringIO(), io.StringIO())
+    if {"--help", "-h"} & set(words):
+        width = shutil.get_terminal_size().columns
+        sys.stdout.write(visible(help_text(verb, command, options.get("default"), width)))
+        sys.exit(0)
+    flags, said = list(flags_of(command)), io.StringIO()
+    hint = f" `expo-lite {verb} --help` lists the flags."
+    if refused := unknown_flag(words, flags):
+        raise ConfigError(refused + hint)
     try:
-        with contextlib.redirect_stdout(kept[0]), contextlib.redirect_stderr(kept[1]):
-            yield
-    finally:
-        for stream, text in zip(real, kept, strict=True):
-            stream.write(visible(text.getvalue()))
-            stream.flush()
+        with contextlib.redirect_stderr(said):
+            made, strays = tyro.cli(
+                command,
+                args=words,
+                add_help=False,
+                return_unknown_args=True,
+                config=(
+                    tyro.conf.OmitArgPrefixes,
+                    tyro.conf.PositionalRequiredArgs,
+                    tyro.conf.PositionalMetavarFromFieldName,
+                ),
+                registry=REGISTRY,
+                **options,
+            )
+    except SystemExit as error:
+        raise ConfigError(_refusal(said.getvalue()) + hint) from error
+    if strays:
+        raise ConfigError(stray_word(strays[0], words, flags) + hint)
+    return made
+
+
+def _refusal(box: str) -> str:
+    """Return in one sentence what tyro says in a box: a title, the message, a rule, more."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    lines = list(itertools.dropwhile(_is_rule, lines))
+    message = " ".join(" ".join(itertools.takewhile(lambda line: not _is_rule(line), lines)).split())
+    for form, sentence in FORMS.items():
+        message = re.sub(form, sentence, message)
+    return message
+
+
+def _is_rule(line: str) -> bool:
+    return not line.strip("─-├┤╰╯ ")

@@ -28,7 +28,10 @@ BASE = "base"
 
 @dataclass(frozen=True, kw_only=True)
 class Chat(Command):
-    """Ask a run and its base model the same questions, and read both answers side by side."""
+    """Ask a run and its base model the same questions, and read both answers side by side.
+
+    Example: expo-lite chat runs/first
+    """
 
     target: str
     """A run folder (its newest checkpoint), a checkpoint, an adapter folder, or a model."""

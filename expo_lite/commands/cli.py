@@ -6,7 +6,6 @@ bug, and shows its traceback.
 """
 
 import errno
-import inspect
 import io
 import os
 import sys
@@ -23,6 +22,7 @@ from expo_lite.commands.diagnose import Diagnose
 from expo_lite.commands.doctor import Doctor
 from expo_lite.commands.eval import Eval
 from expo_lite.commands.export import Export
+from expo_lite.commands.flags import about_and_example
 from expo_lite.commands.grade import Grade
 from expo_lite.commands.lists import Models, Tasks
 from expo_lite.commands.plan import Plan
@@ -33,7 +33,7 @@ from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
 from expo_lite.memory.machine import out_of_memory
 from expo_lite.settings.machine import set_memory
 from expo_lite.settings.models import suggestion
-from expo_lite.terminal import Terminal, visible, visible_line
+from expo_lite.terminal import Terminal, as_started, say, visible, visible_line, wrapped
 
 VERSION = version("expo-lite")
 DESCRIPTION = (
@@ -104,7 +104,8 @@ def run(words: Sequence[str]) -> int:
             raise
         if "--debug" in words:
             sys.stderr.write(visible(traceback.format_exc()))
-        sys.stderr.write(f"error: {visible_line(expected)}\n")
+        line = as_started(f"error: {visible_line(expected)}")
+        sys.stderr.write((wrapped(line, os.get_terminal_size(2).columns) if sys.stderr.isatty() else line) + "\n")
         return expected.exit_code
     return 0
 
@@ -136,8 +137,11 @@ def print_help() -> None:
     """Print what the program is, and its commands."""
     table = Table.grid(padding=(0, 2))
     for verb, command in COMMANDS.items():
-        table.add_row(verb, inspect.getdoc(command))
-    Terminal().print(DESCRIPTION, table)
+        table.add_row(verb, about_and_example(command)[0])
+    console = Terminal()
+    for line in (*DESCRIPTION.splitlines(), ""):
+        say(console, line)
+    console.print(table)
 
 
 def as_expected(error: Exception) -> ExpoLiteError | None:

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnose(ConfiguredCommand):
-    """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer."""
+    """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer.
+
+    Example: expo-lite diagnose --model qwen2.5-3b --task jsonl:problems.jsonl --show 4
+    """
 
     settings: Annotated[DiagnoseConfig, Inline]
 

@@ -58,7 +58,10 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(Command):
-    """Find problems of this machine, or of runs, and say what to do. The exit code is 1 if there is a problem."""
+    """Find problems of this machine, or of runs, and say what to do. The exit code is 1 if there is a problem.
+
+    Example: expo-lite doctor runs/first
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Run folders to look at, finished or not. Default: look at this machine."""

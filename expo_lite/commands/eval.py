@@ -46,7 +46,10 @@ ROW = ("problem_id", "question", "answer", "level", "subject", "expert_chain")
 
 @dataclass(frozen=True, kw_only=True)
 class Eval(ConfiguredCommand):
-    """Measure a run or a model: greedy accuracy, avg@n, pass@k and maj@k, by level and subject."""
+    """Measure a run or a model: greedy accuracy, avg@n, pass@k and maj@k, by level and subject.
+
+    Example: expo-lite eval runs/first --baseline qwen2.5-3b --samples 16
+    """
 
     settings: Annotated[EvalConfig, Inline]
 

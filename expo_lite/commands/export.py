@@ -43,7 +43,10 @@ WHAT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Command):
-    """Write what a run has trained in the form that other programs load, and check it against the run."""
+    """Write what a run has trained in the form that other programs load, and check it against the run.
+
+    Example: expo-lite export runs/first --to gguf
+    """
 
     target: str
     """A run folder (its newest checkpoint), a checkpoint, an adapter folder, or a model as it is."""

@@ -13,7 +13,10 @@ from expo_lite.terminal import Terminal, new_table, say
 
 @dataclass(frozen=True, kw_only=True)
 class Grade(Command):
-    """Grade the replies of a JSONL file with fields gold and reply; with a label too, measure the grader itself."""
+    """Grade the replies of a JSONL file with fields gold and reply; with a label too, measure the grader itself.
+
+    Example: expo-lite grade replies.jsonl --output graded.jsonl
+    """
 
     file: Path
     """A JSONL file: each line has gold, reply, and optionally label (true if the reply is right)."""

@@ -12,7 +12,10 @@ MODEL_COLUMNS = ("alias", "model", "parameters", "license", "steps", "learning r
 
 @dataclass(frozen=True, kw_only=True)
 class Models(Command):
-    """List the model aliases, and the settings that follow from them."""
+    """List the model aliases, and the settings that follow from them.
+
+    Example: expo-lite models
+    """
 
     def run(self) -> None:
         """Print the table."""
@@ -29,7 +32,10 @@ class Models(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks(Command):
-    """List the tasks, and where their problems come from."""
+    """List the tasks, and where their problems come from.
+
+    Example: expo-lite tasks
+    """
 
     def run(self) -> None:
         """Print the tables."""

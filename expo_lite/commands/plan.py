@@ -27,7 +27,10 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(ConfiguredCommand):
-    """Say what a training run will hold in memory, before anything is loaded, and which settings fit."""
+    """Say what a training run will hold in memory, before anything is loaded, and which settings fit.
+
+    Example: expo-lite plan --model qwen2.5-3b --vram 24
+    """
 
     settings: Annotated[PlanConfig, Inline]
 

@@ -28,7 +28,10 @@ EVERY_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Command):
-    """Write what runs did into one HTML file, and compare each further run with the first one."""
+    """Write what runs did into one HTML file, and compare each further run with the first one.
+
+    Example: expo-lite report runs/first runs/second
+    """
 
     runs: tuple[Path, ...]
     """One or more run folders; several are drawn over one another and compared, problem by problem."""
@@ -80,7 +83,10 @@ def as_json(runs: Sequence["RunRecord"], comparisons: Sequence["Comparison"]) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Watch(Command):
-    """Show what a run is doing until it ends, or once without a terminal: curves, explanations, time left, memory."""
+    """Show what a run is doing until it ends, or once without a terminal: curves, explanations, time left, memory.
+
+    Example: expo-lite watch runs/first
+    """
 
     folder: Path
     """The run folder."""

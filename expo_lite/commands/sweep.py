@@ -26,7 +26,10 @@ from expo_lite.terminal import Terminal, say
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(ConfiguredCommand):
-    """Carry out a plan of training runs, and compare them over seeds."""
+    """Carry out a plan of training runs, and compare them over seeds.
+
+    Example: expo-lite sweep ablate-gate --model tiny --seeds 0 1 2
+    """
 
     settings: Annotated[SweepConfig, Inline]
 
@@ -37,7 +40,10 @@ class Sweep(ConfiguredCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Replicate(ConfiguredCommand):
-    """Run a fixed plan of training runs, and show which of the paper's claims hold."""
+    """Run a fixed plan of training runs, and show which of the paper's claims hold.
+
+    Example: expo-lite replicate --quick
+    """
 
     settings: Annotated[ReplicateConfig, Inline]
 

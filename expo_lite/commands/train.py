@@ -18,7 +18,10 @@ from expo_lite.terminal import Terminal
 
 @dataclass(frozen=True, kw_only=True)
 class Train(ConfiguredCommand):
-    """Train a LoRA adapter with ExPO, and show what changed."""
+    """Train a LoRA adapter with ExPO, and show what changed.
+
+    Example: expo-lite train --model qwen2.5-3b --task jsonl:problems.jsonl --output runs/first
+    """
 
     settings: Annotated[TrainConfig, Inline]
 

@@ -20,7 +20,7 @@ from rich.text import Text
 from expo_lite.run.folder import LOCK, RunFolder, read_config, resuming, tail_rows
 from expo_lite.settings.metrics import METRICS, PANELS, described, percent, text_of
 from expo_lite.settings.train import RunConfig
-from expo_lite.terminal import visible, visible_line
+from expo_lite.terminal import command, visible, visible_line
 
 CURVES = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "expo/sft_loss", "dpo_loss",
           "completions/mean_length", "completions/clipped_ratio")  # fmt: skip
@@ -151,7 +151,7 @@ def _side_by_side(wrong: Mapping[str, Any], explanation: Mapping[str, Any]) -> T
 def closing(state: RunState, path: Path) -> str | None:
     """Return the last line of a dashboard; None while the run goes on."""
     if state.finished:
-        return f"The run has finished: expo-lite report {path}"
+        return f"The run has finished: {command('report', path)}"
     return None if state.alive else broken_off(path, state.step, state.steps)
 
 

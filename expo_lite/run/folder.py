@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import secrets
-import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from expo_lite.records import Prompts
 from expo_lite.run.checkpoint import load_state, newest_whole, step_of
 from expo_lite.settings.schema import flat, from_mapping, to_json
 from expo_lite.settings.train import RunConfig
+from expo_lite.terminal import command
 
 PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "unsloth")
 LOCK = ".lock"
@@ -285,7 +285,7 @@ def differing(there: Mapping[str, Any], given: Mapping[str, Any]) -> str:
 
 def resuming(folder: Path) -> str:
     """The command line that goes on with the run in a folder."""
-    return f"expo-lite train --resume --output {shlex.quote(str(folder))}"
+    return command("train", "--resume", "--output", folder)
 
 
 def settings_to_resume(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from annotated_types import Interval
 
 from expo_lite.errors import ConfigError
 from expo_lite.settings.models import suggestion
+from expo_lite.settings.synonyms import our_flags
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -169,6 +170,9 @@ def _hint(key: str, siblings: dict[str, Any], known: Sequence[str]) -> str:
     """Suggest the table that an unknown setting belongs to, or the nearest name; '' if there is neither."""
     place = next((name for name in known if name.rpartition(".")[2] == key), None)
     if place is None:
+        for name in (flag.split()[0][2:].replace("-", "_") for flag in our_flags(key)):
+            if any(dotted.rpartition(".")[2] == name for dotted in known):
+                return f" Here it is called {name}.{'' if name in siblings else _hint(name, siblings, known)}"
         return suggestion(key, siblings)
     table = place.rpartition(".")[0]
     where = f"in the table [{table}], or is written as {place} = ..." if table else "at the top, before the first table"
