@@ -123,6 +123,44 @@ def new_table(*columns: str, title: str | None = None, justify: JustifyMethod = 
     return made
 
 
+def heads_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Return the texts of a table; a figure with its interval below it becomes '31.2 (25.0 to 38.1)'."""
+    columns = [[_in_one_line(cell) for cell in column.cells] for column in table.columns]
+    return [str(column.header) for column in table.columns], [list(row) for row in zip(*columns, strict=True)]
+
+
+def markdown(part: RenderableType) -> str:
+    """Write a table or a paragraph as Markdown."""
+    if not isinstance(part, Table):
+        return f"{part}\n"
+    heads, rows = heads_and_rows(part)
+    lines = [f"## {part.title}\n"] if part.title else []
+    for row in (heads, ["---"] * len(heads), *rows):
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def latex(part: RenderableType) -> str:
+    """Write a table as LaTeX without packages; a paragraph becomes a comment."""
+    if not isinstance(part, Table):
+        return "".join(f"% {line}\n" for line in str(part).splitlines())
+    heads, rows = heads_and_rows(part)
+    first, *others = (" & ".join(map(_for_latex, row)) + r" \\" for row in (heads, *rows))
+    caption = [rf"\caption{{{_for_latex(str(part.title))}}}"] if part.title else []
+    columns = "".join({"right": "r"}.get(column.justify, "l") for column in part.columns)
+    table = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", first, r"\hline", *others, r"\hline", r"\end{tabular}"]
+    return "\n".join([r"\begin{table}", *caption, *table, r"\end{table}"]) + "\n"
+
+
+def _in_one_line(cell: object) -> str:
+    first, _, rest = str(cell).partition("\n")
+    return f"{first} ({rest})" if rest and "(" not in rest else f"{first} {rest}".rstrip()
+
+
+def _for_latex(text: str) -> str:
+    return re.sub(r"[&%$#_{}]", r"\\\g<0>", text.replace("\\", "/")).replace("~", r"\~{}").replace("^", r"\^{}")
+
+
 def say(console: Console, line: str) -> None:
     """Print a line on any console without markup or highlighting; a terminal breaks it where nothing can be copied."""
     text = as_started(visible(line))

@@ -259,7 +259,8 @@ def test_one_field_is_one_flag(
     monkeypatch.setenv("COLUMNS", "100")  # wider, panels may stand side by side
     text = in_this_process(capsys, verb, "--help").out
     shown = re.findall(r"^  (--[\w-]+|TARGET)\b", text, re.MULTILINE)
-    assert sorted(shown) == sorted([*flags(cls), "--config", "--debug"])
+    forms = ["--json", "--markdown", "--latex"] if verb in ("eval", "replicate") else []
+    assert sorted(shown) == sorted([*flags(cls), "--config", "--debug", *forms])
     assert not re.search(r"None|unset|\(default: \)", text)
     assert not re.search(r"(?<![-\w`])[a-z]+_[a-z_]+", text.replace("dr_grpo", "").replace("comet_ml", ""))  # Python's
     assert all(len(line) <= 100 for line in text.splitlines())

@@ -11,7 +11,6 @@ from expo_lite.errors import CheckpointError
 from expo_lite.report import curves
 from expo_lite.report.curves import binned, chart, points_of, running_mean, sections
 from expo_lite.report.overview import (
-    duration,
     level_name,
     measurements,
     names_of,
@@ -20,6 +19,7 @@ from expo_lite.report.overview import (
     picture,
 )
 from expo_lite.results.record import RunRecord, differing, labels, read_runs
+from expo_lite.run.dashboard import duration
 from expo_lite.settings.metrics import METRICS, Metric, Panel, described, percent
 
 

@@ -222,7 +222,7 @@ def test_finished_runs_stay_and_broken_ones_go_on(
     after = modified(folder)
     changed = {name for name in before if before[name] != after[name]}
     # the broken run was evaluated anew from its checkpoint; nothing else was touched
-    assert changed == {"replication.json", "runs/grpo-hard-seed0/evaluation/step-000002.json"}
+    assert changed == {"plan.json", "replication.json", "runs/grpo-hard-seed0/evaluation/step-000002.json"}
     assert (broken / "checkpoints" / "step-000002" / "adapter_model.safetensors").read_bytes() == adapter
     assert json.loads((folder / "replication.json").read_text()) == results
 
@@ -346,6 +346,17 @@ def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert results["seeds"] == [0, 1]
     assert set(results["runs"]) == {"base", "exp_sft_coef=0.0", "exp_sft_coef=0.04"}
     assert results["claims"] == []
+    # the folder alone is enough for all that looks at runs
+    assert run(["report", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == results
+    assert run(["report", str(folder), "--markdown", "--output", str(tmp_path / "page.html")]) == 0
+    printed = capsys.readouterr()
+    assert set((folder / "sweep.md").read_text().splitlines()[1:]) <= set(printed.out.splitlines())
+    assert f"open in a browser: {(tmp_path / 'page.html').as_uri()}" in printed.err
+    assert run(["report", str(folder), "--latex"]) == 0
+    assert "exp\\_sft\\_coef=0.04 & " in capsys.readouterr().out
+    assert run(["watch", str(folder)]) == 0
+    assert "All 4 runs are finished" in capsys.readouterr().out
     # any figure can be made anew from the right samples of every problem, by seed and level
     correct = [
         list(map(int, counts["3"].split())) for counts in results["runs"]["exp_sft_coef=0.0"]["correct"].values()

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from expo_lite.commands import cli
 from expo_lite.run.progress import completion_bar
-from expo_lite.terminal import Terminal, as_started, program, say, visible, wrapped
+from expo_lite.terminal import Terminal, as_started, latex, markdown, new_table, program, say, visible, wrapped
 
 BIN = Path(sys.executable).parent
 PACKAGE = Path(__file__).parent.parent / "expo_lite"
@@ -118,6 +118,25 @@ def test_strings_texts_tables_titles_rules_and_bars() -> None:
     # as Text, of which rich takes the bell away: a line, a cell, live; bars are cut to their column
     assert bare(written).count(SHOWN.replace("\\x07", "")) == 1 + 1 + 1
     assert visible(bare(written)) == bare(written)
+
+
+def test_a_table_for_other_programs() -> None:
+    table = new_table("run_1", "pass@1", title="50% & more")
+    table.add_row("a|b", Text("31.2\n25.0 to 38.1"))
+    table.add_row("c", "0.0 to 1.0\n+1.0 (0.5 to 1.5)")
+    assert markdown(table).splitlines() == [
+        "## 50% & more",
+        "",
+        "| run_1 | pass@1 |",
+        "| --- | --- |",
+        "| a\\|b | 31.2 (25.0 to 38.1) |",
+        "| c | 0.0 to 1.0 +1.0 (0.5 to 1.5) |",
+    ]
+    lines = latex(table).splitlines()
+    assert lines[:2] == [r"\begin{table}", r"\caption{50\% \& more}"]
+    assert r"run\_1 & pass@1 \\" in lines
+    assert r"a|b & 31.2 (25.0 to 38.1) \\" in lines
+    assert (markdown("Two\nlines."), latex("Two\nlines.")) == ("Two\nlines.\n", "% Two\n% lines.\n")
 
 
 def test_one_console_in_one_place() -> None:

@@ -18,7 +18,8 @@ import pytest
 from made_run import make_run
 
 from expo_lite.commands import cli
-from expo_lite.run.dashboard import RunState, closing, panel, read_state
+from expo_lite.commands.report import Watch
+from expo_lite.run.dashboard import RunState, closing, closing_of_runs, panel, read_progress, read_state
 from expo_lite.run.folder import locked
 from expo_lite.terminal import Terminal
 
@@ -75,6 +76,52 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "\x1b" not in out
     assert cli.run(["watch", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.endswith("it has no config.json. Give the folder that train made.\n")
+
+
+def test_the_time_left_of_several_runs_by_hand(tmp_path: Path) -> None:
+    """One took 100 s; half of another took 60 s; a third has not begun: one and a half runs of 110 s are left."""
+    runs = [(tmp_path / name, 6) for name in ("a", "b", "c")]
+    now = time.time()
+    for (path, steps), began, n_rows in zip(runs, (500.0, 60.0), (6, 3), strict=False):
+        make_run(path, steps=steps)
+        rows = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (path / "metrics.jsonl").write_text("".join(rows[:n_rows]))
+        os.utime(path / "config.json", (now - began, now - began))
+    os.utime(tmp_path / "a" / "evaluation" / "step-000006.json", (now - 400, now - 400))
+    (tmp_path / "b" / "evaluation" / "step-000006.json").unlink()
+    assert read_progress(runs).seconds_left == pytest.approx(1.0 * 100 + 0.5 * 100)  # nobody writes b
+    with locked(tmp_path / "b"):
+        state = read_progress(runs)
+        assert closing_of_runs(state, tmp_path) is None
+    assert state.seconds_left == pytest.approx(165, abs=2)
+    assert str(state) == "1 of 3 runs, about 3 min left"
+    assert [(run.step, run.steps) for run in state.at_work] == [(3, 6)]
+    assert "1 of 3 are finished" in str(closing_of_runs(read_progress(runs), tmp_path))
+
+
+def test_a_folder_of_runs_is_watched_looked_at_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        make_run(tmp_path / "runs" / name, steps=4)
+    (tmp_path / "runs" / "eval-x").mkdir()
+    (tmp_path / "runs" / "eval-x" / "config.json").write_text('{"settings": {"task": "math"}}')
+    assert cli.run(["watch", str(tmp_path / "runs")]) == 0
+    assert "All 2 runs are finished" in capsys.readouterr().out
+    cli.run(["doctor", str(tmp_path / "runs")])
+    out = capsys.readouterr().out
+    assert "a: nothing wrong" in out
+    assert "b: nothing wrong" in out
+    assert cli.run(["report", str(tmp_path / "runs"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [run["label"] for run in found["runs"]] == ["a", "b"]
+
+
+def test_a_run_that_is_starting_is_waited_for(tmp_path: Path) -> None:
+    watch = Watch(folder=tmp_path / "run")
+    view, last = watch.look(80, waiting=True)
+    assert "waiting for a run" in str(view)
+    assert last is None
+    make_run(tmp_path / "run", steps=4)
+    assert "has finished" in str(watch.look(80, waiting=True)[1])
 
 
 def on_a_terminal(words: Sequence[str], columns: int, resize_to: int | None = None) -> tuple[str, float]:

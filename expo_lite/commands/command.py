@@ -1,13 +1,15 @@
 """The part that commands share: their flags, and how they find a model, its prompts and its problems."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
+from rich.console import Console, RenderableType
 
+from expo_lite.errors import ConfigError
 from expo_lite.prompts import read_prompts
 from expo_lite.records import Problem, Prompts
 from expo_lite.run.progress import working
@@ -16,7 +18,7 @@ from expo_lite.settings.machine import default_model, importing
 from expo_lite.settings.measuring import DiagnoseConfig, MeasuringConfig
 from expo_lite.settings.schema import toml_values
 from expo_lite.tasks import Task, problems_of
-from expo_lite.terminal import say, warning
+from expo_lite.terminal import Terminal, latex, markdown, say, warning
 
 Inline = tyro.conf.arg(name="")
 """Show the fields of the settings beside the command's own."""
@@ -32,6 +34,38 @@ class Command:
     def run(self) -> None:
         """Carry the command out; raises ExpoLiteError for every failure that can be foreseen."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printing(Command):
+    """A command that prints tables, or the same for other programs; messages then go to stderr."""
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print figures as JSON."""
+    markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print tables as Markdown."""
+    latex: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print tables as LaTeX."""
+
+    def messages(self) -> Terminal:
+        """Return the console for all but the figures; raises ConfigError if two forms are asked for."""
+        if self.json + self.markdown + self.latex > 1:
+            raise ConfigError("The figures are printed in one form. Give one of --json, --markdown and --latex.")
+        return Terminal(stderr=self.json or self.markdown or self.latex)
+
+    def show(self, parts: Iterable[RenderableType], values: Any) -> None:
+        """Print tables and lines in the form that is asked for; `values` are the same for JSON."""
+        console = Terminal()
+        if self.json:
+            console.print_json(json.dumps(values), indent=2)
+            return
+        for part in parts:
+            if self.markdown or self.latex:
+                console.print((markdown if self.markdown else latex)(part), soft_wrap=True)
+            elif isinstance(part, str):
+                say(console, part)
+            else:
+                console.print(part)
 
 
 @dataclass(frozen=True, kw_only=True)

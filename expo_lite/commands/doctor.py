@@ -23,7 +23,7 @@ from expo_lite.report.findings import lora_b_moved, run_findings
 from expo_lite.results.record import RunRecord, read_runs
 from expo_lite.run.checkpoint import newest_whole
 from expo_lite.run.dashboard import broken_off, holder_lives
-from expo_lite.run.folder import read_config
+from expo_lite.run.folder import read_config, run_folders
 from expo_lite.settings.machine import driver_version, in_wsl, is_installed
 from expo_lite.settings.metrics import described
 from expo_lite.terminal import Terminal, say
@@ -64,7 +64,7 @@ class Doctor(Command):
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Run folders to look at, finished or not. Default: look at this machine."""
+    """Run folders to look at, finished or not, or folders of runs. Default: look at this machine."""
     skip_training: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Leave out the training self-test, which takes up to 30 s."""
 
@@ -78,7 +78,7 @@ class Doctor(Command):
         console = Terminal()
         checks = machine_checks(training=not self.skip_training)
         if self.runs:
-            checks = (check for record in read_runs(self.runs) for check in run_checks(record))
+            checks = (check for record in read_runs(run_folders(self.runs)) for check in run_checks(record))
         if problems := sum(show(check, console) for check in checks):
             raise ExpoLiteError(f"Problems found: {problems}. The lines above say what to do.")
 

@@ -6,13 +6,14 @@ import shlex
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from expo_lite.commands.command import (
     ConfiguredCommand,
     Inline,
+    Printing,
     import_torch,
     measured_problems,
     prompts_of,
@@ -29,7 +30,7 @@ from expo_lite.settings.machine import importing
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
 from expo_lite.tasks import load_task
-from expo_lite.terminal import Terminal, say, warning
+from expo_lite.terminal import say, warning
 
 if TYPE_CHECKING:
     from expo_lite.measure.samples import SampleFolder, SampleSpec
@@ -45,7 +46,7 @@ ROW = ("problem_id", "question", "answer", "level", "subject", "expert_chain")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(ConfiguredCommand):
+class Eval(Printing, ConfiguredCommand):
     """Measure a run or a model: greedy accuracy, avg@n, pass@k and maj@k, by level and subject.
 
     Example: expo-lite eval runs/first --baseline qwen2.5-3b --samples 16
@@ -61,7 +62,7 @@ class Eval(ConfiguredCommand):
         """
         config = self.settings
         check_measuring(config)
-        console = Terminal()
+        console = self.messages()
         targets = [target_of(config, name) for name in (config.target, config.baseline) if name is not None]
         target = targets[0]
         config, prompts = settled(config, target), prompts_of(config, target)
@@ -86,15 +87,16 @@ class Eval(ConfiguredCommand):
             for folder in folders:
                 folder.check(resume=config.resume)
             graded = [graded_target(*each, spec, task, console) for each in zip(targets, folders, strict=True)]
-        show_results(graded, config, targets, folders[0])
+        self.show(*results_of(graded, config, targets, folders[0]))
+        say(console, f"written to: {output}")
         if config.write_unsolved:
             write_unsolved(config.write_unsolved, graded[0], config, console)
 
 
-def show_results(
+def results_of(
     graded: "list[list[GradedProblem]]", config: EvalConfig, targets: list[Target], folder: "SampleFolder"
-) -> None:
-    """Write the figures of the target, and of the baseline if there is one, and print them as tables."""
+) -> tuple[list[RenderableType], dict[str, Any]]:
+    """Write the figures of the target, and of the baseline if there is one; return them as tables and JSON values."""
     from expo_lite.results.figures import evaluation_of
     from expo_lite.results.paired import pair
     from expo_lite.results.tables import evaluation_tables, pairing_tables
@@ -111,12 +113,10 @@ def show_results(
         "differences": [asdict(level) for level in pairing.levels] if pairing else [],
     }
     folder.write(RESULTS, [json.dumps(results, indent=2)])
-    console = Terminal()
+    tables: list[RenderableType] = []
     for target, evaluation in reversed(list(zip(targets, evaluations, strict=True))):
-        console.print(*evaluation_tables(evaluation, name=target.label))
-    if pairing:
-        console.print(*pairing_tables(pairing))
-    say(console, f"written to: {folder.path}")
+        tables += evaluation_tables(evaluation, name=target.label)
+    return [*tables, *(pairing_tables(pairing) if pairing else [])], results
 
 
 def settled(config: EvalConfig, target: Target) -> EvalConfig:

@@ -1,19 +1,21 @@
 """The commands that show runs from their folders: `expo-lite report` as a page, `expo-lite watch` live."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
+from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
-from expo_lite.commands.command import Command
+from expo_lite.commands.command import Command, Printing
+from expo_lite.commands.sweep import show_sweep
 from expo_lite.errors import ConfigError
-from expo_lite.run.dashboard import closing, panel, read_state
-from expo_lite.run.folder import RunFolder
+from expo_lite.run.dashboard import closing, closing_of_runs, panel, read_progress, read_state, runs_panel
+from expo_lite.run.folder import RunFolder, read_config, run_folders
+from expo_lite.sweep.plan import kept_plan
 from expo_lite.terminal import Terminal, say
 
 if TYPE_CHECKING:
@@ -27,18 +29,17 @@ EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Command):
+class Report(Printing):
     """Write what runs did into one HTML file, and compare each further run with the first one.
 
     Example: expo-lite report runs/first runs/second
     """
 
     runs: tuple[Path, ...]
-    """One or more run folders; several are drawn over one another and compared, problem by problem."""
+    """One or more run folders; several are drawn over one another and compared, problem by problem.
+    The folder of a sweep is reported as the sweep does; any other folder stands for the runs in it."""
     output: Path | None = None
     """The HTML file to write. Default: report.html in the run folder, or beside the first of several runs."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print figures, settings that differ and paired differences as JSON."""
 
     def run(self) -> None:
         """Write the page, then print the comparison and where the page is.
@@ -48,25 +49,25 @@ class Report(Command):
         """
         if not self.runs:
             raise ConfigError("No run is named. Give at least one run folder: expo-lite report runs/NAME.")
+        console = self.messages()
+        if len(self.runs) == 1 and (plan := kept_plan(self.runs[0])):
+            from expo_lite.sweep.run import collect_results
+
+            show_sweep(self, plan, collect_results(plan), {}, self.output)
+            return
         from expo_lite.report.page import render, write_document
         from expo_lite.results.paired import compare
         from expo_lite.results.record import read_runs
         from expo_lite.results.tables import comparison_tables
 
-        console, runs = Terminal(), read_runs(self.runs)
-        file = self.output or (self.runs[0] if len(runs) == 1 else self.runs[0].parent) / NAME
+        folders = run_folders(self.runs)
+        runs = read_runs(folders)
+        file = self.output or (folders[0] if len(runs) == 1 else folders[0].parent) / NAME
         page = render(runs)
         size = write_document(page.html, file)
         comparisons = [compare(runs[0], other) for other in runs[1:]]
-        if self.json:
-            console.print_json(json.dumps({"page": str(file)} | as_json(runs, comparisons)), indent=2)
-            return
-        for comparison in comparisons:
-            for part in comparison_tables(comparison, show=LISTED):
-                if isinstance(part, str):
-                    say(console, part)
-                else:
-                    console.print(part)
+        tables = (part for each in comparisons for part in comparison_tables(each, show=LISTED))
+        self.show(tables, {"page": str(file)} | as_json(runs, comparisons))
         left_out = f"; {page.n_all - page.n_kept:,} left out to stay below 5 MB" if page.n_kept < page.n_all else ""
         say(console, f"written to: {file} ({size / 1e6:.1f} MB, {page.n_kept:,} samples{left_out})")
         say(console, f"open in a browser: {file.absolute().as_uri()}")
@@ -89,22 +90,35 @@ class Watch(Command):
     """
 
     folder: Path
-    """The run folder."""
+    """The folder of a run, of a sweep, or of several runs."""
 
     def run(self) -> None:
-        """Read the folder again every second, and end when the run does; Ctrl-C ends only the watching."""
+        """Read the folder again every second, and end when its runs do; Ctrl-C ends only the watching."""
         console = Terminal()
-        RunFolder(self.folder).check_is_run()
-        state = read_state(self.folder)
         if not console.is_terminal:
-            console.print(panel(state, console.width))
+            view, last = self.look(console.width)
+            console.print(view)
         else:
+            last = None
             with Live(console=console, auto_refresh=False, transient=False) as live:
-                while True:
-                    live.update(panel(state, console.width), refresh=True)
-                    if closing(state, self.folder) is not None:
-                        break
-                    time.sleep(EVERY_SECONDS)
-                    state = read_state(self.folder)
-        if (line := closing(state, self.folder)) is not None:
-            say(console, line)
+                while last is None:
+                    view, last = self.look(console.width, waiting=True)
+                    live.update(view, refresh=True)
+                    if last is None:
+                        time.sleep(EVERY_SECONDS)
+        if last is not None:
+            say(console, last)
+
+    def look(self, width: int, *, waiting: bool = False) -> tuple[RenderableType, str | None]:
+        """Return what is seen now, and the last line if it is over; a run may be `waiting` for its start."""
+        plan, runs = kept_plan(self.folder), run_folders([self.folder])
+        if plan is None and runs == [self.folder]:
+            if waiting and not RunFolder(self.folder).config_file.exists():
+                return Text(f"waiting for a run in '{self.folder}' to start; Ctrl-C ends"), None
+            RunFolder(self.folder).check_is_run()
+            state = read_state(self.folder)
+            return panel(state, width), closing(state, self.folder)
+        planned = [(each.output, each.steps) for each in plan.configs()] if plan else []
+        several = read_progress(planned or [(path, read_config(path).steps) for path in runs])
+        newest = [panel(state, width) for state in several.at_work[-1:]]
+        return Group(runs_panel(several), *newest), closing_of_runs(several, self.folder)

@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-
-from expo_lite.commands.command import ConfiguredCommand, Inline
+from expo_lite.commands.command import ConfiguredCommand, Inline, Printing
 from expo_lite.commands.diagnose import Diagnose
 from expo_lite.errors import ExpoLiteError
 from expo_lite.grading import Grader
@@ -23,9 +22,12 @@ from expo_lite.sweep.plan import REPLICATE, SweepPlan, read_plan
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say
 
+if TYPE_CHECKING:
+    from expo_lite.sweep.results import Results
+
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(ConfiguredCommand):
+class Sweep(Printing, ConfiguredCommand):
     """Carry out a plan of training runs, and compare them over seeds.
 
     Example: expo-lite sweep ablate-gate --model tiny --seeds 0 1 2
@@ -35,11 +37,11 @@ class Sweep(ConfiguredCommand):
 
     def run(self) -> None:
         """Check the whole plan, then carry it out."""
-        carry_out(read_plan(self.settings.plan, self.settings), self.settings, Terminal())
+        carry_out(self, read_plan(self.settings.plan, self.settings), self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replicate(ConfiguredCommand):
+class Replicate(Printing, ConfiguredCommand):
     """Run a fixed plan of training runs, and show which of the paper's claims hold.
 
     Example: expo-lite replicate --quick
@@ -49,30 +51,36 @@ class Replicate(ConfiguredCommand):
 
     def run(self) -> None:
         """Check the whole plan, then carry it out."""
-        carry_out(read_plan(self.settings.plan or Path(REPLICATE), self.settings), self.settings, Terminal())
+        carry_out(self, read_plan(self.settings.plan or Path(REPLICATE), self.settings), self.settings)
 
 
-def carry_out(plan: SweepPlan, settings: RunsConfig, console: Console) -> None:
+def carry_out(command: Printing, plan: SweepPlan, settings: RunsConfig) -> None:
     """Carry out what is left of a plan, print its tables and write its files.
 
     Raises:
         ExpoLiteError: a part failed; what is finished is kept and compared.
     """
-    from expo_lite.sweep.report import SweepReport
     from expo_lite.sweep.run import Work, run_sweep
 
     work = Work(start_process, evaluate_base, diagnose_base, train_from)
-    results, failures = run_sweep(plan, settings, work, console)
-    report = SweepReport.of(plan, results, failures)
-    *files, page = report.write()
-    for section in (*report.judged(), *report.accuracies(), report.costs()):
-        console.print(section.table())
-    say(console, report.sentence)
-    for file in files:
-        say(console, f"written to: {file}")
-    say(console, f"open in a browser: {page.absolute().as_uri()}")
+    results, failures = run_sweep(plan, settings, work, command.messages())
+    show_sweep(command, plan, results, failures)
     if failures:
         raise ExpoLiteError(f"{len(failures)} of the plan's parts failed, see above; --resume tries them again.")
+
+
+def show_sweep(
+    command: Printing, plan: SweepPlan, results: "Results", failures: Mapping[str, str], page: Path | None = None
+) -> None:
+    """Write the files of a sweep, and print its tables; `page` is where the HTML goes in place of its folder."""
+    from expo_lite.sweep.report import SweepReport
+
+    report = SweepReport.of(plan, results, failures)
+    *files, page = report.write(page)
+    command.show((*report.tables(), report.sentence), report.to_json())
+    for file in files:
+        say(command.messages(), f"written to: {file}")
+    say(command.messages(), f"open in a browser: {page.absolute().as_uri()}")
 
 
 def start_process(threads: int) -> None:

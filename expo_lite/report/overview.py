@@ -9,6 +9,7 @@ from expo_lite.report.curves import Chart, Series, points_of
 from expo_lite.results.paired import Pairing, pair
 from expo_lite.results.record import Evaluated, RunRecord
 from expo_lite.results.statistics import Estimate
+from expo_lite.run.dashboard import duration
 from expo_lite.settings.metrics import percent
 
 GREEDY = "greedy"
@@ -81,14 +82,6 @@ def _costs(run: RunRecord) -> list[Tile]:
     if memory:
         tiles.append(Tile("Peak memory", f"{max(memory):.1f} GiB"))
     return tiles
-
-
-def duration(seconds: float) -> str:
-    """'48 s', '12 min', '3 h 05 min'."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def measurements(runs: Sequence[RunRecord]) -> list[Measurement]:

@@ -6,9 +6,11 @@ Files may be read while they are written: a last line that is not whole yet is l
 import itertools
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich import box
@@ -80,6 +82,55 @@ def read_state(path: Path) -> RunState:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class RunsState:
+    """Several runs at one moment, of a sweep or of a folder."""
+
+    total: int
+    n_finished: int
+    done: float
+    """Finished runs, and the done parts of the others."""
+    at_work: tuple[RunState, ...]
+    seconds_left: float | None
+    """By the time that the runs so far have taken, evaluations included; None before the first step."""
+
+    def __str__(self) -> str:
+        known = self.seconds_left is not None and self.n_finished < self.total
+        left = f", about {duration(self.seconds_left or 0.0)} left" if known else ""
+        return f"{self.n_finished} of {self.total} runs{left}"
+
+
+def read_progress(runs: Sequence[tuple[Path, int]]) -> RunsState:
+    """Read how far these runs are, given as folders, which may be missing, and steps to be done."""
+    shares, took, at_work, n_finished = [], [], [], 0
+    for path, steps in runs:
+        folder = RunFolder(path)
+        if not folder.config_file.exists():
+            continue
+        state = None if (last := folder.evaluation_file(steps)).exists() else read_state(path)
+        share = 1.0 if state is None or state.finished else min(state.step / max(steps, 1), 1.0)
+        n_finished += state is None or state.finished
+        shares.append(share)
+        if state is not None and state.alive and not state.finished:
+            at_work.append(state)
+        elif share < 1.0:
+            continue  # cut off: nobody knows for how long
+        if share:
+            ended = time.time() if share < 1.0 else (folder.metrics.path if state else last).stat().st_mtime
+            took.append((ended - folder.config_file.stat().st_mtime) / share)
+    left = median(took) * (len(runs) - sum(shares)) / max(len(at_work), 1) if took else None
+    return RunsState(len(runs), n_finished, sum(shares), tuple(at_work), left)
+
+
+def runs_panel(state: RunsState) -> Table:
+    """A bar for all runs, and one for each that is at work."""
+    table = Table.grid(padding=(0, 1))
+    table.add_row("all", ProgressBar(total=max(state.total, 1), completed=state.done, width=24), str(state))
+    for run in state.at_work:
+        table.add_row(Text(visible_line(run.title.partition(":")[0]), overflow="fold"), *_bar_cells(run))
+    return table
+
+
 def title_of(path: Path, config: RunConfig) -> str:
     """Name a run with its model, method, task and seed."""
     levels = f", level {', '.join(map(str, config.levels))}" if config.levels else ""
@@ -101,10 +152,17 @@ def panel(state: RunState, width: int) -> RenderableType:
 def _bar(state: RunState) -> Table:
     """Steps done, with the time left."""
     table = Table.grid(padding=(0, 1))
-    drawn = ProgressBar(total=max(state.steps, 1), completed=state.step, width=24)
-    left = "" if state.seconds_left is None else f"{clock(state.seconds_left)} left"
-    table.add_row("steps", drawn, f"{state.step:,}/{state.steps:,}", left)
+    table.add_row("steps", *_bar_cells(state))
     return table
+
+
+def _bar_cells(state: RunState) -> tuple[RenderableType, str]:
+    if state.step >= state.steps and not state.finished:
+        left = "being evaluated"  # which has a clock of its own where it runs
+    else:
+        left = "" if state.seconds_left is None else f"{clock(state.seconds_left)} left"
+    drawn = ProgressBar(total=max(state.steps, 1), completed=state.step, width=24)
+    return drawn, f"{state.step:,}/{state.steps:,} {left}"
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]], width: int) -> Table:
@@ -155,6 +213,15 @@ def closing(state: RunState, path: Path) -> str | None:
     return None if state.alive else broken_off(path, state.step, state.steps)
 
 
+def closing_of_runs(state: RunsState, path: Path) -> str | None:
+    """Return the last line of a dashboard of several runs; None while one is at work or still to come."""
+    if state.n_finished == state.total:
+        return f"All {state.total} runs are finished: expo-lite report {path}"
+    if state.at_work or holder_lives(path):
+        return None
+    return f"Nobody is working on these runs: {state.n_finished} of {state.total} are finished."
+
+
 def broken_off(path: Path, step: int, steps: int) -> str:
     """Say that a run is not finished and that no process writes it."""
     done = f"{step} of {steps} steps"
@@ -199,3 +266,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def duration(seconds: float) -> str:
+    """'48 s', '12 min', '3 h 05 min'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -208,6 +208,21 @@ class RunFolder:
         return checkpoint, damaged
 
 
+def run_folders(paths: Iterable[Path]) -> list[Path]:
+    """Replace a folder of runs, or of a sweep, by the runs in it; any other path stays as it is."""
+    found: list[Path] = []
+    for path in paths:
+        inside = [] if _is_run(path) else sorted([*path.glob("*/config.json"), *path.glob("runs/*/config.json")])
+        found += [file.parent for file in inside if _is_run(file.parent)] or [path]
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    with contextlib.suppress(CheckpointError):
+        return "method" in read_settings(folder)  # an evaluation has none
+    return False
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for writing while this is open; the system releases it when the process ends.
@@ -229,6 +244,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
+        os.ftruncate(descriptor, 0)  # a worker of a sweep lives on, and does not hold it any more
     finally:
         os.close(descriptor)
 

@@ -15,6 +15,7 @@ steps = 20
 For `replicate` a plan also has `diagnose_problems`, and the names by which claims.py knows its runs.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -25,6 +26,8 @@ from typing import Annotated, Any
 from annotated_types import Interval
 
 from expo_lite.errors import ConfigError
+from expo_lite.results.record import read_json
+from expo_lite.run.folder import make_folder, write_atomically
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
@@ -34,6 +37,8 @@ from expo_lite.settings.train import RunConfig, TrainConfig, run_name
 from expo_lite.tasks import check_name
 
 HERE = Path(__file__).parent
+KEPT = "plan.json"
+"""The plan in the sweep's folder, so that the folder alone can be watched and reported."""
 REPLICATE = "replicate"
 PRESETS = tuple(sorted(file.stem for file in HERE.glob("*.toml")))
 """The plans that come with the package."""
@@ -106,6 +111,19 @@ class SweepPlan:
     def base_file(self) -> Path:
         """Where the evaluation before training is kept, which all runs share."""
         return self.folder / "base-evaluation.json"
+
+
+def keep_plan(plan: SweepPlan) -> None:
+    """Write the plan into its folder; raises CheckpointError if that is impossible."""
+    make_folder(plan.folder)
+    write_atomically(plan.folder / KEPT, json.dumps(to_json(plan), indent=2) + "\n")
+
+
+def kept_plan(folder: Path) -> SweepPlan | None:
+    """Read the plan of the sweep in a folder; None if there is no sweep."""
+    if not (file := folder / KEPT).exists():
+        return None
+    return replace(from_mapping(SweepPlan, read_json(file), str(file)), folder=folder)
 
 
 def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:

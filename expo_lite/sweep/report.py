@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -16,43 +15,20 @@ from expo_lite.report.overview import percents
 from expo_lite.report.page import document, write_document
 from expo_lite.results.figures import Evaluation
 from expo_lite.results.statistics import Estimate
+from expo_lite.results.tables import interval_cell
 from expo_lite.run.folder import write_atomically
 from expo_lite.run.metrics import mean
 from expo_lite.settings.metrics import LEVEL_REWARD, METRICS, PANELS
 from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, answers, judge_claims
 from expo_lite.sweep.plan import SweepPlan
 from expo_lite.sweep.results import BASE, Results, RunResult
-from expo_lite.terminal import visible_line
+from expo_lite.terminal import heads_and_rows, markdown, new_table, visible_line
 
 STYLES = {ClaimVerdict.HOLDS: "green", ClaimVerdict.FAILS: "red", ClaimVerdict.UNDECIDED: "yellow"}
 COSTS = {"num_tokens": "sampled tokens", "step_time": "seconds of steps"}
 CURVES = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "expo/nll_explanation", "loss", "grad_norm", "kl",
           "completions/mean_length", "completions/clipped_ratio")  # fmt: skip
 """Metrics that are drawn; the rewards of levels come after the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A table with its heading; a verdict stands in a row's last cell."""
-
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
-
-    def table(self) -> Table:
-        """Lay it out for the console."""
-        table = Table(title=self.title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-        for head in self.heads:
-            table.add_column(head)
-        for *cells, last in self.rows:
-            style = next((style for verdict, style in STYLES.items() if verdict == last), "")
-            table.add_row(*map(Text, cells), Text(last, style))
-        return table
-
-    def markdown(self) -> list[str]:
-        """Write it as lines of Markdown."""
-        rows = (self.heads, ["---"] * len(self.heads), *self.rows)
-        return ["", f"## {self.title}", "", *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,55 +67,55 @@ class SweepReport:
             "With one seed the intervals carry problems only, and another seed may turn a verdict."
         )
 
-    def judged(self) -> list[Section]:
-        """The claims and the questions as tables."""
-        rows = []
+    def judged(self) -> list[Table]:
+        """The claims and the questions as tables; a verdict stands in a row's last cell."""
+        claims = new_table("", "claim", "paper", "ours", "", title="The paper's claims", justify="left")
         for c in self.claims:
-            rows.append([str(c.number), c.statement, c.paper, c.inapplicable or "", c.verdict])
-            rows += [["", f"· {part.statement}", "", part.figure, part.verdict] for part in c.parts]
-        claims = [Section("The paper's claims", ["", "claim", "paper", "ours", ""], rows)] if rows else []
-        heads = [f"level {self.results.hardest}", "difference", "seeds", ""]
-        return claims + [
-            Section(title, heads, [[part.statement, part.figure, str(part.n_seeds), part.verdict] for part in parts])
-            for title, parts in self.questions.items()
-        ]
+            claims.add_row(str(c.number), c.statement, c.paper, c.inapplicable or "", verdict_cell(c.verdict))
+            for part in c.parts:
+                claims.add_row("", f"· {part.statement}", "", part.figure, verdict_cell(part.verdict))
+        tables = [claims] if self.claims else []
+        for title, parts in self.questions.items():
+            heads = (f"pass@{self.results.k} at level {self.results.hardest}", "difference", "seeds", "")
+            tables.append(new_table(*heads, title=title, justify="left"))
+            for part in parts:
+                tables[-1].add_row(part.statement, part.figure, str(part.n_seeds), verdict_cell(part.verdict))
+        return tables
 
-    def accuracies(self) -> list[Section]:
+    def accuracies(self) -> list[Table]:
         """pass@1 and pass@k of the base and of every finished run, by level."""
-        return [
-            Section(
-                f"pass@{k} by level",
-                ["run", *self.results.columns],
-                [
-                    [name, *(figure.text() for figure in figures)]
-                    for name, figures in figures_by_level(self.results, k).items()
-                ],
-            )
-            for k in sorted({1, self.results.k})
-        ]
+        tables = []
+        for k in sorted({1, self.results.k}):
+            tables.append(new_table("run", *self.results.columns, title=f"pass@{k} by level"))
+            for name, figures in figures_by_level(self.results, k).items():
+                tables[-1].add_row(name, *map(interval_cell, figures))
+        return tables
 
-    def costs(self) -> Section:
+    def costs(self) -> Table:
         """Seeds, sampled tokens and seconds of every finished run."""
-        rows = []
+        table = new_table("run", "seeds", *COSTS.values(), title="Cost: mean over seeds, lowest to highest")
         for name in self.results.runs:
             totals = [self.results.total(name, metric) for metric in COSTS]
-            rows.append([name, str(self.results.n_seeds(name)), *(total.text(scale=1, digits=0) for total in totals)])
-        return Section("Cost", ["run", "seeds", *COSTS.values()], rows)
+            cells = [interval_cell(total, scale=1, digits=0) for total in totals]
+            table.add_row(name, str(self.results.n_seeds(name)), *cells)
+        return table
 
-    def write(self) -> list[Path]:
-        """Write Markdown, JSON and the page into the plan's folder, and return the files.
+    def tables(self) -> list[Table]:
+        """All of it, in the order of the page."""
+        return [*self.judged(), *self.accuracies(), self.costs()]
+
+    def write(self, page: Path | None = None) -> list[Path]:
+        """Write Markdown and JSON into the plan's folder, the page there too unless it is given; return the files.
 
         Raises:
             CheckpointError: one cannot be written.
         """
-        stem = "replication" if self.claims else "sweep"
-        markdown, data, page = (self.plan.folder / name for name in (f"{stem}.md", f"{stem}.json", "report.html"))
-        sections = (*self.judged(), *self.accuracies(), self.costs())
-        lines = [f"# {self.title}", "", self.sentence, *(line for each in sections for line in each.markdown())]
-        write_atomically(markdown, "\n".join(lines) + "\n")
+        stem = self.plan.folder / ("replication" if self.claims else "sweep")
+        text, data, page = stem.with_suffix(".md"), stem.with_suffix(".json"), page or self.plan.folder / "report.html"
+        write_atomically(text, "\n".join([f"# {self.title}\n", f"{self.sentence}\n", *map(markdown, self.tables())]))
         write_atomically(data, json.dumps(self.to_json(), indent=2) + "\n")
         write_document(render(self), page)
-        return [markdown, data, page]
+        return [text, data, page]
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values; the right samples of every problem, so that any figure can be made anew."""
@@ -166,6 +142,11 @@ class SweepReport:
             "runs": runs,
             "failures": self.failures,
         }
+
+
+def verdict_cell(verdict: ClaimVerdict) -> Text:
+    """A verdict in its colour."""
+    return Text(verdict, STYLES.get(verdict, ""))
 
 
 def counts(evaluation: Evaluation) -> dict[str, str]:
@@ -208,6 +189,7 @@ def render(report: SweepReport) -> str:
         runs=names,
         charts=charts,
         folder=report.plan.folder / "runs",
+        texts=heads_and_rows,
     )
 
 

@@ -5,7 +5,6 @@ which is put into each run's folder as the run starts, where the loop finds it. 
 process a GPU where there are GPUs, or on a Ray cluster. The caller gives the `Work`, so that this room needs no torch.
 """
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -13,25 +12,29 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 from expo_lite.errors import ConfigError, ExpoLiteError
 from expo_lite.results.figures import Evaluation
-from expo_lite.run.folder import RunFolder, check_new, read_config
+from expo_lite.run.dashboard import clock, read_progress, runs_panel
+from expo_lite.run.folder import RunFolder, check_new, locked, read_config
 from expo_lite.settings.machine import gpu_names, how_to_install, is_installed
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.plans import RunsConfig
 from expo_lite.settings.schema import flat, to_json
 from expo_lite.settings.train import RunConfig
-from expo_lite.sweep.plan import FIXED, SweepPlan
+from expo_lite.sweep.plan import FIXED, SweepPlan, keep_plan
 from expo_lite.sweep.results import Results, RunResult
 from expo_lite.terminal import say
 
@@ -42,6 +45,9 @@ FITTED = ("policy.sampler", "optimizer.micro_batch_tokens", "sampling.sampling_r
 """Settings that a run fills in by the memory that it finds."""
 MOST_RESTARTS = 3
 """The number of times Ray starts a job again whose process or machine was lost."""
+TICK_S = 1.0
+LINE_SECONDS = 60.0
+"""Without a terminal, a line in so much time while no job ends."""
 _AT_WORK = threading.Lock()
 """Held while this process does a job."""
 
@@ -72,7 +78,7 @@ class Job:
     def carry_out(self) -> str | None:
         """Do it, and print into its log; returns what went wrong if that could be foreseen."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with _AT_WORK, self.log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        with _AT_WORK, self.log.open("a", encoding="utf-8") as file, redirect_stdout(file):
             try:
                 self.work()
             except ExpoLiteError as error:
@@ -80,8 +86,8 @@ class Job:
         return None if self.done.exists() else "stopped before its end"
 
 
-Workers = Callable[[Sequence[Job]], Iterator[tuple[Job, str | None]]]
-"""Carries jobs out; gives each with what went wrong, as it ends."""
+Workers = Callable[[Sequence[Job]], Iterator[tuple[Job, str | None] | None]]
+"""Carries jobs out; gives each with what went wrong, as it ends, and None about once a second in between."""
 
 
 def run_sweep(plan: SweepPlan, config: RunsConfig, work: Work, console: Console) -> tuple[Results, dict[str, str]]:
@@ -96,13 +102,13 @@ def run_sweep(plan: SweepPlan, config: RunsConfig, work: Work, console: Console)
     if not config.resume:
         check_new(plan.folder)
     check_runs(plan)
+    keep_plan(plan)
     workers = partial(on_ray, config.ray) if config.ray else partial(on_processes, config.jobs, work.start)
     base, *others = jobs_of(plan, work)
-    failures = carry_out([base], workers, console) or carry_out(others, workers, console)
-    results = collect_results(plan)
-    if not results.runs:
-        raise ExpoLiteError("No run was finished, so there is nothing to compare; see above.")
-    return results, failures
+    runs = [(config.output, config.steps) for config in plan.configs()]
+    with locked(plan.folder):
+        failures = carry_out([base], runs, workers, console) or carry_out(others, runs, workers, console)
+    return collect_results(plan), failures
 
 
 def check_runs(plan: SweepPlan) -> None:
@@ -153,27 +159,40 @@ def diagnosis_folder(plan: SweepPlan, seed: int) -> Path:
     return plan.folder / f"diagnosis-seed{seed}"
 
 
-def carry_out(jobs: Sequence[Job], workers: Workers, console: Console) -> dict[str, str]:
-    """Do the jobs that are not done yet; returns the failures by name.
+def carry_out(
+    jobs: Sequence[Job], runs: Sequence[tuple[Path, int]], workers: Workers, console: Console
+) -> dict[str, str]:
+    """Do the jobs that are not done yet, and show how far they and the runs are; returns the failures by name.
 
     Raises:
         ExpoLiteError: a process was killed, and nobody starts it again.
     """
     missing = [job for job in jobs if not job.done.exists()]
     failures: dict[str, str] = {}
-    started = time.monotonic()
-    for n_done, (job, failure) in enumerate(workers(missing) if missing else (), 1):
-        if failure is not None:
-            failures[job.name] = failure
-        minutes = (time.monotonic() - started) / 60
-        left = minutes / n_done * (len(missing) - n_done)
-        so_far = f"{n_done}/{len(missing)}, {minutes:.1f} min, about {left:.0f} left"
-        say(console, f"{job.name}: {failure or 'done'} ({so_far})")
+    started = last_line = time.monotonic()
+
+    def view() -> Group:
+        names = {path.name for path, _ in runs}
+        first = [job.name for job in missing if job.name not in names and not job.done.exists()][:1]
+        clocked = Text(" ".join([clock(time.monotonic() - started), *first]), style="dim")
+        return Group(clocked, runs_panel(read_progress(runs)))
+
+    live = Live(get_renderable=view, console=console, refresh_per_second=1, transient=True)
+    with live if console.is_terminal else nullcontext():
+        for ended in workers(missing) if missing else ():
+            if ended is not None:
+                job, failure = ended
+                if failure is not None:
+                    failures[job.name] = failure
+                say(console, f"{job.name}: {failure or 'done'} ({read_progress(runs)})")
+            elif not console.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
+                last_line = time.monotonic()
+                say(console, str(read_progress(runs)))
     return failures
 
 
 def collect_results(plan: SweepPlan) -> Results:
-    """Read what is there of the plan's results."""
+    """Read what is there of the plan's results; raises ExpoLiteError if no run is finished."""
     runs: dict[str, dict[int, RunResult]] = {}
     diagnoses: dict[int, dict[str, Any]] = {}
     for seed in plan.seeds:
@@ -186,6 +205,8 @@ def collect_results(plan: SweepPlan) -> Results:
         file = diagnosis_folder(plan, seed) / DIAGNOSIS
         if file.exists():
             diagnoses[seed] = json.loads(file.read_text(encoding="utf-8"))["levels"][-1]
+    if not runs:
+        raise ExpoLiteError("No run is finished, so there is nothing to compare.")
     return Results(runs, diagnoses, CLAIMED_K if plan.any_config.evaluation.eval_samples >= CLAIMED_K else 1)
 
 
@@ -193,7 +214,9 @@ def _evaluation(file: Path) -> Evaluation:
     return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8")))
 
 
-def on_processes(n: int | None, start: Callable[[int], None], jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+def on_processes(
+    n: int | None, start: Callable[[int], None], jobs: Sequence[Job]
+) -> Iterator[tuple[Job, str | None] | None]:
     """Run on `n` processes side by side that share the cores, and have a GPU each where there are several."""
     names = gpu_names()
     n_processes = n or len(names) or os.cpu_count() or 1
@@ -207,8 +230,11 @@ def on_processes(n: int | None, start: Callable[[int], None], jobs: Sequence[Job
     with ProcessPoolExecutor(n_processes, context, _start, (start, threads, gpus)) as pool:
         futures = {pool.submit(job.carry_out): job for job in jobs}
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while futures:
+                ended, _ = wait(futures, timeout=TICK_S, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    yield futures.pop(future), future.result()
+                yield None
         except BrokenProcessPool as error:
             raise ExpoLiteError(
                 "A run's process was killed, perhaps because memory ran out: try fewer --jobs. --resume goes on."
@@ -235,7 +261,7 @@ def _end_with_parent() -> None:
         os._exit(1)  # or it would wait for a next job for ever
 
 
-def on_ray(address: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+def on_ray(address: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None] | None]:
     """Run on a Ray cluster: `local` starts one here, `auto` finds the one that this machine belongs to.
 
     A job takes one GPU where the cluster has any, else one core. Ray places jobs, and starts one again whose process or
@@ -261,11 +287,13 @@ def on_ray(address: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]
     waiting = {remote.remote(job): job for job in jobs}
     try:
         while waiting:
-            (ended, *_), _ = ray.wait(list(waiting))
-            job = waiting.pop(ended)
-            try:
-                yield job, ray.get(ended)
-            except ray.exceptions.RayError as error:
-                yield job, f"lost more than {MOST_RESTARTS} times: {str(error).splitlines()[0]}"
+            ended, _ = ray.wait(list(waiting), timeout=TICK_S)
+            for each in ended:
+                job = waiting.pop(each)
+                try:
+                    yield job, ray.get(each)
+                except ray.exceptions.RayError as error:
+                    yield job, f"lost more than {MOST_RESTARTS} times: {str(error).splitlines()[0]}"
+            yield None
     finally:
         ray.shutdown()  # which stops what still runs
