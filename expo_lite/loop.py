@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from safetensors import SafetensorError
 
-from expo_lite.errors import DivergedError
+from expo_lite.errors import CheckpointError, DivergedError, ExpoLiteError, ModelError
 from expo_lite.grading import Grader
 from expo_lite.measure.diagnose import CHAINS, chain_metrics, diagnose_first, diagnosed
 from expo_lite.measure.evaluate import (
@@ -19,6 +20,7 @@ from expo_lite.measure.evaluate import (
     load_evaluation,
 )
 from expo_lite.memory.limits import Limits, fitted, fitting, peak_memory_gib
+from expo_lite.memory.machine import SHORT_OF_MEMORY, first_line, out_of_memory
 from expo_lite.memory.plan import GIB, MemoryPlan
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
@@ -93,8 +95,10 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
         run = start(task, config, folder, console)
         with locked(folder.path):
             before = after = None
+            resume(run, console)
+            if run.step >= config.steps:
+                say(console, f"This run has finished: all its {run.step} steps are done. --steps with more goes on.")
             try:
-                resume(run, console)
                 check_sampler(run, console)
                 diagnose_first(run, console, stops)
                 resumed, settings = run.step > 0, to_json(run.config)
@@ -107,6 +111,10 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
                     logs.evaluation(run.step, after)
             except Stopped:
                 finished = False
+            except (RuntimeError, MemoryError, CheckpointError) as error:
+                if (failed := short_of_room(error, folder.path)) is None:
+                    raise
+                raise failed from error
     if finished:
         summarise(run, before, after, console)
         for what, verb in (("look at it", "report"), ("ask it", "chat"), ("take it away", "export")):
@@ -115,6 +123,16 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
         say(console, f"Stopped and saved after step {run.step}. Continue with: {resuming(run.config.output)}")
     say(console, f"run folder: {run.config.output}")
     return TrainingResult(run.config.output, run.step, finished, before, after)
+
+
+def short_of_room(error: Exception, folder: Path) -> ExpoLiteError | None:
+    """Return the error of memory or of a disk that has run out, with the line that goes on; None for any other."""
+    again = f" Then go on with {resuming(folder)}."
+    if isinstance(error, CheckpointError) and isinstance(error.__cause__, OSError | SafetensorError):
+        return CheckpointError(f"{error}{again}")
+    if not isinstance(error, ExpoLiteError) and out_of_memory(error):
+        return ModelError(f"Out of memory ({first_line(error)[:-1]}). {SHORT_OF_MEMORY}{again}")
+    return None
 
 
 def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) -> Run:

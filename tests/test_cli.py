@@ -184,7 +184,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunConfig]]:
     seen: list[RunConfig] = []
     monkeypatch.setattr("expo_lite.settings.machine.has_gpu", lambda: False)
     monkeypatch.setattr("expo_lite.commands.train.load_task", lambda *_, **__: None)
-    loop = SimpleNamespace(train_on=lambda task, config, console: seen.append(config))
+
+    def train_on(_task: object, config: RunConfig, _console: object) -> SimpleNamespace:
+        seen.append(config)
+        return SimpleNamespace(finished=True)
+
+    loop = SimpleNamespace(train_on=train_on)
     monkeypatch.setitem(sys.modules, "expo_lite.loop", loop)
     yield seen
 

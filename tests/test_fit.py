@@ -154,6 +154,33 @@ def test_running_out_of_memory_gives_the_same_run(
     assert "again with micro-batches of 8192 tokens" in out
 
 
+def test_running_out_of_memory_in_the_optimiser_says_how_to_go_on(
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step cannot be repeated, for a part of it may have been taken; the run goes on from its checkpoint."""
+    out = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    step, taken = torch.optim.AdamW.step, []
+
+    def fails_once(self: Any, *_: Any) -> Any:
+        taken.append(self)
+        if len(taken) == 2:
+            raise out
+        return step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fails_once)
+    folder = tmp_path / "a run"
+    line = f"Then go on with `expo-lite train --resume --output '{folder}'`."
+    with pytest.raises(
+        ModelError, match=r"Out of memory \(CUDA out of memory. Tried to allocate 20.00 MiB\)\. Close"
+    ) as raised:
+        run(folder, save_every=1)
+    assert str(raised.value).endswith(line)
+    adapter, metrics, _ = run(folder, save_every=1, resume=True)
+    assert [row["step"] for row in metrics] == [1, 2]
+    for name, tensor in undisturbed[0].items():
+        assert torch.equal(adapter[name], tensor)
+
+
 @pytest.fixture(scope="module")
 def policy() -> HfPolicy:
     return HfPolicy("tiny", TrainConfig().policy, seed=0)

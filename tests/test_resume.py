@@ -135,7 +135,7 @@ def test_ctrl_c_finishes_the_step_and_saves(
     pid = runs.start(*WORDS, "--output", str(folder), log=log)
     wait_for_steps(folder, 1)
     os.killpg(pid, number)
-    assert runs.wait() == 0
+    assert runs.wait() == 130
     text = log.read_text()
     assert "Finishing what is being computed and saving; press Ctrl-C again to stop at once." in text
     step = rows(folder / "metrics.jsonl")[-1]["step"]
@@ -194,7 +194,7 @@ def test_a_disk_that_fills_up_while_saving_costs_nothing(runs: ForkedRuns, unbro
         (error,) = (line for line in log.read_text().splitlines() if line.startswith("error: "))
         assert error.startswith(f"error: Cannot save checkpoint '{disk}/run/checkpoints/step-000006'")
         assert "No space left on device" in error
-        assert error.endswith("make room on the disk and go on with --resume.")
+        assert error.endswith(f"room on the disk. Then go on with `expo-lite train --resume --output {disk}/run`.")
         found, damaged = checkpoint.newest_whole(disk / "run" / "checkpoints")
         assert (found, damaged) == (disk / "run" / "checkpoints" / "step-000004", [])
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)  # noqa: S607

@@ -34,7 +34,11 @@ class Train(ConfiguredCommand):
         return merged(settings_to_resume(folder), own)
 
     def run(self) -> None:
-        """Check the settings, read the problems, then train."""
+        """Check the settings, read the problems, then train.
+
+        Raises:
+            KeyboardInterrupt: the run was stopped, and is saved.
+        """
         config = resolve_run(self.settings)
         if not config.resume:
             check_of_use(self.settings)
@@ -45,4 +49,5 @@ class Train(ConfiguredCommand):
             import_torch(console)
             from expo_lite.loop import train_on
 
-            train_on(task, config, console)
+            if not train_on(task, config, console).finished:
+                raise KeyboardInterrupt

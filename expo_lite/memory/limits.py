@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from expo_lite.errors import ConfigError, DataError, ModelError
-from expo_lite.memory.machine import out_of_memory, ram_bytes
+from expo_lite.memory.machine import first_line, out_of_memory, ram_bytes
 from expo_lite.memory.plan import (
     CONTEXT,
     GIB,
@@ -107,7 +107,7 @@ class Limits:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                message = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+                message = first_line(error)[:-1]
             # after the handler: the error's traceback has let go of what was computed
             gc.collect()
             if torch.cuda.is_available():

@@ -26,6 +26,11 @@ FORMS = (
     "failed to map segment from shared object",
     "bad_alloc",
 )
+SHORT_OF_MEMORY = (
+    "Close other programs, raise the limit (ulimit -v, ulimit -u), or take a smaller model; `expo-lite plan` says what "
+    "a run needs."
+)
+"""Help for someone whose memory has run out."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -40,6 +45,12 @@ def out_of_memory(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return False
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".") + "."
 
 
 def ram_bytes() -> float:

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
 
 from expo_lite.errors import ModelError
-from expo_lite.memory.machine import out_of_memory
+from expo_lite.memory.machine import first_line, out_of_memory
 from expo_lite.policy.device import compute_type, wrong_widths
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
@@ -220,9 +220,3 @@ def _check_four_bits(model: Any, name: str, device: torch.device) -> None:
             f"Model '{name}' cannot be held in 4 bits here: bitsandbytes {version('bitsandbytes')} on this machine "
             f"reads weights of {width} inputs back with an error of {error:.0%}, where 9% is right. Take --bits 16."
         )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".") + "."

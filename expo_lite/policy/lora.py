@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from expo_lite.errors import CheckpointError, ModelError
+from expo_lite.memory.machine import first_line
 from expo_lite.policy import native, scoring, slots
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.dense import release_freed_memory
-from expo_lite.policy.load import first_line
 from expo_lite.policy.merged import adapter_is_off, is_known, merge
 from expo_lite.policy.slots import Sampled
 from expo_lite.records import Completion, SampleRequest, SamplingParams

@@ -69,8 +69,7 @@ def save(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"Cannot save checkpoint '{final}': {error}. Earlier checkpoints are whole; make room on the disk and go "
-            "on with --resume."
+            f"Cannot save checkpoint '{final}': {error}. Earlier checkpoints are whole; make room on the disk."
         ) from error
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
