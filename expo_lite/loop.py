@@ -209,12 +209,15 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
 def take_step(run: Run) -> dict[str, float]:
     """Sample groups and chains, update on them, and write down what happened."""
     config, policy, n_before = run.config, run.policy, run.policy.n_sampled_tokens
+    n_scored = policy.n_scored_tokens
     started = time.monotonic()
     problems = draw(run.problems, config.problems_per_step, step=run.step, seed=config.seed)
     experience = sample_experience(run, problems)
     sampled = time.monotonic()
     rows = METHOD_ROWS[config.method](experience, config)
     metrics = experience_metrics(experience, config)
+    if policy.n_scored_tokens > n_scored:  # before the diagnostics, which are no part of the method
+        metrics["num_scored_tokens"] = float(policy.n_scored_tokens - n_scored)
     if not math.isfinite(metrics.get("sampling/nll", 0.0)):
         raise DivergedError(
             f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
@@ -240,9 +243,8 @@ def take_step(run: Run) -> dict[str, float]:
     if metrics["update/n_rows"]:
         metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - scored)
     run.step += 1
-    run.folder.samples.append(
-        sample_rows(experience.groups, experience.explanations, step=run.step, attempts=experience.attempts)
-    )
+    groups = [*experience.groups, *experience.second.values()]
+    run.folder.samples.append(sample_rows(groups, experience.explanations, step=run.step, attempts=experience.attempts))
     if experience.new_pairs:
         run.folder.pairs.append(pair_rows(policy, experience.new_pairs, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])

@@ -1,7 +1,7 @@
 r"""All the mathematics of the methods, torch only: tensors and numbers in, losses and detached numbers out.
 
 Axes: B completions in the batch, P prompts, G completions a prompt, T tokens, N tokens of the batch laid end to end,
-H hidden, V vocabulary, K pairs of a chosen and a rejected completion.
+H hidden, V vocabulary, K pairs of a chosen and a rejected completion, or tokens of a list.
 
 ExP-GRPO maximises (arXiv 2507.02834, section on ExP-GRPO)
 
@@ -24,9 +24,14 @@ from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
+from torch.utils.checkpoint import checkpoint
 
 ADVANTAGE_EPSILON = 1e-4
 """Added to the standard deviation of rewards, as TRL does."""
+SHAPING = 0.1
+CONFIDENCE_SCALE = 0.25
+LEAST_PROBABILITY = 1e-8
+"""Less counts as so much in a divergence, or rounding would make the rest of a distribution negative."""
 
 
 def group_advantages(rewards_PG: torch.Tensor, *, scale: str) -> torch.Tensor:
@@ -45,8 +50,39 @@ def group_advantages(rewards_PG: torch.Tensor, *, scale: str) -> torch.Tensor:
     centred_PG = centred_PG.masked_fill(dead_P1, 0.0)
     if scale == "none":
         return centred_PG
-    deviation = rewards_PG.std(dim=1, keepdim=True) if scale == "group" else rewards_PG.std()
-    return centred_PG / (deviation + ADVANTAGE_EPSILON)
+    return centred_PG / (_deviation(rewards_PG, scale) + ADVANTAGE_EPSILON)
+
+
+def inserted_advantages(rewards_PG: torch.Tensor, *, scale: str) -> torch.Tensor:
+    """The advantage [P] of one more member with reward 1 of each group, measured by the others alone.
+
+    A deviation of 0 counts as 1, so that in a group of zeros it is 1, and in a group of ones 0 (LUFFY, arXiv
+    2504.14945, `compute_grpo_outcome_advantage_split` of its code). Arguments as in `group_advantages`.
+    """
+    centred_P = 1.0 - rewards_PG.mean(dim=1)
+    if scale == "none":
+        return centred_P
+    deviation = _deviation(rewards_PG, scale)
+    deviation = deviation.where(deviation > 0, 1.0 - ADVANTAGE_EPSILON)
+    return centred_P / (deviation.flatten() + ADVANTAGE_EPSILON)
+
+
+def _deviation(rewards_PG: torch.Tensor, scale: str) -> torch.Tensor:
+    return rewards_PG.std(dim=1, keepdim=True) if scale == "group" else rewards_PG.std()
+
+
+def confidence_advantages(mean_nats_G: torch.Tensor) -> torch.Tensor:
+    """Advantages [G] of a group of wrong completions: the more confident, the worse (LENS, arXiv 2510.08696).
+
+    With p_i = exp(mean log-probability of its tokens) and D = 2 max p the reward is -(1/G) p_i / (D - p_i); the
+    advantage is that minus its mean, times 0.25. They add up to 0, and none is beyond 0.25 / G.
+
+    Args:
+        mean_nats_G: the mean log-probability of each completion's tokens, nats.
+    """
+    confidence_G = torch.exp(mean_nats_G - mean_nats_G.max())  # over max p, which cancels
+    rewards_G = -confidence_G / (2.0 - confidence_G) / len(confidence_G)
+    return CONFIDENCE_SCALE * (rewards_G - rewards_G.mean())
 
 
 def token_weights(lengths_B: torch.Tensor, *, normalisation: str, max_completion_tokens: int) -> torch.Tensor:
@@ -143,6 +179,38 @@ def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
     return -(weights_N * logprobs_N).sum()
 
 
+def shaped_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
+    """LUFFY's term of tokens that another policy wrote: -sum_t weight_t p_t / (p_t + 0.1), not clipped.
+
+    (arXiv 2504.14945, section on policy shaping; its code writes 0.1 and takes the other policy's probability as 1.)
+    The gradient to log p is 0.1 p / (p + 0.1)^2: largest at p = 0.1, and small for tokens that are all but certain.
+
+    Args:
+        logprobs_N: log p of each token, nats, with a gradient.
+        weights_N: the share of each token times its advantage.
+    """
+    probabilities_N = torch.exp(logprobs_N)
+    return -(weights_N * probabilities_N / (probabilities_N + SHAPING)).sum()
+
+
+def js_divergence(logprobs_NK: torch.Tensor, teacher_logprobs_NK: torch.Tensor) -> torch.Tensor:
+    """The Jensen-Shannon divergence [N] of two distributions, nats: K tokens one by one, and the rest as one more.
+
+    Args:
+        logprobs_NK: of the student, with a gradient.
+        teacher_logprobs_NK: of the teacher, of the same tokens.
+    """
+    student, teacher = _with_rest(logprobs_NK.exp()), _with_rest(teacher_logprobs_NK.exp())
+    middle = (student + teacher) / 2
+    to_middle = student * (student / middle).log() + teacher * (teacher / middle).log()
+    return 0.5 * to_middle.sum(dim=-1)
+
+
+def _with_rest(probabilities_NK: torch.Tensor) -> torch.Tensor:
+    rest_N1 = 1.0 - probabilities_NK.sum(dim=-1, keepdim=True)
+    return torch.cat([probabilities_NK, rest_N1], dim=-1).clamp(min=LEAST_PROBABILITY)
+
+
 @dataclass(frozen=True, slots=True)
 class DpoTerms:
     """The DPO loss of K pairs (a scalar with a gradient), and the detached rewards of each.
@@ -190,6 +258,46 @@ def scheduled(value: float, *, schedule: str, progress: float) -> float:
     if schedule == "linear":
         return value * (1.0 - progress)
     return value * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def listed_logprobs(
+    hidden_NH: torch.Tensor,
+    tokens: torch.Tensor | int,
+    head_VH: torch.Tensor,
+    *,
+    temperature: float,
+    chunk_tokens: int = 64,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [N, K] at each position and their log-probabilities [N, K], without ever holding all logits [N, V].
+
+    The backward pass makes the logits of a chunk again.
+
+    Args:
+        hidden_NH: last hidden states at the positions.
+        tokens: the tokens [N, K] to list, or how many of the most probable ones.
+        head_VH: the language model head's weight; it is not trained.
+        temperature: logits are divided by it.
+        chunk_tokens: positions a chunk.
+    """
+    head_VH = head_VH.detach()
+
+    def listed(hidden_nH: torch.Tensor, tokens_nK: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs_nV = torch.log_softmax(torch.nn.functional.linear(hidden_nH, head_VH).float() / temperature, dim=-1)
+        if tokens_nK is None:
+            logprobs_nK, tokens_nK = logprobs_nV.topk(min(int(tokens), logprobs_nV.shape[1]), dim=-1)
+            return tokens_nK, logprobs_nK
+        return tokens_nK, logprobs_nV.gather(1, tokens_nK)
+
+    pieces = [
+        checkpoint(
+            listed,
+            hidden_NH[start : start + chunk_tokens],
+            tokens[start : start + chunk_tokens] if isinstance(tokens, torch.Tensor) else None,
+            use_reentrant=False,
+        )
+        for start in range(0, len(hidden_NH), chunk_tokens)
+    ]
+    return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
 
 
 def token_logprobs(

@@ -142,11 +142,16 @@ class GroupKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The G graded completions of one problem's plain prompt; `verdicts` is parallel to `completions`."""
+    """The G graded completions of one problem; `verdicts` is parallel to `completions`.
+
+    Each was sampled after its own `Completion.prompt_ids`, the plain prompt unless a method chose another. It is
+    trained after the same one, or after `trained_after` where that is set.
+    """
 
     problem: Problem
     completions: tuple[Completion, ...]
     verdicts: tuple[Verdict, ...]
+    trained_after: tuple[int, ...] | None = None
 
     @property
     def rewards(self) -> tuple[float, ...]:

@@ -13,7 +13,15 @@ import pytest
 from expo_lite.errors import ConfigError
 from expo_lite.run.target import resolve_run
 from expo_lite.settings import machine as module
-from expo_lite.settings.groups import DpoConfig, ExpoConfig, HeldOutConfig, LossConfig, OptimizerConfig, TaskOptions
+from expo_lite.settings.groups import (
+    DpoConfig,
+    ExpoConfig,
+    HeldOutConfig,
+    LossConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    TaskOptions,
+)
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.measuring import (
     DiagnoseConfig,
@@ -127,14 +135,23 @@ LEAST = {
     "explained": ExpoConfig(max_reliance=0.2),
     "refresh": ExpoConfig(explanation_refresh_steps=2),
     "prompt": ExpoConfig(explanation_prompt=Path("a")),
+    "teacher": ExpoConfig(teacher="current"),
+    "spread": ExpoConfig(exp_sft_normalisation="token"),
+    "again": RolloutConfig(resample=2),
 }
 OF_USE: dict[Method, str] = {
-    "grpo": "loss",
-    "exp-grpo": "loss term chains explained refresh",
-    "gt-sft-grpo": "loss term chains",
-    "star": "chains explained refresh",
-    "sft": "chains",
-    "exp-dpo": "dpo chains explained refresh",
+    "grpo": "loss again",
+    "exp-grpo": "loss term chains explained refresh spread",
+    "gt-sft-grpo": "loss term chains spread",
+    "star": "chains explained refresh spread",
+    "sft": "chains spread",
+    "exp-dpo": "dpo chains explained refresh spread",
+    "insert": "loss chains explained refresh",
+    "prefix": "loss chains explained refresh",
+    "self-distill": "loss teacher",
+    "soft-explain": "loss chains explained refresh teacher",
+    "likelihood": "loss",
+    "grade-negatives": "loss",
 }
 
 
@@ -143,7 +160,8 @@ OF_USE: dict[Method, str] = {
 def test_a_setting_that_does_nothing_is_refused(method: Method, name: str) -> None:
     """In a plan, whose common settings stand before its methods, those of explanations are let pass."""
     group = LEAST[name]
-    place = {DpoConfig: "dpo", LossConfig: "loss", ExpoConfig: "explanation"}[type(group)]
+    places = {DpoConfig: "dpo", LossConfig: "loss", ExpoConfig: "explanation", RolloutConfig: "sampling"}
+    place = places[type(group)]
     changed: dict[str, Any] = {place: group}
     config = replace(TrainConfig(method=method), **changed)
     of_use = name in OF_USE[method].split() or name == "prompt"

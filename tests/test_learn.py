@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -10,8 +10,8 @@ import torch
 from shaken import shaken
 
 from expo_lite.errors import DivergedError
-from expo_lite.objectives import grpo_loss, sft_loss
-from expo_lite.policy.batching import MicroBatch, Row, micro_batches
+from expo_lite.objectives import grpo_loss, js_divergence, sft_loss
+from expo_lite.policy.batching import MicroBatch, Row, SoftLabels, micro_batches
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.settings.groups import LossConfig, OptimizerConfig, PolicyConfig
@@ -93,6 +93,60 @@ def test_rows_without_a_gradient_cost_nothing(policy: CountingPolicy) -> None:
     assert metrics == {"learning_rate": 0.01, "update/n_rows": 0.0, "grad_norm": 0.0, "loss": 0.0}
 
 
+def mixed_rows() -> list[Row]:
+    """Rows as of `rows`, some with an advantage a token, some shaped, some with soft labels."""
+    generator, mixed = torch.Generator().manual_seed(4), rows()
+    for i, row in enumerate(mixed):
+        n = len(row.completion_ids)
+        changes: tuple[dict[str, Any], ...] = (
+            {"token_advantages": tuple(torch.randn(n, generator=generator).tolist())},
+            {"shaped_weight": 0.03, "weight": 0.0},
+            {"soft_weight": 0.02, "soft": SoftLabels(
+                torch.stack([torch.randperm(300, generator=generator)[:5] for _ in range(n)]),
+                torch.log_softmax(torch.randn(n, 6, generator=generator), dim=1)[:, :5],
+            )},
+        )  # fmt: skip
+        mixed[i] = dataclasses.replace(row, **changes[i % 3])
+    return mixed
+
+
+def test_an_advantage_a_token_by_hand(policy: CountingPolicy) -> None:
+    """All equal, it is the advantage of the completion; one token's alone is that token's gradient, and they add up."""
+    (plain,) = rows(1, sft_weight=0.0)
+    n, unset = len(plain.completion_ids), dataclasses.replace(plain, advantage=123.0)
+
+    def of(*advantages: float) -> torch.Tensor:
+        return gradient(policy, in_batches(policy, [dataclasses.replace(unset, token_advantages=advantages)]))
+
+    assert torch.equal(of(*[plain.advantage] * n), gradient(policy, in_batches(policy, [plain])))
+    first, last = of(2.0, *[0.0] * (n - 1)), of(*[0.0] * (n - 1), -1.0)
+    torch.testing.assert_close(of(2.0, *[0.0] * (n - 2), -1.0), first + last, atol=1e-7, rtol=1e-4)
+    batch = in_batches(policy, [plain])[0]
+    for parameter in policy.parameters().values():
+        parameter.grad = None
+    (-plain.weight * 2.0 * policy.logprobs(batch, temperature=1.0)[0]).backward()  # type: ignore[no-untyped-call]
+    by_hand = torch.cat([p.grad.flatten() for p in policy.parameters().values() if p.grad is not None])
+    torch.testing.assert_close(first, by_hand, atol=1e-7, rtol=1e-4)
+    assert not dataclasses.replace(unset, token_advantages=(0.0,) * n).has_gradient
+
+
+def test_soft_labels_in_one_pass_with_other_rows(policy: CountingPolicy) -> None:
+    """Their term is the weighted divergence; the others' gradient stays what it is without them."""
+    mixed = mixed_rows()
+    soft = [dataclasses.replace(row, weight=0.0, sft_weight=0.0) for row in mixed if row.soft]
+    others = [row for row in mixed if not row.soft]
+    apart = gradient(policy, in_batches(policy, soft)) + gradient(policy, in_batches(policy, others))
+    torch.testing.assert_close(gradient(policy, in_batches(policy, soft + others)), apart, atol=1e-6, rtol=1e-3)
+    (batch,) = micro_batches(soft, token_budget=100_000, pad_id=policy.pad_id, packed=policy.packs)
+    labels = [row.soft for row in batch.rows if row.soft]
+    tokens, teacher = (torch.cat([getattr(x, name) for x in labels]) for name in ("tokens_TK", "logprobs_TK"))
+    _, student = policy.listed_logprobs(batch, tokens, temperature=1.0)
+    divergence = js_divergence(student, teacher)
+    metrics = update(policy, soft)
+    assert metrics["loss"] == pytest.approx(0.02 * divergence.sum().item(), rel=1e-4)
+    assert metrics["expo/divergence"] == pytest.approx(divergence.mean().item(), rel=1e-4)
+
+
 def _copy(source: HfPolicy, target: HfPolicy) -> None:
     with torch.no_grad():
         for name, parameter in target.parameters().items():
@@ -106,15 +160,19 @@ def gradient(policy: HfPolicy, batches: Sequence[MicroBatch], config: RunConfig 
     return torch.cat([p.grad.flatten() for p in policy.parameters().values() if p.grad is not None])
 
 
-@pytest.mark.parametrize(("kl_coef", "bits", "tolerance"), [(0.5, 16, 1e-6), (0.0, 4, 1e-5)])
+@pytest.mark.parametrize(
+    ("kl_coef", "bits", "tolerance", "made"),
+    [(0.5, 16, 1e-6, rows), (0.0, 4, 1e-5, rows), (0.0, 4, 1e-5, mixed_rows)],
+)
 def test_the_gradient_is_the_same_in_1_2_and_7_micro_batches(
-    kl_coef: float, bits: Literal[4, 16], tolerance: float
+    kl_coef: float, bits: Literal[4, 16], tolerance: float, made: Callable[[], list[Row]]
 ) -> None:
     """To 1e-6 in double precision; four-bit layers compute in fp32, whose own rounding is some 1e-6."""
     policy = shaken(CountingPolicy("tiny", PolicyConfig(bits=bits), seed=0), 0.02, seed=1, only_b=True)
     if bits == 16:
         policy._peft.double()
-    config, batch = with_loss(kl_coef=kl_coef), rows(kl_weight=0.01 if kl_coef else 0.0)
+    config = with_loss(kl_coef=kl_coef)
+    batch = [dataclasses.replace(row, kl_weight=0.01 if kl_coef else 0.0) for row in made()]
     widest = max(row.n_tokens for row in batch)
     gradients = []
     for budget, n in ((100_000, 1), (4 * widest, 2), (1, 7)):

@@ -1,16 +1,26 @@
 """From samples to weighted rows, by hand."""
 
 import dataclasses
+import math
 from typing import Any, get_args
 
 import pytest
+import torch
 
-from expo_lite.policy.batching import Side
+from expo_lite.policy.batching import Side, SoftLabels
 from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
-from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig
+from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig, Teacher
 from expo_lite.settings.methods import METHODS, Method
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
-from expo_lite.step.methods import METHOD_ROWS, Chain, Experience, chain_rows, dpo_rows, grpo_rows
+from expo_lite.step.methods import (
+    METHOD_ROWS,
+    Chain,
+    Experience,
+    chain_rows,
+    dpo_rows,
+    experience_metrics,
+    grpo_rows,
+)
 
 CONFIG = resolve(TrainConfig(model="tiny", group_size=2))
 BY_TOKEN = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_normalisation="token"))
@@ -100,7 +110,99 @@ def test_where_chains_come_from() -> None:
         return dataclasses.replace(CONFIG, method=method, explanation=explanation, dpo=dpo).chain_source
 
     explained = "explanation"
-    assert [source(method) for method in METHODS] == ["none", explained, "expert", explained, explained, "expert"]
+    old = tuple(METHODS)[:6]
+    assert [source(method) for method in old] == ["none", explained, "expert", explained, explained, "expert"]
     assert source("exp-dpo", dpo=DpoConfig(chosen="expert")) == "expert"
     # a coefficient of 0 spares the sampling where it would scale the chains, and only there
-    assert [source(method, 0.0) for method in METHODS] == ["none", "none", "none", explained, explained, "expert"]
+    assert [source(method, 0.0) for method in old] == ["none", "none", "none", explained, explained, "expert"]
+
+
+# --- remedies for all-wrong groups -------------------------------------------------------------------------------
+
+
+def test_a_second_group_is_learned_from_and_the_first_one_logged() -> None:
+    """After the prompt it was sampled after, with the sampler's values; or after another, without."""
+    sampled = dataclasses.replace(MIXED, completions=tuple(
+        dataclasses.replace(c, prompt_ids=(1, 2, 9)) for c in MIXED.completions
+    ))  # fmt: skip
+    for trained_after, prompt in ((None, (1, 2, 9)), ((1, 2), (1, 2))):
+        second = dataclasses.replace(sampled, trained_after=trained_after)
+        experience = Experience((RIGHT, WRONG), (), 0.0, second={1: second})
+        rows = METHOD_ROWS["prefix"](experience, CONFIG)
+        assert [row.prompt_ids for row in rows[2:]] == [prompt] * 2
+        assert [bool(row.sampler_logprobs) for row in rows[2:]] == [trained_after is None] * 2
+        assert [row.advantage for row in rows] == pytest.approx([0, 0, 0.70701, -0.70701], abs=1e-4)
+        assert experience_metrics(experience, CONFIG)["frac_all_wrong"] == 0.5
+
+
+def test_insert_rows_by_hand() -> None:
+    chain, other = Chain((1, 2), (3, 4, 5, 6)), Chain((7,), (8,))
+    alone = dataclasses.replace(WRONG, completions=tuple(
+        dataclasses.replace(c, prompt_ids=(5,)) for c in WRONG.completions
+    ))  # fmt: skip
+    *sampled, joined = METHOD_ROWS["insert"](Experience((WRONG, alone), (chain, other), 0.0), CONFIG)
+    # the mean over five completions, of 2, 2, 2, 2 and 4 tokens; the advantage of 1 among zeros is 1
+    assert [row.weight for row in sampled] == pytest.approx([1 / 10] * 4)
+    assert not any(row.has_gradient for row in sampled)
+    assert (joined.completion_ids, joined.prompt_ids, joined.weight) == ((3, 4, 5, 6), (1, 2), 0.0)
+    assert joined.shaped_weight == pytest.approx(1 / 20)
+    # of a mixed group: 1/2 over sqrt(1/2); the others stay as they are
+    mixed = METHOD_ROWS["insert"](Experience((MIXED,), (chain,), 0.0), CONFIG)
+    assert mixed[-1].shaped_weight == pytest.approx(0.70701 / 12, abs=1e-5)
+    assert [r.advantage for r in mixed[:2]] == [r.advantage for r in grpo_rows(Experience((MIXED,), (), 0.0), CONFIG)]
+    assert not METHOD_ROWS["insert"](Experience((RIGHT,), (chain,), 0.0), CONFIG)[-1].has_gradient
+
+
+def test_self_distill_rows_by_hand() -> None:
+    gaps = {1: [torch.tensor([0.5, -3.0]), torch.tensor([7.0, 0.0])]}
+    rows = METHOD_ROWS["self-distill"](Experience((MIXED, WRONG), (), 0.0, gaps=gaps), CONFIG)
+    assert rows[:2] == grpo_rows(Experience((MIXED, WRONG), (), 0.0), CONFIG)[:2]
+    assert [row.token_advantages for row in rows[2:]] == [(0.5, -1.0), (1.0, 0.0)]
+    assert [row.weight for row in rows[2:]] == pytest.approx([1 / 8] * 2)
+
+
+@pytest.mark.parametrize(("teacher", "coef"), [("current", 0.01), ("frozen", 0.1)])
+def test_soft_explain_rows_by_hand(teacher: Teacher, coef: float) -> None:
+    labels = SoftLabels(torch.zeros(4, 2, dtype=torch.long), torch.zeros(4, 2))
+    config = dataclasses.replace(CONFIG, explanation=ExpoConfig(teacher=teacher))
+    experience = Experience((MIXED, WRONG), (Chain((1, 2), (3, 4, 5, 6)),), 0.0, labels=[labels])
+    *sampled, soft = METHOD_ROWS["soft-explain"](experience, config)
+    assert sampled == grpo_rows(experience, config)
+    assert soft.soft is labels
+    assert (soft.weight, soft.sft_weight) == (0.0, 0.0)
+    assert soft.soft_weight == pytest.approx(coef / 2 / 4)  # over two problems, over four tokens
+
+
+def test_rewards_of_likelihood_stand_in_for_those_of_the_verifier() -> None:
+    experience = Experience((MIXED, WRONG), (), 0.0, rewards={1: (0.2, 0.0)})
+    rows = METHOD_ROWS["likelihood"](experience, CONFIG)
+    # 0.1 over sqrt(0.02) + 1e-4
+    assert [row.advantage for row in rows[2:]] == pytest.approx([0.70661, -0.70661], abs=1e-4)
+    assert rows[:2] == grpo_rows(experience, CONFIG)[:2]
+
+
+def test_grade_negatives_rows_by_hand() -> None:
+    """p = 0.4 and 0.2 as the mean over tokens: -1/24 and 1/24; mixed and right groups stay as they are."""
+    logprobs = ((math.log(0.8), math.log(0.2)), (math.log(0.2),) * 2)
+    graded = dataclasses.replace(WRONG, completions=tuple(
+        dataclasses.replace(c, logprobs=own) for c, own in zip(WRONG.completions, logprobs, strict=True)
+    ))  # fmt: skip
+    experience = Experience((MIXED, graded, RIGHT), (), 0.0)
+    rows = METHOD_ROWS["grade-negatives"](experience, CONFIG)
+    assert [row.advantage for row in rows[2:4]] == pytest.approx([-1 / 24, 1 / 24])
+    assert rows[:2] + rows[4:] == grpo_rows(experience, CONFIG)[:2] + grpo_rows(experience, CONFIG)[4:]
+
+
+@pytest.mark.parametrize("method", tuple(METHODS)[6:])
+def test_groups_do_not_see_each_other(method: Method) -> None:
+    """What a group's rows learn depends on no other group; their weights follow from all lengths, as in GRPO."""
+    chains = (Chain((1, 2), (3, 4)),)
+    label = SoftLabels(torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 1))
+
+    def first(other: Group) -> list[tuple[Any, ...]]:
+        experience = Experience((WRONG, other), chains, 0.0, rewards={0: (0.3, 0.1)}, labels=[label],
+                                gaps={0: [torch.tensor([1.0, 0.5])] * 2})  # fmt: skip
+        rows = METHOD_ROWS[method](experience, CONFIG)
+        return [(row.advantage, row.token_advantages, row.completion_ids) for row in rows[:2]]
+
+    assert first(MIXED) == first(RIGHT) == first(WRONG)

@@ -10,13 +10,18 @@ import torch
 
 from expo_lite.objectives import (
     ADVANTAGE_EPSILON,
+    confidence_advantages,
     dpo_terms,
     group_advantages,
     grpo_loss,
+    inserted_advantages,
+    js_divergence,
     kl_divergence,
+    listed_logprobs,
     sampler_correction,
     scheduled,
     sft_loss,
+    shaped_loss,
     token_weights,
 )
 
@@ -79,6 +84,67 @@ def test_the_supervised_term_is_a_weighted_nll() -> None:
     assert loss.item() == pytest.approx(0.5 + 0.75)
     assert logprobs.grad is not None
     torch.testing.assert_close(logprobs.grad, torch.tensor([-0.5, -0.25]))
+
+
+def test_an_inserted_member_is_measured_by_the_others() -> None:
+    rewards = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    got = inserted_advantages(rewards, scale="group")
+    # 1 over a deviation that counts as 1; 3/4 over 1/2; 0
+    torch.testing.assert_close(got, torch.tensor([1.0, 0.75 / (0.5 + ADVANTAGE_EPSILON), 0.0]))
+    torch.testing.assert_close(inserted_advantages(rewards, scale="none"), torch.tensor([1.0, 0.75, 0.0]))
+    assert inserted_advantages(torch.zeros(2, 4), scale="batch").tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_the_shaped_term_by_hand() -> None:
+    logprobs = torch.log(torch.tensor([0.1, 0.9, 0.001])).requires_grad_()
+    loss = shaped_loss(logprobs, torch.tensor([2.0, 1.0, 1.0]))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(-(2 * 0.5 + 0.9 + 0.001 / 0.101))
+    assert logprobs.grad is not None
+    # 0.1 p / (p + 0.1)^2 times the weight
+    torch.testing.assert_close(logprobs.grad, -torch.tensor([2 * 0.25, 0.09, 0.0001 / 0.101**2]))
+
+
+def test_confident_mistakes_are_the_worst_by_hand() -> None:
+    # p = 0.4 and 0.2, D = 0.8: rewards -1/2 * 0.4/0.4 and -1/2 * 0.2/0.6; the mean is -1/3; a quarter of the rest
+    got = confidence_advantages(torch.log(torch.tensor([0.4, 0.2])))
+    torch.testing.assert_close(got, 0.25 * torch.tensor([-1 / 2 + 1 / 3, -1 / 6 + 1 / 3]))
+    assert torch.equal(confidence_advantages(torch.full((8,), -0.3)), torch.zeros(8))
+    extreme = confidence_advantages(torch.tensor([-900.0, -0.1, -1000.0]))  # exp(-900) is no fp32 number
+    assert extreme.isfinite().all()
+    assert extreme.sum().abs() < 1e-7
+
+
+def test_the_divergence_by_hand() -> None:
+    """Two tokens and the rest as one: S = (1/2, 1/4, 1/4) and T = (1/4, 1/4, 1/2)."""
+    student = torch.log(torch.tensor([[0.5, 0.25], [0.5, 0.25]])).requires_grad_()
+    got = js_divergence(student, torch.log(torch.tensor([[0.25, 0.25], [0.5, 0.25]])))
+    # the middle is (3/8, 1/4, 3/8): both sides give 1/2 ln 4/3 + 1/4 ln 2/3
+    torch.testing.assert_close(got, torch.tensor([0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3), 0.0]))
+    (gradient,) = torch.autograd.grad(got.sum(), student)
+    assert gradient[0, 0] > 0  # the token that the teacher finds less probable
+    assert gradient[1].abs().max() < 1e-6
+    whole = js_divergence(torch.tensor([[0.0, -100.0]]), torch.tensor([[-100.0, 0.0]]))  # nothing in common, no rest
+    assert whole.item() == pytest.approx(math.log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_listed_logprobs_are_those_of_all_logits(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(7, 6, generator=generator, requires_grad=True)
+    head = torch.randn(20, 6, generator=generator)
+    tokens = torch.randint(0, 20, (7, 4), generator=generator)
+    all_logprobs = torch.log_softmax(hidden @ head.T / 0.7, dim=-1)
+    listed, logprobs = listed_logprobs(hidden, tokens, head, temperature=0.7, chunk_tokens=chunk)
+    assert torch.equal(listed, tokens)
+    torch.testing.assert_close(logprobs, all_logprobs.gather(1, tokens))
+    ours, theirs = (
+        torch.autograd.grad(x.square().sum(), hidden)[0] for x in (logprobs, all_logprobs.gather(1, tokens))
+    )
+    torch.testing.assert_close(ours, theirs)
+    best, logprobs = listed_logprobs(hidden, 4, head, temperature=0.7, chunk_tokens=chunk)
+    assert torch.equal(best, torch.log_softmax(hidden @ head.T, dim=-1).topk(4).indices)
+    torch.testing.assert_close(logprobs, torch.log_softmax(hidden @ head.T / 0.7, dim=-1).topk(4).values)
 
 
 def test_dpo_by_hand() -> None:

@@ -29,6 +29,8 @@ class Policy(Protocol):
     """Sampler and scorer differ only by the rounding of fp32."""
     n_sampled_tokens: int
     """Tokens sampled so far."""
+    n_scored_tokens: int
+    """Prompt and completion tokens scored so far without a gradient."""
     on_ended: Callable[[int], None]
     """Called while it samples with the number of completions that have just ended; for a display."""
 
@@ -41,6 +43,14 @@ class Policy(Protocol):
         """Log-probabilities [N] (nats, fp32) of the batch's completion tokens, with a gradient to the adapter.
 
         The same scorer gives old, new and reference log-probabilities; the values do not depend on `gradient`.
+        """
+
+    def listed_logprobs(
+        self, batch: MicroBatch, tokens: torch.Tensor | int, *, temperature: float, gradient: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """List K tokens at each completion token's place, and their log-probabilities [N, K] (nats, fp32).
+
+        `tokens` gives them [N, K], or says how many of the most probable ones.
         """
 
     def reference(self) -> AbstractContextManager[None]:

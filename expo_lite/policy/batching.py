@@ -4,7 +4,7 @@ Axes: B completions in the micro-batch, T tokens, N completion tokens of the mic
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -24,6 +24,14 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
+class SoftLabels:
+    """A teacher's distribution at each of T tokens: its K most probable ones and their log-probabilities (nats)."""
+
+    tokens_TK: torch.Tensor
+    logprobs_TK: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One completion to learn from, with the weight of each of its tokens in each term of the loss.
 
@@ -31,6 +39,9 @@ class Row:
     weights are final: nothing divides by a batch size afterwards. A term with weight 0 is absent. `side` is set for a
     completion of a pair. `sampler_logprobs`, one a completion token, are set if the policy in training sampled the row;
     a metric and the sampler correction use them.
+
+    `token_advantages`, if set, has the advantage of each token in place of `advantage`. `shaped_weight` is the share in
+    the shaped term of chains (`shaped_loss`), and `soft_weight` in the divergence from the teacher's `soft` labels.
     """
 
     prompt_ids: tuple[int, ...]
@@ -41,6 +52,10 @@ class Row:
     sft_weight: float = 0.0
     sampler_logprobs: tuple[float, ...] = ()
     side: Side | None = None
+    token_advantages: tuple[float, ...] = ()
+    shaped_weight: float = 0.0
+    soft_weight: float = 0.0
+    soft: SoftLabels | None = field(default=None, compare=False)
 
     @property
     def n_tokens(self) -> int:
@@ -50,8 +65,9 @@ class Row:
     @property
     def has_gradient(self) -> bool:
         """True if any term of the loss depends on this row."""
-        weighed = (self.advantage != 0.0 and self.weight != 0.0) or self.kl_weight != 0.0 or self.sft_weight != 0.0
-        return weighed or self.side is not None
+        has_advantage = any(self.token_advantages) if self.token_advantages else self.advantage != 0.0
+        others = (self.kl_weight, self.sft_weight, self.shaped_weight, self.soft_weight)
+        return (has_advantage and self.weight != 0.0) or any(others) or self.side is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,8 @@ class MicroBatch:
     weights_N: torch.Tensor
     kl_weights_N: torch.Tensor
     sft_weights_N: torch.Tensor
+    shaped_weights_N: torch.Tensor
+    soft_weights_N: torch.Tensor
 
     @property
     def lengths(self) -> list[int]:
@@ -133,8 +151,12 @@ def collate(
         input_ids_BT=input_ids_BT.to(device),
         predictors_N=torch.tensor(predictors, dtype=torch.long).to(device),
         targets_N=torch.tensor([token for row in rows for token in row.completion_ids], dtype=torch.long).to(device),
-        advantages_N=spread([row.advantage for row in rows]),
+        advantages_N=torch.tensor(
+            [a for row in rows for a in row.token_advantages or [row.advantage] * len(row.completion_ids)]
+        ).to(device),
         weights_N=spread([row.weight for row in rows]),
         kl_weights_N=spread([row.kl_weight for row in rows]),
         sft_weights_N=spread([row.sft_weight for row in rows]),
+        shaped_weights_N=spread([row.shaped_weight for row in rows]),
+        soft_weights_N=spread([row.soft_weight for row in rows]),
     )

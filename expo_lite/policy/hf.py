@@ -1,5 +1,7 @@
 """The policy on transformers, peft and bitsandbytes. Tested in fp32 on a CPU; not yet run on a GPU."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -49,8 +51,8 @@ class HfPolicy(LoraPolicy):
         if adapter is not None:
             self.load_adapter(adapter)
 
-    def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
-        """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
+    @contextlib.contextmanager
+    def _scoring(self, batch: MicroBatch) -> Iterator[None]:
         small = batch.input_ids_BT.numel() * product_bytes(self._model) <= KEPT_PRODUCTS_BYTES
-        with kept_products(small and self.device.type == "cpu"):  # as the memory plan counts them
-            return super().logprobs(batch, temperature=temperature, gradient=gradient)
+        with kept_products(small and self.device.type == "cpu"), super()._scoring(batch):  # as the memory plan counts
+            yield

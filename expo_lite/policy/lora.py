@@ -51,7 +51,7 @@ class LoraPolicy:
         self.packs = scoring.is_packable(self._model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=_computes_in(self._model) == torch.float16)
         self.samples_exactly = _computes_in(self._model) == torch.float32
-        self.n_sampled_tokens = 0
+        self.n_sampled_tokens = self.n_scored_tokens = 0
         self.on_ended: Callable[[int], None] = lambda n: None
         defaults: Any = GenerationConfig  # half typed
         self._model.generation_config = defaults()  # Qwen's own would add a top_k and a penalty to every generate
@@ -101,11 +101,24 @@ class LoraPolicy:
         Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
         If no gradient is wanted, it ends before the head.
         """
+        with self._scoring(batch):
+            return scoring.score(self._model, batch, temperature=temperature, gradient=gradient)
+
+    def listed_logprobs(
+        self, batch: MicroBatch, tokens: torch.Tensor | int, *, temperature: float, gradient: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [N, K], given or the most probable, and their log-probabilities; as `logprobs` otherwise."""
+        with self._scoring(batch):
+            return scoring.score_listed(self._model, batch, tokens, temperature=temperature, gradient=gradient)
+
+    @contextlib.contextmanager
+    def _scoring(self, batch: MicroBatch) -> Iterator[None]:
+        """Make ready for a forward pass over the batch with gradients."""
         self._drop_decoder()
         self._enter("training")
         self._to_training()
         with torch.enable_grad():
-            return scoring.score(self._model, batch, temperature=temperature, gradient=gradient)
+            yield
 
     def _enter(self, phase: str) -> None:
         """Return the memory that the last phase freed: a GPU's allocator would keep its blocks of other sizes."""

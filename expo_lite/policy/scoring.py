@@ -1,13 +1,13 @@
 """Log-probabilities of completions under a transformers model, without the full logits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from expo_lite.objectives import token_logprobs
+from expo_lite.objectives import listed_logprobs, token_logprobs
 from expo_lite.policy.base import Policy
-from expo_lite.policy.batching import MicroBatch, Row, micro_batches
+from expo_lite.policy.batching import MicroBatch, Row, SoftLabels, micro_batches
 from expo_lite.policy.products import linear
 from expo_lite.settings.models import FAMILIES
 
@@ -24,11 +24,25 @@ def score(model: Any, batch: MicroBatch, *, temperature: float, gradient: bool =
         temperature: divides the logits, as in sampling.
         gradient: give the result a gradient.
     """
-    hidden_NH = packed_hidden(model, batch) if is_packable(model) else padded_hidden(model, batch)
-    if not gradient:
-        hidden_NH = hidden_NH.detach()
     head_VH = model.get_output_embeddings().weight
+    hidden_NH = _hidden(model, batch, gradient)
     return token_logprobs(hidden_NH, batch.targets_N, head_VH, temperature=temperature, product=linear)
+
+
+def score_listed(
+    model: Any, batch: MicroBatch, tokens: torch.Tensor | int, *, temperature: float, gradient: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [N, K] at each completion token's place, given or the most probable, and their log-probabilities.
+
+    Arguments as in `score` and `listed_logprobs`.
+    """
+    head_VH = model.get_output_embeddings().weight
+    return listed_logprobs(_hidden(model, batch, gradient), tokens, head_VH, temperature=temperature)
+
+
+def _hidden(model: Any, batch: MicroBatch, gradient: bool) -> torch.Tensor:
+    hidden_NH = packed_hidden(model, batch) if is_packable(model) else padded_hidden(model, batch)
+    return hidden_NH if gradient else hidden_NH.detach()
 
 
 def is_packable(model: Any) -> bool:
@@ -64,11 +78,32 @@ def padded_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
 
 def score_rows(policy: Policy, rows: Sequence[Row], *, temperature: float, token_budget: int) -> list[torch.Tensor]:
     """Log-probabilities of each row's completion tokens (nats, on the CPU, no gradient), in the order of the rows."""
-    scored: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    return _by_row(
+        policy, rows, lambda batch: (policy.logprobs(batch, temperature=temperature, gradient=False),), token_budget
+    )[0]
+
+
+def soft_labels(
+    policy: Policy, rows: Sequence[Row], k: int, *, temperature: float, token_budget: int
+) -> list[SoftLabels]:
+    """The `k` most probable tokens at each token of each row's completion, on the CPU, in the order of the rows."""
+
+    def listed(batch: MicroBatch) -> tuple[torch.Tensor, ...]:
+        return policy.listed_logprobs(batch, k, temperature=temperature, gradient=False)
+
+    tokens, logprobs = _by_row(policy, rows, listed, token_budget)
+    return [SoftLabels(*both) for both in zip(tokens, logprobs, strict=True)]
+
+
+def _by_row(
+    policy: Policy, rows: Sequence[Row], scored: Callable[[MicroBatch], tuple[torch.Tensor, ...]], token_budget: int
+) -> list[list[torch.Tensor]]:
+    """Tensors over all tokens of each micro-batch, cut up by row and in the order of the rows; counts the tokens."""
+    found: dict[int, tuple[torch.Tensor, ...]] = {}
     for batch in micro_batches(
         rows, token_budget=token_budget, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
     ):
-        pieces = torch.split(policy.logprobs(batch, temperature=temperature, gradient=False).cpu(), batch.lengths)
-        for index, piece in zip(batch.indices, pieces, strict=True):
-            scored[index] = piece
-    return scored
+        pieces = [torch.split(each.cpu(), batch.lengths) for each in scored(batch)]
+        found |= dict(zip(batch.indices, zip(*pieces, strict=True), strict=True))
+    policy.n_scored_tokens += sum(row.n_tokens for row in rows)
+    return [list(column) for column in zip(*(found[i] for i in range(len(rows))), strict=True)] or [[], []]

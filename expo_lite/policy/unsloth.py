@@ -13,7 +13,7 @@ of modes, once a step. It sets its own padding on the tokenizer: we load ours.
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,12 +67,13 @@ class UnslothPolicy(LoraPolicy):
         if adapter is not None:
             self.load_adapter(adapter)
 
-    def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
-        """Log-probabilities [N] of the batch's completion tokens, with a gradient to the adapter."""
+    @contextlib.contextmanager
+    def _scoring(self, batch: MicroBatch) -> Iterator[None]:
         self._fits(batch.input_ids_BT.shape[1], "A row")
         # Unsloth's kernels and its generate expect mixed precision
-        with torch.autocast(self.device.type, dtype=compute_type(self.device), enabled=self.device.type == "cuda"):
-            return super().logprobs(batch, temperature=temperature, gradient=gradient)
+        mixed = torch.autocast(self.device.type, dtype=compute_type(self.device), enabled=self.device.type == "cuda")
+        with mixed, super()._scoring(batch):
+            yield
 
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
         longest = max((len(request.prompt_ids) for request in requests), default=0)

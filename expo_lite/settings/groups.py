@@ -19,6 +19,7 @@ from expo_lite.settings.schema import (
 
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
 ExplanationFilter = Literal["verified", "lift", "reliance", "re-derivation", "none"]
+Teacher = Literal["current", "frozen"]
 Rounding = Literal["never", "gold"]
 """Where a rounded answer counts: nowhere, or where the gold is a decimal that the answer rounds to."""
 
@@ -70,6 +71,8 @@ class RolloutConfig:
     """The longest completion, in tokens. The default depends on the model; `expo-lite models` shows it."""
     sampling_rows: Annotated[int | None, ROWS] = None
     """Completions decoded at the same time. Default: what the memory plan allows, at most 256."""
+    resample: Annotated[int, Interval(ge=0, le=4_096)] = 0
+    """For grpo: sample an all-wrong group again up to so many times, and learn from the first mixed one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,9 @@ class ExpoConfig:
     """Maximum gain in log-probability per token (nats) from seeing the answer; used by the filter reliance."""
     explanation_temperature: Annotated[float | None, TEMPERATURE] = None
     """The sampling temperature of explanations. Default: that of completions. Training scores them at the latter."""
+    teacher: Teacher = "frozen"
+    """For self-distill and soft-explain: the policy that scores with the answer shown.
+    It is the one in training, or with frozen the one at the start."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, in the form of question_prompt, with {question} and {answer} in it.
     The system prompt of question_prompt comes before it too, unless it has its own."""

@@ -6,7 +6,10 @@ To add a method, name it here and in `Method`, and give its rows in `step/method
 from dataclasses import dataclass
 from typing import Literal
 
-Method = Literal["grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft"]
+Method = Literal[
+    "grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft",
+    "insert", "prefix", "self-distill", "soft-explain", "likelihood", "grade-negatives",
+]  # fmt: skip
 ChainSource = Literal["none", "explanation", "expert"]
 Gate = Literal["all", "all-wrong"]
 
@@ -36,6 +39,13 @@ class MethodSpec:
     """Its chains become the chosen side of preference pairs."""
     refresh_steps: int = 1
     """For how many steps an explanation or a pair is used by default."""
+    teacher: bool = False
+    """--teacher scores for it."""
+
+    @property
+    def imitates(self) -> bool:
+        """It has the supervised term on chains, or pairs of them."""
+        return self.chains != "none" and (self.scaled or not self.grpo)
 
 
 METHODS: dict[Method, MethodSpec] = {
@@ -45,6 +55,12 @@ METHODS: dict[Method, MethodSpec] = {
     "exp-dpo": MethodSpec("explanation", gate="all", pairs=True, refresh_steps=10),
     "star": MethodSpec("explanation", gate_is_fixed=True),
     "sft": MethodSpec("expert", gate="all", groups=False),
+    "insert": MethodSpec("explanation", grpo=True),
+    "prefix": MethodSpec("explanation", gate_is_fixed=True, grpo=True, refresh_steps=0),
+    "self-distill": MethodSpec("none", grpo=True, teacher=True),
+    "soft-explain": MethodSpec("explanation", grpo=True, teacher=True),
+    "likelihood": MethodSpec("none", grpo=True),
+    "grade-negatives": MethodSpec("none", grpo=True),
 }
 GRPO_METHODS = tuple(name for name, spec in METHODS.items() if spec.grpo)
 SCALED_METHODS = tuple(name for name, spec in METHODS.items() if spec.scaled)

@@ -208,18 +208,20 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
         ConfigError: there are such settings; the error names them.
     """
     spec, expo = METHODS[config.method], set(changed(config.explanation)) - {"explanation_prompt"}
-    of_term, of_chains = {"exp_sft_coef", "exp_sft_schedule"}, {"explain", "exp_sft_normalisation"}
-    unused = set(changed(config.dpo)) if not spec.pairs else set()
-    if not spec.grpo:
-        unused |= set(changed(config.loss)) - {"updates_per_batch"}
-    if not spec.scaled:
-        unused |= expo & of_term
-    if spec.chains == "none":
-        unused |= expo & of_chains
-    if (config.dpo.chosen if spec.pairs else spec.chains) != "explanation":
-        unused |= expo - of_term - of_chains - ({"explanation_refresh_steps"} if spec.pairs else set())
-    if spec.pairs and config.dpo.pairs == "offline":
-        unused |= expo & {"explanation_refresh_steps"}
+    of_term, of_chains, refresh = {"exp_sft_coef", "exp_sft_schedule"}, {"explain"}, {"explanation_refresh_steps"}
+    others = of_term | of_chains | {"exp_sft_normalisation", "teacher"} | (refresh if spec.pairs else set())
+    rules = [
+        (spec.pairs, set(changed(config.dpo))),
+        (spec.grpo, set(changed(config.loss)) - {"updates_per_batch"}),
+        (config.method == "grpo", set(changed(config.sampling)) & {"resample"}),
+        (spec.scaled, expo & of_term),
+        (spec.chains != "none", expo & of_chains),
+        (spec.imitates, expo & {"exp_sft_normalisation"}),
+        (spec.teacher, expo & {"teacher"}),
+        ((config.dpo.chosen if spec.pairs else spec.chains) == "explanation", expo - others),
+        (not spec.pairs or config.dpo.pairs != "offline", expo & refresh),
+    ]
+    unused = {name for of_use, names in rules if not of_use for name in names}
     if in_plan:
         unused -= expo
     if unused:

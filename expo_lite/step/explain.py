@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from expo_lite.errors import ConfigError
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
@@ -31,7 +33,7 @@ from expo_lite.records import (
 from expo_lite.settings.groups import ExplainWith, ExpoConfig
 from expo_lite.settings.methods import METHODS
 from expo_lite.step.chain_text import before_answer, up_to_answer
-from expo_lite.step.rollout import grade_groups, sample, stream_seed
+from expo_lite.step.rollout import Start, grade_groups, sample, sample_from, stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
 
@@ -218,10 +220,18 @@ def _kept_if(passed: bool, explanation: Explanation, reason: str) -> Explanation
 
 
 def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token_budget: int) -> list[float]:
-    r"""Log pi(a*|q, c) - log pi(a*|q) of each (problem, chain text), in nats.
+    """Log pi(a*|q, c) - log pi(a*|q) of each (problem, chain text), in nats (`answer_logprobs`)."""
+    scored = answer_logprobs(policy, chains, token_budget=token_budget)
+    return [float(with_chain.sum()) - float(without.sum()) for with_chain, without in scored]
 
-    Both are the log-probability of the right answer's tokens and the closing brace after `\boxed{`, which is given: how
-    to present an answer is not what a chain is there for. The chain is cut before its own answer (`before_answer`).
+
+def answer_logprobs(
+    policy: Policy, chains: Sequence[tuple[Problem, str]], *, token_budget: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    r"""Log-probabilities of the right answer's tokens, nats, with each (problem, chain text) before them and without.
+
+    The tokens are those of the answer and the closing brace after `\boxed{`, which is given: how to present an answer
+    is not what a chain is there for. The chain is cut before its own answer (`before_answer`).
     """
     rows = []
     for problem, text in chains:
@@ -229,8 +239,8 @@ def answer_lifts(policy: Policy, chains: Sequence[tuple[Problem, str]], *, token
         answer_ids = encode_text(policy, problem.answer + "}")
         for before in (before_answer(text), ""):
             rows.append(Row(prompt_ids + encode_text(policy, before + _BOX), answer_ids))
-    sums = [float(s.sum()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
-    return [with_chain - without for with_chain, without in zip(sums[::2], sums[1::2], strict=True)]
+    scored = score_rows(policy, rows, temperature=1.0, token_budget=token_budget)
+    return list(zip(scored[::2], scored[1::2], strict=True))
 
 
 def reliances(policy: Policy, explanations: Sequence[Explanation], *, token_budget: int) -> list[float]:
@@ -246,21 +256,14 @@ def rederived(
     """Check of each (problem, chain text) whether the policy reaches the answer again from the chain without it.
 
     The policy continues greedily after the plain prompt and the chain. A chain that only states the answer does not
-    lead to it. Each costs one short completion: what `max_completion_tokens` leaves after the chain, rounded down to
-    eighths, so that it stays in the context and depends on no other chain.
+    lead to it. Each costs one short completion.
     """
-    beginnings = [before_answer(text) for _, text in chains]
-    encoded = [encode_text(policy, before) for before in beginnings]
-    eighth = max(params.max_completion_tokens // 8, 1)
-    rooms = [max((params.max_completion_tokens - len(ids)) // eighth * eighth, 1) for ids in encoded]
-    whole: dict[int, tuple[Completion]] = {}
-    for room in sorted(set(rooms)):
-        alike = [i for i in range(len(chains)) if rooms[i] == room]
-        requests = [SampleRequest(encode_question(policy.tokenizer, chains[i][0]) + encoded[i], 1) for i in alike]
-        greedy = replace(params, temperature=0.0, max_completion_tokens=room)
-        for i, (completion,) in zip(alike, sample(policy, requests, greedy, limits=limits, seed=0), strict=True):
-            whole[i] = (replace(completion, text=beginnings[i] + completion.text),)
-    groups = grade_groups(task, [problem for problem, _ in chains], [whole[i] for i in range(len(chains))])
+    starts = []
+    for problem, text in chains:
+        before = before_answer(text)
+        starts.append(Start(encode_question(policy.tokenizer, problem), 1, encode_text(policy, before), before))
+    whole = sample_from(policy, starts, replace(params, temperature=0.0), limits=limits, seed=0)
+    groups = grade_groups(task, [problem for problem, _ in chains], whole)
     return [group.verdicts[0].correct for group in groups]
 
 

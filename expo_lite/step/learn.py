@@ -15,7 +15,7 @@ import torch
 
 from expo_lite.errors import DivergedError
 from expo_lite.memory.limits import Limits
-from expo_lite.objectives import grpo_loss, sampler_correction, scheduled, sft_loss
+from expo_lite.objectives import grpo_loss, js_divergence, sampler_correction, scheduled, sft_loss, shaped_loss
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.settings.train import RunConfig
@@ -52,6 +52,8 @@ class Totals:
     correction: torch.Tensor
     """Sum of the sampler correction's weights, and below it how many were cut at the largest one."""
     n_cut: torch.Tensor
+    divergence: torch.Tensor
+    n_soft_tokens: int = 0
     n_corrected_tokens: int = 0
     n_policy_tokens: int = 0
     n_kl_tokens: int = 0
@@ -63,7 +65,7 @@ class Totals:
     @classmethod
     def zero(cls, device: torch.device) -> "Totals":
         """Nothing summed yet."""
-        return cls(*torch.zeros(6, device=device))
+        return cls(*torch.zeros(7, device=device))
 
     def metrics(self) -> dict[str, float]:
         """Means over the tokens that each sum was taken over."""
@@ -77,6 +79,8 @@ class Totals:
             metrics["sampling/importance_sampling_ratio/cut"] = float(self.n_cut) / self.n_corrected_tokens
         if self.n_sft_tokens:
             metrics["expo/sft_loss"] = float(self.sft_nats) / self.n_sft_tokens
+        if self.n_soft_tokens:
+            metrics["expo/divergence"] = float(self.divergence) / self.n_soft_tokens
         return metrics
 
 
@@ -191,6 +195,22 @@ def _correction(batch: MicroBatch, old_N: torch.Tensor, totals: Totals) -> torch
     return torch.cat(pieces)
 
 
+def _scored(policy: Policy, batch: MicroBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities [N] and, if a row has soft labels, the divergence [N] from the teacher's, in one pass."""
+    k = max((row.soft.tokens_TK.shape[1] for row in batch.rows if row.soft), default=0)
+    if not k:
+        return policy.logprobs(batch, temperature=temperature), None
+    soft = [
+        (row.soft.tokens_TK, row.soft.logprobs_TK) if row.soft
+        else (torch.zeros(n, k, dtype=torch.long), torch.zeros(n, k))  # has no weight
+        for row, n in zip(batch.rows, batch.lengths, strict=True)
+    ]  # fmt: skip
+    tokens_NK, teacher_NK = (torch.cat(column).to(policy.device) for column in zip(*soft, strict=True))
+    listed = torch.cat([batch.targets_N[:, None], tokens_NK], dim=1)
+    _, logprobs = policy.listed_logprobs(batch, listed, temperature=temperature)
+    return logprobs[:, 0], js_divergence(logprobs[:, 1:], teacher_NK)
+
+
 def _nats(logprobs_N: torch.Tensor, batch: MicroBatch) -> list[torch.Tensor]:
     """The log-probability of each row's completion."""
     return [logprobs_T.sum() for logprobs_T in torch.split(logprobs_N, batch.lengths)]
@@ -210,7 +230,7 @@ def accumulate(
         if any(row.kl_weight for row in batch.rows):
             with policy.reference():
                 ref_logprobs_N = policy.logprobs(batch, temperature=temperature, gradient=False)
-        logprobs_N = policy.logprobs(batch, temperature=temperature)
+        logprobs_N, divergence_N = _scored(policy, batch, temperature)
         pieces = torch.split(logprobs_N.detach(), batch.lengths)
         totals.old_logprobs |= dict(zip(batch.indices, pieces, strict=True))
         old_N = logprobs_N.detach() if old_logprobs is None else torch.cat([old_logprobs[i] for i in batch.indices])
@@ -229,6 +249,12 @@ def accumulate(
             kl_coef=loss_config.kl_coef,
         )
         loss = terms.loss + sft_loss(logprobs_N, batch.sft_weights_N)
+        if any(row.shaped_weight for row in batch.rows):
+            loss = loss + shaped_loss(logprobs_N, batch.shaped_weights_N)
+        if divergence_N is not None:
+            loss = loss + (batch.soft_weights_N * divergence_N).sum()
+            totals.divergence += divergence_N.detach().where(batch.soft_weights_N > 0, 0.0).sum()
+            totals.n_soft_tokens += int((batch.soft_weights_N > 0).sum())
         if any(row.side for row in batch.rows):
             loss = loss + preferences(batch.rows, _nats(logprobs_N, batch), dpo_beta=config.dpo.dpo_beta).loss
         policy.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -241,5 +267,10 @@ def accumulate(
         totals.n_policy_tokens += sum(len(row.completion_ids) for row in batch.rows if row.weight)
         totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if row.kl_weight)
         totals.n_tokens += sum(row.n_tokens for row in batch.rows)
-        del logprobs_N, terms, loss  # what is left of the graph holds hidden states: not beside the next micro-batch
+        del (
+            logprobs_N,
+            divergence_N,
+            terms,
+            loss,
+        )  # what is left of the graph holds hidden states: not beside the next micro-batch
     return totals

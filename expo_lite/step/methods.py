@@ -4,21 +4,41 @@
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
-from expo_lite.objectives import group_advantages, scheduled, token_weights
-from expo_lite.policy.batching import Row, Side
+from expo_lite.objectives import (
+    confidence_advantages,
+    group_advantages,
+    inserted_advantages,
+    scheduled,
+    token_weights,
+)
+from expo_lite.policy.batching import Row, Side, SoftLabels
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Pair, Problem
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean
+from expo_lite.settings.groups import Teacher
 from expo_lite.settings.methods import METHODS, Method
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.explain import encode_target, sample_groups
 from expo_lite.step.pairs import make_pairs
+from expo_lite.step.remedies import (
+    failed,
+    likelihood_rewards,
+    prefixed,
+    resampled,
+    teacher_gaps,
+    teacher_labels,
+)
 from expo_lite.step.run import Run
+
+LARGEST_GAP = 1.0
+"""Of a token's log-probabilities under teacher and policy, nats: the largest advantage."""
+SOFT_COEF: dict[Teacher, float] = {"current": 0.01, "frozen": 0.1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +68,19 @@ class Experience:
     metrics: dict[str, float] = field(default_factory=dict)
     unsampled: int = 0
     """Problems without a group, because the method would learn nothing from it."""
+    second: Mapping[int, Group] = field(default_factory=dict)
+    """Groups to learn from instead, by the place of the all-wrong group; the log's figures are those of `groups`."""
+    rewards: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    """Rewards in place of the verifier's, by the place of the all-wrong group."""
+    gaps: Mapping[int, Sequence[torch.Tensor]] = field(default_factory=dict)
+    """l_T - l_S of each token of each completion, by the place of the all-wrong group."""
+    labels: Sequence[SoftLabels] = ()
+    """The teacher's distributions along each chain."""
+
+    @property
+    def learned(self) -> tuple[Group, ...]:
+        """The groups to learn from."""
+        return tuple(self.second.get(i, group) for i, group in enumerate(self.groups))
 
     @property
     def n_problems(self) -> int:
@@ -67,7 +100,8 @@ def sample_experience(run: Run, problems: Sequence[Problem]) -> Experience:
     chains = tuple(Chain(e.prompt_ids, e.target_ids) for e in explanations if e.accepted)
     if config.chain_source == "expert":
         chains = _expert_chains(run, _gated(run, groups))
-    return Experience(tuple(groups), chains, progress, explanations=tuple(explanations), attempts=tuple(attempts))
+    found = Experience(tuple(groups), chains, progress, explanations=tuple(explanations), attempts=tuple(attempts))
+    return replace(found, **METHOD_EXTRAS[config.method](run, found)) if config.method in METHOD_EXTRAS else found
 
 
 def _sample_pairs(run: Run, problems: Sequence[Problem], progress: float) -> Experience:
@@ -130,10 +164,11 @@ def experience_metrics(experience: Experience, config: RunConfig) -> dict[str, f
 
 def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """The GRPO term: every completion with its advantage; the weights are those of the whole batch."""
-    loss = config.loss
-    rewards_PG = torch.tensor([group.rewards for group in experience.groups])
+    loss, groups = config.loss, experience.learned
+    rewards_PG = torch.tensor([experience.rewards.get(i, group.rewards) for i, group in enumerate(groups)])
     advantages = group_advantages(rewards_PG, scale=loss.advantage_scale).flatten().tolist()
-    completions = [completion for group in experience.groups for completion in group.completions]
+    completions = [completion for group in groups for completion in group.completions]
+    prompts = [group.trained_after or c.prompt_ids for group in groups for c in group.completions]
     weights = token_weights(
         torch.tensor([len(completion.token_ids) for completion in completions]),
         normalisation=loss.loss_normalisation,
@@ -141,14 +176,14 @@ def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
     ).tolist()
     return [
         Row(
-            completion.prompt_ids,
+            prompt_ids,
             completion.token_ids,
             advantage=advantage,
             weight=weight,
             kl_weight=weight if loss.kl_coef else 0.0,
-            sampler_logprobs=completion.logprobs,
+            sampler_logprobs=completion.logprobs if prompt_ids == completion.prompt_ids else (),
         )
-        for completion, advantage, weight in zip(completions, advantages, weights, strict=True)
+        for prompt_ids, completion, advantage, weight in zip(prompts, completions, advantages, weights, strict=True)
     ]
 
 
@@ -208,6 +243,112 @@ def dpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
     return rows
 
 
+def insert_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """Let each accepted explanation join its group with reward 1, after the plain prompt (LUFFY, arXiv 2504.14945).
+
+    Its advantage is measured by the sampled completions (`inserted_advantages`), its term shaped and not clipped
+    (`shaped_loss`); the others' terms are GRPO's. Where this leaves the paper: the chain is the policy's own verified
+    explanation and not a stronger model's; it stands beside all G samples and takes the place of none; by default only
+    all-wrong groups get one; and lengths and deviations divide as in GRPO here, which the paper's runs leave out.
+    """
+    rows = grpo_rows(experience, config)
+    rewards_PG = torch.tensor([group.rewards for group in experience.groups])
+    advantages = inserted_advantages(rewards_PG, scale=config.loss.advantage_scale).tolist()
+    chains = {chain.prompt_ids: chain for chain in experience.chains}
+    joining = [
+        (chain, advantage)
+        for group, advantage in zip(experience.groups, advantages, strict=True)
+        if (chain := chains.get(group.completions[0].prompt_ids))
+    ]
+    weights = token_weights(
+        torch.tensor([len(row.completion_ids) for row in rows] + [len(chain.target_ids) for chain, _ in joining]),
+        normalisation=config.loss.loss_normalisation,
+        max_completion_tokens=config.sampling.max_completion_tokens,
+    ).tolist()
+    rows = [
+        replace(row, weight=w, kl_weight=w if row.kl_weight else 0.0) for row, w in zip(rows, weights, strict=False)
+    ]
+    return rows + [
+        Row(chain.prompt_ids, chain.target_ids, shaped_weight=weight * advantage)
+        for (chain, advantage), weight in zip(joining, weights[len(rows) :], strict=True)
+    ]
+
+
+def self_distill_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """Let the policy that sees the answer judge each token of all-wrong groups: A_t = clip(sg(l_T - l_S), -1, 1).
+
+    In expectation the gradient of KL(S || T), of the policy S to the teacher T (OPSD, arXiv 2601.18734, whose code has
+    this sampled form beside its full divergence; SDFT, arXiv 2601.19897). Where this leaves OPSD: T sees the answer
+    alone and no reference solution; groups with a right completion are left to GRPO; gaps are clipped; ratios are
+    clipped as in GRPO. SDAR (arXiv 2605.15155) gates its term by the gap and never pushes down; this form is signed.
+    """
+    rows = grpo_rows(experience, config)
+    for i, gaps in experience.gaps.items():
+        for k, gap_T in enumerate(gaps, start=i * config.group_size):
+            clipped = gap_T.clamp(-LARGEST_GAP, LARGEST_GAP)
+            rows[k] = replace(rows[k], token_advantages=tuple(clipped.tolist()))
+    return rows
+
+
+def soft_explain_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """GRPO, and on each accepted explanation lambda times the mean over tokens of JSD(T, S) (HDPO, arXiv 2603.23871).
+
+    T is the teacher, which sees the answer; of its distribution the 64 most probable tokens count one by one. lambda is
+    0.01 for the current policy as T and 0.1 for the frozen one, and the term is averaged over all of the step's
+    problems. Where this leaves the paper: T sees the answer alone and not a reference solution. Its equations could
+    not be looked up again; which side's top tokens it takes, and its average over problems, are ours.
+    """
+    weight = SOFT_COEF[config.explanation.teacher] / len(experience.groups)
+    return grpo_rows(experience, config) + [
+        Row(chain.prompt_ids, chain.target_ids, soft_weight=weight / len(chain.target_ids), soft=labels)
+        for chain, labels in zip(experience.chains, experience.labels, strict=True)
+    ]
+
+
+def likelihood_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """GRPO; in all-wrong groups a completion's reward is how much more probable it makes the answer (RLPR, 2506.18254).
+
+    That is the mean probability of the answer's tokens after the reasoning, minus that without it, at least 0
+    (`likelihood_rewards`). Where this leaves the paper: where the verifier tells completions apart, its reward stays;
+    there is no reward of format, and no filter of groups by deviation. VeriFree (arXiv 2505.21493) takes the product of
+    the probabilities and also learns the answer itself; neither is done here.
+    """
+    return grpo_rows(experience, config)
+
+
+def grade_negatives_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """GRPO; in all-wrong groups the more confident a completion, the worse (LENS, arXiv 2510.08696).
+
+    The advantages are those of `confidence_advantages`, from the log-probabilities of sampling. Where this leaves the
+    paper, whose equations could not be looked up again: wrong completions of mixed groups keep GRPO's advantage.
+    """
+    rows = grpo_rows(experience, config)
+    for i in failed(experience.groups):
+        completions = experience.groups[i].completions
+        nats_G = torch.tensor([mean(completion.logprobs) for completion in completions])
+        for k, advantage in enumerate(confidence_advantages(nats_G).tolist(), start=i * len(completions)):
+            rows[k] = replace(rows[k], advantage=advantage)
+    return rows
+
+
+def prefix_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """GRPO on the rest of a reply whose first part is given, for all-wrong groups (EvoCoT, arXiv 2508.07809).
+
+    The given part is the beginning of the problem's own explanation (`prefixed`). Where this leaves the paper: the
+    plain group is sampled at each step, and only if it is all wrong is there one with a prefix; the part shrinks by
+    quarters of the tokens when the group's mean reward reaches a half, not by a step of the chain at each stage.
+    """
+    return grpo_rows(experience, config)
+
+
+METHOD_EXTRAS: dict[Method, Callable[[Run, Experience], dict[str, Any]]] = {
+    "grpo": lambda run, found: {"second": resampled(run, found.groups)},
+    "prefix": lambda run, found: {"second": prefixed(run, found.groups, found.explanations)},
+    "self-distill": lambda run, found: {"gaps": teacher_gaps(run, found.groups)},
+    "soft-explain": lambda run, found: {"labels": teacher_labels(run, [e for e in found.explanations if e.accepted])},
+    "likelihood": lambda run, found: {"rewards": likelihood_rewards(run, found.groups)},
+}
+"""Fields of the experience for which a method asks the policy once more, after groups and explanations."""
 METHOD_ROWS: dict[Method, Callable[[Experience, RunConfig], list[Row]]] = {
     "grpo": grpo_rows,
     "exp-grpo": grpo_and_chain_rows,
@@ -215,4 +356,10 @@ METHOD_ROWS: dict[Method, Callable[[Experience, RunConfig], list[Row]]] = {
     "exp-dpo": dpo_rows,
     "star": star_rows,
     "sft": sft_rows,
+    "insert": insert_rows,
+    "prefix": prefix_rows,
+    "self-distill": self_distill_rows,
+    "soft-explain": soft_explain_rows,
+    "likelihood": likelihood_rows,
+    "grade-negatives": grade_negatives_rows,
 }

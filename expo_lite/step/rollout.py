@@ -4,7 +4,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
@@ -22,6 +22,43 @@ def sample(
     if not requests:
         return []
     return limits.sampling(lambda: policy.sample(requests, replace(params, rows=limits.sampling_rows), seed=seed))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The place where `n` completions begin: a prompt, and perhaps the first part of the reply."""
+
+    prompt_ids: tuple[int, ...]
+    n: int
+    given_ids: tuple[int, ...] = ()
+    given: str = ""
+    """The text of `given_ids`."""
+
+
+def sample_from(
+    policy: Policy, starts: Sequence[Start], params: SamplingParams, *, limits: Limits, seed: int
+) -> list[tuple[Completion, ...]]:
+    """Sample what follows each start, one tuple a start; `Completion.text` is the whole reply.
+
+    Completions get what the given part leaves of `max_completion_tokens`, rounded down to eighths, so that they stay in
+    the context and depend on no other start.
+    """
+    eighth = max(params.max_completion_tokens // 8, 1)
+    rooms = [
+        max((params.max_completion_tokens - len(start.given_ids)) // eighth * eighth, 1)
+        if start.given_ids
+        else params.max_completion_tokens
+        for start in starts
+    ]
+    sampled: dict[int, tuple[Completion, ...]] = {}
+    for room in sorted(set(rooms)):
+        alike = [i for i, own in enumerate(rooms) if own == room]
+        requests = [SampleRequest(starts[i].prompt_ids + starts[i].given_ids, starts[i].n) for i in alike]
+        roomy = replace(params, max_completion_tokens=room)
+        rows = sample(policy, requests, roomy, limits=limits, seed=stream_seed(seed, room))
+        for i, row in zip(alike, rows, strict=True):
+            sampled[i] = tuple(replace(completion, text=starts[i].given + completion.text) for completion in row)
+    return [sampled[i] for i in range(len(starts))]
 
 
 def grade_groups(task: Task, problems: Sequence[Problem], sampled: Sequence[tuple[Completion, ...]]) -> list[Group]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.grading import final_answer
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.self_check import self_check
@@ -24,7 +25,7 @@ from expo_lite.settings.methods import METHODS
 from expo_lite.settings.schema import from_mapping
 from expo_lite.settings.train import RunConfig
 from expo_lite.tasks import Task, problems_of
-from expo_lite.terminal import say
+from expo_lite.terminal import say, visible
 
 KEEP_CHECKPOINTS = 2
 CHECKED_PROBLEMS = 32
@@ -90,6 +91,8 @@ class Run:
     """The peak of memory that the plan foresees, as it is measured; None without a plan."""
     step: int = 0
     """Steps done."""
+    prefixes: dict[str, int] = field(default_factory=dict)
+    """Parts of its explanation that a problem is given by the method prefix; those that are not at the start."""
     explanations: RefreshStore[Explanation] = field(init=False)
     pairs: RefreshStore[Pair] = field(init=False)
 
@@ -121,6 +124,7 @@ def save(run: Run) -> None:
         state={
             "explanations": run.explanations.to_json(step=run.step),
             "pairs": run.pairs.to_json(step=run.step),
+            "prefixes": run.prefixes,
             "limits": run.limits.to_json(),
             "loss_scale": run.policy.scaler.state_dict(),
         },
@@ -135,6 +139,7 @@ def restore(run: Run, folder: Path) -> None:
     restore_optimizer(run.optimizer, run.policy.parameters(), folder)
     run.explanations.load_json(state.get("explanations", []))
     run.pairs.load_json(state.get("pairs", []))
+    run.prefixes = dict(state.get("prefixes", {}))
     run.limits.load_json(state.get("limits", {}))
     if scale := state.get("loss_scale"):
         run.policy.scaler.load_state_dict(scale)
@@ -187,7 +192,7 @@ def training_problems(task: Task, config: RunConfig, prompts: Prompts, warn: Cal
     """The problems to train on, by default of all levels.
 
     Raises:
-        ConfigError: the method needs expert chains, and the task has none.
+        ConfigError: the method needs expert chains, and the task has none; or answers, and one cannot be read.
     """
     limit = config.train_problems
     problems = problems_of(
@@ -197,6 +202,12 @@ def training_problems(task: Task, config: RunConfig, prompts: Prompts, warn: Cal
         raise ConfigError(
             f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none. Name the field of "
             "the data that has them with --fields chain=NAME, or take a method that needs none (exp-grpo, grpo, star)."
+        )
+    unreadable = [p for p in problems if final_answer(f"\\boxed{{{p.answer}}}")[0] is None]
+    if config.method == "likelihood" and unreadable:
+        raise ConfigError(
+            f"Method 'likelihood' rewards how probable the right answer is, and '{visible(unreadable[0].answer)}', the "
+            f"answer of problem '{unreadable[0].problem_id}', cannot be read out of a box. Take another method."
         )
     return problems
 

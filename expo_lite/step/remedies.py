@@ -1,0 +1,151 @@
+"""The parts of the remedies for all-wrong groups that ask the policy again; `methods.py` makes rows of them.
+
+Three pieces serve them all: a second group for a problem, sampled after any prompt and trained after any
+(`sample_again`); an advantage for each token (`Row.token_advantages`); and a second scored pass by a teacher, which is
+the policy when it also sees the answer, with the adapter on or off (`teacher`). Groups are named by their place in the
+step.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from expo_lite.policy.batching import Row, SoftLabels
+from expo_lite.policy.scoring import score_rows, soft_labels
+from expo_lite.prompts import encode_explanation
+from expo_lite.records import Explanation, Group, GroupKind, Problem
+from expo_lite.run.metrics import mean
+from expo_lite.step.chain_text import before_answer
+from expo_lite.step.explain import answer_logprobs, encode_text
+from expo_lite.step.rollout import Start, grade_groups, sample_from, stream_seed
+from expo_lite.step.run import Run
+
+SOFT_TOKENS = 64
+"""Tokens of a teacher's distribution that count one by one; the rest counts as one."""
+PREFIX_PARTS = 4
+SOLVED = 0.5
+"""A mean reward from which a problem counts as within reach."""
+
+
+def failed(groups: Sequence[Group]) -> list[int]:
+    """The places of the groups that are all wrong and have no advantage."""
+    return [i for i, group in enumerate(groups) if group.kind is GroupKind.ALL_WRONG and group.is_dead]
+
+
+# Second groups
+
+
+def sample_again(run: Run, asked: Mapping[int, tuple[Problem, Sequence[Start]]], *, stream: str) -> dict[int, Group]:
+    """Sample and grade one more group for each place; its completions begin where the starts say."""
+    starts = [start for _, own in asked.values() for start in own]
+    seed = stream_seed(run.config.seed, stream, run.step)
+    sampled = iter(sample_from(run.policy, starts, run.params, limits=run.limits, seed=seed))
+    rows = [tuple(completion for _ in own for completion in next(sampled)) for _, own in asked.values()]
+    return dict(zip(asked, grade_groups(run.task, [problem for problem, _ in asked.values()], rows), strict=True))
+
+
+def resampled(run: Run, groups: Sequence[Group]) -> dict[int, Group]:
+    """Sample all-wrong groups again, up to --resample times each; the first of each that is mixed."""
+    found: dict[int, Group] = {}
+    for number in range(run.config.sampling.resample):
+        missing = [i for i in failed(groups) if i not in found]
+        asked = {
+            i: (groups[i].problem, [Start(groups[i].completions[0].prompt_ids, run.config.group_size)]) for i in missing
+        }
+        again = sample_again(run, asked, stream=f"resample {number}")
+        found |= {i: group for i, group in again.items() if not group.is_dead}
+    return found
+
+
+def prefixed(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation]) -> dict[int, Group]:
+    """Sample all-wrong groups again after the first part of the problem's explanation, and shorten what went well.
+
+    The explanation is cut before its answer. `run.prefixes` has how many of `PREFIX_PARTS` equal parts of it, counted
+    in tokens, are given; where the group's mean reward reaches a half, the problem gets one less the next time.
+    """
+    chains = {e.problem.problem_id: e for e in explanations if e.accepted}
+    asked = {}
+    for i in failed(groups):
+        problem = groups[i].problem
+        parts = run.prefixes.get(problem.problem_id, PREFIX_PARTS - 1)
+        if parts and problem.problem_id in chains:
+            chain = chains[problem.problem_id]
+            ids = encode_text(run.policy, before_answer(chain.completion.text))
+            given_ids = ids[: math.ceil(len(ids) * parts / PREFIX_PARTS)]
+            given = run.policy.tokenizer.decode(given_ids, skip_special_tokens=True)
+            asked[i] = (problem, [Start(chain.prompt_ids, run.config.group_size, given_ids, given)])
+    again = sample_again(run, asked, stream="prefix")
+    within_reach = {group.problem.problem_id for group in again.values() if mean(group.rewards) >= SOLVED}
+    for problem_id in within_reach:
+        run.prefixes[problem_id] = run.prefixes.get(problem_id, PREFIX_PARTS - 1) - 1
+    return again
+
+
+# Second passes
+
+
+@contextlib.contextmanager
+def teacher(run: Run) -> Iterator[None]:
+    """Score as the teacher does in this context: the policy as it is, or the reference (--teacher frozen)."""
+    with run.policy.reference() if run.config.explanation.teacher == "frozen" else contextlib.nullcontext():
+        yield
+
+
+def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tensor]]:
+    """l_T - l_S [T] of the tokens of each completion of the all-wrong groups, nats.
+
+    l_S is what the sampler gave; the teacher scores the same tokens after the explanation prompt.
+    """
+    places = failed(groups)
+    completions = [completion for i in places for completion in groups[i].completions]
+    prompts = [encode_explanation(run.policy.tokenizer, groups[i].problem) for i in places]
+    rows = [Row(prompt, c.token_ids) for i, prompt in zip(places, prompts, strict=True) for c in groups[i].completions]
+    with teacher(run):
+        scored = _scored(run, rows)
+    gaps = iter(l_T - torch.tensor(c.logprobs) for l_T, c in zip(scored, completions, strict=True))
+    return {i: [next(gaps) for _ in groups[i].completions] for i in places}
+
+
+def _scored(run: Run, rows: Sequence[Row]) -> list[torch.Tensor]:
+    temperature, limits = run.config.sampling.temperature, run.limits
+    return limits.updating(
+        lambda: score_rows(run.policy, rows, temperature=temperature, token_budget=limits.micro_batch_tokens)
+    )
+
+
+def teacher_labels(run: Run, explanations: Sequence[Explanation]) -> list[SoftLabels]:
+    """The teacher's distribution at each token of each explanation, after the prompt that showed it the answer."""
+    rows = [Row(e.completion.prompt_ids, e.target_ids) for e in explanations]
+    temperature, limits = run.config.sampling.temperature, run.limits
+    with teacher(run):
+        return limits.updating(
+            lambda: soft_labels(
+                run.policy, rows, SOFT_TOKENS, temperature=temperature, token_budget=limits.micro_batch_tokens
+            )
+        )
+
+
+def likelihood_rewards(run: Run, groups: Sequence[Group]) -> dict[int, tuple[float, ...]]:
+    """Rewards of the completions of all-wrong groups: how much more probable each makes the right answer, at least 0.
+
+    The mean probability of the answer's tokens after the completion's reasoning, minus that without it. A completion
+    without an answer, or cut off by the limit, has none to put the right one in place of, and gets 0.
+    """
+    places = failed(groups)
+    answered = {
+        (i, k): (groups[i].problem, completion.text)
+        for i in places
+        for k, (completion, verdict) in enumerate(zip(groups[i].completions, groups[i].verdicts, strict=True))
+        if verdict.answer is not None
+    }
+    limits = run.limits
+    scored = limits.updating(
+        lambda: answer_logprobs(run.policy, list(answered.values()), token_budget=limits.micro_batch_tokens)
+    )
+    gains = {
+        place: max(float(with_chain.exp().mean() - without.exp().mean()), 0.0)
+        for place, (with_chain, without) in zip(answered, scored, strict=True)
+    }
+    return {i: tuple(gains.get((i, k), 0.0) for k in range(len(groups[i].completions))) for i in places}
