@@ -50,6 +50,7 @@ from expo_lite.step.run import (
     training_problems,
 )
 from expo_lite.tasks import Task, load_task
+from expo_lite.tasks.base import say_read
 from expo_lite.terminal import Terminal, command, say, warning
 
 TREND_BINS = 30
@@ -140,6 +141,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     warn = warning(console)
     device = describe(find_device())
     say(console, f"device: {device}")
+    say_read(task, console)
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     prompts = run_prompts(config, folder, warn)
     problems = training_problems(task, config, prompts, warn)

@@ -208,7 +208,7 @@ CASES = [
         ("5,000 hexadecimal digits", toml(f"output = 0x{DIGITS}"), 2, "is too long"),
         ("steps of 1e20", typed("train", "--steps", str(10**20)), 2, "steps must be less than"),
         ("a rate of NaN", typed("train", "--learning-rate", "nan"), 2, "learning_rate must be"),
-        ("year 146,138", parquet("when", [2**62, 1], lambda p: p.timestamp("us")), 1, "not a file of parquet rows"),
+        ("year 146,138", parquet("when", [2**62, 1], lambda p: p.timestamp("us")), 1, "d.parquet, row 1: a value"),
         (
             "more problems than there are",
             typed(*TRAIN, "--levels", "1", "--train-problems", "9000"),

@@ -1,7 +1,13 @@
 """Files with any field names: what is read, where the splits come from, and errors with file and line."""
 
+import bz2
+import gzip
+import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+import lzma
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +99,16 @@ def test_field_names_are_free(tmp_path: Path) -> None:
         ({"question": "Q?", "answer": "\\boxed{7}"}, "7", None),
         ({"question": "Q?", "answer": "7", "chain": "3+4."}, "7", "3+4.\nThe answer is \\boxed{7}."),
         ({"question": "Q?", "solution": "42"}, "42", None),
+        ({"query": "Q?", "response": "3+4\n#### 7\nThe answer is: 7"}, "7", "3+4\nThe answer is \\boxed{7}."),
+        (
+            {"question": "Q?", "answer": "3+4. The answer is 7."},
+            "7",
+            "3+4. The answer is 7.\nThe answer is \\boxed{7}.",
+        ),
+        *(({"question": "Q?", "answer": one}, "7", None) for one in (["7"], [7], "['7']", '["7"]', "'7'")),
+        ({"Problem": "Q?", "Final Answer": "7", "Answer": "3+4"}, "7", None),
+        ({"q.text": "no", "question": "Q?", "reward_model": {"style": "rule", "ground_truth": "7"}}, "7", None),
+        ({"question": "Q?", "answer": "#### Note\n3+4\nso \\boxed{7}"}, "7", "#### Note\n3+4\nso \\boxed{7}"),
     ],
 )
 def test_usual_fields_answers_and_chains(
@@ -178,13 +194,17 @@ GOOD = b'{"question": "Q?", "answer": "1"}\n'
         (b"[" * 100_000 + b"\n", "not a JSON object"),
         (b'{"question": "Q?", "answer": ' + b"9" * 5_000 + b"}\n", "not a JSON object that can be read"),
         (b'{"answer": "1"}\n', "no question in field 'question'"),
-        (b'{"question": "Q?"}\n', "no answer in field 'answer'"),
+        (b'{"question": "Q?"}\n', "no answer in field 'final_answer' or 'answer'"),
+        (
+            b'{"question": "Q?", "answer": "1", "answer": "2"}\n',
+            "not a JSON object that can be read: the field 'answer'",
+        ),
         (b'{"question": "Q?", "answer": NaN}\n', "'answer' is empty."),
         (b'{"question": "Q?", "answer": Infinity}\n', "'answer' must be text or a number"),
         (b'{"question": 5, "answer": "1"}\n', "'question' must be text"),
         (b'{"question": "\\ud800", "answer": "1"}\n', "'question' has half of a surrogate pair"),
         (b'{"question": "Q?", "answer": "1", "level": "all"}\n', "'level' must be a whole number"),
-        (b'{"question": "Q?", "solution": "No box.\\nNone."}\n', "no \\boxed{} in 'solution'"),
+        (b'{"prompt": [{"from": "gpt", "value": "Hi"}, {"from": "human", "value": "?"}]}\n', "'prompt' must be one"),
         (b'{"messages": [{"role": "user"}]}\n', "'messages' must be one question"),
     ],
 )
@@ -206,7 +226,7 @@ def test_blank_lines_do_not_shift_the_count(tmp_path: Path) -> None:
 def test_an_unnamed_field_is_hinted_at_and_a_named_one_must_be_there(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "Q?", "answer": "1"}\n')
-    with pytest.raises(DataError, match="name the right one with --fields question=NAME"):
+    with pytest.raises(DataError, match=r"name the right one with --fields question=text\."):
         load(f"jsonl:{path}")
     for role in ("question", "answer", "level", "subject", "chain"):
         with pytest.raises(
@@ -229,6 +249,7 @@ def test_an_identifier_comes_once(tmp_path: Path) -> None:
     [
         (b"question,answer\nQ?,1\nP?,2,3\n", "line 3: 3 values for the 2 columns of the first line."),
         (b'question,answer\nQ?,"1\n', "line 2: not CSV"),
+        (b"question,answer,answer\nQ?,1,2\n", "line 1: not CSV: the field 'answer' comes twice."),
         (b"question;answer\nQ, R, S?;1\n", "line 1: the columns must be separated by commas, not by ';'."),
     ],
 )
@@ -245,6 +266,12 @@ def test_a_bad_parquet_file_and_row_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"rows\.parquet: not a file of parquet rows that can be read"):
         load(f"parquet:{path}")
+    dates = pyarrow.array([1, 2**62, 1], type=pyarrow.timestamp("us"))
+    columns = {"question": ["a", "b", "c"], "answer": ["1", "2", "3"], "when": dates}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    with pytest.raises(DataError, match=r"rows\.parquet, row 2: a value cannot be read: .*out of range"):
+        load(f"parquet:{path}")
+    assert [p.answer for p in everything(load(f"parquet:{path}", skip_bad_rows=True))] == ["1", "3"]
     write(path, [{"question": "Q?", "answer": "1"}, {"question": "P?", "answer": None}])
     with pytest.raises(DataError, match=r"rows\.parquet, row 2: .answer. is empty"):
         load(f"parquet:{path}")
@@ -276,12 +303,98 @@ def test_a_train_split_that_is_all_in_the_test_split_is_said_to_be(tmp_path: Pat
         load(f"jsonl:{path}", test_file=path).problems("train")
 
 
-def test_chat_turns_are_problems(tmp_path: Path) -> None:
-    user, reply = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "It is 4\n#### 4"}
-    problem = one_problem(tmp_path, {"messages": [{"role": "system", "content": "Count."}, user, reply]})
+SAID = "It is 4\n#### 4"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [("role", "content", "system"), ("role", "content", "user"), ("role", "content", "assistant")]},
+        {"messages": [("role", "content", "developer"), ("role", "content", "user"), ("role", "content", "assistant")]},
+        {"conversations": [("from", "value", "system"), ("from", "value", "human"), ("from", "value", "gpt")]},
+        {
+            "prompt": [("role", "content", "system"), ("role", "content", "user")],
+            "completion": [("role", "content", "assistant")],
+        },
+        {"prompt": [("role", "content", "system"), ("role", "content", "user")], "solution": SAID},
+    ],
+)
+def test_chat_turns_are_problems(tmp_path: Path, row: dict[str, Any]) -> None:
+    texts = {"system": "Count.", "developer": "Count.", "user": "2 + 2?", "human": "2 + 2?"}
+    made = {
+        name: turns if turns == SAID else [{who: of, what: texts.get(of, SAID)} for who, what, of in turns]
+        for name, turns in row.items()
+    }
+    problem = one_problem(tmp_path, made)
     assert (problem.question, problem.answer) == ("Count.\n\n2 + 2?", "4")
     assert problem.expert_chain == "It is 4\nThe answer is \\boxed{4}."
-    assert one_problem(tmp_path, {"question": "own", "answer": "1", "messages": [user]}).question == "own"
+    assert one_problem(tmp_path, {**made, "question": "own", "answer": "1"}).question == "own"
+
+
+def test_verl_s_parquet_is_read_as_it_is(tmp_path: Path) -> None:
+    rows = [
+        {
+            "data_source": "gsm8k",
+            "prompt": [{"role": "user", "content": row["question"]}],
+            "reward_model": {"style": "rule", "ground_truth": row["answer"]},
+            "extra_info": {"index": i, "answer": "no", "level": row["level"]},
+        }
+        for i, row in enumerate(ROWS)
+    ]
+    task = load(f"parquet:{write(tmp_path / 'verl.parquet', rows)}", fields=("level=extra_info.level",))
+    assert [(p.question, p.answer, p.level) for p in everything(task)] == [tuple(row.values()) for row in ROWS]
+    assert (
+        isinstance(task, FixedTask) and "not read: data_source, reward_model.style, extra_info.index" in task.notes[0]
+    )
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.jsonl.xz", "rows.jsonl.bz2", "rows.json"])
+def test_packed_files_and_arrays_are_read(tmp_path: Path, name: str) -> None:
+    lines = [json.dumps(row) for row in ROWS]
+    text = ("\ufeff [" + ",\n".join(lines) + "]\n" if name.endswith(".json") else "\n".join(lines)).encode()
+    packs: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+    pack = packs.get(Path(name).suffix, bytes)
+    (tmp_path / name).write_bytes(pack(text))
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    assert [p.question for p in everything(load("gsm8k", data=tmp_path))] == [row["question"] for row in ROWS]
+    with pytest.raises(DataError, match=rf"Cannot read .*{name}" if pack is not bytes else "not UTF-8"):
+        (tmp_path / name).write_bytes(pack(text)[:40] + b"\xff")
+        load(f"jsonl:{tmp_path / name}")
+
+
+def test_a_zst_file_is_read_or_says_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.zst"
+    path.write_bytes(b"(\xb5/\xfd")
+    if importlib.util.find_spec("zstandard"):
+        pytest.skip("zstandard is installed")
+    with pytest.raises(DataError, match="unpack it, or install the package zstandard"):
+        load(f"jsonl:{path}")
+
+
+def test_all_missing_fields_are_named_at_once_with_words_that_work(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"id": i, "the text": f"How much is {i}?", "x": i} for i in range(9)])
+    with pytest.raises(DataError) as caught:
+        load(f"jsonl:{path}", fields=("level=nope",))
+    assert re.search("line 1: no question .* and no answer .* and no level in field 'nope'", str(caught.value))
+    words = shlex.split(str(caught.value).rpartition("--fields ")[2].removesuffix("."))
+    assert words == ["question=the text", "answer=x", "level=NAME"]
+    assert [p.answer for p in everything(load(f"jsonl:{path}", fields=tuple(words[:2])))] == [*map(str, range(9))]
+
+
+def test_bad_rows_are_skipped_and_counted_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    bad = [b"{", b"[1]", b'{"question": "\xff"}', b'{"question": "Q?"}', b'{"question": "Q?", "answer": NaN}']
+    path.write_bytes(b"\n".join([*bad, path.read_bytes()]))
+    task = load(f"jsonl:{path}", skip_bad_rows=True)
+    assert isinstance(task, FixedTask) and len(everything(task)) == len(ROWS)
+    assert task.notes[1:] == (
+        f"warning: 5 of 45 rows cannot be read and are skipped; the first: {path}, line 1: not a JSON object: "
+        "Expecting property name enclosed in double quotes (column 2).",
+    )
+    assert task.problems("train")[0].problem_id == "rows/train/5"
+    path.write_bytes(b"\n".join(bad))
+    with pytest.raises(DataError, match="line 1: not a JSON object"):
+        load(f"jsonl:{path}", skip_bad_rows=True)
 
 
 def test_too_few_held_out_problems_are_told_with_what_to_do(tmp_path: Path) -> None:

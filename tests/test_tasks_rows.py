@@ -1,9 +1,14 @@
 """Tasks out of Python objects: rows, problems, and a judge of one's own, trained on for real."""
 
 import json
+import math
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from expo_lite import ConfigError, DataError, HeldOutConfig, Problem, TrainConfig, task_from_rows, train
 from expo_lite.records import Completion, FinishReason, Group, GroupKind
@@ -38,9 +43,30 @@ def test_a_judge_by_hand() -> None:
     assert task.grade(problem, "red", truncated=True).reason == "truncated"
     with pytest.warns(RuntimeWarning, match="nothing said"):
         assert task.grade(problem, "").reason == "raised"
-    for nonsense in (1.5, float("nan"), "yes"):
+    for nonsense in (1.5, "yes"):
         with pytest.raises(ConfigError, match=rf"reward from 0 to 1, not {nonsense!r} \(problem 'p'\)"):
             task_from_rows([problem], correct=lambda _p, _c, said=nonsense: said).grade(problem, "red")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("judged", "reward", "reason"),
+    [
+        *((np.bool_(True), 1.0, "equal"), (np.int64(1), 1.0, "equal"), (np.float32(1.0000001), 1.0, "equal")),
+        *((np.bool_(False), 0.0, "different"), (np.float32(0.25), 0.25, "partial"), (torch.tensor(1), 1.0, "equal")),
+    ],
+)
+def test_a_judge_may_return_numbers_of_any_library(judged: Any, reward: float, reason: str) -> None:
+    problem = Problem("p", "Name a colour.", "any")
+    verdict = task_from_rows([problem], correct=lambda _p, _c: judged).grade(problem, "red")
+    assert (verdict.reward, verdict.reason, type(verdict.reward)) == (reward, reason, float)
+
+
+@pytest.mark.parametrize("judged", [None, math.nan, np.float32("nan")])
+def test_a_judge_without_a_verdict_is_named_with_the_problem(judged: Any) -> None:
+    problem = Problem("p", "Name a colour.", "any")
+    with pytest.warns(RuntimeWarning, match=rf"returned {re.escape(repr(judged))} for problem 'p'"):
+        verdict = task_from_rows([problem], correct=lambda _p, _c: judged).grade(problem, "red")
+    assert (verdict.reward, verdict.reason) == (0.0, "no_reward")
 
 
 def test_a_judge_s_rewards_are_learned_from_where_all_are_wrong() -> None:

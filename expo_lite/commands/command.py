@@ -18,6 +18,7 @@ from expo_lite.settings.machine import default_model, importing
 from expo_lite.settings.measuring import DiagnoseConfig, MeasuringConfig
 from expo_lite.settings.schema import toml_values
 from expo_lite.tasks import Task, problems_of
+from expo_lite.tasks.base import say_read
 from expo_lite.terminal import Terminal, latex, markdown, say, warning
 
 Inline = tyro.conf.arg(name="")
@@ -97,7 +98,8 @@ def prompts_of(settings: MeasuringConfig, target: Target) -> Prompts:
 def measured_problems(
     task: Task, settings: MeasuringConfig, split: Literal["train", "test"], prompts: Prompts, console: Console
 ) -> list[Problem]:
-    """Read the problems that the settings ask for; raises what `Task.problems` does."""
+    """Read the problems that the settings ask for, and say what was read; raises what `Task.problems` does."""
+    say_read(task, console)
     levels, limit = settings.levels, settings.problems
     return problems_of(task, split, levels=levels, limit=limit, seed=0, warn=warning(console), prompts=prompts)
 

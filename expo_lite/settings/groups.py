@@ -35,6 +35,8 @@ class TaskOptions:
     fields: tuple[str, ...] = ()
     """Names of the data's fields, as ROLE=NAME with question, answer, level, subject or chain as ROLE.
     level= reads no levels. Usual names need not be given."""
+    skip_bad_rows: bool = False
+    """Skip rows of the data that cannot be read, and count them. Default: the first one is an error."""
     difficulty: tuple[str, ...] = ()
     """Settings of a reasoning-gym data set, as KEY=VALUE or NAME.KEY=VALUE."""
     rounding: Rounding = "never"

@@ -46,7 +46,7 @@ class TaskSpec:
     """Its levels, where they are known before anything is read; () for a task that has none."""
 
 
-_ROWS = ("fields", "rounding", "test_file")
+_ROWS = ("fields", "rounding", "skip_bad_rows", "test_file")
 _HELD_OUT = "its own test split, or one question text in 10, by CRC-32"
 
 
@@ -76,7 +76,7 @@ TASKS = {
     "math-500": _known(
         "math-500",
         "500 test problems of MATH, for testing only (hub HuggingFaceH4/MATH-500, or --data)",
-        ("fields", "rounding"),
+        ("fields", "rounding", "skip_bad_rows"),
         (1, 2, 3, 4, 5),
     ),
     "reasoning-gym": TaskSpec(

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from expo_lite.errors import DataError
 from expo_lite.records import Level, Problem, Verdict
 from expo_lite.tasks.splits import select
+from expo_lite.terminal import say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from expo_lite.grading import Grader
 
 Split = Literal["train", "test"]
@@ -70,6 +73,8 @@ class FixedTask:
     grader: Grader
     n_dropped: int = 0
     """Train problems that were left out because their question is in the test split."""
+    notes: tuple[str, ...] = ()
+    """Lines to print: a summary with the first problem, and warnings of what is odd."""
 
     def problems(
         self, split: Split, *, levels: tuple[Level, ...] = (), limit: int | None = None, seed: int = 0
@@ -86,3 +91,9 @@ class FixedTask:
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
         """Judge a completion by its final answer."""
         return self.grader.grade(problem.answer, completion, truncated=truncated)
+
+
+def say_read(task: Task, console: Console) -> None:
+    """Print what was read for a task, and what is odd about it."""
+    for line in task.notes if isinstance(task, FixedTask) else ():
+        say(console, line)

@@ -1,34 +1,46 @@
 r"""From a row with any field names to a Problem: question, answer, level, subject and expert chain.
 
-The answer field may hold the bare answer, a solution that ends in `#### answer` (GSM8K) or one with a `\boxed{answer}`
+Names are matched whatever their case, spaces and underscores; fields of a nested one have dotted names
+(`reward_model.ground_truth`). A question or a solution may be a list of chat turns. The answer field may hold the bare
+answer, a solution that ends in `#### answer` (GSM8K) or "The answer is answer", or one with a `\boxed{answer}`
 (MATH); the solution is then the expert chain too. A chain without a box gets one, so that it can be trained on as it
 is. A level is a number or a word ("easy").
 """
 
+import functools
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import final_answer
 from expo_lite.records import ALL, Level, Problem, level_of
+from expo_lite.tasks.checks import is_prose
 from expo_lite.tasks.files import DataRow
 
 LONGEST_TEXT = 1_000_000
 """Characters of a question, answer or chain: several times what the longest context holds."""
+_SOLUTIONS = "solution response output completion"
 ROLES = {
-    "question": ("question", "problem", "prompt"),
-    "answer": ("answer", "gold", "solution"),
+    "question": tuple("question problem prompt query instruction messages conversations".split()),
+    "answer": tuple(
+        "final_answer answer gold ground_truth reward_model.ground_truth expected_answer correct_answer "
+        f"{_SOLUTIONS}".split()
+    ),
     "level": ("level",),
     "subject": ("subject", "type"),
     "chain": ("expert_chain", "chain", "solution"),
 }
-"""The usual field names of each role."""
+"""The usual field names of each role, the best first."""
 _ID_FIELDS = ("problem_id", "unique_id")
 _LARGEST_LEVEL = 9_999
 _LONGEST_LEVEL = 40
-_CONVERSATIONS = (["user"], ["user", "assistant"], ["system", "user"], ["system", "user", "assistant"])
+_DEEPEST = 4
+_SPEAKERS = {"developer": "system", "human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
+_CONVERSATIONS = [[*system, *turns] for system in ([], ["system"]) for turns in (["user"], ["user", "assistant"])]
+_QUOTED = re.compile(r"""\[?\s*(['"])([^'"]+)\1\s*\]?""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +68,39 @@ class Fields:
             named[role] = (name,) if name else ()
         return cls(ROLES | named, frozenset(role for role, names in named.items() if names))
 
-    def find(self, row: DataRow, role: str, *, required: bool = False) -> str:
+    def find(self, row: DataRow, role: str) -> str:
         """Return the row's field for a role, one that is filled before one that is empty; '' if there is none."""
-        names = self.names[role]
-        present = [name for name in names if name in row.fields]
-        if not present and (required or role in self.given):
-            wanted, has = " or ".join(map(repr, names)) or "named", ", ".join(map(repr, row.fields)) or "none"
-            raise DataError(
-                f"{row.where}: no {role} in field {wanted} (the row's fields: {has}); name the right one with "
-                f"--fields {role}=NAME."
-            )
+        present = _matching(tuple(row.fields), self.names[role])
         return next((name for name in present if not _is_missing(row.fields[name])), next(iter(present), ""))
+
+    def unread(self, row: DataRow) -> list[str]:
+        """Return those of a row's fields that no role takes."""
+        names = tuple(flat(row.fields))
+        read = {*_ID_FIELDS, *(name for role in ROLES for name in _matching(names, self.names[role]))}
+        return [name for name in names if name not in read]
+
+    def check(self, row: DataRow) -> None:
+        """Raise DataError where a row lacks its question, its answer, or a field that the user has named."""
+        required = [role for role in ROLES if role in self.given or role in ("question", "answer")]
+        missing = [role for role in required if not self.find(row, role)]
+        if not missing:
+            return
+        lacks = [f"no {role} in field {' or '.join(map(repr, self.names[role][:3]))}" for role in missing]
+        raise DataError(
+            f"{row.where}: {' and '.join(lacks)} (the row's fields: {', '.join(map(repr, row.fields)) or 'none'}); "
+            f"name the right {'one' if len(missing) == 1 else 'ones'} with --fields {self._proposed(row, missing)}."
+        )
+
+    def _proposed(self, row: DataRow, missing: list[str]) -> str:
+        """Propose fields for the missing roles: the longest text is the question, the last other one the answer."""
+        free = [name for name in self.unread(row) if isinstance(row.fields[name], str | int | float)]
+        proposed = dict.fromkeys(missing, "NAME")
+        if "question" in missing and free:
+            proposed["question"] = max(free, key=lambda name: len(str(row.fields[name])))
+            free.remove(proposed["question"])
+        if "answer" in missing and free:
+            proposed["answer"] = free[-1]
+        return " ".join(shlex.quote(f"{role}={name}") for role, name in proposed.items())
 
     def text(self, row: DataRow, role: str) -> str | None:
         """Return the row's text for a role; None if it has none."""
@@ -74,14 +108,28 @@ class Fields:
         return None if _is_missing(row.fields.get(name)) else _as_text(row, name, numbers=False)
 
     def required_text(self, row: DataRow, role: str) -> tuple[str, str]:
-        """Return the name and the text of a field; raises DataError where it is missing or empty."""
-        name = self.find(row, role, required=True)
+        """Return the name and the text of a field; raises DataError where it is empty."""
+        name = self.find(row, role)
         if _is_missing(row.fields[name]):
             raise DataError(
-                f"{row.where}: {name!r} is empty. Fill in the {role}, take the row out, or name another field with "
-                f"--fields {role}=NAME."
+                f"{row.where}: {name!r} is empty. Fill in the {role}, take the row out (--skip-bad-rows), or name "
+                f"another field with --fields {role}=NAME."
             )
         return name, _as_text(row, name, numbers=role == "answer")
+
+
+@functools.lru_cache(maxsize=4096)
+def _matching(fields: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
+    """The fields that have one of these names, in the order of the names."""
+    by_key: dict[str, str] = {}
+    for field in fields:
+        by_key.setdefault(_key(field), field)
+    found = (name if name in fields else by_key.get(_key(name)) for name in names)
+    return [field for field in found if field is not None]
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^\w.]|_", "", str(name)).lower()
 
 
 def last_boxed(text: str) -> str | None:
@@ -91,12 +139,16 @@ def last_boxed(text: str) -> str | None:
 
 
 def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
-    """Read one row; its own `problem_id` or `unique_id` goes before the one given. Raises DataError."""
+    """Read one row; its own `problem_id` or `unique_id` goes before the one given. Raises DataError.
+
+    The answer is empty where the row has a solution that does not say which part of it is the answer.
+    """
     if row.problem is not None:
         return row.problem
-    row = _without_messages(row, fields)
+    row = _without_turns(row, fields)
+    fields.check(row)
     name, text = fields.required_text(row, "answer")
-    answer, chain = _reference(row, name, text)
+    answer, chain = _reference(name, text)
     written = fields.text(row, "chain")
     if written and written != text:
         chain = _ending_in_box(written, answer)
@@ -110,28 +162,44 @@ def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
     )
 
 
-def _without_messages(row: DataRow, fields: Fields) -> DataRow:
-    """Turn a row of chat turns under `messages` into one of question and solution; leave any other as it is.
+def flat(fields: Mapping[str, object], depth: int = _DEEPEST) -> Mapping[str, object]:
+    """Give the fields of nested mappings dotted names."""
+    if not depth or not any(isinstance(value, Mapping) for value in fields.values()):
+        return fields
+    found: dict[str, object] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": each for key, each in flat(value, depth - 1).items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _without_turns(row: DataRow, fields: Fields) -> DataRow:
+    """Turn chat turns in the place of a question or an answer into texts.
 
     The system's turn comes before the question; the assistant's is the solution where the row has no answer of its own.
     """
-    turns = row.fields.get("messages")
-    if turns is None or any(name in row.fields for name in fields.names["question"]):
-        return row
-    turns = turns if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns) else []
-    said = {turn.get("role"): turn.get("content") for turn in turns}
-    texts = all(isinstance(content, str) for content in said.values())
-    if not texts or [turn.get("role") for turn in turns] not in _CONVERSATIONS:
-        raise DataError(
-            f"{row.where}: 'messages' must be one question: a user's turn, perhaps after a system's, perhaps before an "
-            "assistant's with the solution. Each has a role and a text as content."
-        )
-    read = {name: value for name, value in row.fields.items() if name != "messages"}
-    question = next(iter(fields.names["question"]), "question")
-    read[question] = "\n\n".join(said[role].strip() for role in ("system", "user") if role in said)
-    if "assistant" in said:
-        read.setdefault("solution", said["assistant"])
-    return DataRow(row.where, read)
+    read = dict(flat(row.fields))
+    row = DataRow(row.where, read)
+    for name in {fields.find(row, "question"), fields.find(row, "answer")} - {""}:
+        turns = read[name]
+        if not isinstance(turns, list) or not turns or not all(isinstance(turn, Mapping) for turn in turns):
+            continue
+        named = [str(turn.get("role") or turn.get("from")).lower() for turn in turns]
+        speakers = [_SPEAKERS.get(name, name) for name in named]
+        texts = [turn.get("content", turn.get("value")) for turn in turns]
+        said = dict(zip(speakers, texts, strict=True))
+        if speakers not in [*_CONVERSATIONS, ["assistant"]] or not all(isinstance(text, str) for text in texts):
+            raise DataError(
+                f"{row.where}: {name!r} must be one question: a user's turn, perhaps after a system's, perhaps before "
+                "an assistant's with the solution. Each has a role and a text as content."
+            )
+        solution = said.pop("assistant", None)
+        read[name] = "\n\n".join(map(str.strip, said.values())) or solution
+        if solution and said:
+            read.setdefault("solution", solution)
+    return row
 
 
 def _own_id(row: DataRow) -> str | None:
@@ -143,18 +211,20 @@ def _own_id(row: DataRow) -> str | None:
     return None
 
 
-def _reference(row: DataRow, name: str, text: str) -> tuple[str, str | None]:
+def _reference(name: str, text: str) -> tuple[str, str | None]:
     """The answer that a field holds, and the chain that leads to it if there is one."""
-    chain, mark, answer = text.rpartition("####")
-    if mark and answer.strip() and "\n" not in answer.strip():
+    chain, mark, ending = text.rpartition("####")
+    first, _, after = ending.strip().partition("\n")
+    if mark and first and (not after or after.strip().lower().startswith("the answer is")):
         without_calculator = re.sub(r"<<[^<>]*>>", "", chain).strip()  # GSM8K's <<48/2=24>>
-        return answer.strip(), _ending_in_box(without_calculator, answer.strip())
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed, None if text.startswith("\\boxed") else text
-    if name == "solution" and "\n" in text:
-        raise DataError(f"{row.where}: no \\boxed{{}} in {name!r} to take the answer from.")
-    return text, None
+        return first.strip(), _ending_in_box(without_calculator, first.strip())
+    answer, form = final_answer(text)
+    if answer is not None and form != "hashes":
+        return answer, None if text.startswith("\\boxed") else _ending_in_box(text, answer)
+    if _key(name) in _SOLUTIONS.split() and (is_prose(text) or text.count("=") > 1 or "\n" in text):
+        return "", text
+    quoted = _QUOTED.fullmatch(text)  # a list of one, as Python or JSON writes it
+    return quoted[2].strip() if quoted else text, None
 
 
 def _ending_in_box(chain: str, answer: str) -> str:
@@ -167,6 +237,8 @@ def _is_missing(value: object) -> bool:
 
 def _as_text(row: DataRow, name: str, *, numbers: bool) -> str:
     value = row.fields[name]
+    if numbers and isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if numbers and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # JSON has refused numbers that Python cannot write
     if numbers and isinstance(value, float) and math.isfinite(value):

@@ -30,6 +30,7 @@ from typing import Literal
 from expo_lite.errors import DataError
 from expo_lite.grading import final_answer
 from expo_lite.records import Level, Problem, Verdict
+from expo_lite.tasks.base import Split
 from expo_lite.tasks.splits import check_choice, select
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -124,7 +125,7 @@ def is_test(question: str) -> bool:
     return zlib.crc32(question.encode()) % _TEST_SHARE == 0
 
 
-def puzzles(split: Literal["train", "test"], level: int, *, seed: int) -> Iterator[Puzzle]:
+def puzzles(split: Split, level: int, *, seed: int) -> Iterator[Puzzle]:
     """Draw distinct problems of one level and split, the same for the same seed, until there seem to be no more."""
     rng = random.Random(f"hidden-rules-{split}-{level}-{seed}")  # noqa: S311
     seen: set[str] = set()
@@ -190,16 +191,10 @@ def check_steps(question: str, completion: str) -> StepReason:
 
 
 @functools.cache
-def _drawn(split: Literal["train", "test"], level: int, n: int) -> tuple[Problem, ...]:
+def _drawn(split: Split, level: int, n: int) -> tuple[Problem, ...]:
     """The first n problems of a level; to draw those of all levels takes a second."""
     return tuple(
-        Problem(
-            problem_id=f"hidden-rules/{split}/{level}/{i}",
-            question=drawn.question,
-            answer=drawn.answer,
-            level=level,
-            expert_chain=drawn.expert_chain,
-        )
+        Problem(f"hidden-rules/{split}/{level}/{i}", drawn.question, drawn.answer, level, None, drawn.expert_chain)
         for i, drawn in enumerate(islice(puzzles(split, level, seed=0), n))
     )
 
@@ -212,12 +207,7 @@ class HiddenRules:
     levels: tuple[int, ...] = LEVELS
 
     def problems(
-        self,
-        split: Literal["train", "test"],
-        *,
-        levels: tuple[Level, ...] = (),
-        limit: int | None = None,
-        seed: int = 0,
+        self, split: Split, *, levels: tuple[Level, ...] = (), limit: int | None = None, seed: int = 0
     ) -> list[Problem]:
         """Problems by ascending level: 2,000 a level to train on and 200 to test on, more only if the limit is higher.
 

@@ -7,6 +7,7 @@ MATH-500, the 500 test problems of Lightman et al. 2023, which has no train spli
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,15 @@ from expo_lite.errors import ConfigError, DataError
 from expo_lite.records import Problem, level_order
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
+from expo_lite.tasks.checks import doubts, summary, without_unmatched
 from expo_lite.tasks.fields import Fields, problem_from_row
-from expo_lite.tasks.files import DataRow, hub_rows, read_rows, split_files, split_in_name
+from expo_lite.tasks.files import Row, hub_rows, read_rows, split_files, split_in_name
 from expo_lite.tasks.splits import hold_out, without_test_questions
 
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
 
-Rows = Mapping[str, Iterable[DataRow]]
+Rows = Mapping[str, Iterable[Row]]
 """Rows by split; '' for those of no split."""
 _MATH = "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus".split()
 
@@ -35,31 +37,24 @@ class KnownData:
     repository: str
     configs: tuple[str, ...]
     """The configurations to read, in this order; '' for a data set without any."""
-    instead: str
+    files: str
     """The files to fetch by hand."""
 
+    @property
+    def instead(self) -> str:
+        """What to do without the hub."""
+        return f"Fetch {self.files} from https://huggingface.co/datasets/{self.repository}, and name it with --data."
 
+
+_PARQUET = "train-00000-of-00001.parquet and test-00000-of-00001.parquet"
 KNOWN = {
-    "gsm8k": KnownData(
-        "openai/gsm8k",
-        ("main",),
-        "Fetch main/train-00000-of-00001.parquet and main/test-00000-of-00001.parquet from "
-        "https://huggingface.co/datasets/openai/gsm8k (or train.jsonl and test.jsonl from "
-        "https://github.com/openai/grade-school-math) into one folder, and name it with --data FOLDER.",
-    ),
+    "gsm8k": KnownData("openai/gsm8k", ("main",), f"the folder main, which has {_PARQUET},"),
     "math": KnownData(
         "EleutherAI/hendrycks_math",
         tuple(_MATH),
-        "Fetch the seven folders, algebra to precalculus, each with train-00000-of-00001.parquet and "
-        "test-00000-of-00001.parquet, from https://huggingface.co/datasets/EleutherAI/hendrycks_math, and name the "
-        "folder that holds them with --data FOLDER (train.jsonl and test.jsonl with problem, solution and level do "
-        "too).",
+        f"seven folders, algebra to precalculus, each with {_PARQUET}, into one",
     ),
-    "math-500": KnownData(
-        "HuggingFaceH4/MATH-500",
-        ("",),
-        "Fetch test.jsonl from https://huggingface.co/datasets/HuggingFaceH4/MATH-500, and name it with --data FILE.",
-    ),
+    "math-500": KnownData("HuggingFaceH4/MATH-500", ("",), "test.jsonl"),
 }
 
 
@@ -106,17 +101,49 @@ def load_hub(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
 def _rows_of(files: Mapping[str, Sequence[Path]], kind: str | None = None) -> Rows:
     """Rows by split, each file read when its rows are asked for."""
 
-    def rows(paths: Sequence[Path]) -> Iterator[DataRow]:
+    def rows(paths: Sequence[Path]) -> Iterator[Row]:
         for path in paths:
             yield from read_rows(path, kind=kind)
 
     return {split: rows(paths) for split, paths in files.items()}
 
 
+class _Reader:
+    """Reads rows as problems; counts columns that it does not read, and keeps the errors of rows that it skips."""
+
+    def __init__(self, options: TaskOptions, prefix: str) -> None:
+        self._fields, self._prefix, self._skips = Fields.of(options.fields), prefix, options.skip_bad_rows
+        self._identifiers: set[str] = set()
+        self.unread: Counter[str] = Counter()
+        self.skipped: list[DataError] = []
+
+    def problems(self, split: str, rows: Iterable[Row]) -> list[Problem]:
+        """Read the rows of a split; raises DataError for a bad one, or skips it."""
+        found: list[Problem] = []
+        for i, row in enumerate(rows):
+            try:
+                if isinstance(row, DataError):
+                    raise row
+                problem = problem_from_row(row, f"{self._prefix}/{split}/{i}", self._fields)
+                if problem.problem_id in self._identifiers:
+                    raise DataError(f"{row.where}: the problem_id {problem.problem_id!r} comes a second time.")
+            except DataError as error:
+                if not self._skips:
+                    raise
+                self.skipped.append(error)
+                continue
+            self._identifiers.add(problem.problem_id)
+            self.unread.update(self._fields.unread(row))
+            found.append(problem)
+        return found
+
+
 def task_of_splits(
-    name: str, rows: Rows, grader: Grader, options: TaskOptions, *, prefix: str, kind: str | None = None
+    name: str, rows: Rows, grader: Grader, options: TaskOptions, *, prefix: str, kind: str = "", is_judged: bool = False
 ) -> FixedTask:
-    """Make the task of some rows; train problems whose question is in the test split are dropped.
+    """Make the task of some rows.
+
+    Train problems whose question is in the test split are dropped, and so are problems whose answer no reply can match.
 
     Args:
         name: as typed.
@@ -124,34 +151,32 @@ def task_of_splits(
         grader: compares answers.
         options: field names, and perhaps a file that is the test split.
         prefix: problems without an identifier are numbered from 0 as `prefix/SPLIT/NUMBER`.
-        kind: how the test file is read; None for what its suffix says.
+        kind: how the test file is read; empty for what its suffix says.
+        is_judged: a function judges the replies, so that answers may be anything.
 
     Raises:
-        DataError: a row cannot be read, or an identifier comes twice.
+        DataError: a row cannot be read, an identifier comes twice, or no reply could match most of the answers.
     """
-    fields, seen = Fields.of(options.fields), set[str]()
-
-    def problems(split: str, rows: Iterable[DataRow]) -> list[Problem]:
-        read: list[Problem] = []
-        for row in rows:
-            problem = problem_from_row(row, f"{prefix}/{split}/{len(read)}", fields)
-            if problem.problem_id in seen:
-                raise DataError(f"{row.where}: the problem_id {problem.problem_id!r} comes a second time.")
-            seen.add(problem.problem_id)
-            read.append(problem)
-        return read
-
+    reader = _Reader(options, prefix)
     lone = rows.get("train") or rows.get("", ())
     if options.test_file is not None:
         rows = {"train": lone, "test": read_rows(options.test_file, kind=kind)}
-    test = problems("test", rows.get("test") or rows.get("validation", ()))
-    train = problems("train", rows.get("train", ()) if test else lone)
+    test = reader.problems("test", rows.get("test") or rows.get("validation", ()))
+    train, has_test = reader.problems("train", rows.get("train", ()) if test else lone), bool(test)
+    n_skipped, n_rows = len(reader.skipped), len(reader.skipped) + len(train) + len(test)
+    if 0 < n_skipped == n_rows:
+        raise reader.skipped[0]
+    said = [
+        f"{n_skipped:,} of {n_rows:,} rows cannot be read and are skipped; the first: {error}"
+        for error in reader.skipped[:1]
+    ]
+    (train, test), dropped = ((train, test), []) if is_judged else without_unmatched(name, (train, test), grader)
     n_train = len(train)
-    if test:
-        train = without_test_questions(train, test)
-    else:
-        train, test = hold_out(train)
-        n_train = len(train)
+    train, test = (without_test_questions(train, test), test) if has_test else hold_out(train)
+    n_repeated = n_train - len(train) if has_test else 0
+    if n_repeated:
+        dropped.append(f"{n_repeated:,} train problems are left out: their questions are in the test split too.")
+    said += [*dropped, *doubts([*train, *test], reader.unread, grader)]
     levels = {problem.level for problem in (*train, *test) if problem.level is not None}
     return FixedTask(
         name=name,
@@ -159,5 +184,6 @@ def task_of_splits(
         train=tuple(train),
         test=tuple(test),
         grader=grader,
-        n_dropped=n_train - len(train),
+        n_dropped=n_repeated,
+        notes=(summary(name, train, test, reader.unread), *(f"warning: {line}" for line in said)),
     )

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.records import Level, Problem, level_order
 
+Levels = tuple[Level, ...]
+
 _HELD_OUT_SHARE = 10  # one question text in ten
 _PLAIN_MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
 
@@ -46,7 +48,7 @@ def without_test_questions(train: Sequence[Problem], test: Sequence[Problem]) ->
     return [problem for problem in train if normalised(problem.question) not in seen]
 
 
-def check_choice(task: str, known_levels: tuple[Level, ...], levels: tuple[Level, ...], limit: int | None) -> None:
+def check_choice(task: str, known_levels: Levels, levels: Levels, limit: int | None) -> None:
     """Raise ConfigError for levels that the task lacks or a limit below 1."""
     if limit is not None and limit < 1:
         raise ConfigError(f"The limit on problems must be at least 1, not {limit}.")
@@ -59,12 +61,7 @@ def check_choice(task: str, known_levels: tuple[Level, ...], levels: tuple[Level
 
 
 def fewer_than_asked(
-    problems: Sequence[Problem],
-    *,
-    task: str,
-    known_levels: tuple[Level, ...],
-    levels: tuple[Level, ...],
-    limit: int | None,
+    problems: Sequence[Problem], *, task: str, known_levels: Levels, levels: Levels, limit: int | None
 ) -> str | None:
     """Return a warning where a task has fewer problems, of some level, than the limit asks for; else None."""
     if limit is None:
@@ -78,13 +75,7 @@ def fewer_than_asked(
 
 
 def select(
-    pool: Sequence[Problem],
-    *,
-    task: str,
-    known_levels: tuple[Level, ...],
-    levels: tuple[Level, ...],
-    limit: int | None,
-    seed: int,
+    pool: Sequence[Problem], *, task: str, known_levels: Levels, levels: Levels, limit: int | None, seed: int
 ) -> list[Problem]:
     """Choose the problems of these levels, at most `limit` a level (in all, without levels), in the order of the pool.
 

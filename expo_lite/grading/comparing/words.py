@@ -11,8 +11,7 @@ _SMALL = {
     word: value
     for value, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen "
-        "eighteen nineteen".split()
+        "seventeen eighteen nineteen".split()
     )
 } | {
     "twenty": 20, "thirty": 30, "forty": 40, "fourty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
@@ -29,9 +28,8 @@ _NO = frozenset(("no", "false", "incorrect", "not true"))
 _NOTHING = {
     "dne": "does not exist", "does not exist": "does not exist", "doesn't exist": "does not exist",
     "no limit": "does not exist", "limit does not exist": "does not exist", "undefined": "undefined",
-    "not defined": "undefined", "no solution": "no solution", "no solutions": "no solution", 
-    r"\emptyset": "no solution",
-    r"\{\}": "no solution", r"\{ \}": "no solution", "empty set": "no solution", "the empty set": "no solution",
+    "not defined": "undefined", "no solution": "no solution", "no solutions": "no solution", r"\{\}": "no solution",
+    r"\emptyset": "no solution", r"\{ \}": "no solution", "empty set": "no solution", "the empty set": "no solution",
     "no real solution": "no real solution", "no real solutions": "no real solution", "infinity": r"\infty",
     r"+\infty": r"\infty", "+infinity": r"\infty", "positive infinity": r"\infty", "inf": r"\infty", "oo": r"\infty",
     "-infinity": r"-\infty", "negative infinity": r"-\infty", "-inf": r"-\infty", "minus infinity": r"-\infty",

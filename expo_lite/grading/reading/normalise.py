@@ -31,6 +31,11 @@ _PERCENT = re.compile(r"(?<=[\d}) ])\s?(?:\bper ?cent\b|\bpercentage\b|\bpct\b\.
 _ARTICLE = re.compile(
     r"^(?:an?|the|on|in|at) (?!(?:sin|cos|tan|cot|sec|csc|log|ln|sqrt|exp|arc))(?=[a-z]{3}[a-z' -]*$)"
 )
+_ASIDE = re.compile(  # 9 (apples); the names of numbers make another number of the one before them
+    r"(^|[;,] ?)(-?[$\d][\d.,/ ]*|-?\\frac\{\d+\}\{\d+\})(?: (?=\()| ?(\\text\{ ?))\((\\text\{ ?)?"
+    r"(?![a-z ]*\b(?:ten|hundred|thousand|dozen|[a-z]+illion)\b)([A-Za-z][A-Za-z ./]*(?:\^ ?\{?\d\}?)?)"
+    r"(?(4)\})\)(?(3) ?\})(?=$|[;,])"
+)
 _COUNTED = re.compile(r"^\\text\{ ?([-+]?\d[^{}]*)\}$")
 _ENDS = " \t\n*_.,;:`⏎"
 _STARTS = re.compile(r"^(?:[ \t\n*_,;:`⏎]|\.(?!\d))+")
@@ -51,6 +56,8 @@ def normalise(text: str) -> str:
     if any(mark in text for mark in "\\${^~"):
         text = spelled(text)
     text = _STARTS.sub("", re.sub(r"\s+", " ", text))
+    if "(" in text:
+        text = re.sub(r"(?<=\d) ?\((?:=|i\.e\.,?) ?([^()=]+)\)$", r" = \1", _ASIDE.sub(r"\1\2 \5", text))
     text = _BARRED.sub(_fraction, text)
     text = re.sub(r",? ?(?:\\text\{ ?,? ?)?where [^=]{1,20} is (?:an? )?(?:\w+ )?constant\W*$", "", text)
     text = _STARTS.sub("", _PERCENT.sub("%", text).rstrip(_ENDS))

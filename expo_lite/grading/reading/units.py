@@ -62,11 +62,9 @@ _BLOCKED = frozenset(
     "such that any every some is are was be am pm noon midnight c k n x y z "
     # What makes another number of the one before it, or says what is thought of it.
     "squared cubed factorial root permille permil permill promille mille basis doubled tripled halved quadrupled "
-    "lakh crore gross "
-    "power choose fold ish times root log above below off short beyond versus vs instead rather wrong incorrect "
-    "false true "
-    "invalid untrue maybe perhaps probably possibly guess nearly almost never sometimes unknown error mistake "
-    "impossible yes nope".split()
+    "lakh crore gross power choose fold ish times root log above below off short beyond versus vs instead rather "
+    "wrong incorrect false true invalid untrue maybe perhaps probably possibly guess nearly almost never sometimes "
+    "unknown error mistake impossible yes nope".split()
 )
 _PARTS = re.compile(
     r"(?:half|halve|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|twelfth|hundredth|thousandth|millionth|percentile|inverse|"
