@@ -213,7 +213,7 @@ def write_unsolved(file: Path, graded: "list[GradedProblem]", config: EvalConfig
     write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     tries = config.samples + 1
     say(console, f"{len(unsolved):,} of {len(graded):,} problems were never solved in {tries} tries: {file}")
-    if len(unsolved) == len(graded):
+    if unsolved and len(unsolved) == len(graded):
         warning(console)(
             "not one was solved, which often means that replies and answers do not look alike: compare them in "
             f"{config.output or 'the samples'} before you train. The first answer is {unsolved[0].answer!r}."

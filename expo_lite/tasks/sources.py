@@ -42,7 +42,7 @@ class KnownData:
 
     @property
     def instead(self) -> str:
-        """What to do without the hub."""
+        """The way to have it without the hub."""
         return f"Fetch {self.files} from https://huggingface.co/datasets/{self.repository}, and name it with --data."
 
 
