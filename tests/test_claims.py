@@ -11,7 +11,7 @@ from expo_lite.records import ALL
 from expo_lite.results.figures import Evaluation, LevelResult, ProblemResult
 from expo_lite.results.statistics import Estimate, over_seeds_and_problems, student
 from expo_lite.settings.plans import ReplicateConfig
-from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, answers, better, judge_claims
+from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, answers, better, judge_claims, undecidable
 from expo_lite.sweep.plan import REPLICATE, read_plan
 from expo_lite.sweep.report import figures_by_level, part_json
 from expo_lite.sweep.results import BASE, Results, RunResult, change, minus
@@ -85,6 +85,15 @@ def outcomes(results: Results) -> dict[int, Claim]:
 
 def test_the_claims_are_about_runs_of_the_plan() -> None:
     assert set(SOUND) <= set(read_plan(Path(REPLICATE), ReplicateConfig(model="tiny")).runs)
+
+
+def test_too_few_problems_are_said_before_the_runs() -> None:
+    """Of 24 problems without a change the interval reaches 11 points, of 40 it reaches 7; 10 points are the bound."""
+    assert "claims 1, 2 and 8 can fail, but not hold" in str(undecidable(24))
+    assert undecidable(40) is None
+    for quick in (False, True):
+        plan = read_plan(Path(REPLICATE), ReplicateConfig(model="tiny", quick=quick))
+        assert undecidable(plan.any_config.evaluation.eval_problems) is None
 
 
 def test_all_hold() -> None:
@@ -270,4 +279,4 @@ def test_what_is_printed() -> None:
 def test_the_sum_of_a_metric_is_the_cost() -> None:
     rows: Callable[[float], list[dict[str, float]]] = lambda n: [{"num_tokens": n}, {"num_tokens": n}]
     results = Results({"a": {0: RunResult(START, START, rows(5.0)), 1: RunResult(START, START, rows(7.0))}}, {}, 4)
-    assert results.total("a", "num_tokens").value == 12.0
+    assert results.total("a", "num_tokens") == Estimate(12.0, 10.0, 14.0)  # and its seeds' ends, never below 0

@@ -3,7 +3,10 @@
 Skipped where there is no Chromium with its driver (Debian: `apt-get install chromium chromium-driver`).
 """
 
+import csv
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,6 +231,52 @@ def test_several_runs(browser: webdriver.Chrome, tmp_path: Path) -> None:
     assert find(browser, "#count").text == f"{len(samples(b))} of {len(samples(a)) + len(samples(b))} samples"
     assert "method" in find(browser, "#settings table").text
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def test_figures_are_saved_and_problems_lead_to_their_samples(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", steps=3)
+    row = samples(run)[0] | {"problem_id": "held/0", "kind": "sample"}
+    (run / "evaluation" / "step-000003").mkdir()
+    (run / "evaluation" / "step-000003" / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    show(browser, report_of(run))
+    won = find(browser, "#results .two .card")
+    assert won.text.splitlines()[:2] == ["Won: 1 problem, never right before, right after", "held/0"]
+    click(browser, "[data-problem] button")
+    assert find(browser, "#count").text.startswith("1 of ")
+    assert find(browser, "#list article code").text == "held/0"
+
+    behaviour = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
+    forms = ("svg", "png", "csv")
+    for form in forms:
+        click(browser, f"[aria-label='Save Groups as {form.upper()}']")
+    WebDriverWait(browser, 20).until(lambda _: all((tmp_path / f"a - Groups.{form}").exists() for form in forms))
+    drawing = (tmp_path / "a - Groups.svg").read_text()
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
+    assert {"Groups", "step", "all wrong", "mixed", "all right", "100%"} <= set(texts)
+    assert drawing.count("<path") > 10
+    assert (tmp_path / "a - Groups.png").read_bytes().startswith(b"\x89PNG")
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    with (tmp_path / "a - Groups.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["series"] == "mixed"]
+    assert [float(row["value"]) for row in rows] == pytest.approx([row["frac_mixed"] for row in metrics], rel=1e-4)
+    click(browser, "#results .scroll + .take button")
+    name = "a - The same as a table_ percent, with 95_ intervals.csv"
+    WebDriverWait(browser, 20).until(lambda _: (tmp_path / name).exists())
+    assert (tmp_path / name).read_text().splitlines()[0] == "level,problems,,greedy,pass@1,pass@4"
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def test_colours_that_mean_something_stand_alone(page: webdriver.Chrome) -> None:
+    """In each picture of one run every line has a colour of its own, and none is close to another."""
+    drawn = page.execute_script(
+        """return [...document.querySelectorAll("canvas[data-chart]")].map((one) => Chart.getChart(one)).filter(Boolean)
+        .map((chart) => chart.data.datasets.filter((set) => !set.faint).map((set) => set.borderColor))"""
+    )
+    for colours in drawn:
+        points = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours]
+        apart = [sum((a - b) ** 2 for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(points, 2)]
+        assert all(distance > 40**2 for distance in apart), colours
 
 
 PLAN = """

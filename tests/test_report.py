@@ -155,8 +155,8 @@ def test_evaluations_on_the_way_are_curves(tmp_path: Path) -> None:
     write_evaluation(folder / "evaluation" / "step-000003.json", (4, 0, 0, 0))
     (run,) = read_runs([folder])
     charts = over_training([run])
-    assert [c.title for c in charts] == ["pass@4, level 1", "pass@4, level 2", "pass@4, all problems"]
-    assert charts[0].series[0].points == [(0.0, 0.5), (3.0, 0.5), (6.0, 1.0)]
+    assert [c.title for c in charts] == ["pass@1, level 1", "pass@1, level 2", "pass@1, all problems"]
+    assert charts[0].series[0].points == [(0.0, 0.25), (3.0, 0.5), (6.0, 0.875)]
 
 
 def test_the_overview_says_first_and_last(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_the_overview_says_first_and_last(tmp_path: Path) -> None:
     view = overview(run, measurements([run]))
     assert view.sentence == "tiny by exp-grpo on hidden-rules; 20 steps, seed 0."
     tiles = {tile.name: tile for tile in view.tiles}
-    # level 2: problems 1 and 3; one of them at least once right, then none
-    assert (tiles["pass@4, level 2"].before, tiles["pass@4, level 2"].after) == ("50%", "0%")
+    # level 2: problems 1 and 3; one of eight samples right, then none
+    assert (tiles["pass@1, level 2"].before, tiles["pass@1, level 2"].after) == ("12%", "0%")
     assert tiles["Training time"].after == "40 s"
 
 

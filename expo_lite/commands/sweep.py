@@ -20,7 +20,7 @@ from expo_lite.settings.plans import ReplicateConfig, RunsConfig, SweepConfig
 from expo_lite.settings.train import RunConfig
 from expo_lite.sweep.plan import REPLICATE, SweepPlan, read_plan
 from expo_lite.tasks import load_task
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.sweep.results import Results
@@ -60,8 +60,11 @@ def carry_out(command: Printing, plan: SweepPlan, settings: RunsConfig) -> None:
     Raises:
         ExpoLiteError: a part failed; what is finished is kept and compared.
     """
+    from expo_lite.sweep.claims import undecidable
     from expo_lite.sweep.run import Work, run_sweep
 
+    if plan.diagnose_problems and (doubt := undecidable(plan.any_config.evaluation.eval_problems)):
+        warning(command.messages())(doubt)
     work = Work(start_process, evaluate_base, diagnose_base, train_from)
     results, failures = run_sweep(plan, settings, work, command.messages())
     show_sweep(command, plan, results, failures)

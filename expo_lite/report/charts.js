@@ -2,7 +2,9 @@
 "use strict";
 
 const DASHES = [[], [6, 4], [2, 3], [8, 3, 2, 3], [12, 4], [1, 4]];
-const COLOURS = 6;
+const PALETTE = ["s1", "s2", "s3", "s4", "s5", "s6"];
+const UNLIKE = ["s1", "before", "s4"];
+const COLOURS = PALETTE.length;
 let drawn = [];
 
 function colour(name) {
@@ -17,9 +19,12 @@ function read(value, unit) {
 
 // The colour says which run, the dashes which metric, or that the colours begin anew; of a single run the colour says
 // which metric.
-function looks(series, single) {
-  const place = single ? series.place : series.run;
-  const name = single && series.colour ? series.colour : "s" + ((place % COLOURS) + 1);
+// Beside colours that mean something stand only those that are unlike them.
+function looks(chart, series, single) {
+  const others = chart.series.filter((each) => !each.colour);
+  const place = !single ? series.run : others.length < chart.series.length ? others.indexOf(series) : series.place;
+  const palette = others.length < chart.series.length && single ? UNLIKE : PALETTE;
+  const name = single && series.colour ? series.colour : palette[place % palette.length];
   const dash = single ? 0 : series.place + Math.floor(series.run / COLOURS);
   return { colour: colour(name), dash: DASHES[dash % DASHES.length] };
 }
@@ -33,7 +38,7 @@ function longestGap(pairs) {
 function lines(chart, single) {
   const datasets = [];
   chart.series.forEach((series, number) => {
-    const look = looks(series, single);
+    const look = looks(chart, series, single);
     const strong = series.means.length && !chart.stacked ? series.means : series.points;
     const points = (pairs) => pairs.map(([x, y]) => ({ x, y }));
     const shown = chart.stacked && series.means.length ? series.means : strong;
@@ -65,6 +70,7 @@ function axes(unit, stacked, last) {
   const grid = { color: colour("line") };
   const ticks = { color: colour("muted"), maxTicksLimit: 6 };
   const text = (value) => (unit === "share" ? read(value, unit) : read(value, ""));
+  const title = (text) => ({ display: Boolean(text), text, color: colour("muted"), padding: 2, font: { size: 11 } });
   return {
     x: {
       type: "linear",
@@ -73,6 +79,7 @@ function axes(unit, stacked, last) {
       grid: { display: false },
       border: { color: colour("line") },
       ticks: { ...ticks, precision: 0, maxRotation: 0, includeBounds: false },
+      title: title("step"),
     },
     y: {
       grid,
@@ -81,6 +88,7 @@ function axes(unit, stacked, last) {
       beginAtZero: unit !== "nats" && unit !== "",
       max: stacked && unit === "share" ? 1 : undefined,
       ticks: { ...ticks, callback: text },
+      title: title(unit === "share" ? "" : unit),
     },
   };
 }
@@ -142,6 +150,7 @@ const whiskers = {
         if (!dataset.ends[j]) return;
         const [low, high] = dataset.ends[j].map((value) => chart.scales.y.getPixelForValue(value));
         const half = Math.min(bar.width / 4, 5);
+        const thin = bar.width < 12; // a narrow bar stays in sight
         context.beginPath();
         context.moveTo(bar.x, low);
         context.lineTo(bar.x, high);
@@ -150,7 +159,7 @@ const whiskers = {
           context.lineTo(bar.x + half, y);
         }
         // dark on light on dark: seen on the bar and beside it
-        for (const [name, width] of [["card", 4], ["ink", 1.5]]) {
+        for (const [name, width] of [["card", thin ? 0 : 4], ["ink", thin ? 1 : 1.5]].filter(([, width]) => width)) {
           context.strokeStyle = colour(name);
           context.lineWidth = width;
           context.stroke();
@@ -176,7 +185,8 @@ function bars(canvas, passes, name, single) {
     };
   });
   const scales = axes("", false, undefined);
-  Object.assign(scales.x, { type: "category", min: undefined, title: { display: true, text: "level", color: colour("muted") } });
+  Object.assign(scales.x, { type: "category", min: undefined });
+  scales.x.title.text = "level";
   Object.assign(scales.y, { min: 0, max: 100 });
   scales.y.ticks.callback = (value) => value + "%";
   return new Chart(canvas, {
@@ -195,7 +205,7 @@ function bars(canvas, passes, name, single) {
             title: (items) => (items.length ? name + ", level " + items[0].label : ""),
             label: (item) => {
               const [low, high] = item.dataset.ends[item.dataIndex];
-              return `${item.dataset.label}: ${item.parsed.y.toFixed(1)}% (${low.toFixed(0)} to ${high.toFixed(0)})`;
+              return `${item.dataset.label}: ${item.parsed.y.toFixed(1)}% (${low.toFixed(1)} to ${high.toFixed(1)})`;
             },
           },
         },

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from expo_lite.results.record import RunRecord
@@ -14,6 +14,9 @@ SMOOTHED_FROM = 40
 """Curves of so many points get a running mean; shorter ones are read as they are."""
 SHARE = 20
 """A running mean is over one part in so many of a curve."""
+
+MOST_DASHED = 2
+"""The most metrics in a picture of several runs, where colours are the runs' and dashes tell metrics apart."""
 
 Point = tuple[float, float]
 Metrics = Sequence[Mapping[str, Any]]
@@ -56,7 +59,9 @@ class Chart:
 
 def sections(runs: Sequence[RunRecord]) -> list[tuple[str, list[Chart]]]:
     """All charts by section, without empty ones; metrics without a panel come last."""
-    found = [(title, [chart(panel, runs) for panel in panels]) for title, panels in SECTIONS]
+    found = [
+        (title, [chart(part, runs) for panel in panels for part in _parts(panel, runs)]) for title, panels in SECTIONS
+    ]
     names = dict.fromkeys(name for run in runs for row in run.metrics for name in row if name != "step")
     families = tuple(name for name in PANELS if name.endswith("/"))
     rest = [name for name in names if name not in PANELS and not name.startswith(families)]
@@ -117,6 +122,14 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
         near = points[i - around : i + around + 1]
         found.append((x, sum(y for _, y in near) / len(near)))
     return found
+
+
+def _parts(panel: Panel, runs: Sequence[RunRecord]) -> list[Panel]:
+    """A panel as it is, or with a picture for each of its metrics where those of several runs would be too many."""
+    lines = _members(panel, runs)
+    if len(runs) == 1 or len(lines) <= MOST_DASHED:
+        return [panel]
+    return [replace(panel, title=f"{panel.title}: {each.line or each.label}", metrics=(each,)) for each in lines]
 
 
 def _members(panel: Panel, runs: Sequence[RunRecord]) -> list[Metric]:

@@ -13,6 +13,8 @@ from expo_lite.run.dashboard import duration
 from expo_lite.settings.metrics import percent
 
 GREEDY = "greedy"
+LEADING = "pass@1"
+"""The figure that comes first everywhere: on the terminal, in `watch` and here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def overview(run: RunRecord, own: Sequence[Measurement]) -> Overview:
 
 
 def _passes(own: Sequence[Measurement]) -> list[Tile]:
-    """The largest pass@k of the hardest level and of all."""
+    """pass@1 of the hardest level and of all."""
     if not own:
         return []
     last = own[-1]
@@ -66,11 +68,10 @@ def _passes(own: Sequence[Measurement]) -> list[Tile]:
     hardest = levels[-2] if len(levels) > 1 else levels[-1]
     tiles = []
     for level in dict.fromkeys((hardest, levels[-1])):
-        name = list(last.figures[level])[-1]
-        before = percent(own[0].figures[level][name].value) if len(own) > 1 and level in own[0].figures else ""
-        estimate = last.figures[level][name]
-        note = f"95%: {100 * estimate.low:.0f} to {100 * estimate.high:.0f}"
-        tiles.append(Tile(f"{name}, {level_name(level)}", percent(estimate.value), before, note))
+        before = percent(own[0].figures[level][LEADING].value) if len(own) > 1 and level in own[0].figures else ""
+        estimate = last.figures[level][LEADING]
+        note = f"95%: {percent(estimate.low)} to {percent(estimate.high)}"
+        tiles.append(Tile(f"{LEADING}, {level_name(level)}", percent(estimate.value), before, note))
     return tiles
 
 
@@ -125,19 +126,18 @@ def picture(measured: Sequence[Measurement]) -> dict[str, Any]:
 
 
 def over_training(runs: Sequence[RunRecord]) -> list[Chart]:
-    """The last figure (pass@k of the largest k) by step, a chart per level, of runs that were measured on the way."""
+    """pass@1 by step, a chart per level, of runs that were measured on the way."""
     if max((len(run.evaluated) for run in runs), default=0) < 3:
         return []
     measured = [_measurement("", i, False, e) for i, run in enumerate(runs) for e in run.evaluated]
-    names = names_of(measured)
     several, charts = len(runs) > 1, []
     for level in levels_of(measured):
         series = []
         for i, run in enumerate(runs):
             own = [m for m in measured if m.run == i and level in m.figures]
-            points = [(float(m.step), m.figures[level][names[-1]].value) for m in own]
-            series.append(Series(run.label if several else names[-1], i, 0, None, points, []))
-        title = f"{names[-1]}, {level_name(level)}"
+            points = [(float(m.step), m.figures[level][LEADING].value) for m in own]
+            series.append(Series(run.label if several else LEADING, i, 0, None, points, []))
+        title = f"{LEADING}, {level_name(level)}"
         charts.append(Chart(title, "Held-out problems.", "share", False, 1, several, series))
     return charts
 

@@ -18,6 +18,7 @@ const figure = document.getElementById("figure");
 if (figure) figure.addEventListener("change", () => draw(figures));
 document.querySelectorAll("#choice input").forEach((box) => box.addEventListener("change", () => draw(figures)));
 draw(figures);
+offerToSave();
 
 const packed = document.getElementById("samples-data");
 if (packed) {

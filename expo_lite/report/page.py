@@ -54,11 +54,12 @@ def render(runs: Sequence[RunRecord]) -> Page:
     measured = measurements(runs)
     on_the_way = over_training(runs)
     charts = [*([("Held-out problems during training", on_the_way)] if on_the_way else []), *sections(runs)]
-    between = [compare(runs[0], other).pairing for other in runs[1:]]
+    within = [(each, "before", "after") for each in pairings_within(runs)]
+    between = [(compare(runs[0], other).pairing, f"in {runs[0].label}", f"in {other.label}") for other in runs[1:]]
     page = partial(
         document,
         "page.html.j2",
-        scripts=("charts.js", "samples.js", "page.js"),
+        scripts=("charts.js", "save.js", "samples.js", "page.js"),
         figures={
             "runs": [run.label for run in runs],
             "last": max(run.steps for run in runs),
@@ -71,7 +72,7 @@ def render(runs: Sequence[RunRecord]) -> Page:
         measured=measured,
         levels=levels_of(measured),
         names=names_of(measured),
-        pairings=[*pairings_within(runs), *filter(None, between)],
+        pairings=[*within, *(each for each in between if each[0])],
         charts=charts,
         differing=differing(runs) if len(runs) > 1 else [],
         rule=RULE,

@@ -21,13 +21,6 @@ async function unpack(text) {
   return { problems, rows };
 }
 
-function element(tag, attributes, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) made.setAttribute(name, value);
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
-
 // The text with every place of the needle marked; nodes only, so that nothing in it is read as HTML.
 function marked(text, needle) {
   const parts = document.createDocumentFragment();
@@ -123,7 +116,7 @@ function matches(row, wanted) {
     (!wanted.level || String(row.problem.level) === wanted.level) &&
     (!wanted.from || row.step >= Number(wanted.from)) &&
     (!wanted.to || row.step <= Number(wanted.to)) &&
-    (!wanted.text || [row.problem.prompt, row.completion, row.answer || ""].some((text) => text.toLowerCase().includes(wanted.text)))
+    (!wanted.text || row.problem.id.toLowerCase() === wanted.text || [row.problem.prompt, row.completion, row.answer || ""].some((text) => text.toLowerCase().includes(wanted.text)))
   );
 }
 
@@ -169,6 +162,20 @@ function browse(rows, runs, compare) {
   form.addEventListener("reset", () => setTimeout(filter));
   more.addEventListener("click", show);
   filter();
+
+  // a problem named elsewhere on the page leads to its samples, if they are in the file
+  const ids = new Set(rows.map((row) => row.problem.id));
+  document.querySelectorAll("[data-problem]").forEach((place) => {
+    if (!ids.has(place.dataset.problem)) return;
+    const button = element("button", { type: "button", class: "link" }, place.dataset.problem);
+    button.addEventListener("click", () => {
+      form.querySelectorAll("select, input").forEach((field) => (field.value = field.name === "order" ? "first" : ""));
+      form.text.value = place.dataset.problem;
+      filter();
+      document.getElementById("samples").scrollIntoView();
+    });
+    place.replaceChildren(button);
+  });
 }
 
 // What counts as a try of the policy, with no answer in sight.

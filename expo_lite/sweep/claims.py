@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from expo_lite.records import ALL
-from expo_lite.results.statistics import Estimate
+from expo_lite.results.statistics import Estimate, over_problems
 from expo_lite.sweep.results import BASE, Results, minus
 
 TOLERANCE = 0.03
@@ -103,6 +103,18 @@ class Claim:
             if verdict in verdicts:
                 return verdict
         return ClaimVerdict.HOLDS
+
+
+def undecidable(n_problems: int) -> str | None:
+    """Say which claims cannot hold with so few held-out problems a level, even if nothing changes; None if all can."""
+    doubt = over_problems([0.0] * n_problems, lowest=-1.0).high
+    if doubt <= LEVEL_TOLERANCE:
+        return None
+    return (
+        f"{n_problems} held-out problems a level cannot show that a level stays within {LEVEL_TOLERANCE * 100:.0f} "
+        f"points, for no change at all has an interval of {doubt * 100:.0f} points to either side: claims 1, 2 and 8 can "
+        "fail, but not hold. Take more evaluation.eval_problems."
+    )
 
 
 def judge_claims(results: Results) -> list[Claim]:

@@ -60,10 +60,11 @@ class SweepReport:
         """Say how much was measured, and how the figures are to be read."""
         before = self.results.before
         row, seeds = before.levels[0], self.plan.seeds
+        judged = f", and judged on pass@{self.results.k}" if self.claims else ""
         return (
             f"Seeds {', '.join(map(str, seeds))}; {row.n_samples} samples a problem at temperature "
             f"{before.temperature}, {row.n_problems} held-out problems a level. Percent, with 95% intervals that carry "
-            "seeds and problems; differences are paired by both. "
+            f"seeds and problems; differences are paired by both{judged}. "
             "With one seed the intervals carry problems only, and another seed may turn a verdict."
         )
 
@@ -176,7 +177,7 @@ def render(report: SweepReport) -> str:
     charts = charts_of(results)
     return document(
         "sweep.html.j2",
-        scripts=("charts.js", "page.js"),
+        scripts=("charts.js", "save.js", "page.js"),
         figures={
             "runs": names,
             "last": max(row["step"] for runs in results.runs.values() for run in runs.values() for row in run.metrics),

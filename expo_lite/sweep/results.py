@@ -77,8 +77,9 @@ class Results:
         return student([last - first for first, last in pairs])
 
     def total(self, run: str, name: str) -> Estimate:
-        """A metric's sum over a run's steps, over seeds."""
-        return student([sum(row.get(name, 0.0) for row in result.metrics) for result in self.runs[run].values()])
+        """A metric's sum over a run's steps: the mean over seeds, with the lowest and the highest as its ends."""
+        sums = [sum(row.get(name, 0.0) for row in result.metrics) for result in self.runs[run].values()]
+        return Estimate(mean(sums), min(sums), max(sums))
 
     def diagnosed(self, figure: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]) -> Estimate:
         """A figure of the diagnoses; its interval carries the seeds', and the problems' as each diagnosis has it."""
