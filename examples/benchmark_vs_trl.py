@@ -519,9 +519,9 @@ class Worker:
 
 def peer_path() -> Path | None:
     """Where the peer's TRL is, installed once; None: that of this environment."""
-    if Path("/dev/nvidia0").exists():
-        return None
-    return installed(PEER)
+    from expo_lite.settings.machine import has_gpu
+
+    return None if has_gpu() else installed(PEER)
 
 
 def installed(package: str) -> Path:

@@ -14,6 +14,7 @@ What has been run on a GPU: nothing yet, by us. Please send us what it prints (w
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import default_model, has_gpu, is_installed
+from expo_lite.settings.machine import default_model, has_gpu, is_installed, set_memory
 
 COMBINATIONS = (("hf", "own"), ("hf", "native"), ("unsloth", "own"), ("unsloth", "native"))
 QUESTIONS = ("3 + 4", "12 + 7 - 3", "5 * (12 + 7) - 3 + 40", "2 * 88 - 15 + 4 - 31 + 6 * 12 - (3 + 9) * 2 + 17")
@@ -37,6 +38,8 @@ NORM_TOLERANCE = {"cpu": 1e-3, "gpu": 0.1}
 """Relative, between the gradients of two backends on the same rows: fp32, bf16."""
 FIXED = "First add the numbers. Then take away what is to be taken away, and so on. The answer is \\boxed{7}."
 TIMEOUT_S = 3600
+SAID_LINES = 30
+"""Of the errors of a process that failed, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     """Check one backend and sampler in this process; `shared` holds the adapter that the first one wrote."""
     import torch
 
-    from expo_lite.memory.limits import fitted, peak_memory_gib, reset_peak_memory
+    from expo_lite.memory.limits import fitted, peak_memory_gib, peak_reserved_gib, reset_peak_memory
     from expo_lite.memory.plan import CONTEXT, GIB, MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS, Workload, phases
     from expo_lite.memory.shapes import find_shape
     from expo_lite.policy.batching import Row
@@ -80,6 +83,11 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
 
     def note(what: str, status: str, detail: str, value: float | None = None) -> None:
         found.append(Finding(label, what, status, detail, value))
+
+    def peak() -> str:
+        """Allocated; on a GPU reserved memory too, which has the pools of CUDA graphs in it."""
+        reserved = f" ({peak_reserved_gib():.2f} reserved)" if kind == "gpu" else ""
+        return f"{peak_memory_gib():.2f} GiB{reserved}"
 
     def holds(what: str, test: Callable[[], tuple[bool, str]]) -> None:
         try:
@@ -131,7 +139,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     note(
         "sampling",
         "measured",
-        f"{n / took_s:,.0f} tokens/s, peak {peak_memory_gib():.2f} GiB, planned {planned['sampling']:.2f}",
+        f"{n / took_s:,.0f} tokens/s, peak {peak()}, planned {planned['sampling']:.2f}",
     )
 
     rows = [
@@ -148,7 +156,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     note(
         "update",
         "measured",
-        f"{speed:,.0f} tokens/s, peak {peak_memory_gib():.2f} GiB, planned {planned['update']:.2f}",
+        f"{speed:,.0f} tokens/s, peak {peak()}, planned {planned['update']:.2f}",
     )
     step_s = sampling_s + took_s
     hours = step_s * NIGHT_STEPS / 3600
@@ -204,15 +212,25 @@ def in_own_process(words: list[str], label: str) -> list[Finding]:
     """The findings of `check` in a new process; a process that dies is one of them."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [sys.executable, __file__, *words, "--json", file.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)  # noqa: S603
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)  # noqa: S603
+        except subprocess.TimeoutExpired:
+            return [Finding(label, "run", "FAILED", f"no end after {TIMEOUT_S} s")]
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return [Finding(label, "run", "FAILED", f"exit code {done.returncode}: {last}")]
+            said = "\n".join(done.stderr.strip().splitlines()[-SAID_LINES:]) or "no message"
+            return [Finding(label, "run", "FAILED", f"exit code {done.returncode}: {said}")]
         return [Finding(**row) for row in json.loads(Path(file.name).read_text(encoding="utf-8"))["findings"]]
 
 
 def machine() -> str:
-    """The device and the versions, without importing anything that Unsloth patches."""
+    """The device and the versions, asked in another process: this one takes no memory of the GPU."""
+    command = [sys.executable, "-c", "import check_gpu; print(check_gpu.this_machine())"]
+    folder = Path(__file__).parent
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout.strip()  # noqa: S603
+
+
+def this_machine() -> str:
+    """The device and the versions."""
     import importlib.metadata
 
     import torch
@@ -236,13 +254,16 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file to write the findings to")
     parser.add_argument("--only", nargs=3, metavar=("BACKEND", "SAMPLER", "SHARED"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    set_memory(os.environ)  # torch's allocator as `train` has it
     console = Console()
     found: list[Finding] = []
+    about = ""
     if given.only:
         backend, sampler, shared = given.only
         found = check(given.model, backend, sampler, given.tokens, Path(shared))
     else:
-        console.print(f"{given.model} on {machine()}", highlight=False)
+        about = machine()
+        console.print(f"{given.model} on {about}", highlight=False)
         with tempfile.TemporaryDirectory() as folder:
             for backend, sampler in COMBINATIONS:
                 label, reason = f"{backend}, {sampler}", why_not(backend)
@@ -255,9 +276,9 @@ def main() -> int:
             table.add_row(finding.backend, finding.what, finding.status, finding.detail)
         console.print(table)
     if given.json:
-        about = {"model": given.model, "tokens": given.tokens, "machine": machine() if not given.only else ""}
+        run = {"model": given.model, "tokens": given.tokens, "machine": about}
         rows = [asdict(finding) for finding in found]
-        given.json.write_text(json.dumps(about | {"findings": rows}, indent=2) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps(run | {"findings": rows}, indent=2) + "\n", encoding="utf-8")
     return 0 if given.only or all(finding.status != "FAILED" for finding in found) else 1
 
 

@@ -19,7 +19,7 @@ from expo_lite.measure.evaluate import (
     is_due,
     load_evaluation,
 )
-from expo_lite.memory.limits import Limits, fitted, fitting, peak_memory_gib
+from expo_lite.memory.limits import Limits, fitted, fitting, peak_memory_gib, peak_reserved_gib
 from expo_lite.memory.machine import SHORT_OF_MEMORY, first_line, out_of_memory
 from expo_lite.memory.plan import GIB, MemoryPlan
 from expo_lite.policy.device import describe, find_device
@@ -240,6 +240,8 @@ def take_step(run: Run) -> dict[str, float]:
         "sampling/tokens_per_s": (policy.n_sampled_tokens - n_before) / (sampled - started),
         "peak_memory_gib": peak_memory_gib(),
     }
+    if policy.device.type == "cuda":
+        metrics["memory/peak_reserved_gib"] = peak_reserved_gib()
     if run.planned_gib is not None:
         metrics["memory/planned_gib"] = run.planned_gib
     if metrics["update/n_rows"]:

@@ -18,6 +18,8 @@ os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # messages name the program as i
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 gc.disable()  # while the modules of all tests are imported
 
+from expo_lite.settings.machine import has_gpu
+
 
 def pytest_collection_finish() -> None:
     """Keep what is imported out of garbage collection."""
@@ -58,7 +60,7 @@ LONGEST = ("sweep", "resume", "loop", "grading", "memory", "check_gpu", "trl", "
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, and skip gpu tests if there is no GPU."""
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
-    if Path("/dev/nvidia0").exists():
+    if has_gpu():
         return
     for item in items:
         if item.get_closest_marker("gpu"):

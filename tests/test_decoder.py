@@ -2,7 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from expo_lite.errors import ModelError
 from expo_lite.memory.shapes import ALIASES_FILE
-from expo_lite.policy.decoder import Decoder
+from expo_lite.policy.decoder import Decoder, Replays
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.merged import is_known, merge
 from expo_lite.settings.groups import PolicyConfig
@@ -121,3 +124,63 @@ def test_other_models_are_sampled_by_their_own_generate(tmp_path: Path, monkeypa
     assert policy._sampler == "native"
     with pytest.raises(ModelError, match="--sampler native"):
         HfPolicy(str(folder), PolicyConfig(bits=16, sampler="own"), seed=0)
+
+
+class FakeStreams:
+    """Torch's streams; a recording that fails leaves its stream current, as in torch 2.11 to 2.14."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, fails: bool) -> None:
+        self.made = 0
+        self.main = self.current = SimpleNamespace(wait_stream=lambda _: None)
+        self.fails = fails
+        self.recorded_on: list[Any] = []
+        for name, fake in {
+            "Stream": self.new,
+            "current_stream": lambda: self.current,
+            "set_stream": lambda stream: setattr(self, "current", stream),
+            "stream": self.on,
+            "graph": self.graph,
+            "CUDAGraph": lambda: SimpleNamespace(pool=lambda: "pool", replay=lambda: None),
+        }.items():
+            patch.setattr(torch.cuda, name, fake)
+        patch.setattr(Replays, "failed", False)
+        patch.setattr(Replays, "stream", None)
+
+    def new(self) -> Any:
+        self.made += 1
+        return SimpleNamespace(wait_stream=lambda _: None)
+
+    @contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    @contextmanager
+    def graph(self, graph: Any, pool: Any, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream
+        self.recorded_on.append(stream)
+        yield
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.current = before
+
+
+def test_a_step_that_cannot_be_recorded_is_tried_once_and_leaves_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, steps = FakeStreams(monkeypatch, fails=True), list[str]()
+    with pytest.warns(UserWarning, match="without CUDA graphs"):
+        Replays()((8, 256), lambda: steps.append("a"))
+    assert cuda.current is cuda.main
+    Replays()((8, 512), lambda: steps.append("b"))  # another sampling call of the process
+    assert steps == ["a", "a", "b"]  # run and recorded; run alone
+    assert len(cuda.recorded_on) == 1
+
+
+def test_all_recordings_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeStreams(monkeypatch, fails=False)
+    for _ in range(2):
+        replays = Replays()
+        for shape in (1, 2, 1):
+            replays(shape, lambda: None)
+    assert (cuda.made, len(cuda.recorded_on)) == (1, 4)
+    assert all(stream is Replays.stream for stream in cuda.recorded_on)

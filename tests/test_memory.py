@@ -57,7 +57,9 @@ def test_cache_by_hand() -> None:
 def test_recorded_steps_by_hand() -> None:
     # 20 rows in eights: 3 recordings; 512 + 256 positions in steps of 256: 3; of 2 layers with 24 / 64 MiB each
     workload = Workload(prompt_tokens=512, completion_tokens=256)
-    assert memory.recorded_bytes(SMALL, workload, 20) == 6 * 2 * 24 / 64 * 2**20
+    # and the logits of 20 rows, four times in fp32, beside those in the recordings' pool
+    choosing = 20 * SMALL.vocabulary * 4 * 4
+    assert memory.recorded_bytes(SMALL, workload, 20) == 6 * 2 * 24 / 64 * 2**20 + choosing
     for kind, sampler, there in (("gpu", "own", True), ("gpu", "native", False), ("cpu", "own", False)):
         sampling = phases(SMALL, replace(workload, kind=kind, sampler=sampler), 512, 20)[1]  # type: ignore[arg-type]
         assert ("recorded steps" in sampling.parts) == there

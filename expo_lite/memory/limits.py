@@ -210,6 +210,11 @@ def peak_memory_gib() -> float:
     return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
 
 
+def peak_reserved_gib() -> float:
+    """What the GPU's allocator has held at most, in GiB: with the pools of CUDA graphs, and with fragments."""
+    return torch.cuda.max_memory_reserved() / GIB
+
+
 def reset_peak_memory() -> None:
     """Count the GPU's peak anew; resident memory cannot be."""
     if torch.cuda.is_available():

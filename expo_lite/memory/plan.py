@@ -158,21 +158,27 @@ def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
 
 
 def recorded_bytes(shape: Shape, workload: Workload, rows: int) -> float:
-    """The recordings of a sampling call in which rows end one after the other, while those that are left grow."""
+    """The recordings of a sampling call in which rows end one after the other, while those that are left grow.
+
+    The tensors of a step are in their pool, and once more outside while a new shape runs before it is recorded.
+    """
     n_recordings = math.ceil(rows / RECORDED_ROWS) + math.ceil(workload.width / RECORDED_WIDTH)
-    return n_recordings * shape.layers * RECORDED_LAYER_BYTES
+    return n_recordings * shape.layers * RECORDED_LAYER_BYTES + choosing_bytes(shape, workload, rows)
+
+
+def choosing_bytes(shape: Shape, workload: Workload, rows: int) -> float:
+    """Matrices of logits while each row's next token is chosen."""
+    return rows * shape.vocabulary * FP32 * SAMPLING_COPIES["nucleus" if workload.nucleus else "full"]
 
 
 def sampling_working(shape: Shape, workload: Workload, rows: int) -> float:
     """The worst of choosing a token, attending over the cache and prefilling, beside the cache itself."""
-    copies = SAMPLING_COPIES["nucleus" if workload.nucleus else "full"]
-    choosing = rows * shape.vocabulary * FP32 * copies
     # generate's mask on a GPU makes transformers repeat keys and values for every query head
     repeated = workload.kind == "gpu" and workload.sampler == "native"
     attention = 2 * rows * workload.width * shape.query_width * workload.element if repeated else 0.0
     n_prompts = math.ceil(rows / workload.group_size)
     prefill_tokens = min(max(PREFILL_TOKENS, workload.prompt_tokens), n_prompts * workload.prompt_tokens)
-    return max(choosing, attention, forward_activations(shape, workload, prefill_tokens))
+    return max(choosing_bytes(shape, workload, rows), attention, forward_activations(shape, workload, prefill_tokens))
 
 
 def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_rows: int) -> tuple[Phase, ...]:

@@ -12,7 +12,7 @@ hidden, h query, key and value heads, k key heads, g query heads a key head, d h
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
@@ -202,37 +202,44 @@ class Replays:
 
     A replay costs the host one launch instead of hundreds. A step must read and write the same buffers every time.
     Recordings share one pool of memory, and are freed with this object. If a step cannot be recorded, it and all others
-    run without recording, with a warning. Not yet run on a GPU; a test without one holds that a step reads no value and
-    leaves nothing on the CPU.
+    of the process run without recording, with a warning: a failed recording leaves memory behind (pytorch issues
+    180395, 190348). Not yet run on a GPU; a test without one holds that a step reads no value and leaves nothing on the
+    CPU.
     """
+
+    failed: ClassVar[bool] = False
+    """A step of this process could not be recorded."""
+    stream: ClassVar[torch.cuda.Stream | None] = None
+    """The only stream beside the main one: torch keeps a workspace of cuBLAS, 8 MiB or more, for each."""
 
     def __init__(self) -> None:
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._pool: Any = None
-        self._failed = False
 
     def __call__(self, shape: Hashable, step: Callable[[], None]) -> None:
         """Run the step once."""
         if shape in self._graphs:
             self._graphs[shape].replay()
             return
-        if self._failed:
+        if Replays.failed:
             step()
             return
+        main, beside = torch.cuda.current_stream(), Replays.stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        Replays.stream = beside
         # this is the step itself; libraries initialise themselves in it, which must not happen in a recording
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
+        beside.wait_stream(main)
         with torch.cuda.stream(beside):
             step()
-        torch.cuda.current_stream().wait_stream(beside)
+        main.wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph, pool=self._pool, stream=beside):
                 step()  # recorded, not run
         except RuntimeError as error:
+            torch.cuda.set_stream(main)  # torch leaves the recording's stream current
             if out_of_memory(error):
                 raise
-            self._failed = True
+            Replays.failed = True
             warnings.warn(f"Decoding continues without CUDA graphs, slower: {error}", stacklevel=2)
             return
         self._pool = graph.pool()

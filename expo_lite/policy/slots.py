@@ -67,7 +67,8 @@ class Slots:
         self._eos_ids = frozenset(eos_ids)
         device, limit = decoder.device, params.max_completion_tokens
         self._kind = "cpu" if device.type == "cpu" else "cuda"
-        self._most_positions = max(map(len, prompts)) + limit
+        # a width that is no multiple of 8 makes attention on a GPU pad its mask in every layer
+        self._most_positions = _up(max(map(len, prompts)) + limit, 8)
         self._n_slots = n_slots
         room = max(map(len, prompts)) + 1 if self._kind == "cpu" else self._most_positions
         self._cache = decoder.new_cache(n_slots, _up(room, CACHE_BLOCK))

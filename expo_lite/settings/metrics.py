@@ -103,7 +103,8 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         Panel("Speed", "Tokens a second.", "tokens/s",
               (Metric("sampling/tokens_per_s", "sampling"), Metric("update/tokens_per_s", "update"))),
         Panel("Memory", "The peak so far, and what the plan foresaw.", "GiB",
-              (Metric("peak_memory_gib", "peak memory", "measured"), Metric("memory/planned_gib", "planned memory", "planned"))),
+              (Metric("peak_memory_gib", "peak memory", "measured"), Metric("memory/planned_gib", "planned memory", "planned"),
+               Metric("memory/peak_reserved_gib", "reserved memory", "reserved"))),
     )),
 )  # fmt: skip
 """The panels of a report, in its order."""
