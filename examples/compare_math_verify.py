@@ -28,7 +28,7 @@ from expo_lite.records import Verdict
 T = TypeVar("T")
 DATA = Path(__file__).parent.parent / "tests" / "data"
 SERVE = "--serve"
-BLIND = (DATA / "grading_blind_a.jsonl", DATA / "grading_blind_b.jsonl")
+BLIND = (DATA / "grading_blind_e.jsonl", DATA / "grading_blind_f.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
