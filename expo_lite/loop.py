@@ -38,7 +38,7 @@ from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.step.learn import learn, make_optimizer
 from expo_lite.step.methods import METHOD_ROWS, experience_metrics, sample_experience
 from expo_lite.step.pairs import pair_rows
-from expo_lite.step.rollout import draw
+from expo_lite.step.rollout import draw, remember
 from expo_lite.step.run import (
     CHECKED_PROBLEMS,
     Run,
@@ -213,8 +213,10 @@ def take_step(run: Run) -> dict[str, float]:
     config, policy, n_before = run.config, run.policy, run.policy.n_sampled_tokens
     n_scored = policy.n_scored_tokens
     started = time.monotonic()
-    problems = draw(run.problems, config.problems_per_step, step=run.step, seed=config.seed)
+    n = config.problems_per_step
+    problems = draw(run.problems, n, step=run.step, seed=config.seed, by=config.draw, rates=run.rates)
     experience = sample_experience(run, problems)
+    remember(run.rates, experience.groups)
     sampled = time.monotonic()
     rows = METHOD_ROWS[config.method](experience, config)
     metrics = experience_metrics(experience, config)

@@ -119,6 +119,7 @@ def test_a_number_out_of_bounds_is_refused(name: str, value: float) -> None:
         ("output", Path("a\0"), "a value is not UTF-8, has a NUL"),
         ("eval_every", 3, "eval_every needs --eval-problems above 0"),
         ("task", "\udcff", "a value is not UTF-8"),
+        ("method", "nothing", "method must be"),
     ],
 )
 def test_each_rule_of_training(name: str, value: Any, message: str) -> None:

@@ -204,7 +204,7 @@ def test_an_answer_that_no_box_can_hold_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("method", ["grpo --resample 2", "insert", "prefix", "self-distill", 
+@pytest.mark.parametrize("method", ["grpo --resample 2 --draw hard", "insert", "prefix", "self-distill", 
                                     "self-distill --teacher current",
                                     "soft-explain", "likelihood", "grade-negatives"])  # fmt: skip
 def test_two_steps_end_to_end(method: str, tmp_path: Path) -> None:

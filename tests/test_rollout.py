@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from expo_lite.memory.limits import Limits
-from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams, Verdict
+from expo_lite.records import Completion, FinishReason, Group, Problem, SampleRequest, SamplingParams, Verdict
 from expo_lite.settings.groups import ExpoConfig
+from expo_lite.settings.train import Draw
 from expo_lite.step.explain import roll_out
-from expo_lite.step.rollout import draw, stream_seed
+from expo_lite.step.rollout import draw, remember, stream_seed
 
 PROBLEMS = [Problem(f"p{i}", f"Question {i}?", str(i)) for i in range(5)]
 PARAMS = SamplingParams(1.0, 10)
@@ -94,6 +97,33 @@ def test_a_step_may_ask_for_more_than_there_are() -> None:
     drawn = draw(PROBLEMS, 12, step=2, seed=0)
     assert len(drawn) == 12
     assert max(Counter(drawn).values()) <= 4
+
+
+@pytest.mark.parametrize(("by", "often"), [("hard", "p1"), ("even", "p2")])
+def test_a_draw_by_success_rate(by: Draw, often: str) -> None:
+    """Chances 0.05, 1, 0.5, 1 - 0.9 and, without a rate, 1; or 0.05, 0.05, 1, 0.36 and 1."""
+    rates = {"p0": 1.0, "p1": 0.0, "p2": 0.5, "p3": 0.9}
+    counts = Counter(
+        p.problem_id for step in range(400) for p in draw(PROBLEMS, 1, step=step, seed=1, by=by, rates=rates)
+    )
+    chances = {"hard": [0.05, 1, 0.5, 0.1, 1], "even": [0.05, 0.05, 1, 0.36, 1]}[by]
+    for i, chance in enumerate(chances):
+        assert abs(counts[f"p{i}"] / 400 - chance / sum(chances)) < 0.08
+    assert counts["p0"] > 0
+    assert counts[often] > 100
+    drawn = [p.problem_id for p in draw(PROBLEMS, 12, step=3, seed=1, by=by, rates=rates)]
+    assert max(Counter(drawn).values()) <= 3  # without replacement
+    assert drawn == [p.problem_id for p in draw(PROBLEMS, 12, step=3, seed=1, by=by, rates=dict(rates))]
+
+
+def test_success_rates_are_kept_by_hand() -> None:
+    def group(*correct: bool) -> Group:
+        return Group(PROBLEMS[0], (), tuple(Verdict(each, "", "") for each in correct))
+
+    rates: dict[str, float] = {}
+    for correct, rate in (((False, True), 0.5), ((True, True), 0.75), ((False, False), 0.375)):
+        remember(rates, [group(*correct)])
+        assert rates == {"p0": rate}
 
 
 def test_each_purpose_has_its_own_random_numbers() -> None:

@@ -37,6 +37,7 @@ from expo_lite.settings.schema import (
     typed,
 )
 
+Draw = Literal["hard", "even", "new"]
 Logger = Literal["tensorboard", "wandb", "trackio", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab"]
 """The trackers of accelerate; each is also the name of its package."""
 
@@ -60,6 +61,9 @@ class TrainConfig:
     """Completions of each problem (the paper's G)."""
     problems_per_step: Annotated[int, COMPLETIONS] = 8
     """Problems that each step samples and learns from."""
+    draw: Draw = "new"
+    """The problems that a step draws: new ones, each once a pass; or more often the hard ones, or those with even odds.
+    A run keeps each problem's success rate. Every problem has a chance, and one not drawn yet has the best."""
     seed: Annotated[int, SEED] = 0
     """The seed of all that is random: the adapter, the order of problems and every sample."""
     output: Path | None = None
@@ -212,6 +216,7 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
     others = of_term | of_chains | {"exp_sft_normalisation", "teacher"} | (refresh if spec.pairs else set())
     rules = [
         (spec.pairs, set(changed(config.dpo))),
+        (spec.groups or config.explanation.explain == "all-wrong", {"draw"} & set(changed(config))),
         (spec.grpo, set(changed(config.loss)) - {"updates_per_batch"}),
         (config.method == "grpo", set(changed(config.sampling)) & {"resample"}),
         (spec.scaled, expo & of_term),

@@ -2,15 +2,17 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.records import Completion, FinishReason, Group, Problem, SampleRequest, SamplingParams, Verdict
+from expo_lite.settings.train import Draw
 from expo_lite.tasks import Task
 
+LEAST_CHANCE = 0.05
 GRADING_THREADS = 4
 """Enough to keep the grader's two processes busy."""
 
@@ -83,12 +85,45 @@ def stream_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def draw(problems: Sequence[Problem], n: int, *, step: int, seed: int) -> list[Problem]:
-    """The `n` problems of a step (counted from 0); each epoch is one shuffled pass over all."""
-    drawn = []
+def draw(
+    problems: Sequence[Problem],
+    n: int,
+    *,
+    step: int,
+    seed: int,
+    by: Draw = "new",
+    rates: Mapping[str, float] | None = None,
+) -> list[Problem]:
+    """The `n` problems of a step (counted from 0).
+
+    By "new", each epoch is one shuffled pass over all. By "hard" and "even" a problem's chance grows with its failures,
+    or as its success rate, in `rates` (`remember`), comes near a half. Each has a chance; one without a rate the best.
+    """
+    drawn: list[Problem] = []
+    if by != "new":
+        rng = random.Random(stream_seed(seed, "draw", step))  # noqa: S311
+        while len(drawn) < n:  # without replacement: the largest of u^(1 / chance)
+            keys = {
+                i: rng.random() ** (1 / _chance((rates or {}).get(p.problem_id), by)) for i, p in enumerate(problems)
+            }
+            drawn += [problems[i] for i in sorted(keys, key=lambda i: -keys[i])[: n - len(drawn)]]
+        return drawn
     for position in range(step * n, (step + 1) * n):
         epoch, place = divmod(position, len(problems))
         order = list(range(len(problems)))
         random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)  # noqa: S311
         drawn.append(problems[order[place]])
     return drawn
+
+
+def _chance(rate: float | None, by: Draw) -> float:
+    if rate is None:
+        return 1.0
+    return max(1.0 - rate if by == "hard" else 4.0 * rate * (1.0 - rate), LEAST_CHANCE)
+
+
+def remember(rates: dict[str, float], groups: Sequence[Group]) -> None:
+    """Keep each problem's success rate: half what it was, and half its newest group's share of right completions."""
+    for group in groups:
+        rate = sum(verdict.correct for verdict in group.verdicts) / len(group.verdicts)
+        rates[group.problem.problem_id] = (rates.get(group.problem.problem_id, rate) + rate) / 2

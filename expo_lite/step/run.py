@@ -91,6 +91,8 @@ class Run:
     """The peak of memory that the plan foresees, as it is measured; None without a plan."""
     step: int = 0
     """Steps done."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Success rates by problem, of those drawn so far."""
     prefixes: dict[str, int] = field(default_factory=dict)
     """Parts of its explanation that a problem is given by the method prefix; those that are not at the start."""
     explanations: RefreshStore[Explanation] = field(init=False)
@@ -124,6 +126,7 @@ def save(run: Run) -> None:
         state={
             "explanations": run.explanations.to_json(step=run.step),
             "pairs": run.pairs.to_json(step=run.step),
+            "rates": run.rates,
             "prefixes": run.prefixes,
             "limits": run.limits.to_json(),
             "loss_scale": run.policy.scaler.state_dict(),
@@ -139,7 +142,7 @@ def restore(run: Run, folder: Path) -> None:
     restore_optimizer(run.optimizer, run.policy.parameters(), folder)
     run.explanations.load_json(state.get("explanations", []))
     run.pairs.load_json(state.get("pairs", []))
-    run.prefixes = dict(state.get("prefixes", {}))
+    run.rates, run.prefixes = dict(state.get("rates", {})), dict(state.get("prefixes", {}))
     run.limits.load_json(state.get("limits", {}))
     if scale := state.get("loss_scale"):
         run.policy.scaler.load_state_dict(scale)
