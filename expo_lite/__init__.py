@@ -6,7 +6,7 @@
     result = train(TrainConfig(model="tiny", steps=20))
 
 Importing this package does not wait for torch; the first use of a function that needs it does. Where torch is not there
-yet, that also sets the variables that keep a long run's memory from growing (`settings.machine.set_memory`), unless
+yet, that also sets the variables that keep a long run's memory from growing (`settings.machine.prepare_torch`), unless
 they are set.
 """
 
@@ -71,9 +71,9 @@ def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module 'expo_lite' has no attribute '{name}'")
     if name in ("evaluate", "load_policy", "train") and "torch" not in sys.modules:
-        from expo_lite.settings.machine import set_memory
+        from expo_lite.settings.machine import prepare_torch
 
-        set_memory(os.environ)
+        prepare_torch(os.environ)
     return getattr(importlib.import_module(_LATE[name]), name)
 
 

@@ -33,6 +33,7 @@ from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import sample_rows
 from expo_lite.run.progress import Display, Stopped, StopRequests, working
 from expo_lite.run.target import resolve_run, run_prompts, starting_adapter
+from expo_lite.settings.machine import load_of_others
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.step.learn import learn, make_optimizer
@@ -51,7 +52,7 @@ from expo_lite.step.run import (
 )
 from expo_lite.tasks import Task, load_task
 from expo_lite.tasks.base import say_read
-from expo_lite.terminal import Terminal, command, say, warning
+from expo_lite.terminal import Terminal, command, counted, say, warning
 
 TREND_BINS = 30
 
@@ -140,7 +141,8 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     """Load the policy, and make the run folder unless it is there."""
     warn = warning(console)
     device = describe(find_device())
-    say(console, f"device: {device}")
+    busy = load_of_others() if device.startswith("cpu") else None
+    say(console, f"device: {device}{(busy and '; ' + busy) or ''}")
     say_read(task, console)
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     prompts = run_prompts(config, folder, warn)
@@ -264,6 +266,7 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
     rows = run.folder.metrics.read()
     values = [row["frac_all_wrong"] for row in rows if "frac_all_wrong" in row]  # absent where nothing was sampled
     if trend := binned(values, TREND_BINS):
-        say(console, f"all-wrong groups over {len(values)} steps: {trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}")
+        curve = f"{trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}"
+        say(console, f"all-wrong groups over {counted(len(values), 'step')}: {curve}")
     for finding in findings(rows):
         run.limits.warn(str(finding))

@@ -20,7 +20,7 @@ from typing import Any
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
+from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
@@ -115,9 +115,22 @@ class Terminal(Console):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
+class WholeWords(Table):
+    """A table that breaks no word, if it can be as narrow as its terminal without that."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Let only the columns whose widest cell has several words give way."""
+        cells = [[str(cell) for cell in (column.header, *column.cells)] for column in self.columns]
+        words = [max(map(cell_len, " ".join(texts).split()), default=0) for texts in cells]
+        if sum(words) + 2 * len(words) + 2 <= options.max_width:
+            for column, texts, longest in zip(self.columns, cells, words, strict=True):
+                column.no_wrap = longest == max(map(cell_len, texts))
+        yield from super().__rich_console__(console, options)
+
+
 def new_table(*columns: str, title: str | None = None, justify: JustifyMethod = "right") -> Table:
     """Return a table without rows: its first column on the left, the others as `justify` says."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    made = WholeWords(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
         made.add_column(column, justify=justify if i else "left", overflow="fold")
     return made
@@ -159,6 +172,11 @@ def _in_one_line(cell: object) -> str:
 
 def _for_latex(text: str) -> str:
     return re.sub(r"[&%$#_{}]", r"\\\g<0>", text.replace("\\", "/")).replace("~", r"\~{}").replace("^", r"\^{}")
+
+
+def counted(n: int, what: str) -> str:
+    """'1 thread', '2 threads', '1,000 threads'."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def say(console: Console, line: str) -> None:

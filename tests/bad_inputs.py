@@ -180,7 +180,7 @@ CASES = [
         ("10 MB, question", data({**GOOD[0], "question": "1" * 10**7}), 1, LINE_1 + "'question' has 10,000,000"),
         ("a level of 41 letters", data({**GOOD[0], "level": "a" * 41}), 1, LINE_1 + "'level' must be a whole number"),
         ("prompt, 2 MB", prompt("1 " * 10**6 + "{question}"), 2, "is too long: at most 1,000,000 bytes are read"),
-        ("long chain", data({**GOOD[0], "expert_chain": "1 " * 2_000}), 0, "1 expert chains are left out"),
+        ("long chain", data({**GOOD[0], "expert_chain": "1 " * 2_000}), 0, "1 expert chain left out: too long"),
         ("completions as long as the context", typed(*TRAIN, *FEW[:1], "1024"), 2, "leaves no room for a question"),
         *(
             (

@@ -122,16 +122,24 @@ def test_no_command_computes_on_the_cpu_where_there_is_a_gpu(
     assert "535.183.01" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("load", "says"), [(0.1, False), (2.4, False), (9.0, True)])
+def test_a_busy_machine_is_said_to_be(load: float, says: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert machine.load_of_others() == ("this machine is busy (load 9.0), so steps take longer" if says else None)
+
+
 def test_the_allocator_s_setting_is_made_where_it_works(box: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(**given: str) -> dict[str, str]:
         environment = dict(given)
-        machine.set_memory(environment)
+        machine.prepare_torch(environment)
         assert [environment.pop(name) for name in machine.PRODUCT_CACHES] == ["64", "64"]
+        assert environment.pop("OMP_WAIT_POLICY") == "PASSIVE"
         return {name: value for name, value in environment.items() if name not in given}
 
-    kept = {"LRU_CACHE_CAPACITY": "7"}
-    machine.set_memory(kept)
-    assert kept["LRU_CACHE_CAPACITY"] == "7"
+    kept = {"LRU_CACHE_CAPACITY": "7", "OMP_WAIT_POLICY": "ACTIVE"}
+    machine.prepare_torch(kept)
+    assert (kept["LRU_CACHE_CAPACITY"], kept["OMP_WAIT_POLICY"]) == ("7", "ACTIVE")
     assert made() == {}  # no GPU
     box.device.touch()
     chosen = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from expo_lite.commands import cli
 from expo_lite.run.progress import completion_bar
+from expo_lite.settings.models import PRESETS
 from expo_lite.terminal import Terminal, as_started, latex, markdown, new_table, program, say, visible, wrapped
 
 BIN = Path(sys.executable).parent
@@ -86,6 +87,20 @@ def test_nothing_that_can_be_copied_is_broken() -> None:
             assert any(whole in part for part in parts)
         assert all(len(part) <= max(width, 43) for part in parts)
     assert wrapped("  ok  it fits", 8) == "  ok  it\nfits"
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_no_word_of_a_table_is_broken_where_another_column_can_give_way(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    cli.run(["models"])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width for line in lines)
+    words = " ".join(lines).split()
+    for alias, preset in PRESETS.items():
+        assert {alias, *(["built"] if alias == "tiny" else preset.source.split()), *preset.license.split()} <= {*words}
+    assert len([line for line in lines if line.strip()]) <= 2 * len(PRESETS) + 10  # three licences take more lines
 
 
 def test_nothing_that_has_no_shape_is_left_of_all_of_unicode() -> None:

@@ -31,7 +31,7 @@ from expo_lite.commands.sweep import Replicate, Sweep
 from expo_lite.commands.train import Train
 from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
 from expo_lite.memory.machine import SHORT_OF_MEMORY, first_line, out_of_memory
-from expo_lite.settings.machine import set_memory
+from expo_lite.settings.machine import prepare_torch
 from expo_lite.settings.models import suggestion
 from expo_lite.terminal import Terminal, as_started, say, visible, visible_line, wrapped
 
@@ -89,7 +89,7 @@ def run(words: Sequence[str]) -> int:
         command = parse(words)
         if not sys.stdout.isatty():
             os.environ.setdefault("COLUMNS", str(WIDE))
-        set_memory(os.environ)
+        prepare_torch(os.environ)
         command.run()
         sys.stdout.flush()
     except KeyboardInterrupt:

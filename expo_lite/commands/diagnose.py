@@ -26,7 +26,7 @@ from expo_lite.results.tables import interval_cell
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
 from expo_lite.tasks import load_task
-from expo_lite.terminal import Terminal, new_table, say
+from expo_lite.terminal import Terminal, counted, new_table, say
 
 if TYPE_CHECKING:
     from expo_lite.measure.verdict import LevelDiagnosis
@@ -60,7 +60,7 @@ class Diagnose(ConfiguredCommand):
             import_torch(console)
             from expo_lite.measure.diagnose import diagnose_target
 
-            say(console, f"{target.label}: diagnosing {len(problems)} problems ...")
+            say(console, f"{target.label}: diagnosing {counted(len(problems), 'problem')} ...")
             say_device(console)
             result = diagnose_target(target, task, problems, config, folder, console)
         n_shown = Counter[Level | None]()

@@ -30,7 +30,7 @@ from expo_lite.settings.machine import importing
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
 from expo_lite.tasks import load_task
-from expo_lite.terminal import say, warning
+from expo_lite.terminal import counted, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.measure.samples import SampleFolder, SampleSpec
@@ -169,7 +169,8 @@ def graded_target(
     from expo_lite.policy.factory import load_policy
     from expo_lite.run.folder import locked, make_folder
 
-    say(console, f"{target.label}: {spec.n_completions:,} completions of {len(spec.problems):,} problems")
+    completions, problems = counted(spec.n_completions, "completion"), counted(len(spec.problems), "problem")
+    say(console, f"{target.label}: {completions} of {problems}")
     say_device(console)
     settings, limits = fitted_policy(target.model, target.policy, spec.params, warning(console))
     with completion_bar(console, "completions", spec.n_completions) as bar:

@@ -7,8 +7,6 @@ from expo_lite.settings.models import PRESETS, TINY
 from expo_lite.tasks import TASKS
 from expo_lite.terminal import Terminal, new_table, say
 
-MODEL_COLUMNS = ("alias", "model", "parameters", "license", "steps", "learning rate", "for exp-dpo", "max tokens")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Models(Command):
@@ -18,15 +16,16 @@ class Models(Command):
     """
 
     def run(self) -> None:
-        """Print the table."""
-        table = new_table(*MODEL_COLUMNS, justify="left")
+        """Print the tables."""
+        about = new_table("alias", "parameters", "model", "license", justify="left")
+        defaults = new_table("alias", "steps", "learning rate", "for exp-dpo", "max tokens")
         for alias, preset in PRESETS.items():
             source = "built in" if preset is TINY else preset.source
+            about.add_row(alias, preset.parameters, source, preset.license)
             rates = (f"{preset.learning_rate:g}", f"{preset.dpo_learning_rate:g}")
-            defaults = (str(preset.steps), *rates, str(preset.max_completion_tokens))
-            table.add_row(alias, source, preset.parameters, preset.license, *defaults)
+            defaults.add_row(alias, str(preset.steps), *rates, str(preset.max_completion_tokens))
         console = Terminal()
-        console.print(table)
+        console.print(about, defaults)
         say(console, "--model also takes OWNER/NAME of the model hub, a local folder or a GGUF file.")
 
 

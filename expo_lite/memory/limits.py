@@ -29,6 +29,7 @@ from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import Sampler
 from expo_lite.settings.methods import METHODS
 from expo_lite.settings.train import RunConfig
+from expo_lite.terminal import counted
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class Limits:
             if self.sampling_rows == 1:
                 return None
             self.sampling_rows //= 2
-            return f"sampling {self.sampling_rows} rows at a time"
+            return f"sampling {counted(self.sampling_rows, 'row')} at a time"
 
         return self._repeat(phase, smaller, "--max-completion-tokens")
 
@@ -275,7 +276,7 @@ def fitting(
             f"tokens their prompts do not fit into the model's context of {context:,}."
         )
     if n_chains:
-        warn(f"{n_chains:,} expert chains are left out: they do not fit into the context after their question.")
+        warn(f"{counted(n_chains, 'expert chain')} left out: too long to fit into the context after the question.")
     return kept
 
 

@@ -11,6 +11,7 @@ import torch
 
 from expo_lite.errors import ConfigError
 from expo_lite.settings.machine import ON_THE_CPU, driver_version, has_gpu, in_wsl
+from expo_lite.terminal import counted
 
 NF4_BLOCK = 64
 """Weights that share a scale. Rows of whole blocks have been right on every machine."""
@@ -43,7 +44,7 @@ def describe(device: torch.device) -> str:
     """Name the device."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {torch.get_num_threads()} threads"
+    return f"cpu: {counted(torch.get_num_threads(), 'thread')}"
 
 
 def compute_type(device: torch.device) -> torch.dtype:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from expo_lite.run.metrics import mean
 from expo_lite.settings.metrics import described, percent, text_of
+from expo_lite.terminal import counted
 
 Row = Mapping[str, Any]
 
@@ -72,7 +73,7 @@ def no_gradient(rows: Sequence[Row]) -> Finding | None:
     dead = [row for row in rows if row.get("grad_norm") == 0]
     streak = next((i for i, row in enumerate(reversed(rows)) if row.get("grad_norm") != 0), len(rows))
     if dead and 2 * len(dead) >= len(rows):
-        which = f"{len(dead)} of {len(rows)} steps had no gradient"
+        which = f"{len(dead)} of {counted(len(rows), 'step')} had no gradient"
         learned = "Nothing is learned" if len(dead) == len(rows) else "Most steps teach nothing"
     elif streak >= STALLED_STEPS:
         dead = list(rows[-streak:])
