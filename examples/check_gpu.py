@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import default_model, has_gpu, is_installed, set_memory
+from expo_lite.settings.machine import default_model, has_gpu, is_installed, prepare_torch
 
 COMBINATIONS = (("hf", "own"), ("hf", "native"), ("unsloth", "own"), ("unsloth", "native"))
 QUESTIONS = ("3 + 4", "12 + 7 - 3", "5 * (12 + 7) - 3 + 40", "2 * 88 - 15 + 4 - 31 + 6 * 12 - (3 + 9) * 2 + 17")
@@ -254,7 +254,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file to write the findings to")
     parser.add_argument("--only", nargs=3, metavar=("BACKEND", "SAMPLER", "SHARED"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    set_memory(os.environ)  # torch's allocator as `train` has it
+    prepare_torch(os.environ)  # torch's allocator as `train` has it
     console = Console()
     found: list[Finding] = []
     about = ""
