@@ -32,6 +32,8 @@ RUN = {
     "report runs/a runs/b --output both.html": "",
     "report runs/a runs/b": "",
     "report runs/a runs/b --json": "",
+    "report runs/a runs/b --latex": "",
+    "report runs/a runs/b --markdown": "",
     "plan --model all --vram 8 12 16 24": "",
     "plan --model qwen2.5-3b --vram 24": "",
     "plan --model qwen2.5-0.5b --vram 8 24": "",

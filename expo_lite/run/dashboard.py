@@ -95,9 +95,10 @@ class RunsState:
     """By the time that the runs so far have taken, evaluations included; None before the first step."""
 
     def __str__(self) -> str:
-        known = self.seconds_left is not None and self.n_finished < self.total
-        left = f", about {duration(self.seconds_left or 0.0)} left" if known else ""
-        return f"{self.n_finished} of {self.total} runs{left}"
+        left = f", about {duration(self.seconds_left)} left" if self.seconds_left is not None else ""
+        if self.seconds_left is not None and self.seconds_left < 60:
+            left = ", less than a minute left"
+        return f"{self.n_finished} of {self.total} runs{left if self.n_finished < self.total else ''}"
 
 
 def read_progress(runs: Sequence[tuple[Path, int]]) -> RunsState:

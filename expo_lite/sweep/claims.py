@@ -19,8 +19,8 @@ from expo_lite.sweep.results import BASE, Results, minus
 TOLERANCE = 0.03
 """A change of the all-wrong share up to this counts as none."""
 LEVEL_TOLERANCE = 0.10
-"""A change of a level up to this counts as none. 60 held-out problems cannot tell less: even if not one problem changes,
-the interval of a difference reaches 6 points to either side."""
+"""A change of a level up to this counts as none. Fewer than 28 held-out problems cannot tell so much: even if not one
+changes, the interval of a difference reaches further (`undecidable`)."""
 FLOOR = 0.01
 """A base below one point counts as one point where a rise is a multiple of it."""
 NEAR_ZERO = 0.10

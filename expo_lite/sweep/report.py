@@ -60,12 +60,13 @@ class SweepReport:
         """Say how much was measured, and how the figures are to be read."""
         before = self.results.before
         row, seeds = before.levels[0], self.plan.seeds
+        alone = " With one seed the intervals carry problems only, and another seed may turn a verdict."
+        alone = alone if len(seeds) == 1 else ""
         judged = f", and judged on pass@{self.results.k}" if self.claims else ""
         return (
             f"Seeds {', '.join(map(str, seeds))}; {row.n_samples} samples a problem at temperature "
             f"{before.temperature}, {row.n_problems} held-out problems a level. Percent, with 95% intervals that carry "
-            f"seeds and problems; differences are paired by both{judged}. "
-            "With one seed the intervals carry problems only, and another seed may turn a verdict."
+            f"seeds and problems; differences are paired by both{judged}.{alone}"
         )
 
     def judged(self) -> list[Table]:
@@ -220,7 +221,7 @@ def charts_of(results: Results) -> list[curves.Chart]:
             for number, name in enumerate(results.runs)
         ]
         if series := [line for line in lines if line]:
-            title = METRICS[metric].label if metric in METRICS else metric
+            title = METRICS[metric].label if metric in METRICS else metric.replace(LEVEL_REWARD, "reward, level ")
             panel = PANELS.get(metric, PANELS[LEVEL_REWARD])
             charts.append(curves.Chart(title.capitalize(), panel.about, panel.unit, False, each, False, series))
     return charts
