@@ -16,7 +16,6 @@ from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.records import Problem
 from expo_lite.tasks import FixedTask, TaskOptions, load_task
-from expo_lite.tasks.fields import last_boxed
 from expo_lite.tasks.splits import hold_out, normalised, select, without_test_questions
 
 REAL_DATA = Path(os.environ.get("EXPO_LITE_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -187,23 +186,6 @@ def test_select_counts_by_level_only_where_there_are_levels() -> None:
     assert Counter(p.level for p in kept) == {1: 3, 2: 3}
     flat = select(pool, task="t", known_levels=(), levels=(), limit=3, seed=0)
     assert len(flat) == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "inside"),
-    [
-        (r"so \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\boxed{1} and \boxed{2}", "1, 2"),
-        (r"\boxed{1} and \boxed{2", None),  # an open box is no final answer
-        (r"\fbox{3}", "3"),
-        (r"$\boxed 4$", "4"),
-        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
-        (r"\boxed{}", None),
-        ("no box", None),
-    ],
-)
-def test_last_boxed(text: str, inside: str | None) -> None:
-    assert last_boxed(text) == inside
 
 
 @pytest.mark.parametrize(

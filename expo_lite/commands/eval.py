@@ -215,10 +215,8 @@ def write_unsolved(file: Path, graded: "list[GradedProblem]", config: EvalConfig
     tries = config.samples + 1
     say(console, f"{len(unsolved):,} of {len(graded):,} problems were never solved in {tries} tries: {file}")
     if unsolved and len(unsolved) == len(graded):
-        warning(console)(
-            "not one was solved, which often means that replies and answers do not look alike: compare them in "
-            f"{config.output or 'the samples'} before you train. The first answer is {unsolved[0].answer!r}."
-        )
-    elif unsolved:
+        line = "not one was solved: see in the samples that replies and answers can be compared, before you train"
+        warning(console)(f"{line}. The first answer is {unsolved[0].answer!r}.")
+    if unsolved:
         command = shlex.join(["expo-lite", "train", "--model", config.target, "--task", f"jsonl:{file}"])
         say(console, f"train on them: {command}")

@@ -27,7 +27,7 @@ _VERBS = frozenset(
 )
 _MOST_WORDS = 7
 _LONG = 60  # characters
-_MOST_LONG = 16
+_MOST_LONG = 8
 _SHOWN = 80  # characters
 _CONTENT = frozenset("body context passage paragraph story premise choices options input table image images".split())
 """Columns that a question may not make sense without."""

@@ -71,13 +71,15 @@ class Fields:
     def find(self, row: DataRow, role: str) -> str:
         """Return the row's field for a role, one that is filled before one that is empty; '' if there is none."""
         present = _matching(tuple(row.fields), self.names[role])
-        return next((name for name in present if not _is_missing(row.fields[name])), next(iter(present), ""))
+        for name in present:
+            if not _is_missing(row.fields[name]):
+                return name
+        return present[0] if present else ""
 
     def unread(self, row: DataRow) -> list[str]:
         """Return those of a row's fields that no role takes."""
-        names = tuple(flat(row.fields))
-        read = {*_ID_FIELDS, *(name for role in ROLES for name in _matching(names, self.names[role]))}
-        return [name for name in names if name not in read]
+        read = {*_ID_FIELDS, *(name for names in self.names.values() for name in _matching(tuple(row.fields), names))}
+        return [name for name in row.fields if name not in read]
 
     def check(self, row: DataRow) -> None:
         """Raise DataError where a row lacks its question, its answer, or a field that the user has named."""
@@ -132,12 +134,6 @@ def _key(name: str) -> str:
     return re.sub(r"[^\w.]|_", "", str(name)).lower()
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Return what the last complete `\boxed{}` or `\fbox{}` holds, or the token after a bare `\boxed`; else None."""
-    answer, form = final_answer(text)
-    return answer if form == "boxed" else None
-
-
 def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
     """Read one row; its own `problem_id` or `unique_id` goes before the one given. Raises DataError.
 
@@ -180,10 +176,9 @@ def _without_turns(row: DataRow, fields: Fields) -> DataRow:
 
     The system's turn comes before the question; the assistant's is the solution where the row has no answer of its own.
     """
-    read = dict(flat(row.fields))
-    row = DataRow(row.where, read)
+    read: dict[str, object] = {}
     for name in {fields.find(row, "question"), fields.find(row, "answer")} - {""}:
-        turns = read[name]
+        turns = row.fields[name]
         if not isinstance(turns, list) or not turns or not all(isinstance(turn, Mapping) for turn in turns):
             continue
         named = [str(turn.get("role") or turn.get("from")).lower() for turn in turns]
@@ -198,8 +193,8 @@ def _without_turns(row: DataRow, fields: Fields) -> DataRow:
         solution = said.pop("assistant", None)
         read[name] = "\n\n".join(map(str.strip, said.values())) or solution
         if solution and said:
-            read.setdefault("solution", solution)
-    return row
+            read["solution"] = row.fields.get("solution", solution)
+    return DataRow(row.where, {**row.fields, **read}) if read else row
 
 
 def _own_id(row: DataRow) -> str | None:
@@ -228,11 +223,13 @@ def _reference(name: str, text: str) -> tuple[str, str | None]:
 
 
 def _ending_in_box(chain: str, answer: str) -> str:
-    return chain if last_boxed(chain) is not None else f"{chain}\nThe answer is \\boxed{{{answer}}}.".lstrip()
+    return chain if final_answer(chain)[1] == "boxed" else f"{chain}\nThe answer is \\boxed{{{answer}}}.".lstrip()
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _as_text(row: DataRow, name: str, *, numbers: bool) -> str:
@@ -246,8 +243,6 @@ def _as_text(row: DataRow, name: str, *, numbers: bool) -> str:
     if not isinstance(value, str):
         expected = "text or a number" if numbers else "text"
         raise DataError(f"{row.where}: {name!r} must be {expected}, got {type(value).__name__} {str(value)[:40]!r}.")
-    if not value.strip():
-        raise DataError(f"{row.where}: {name!r} is blank.")
     _check_text(row, name, value)
     return value.strip()
 
@@ -272,14 +267,12 @@ def _level(row: DataRow, fields: Fields) -> Level | None:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_LEVEL:
         return value
     level = level_of(value) if isinstance(value, str) else ""
-    if isinstance(level, int) or (_is_word(level) and level != ALL):
+    if isinstance(level, int):
+        return level
+    if 0 < len(level) <= _LONGEST_LEVEL and level.isprintable() and "," not in level and level != ALL:
         return level
     raise DataError(
         f"{row.where}: {name!r} must be a whole number of at most four digits, or like 'Level 5', or a word of at "
         f"most {_LONGEST_LEVEL} characters without a comma, not {ALL!r}, got {str(value)[:40]!r}; --fields level= "
         "reads no levels."
     )
-
-
-def _is_word(level: str) -> bool:
-    return 0 < len(level) <= _LONGEST_LEVEL and level.isprintable() and "," not in level

@@ -8,8 +8,9 @@ MATH-500, the 500 test problems of Lightman et al. 2023, which has no train spli
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from expo_lite.records import Problem, level_order
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.checks import doubts, summary, without_unmatched
-from expo_lite.tasks.fields import Fields, problem_from_row
+from expo_lite.tasks.fields import Fields, flat, problem_from_row
 from expo_lite.tasks.files import Row, hub_rows, read_rows, split_files, split_in_name
 from expo_lite.tasks.splits import hold_out, without_test_questions
 
@@ -98,14 +99,9 @@ def load_hub(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
     return task_of_splits(name, hub_rows(repository, (config,), instead=instead), grader, options, prefix=repository)
 
 
-def _rows_of(files: Mapping[str, Sequence[Path]], kind: str | None = None) -> Rows:
+def _rows_of(files: Mapping[str, Sequence[Path]], kind: str = "") -> Rows:
     """Rows by split, each file read when its rows are asked for."""
-
-    def rows(paths: Sequence[Path]) -> Iterator[Row]:
-        for path in paths:
-            yield from read_rows(path, kind=kind)
-
-    return {split: rows(paths) for split, paths in files.items()}
+    return {split: chain.from_iterable(read_rows(path, kind=kind) for path in paths) for split, paths in files.items()}
 
 
 class _Reader:
@@ -124,6 +120,7 @@ class _Reader:
             try:
                 if isinstance(row, DataError):
                     raise row
+                row = replace(row, fields=flat(row.fields))
                 problem = problem_from_row(row, f"{self._prefix}/{split}/{i}", self._fields)
                 if problem.problem_id in self._identifiers:
                     raise DataError(f"{row.where}: the problem_id {problem.problem_id!r} comes a second time.")
