@@ -156,6 +156,7 @@ def test_what_is_wrong_is_said_by_the_command_line_and_no_run_folder_is_made(
 def test_a_hub_model_without_a_network() -> None:
     """The tests run with HF_HUB_OFFLINE."""
     with pytest.raises(
-        ModelError, match=r"'nobody/no-such-model' is not wholly in the hub's cache.*'tiny' needs no download"
+        ModelError,
+        match=r"is not wholly in the hub's cache.*`hf download nobody/no-such-model`.*'tiny' needs no",
     ):
         load_base("nobody/no-such-model", "nobody/no-such-model", PolicyConfig(), CPU)

@@ -86,6 +86,42 @@ def test_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"tokens: {found['longest_completion_tokens']} tokens" in text
 
 
+def test_download_disk_and_hours_are_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", "qwen2.5-3b", "--vram", "24")
+    found = json.loads(output(capsys, *words, "--json"))
+    n = 3_085_938_688
+    assert found["download_gb"] == pytest.approx(2 * n / 1e9)
+    adapter_gb = 36 * 16 * (2 * 4096 + 2 * (2048 + 256) + 3 * (2048 + 11008)) * 4 / 1e9  # q and o, k and v, the MLP
+    assert found["disk_gb"] == pytest.approx(2 * n / 1e9 + 3 * 3 * adapter_gb)
+    # 72 completions of at most 1,024 tokens a step and 3,400 in each evaluation; 240 rows together; read at 0.5 TB/s
+    waves = 300 * 1 + 2 * 15
+    sampling_s, learning_s = waves * 1024 * 2 * n / 0.5e12, 300 * 6 * n * 72 * (256 + 512) / 66e12
+    assert found["hours"] == pytest.approx((sampling_s + learning_s) / 3600)
+    text = output(capsys, *words)
+    assert "Download: 6.2 GB. Disk: 7.2 GB with the run folder, and some 6 GB for torch" in text
+    assert "Time: some 2.5 hours for 300 steps" in text and "This is arithmetic, not measured" in text
+    assert "Download" not in output(capsys, "--model", "tiny", "--vram", "24")  # it is in the package
+
+
+def test_what_does_not_fit_is_an_error_after_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--vram", "4"], ["--vram", "3", "4"], ["--vram", "4", "--json"]):
+        assert cli.run(["plan", "--model", "qwen2.5-7b", *words]) == 1
+        said = capsys.readouterr()
+        assert "qwen2.5-7b" in said.out and "Time" not in said.out
+        assert said.err.startswith("error: It does not fit: it needs ") and "Take a smaller --model" in said.err
+
+
+@pytest.mark.parametrize(("used", "warns"), [("12", False), ("1331", True), ("[N/A]", False)])
+def test_a_card_that_draws_the_desktop(
+    used: str, warns: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"memory.total": ["24564"], "memory.used": [used]}
+    monkeypatch.setattr("expo_lite.commands.plan.has_gpu", lambda: True)
+    monkeypatch.setattr("expo_lite.commands.plan.ask_driver", answers.__getitem__)
+    line = "warning: 1.3 GiB of the card are in use, by the desktop or other programs. train counts what is free: "
+    assert (f"{line}--vram 22.7 plans with it." in output(capsys, "--model", "qwen2.5-3b")) is warns
+
+
 def test_the_comparison_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     text = output(capsys, "--model", "all", "--vram", "6", "12", "16", "24")
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if "|" in line]

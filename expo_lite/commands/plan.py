@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich import box
 from rich.console import Console
 
 from expo_lite.commands.command import ConfiguredCommand, Inline
-from expo_lite.errors import ConfigError
+from expo_lite.errors import ConfigError, ModelError
 from expo_lite.memory.machine import ram_bytes
 from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, plan_for
 from expo_lite.memory.shapes import find_shape
@@ -19,8 +20,18 @@ from expo_lite.settings.machine import ask_driver, default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.plans import PlanConfig, of_train_file
 from expo_lite.settings.schema import typed
-from expo_lite.terminal import Terminal, new_table, say
+from expo_lite.terminal import Terminal, new_table, say, warning
 
+PROBLEMS, EVALUATED = 8, 3_400
+"""Problems of a step, and completions of an evaluation of 40 problems at each of five levels, as train takes them."""
+CHECKPOINTS = 3
+"""Those that a run keeps, with one that is being written; each has the adapter and two moments of its size."""
+BYTES_A_SECOND, OPERATIONS_A_SECOND = 0.5e12, 66e12
+"""Half of the bandwidth and 40% of the dense bf16 operations in an RTX 4090's data sheet."""
+ASSUMED = "half the bandwidth and 40% of the speed of an RTX 4090, prompts and completions half as long as they may be"
+ENVIRONMENT_GB = 6
+IN_USE_MIB = 200
+"""More than a driver takes for itself."""
 ALL = "all"
 """The model name that stands for every alias."""
 
@@ -44,7 +55,7 @@ class Plan(ConfiguredCommand):
 
         Raises:
             ConfigError: a setting is out of bounds, the model is unknown, or the GPU cannot be asked for its memory.
-            ModelError: the model's sizes are not known here.
+            ModelError: the model's sizes are not known here, or no plan fits; what there is to say has been printed.
         """
         config = self.settings
         typed(config)
@@ -59,6 +70,11 @@ class Plan(ConfiguredCommand):
             print_overview(console, answers, config)
         else:
             print_plan(console, answers[0])
+        if kind == "gpu" and not config.vram:
+            warn_of_use(console, answers[0].memory_gib)
+        if not any(each.plan.fits for each in answers):
+            smaller = "Take a smaller --model, a smaller --max-completion-tokens or --sampler native."
+            raise ModelError(f"It does not fit: it needs {answers[0].plan.describe()}. {smaller}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +96,28 @@ class PlannedModel:
         """The plan in short; '-' if it does not fit."""
         plan = self.plan
         return f"{plan.micro_batch_tokens} / {plan.sampling_rows} / {self.longest}" if plan.fits else "-"
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """The cost of a run beside memory, in GB and hours; {} for a local model, without a GPU, and if nothing fits.
+
+        Decoding reads all weights once for each token of the rows that go together; an update takes 6 operations a
+        parameter and token (forward, backward without the base model's own gradients, forward again).
+        """
+        shape, work, preset = self.plan.shape, self.plan.workload, find_model(self.model)
+        if work.kind == "cpu" or not self.plan.fits or Path(preset.source).exists():
+            return {}
+        rows, adapter = PROBLEMS * (work.group_size + 1), 4 * shape.n_adapter_weights(work.lora_rank)
+        waves = math.ceil(rows / self.plan.sampling_rows) * preset.steps + 2 * math.ceil(
+            EVALUATED / self.plan.sampling_rows
+        )
+        reading = 2 * shape.n_parameters * work.completion_tokens / BYTES_A_SECOND
+        tokens = rows * (work.prompt_tokens + work.completion_tokens) / 2
+        learning = 6 * shape.n_parameters * tokens / OPERATIONS_A_SECOND
+        download = 2 * shape.n_parameters / 1e9
+        hours = (waves * reading + preset.steps * learning) / 3600
+        disk = download + CHECKPOINTS * 3 * adapter / 1e9
+        return {"download_gb": download, "disk_gb": disk, "hours": hours, "steps": preset.steps}
 
     @property
     def settings(self) -> dict[str, int | str]:
@@ -104,6 +142,14 @@ def machine(vram: Sequence[float]) -> tuple[Kind, list[float]]:
     if mebibytes is None or not mebibytes.isdigit():
         raise ConfigError("The GPU's memory cannot be read with nvidia-smi. Give it in GiB, as --vram 24.")
     return "gpu", [int(mebibytes) / 1024]
+
+
+def warn_of_use(console: Console, card_gib: float) -> None:
+    """Warn if this machine's card has less room than it has memory."""
+    used = next(iter(ask_driver("memory.used")), "")
+    if used.isdigit() and int(used) > IN_USE_MIB:
+        what = f"{int(used) / 1024:.1f} GiB of the card are in use, by the desktop or other programs"
+        warning(console)(f"{what}. train counts what is free: --vram {card_gib - int(used) / 1024:.1f} plans with it.")
 
 
 def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig) -> PlannedModel:
@@ -136,6 +182,7 @@ def to_json(each: PlannedModel) -> dict[str, object]:
         "settings": each.settings,
         "longest_completion_tokens": each.longest,
         "workload": dataclasses.asdict(plan.workload),
+        **each.cost,
         "phases": {
             phase.name: {"peak_gib": phase.peak / GIB, "parts_gib": {p: size / GIB for p, size in phase.parts.items()}}
             for phase in plan.phases
@@ -155,12 +202,17 @@ def print_plan(console: Console, each: PlannedModel) -> None:
     table.add_section()
     table.add_row("peak", *(f"{phase.peak / GIB:.3f}" for phase in plan.phases))
     console.print(table)
-    say(console, f"It {'fits' if plan.fits else 'does not fit'}: it needs {plan.describe()}.")
     if plan.fits:
+        say(console, f"It fits: it needs {plan.describe()}.")
         settings = ", ".join(f"{name} {value}" for name, value in each.settings.items())
         say(console, f"train would take: {settings}.")
     given = f"with {workload.group_size} decoded together and prompts of up to {workload.prompt_tokens} tokens"
     say(console, f"The longest completion that fits, {given}: {each.longest} tokens.")
+    if cost := each.cost:
+        files = f"Download: {cost['download_gb']:.1f} GB. Disk: {cost['disk_gb']:.1f} GB with the run folder, "
+        say(console, f"{files}and some {ENVIRONMENT_GB} GB for torch and the other packages.")
+        about = f"{cost['steps']:,} steps and both evaluations of {EVALUATED:,} completions"
+        say(console, f"Time: some {cost['hours']:.1f} hours for {about}. This is arithmetic, not measured: {ASSUMED}.")
 
 
 def print_overview(console: Console, answers: Sequence[PlannedModel], config: PlanConfig) -> None:

@@ -212,7 +212,7 @@ def peak_memory_gib() -> float:
 
 
 def peak_reserved_gib() -> float:
-    """What the GPU's allocator has held at most, in GiB: with the pools of CUDA graphs, and with fragments."""
+    """The most that the GPU's allocator has held, in GiB: with the pools of CUDA graphs, and with fragments."""
     return torch.cuda.max_memory_reserved() / GIB
 
 

@@ -134,8 +134,8 @@ def _fetch(source: str) -> str:
         raise ModelError(f"The hub has no model '{source}' (or it is private: set HF_TOKEN).") from error
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"Model '{source}' is not wholly in the hub's cache, and the hub cannot be reached. "
-            "Download it elsewhere, and give its folder as --model; 'tiny' needs no download."
+            f"Model '{source}' is not wholly in the hub's cache, and the hub cannot be reached. Where there is a "
+            f"network, `hf download {source}` fetches it; or give a copy's folder as --model. 'tiny' needs no download."
         ) from error
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise ModelError(f"Cannot fetch model '{source}': {first_line(error)}") from error
