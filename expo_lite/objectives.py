@@ -74,8 +74,9 @@ def _deviation(rewards_PG: torch.Tensor, scale: str) -> torch.Tensor:
 def confidence_advantages(mean_nats_G: torch.Tensor) -> torch.Tensor:
     """Advantages [G] of a group of wrong completions: the more confident, the worse (LENS, arXiv 2510.08696).
 
-    With p_i = exp(mean log-probability of its tokens) and D = 2 max p the reward is -(1/G) p_i / (D - p_i); the
-    advantage is that minus its mean, times 0.25. They add up to 0, and none is beyond 0.25 / G.
+    With p_i = exp(mean log-probability of its tokens) and D = 2 max p the reward is -(1/G) p_i / (D - p_i) (eq. 10, as
+    section 5.1 calibrates it); the advantage is that minus its mean, times 0.25, the paper's alpha. They add up to 0,
+    and none is beyond 0.25 / G.
 
     Args:
         mean_nats_G: the mean log-probability of each completion's tokens, nats.
@@ -182,8 +183,8 @@ def sft_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
 def shaped_loss(logprobs_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
     """LUFFY's term of tokens that another policy wrote: -sum_t weight_t p_t / (p_t + 0.1), not clipped.
 
-    (arXiv 2504.14945, section on policy shaping; its code writes 0.1 and takes the other policy's probability as 1.)
-    The gradient to log p is 0.1 p / (p + 0.1)^2: largest at p = 0.1, and small for tokens that are all but certain.
+    (arXiv 2504.14945, eq. 6 and section 3.2, where the other policy's probability counts as 1.) The gradient to log p
+    is 0.1 p / (p + 0.1)^2 (its eq. 7): largest at p = 0.1, and small for tokens that are all but certain.
 
     Args:
         logprobs_N: log p of each token, nats, with a gradient.

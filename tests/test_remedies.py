@@ -190,12 +190,16 @@ def test_the_likelihood_of_the_answer_by_hand(policy: HfPolicy, tmp_path: Path) 
     rows = [Row(prompt + encode_text(policy, before + "\\boxed{"), answer) for before in ("one two\n", "")]
     with_chain, without = (float(s.exp().mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=4096))
     assert rewards == pytest.approx((max(with_chain - without, 0.0), 0.0), abs=1e-6)
+    scored = policy.n_scored_tokens
+    likelihood_rewards(run_of(policy, tmp_path, "likelihood"), [wrong(policy, EASY, texts[0], texts[0] + " So.")])
+    assert policy.n_scored_tokens - scored == sum(row.n_tokens for row in rows)  # what is the same is scored once
     helped = wrong(policy, EASY, f"The result is {EASY.answer}, is {EASY.answer}, is\n\\boxed{{0}}", texts[1])
     assert likelihood_rewards(run_of(policy, tmp_path, "likelihood"), [helped])[0][0] > 0
 
 
 def test_an_answer_that_no_box_can_hold_is_refused() -> None:
-    task = task_from_rows([{"question": f"Q{i}", "answer": "}" if i == 3 else str(i)} for i in range(20)])
+    rows = [{"question": f"Q{i}", "answer": "}" if i == 3 else str(i)} for i in range(20)]
+    task = task_from_rows(rows, correct=lambda problem, text: text == problem.answer)
     config = resolve(TrainConfig(model="tiny", task=task.name, method="likelihood"))
     prompts: Any = None
     with pytest.raises(ConfigError, match=r"Method 'likelihood' rewards .*cannot be read out of a box"):
@@ -221,6 +225,8 @@ def test_two_steps_end_to_end(method: str, tmp_path: Path) -> None:
     assert all(row["frac_all_wrong"] for row in metrics)
     scores = method.startswith(("self", "soft", "like"))
     assert all((row.get("num_scored_tokens", 0) > 0) == scores for row in metrics)
+    own = {"prefix": "second/reward", "likelihood": "reward/likelihood", "self-distill": "teacher/gap"}
+    assert all(name in metrics[1] for kind, name in own.items() if method.startswith(kind))
     if not method.startswith(("grpo", "prefix")):
         return
     before = [(last / name).read_bytes() for name in files] + [(tmp_path / "run/samples.jsonl").read_bytes()]

@@ -239,8 +239,11 @@ def answer_logprobs(
         answer_ids = encode_text(policy, problem.answer + "}")
         for before in (before_answer(text), ""):
             rows.append(Row(prompt_ids + encode_text(policy, before + _BOX), answer_ids))
-    scored = score_rows(policy, rows, temperature=1.0, token_budget=token_budget)
-    return list(zip(scored[::2], scored[1::2], strict=True))
+    different = list(dict.fromkeys(rows))  # the chains of a problem share the row without one
+    scored = dict(
+        zip(different, score_rows(policy, different, temperature=1.0, token_budget=token_budget), strict=True)
+    )
+    return [(scored[with_chain], scored[without]) for with_chain, without in zip(rows[::2], rows[1::2], strict=True)]
 
 
 def reliances(policy: Policy, explanations: Sequence[Explanation], *, token_budget: int) -> list[float]:

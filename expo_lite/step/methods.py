@@ -157,6 +157,15 @@ def experience_metrics(experience: Experience, config: RunConfig) -> dict[str, f
         metrics |= explanation_metrics(experience.explanations)
     if experience.attempts:
         metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
+    if experience.second:
+        metrics["second/groups"] = len(experience.second) / len(experience.groups)
+        metrics["second/reward"] = mean(reward for group in experience.second.values() for reward in group.rewards)
+    if experience.rewards:
+        metrics["reward/likelihood"] = mean(reward for rewards in experience.rewards.values() for reward in rewards)
+    if experience.gaps:
+        metrics["teacher/gap"] = mean(
+            gap for gaps in experience.gaps.values() for gap in torch.cat(list(gaps)).tolist()
+        )
     if METHODS[config.method].scaled and config.chain_source != "none":
         metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
     return metrics
@@ -244,12 +253,13 @@ def dpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
 
 
 def insert_rows(experience: Experience, config: RunConfig) -> list[Row]:
-    """Let each accepted explanation join its group with reward 1, after the plain prompt (LUFFY, arXiv 2504.14945).
+    """Let each accepted explanation join its group with reward 1, after the plain prompt (LUFFY, 2504.14945, eq. 6).
 
     Its advantage is measured by the sampled completions (`inserted_advantages`), its term shaped and not clipped
     (`shaped_loss`); the others' terms are GRPO's. Where this leaves the paper: the chain is the policy's own verified
     explanation and not a stronger model's; it stands beside all G samples and takes the place of none; by default only
-    all-wrong groups get one; and lengths and deviations divide as in GRPO here, which the paper's runs leave out.
+    all-wrong groups get one; lengths and the deviation divide as the settings of the loss say, where the paper's runs
+    leave both out (Dr. GRPO); and there is no bonus of entropy.
     """
     rows = grpo_rows(experience, config)
     rewards_PG = torch.tensor([group.rewards for group in experience.groups])
@@ -278,9 +288,11 @@ def self_distill_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """Let the policy that sees the answer judge each token of all-wrong groups: A_t = clip(sg(l_T - l_S), -1, 1).
 
     In expectation the gradient of KL(S || T), of the policy S to the teacher T (OPSD, arXiv 2601.18734, whose code has
-    this sampled form beside its full divergence; SDFT, arXiv 2601.19897). Where this leaves OPSD: T sees the answer
-    alone and no reference solution; groups with a right completion are left to GRPO; gaps are clipped; ratios are
-    clipped as in GRPO. SDAR (arXiv 2605.15155) gates its term by the gap and never pushes down; this form is signed.
+    this sampled form, -sg(l_T - l_S) log p_S, beside a full divergence, and a teacher with the adapter off). Where this
+    leaves OPSD: T sees the answer alone and no reference solution; groups with a right completion are left to GRPO;
+    gaps and ratios are clipped. SDFT (arXiv 2601.19897) shows T a demonstration, with averaged weights. SDAR (arXiv
+    2605.15155) gates its term by the gap and never pushes down; this form is signed. Of these two, and of OPSD's text,
+    the equations were not at hand.
     """
     rows = grpo_rows(experience, config)
     for i, gaps in experience.gaps.items():
@@ -293,10 +305,11 @@ def self_distill_rows(experience: Experience, config: RunConfig) -> list[Row]:
 def soft_explain_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """GRPO, and on each accepted explanation lambda times the mean over tokens of JSD(T, S) (HDPO, arXiv 2603.23871).
 
-    T is the teacher, which sees the answer; of its distribution the 64 most probable tokens count one by one. lambda is
-    0.01 for the current policy as T and 0.1 for the frozen one, and the term is averaged over all of the step's
-    problems. Where this leaves the paper: T sees the answer alone and not a reference solution. Its equations could
-    not be looked up again; which side's top tokens it takes, and its average over problems, are ours.
+    L_GRPO + lambda L_JSD is its section 3.2. T is the teacher, which sees the answer; of its distribution the 64 most
+    probable tokens count one by one. lambda is 0.01 for the current policy as T and 0.1 for the frozen one. Where this
+    leaves the paper: T sees the answer alone and not a reference solution; the rest of both distributions counts as one
+    more token, where the paper makes the 64 add up to 1 and charges what the policy has beyond them with ln 2; and the
+    term is averaged over all of the step's problems. Its text was not at hand, but a summary of it.
     """
     weight = SOFT_COEF[config.explanation.teacher] / len(experience.groups)
     return grpo_rows(experience, config) + [
@@ -309,9 +322,10 @@ def likelihood_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """GRPO; in all-wrong groups a completion's reward is how much more probable it makes the answer (RLPR, 2506.18254).
 
     That is the mean probability of the answer's tokens after the reasoning, minus that without it, at least 0
-    (`likelihood_rewards`). Where this leaves the paper: where the verifier tells completions apart, its reward stays;
-    there is no reward of format, and no filter of groups by deviation. VeriFree (arXiv 2505.21493) takes the product of
-    the probabilities and also learns the answer itself; neither is done here.
+    (`likelihood_rewards`; `mean_exp_log_softmax` and scoreB - scoreA in its code). Where this leaves the paper: where
+    the verifier tells completions apart, its reward stays; there is no reward of format, and no filter of groups whose
+    rewards hardly differ, so that --advantage-scale group makes small differences large. VeriFree (arXiv 2505.21493)
+    takes the product of the probabilities and also learns the answer itself; neither is done here.
     """
     return grpo_rows(experience, config)
 
@@ -320,7 +334,7 @@ def grade_negatives_rows(experience: Experience, config: RunConfig) -> list[Row]
     """GRPO; in all-wrong groups the more confident a completion, the worse (LENS, arXiv 2510.08696).
 
     The advantages are those of `confidence_advantages`, from the log-probabilities of sampling. Where this leaves the
-    paper, whose equations could not be looked up again: wrong completions of mixed groups keep GRPO's advantage.
+    paper: its wrong completions in mixed groups are graded too, and keep GRPO's advantage here.
     """
     rows = grpo_rows(experience, config)
     for i in failed(experience.groups):
@@ -336,7 +350,8 @@ def prefix_rows(experience: Experience, config: RunConfig) -> list[Row]:
 
     The given part is the beginning of the problem's own explanation (`prefixed`). Where this leaves the paper: the
     plain group is sampled at each step, and only if it is all wrong is there one with a prefix; the part shrinks by
-    quarters of the tokens when the group's mean reward reaches a half, not by a step of the chain at each stage.
+    quarters of the tokens when the group's mean reward reaches a half, not by a paragraph of the chain at each stage
+    (`prepare_step_RL_data.py` of its code).
     """
     return grpo_rows(experience, config)
 
