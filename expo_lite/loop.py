@@ -24,6 +24,7 @@ from expo_lite.memory.machine import SHORT_OF_MEMORY, first_line, out_of_memory
 from expo_lite.memory.plan import GIB, MemoryPlan
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
+from expo_lite.prompts import prompts_as_read
 from expo_lite.results.figures import Evaluation
 from expo_lite.results.tables import before_and_after
 from expo_lite.run.dashboard import binned, sparkline, title_of
@@ -32,7 +33,7 @@ from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import sample_rows
 from expo_lite.run.progress import Display, Stopped, StopRequests, working
-from expo_lite.run.target import resolve_run, run_prompts, starting_adapter
+from expo_lite.run.target import policy_settings, resolve_run, run_prompts, starting_adapter
 from expo_lite.settings.machine import load_of_others
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
@@ -44,6 +45,7 @@ from expo_lite.step.run import (
     CHECKED_PROBLEMS,
     Run,
     both_prompts,
+    check_chains,
     check_sampler,
     last_good,
     resume,
@@ -151,14 +153,18 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
         folder.check(config)
     adapter = starting_adapter(config, folder)
     with working(console, f"loading {config.model}"):
-        policy = load_policy(config.model, config.policy, seed=config.seed, adapter=adapter)
+        settings = policy_settings(config, folder)
+        policy = load_policy(config.model, settings, seed=config.seed, adapter=adapter)
     if adapter is not None:
         policy.keep_reference()
     problems = fitting(
         problems, config.model, config.sampling.max_completion_tokens, tokenizer=lambda: policy.tokenizer, warn=warn
     )
+    check_chains(problems, config, "all are left out. Mend the data as the warnings above say")
     if not config.resume:
-        folder.create(config, device=device, start=adapter)
+        shown = prompts_as_read(policy.tokenizer, prompts, config.explanation.explain_with)
+        template = policy.tokenizer.chat_template
+        folder.create(config, device=device, start=adapter, template=template, prompts=shown)
     tested = held_out(task, config, policy, prompts, warn)
     limits = Limits.of(config, warn=warn)
     run = Run(config, folder, policy, task, problems, tested, make_optimizer(policy, config), limits)

@@ -22,10 +22,15 @@ EXPLANATION_PROMPT = (
 
 Turns = list[dict[str, str]]
 """A conversation as chat templates take it: `role` and `content` of each turn."""
+TEMPLATE = "chat_template.jinja"
+"""The file of a chat template, as transformers names it."""
 LONGEST_BYTES = 1_000_000
 """The limit of a prompt file: several times what the longest context holds."""
 _TURN = re.compile(r"^--- (system|user|assistant)[ \t]*\n", re.MULTILINE)
+_THOUGHT = re.compile(r"</?think>|\s")
 _HOLE = re.compile(r"\{(question|answer)\}")
+FIXED = re.compile(r"\{%- set (?:enable_)?thinking = (true|false) %\}\n")
+"""The first line of a chat template whose choice to think is made (`policy/template.py`)."""
 
 
 class ChatTokenizer(Protocol):
@@ -72,6 +77,58 @@ def encode_prompts(tokenizer: ChatTokenizer, problems: Sequence[Problem]) -> lis
     """Encode both prompts of many problems in two batches; raises ConfigError as `encode_explanation` does."""
     asked, explained = ([of(p) for p in problems] for of in (question_turns, explanation_turns))
     return list(zip(_encode(tokenizer, asked), _encode(tokenizer, explained), strict=True))
+
+
+def rendered(tokenizer: ChatTokenizer, turns: Turns, **options: Any) -> str:
+    """The text of a prompt as the model reads it, up to where the assistant begins; `options` as the template's."""
+    return str(tokenizer.apply_chat_template(turns, **{"tokenize": False, "add_generation_prompt": True} | options))
+
+
+def prompts_as_read(tokenizer: ChatTokenizer, prompts: Prompts, explain_with: str) -> dict[str, str]:
+    """Both prompts as the model reads them, with {question} and {answer} for those of a problem."""
+    shown = "{answer}" if explain_with == "answer" else "(the answer of another problem)"
+    problem = Problem("", "{question}", shown, prompts=prompts)
+    turns = (
+        question_turns(problem),
+        question_turns(problem) if explain_with == "no-answer" else explanation_turns(problem),
+    )
+    return dict(zip(("question", "explanation"), (rendered(tokenizer, asked) for asked in turns), strict=True))
+
+
+def thinks(tokenizer: Any) -> bool:
+    """Tell whether the model thinks before it answers: as chosen, or since its template begins every reply so."""
+    made = FIXED.match(tokenizer.chat_template)
+    asked = rendered(tokenizer, [{"role": "user", "content": "a"}])
+    return made[1] == "true" if made else asked.rstrip().endswith("<think>")
+
+
+def chain_text(tokenizer: Any, problem: Problem) -> str:
+    """The expert chain as it goes on after the question prompt, with its thought (<think>...</think>) there once.
+
+    The template writes a chain with a thought; one that leaves thoughts out gets the chain as it is. After a prompt
+    that begins a thought, a chain without one ends it first.
+
+    Raises:
+        ConfigError: thinking is off, or the thought has no beginning or no end.
+    """
+    chain, turns = problem.expert_chain or "", question_turns(problem)
+    has_thought = "think>" in chain
+    if not chain or not (has_thought or thinks(tokenizer)):
+        return chain
+    prompt, answer = rendered(tokenizer, turns), chain.rpartition("</think>")[2].strip()
+    begun, off = (prompt.rstrip().endswith(tag) for tag in ("<think>", "</think>"))
+    whole = rendered(tokenizer, [*turns, {"role": "assistant", "content": chain}], add_generation_prompt=False)
+    by_template = whole.removeprefix(prompt)
+    by_template = by_template[: by_template.rfind(answer) + len(answer)]  # without what ends the turn
+    as_it_is = chain if has_thought else f"<think>\n\n</think>\n\n{chain}"
+    for text in (by_template, as_it_is.lstrip().removeprefix("<think>").removeprefix("\n") if begun else as_it_is):
+        is_whole = answer and _THOUGHT.sub("", text) == _THOUGHT.sub("", chain)
+        if is_whole and not off and begun + text.count("<think>") == text.count("</think>"):
+            return text
+    raise ConfigError(
+        f"The chain of problem '{problem.problem_id}' has a thought that cannot be written after its prompt: "
+        + ("thinking is off. Give --thinking on." if off else "it needs <think>, </think> and an answer after it.")
+    )
 
 
 def read_prompts(question: Path | None, explanation: Path | None) -> Prompts:
@@ -134,7 +191,7 @@ def _encode(tokenizer: ChatTokenizer, turns: Turns | list[Turns]) -> Any:
             tokenize=True,
             add_generation_prompt=True,
             return_dict=False,
-            enable_thinking=False,  # Qwen3 alone reads it: answer without a hidden chain
+            enable_thinking=False,  # where no choice is in the template's own text, as in TRL
         )
     except TemplateError as error:
         first = turns[0] if isinstance(turns[0], list) else turns

@@ -15,6 +15,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -187,5 +188,5 @@ def say(console: Console, line: str) -> None:
 
 
 def warning(console: Console) -> Callable[[str], None]:
-    """Return a function that prints a line beginning with 'warning:'."""
-    return lambda line: say(console, f"warning: {line}")
+    """Return a function that prints a line beginning with 'warning:', the same line once."""
+    return cache(lambda line: say(console, f"warning: {line}"))

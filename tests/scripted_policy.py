@@ -79,9 +79,9 @@ class ScriptedPolicy:
 
 def install(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedPolicy]:
     """Let commands load this policy instead of a model, and share one grader."""
-    tokenizer = load_tokenizer("tiny")
+    tokenizer = load_tokenizer("tiny", PolicyConfig())
     monkeypatch.setattr("expo_lite.policy.hf.HfPolicy", ScriptedPolicy)
-    monkeypatch.setattr("expo_lite.policy.load.load_tokenizer", lambda name: tokenizer)
+    monkeypatch.setattr("expo_lite.policy.load.load_tokenizer", lambda *_: tokenizer)
     monkeypatch.setattr("expo_lite.policy.factory.choose_backend", lambda config: "hf")  # also where there is a GPU
     monkeypatch.setattr("expo_lite.commands.eval.Grader", lambda **_: contextlib.nullcontext(GRADER))
     monkeypatch.setattr(ScriptedPolicy, "loaded", [])

@@ -1,12 +1,21 @@
 """What is taken away is what was trained: read back by transformers, and by llama.cpp where it is installed."""
 
+import copy
+import json
+import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
+from jinja2 import Environment
 from shaken import shaken
 from test_decoder import CONFIGS, PROMPTS, folder_of
+from test_template import BUILT_IN, LLAMA, QWEN3, R1, SMOLLM3
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from expo_lite.commands import cli
@@ -17,15 +26,20 @@ from expo_lite.policy.export import (
     check_export,
     greedy,
     modelfile,
+    ollama_template,
     plain_config,
     write_merged,
     write_model_gguf,
 )
 from expo_lite.policy.factory import load_policy
+from expo_lite.policy.gguf_file import _splitting, begins_with_bos
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.prompts import encode_question
+from expo_lite.policy.template import settle
+from expo_lite.prompts import encode_question, question_turns, rendered
+from expo_lite.records import Problem
+from expo_lite.run.folder import JsonLines
 from expo_lite.run.target import find_target
-from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.groups import PLAIN, PolicyConfig
 from expo_lite.settings.models import PRESETS
 
 CPU = torch.device("cpu")
@@ -85,14 +99,38 @@ def test_a_merged_model_answers_alike_and_its_card_has_the_figures(
     assert str(run) not in card
 
 
-def test_an_adapter_loads_on_the_base_that_it_names(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the lines that are printed, and in four bits, as it was trained; the card has the same lines."""
-    folder = export(run, "adapter")
-    printed = capsys.readouterr().out.split("load it:\n")[1]
+def ran_example(run: Path, to: str, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[dict[str, Any], str]:
+    """Run what an export prints; returns its names and what it printed. The card has the same lines."""
+    folder = run / "export" / f"{to}-asked"
+    assert cli.run(["export", str(run), "--to", to, "--output", str(folder), *more]) == 0
+    code = capsys.readouterr().out.split("load it and ask it:\n")[1].strip()
+    assert code.replace(str(folder), folder.name) in (folder / "README.md").read_text()
     names: dict[str, Any] = {}
-    exec(compile(printed, "printed", "exec"), names)  # noqa: S102 (our own text)
-    assert printed.replace(str(folder), folder.name) in (folder / "README.md").read_text()
-    assert (folder / "tokenizer.json").is_file()
+    exec(compile(code, "printed", "exec"), names)  # noqa: S102 (our own text)
+    return names, capsys.readouterr().out
+
+
+def asked_in(run: Path) -> Problem:
+    """A held-out problem of the run."""
+    rows = JsonLines(run / "evaluation" / "step-000000" / "samples.jsonl").read()
+    return Problem("", rows[0]["prompt"], "")
+
+
+def test_the_printed_example_asks_as_in_training(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of the run's own held-out problems, to the letter; what it prints is what the trained policy answers."""
+    names, printed = ran_example(run, "merged", capsys, "--dtype", "f32")
+    assert names["turns"] == question_turns(asked_in(run))
+    target = find_target(str(run))
+    policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
+    prompt = encode_question(policy.tokenizer, asked_in(run))
+    assert names["inputs"]["input_ids"].tolist() == [list(prompt)]
+    assert printed == f"{greedy(policy, [prompt], 64)[0].text}\n"
+
+
+def test_an_adapter_loads_on_the_base_that_it_names(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the lines that are printed, and in four bits, as it was trained."""
+    names, printed = ran_example(run, "adapter", capsys)
+    assert names["turns"] == question_turns(asked_in(run)) and printed.strip()
     assert any(type(module).__name__ == "Linear4bit" for module in names["model"].modules())
     target = find_target(str(run))
     policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
@@ -109,14 +147,22 @@ def test_a_gguf_file_is_read_back(run: Path, dtype: str, capsys: pytest.CaptureF
     assert cli.run(["export", str(run), "--to", "gguf", "--dtype", dtype]) == 0
     assert (run / "export" / f"run-step-000003-gguf-{dtype}" / f"run-step-000003.{dtype}.gguf").is_file()
     if dtype == "f16":
-        assert "20 of 20 greedy completions are the same" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "20 of 20 greedy completions are the same" in out
+        compile(out.split("load it and ask it:\n")[1], "printed", "exec")
+        assert re.search(r"# in the usual four bits: llama-quantize .*\.f16\.gguf.* .*\.q4_k_m\.gguf.* Q4_K_M\n", out)
 
 
-def test_llama_cpp_answers_alike(run: Path, replies: list[tuple[tuple[int, ...], str]]) -> None:
+def test_llama_cpp_answers_alike(
+    run: Path, replies: list[tuple[tuple[int, ...], str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same token ids out of the same text, and the same greedy completions."""
     llama_cpp = pytest.importorskip("llama_cpp")
-    folder = export(run, "ollama")
+    folder = export(run, "gguf")
     (file,) = folder.glob("*.gguf")
+    code = capsys.readouterr().out.split("load it and ask it:\n")[1]
+    exec(compile(code, "printed", "exec"), {})  # noqa: S102 (our own text)
+    assert capsys.readouterr().out.strip()
     tokenizer: Any = AutoTokenizer.from_pretrained(TINY)
     model = llama_cpp.Llama(str(file), n_ctx=512, verbose=False)
     for prompt, text in replies:
@@ -157,7 +203,126 @@ def test_nothing_is_overwritten_and_a_model_has_no_adapter(
     assert not (tmp_path / "a").exists()
 
 
-def test_a_modelfile_leaves_the_template_to_the_gguf_file() -> None:
-    """A template of our own beside the file's writes the BOS token twice."""
-    assert modelfile("a.gguf", 0.7) == "FROM ./a.gguf\nPARAMETER temperature 0.7\n"
-    assert 'SYSTEM """Be brief."""\n' in modelfile("a.gguf", 0.7, "Be brief.")
+GO: dict[str, Any] = {  # the words of Ollama's language that are used, in Jinja's
+    r"{{ range .*? }}{{ \$last := .*? }}": "{% for turn in turns %}",
+    r"{{ (if|else if) eq \.Role (.*?) }}": lambda m: f"{{% {'el' * ('else' in m[1])}if turn.role == {m[2]} %}}",
+    r"{{ if (not )?\$last }}": r"{% if \1loop.last %}",
+    r"{{ if \.System }}": "{% if system %}",
+    r"{{ \.System }}": "{{ system }}",
+    r"{{ \.Content }}": "{{ turn.content }}",
+    r"{{ else }}": "{% else %}",
+    r"{{ end }}$": "{% endfor %}",
+    r"{{ end }}": "{% endif %}",
+}  # fmt: skip
+
+
+def ollama(template: str, turns: list[dict[str, str]]) -> str:
+    """The prompt that Ollama makes of a conversation."""
+    for go, jinja in GO.items():
+        template = re.sub(go, jinja, template)
+    system = "".join(turn["content"] for turn in turns if turn["role"] == "system")
+    rendered_by: Any = Environment(autoescape=False)  # noqa: S701 (no page)
+    return str(rendered_by.from_string(template).render(system=system, turns=turns))
+
+
+TEMPLATES: list[tuple[str | None, dict[str, Any]]] = [
+    (None, {}),
+    (None, {"chat_template": Path(PLAIN)}),
+    (LLAMA, {}),
+    (QWEN3, {"thinking": "off"}),
+    (QWEN3, {"thinking": "on"}),
+    (R1, {}),
+    (SMOLLM3, {}),
+]
+
+
+@pytest.mark.parametrize(("template", "policy"), TEMPLATES)
+def test_ollama_writes_the_same_prompts_with_one_bos(template: str | None, policy: dict[str, Any]) -> None:
+    """It is given the template in its own language: it knows few, and would ask the model without any."""
+    tokenizer = with_bos(template, **policy)
+    assert begins_with_bos(tokenizer) is (template in (LLAMA, R1))
+    written = ollama_template(tokenizer)
+    talk = [
+        {"role": role, "content": f"It's {role}\n {i}."}
+        for i, role in enumerate(["system", *["user", "assistant"] * 3])
+    ]
+    for turns in (talk[1:2], talk[1:4], talk[1:6], talk[:2], talk[:6]):
+        assert ollama(written, turns) == rendered(tokenizer, turns).removeprefix(tokenizer.bos_token)
+
+
+def with_bos(template: str | None, **policy: Any) -> Any:
+    """The built-in model's tokenizer, with a token that begins a text and another template."""
+    tokenizer = copy.deepcopy(BUILT_IN)
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.chat_template = template or tokenizer.chat_template
+    settle(tokenizer, PolicyConfig(**policy), "mine")
+    return tokenizer
+
+
+def test_a_template_that_ollama_cannot_have() -> None:
+    for template in ("{{ messages[0]['content'] }}{{ messages|length }}", "{{ messages[-1]['content'] | upper }}"):
+        with pytest.raises(ModelError, match=r"cannot be written for Ollama: .* Take --to gguf"):
+            ollama_template(with_bos(template))
+
+
+def test_a_modelfile_has_the_turns_before_a_question() -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1\n+ 1?"}]
+    text = modelfile(with_bos(None), "a.gguf", 0.7, turns)
+    assert text.startswith('FROM ./a.gguf\nTEMPLATE """{{ if .System }}')
+    assert text.endswith('SYSTEM """Be brief."""\nMESSAGE user """1\n+ 1?"""\nPARAMETER temperature 0.7\n')
+    with pytest.raises(ModelError, match="ends a text"):
+        modelfile(with_bos(None), "a.gguf", 0.7, [{"role": "system", "content": '"""'}])
+
+
+def test_a_gguf_file_has_the_settled_template_and_says_if_it_begins_with_bos(tmp_path: Path) -> None:
+    """Written of a folder, and of a GGUF file whose own template was another."""
+    folder = folder_of("llama-3.2", tmp_path / "base")
+    (folder / "chat_template.jinja").write_text(LLAMA)
+    policy = HfPolicy(str(folder), PolicyConfig(bits=16, lora_rank=4), seed=0)
+    policy.tokenizer.bos_token = "<|endoftext|>"
+
+    def written(name: str, source: Path) -> dict[str, Any]:
+        write_model_gguf(policy, tmp_path / name, "f32", source=str(source), name="a")
+        return {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / name).fields.items()}
+
+    first = written("a.gguf", folder)
+    assert first["tokenizer.chat_template"] == policy.tokenizer.chat_template != LLAMA
+    assert first["tokenizer.ggml.add_bos_token"] is True
+    policy.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    again = written("b.gguf", tmp_path / "a.gguf")
+    assert again["tokenizer.chat_template"] == "{{ messages[0]['content'] }}"
+    assert again["tokenizer.ggml.add_bos_token"] is False
+    assert again["tokenizer.ggml.tokens"] == first["tokenizer.ggml.tokens"]
+
+
+QWEN = str(import_module("transformers.models.qwen2.tokenization_qwen2").PRETOKENIZE_REGEX)
+BYTES, BYTES_ALONE = pre_tokenizers.ByteLevel(False, use_regex=False), pre_tokenizers.ByteLevel(False)
+
+
+def split(pattern: str) -> pre_tokenizers.Split:
+    return pre_tokenizers.Split(Regex(pattern), "isolated")
+
+
+@pytest.mark.parametrize(
+    ("stages", "name"),
+    [
+        ([split(QWEN), BYTES], "qwen2"),
+        ([split(QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")), BYTES], "llama-bpe"),
+        ([pre_tokenizers.Digits(True), BYTES_ALONE], "smollm"),
+        ([BYTES_ALONE], "gpt-2"),
+        ([split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5]+"), split(QWEN), BYTES], None),  # as DeepSeek's
+        ([split(QWEN.replace(r"\p{L}+", r"[\p{L}\p{M}]+")), BYTES], None),  # as Qwen3.5's
+        ([pre_tokenizers.Digits(False), BYTES_ALONE], None),
+        ([pre_tokenizers.ByteLevel(True)], None),
+    ],
+)
+def test_only_known_ways_to_split_text_get_a_name(stages: list[Any], name: str | None) -> None:
+    """GGUF's readers know them by name alone: under another one they make other tokens."""
+    tokenizer = Tokenizer(BPE({}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(stages)
+    about = json.loads(tokenizer.to_str())
+    if name:
+        assert _splitting(about) == name
+        about["normalizer"] = {"type": "Lowercase"}
+    with pytest.raises(ModelError, match="is not known here; llama-bpe, qwen2, smollm, gpt-2 are"):
+        _splitting(about)

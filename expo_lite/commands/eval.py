@@ -153,7 +153,7 @@ def fitting_all(
         from expo_lite.policy.load import load_tokenizer
 
     for target in targets:
-        tokenizer = partial(load_tokenizer, target.model)
+        tokenizer = partial(load_tokenizer, target.model, target.policy)
         problems = fitting(problems, target.model, max_completion_tokens, tokenizer=tokenizer, warn=warning(console))
     return problems
 

@@ -1,5 +1,6 @@
 """`expo-lite export`: write a trained model in the form that other programs load."""
 
+import json
 import shlex
 import shutil
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from expo_lite.commands.command import Command, say_device
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.prompts import encode_question, question_turns, system_turn
+from expo_lite.prompts import encode_question, question_turns
 from expo_lite.records import Problem
 from expo_lite.run.progress import working
 from expo_lite.run.target import Target, as_it_is, find_target
@@ -25,9 +26,31 @@ DTYPES = {"adapter": ("",), "merged": ("bf16", "f16", "f32"), "gguf": ("f16", "b
 """The types of weights by form, the default first."""
 CHECKED_PROBLEMS = 4
 """Of each level, whose greedy completions are compared."""
+TRANSFORMERS = """\
+{auto}
+from transformers import AutoTokenizer
+{four_bits}
+model = Auto.from_pretrained({folder}{options})
+tokenizer = AutoTokenizer.from_pretrained({folder})
+turns = {turns}
+inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+reply = model.generate(**inputs.to(model.device), max_new_tokens={tokens}, do_sample=False)
+print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
+LLAMA_CPP = """\
+# in a terminal: llama-cli -m {file} --jinja
+# in the usual four bits: llama-quantize {file} {small} Q4_K_M
+from llama_cpp import Llama
+
+model = Llama({file}, n_ctx={context}, verbose=False)
+turns = {turns}
+reply = model.create_chat_completion(turns, max_tokens={tokens}, temperature=0)
+print(reply["choices"][0]["message"]["content"])
+"""
 FOUR_BITS = """\
 import torch
 from transformers import BitsAndBytesConfig
+
 four_bits = BitsAndBytesConfig(
     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
     bnb_4bit_compute_dtype=torch.bfloat16,
@@ -75,12 +98,15 @@ class Export(Command):
             raise CheckpointError(f"'{folder}' exists already. Choose another --output, or remove it.")
         dtype = self.dtype or allowed[0]
         file = f"{target.label.removesuffix('.gguf')}.{dtype}.gguf"
-        export(Destination(target, self.to, form, dtype, file, folder), Terminal())
+        export(Destination(target, self.to, form, dtype, file, folder, asked_problem(target)), Terminal())
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A model to write: `to` as asked for, `form` adapter, merged or gguf, `file` the name of a GGUF file."""
+    """A model to write: `to` as asked for, `form` adapter, merged or gguf, `file` the name of a GGUF file.
+
+    `asked` is the problem that its example asks.
+    """
 
     target: Target
     to: Kind
@@ -88,6 +114,7 @@ class Destination:
     dtype: Any
     file: str
     folder: Path
+    asked: Problem
 
 
 def export(place: Destination, console: Console) -> None:
@@ -128,7 +155,7 @@ def export(place: Destination, console: Console) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     say(console, f"written to: {folder}")
     say(console, f"upload it, with its card: hf upload OWNER/NAME {shlex.quote(str(folder))}")
-    say(console, f"load it:\n{how_to_load(place, folder)}")
+    say(console, f"load it and ask it:\n{how_to_ask(place, folder)}")
 
 
 def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
@@ -144,8 +171,8 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
         write_adapter(policy, temporary)
     if place.to == "ollama":
         temperature = place.target.config.sampling.temperature if place.target.config else 0.7
-        system = "".join(turn["content"] for turn in system_turn(place.target.prompts))
-        (temporary / "Modelfile").write_text(modelfile(place.file, temperature, system), encoding="utf-8")
+        text = modelfile(policy.tokenizer, place.file, temperature, question_turns(place.asked)[:-1])
+        (temporary / "Modelfile").write_text(text, encoding="utf-8")
 
 
 def card_of(place: Destination, agreement: str | None) -> str:
@@ -161,7 +188,7 @@ def card_of(place: Destination, agreement: str | None) -> str:
         base=preset.source if on_the_hub else target.model,
         base_license=preset.license,
         kind=WHAT[place.form],
-        loading=how_to_load(place, Path(place.folder.name)),
+        loading=how_to_ask(place, Path(place.folder.name)),
         library={"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[place.form],
         prompt=question_turns(Problem("", "{question}", "", prompts=target.prompts)),
         agreement=agreement,
@@ -177,23 +204,35 @@ def checked_problems(target: Target) -> list[Problem]:
     return [replace(problem, prompts=target.prompts) for problem in problems]
 
 
-def how_to_load(place: Destination, folder: Path) -> str:
-    """Return the command or the Python that loads it from `folder`."""
-    name = folder.name.lower()
-    if place.to == "gguf":
-        return f"llama-cli -m {folder / place.file}"
+def asked_problem(target: Target) -> Problem:
+    """A held-out problem of the run, in its own words; of the built-in task if the run has measured none."""
+    from expo_lite.results.record import read_run
+
+    held_out = read_run(target.run, "").held_out if target.run else []
+    question = held_out[0]["prompt"] if held_out else checked_problems(target)[0].question
+    return Problem("", question, "", prompts=target.prompts)
+
+
+def how_to_ask(place: Destination, folder: Path) -> str:
+    """Return what loads it from `folder`, asks a problem in the words of training and prints the answer."""
+    turns, tokens = question_turns(place.asked), place.target.max_completion_tokens
     if place.to == "ollama":
-        return f"ollama create {name} -f {folder / 'Modelfile'} && ollama run {name}"
-    if place.to == "merged":
-        return (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-            f'model = AutoModelForCausalLM.from_pretrained("{folder}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")'
-        )
-    four_bits = place.target.policy.bits == 4
-    return (
-        "from peft import AutoPeftModelForCausalLM\n"
-        f"{FOUR_BITS if four_bits else ''}"
-        f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}"'
-        f"{', quantization_config=four_bits' if four_bits else ''})"
+        name = shlex.quote(folder.name.lower())
+        create = f"ollama create {name} -f {shlex.quote(str(folder / 'Modelfile'))}"
+        create += "  # in the usual four bits: with --quantize q4_K_M"
+        return f"{create}\nollama run {name} {shlex.quote(turns[-1]['content'])}"
+    values = {"turns": json.dumps(turns, indent=4, ensure_ascii=False), "tokens": tokens}
+    if place.to == "gguf":
+        files = place.file, place.file.replace(f".{place.dtype}.", ".q4_k_m.")
+        file, small = (json.dumps(str(folder / name)) for name in files)
+        return LLAMA_CPP.format(file=file, small=small, context=tokens + 2048, **values)
+    is_adapter = place.form == "adapter"
+    four_bits = is_adapter and place.target.policy.bits == 4
+    package, auto = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
+    return TRANSFORMERS.format(
+        auto=f"from {package} import {auto} as Auto",
+        four_bits=FOUR_BITS if four_bits else "",
+        options=", quantization_config=four_bits" if four_bits else "",
+        folder=json.dumps(str(folder)),
+        **values,
     )

@@ -39,7 +39,7 @@ from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.explain import Rollout, answer_lifts, best, encode_target, judge, rederived, roll_out
+from expo_lite.step.explain import Rollout, answer_lifts, best, encode_chain, judge, rederived, roll_out
 from expo_lite.step.rollout import stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
@@ -248,7 +248,7 @@ def chain_figures(
         row, shown = Row(sampled.prompt_ids, sampled.token_ids), encode_explanation(policy.tokenizer, problem)
         chains.append((problem, "own", sampled.text, group.verdicts[0].correct, row, shown))
         if expert := problem.expert_chain:
-            row = Row(encode_question(policy.tokenizer, problem), encode_target(policy, expert))
+            row = Row(encode_question(policy.tokenizer, problem), encode_chain(policy, problem))
             chains.append((problem, "expert", expert, None, row, shown))
     rows = [row for *_, row, _ in chains] + [Row(shown, row.completion_ids) for *_, row, shown in chains if whole]
     nats = [float(s.mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]

@@ -23,7 +23,7 @@ from expo_lite.memory.plan import (
     plan_for,
 )
 from expo_lite.memory.shapes import find_shape
-from expo_lite.prompts import encode_prompts, explanation_turns, question_turns
+from expo_lite.prompts import chain_text, encode_prompts, explanation_turns, question_turns, thinks
 from expo_lite.records import Problem, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import Sampler
@@ -33,6 +33,8 @@ from expo_lite.terminal import counted
 
 T = TypeVar("T")
 
+SHORT_THOUGHT = 4096
+"""Completion tokens below which thoughts of a problem of mathematics are often cut off."""
 MERGED_TOKENS = 16
 """More tokens than a question changes where it meets the text around it."""
 
@@ -232,8 +234,8 @@ def fitting(
 ) -> list[Problem]:
     """Keep the problems whose longer prompt fits into the model's context together with a completion.
 
-    What does not fit is left out and counted in a warning. An expert chain that does not fit after its prompt is left
-    out alone.
+    What does not fit is left out and counted in a warning. An expert chain that does not fit after its prompt, or whose
+    thought the chat template has no place for, is left out alone. A model that thinks is warned about short limits.
 
     Args:
         problems: of one task.
@@ -246,16 +248,21 @@ def fitting(
         ConfigError: a completion leaves no room for any prompt.
         DataError: no problem fits.
     """
-    context = _context(model, tokenizer)
-    if context is None or not problems:
-        return list(problems)
+    if not problems:
+        return []
+    own = tokenizer()
+    problems = _with_thoughts(problems, own, max_completion_tokens, warn)
+    try:
+        context = find_shape(model).positions  # of a hub model from the cache, where it is with its tokenizer
+    except ModelError:
+        return problems
     room = context - max_completion_tokens
     if room < 1:
         raise ConfigError(
             f"A completion of {max_completion_tokens:,} tokens leaves no room for a question: the context of model "
             f"'{model}' has {context:,}. Lower --max-completion-tokens."
         )
-    lengths = _lengths(problems, context, max_completion_tokens, tokenizer())
+    lengths = _lengths(problems, context, max_completion_tokens, own)
     kept, n_chains = list[Problem](), 0
     for i, problem in enumerate(problems):
         prompt, chain = lengths.get(i, (0, 0))  # what is not measured is short
@@ -280,15 +287,24 @@ def fitting(
     return kept
 
 
-def _context(model: str, tokenizer: Callable[[], Any]) -> int | None:
-    """The model's longest sequence in tokens; None if it is not known before the model is loaded."""
-    for load in (tokenizer, None):
+def _with_thoughts(
+    problems: Sequence[Problem], tokenizer: Any, max_completion_tokens: int, warn: Callable[[str], None]
+) -> list[Problem]:
+    """The problems, without the chains whose thoughts cannot be written after their prompts."""
+    if max_completion_tokens < SHORT_THOUGHT and thinks(tokenizer):
+        warn(
+            f"the model thinks before it answers, and completions end at {max_completion_tokens:,} tokens: many end "
+            f"inside the thought. Take --max-completion-tokens {SHORT_THOUGHT} or more, or --thinking off"
+        )
+    kept, why = list(problems), list[str]()
+    for i, problem in enumerate(problems):
         try:
-            return find_shape(model).positions
-        except ModelError:
-            if load:
-                load()  # of a hub model, whose sizes are in the cache afterwards
-    return None
+            chain_text(tokenizer, problem)
+        except ConfigError as error:
+            kept[i], why = dataclasses.replace(problem, expert_chain=None), [*why, str(error)]
+    if why:
+        warn(f"{len(why):,} expert chains are left out. {why[0]}")
+    return kept
 
 
 def _lengths(
@@ -313,7 +329,7 @@ def _lengths(
         elif most > context or not (problem.question + problem.answer + chain).isascii():
             unsure.append(i)
     some = [problems[i] for i in unsure]
-    chains = tokenizer([p.expert_chain or "" for p in some], add_special_tokens=False)["input_ids"] if some else []
+    chains = tokenizer([chain_text(tokenizer, p) for p in some], add_special_tokens=False)["input_ids"] if some else []
     for i, prompts, chain in zip(unsure, encode_prompts(tokenizer, some) if some else [], chains, strict=True):
         lengths[i] = (max(map(len, prompts)), len(chain) + 1)
     return lengths

@@ -1,11 +1,14 @@
 """Export a trained policy: its adapter, or base and adapter merged into one plain model, checked by its outputs."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from expo_lite.errors import ModelError
@@ -13,6 +16,7 @@ from expo_lite.policy.device import compute_type
 from expo_lite.policy.gguf_file import GgufType, write_gguf
 from expo_lite.policy.lora import LoraPolicy
 from expo_lite.policy.merged import dequantised, merged_weight
+from expo_lite.prompts import Turns, rendered
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
 MergedType = Literal["bf16", "f16", "f32"]
@@ -20,6 +24,13 @@ DTYPES: dict[MergedType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.fl
 MOST_NATS = 0.05
 """Largest mean difference between the token log-probabilities of exported model and policy; rounding to 16 bits gives
 up to 0.01."""
+OLLAMA = (
+    "{{ if .System }}BEFORE{{ .System }}AFTER{{ else }}HEAD{{ end }}"
+    "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
+    '{{ if eq .Role "user" }}{{ .Content }}{{ if $last }}LAST{{ else }}TO_REPLY{{ end }}'
+    '{{ else if eq .Role "assistant" }}{{ .Content }}{{ if not $last }}TO_USER{{ end }}{{ end }}{{ end }}'
+)
+"""A chat template in Ollama's language, with names for the texts around the turns."""
 _AUTO: Any = AutoModelForCausalLM  # these two are half typed
 _GENERATION: Any = GenerationConfig
 
@@ -111,21 +122,51 @@ def write_model_gguf(policy: LoraPolicy, file: Path, dtype: GgufType, *, source:
     write_gguf(file, config, state, policy.tokenizer, source=source, end_id=policy.end_id, dtype=dtype, name=name)
 
 
-def modelfile(gguf_name: str, temperature: float, system: str = "") -> str:
-    """Ollama's Modelfile beside a GGUF file, from which Ollama takes the chat template and the end tokens.
+def modelfile(tokenizer: Any, gguf_name: str, temperature: float, turns: Turns) -> str:
+    """Ollama's Modelfile beside a GGUF file, from which Ollama takes the end tokens.
 
     Args:
+        tokenizer: with the chat template.
         gguf_name: name of the file.
         temperature: to sample with.
-        system: the system prompt, for a user who gives none.
+        turns: those before every question: a system prompt, worked examples.
 
     Raises:
-        ModelError: the system prompt cannot be quoted in a Modelfile.
+        ModelError: the template has no form in Ollama, or the turns cannot be quoted in a Modelfile.
     """
-    if '"""' in system:
-        raise ModelError('The system prompt contains """, which ends a text in a Modelfile.')
-    quoted = f'SYSTEM """{system}"""\n' if system else ""
-    return f"FROM ./{gguf_name}\n{quoted}PARAMETER temperature {temperature}\n"
+    if any('"""' in turn["content"] for turn in turns):
+        raise ModelError('The question prompt contains """, which ends a text in a Modelfile.')
+    lines = ["SYSTEM" if turn["role"] == "system" else f"MESSAGE {turn['role']}" for turn in turns]
+    lines = [f'{line} """{turn["content"]}"""' for line, turn in zip(lines, turns, strict=True)]
+    lines = [f"FROM ./{gguf_name}", f'TEMPLATE """{ollama_template(tokenizer)}"""', *lines]
+    return "\n".join([*lines, f"PARAMETER temperature {temperature}", ""])
+
+
+def ollama_template(tokenizer: Any) -> str:
+    """The chat template in Ollama's language, out of what it writes around the turns of a conversation.
+
+    Ollama knows a few templates of GGUF files, and leaves out all others without a word. It writes BOS itself.
+
+    Raises:
+        ModelError: what the template writes is not of this form.
+    """
+    system, *talk = (
+        {"role": role, "content": f"({role} {i})"} for i, role in enumerate(("system", "user", "assistant", "user"))
+    )
+
+    def around(*turns: dict[str, str]) -> list[str]:
+        text = rendered(tokenizer, list(turns)).removeprefix(tokenizer.bos_token or "")
+        return re.split("|".join(re.escape(turn["content"]) for turn in turns), text)
+
+    try:
+        head, last = around(talk[0])
+        before, after, to_reply, to_user, same = around(system, *talk)
+        if [head, to_reply, to_user, last] != around(*talk) or last != same:
+            raise ValueError("its turns depend on each other")
+    except (TemplateError, ValueError) as error:
+        raise ModelError(f"The chat template cannot be written for Ollama: {error}. Take --to gguf.") from error
+    texts = {"HEAD": head, "LAST": last, "BEFORE": before, "AFTER": after, "TO_REPLY": to_reply, "TO_USER": to_user}
+    return re.sub("[A-Z_]{4,}", lambda name: f"{{{{ {json.dumps(texts[name[0]], ensure_ascii=False)} }}}}", OLLAMA)
 
 
 def write_adapter(policy: LoraPolicy, folder: Path) -> None:

@@ -14,9 +14,33 @@ import torch
 
 from expo_lite.errors import ModelError
 from expo_lite.policy.merged import head_dim, rope
+from expo_lite.prompts import rendered
 from expo_lite.settings.models import FAMILIES
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+SHAPING = ("type", "pattern", "behavior", "invert", "individual_digits", "add_prefix_space", "use_regex")
+"""The settings of a stage before the merges that decide where text is split."""
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _split(digits: str) -> dict[str, Any]:
+    pattern = {"Regex": _WORDS.replace("DIGITS", digits)}
+    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+
+
+def _bytes(*, use_regex: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "use_regex": use_regex}
+
+
+SPLITTINGS = {
+    "llama-bpe": [_split(r"\p{N}{1,3}"), _bytes(use_regex=False)],
+    "qwen2": [_split(r"\p{N}"), _bytes(use_regex=False)],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _bytes(use_regex=True)],
+    "gpt-2": [_bytes(use_regex=True)],
+}
+"""The rules that split text by their names in llama.cpp, as the tokenizers library has them."""
 
 
 def write_gguf(
@@ -54,9 +78,11 @@ def write_gguf(
     writer.add_file_type(gguf.LlamaFileType[f"{'ALL' if dtype == 'f32' else 'MOSTLY'}_{dtype.upper()}"])
     if Path(source).suffix == ".gguf":
         _copy_tokenizer(writer, Path(source))
-        writer.add_eos_token_id(end_id)
     else:
-        _add_tokenizer(writer, tokenizer, config.vocab_size, end_id)
+        _add_tokenizer(writer, tokenizer, config.vocab_size)
+    writer.add_eos_token_id(end_id)
+    writer.add_add_bos_token(begins_with_bos(tokenizer))
+    writer.add_chat_template(tokenizer.chat_template)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for own, tensor in _tensors(config, weights):
         written = names.get_name(own, try_suffixes=(".weight", ".bias"))
@@ -120,7 +146,13 @@ def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_tensor("rope_freqs.weight", (plain_d / frequencies_d).numpy())
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int, end_id: int) -> None:
+def begins_with_bos(tokenizer: Any) -> bool:
+    """Tell whether prompts begin with the BOS token. A GGUF file's readers then add it, and drop the template's own."""
+    bos = tokenizer.bos_token
+    return bos is not None and rendered(tokenizer, [{"role": "user", "content": "a"}]).startswith(bos)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -> None:
     """Write a byte-level BPE tokenizer: tokens, their kinds, merges, and the rule that splits text."""
     about = json.loads(tokenizer.backend_tokenizer.to_str())
     model, added = about["model"], {token["id"]: token for token in about["added_tokens"]}
@@ -140,29 +172,30 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int, e
     writer.add_token_list([tokens.get(number, f"[PAD{number}]") for number in range(n_vocabulary)])
     writer.add_token_types([kind(number) for number in range(n_vocabulary)])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
-    writer.add_eos_token_id(end_id)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_add_bos_token(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
-    writer.add_chat_template(tokenizer.chat_template)
 
 
 def _splitting(about: dict[str, Any]) -> str:
     """The name in llama.cpp of the rule that splits text before a byte-level BPE tokenizer merges."""
-    rule = json.dumps(about["pre_tokenizer"])
-    if about["model"]["type"] != "BPE" or "ByteLevel" not in rule:
-        raise ModelError("Only models with a byte-level BPE tokenizer can be written as GGUF.")
-    if "p{N}{1,3}" in rule:
-        return "llama-bpe"
-    if "Digits" in rule:
-        return "smollm"
-    return "qwen2" if "p{N}" in rule else "gpt-2"
+    rule, normaliser = about["pre_tokenizer"] or {"type": "none"}, about["normalizer"] or {"type": "NFC"}
+    stages = [normaliser] * (normaliser["type"] != "NFC") + rule.get("pretokenizers", [rule])
+    kept = [{name: value for name, value in stage.items() if name in SHAPING} for stage in stages]
+    found = next((name for name, known in SPLITTINGS.items() if kept == known), None)
+    if about["model"]["type"] != "BPE" or found is None:
+        raise ModelError(
+            f"The tokenizer splits text in a way ({about['model']['type']} after {json.dumps(kept)}) whose name in "
+            f"llama.cpp is not known here; {', '.join(SPLITTINGS)} are. Take --to merged, and convert that by "
+            "llama.cpp's convert_hf_to_gguf.py."
+        )
+    return found
 
 
 def _copy_tokenizer(writer: gguf.GGUFWriter, source: Path) -> None:
+    keys = gguf.Keys.Tokenizer
     for name, field in gguf.GGUFReader(source).fields.items():
-        if name.startswith("tokenizer.") and name != gguf.Keys.Tokenizer.EOS_ID:
+        if name.startswith("tokenizer.") and name not in (keys.EOS_ID, keys.ADD_BOS, keys.CHAT_TEMPLATE):
             is_list = field.types[0] is gguf.GGUFValueType.ARRAY
             writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if is_list else None)

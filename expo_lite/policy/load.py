@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from expo_lite.errors import ModelError
 from expo_lite.memory.machine import first_line, out_of_memory
 from expo_lite.policy.device import compute_type, wrong_widths
+from expo_lite.policy.template import settle
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
@@ -54,8 +55,8 @@ _UNREADABLE = (
 )
 """Errors that transformers and its readers raise for broken files."""
 
-Reader = Callable[[str, PolicyConfig, torch.device], tuple[Any, Any, set[str]]]
-"""Reads a source; returns a model, its tokenizer, and the names of missing weights."""
+Reader = Callable[[str, PolicyConfig, torch.device], tuple[Any, set[str]]]
+"""Reads a source; returns a model, and the names of missing weights."""
 
 
 def load_base(
@@ -76,8 +77,9 @@ def load_base(
     _LOGGING.set_verbosity_error()
     _LOGGING.disable_progress_bar()
     folder = source if Path(source).exists() else _fetch(source)
+    tokenizer = load_tokenizer(name, config, folder)  # its faults are told before the weights are read
     try:
-        model, tokenizer, missing = (read or _read)(folder, config, device)
+        model, missing = (read or _read)(folder, config, device)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"Model '{name}' does not fit into the GPU's memory: {first_line(error)}") from error
     except (*_UNREADABLE, MemoryError) as error:
@@ -92,7 +94,7 @@ def load_base(
             f"Model '{name}' does not fit its config.json: {len(missing)} weights are missing or of another shape "
             f"({min(missing)}, ...)."
         )
-    _check(model, tokenizer, name)
+    _check(model, name)
     _check_four_bits(model, name, device)
     # adapters name their base by it; a GGUF file is read through a folder that no longer exists
     model.name_or_path = str(Path(source).absolute()) if Path(source).exists() else source
@@ -103,20 +105,25 @@ def load_base(
     return model, tokenizer
 
 
-def load_tokenizer(name: str) -> Any:
-    """Load the tokenizer alone, of a model by any name that `--model` takes.
+def load_tokenizer(name: str, config: PolicyConfig, source: str = "") -> Any:
+    """Load the tokenizer of a model by any name that `--model` takes, or from `source`, with its chat template settled.
 
     Raises:
-        ConfigError: the model does not exist.
-        ModelError: the tokenizer cannot be fetched or read.
+        ConfigError: the model does not exist, or its chat template cannot be what is asked for.
+        ModelError: the tokenizer cannot be fetched or read, or has no chat template.
     """
-    source = find_model(name).source
+    source = source or find_model(name).source
     path = Path(source if Path(source).exists() else _fetch(source))
     options: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    folder = str(path.parent if options else path)
     try:
-        return AutoTokenizer.from_pretrained(str(path.parent if options else path), local_files_only=True, **options)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
     except _UNREADABLE as error:
-        raise ModelError(f"Cannot read the tokenizer of model '{name}' from '{source}': {first_line(error)}") from error
+        raise ModelError(f"Cannot read model '{name}' from '{source}' (its tokenizer): {first_line(error)}") from error
+    if not tokenizer.encode("1 + 2 = 3", add_special_tokens=False):
+        raise ModelError(f"Model '{name}' has no vocabulary: its tokenizer's files are missing.")
+    settle(tokenizer, config, name)
+    return tokenizer
 
 
 def _fetch(source: str) -> str:
@@ -141,7 +148,7 @@ def _fetch(source: str) -> str:
         raise ModelError(f"Cannot fetch model '{source}': {first_line(error)}") from error
 
 
-def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any, set[str]]:
+def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, set[str]]:
     is_gguf = Path(source).suffix == ".gguf"
     # transformers dequantises GGUF and cannot quantise in the same pass
     in_two_passes = is_gguf and config.bits == 4
@@ -149,10 +156,9 @@ def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any,
         path = Path(plain)
         options: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
         folder = str(path.parent) if options else plain
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
         options |= {"local_files_only": True, "output_loading_info": True} | _placement(config, device)
         model, info = _AUTO_MODEL.from_pretrained(folder, **options)
-    return model, tokenizer, missing | set(info["missing_keys"])
+    return model, missing | set(info["missing_keys"])
 
 
 @contextlib.contextmanager
@@ -196,11 +202,7 @@ def _placement(config: PolicyConfig, device: torch.device) -> dict[str, Any]:
     return options
 
 
-def _check(model: Any, tokenizer: Any, name: str) -> None:
-    if tokenizer.chat_template is None:
-        raise ModelError(f"Model '{name}' has no chat template. Give an instruct model.")
-    if not tokenizer.encode("1 + 2 = 3", add_special_tokens=False):
-        raise ModelError(f"Model '{name}' has no vocabulary: its tokenizer's files are missing.")
+def _check(model: Any, name: str) -> None:
     layer_types = getattr(model.config, "layer_types", None) or []
     if any("full" not in kind for kind in layer_types):
         kinds = ", ".join(sorted(set(layer_types)))

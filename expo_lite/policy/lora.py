@@ -24,6 +24,7 @@ from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.dense import release_freed_memory
 from expo_lite.policy.merged import adapter_is_off, is_known, merge
 from expo_lite.policy.slots import Sampled
+from expo_lite.prompts import TEMPLATE
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
@@ -171,6 +172,7 @@ class LoraPolicy:
             warnings.simplefilter("ignore")  # peft looks the base model up on the hub, and warns that it cannot
             self._peft.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        (folder / TEMPLATE).write_text(self.tokenizer.chat_template, encoding="utf-8")
 
     def load_adapter(self, folder: Path) -> None:
         """Take the adapter's weights from a folder.

@@ -24,7 +24,7 @@ with contextlib.redirect_stdout(sys.stderr):  # it prints a banner to stdout, wh
     import unsloth  # noqa: F401 (before transformers and peft, which it patches)
     from unsloth import FastLanguageModel
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from expo_lite.errors import ModelError
 from expo_lite.policy.batching import MicroBatch
@@ -99,12 +99,11 @@ class UnslothPolicy(LoraPolicy):
             self._mode = "training"
 
 
-def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, Any, set[str]]:
+def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, set[str]]:
     with plain_weights(source) as (folder, missing):
         limit = AutoConfig.from_pretrained(folder, local_files_only=True).max_position_embeddings
         model, _ = FastLanguageModel.from_pretrained(**load_arguments(folder, config, device, limit))
-        # our own: Unsloth's may have another padding token and padding side
-        return model, AutoTokenizer.from_pretrained(folder, local_files_only=True), missing
+        return model, missing  # without Unsloth's tokenizer: it may have another padding token and padding side
 
 
 def load_arguments(folder: str, config: PolicyConfig, device: torch.device, limit: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def card(
         base: the base model, as the hub or a reader finds it.
         base_license: the base model's; '' if it is unknown.
         kind: one sentence on the files.
-        loading: a command or some lines of Python.
+        loading: commands or Python that load it and ask it a problem.
         library: the hub's library name: peft, transformers or gguf.
         prompt: the turns of its prompt, with {question} for a problem.
         agreement: the result of the comparison with the trained policy.
@@ -48,9 +48,9 @@ def card(
         lines += ["", f"The base model's licence: {base_license}. It holds for this model too."]
     if run is not None:
         lines += _of_run(run)
-    lines += ["", "## Load it", "", "```", loading, "```"]
+    lines += ["", "## Load it and ask it", "", "```", loading.rstrip(), "```"]
     asked = [line for turn in prompt for line in (f"{turn['role']}:", *turn["content"].splitlines())]
-    lines += ["", "## Ask it", "", "Through its chat template, in the words that it was trained and measured with:", ""]
+    lines += ["", "Through its chat template, in the words that it was trained and measured with:", ""]
     lines += [f"    {visible_line(line)}" for line in asked]
     if agreement:
         lines += ["", f"Checked against the trained policy: {agreement}."]

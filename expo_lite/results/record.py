@@ -13,6 +13,8 @@ from expo_lite.settings.schema import flat
 
 PLACES = ("output", "resume", "log")
 """Settings of the place of a run and its loggers, which do not make it another run."""
+OF_ONE_RUN = ("settings", "run_id", "prompts")
+"""Entries of config.json that are not what a run was made with."""
 HELD_OUT = "held-out"
 """The kind of an evaluation's samples; greedy ones are 'held-out greedy'."""
 
@@ -41,6 +43,8 @@ class RunRecord:
     held_out: list[dict[str, Any]] = field(repr=False)
     """Samples of evaluations, if they were kept; their `kind` begins with HELD_OUT."""
     evaluated: tuple[Evaluated, ...] = ()
+    prompts: dict[str, str] = field(default_factory=dict, repr=False)
+    """The question's and the explanation's prompt as the model reads them; older runs have none."""
 
     @property
     def steps(self) -> int:
@@ -69,10 +73,11 @@ def read_run(path: Path, label: str) -> RunRecord:
         label=label,
         path=path,
         settings={key: value for key, value in flat(about["settings"]) if key not in PLACES},
-        made_with=dict(flat({key: value for key, value in about.items() if key not in ("settings", "run_id")})),
+        made_with=dict(flat({key: value for key, value in about.items() if key not in OF_ONE_RUN})),
         metrics=folder.metrics.read(),
         samples=folder.samples.read(),
         pairs=folder.pairs.read(),
+        prompts=about.get("prompts", {}),
         held_out=list(_held_out(path / "evaluation")),
         evaluated=tuple(_evaluated(found) for found in sorted((path / "evaluation").glob("step-*.json"))),
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.prompts import read_prompts
+from expo_lite.prompts import TEMPLATE, read_prompts
 from expo_lite.records import Prompts
 from expo_lite.run.checkpoint import load_state, newest_whole, step_of
 from expo_lite.settings.schema import flat, from_mapping, to_json
@@ -129,6 +129,8 @@ class RunFolder:
         """A copy of the adapter that the run started from, if it did not start from the base model."""
         self.prompt_files = (path / "question_prompt.txt", path / "explanation_prompt.txt")
         """Copies of the user's own prompts, if there are any."""
+        self.chat_template = path / TEMPLATE
+        """The chat template that the run was begun with, as it was settled then."""
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
         self.pairs = JsonLines(path / "pairs.jsonl")
@@ -141,8 +143,12 @@ class RunFolder:
         """Read the run's own prompts from its copies."""
         return read_prompts(*(copy if copy.exists() else None for copy in self.prompt_files))
 
-    def create(self, config: RunConfig, *, device: str, start: Path | None = None) -> None:
+    def create(
+        self, config: RunConfig, *, device: str, start: Path | None = None, template: str = "", **about: Any
+    ) -> None:
         """Make the folder with its config.json, a copy of the adapter in the folder `start`, and copies of prompts.
+
+        The chat template gets a file of its own, and what else is to be said `about` the run goes into config.json.
 
         Raises:
             CheckpointError: it exists and is not empty, or cannot be made.
@@ -157,7 +163,9 @@ class RunFolder:
         for prompt, copy in zip(config.prompt_files, self.prompt_files, strict=True):
             if prompt is not None:
                 _copy(prompt, copy)
-        about = {"settings": to_json(config), "run_id": secrets.token_hex(4), **provenance(device)}
+        if template:
+            write_atomically(self.chat_template, template)
+        about = {"settings": to_json(config), "run_id": secrets.token_hex(4), **provenance(device), **about}
         write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
 
     @property

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.prompts import read_prompts
+from expo_lite.prompts import TEMPLATE, read_prompts
 from expo_lite.records import Prompts, SamplingParams
 from expo_lite.run.checkpoint import damage, newest_whole
 from expo_lite.run.folder import ADAPTER_FILES, RunFolder, read_config
-from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.groups import PolicyConfig, Thinking
 from expo_lite.settings.machine import Backend, Sampler
 from expo_lite.settings.measuring import MeasuringConfig
 from expo_lite.settings.models import PRESETS, find_model
@@ -21,6 +21,7 @@ from expo_lite.settings.schema import typed
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
+TOKENIZER_CONFIG = "tokenizer_config.json"
 _UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern")
 
 
@@ -67,7 +68,9 @@ class Target:
         """Everything of the policy that samples depend on, as JSON values; the adapter by its bytes."""
         policy = self.policy
         about = {"model": self.model, "bits": policy.bits, "backend": policy.backend, "sampler": policy.sampler}
-        return about | {"adapter_sha256": self.adapter_sha256}
+        file, thinking = policy.chat_template, None if policy.thinking == "auto" else policy.thinking
+        template = hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else file and str(file)
+        return about | {"adapter_sha256": self.adapter_sha256, "thinking": thinking, "chat_template": template}
 
 
 def resolve_run(config: TrainConfig) -> RunConfig:
@@ -100,7 +103,9 @@ def resolve_run(config: TrainConfig) -> RunConfig:
                 f"{name} is {given}, but the adapter in '{target.adapter}' has {value}. "
                 f"Leave --{name.replace('_', '-')} out: a run goes on with the adapter that it starts from."
             )
-    resolved = resolve(replace(config, model=target.model, policy=replace(config.policy, **shape)))
+    template = config.policy.chat_template or target.policy.chat_template
+    policy = replace(config.policy, **shape, chat_template=template)
+    resolved = resolve(replace(config, model=target.model, policy=policy))
     return replace(resolved, start_from=path, start_sha256=target.adapter_sha256)
 
 
@@ -109,6 +114,11 @@ def starting_adapter(config: RunConfig, run: RunFolder | None = None) -> Path | 
     if config.start_from is None:
         return None
     return run.start if run and run.start.exists() else find_target(str(config.start_from)).adapter
+
+
+def policy_settings(config: RunConfig, run: RunFolder) -> PolicyConfig:
+    """The settings to load a run's policy with: with its own copy of the chat template, once it has one."""
+    return replace(config.policy, chat_template=run.chat_template) if run.chat_template.exists() else config.policy
 
 
 def run_prompts(config: RunConfig, folder: RunFolder, warn: Callable[[str], None]) -> Prompts:
@@ -133,6 +143,8 @@ def find_target(
     bits: Literal[4, 16] | None = None,
     backend: Backend | None = None,
     sampler: Sampler | None = None,
+    thinking: Thinking | None = None,
+    chat_template: Path | None = None,
 ) -> Target:
     """Find a run folder (its newest whole checkpoint), a checkpoint or adapter folder, or a model.
 
@@ -141,6 +153,8 @@ def find_target(
         bits: quantisation of the base model; default: the run's own, else 4.
         backend: default: the run's own, else auto.
         sampler: default: the run's own, else auto.
+        thinking: default: the run's own, else auto.
+        chat_template: default: the adapter's own, else the model's.
 
     Raises:
         CheckpointError: the run has no whole checkpoint, or the adapter is damaged or of an unknown kind.
@@ -159,6 +173,7 @@ def find_target(
         find_model(target)
         found = Target(target, PolicyConfig())
     asked: dict[str, Any] = {"bits": bits, "backend": backend, "sampler": sampler}
+    asked |= {"thinking": thinking, "chat_template": chat_template}
     return replace(found, policy=replace(found.policy, **{name: value for name, value in asked.items() if value}))
 
 
@@ -210,4 +225,10 @@ def _adapter(folder: Path) -> Target:
         raise ConfigError(
             f"The adapter in '{folder}' was made for '{model}', which is not here. Correct {ADAPTER_CONFIG}."
         ) from error
-    return Target(model, config.policy if config else policy, folder, run, config)
+    own = next((folder / name for name in (TEMPLATE, TOKENIZER_CONFIG) if _has_template(folder / name)), None)
+    policy = config.policy if config else policy
+    return Target(model, replace(policy, chat_template=own or policy.chat_template), folder, run, config)
+
+
+def _has_template(file: Path) -> bool:
+    return file.is_file() and (file.name == TEMPLATE or '"chat_template"' in file.read_text(encoding="utf-8"))

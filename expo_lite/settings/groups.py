@@ -20,6 +20,9 @@ from expo_lite.settings.schema import (
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
 ExplanationFilter = Literal["verified", "lift", "reliance", "re-derivation", "none"]
 Teacher = Literal["current", "frozen"]
+Thinking = Literal["auto", "on", "off"]
+PLAIN = "plain"
+"""The chat template of ours that `chat_template` names in place of a file."""
 Rounding = Literal["never", "gold"]
 """Where a rounded answer counts: nowhere, or where the gold is a decimal that the answer rounds to."""
 
@@ -61,6 +64,12 @@ class PolicyConfig:
     sampler: Sampler = "auto"
     """The sampler: own is our decoder, native the backend's generate.
     With auto it is own where it knows the model and the memory plan has room for its dense weights, else native."""
+    thinking: Thinking = "auto"
+    """Whether the model thinks before it answers: on, off or auto.
+    With auto it does not where its chat template has the choice, and goes on as an adapter or exported model did."""
+    chat_template: Path | None = None
+    """A file with a chat template in place of the model's own, or plain: one of ours, for a base model without any.
+    An adapter brings its own."""
 
 
 @dataclass(frozen=True, slots=True)

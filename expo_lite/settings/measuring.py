@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from expo_lite.records import Level
-from expo_lite.settings.groups import ExplainWith, ExplanationFilter, ExpoConfig, TaskOptions
+from expo_lite.settings.groups import ExplainWith, ExplanationFilter, ExpoConfig, TaskOptions, Thinking
 from expo_lite.settings.machine import Backend, Sampler, backend_rules
 from expo_lite.settings.schema import (
     AT_LEAST_0,
@@ -44,6 +44,10 @@ class MeasuringConfig:
     """The backend of the model: unsloth, hf or auto, as in training. Default: the run's own, else auto."""
     sampler: Sampler | None = None
     """The sampler: own, native or auto, as in training. Default: the run's own, else auto."""
+    thinking: Thinking | None = None
+    """Whether the model thinks before it answers: on, off or auto. Default: the run's own, else auto."""
+    chat_template: Path | None = None
+    """A file with a chat template, or plain, as in training. Default: the run's own, else the model's."""
     seed: Annotated[int, SEED] = 0
     """The seed of the samples. It does not change which problems are taken."""
     question_prompt: Path | None = None

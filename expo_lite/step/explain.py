@@ -18,7 +18,7 @@ from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
-from expo_lite.prompts import encode_explanation, encode_question
+from expo_lite.prompts import chain_text, encode_explanation, encode_question
 from expo_lite.records import (
     Completion,
     Explanation,
@@ -278,6 +278,11 @@ def encode_text(policy: Policy, text: str) -> tuple[int, ...]:
 def encode_target(policy: Policy, text: str) -> tuple[int, ...]:
     """Token ids of a whole assistant's turn, with the token that ends it."""
     return (*encode_text(policy, text), policy.end_id)
+
+
+def encode_chain(policy: Policy, problem: Problem) -> tuple[int, ...]:
+    """Token ids of the problem's expert chain; raises ConfigError as `chain_text` does."""
+    return encode_target(policy, chain_text(policy.tokenizer, problem))
 
 
 # The choice

@@ -24,7 +24,7 @@ from expo_lite.run.metrics import explanation_metrics, group_metrics, mean
 from expo_lite.settings.groups import Teacher
 from expo_lite.settings.methods import METHODS, Method
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.explain import encode_target, sample_groups
+from expo_lite.step.explain import encode_chain, sample_groups
 from expo_lite.step.pairs import make_pairs
 from expo_lite.step.remedies import (
     failed,
@@ -142,9 +142,7 @@ def _expert_chains(run: Run, problems: Iterable[Problem]) -> tuple[Chain, ...]:
     """The chains of the problems that have one."""
     policy = run.policy
     return tuple(
-        Chain(encode_question(policy.tokenizer, p), encode_target(policy, p.expert_chain))
-        for p in problems
-        if p.expert_chain
+        Chain(encode_question(policy.tokenizer, p), encode_chain(policy, p)) for p in problems if p.expert_chain
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -201,11 +201,9 @@ def training_problems(task: Task, config: RunConfig, prompts: Prompts, warn: Cal
     problems = problems_of(
         task, "train", levels=config.levels, limit=limit, seed=config.seed, warn=warn, prompts=prompts
     )
-    if config.chain_source == "expert" and not any(problem.expert_chain for problem in problems):
-        raise ConfigError(
-            f"Method '{config.method}' needs expert chains here, and task '{config.task}' has none. Name the field of "
-            "the data that has them with --fields chain=NAME, or take a method that needs none (exp-grpo, grpo, star)."
-        )
+    check_chains(
+        problems, config, f"task '{config.task}' has none. Name the field of the data with --fields chain=NAME"
+    )
     unreadable = [p for p in problems if final_answer(f"\\boxed{{{p.answer}}}")[0] is None]
     if config.method == "likelihood" and unreadable:
         raise ConfigError(
@@ -213,6 +211,15 @@ def training_problems(task: Task, config: RunConfig, prompts: Prompts, warn: Cal
             f"answer of problem '{unreadable[0].problem_id}', cannot be read out of a box. Take another method."
         )
     return problems
+
+
+def check_chains(problems: Sequence[Problem], config: RunConfig, why: str) -> None:
+    """Raise ConfigError, which says why, if the method needs expert chains and there are none."""
+    if config.chain_source == "expert" and not any(problem.expert_chain for problem in problems):
+        raise ConfigError(
+            f"Method '{config.method}' needs expert chains here, and {why}, or take a method that needs none "
+            "(exp-grpo, grpo, star)."
+        )
 
 
 def both_prompts(run: Run, problems: list[Problem]) -> list[tuple[int, ...]]:
