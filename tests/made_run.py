@@ -15,6 +15,12 @@ from expo_lite.settings.train import TrainConfig, resolve
 
 GROUP_SIZE = 4
 
+AS_READ = {
+    "question": "<user>{question} Box it.<assistant>",
+    "explanation": "<user>{question} It is {answer}.<assistant>",
+}
+"""Prompts with a chat template around them."""
+
 
 def make_run(
     path: Path,
@@ -29,7 +35,7 @@ def make_run(
     """`problems` problems of levels 1 and 2, all drawn at every step; `words` random words lengthen each completion."""
     config = resolve(TrainConfig(model="tiny", method=method, steps=steps, seed=seed, output=path))
     folder, rng = RunFolder(path), random.Random(seed)
-    folder.create(config, device="cpu: 1 threads")
+    folder.create(config, device="cpu: 1 threads", prompts=AS_READ)
     pool = [Problem(f"made/{i}", f"What is {i} + {i}?", str(2 * i), i % 2 + 1) for i in range(problems)]
     samples: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = []

@@ -134,6 +134,7 @@ def test_what_is_saved_is_what_is_loaded(policy: HfPolicy, tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "chat_template.jinja",
     ]
     other = fresh(seed=9)
     other.load_adapter(tmp_path / "a")

@@ -125,6 +125,14 @@ def test_it_opens_without_a_request_and_every_curve_is_drawn(page: webdriver.Chr
     assert all(n >= 1 for n in page.execute_script(DRAWN))
 
 
+def test_prompts_are_shown_as_the_model_read_them(page: webdriver.Chrome) -> None:
+    for kind, asked in (("rollout", "{0} + {0}? Box it."), ("explanation", "{0} + {0}? It is {1}.")):
+        choose(page, "kind", kind)
+        first = page.find_elements(By.CSS_SELECTOR, "#list pre")[0].text
+        assert first in [f"<user>What is {asked.format(i, 2 * i)}<assistant>" for i in range(PROBLEMS)]
+    assert find(page, "#asked pre").text.endswith("? Box it.<assistant>")
+
+
 def test_what_a_model_wrote_stays_text(page: webdriver.Chrome) -> None:
     written = [block.text for block in page.find_elements(By.CSS_SELECTOR, "#list pre")]
     assert any(EVIL in text for text in written)

@@ -12,13 +12,20 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from expo_lite.commands import cli
+from expo_lite.commands.eval import asked_alike
 from expo_lite.errors import ConfigError, ModelError
 from expo_lite.memory.limits import fitting
+from expo_lite.policy.export import write_adapter, write_merged
+from expo_lite.policy.factory import load_policy
+from expo_lite.policy.load import load_tokenizer
 from expo_lite.policy.template import settle
 from expo_lite.prompts import chain_text, encode_question, rendered, thinks
 from expo_lite.records import Problem
+from expo_lite.run.target import find_target, resolve_run
 from expo_lite.settings.groups import PLAIN, PolicyConfig
 from expo_lite.settings.models import PRESETS
+from expo_lite.settings.train import TrainConfig
 
 QWEN3 = """\
 {%- for message in messages %}
@@ -212,3 +219,50 @@ def test_a_template_out_of_a_file(name: str, text: str, found: str, tmp_path: Pa
         return
     with pytest.raises(ConfigError, match=found):
         settled(None, chat_template=tmp_path / name)
+
+
+def test_a_template_travels_with_what_was_trained(tmp_path: Path) -> None:
+    """Given once, in a file that is gone afterwards, to a base model without any; and so does the choice to think."""
+    base, file, run = tmp_path / "base", tmp_path / "mine.jinja", tmp_path / "run"
+    shutil.copytree(PRESETS["tiny"].source, base)
+    (base / "chat_template.jinja").unlink()
+    file.write_text(QWEN3)
+    flags = ["--thinking", "on", "--chat-template", str(file), "--bits", "16", "--eval-problems", "0"]
+    small = ["--max-completion-tokens", "32", "--group-size", "2", "--problems-per-step", "1"]
+    words = ["train", "--model", str(base), "--diagnostics-every", "0", "--output", str(run), *small]
+    assert cli.run([*words, "--steps", "1", *flags]) == 0
+    file.unlink()
+    assert cli.run(["train", "--resume", "--output", str(run), "--steps", "2"]) == 0
+    thinking = "{%- set enable_thinking = true %}\n" + QWEN3
+    read = json.loads((run / "config.json").read_text())["prompts"]
+    assert read["question"] == "<|im_start|>user\n{question}\n" + read["question"].partition("{question}\n")[2]
+    assert read["explanation"].startswith("<|im_start|>user\n{question}\nThe correct answer is {answer}.")
+    asked = json.loads((run / "samples.jsonl").read_text().splitlines()[0])["prompt"]
+    target = find_target(str(run))
+    policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
+    expected = read["question"].replace("{question}", asked)
+    assert policy.tokenizer.decode(encode_question(policy.tokenizer, Problem("", asked, ""))) == expected
+    write_adapter(policy, tmp_path / "adapter")
+    write_merged(policy, tmp_path / "merged", "bf16")
+    for place in ("run", "adapter", "merged"):
+        found = find_target(str(tmp_path / place))
+        assert load_tokenizer(found.model, found.policy).chat_template == thinking
+        off = find_target(str(tmp_path / place), thinking="off")
+        assert load_tokenizer(off.model, off.policy).chat_template == thinking.replace("true", "false", 1)
+    again = resolve_run(TrainConfig(model=str(tmp_path / "adapter")))
+    assert load_tokenizer(again.model, again.policy).chat_template == thinking
+    assert asked_alike(find_target(str(base)), target).policy.chat_template == target.policy.chat_template
+    (tmp_path / "adapter" / "chat_template.jinja").unlink()  # older programs wrote it into the tokenizer's settings
+    (tmp_path / "adapter" / "tokenizer_config.json").write_text(json.dumps({"chat_template": R1}))
+    old = find_target(str(tmp_path / "adapter"))
+    assert load_tokenizer(old.model, old.policy).chat_template == R1
+
+
+def test_a_missing_template_is_told_before_weights_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(PRESETS["tiny"].source, tmp_path / "base")
+    for name in ("chat_template.jinja", "model.safetensors"):
+        (folder / name).unlink()
+    assert cli.run(["chat", str(folder), "--prompt", "1 + 1?"]) == 1
+    assert "has no chat template" in capsys.readouterr().err
+    assert cli.run(["chat", str(folder), "--prompt", "1 + 1?", "--chat-template", PLAIN]) == 1
+    assert "Cannot read model" in capsys.readouterr().err

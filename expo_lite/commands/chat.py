@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Interval
@@ -17,6 +18,7 @@ from expo_lite.prompts import encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.run.progress import working
 from expo_lite.run.target import Target, as_it_is, find_target
+from expo_lite.settings.groups import Thinking
 from expo_lite.settings.models import TINY, find_model
 from expo_lite.settings.schema import AT_LEAST_1, SEED, typed
 from expo_lite.tasks.hidden_rules import EXAMPLE, in_lines
@@ -45,13 +47,18 @@ class Chat(Command):
     """The seed of the replies."""
     bits: Literal[4, 16] | None = None
     """The bits of a weight. Default: the run's own, as it was trained; of a model by itself 16."""
+    thinking: Thinking | None = None
+    """Let the model think before it answers: on, off or auto. Default: the run's own, else auto."""
+    chat_template: Path | None = None
+    """A file with a chat template, or plain, as in training. Default: the run's own, else the model's."""
 
     def run(self) -> None:
         """Answer the questions."""
         typed(self)
         if self.prompt is not None and not self.prompt.strip():
             raise ConfigError("--prompt is empty. Give a question.")
-        target = as_it_is(find_target(self.target, bits=self.bits), self.bits)
+        found = find_target(self.target, bits=self.bits, thinking=self.thinking, chat_template=self.chat_template)
+        target = as_it_is(found, self.bits)
         chat(target, self, Terminal())
 
 

@@ -65,6 +65,7 @@ class Eval(Printing, ConfiguredCommand):
         console = self.messages()
         targets = [target_of(config, name) for name in (config.target, config.baseline) if name is not None]
         target = targets[0]
+        targets[1:] = [asked_alike(each, target) for each in targets[1:]]
         config, prompts = settled(config, target), prompts_of(config, target)
         output = output_folder(config, target)
         if any(each.run and each.prompts.question != prompts.question for each in targets[1:]):
@@ -132,6 +133,14 @@ def settled(config: EvalConfig, target: Target) -> EvalConfig:
         max_completion_tokens=config.max_completion_tokens or target.max_completion_tokens,
         bits=target.policy.bits,
     )
+
+
+def asked_alike(baseline: Target, target: Target) -> Target:
+    """Return the baseline; by the target's chat template and thinking if it is the target's own base model."""
+    if baseline.adapter is not None or baseline.model != target.model:
+        return baseline
+    own = target.policy
+    return replace(baseline, policy=replace(baseline.policy, chat_template=own.chat_template, thinking=own.thinking))
 
 
 def output_folder(config: EvalConfig, target: Target) -> Path:

@@ -155,7 +155,8 @@ def export(place: Destination, console: Console) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     say(console, f"written to: {folder}")
     say(console, f"upload it, with its card: hf upload OWNER/NAME {shlex.quote(str(folder))}")
-    say(console, f"load it and ask it:\n{how_to_ask(place, folder)}")
+    say(console, "load it and ask it:")
+    console.print(how_to_ask(place, folder), soft_wrap=True)  # code is never broken
 
 
 def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:

@@ -62,6 +62,7 @@ def render(runs: Sequence[RunRecord]) -> Page:
         scripts=("charts.js", "save.js", "samples.js", "page.js"),
         figures={
             "runs": [run.label for run in runs],
+            "prompts": [run.prompts for run in runs],
             "last": max(run.steps for run in runs),
             "passes": picture(measured) if measured else None,
             "charts": [chart.to_json() for _, own in charts for chart in own],

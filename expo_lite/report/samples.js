@@ -67,6 +67,13 @@ function block(name, text, needle) {
   return element("div", { class: "block" }, element("h4", {}, name), element("pre", { tabindex: "0" }, marked(text, needle)));
 }
 
+// The prompt as the model read it, with the chat template; of older runs the question alone.
+function promptOf(row) {
+  const read = figures.prompts[row.run][row.kind === "explanation" ? "explanation" : "question"] || "{question}";
+  const own = { question: row.problem.prompt.trim(), answer: String(row.problem.gold) };
+  return read.replace(/\{(question|answer)\}/g, (_, name) => own[name]);
+}
+
 function folded(name, ...children) {
   return element("details", {}, element("summary", {}, name), ...children);
 }
@@ -80,13 +87,14 @@ function card(row, runs, needle, compare, before) {
     button.addEventListener("click", () => compare(row.problem));
     head.append(button);
   }
-  const again = compare && before && before.problem === row.problem;
+  const asked = promptOf(row);
+  const again = compare && before && before.problem === row.problem && promptOf(before) === asked;
   const texts = element("div", { class: compare && !again ? "texts" : "texts one" });
   if (again) {
-    const prompt = folded("Prompt, as above", block("Prompt", row.problem.prompt, needle));
-    prompt.open = needle !== "" && row.problem.prompt.toLowerCase().includes(needle);
+    const prompt = folded("Prompt, as above", block("Prompt", asked, needle));
+    prompt.open = needle !== "" && asked.toLowerCase().includes(needle);
     texts.append(prompt);
-  } else if (compare) texts.append(block("Prompt", row.problem.prompt, needle));
+  } else if (compare) texts.append(block("Prompt", asked, needle));
   texts.append(block("Completion", row.completion, needle));
   return element("article", { class: "card sample" }, head, texts, facts(row));
 }
@@ -215,7 +223,7 @@ function sideBySide(problems, runs) {
       options(select, times, name);
       select.value = times[i ? times.length - 1 : 0];
     });
-    document.getElementById("asked").replaceChildren(block("Prompt", problem.prompt, ""), element("p", {}, "Gold: ", element("b", {}, String(problem.gold))));
+    document.getElementById("asked").replaceChildren(block("Prompt", promptOf({ ...problem.rows[0], kind: "" }), ""), element("p", {}, "Gold: ", element("b", {}, String(problem.gold))));
     sides.forEach(fill);
   };
   // the problem that gained most comes first

@@ -65,8 +65,8 @@ class PolicyConfig:
     """The sampler: own is our decoder, native the backend's generate.
     With auto it is own where it knows the model and the memory plan has room for its dense weights, else native."""
     thinking: Thinking = "auto"
-    """Whether the model thinks before it answers: on, off or auto.
-    With auto it does not where its chat template has the choice, and goes on as an adapter or exported model did."""
+    """Let the model think before it answers: on, off or auto, by its chat template's own argument.
+    With auto it does not where the template has the choice, and an adapter or exported model goes on as it was."""
     chat_template: Path | None = None
     """A file with a chat template in place of the model's own, or plain: one of ours, for a base model without any.
     An adapter brings its own."""

@@ -45,7 +45,7 @@ class MeasuringConfig:
     sampler: Sampler | None = None
     """The sampler: own, native or auto, as in training. Default: the run's own, else auto."""
     thinking: Thinking | None = None
-    """Whether the model thinks before it answers: on, off or auto. Default: the run's own, else auto."""
+    """Let the model think before it answers: on, off or auto, as in training. Default: the run's own, else auto."""
     chat_template: Path | None = None
     """A file with a chat template, or plain, as in training. Default: the run's own, else the model's."""
     seed: Annotated[int, SEED] = 0
