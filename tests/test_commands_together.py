@@ -35,7 +35,7 @@ def test_unsolved_then_train_then_eval_against_the_base(tmp_path: Path, capsys: 
 
     # task and model come from the run
     assert run(["eval", str(trained), "--baseline", MODEL, "--samples", "4"]) == 0
-    output = trained / "evaluation" / "step-000002-jsonl-test-seed0"
+    output = trained / "evaluation" / f"step-000002-jsonl-{file.stem}-test-seed0"
     results = json.loads((output / "evaluation.json").read_text())
     held_out = results["evaluation"]["levels"][-1]["n_problems"]
     assert 0 < held_out < len(found) / 2

@@ -33,7 +33,7 @@ from expo_lite.settings.methods import Method
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plans import PlanConfig, ReplicateConfig, check_sweep
 from expo_lite.settings.schema import from_mapping, to_json, toml_values, typed
-from expo_lite.settings.train import TrainConfig, check_of_use, resolve
+from expo_lite.settings.train import TrainConfig, check_of_use, resolve, task_label
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +212,24 @@ def test_what_is_left_open_follows_from_the_model(alias: str) -> None:
     preset = PRESETS[alias]
     assert (config.steps, config.optimizer.learning_rate) == (preset.steps, preset.learning_rate)
     assert config.sampling.max_completion_tokens == preset.max_completion_tokens
-    assert config.output == Path(f"runs/{alias}-jsonl-exp-grpo-seed2")
+    assert config.output == Path(f"runs/{alias}-jsonl-file-exp-grpo-seed2")
+
+
+@pytest.mark.parametrize(("task", "label"), [
+    ("hidden-rules", "hidden-rules"),
+    ("jsonl:sums.jsonl", "jsonl-sums"),
+    ("jsonl:/data/my sums.v2.jsonl.gz", "jsonl-my-sums.v2"),
+    ("csv:../a.csv", "csv-a"),
+    ("parquet:folder/", "parquet-folder"),
+    ("hub:openai/gsm8k", "hub-gsm8k"),
+    ("hub:openai/gsm8k:main", "hub-gsm8k-main"),
+    ("reasoning-gym:chain_sum,leg_counting", "reasoning-gym-chain_sum,leg_counting"),
+    ("jsonl:\x1b[2J\u202e.jsonl", "jsonl-2J"),
+    ("jsonl:..", "jsonl"),
+    (f"jsonl:{'x' * 300}.jsonl", f"jsonl-{'x' * 54}"),
+])  # fmt: skip
+def test_each_file_has_a_run_folder_of_its_own(task: str, label: str) -> None:
+    assert task_label(task) == label
 
 
 def test_pairs_are_learned_from_at_a_rate_of_their_own() -> None:

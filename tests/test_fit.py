@@ -155,7 +155,7 @@ def test_running_out_of_memory_gives_the_same_run(
 
 
 def test_running_out_of_memory_in_the_optimiser_says_how_to_go_on(
-    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its step cannot be repeated, for a part of it may have been taken; the run goes on from its checkpoint."""
     out = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
@@ -179,6 +179,9 @@ def test_running_out_of_memory_in_the_optimiser_says_how_to_go_on(
     assert [row["step"] for row in metrics] == [1, 2]
     for name, tensor in undisturbed[0].items():
         assert torch.equal(adapter[name], tensor)
+    assert "This run has finished" not in capsys.readouterr().out
+    run(folder, save_every=1, resume=True)
+    assert "This run has finished: all its 2 steps are done. --steps with more goes on.\n" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

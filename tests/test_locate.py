@@ -54,7 +54,7 @@ def test_settings_default_to_the_runs_own(run: Path) -> None:
     config = settled(EvalConfig(target=str(run)), located)
     assert (config.task, config.levels, config.data.fields) == ("jsonl:sums.jsonl", (5,), ("question=q",))
     assert config.max_completion_tokens == PRESETS["tiny"].max_completion_tokens
-    assert output_folder(config, located) == run / "evaluation" / "step-000040-jsonl-test-seed0"
+    assert output_folder(config, located) == run / "evaluation" / "step-000040-jsonl-sums-test-seed0"
     other = settled(EvalConfig(target=str(run), task="hidden-rules", max_completion_tokens=7), located)
     assert (other.task, other.levels, other.data, other.max_completion_tokens) == ("hidden-rules", (), TaskOptions(), 7)
 

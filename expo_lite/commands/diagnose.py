@@ -25,6 +25,7 @@ from expo_lite.records import ALL, Explanation, Level
 from expo_lite.results.tables import interval_cell
 from expo_lite.run.folder import check_new
 from expo_lite.settings.measuring import DiagnoseConfig, check_measuring
+from expo_lite.settings.train import task_label
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, counted, new_table, say
 
@@ -52,7 +53,7 @@ class Diagnose(ConfiguredCommand):
         console = Terminal()
         target = target_of(config, config.model)
         prompts = prompts_of(config, target)
-        folder = config.output or Path("runs") / f"diagnose-{target.label}-{config.task.partition(':')[0]}"
+        folder = config.output or Path("runs") / f"diagnose-{target.label}-{task_label(config.task)}"
         check_new(folder)
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)

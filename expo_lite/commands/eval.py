@@ -29,6 +29,7 @@ from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.machine import importing
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
+from expo_lite.settings.train import task_label
 from expo_lite.tasks import load_task
 from expo_lite.terminal import counted, say, warning
 
@@ -147,7 +148,7 @@ def output_folder(config: EvalConfig, target: Target) -> Path:
     """Return the folder for the results: as given, else in the run's folder, else under runs/."""
     if config.output:
         return config.output
-    name = f"{str(config.task).partition(':')[0]}-{config.split}-seed{config.seed}"
+    name = f"{task_label(str(config.task))}-{config.split}-seed{config.seed}"
     if target.run and target.adapter:
         return target.run / "evaluation" / f"{target.adapter.name}-{name}"
     return Path("runs") / f"eval-{target.label}-{name}"

@@ -4,6 +4,7 @@ Groups exist for reading and for TOML tables; on the command line their fields s
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +39,7 @@ from expo_lite.settings.schema import (
 )
 
 Draw = Literal["hard", "even", "new"]
+LONGEST_LABEL = 60
 Logger = Literal["tensorboard", "wandb", "trackio", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab"]
 """The trackers of accelerate; each is also the name of its package."""
 
@@ -175,8 +177,15 @@ def resolve(config: TrainConfig) -> RunConfig:
 
 
 def run_name(model: str, task: str) -> str:
-    """MODEL-TASK, without owners, folders and paths."""
-    return f"{model.rstrip('/').rsplit('/', 1)[-1]}-{task.split(':', 1)[0]}"
+    """MODEL-TASK, without owners and folders."""
+    return f"{model.rstrip('/').rsplit('/', 1)[-1]}-{task_label(task)}"
+
+
+def task_label(task: str) -> str:
+    """Name a task in the name of a folder: jsonl:data/sums.jsonl is jsonl-sums, hub:OWNER/NAME is hub-NAME."""
+    kind, _, rest = task.partition(":")
+    own = re.sub(r"\.(jsonl?|csv|tsv|parquet|arrow)(\.\w+)?$", "", rest.rstrip("/").rsplit("/", 1)[-1])
+    return re.sub(r"[^\w.,]+", "-", f"{kind}-{own}")[:LONGEST_LABEL].strip("-.")
 
 
 def _fields(settings: Any) -> dict[str, Any]:
