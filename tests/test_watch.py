@@ -117,11 +117,11 @@ def test_a_folder_of_runs_is_watched_looked_at_and_reported(tmp_path: Path, caps
 
 def test_a_run_that_is_starting_is_waited_for(tmp_path: Path) -> None:
     watch = Watch(folder=tmp_path / "run")
-    view, last = watch.look(80, waiting=True)
+    view, last = watch.look(80, [], waiting=True)
     assert "waiting for a run" in str(view)
     assert last is None
     make_run(tmp_path / "run", steps=4)
-    assert "has finished" in str(watch.look(80, waiting=True)[1])
+    assert "has finished" in str(watch.look(80, [], waiting=True)[1])
 
 
 def on_a_terminal(words: Sequence[str], columns: int, resize_to: int | None = None) -> tuple[str, float]:

@@ -51,9 +51,9 @@ class Report(Printing):
             raise ConfigError("No run is named. Give at least one run folder: expo-lite report runs/NAME.")
         console = self.messages()
         if len(self.runs) == 1 and (plan := kept_plan(self.runs[0])):
-            from expo_lite.sweep.run import collect_results
+            from expo_lite.sweep.run import collect_results, unfinished
 
-            show_sweep(self, plan, collect_results(plan), {}, self.output)
+            show_sweep(self, plan, collect_results(plan), unfinished(plan), self.output)
             return
         from expo_lite.report.page import render, write_document
         from expo_lite.results.paired import compare
@@ -75,10 +75,9 @@ class Report(Printing):
 
 def as_json(runs: Sequence["RunRecord"], comparisons: Sequence["Comparison"]) -> dict[str, Any]:
     """Return the last figures of each run, and the comparisons, as JSON values."""
-    found = []
-    for run in runs:
-        levels = [asdict(level) for evaluated in run.evaluated[-1:] for level in evaluated.evaluation.levels]
-        found.append({"label": run.label, "folder": str(run.path), "steps": run.steps, "levels": levels})
+    levels = [[asdict(row) for each in run.evaluated[-1:] for row in each.evaluation.levels] for run in runs]
+    about = [{"label": run.label, "folder": str(run.path), "steps": run.steps} for run in runs]
+    found = [each | {"levels": own} for each, own in zip(about, levels, strict=True)]
     return {"runs": found, "comparisons": [comparison.to_json() for comparison in comparisons]}
 
 
@@ -94,31 +93,34 @@ class Watch(Command):
 
     def run(self) -> None:
         """Read the folder again every second, and end when its runs do; Ctrl-C ends only the watching."""
-        console = Terminal()
-        if not console.is_terminal:
-            view, last = self.look(console.width)
-            console.print(view)
-        else:
-            last = None
-            with Live(console=console, auto_refresh=False, transient=False) as live:
-                while last is None:
-                    view, last = self.look(console.width, waiting=True)
-                    live.update(view, refresh=True)
-                    if last is None:
-                        time.sleep(EVERY_SECONDS)
+        console, last = Terminal(), None
+        planned: list[tuple[Path, int]] = []
+        with Live(console=console, auto_refresh=False) as live:
+            while last is None:
+                view, last = self.look(console.width, planned, waiting=console.is_terminal)
+                live.update(view, refresh=True)
+                if not console.is_terminal:
+                    break
+                time.sleep(EVERY_SECONDS if last is None else 0)
         if last is not None:
             say(console, last)
 
-    def look(self, width: int, *, waiting: bool = False) -> tuple[RenderableType, str | None]:
-        """Return what is seen now, and the last line if it is over; a run may be `waiting` for its start."""
-        plan, runs = kept_plan(self.folder), run_folders([self.folder])
-        if plan is None and runs == [self.folder]:
+    def look(
+        self, width: int, planned: list[tuple[Path, int]], *, waiting: bool = False
+    ) -> tuple[RenderableType, str | None]:
+        """Return what is seen now, and the last line if it is over; a run may be `waiting` for its start.
+
+        The runs of a sweep are put into `planned` when they are first read, for that takes a second.
+        """
+        if not planned and (plan := kept_plan(self.folder)):
+            planned += [(each.output, each.steps) for each in plan.configs()]
+        runs = planned or [(path, 0) for path in run_folders([self.folder])]
+        if runs == [(self.folder, 0)]:
             if waiting and not RunFolder(self.folder).config_file.exists():
                 return Text(f"waiting for a run in '{self.folder}' to start; Ctrl-C ends"), None
             RunFolder(self.folder).check_is_run()
             state = read_state(self.folder)
             return panel(state, width), closing(state, self.folder)
-        planned = [(each.output, each.steps) for each in plan.configs()] if plan else []
-        several = read_progress(planned or [(path, read_config(path).steps) for path in runs])
-        newest = [panel(state, width) for state in several.at_work[-1:]]
+        several = read_progress(planned or [(path, read_config(path).steps) for path, _ in runs])
+        newest = (panel(state, width) for state in several.at_work[-1:])
         return Group(runs_panel(several), *newest), closing_of_runs(several, self.folder)

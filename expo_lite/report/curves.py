@@ -116,12 +116,9 @@ def binned(points: Sequence[Point], each: int) -> list[Point]:
 def running_mean(points: Sequence[Point]) -> list[Point]:
     """The mean over neighbours at each point, equally many on either side; fewer towards the ends."""
     reach = max(len(points) // SHARE // 2, 1)
-    found = []
-    for i, (x, _) in enumerate(points):
-        around = min(reach, i, len(points) - 1 - i)
-        near = points[i - around : i + around + 1]
-        found.append((x, sum(y for _, y in near) / len(near)))
-    return found
+    around = [min(reach, i, len(points) - 1 - i) for i in range(len(points))]
+    near = [points[i - n : i + n + 1] for i, n in enumerate(around)]
+    return [(x, sum(y for _, y in part) / len(part)) for (x, _), part in zip(points, near, strict=True)]
 
 
 def _parts(panel: Panel, runs: Sequence[RunRecord]) -> list[Panel]:

@@ -63,11 +63,8 @@ def _passes(own: Sequence[Measurement]) -> list[Tile]:
     """pass@1 of the hardest level and of all."""
     if not own:
         return []
-    last = own[-1]
-    levels = list(last.figures)
-    hardest = levels[-2] if len(levels) > 1 else levels[-1]
-    tiles = []
-    for level in dict.fromkeys((hardest, levels[-1])):
+    last, tiles = own[-1], []
+    for level in list(last.figures)[-2:]:
         before = percent(own[0].figures[level][LEADING].value) if len(own) > 1 and level in own[0].figures else ""
         estimate = last.figures[level][LEADING]
         note = f"95%: {percent(estimate.low)} to {percent(estimate.high)}"

@@ -95,32 +95,31 @@ class RunsState:
     """By the time that the runs so far have taken, evaluations included; None before the first step."""
 
     def __str__(self) -> str:
-        left = f", about {duration(self.seconds_left)} left" if self.seconds_left is not None else ""
-        if self.seconds_left is not None and self.seconds_left < 60:
-            left = ", less than a minute left"
-        return f"{self.n_finished} of {self.total} runs{left if self.n_finished < self.total else ''}"
+        left = ""
+        if self.seconds_left is not None and self.n_finished < self.total:
+            near = self.seconds_left < 60
+            left = f", {'less than a minute' if near else f'about {duration(self.seconds_left)}'} left"
+        return f"{self.n_finished} of {self.total} runs{left}"
 
 
 def read_progress(runs: Sequence[tuple[Path, int]]) -> RunsState:
     """Read how far these runs are, given as folders, which may be missing, and steps to be done."""
-    shares, took, at_work, n_finished = [], [], [], 0
+    shares, took, at_work = [], [], []
     for path, steps in runs:
         folder = RunFolder(path)
         if not folder.config_file.exists():
             continue
-        state = None if (last := folder.evaluation_file(steps)).exists() else read_state(path)
-        share = 1.0 if state is None or state.finished else min(state.step / max(steps, 1), 1.0)
-        n_finished += state is None or state.finished
-        shares.append(share)
-        if state is not None and state.alive and not state.finished:
+        began, last = folder.config_file.stat().st_mtime, folder.evaluation_file(steps)
+        if last.exists() or (state := read_state(path)).finished:
+            shares.append(1.0)
+            took.append((last if last.exists() else folder.metrics.path).stat().st_mtime - began)
+            continue
+        shares.append(min(state.step / max(steps, 1), 0.99))  # it is still to be evaluated
+        if state.alive:
             at_work.append(state)
-        elif share < 1.0:
-            continue  # cut off: nobody knows for how long
-        if share:
-            ended = time.time() if share < 1.0 else (folder.metrics.path if state else last).stat().st_mtime
-            took.append((ended - folder.config_file.stat().st_mtime) / share)
+            took += [(time.time() - began) / share for share in shares[-1:] if share]
     left = median(took) * (len(runs) - sum(shares)) / max(len(at_work), 1) if took else None
-    return RunsState(len(runs), n_finished, sum(shares), tuple(at_work), left)
+    return RunsState(len(runs), shares.count(1.0), sum(shares), tuple(at_work), left)
 
 
 def runs_panel(state: RunsState) -> Table:
@@ -140,7 +139,9 @@ def title_of(path: Path, config: RunConfig) -> str:
 
 def panel(state: RunState, width: int) -> RenderableType:
     """The run at a glance, `width` columns wide."""
-    parts: list[RenderableType] = [Text(visible_line(state.title), style="bold"), _bar(state)]
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row("steps", *_bar_cells(state))
+    parts: list[RenderableType] = [Text(visible_line(state.title), style="bold"), bar]
     if state.evaluated:
         parts.append(Text(f"measured: {'; '.join(state.evaluated[-4:])}", style="dim"))
     if state.metrics:
@@ -150,14 +151,8 @@ def panel(state: RunState, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _bar(state: RunState) -> Table:
-    """Steps done, with the time left."""
-    table = Table.grid(padding=(0, 1))
-    table.add_row("steps", *_bar_cells(state))
-    return table
-
-
 def _bar_cells(state: RunState) -> tuple[RenderableType, str]:
+    """Steps done, with the time left."""
     if state.step >= state.steps and not state.finished:
         left = "being evaluated"  # which has a clock of its own where it runs
     else:

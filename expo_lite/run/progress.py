@@ -112,14 +112,11 @@ class CompletionBar:
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self.progress.add_task(title, total=total)
         self._kept = self._ended = 0
-        self._began = self._last_line = time.monotonic()
-        self._before: int | None = None
+        self._last_line = time.monotonic()
 
     def __call__(self, n: int) -> None:
         """Count `n` more as kept; those of the first call were there before."""
         self._kept, self._ended = self._kept + n, 0
-        if self._before is None:
-            self._before = n
         self._show()
 
     def ended(self, n: int) -> None:
@@ -133,8 +130,8 @@ class CompletionBar:
         now = time.monotonic()
         if self._console.is_terminal or now - self._last_line < LINE_SECONDS or done == self._total:
             return
-        self._last_line, new = now, done - (self._before or 0)
-        left = f", {clock((now - self._began) / new * (self._total - done))} left" if new else ""
+        self._last_line, seconds = now, self.progress.tasks[0].time_remaining
+        left = "" if seconds is None else f", {clock(seconds)} left"
         say(self._console, f"{self._title}: {done:,}/{self._total:,}{left}")
 
 

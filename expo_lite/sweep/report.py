@@ -61,12 +61,11 @@ class SweepReport:
         before = self.results.before
         row, seeds = before.levels[0], self.plan.seeds
         alone = " With one seed the intervals carry problems only, and another seed may turn a verdict."
-        alone = alone if len(seeds) == 1 else ""
         judged = f", and judged on pass@{self.results.k}" if self.claims else ""
         return (
             f"Seeds {', '.join(map(str, seeds))}; {row.n_samples} samples a problem at temperature "
             f"{before.temperature}, {row.n_problems} held-out problems a level. Percent, with 95% intervals that carry "
-            f"seeds and problems; differences are paired by both{judged}.{alone}"
+            f"seeds and problems; differences are paired by both{judged}.{alone * (len(seeds) == 1)}"
         )
 
     def judged(self) -> list[Table]:

@@ -170,11 +170,11 @@ def carry_out(
     missing = [job for job in jobs if not job.done.exists()]
     failures: dict[str, str] = {}
     started = last_line = time.monotonic()
+    names = {path.name for path, _ in runs}
 
     def view() -> Group:
-        names = {path.name for path, _ in runs}
-        first = [job.name for job in missing if job.name not in names and not job.done.exists()][:1]
-        clocked = Text(" ".join([clock(time.monotonic() - started), *first]), style="dim")
+        others = [job.name for job in missing if job.name not in names and not job.done.exists()]
+        clocked = Text(" ".join([clock(time.monotonic() - started), *others[:1]]), style="dim")
         return Group(clocked, runs_panel(read_progress(runs)))
 
     live = Live(get_renderable=view, console=console, refresh_per_second=1, transient=True)
@@ -208,6 +208,12 @@ def collect_results(plan: SweepPlan) -> Results:
     if not runs:
         raise ExpoLiteError("No run is finished, so there is nothing to compare.")
     return Results(runs, diagnoses, CLAIMED_K if plan.any_config.evaluation.eval_samples >= CLAIMED_K else 1)
+
+
+def unfinished(plan: SweepPlan) -> dict[str, str]:
+    """Name the runs that are not finished, as if they had failed."""
+    done = {each.output.name: RunFolder(each.output).evaluation_file(each.steps).exists() for each in plan.configs()}
+    return {name: "not finished" for name, is_done in done.items() if not is_done}
 
 
 def _evaluation(file: Path) -> Evaluation:
