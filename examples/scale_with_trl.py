@@ -21,6 +21,8 @@ from expo_lite.grading import Grader
 from expo_lite.integrations.trl import ExplainingGRPOTrainer
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.models import find_model
+from expo_lite.tasks.base import say_read
+from expo_lite.terminal import Terminal
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -63,9 +65,11 @@ def main() -> None:
     parser.add_argument("--vllm-server", help="URL of `trl vllm-serve --model MODEL`")
     parser.add_argument("--output", type=Path, default=Path("runs/trl"))
     given = parser.parse_args()
+    task = load_task(given.task, grader=Grader())
+    say_read(task, Terminal())
     trainer = ExplainingGRPOTrainer(
         find_model(given.model).source,
-        task=load_task(given.task, grader=Grader()),
+        task=task,
         explanation=ExpoConfig(exp_sft_coef=0.04, explain="all-wrong"),
         args=GRPOConfig(**arguments(given)),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules=PROJECTIONS, task_type="CAUSAL_LM"),

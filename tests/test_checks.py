@@ -75,8 +75,15 @@ def test_units_in_parentheses_and_equal_values_are_read(grader: Grader) -> None:
     right = [("9 (apples)", r"9 \text{ apples}"), ("9 (apples)", r"9\text{ (apples)}"), ("24 (=4*6)", "24")]
     right += [("9 (apples)", "9"), ("9", "9 (apples)"), (r"\frac{1}{2} (pizza)", "0.5"), ("9 (km)", r"9000\text{ m}")]
     right += [("21 (stickers); 7 (cards)", "21, 7"), (r"\log_2 (x)", r"\log_2(x)"), ("2 (x)", "2x"), ("9 (cm^2)", "9")]
+    right += [("0.5 (1/2)", "0.5"), ("1/2 (0.5)", r"\frac{1}{2}"), ("1/2", "0.5 (1/2)"), ("12 (i.e. 3*4)", "12")]
     wrong = [("9 (apples)", r"9 \text{ oranges}"), ("9", "9 (or 10)"), ("9", "9 (not 10)"), ("24", "24 (=5*6)")]
-    wrong += [("10 (ten)", "100"), ("9 (hours)", r"9\text{ minutes}"), ("9 (apples)", "10"), ("9", "9 (wrong)")]
+    wrong += [
+        ("10 (ten)", "100"),
+        ("9 (hours)", r"9\text{ minutes}"),
+        ("9 (apples)", "10"),
+        ("9", "9 (wrong)"),
+        ("6", "5 (6)"),
+    ]
     pairs = [(gold, answer) for gold, answer in (*right, *wrong)]
     verdicts = grader.grade_many([GradeItem(gold, f"\\boxed{{{answer}}}") for gold, answer in pairs])
     assert [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.correct] == right
@@ -106,8 +113,8 @@ def test_the_summary_counts_and_shows_the_first_problem(grader: Grader) -> None:
     task = loaded(rows, grader)
     n = len(task.test)
     assert task.notes[0] == (
-        f"rows: 20 problems; {n} held out; not read: id. The first: {task.train[0].question!r}, "
-        f"answer {task.train[0].answer!r}."
+        f"rows: 20 problems; {n} held out; not read: id. The first: '{task.train[0].question}', "
+        f"answer '{task.train[0].answer}'."
     )
 
 

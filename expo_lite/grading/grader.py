@@ -37,9 +37,9 @@ class Grader:
     """Grades completions; safe to share between threads.
 
     What is not plain goes to one of `n_workers` processes, started when first needed, each capped at `memory_mib` of
-    address space and killed after `timeout_s` of CPU time, or 1.8 times that by the clock; a spare one
-    takes its place. `rounding` says where a rounded answer counts: "never", or "gold": where the gold is a decimal with
-    at least three digits and the answer, rounded to as many places, is the gold.
+    address space and killed after `timeout_s` of CPU time, or 1.8 times that by the clock; a spare one takes its place.
+    `rounding` says where a rounded answer counts: "never", or "gold": where the gold is a decimal with at least three
+    digits and the answer, rounded to as many places, is the gold.
     """
 
     def __init__(

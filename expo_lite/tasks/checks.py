@@ -23,7 +23,7 @@ T = TypeVar("T")
 _MISSING = frozenset(("none", "nan", "n/a", "#n/a", "<na>", "null", "nil", "?", ""))
 _VERBS = frozenset(
     "is are was were be has have had get gets got gives makes means equals need needs find finds let we he she they "
-    "it so hence thus therefore because since then".split()
+    "it so hence thus therefore because since then make will would can should".split()
 )
 _MOST_WORDS = 7
 _LONG = 60  # characters
@@ -112,9 +112,9 @@ def summary(task: str, train: Sequence[Problem], test: Sequence[Problem], unread
     """Say what was read, with the first problem."""
     first, columns = (*train, *test)[0], ", ".join(unread)
     read = f"{len(train) + len(test):,} problems; {len(test):,} held out{'; not read: ' * bool(columns)}{columns}."
-    return f"{task}: {read} The first: {_short(first.question)}, answer {first.answer!r}."
+    return f"{task}: {read} The first: {_short(first.question)}, answer {_short(first.answer)}."
 
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ...")
+    return f"'{line if len(line) <= _SHOWN else f'{line[:_SHOWN]} ...'}'"

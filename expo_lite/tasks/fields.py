@@ -87,22 +87,16 @@ class Fields:
         missing = [role for role in required if not self.find(row, role)]
         if not missing:
             return
+        free = [name for name in self.unread(row) if isinstance(row.fields[name], str | int | float)]
+        longest = max(free, key=lambda name: len(str(row.fields[name])), default="NAME")
+        last = next((name for name in reversed(free) if "question" not in missing or name != longest), "NAME")
+        proposed = {"question": longest, "answer": last}
+        words = " ".join(shlex.quote(f"{role}={proposed.get(role, 'NAME')}") for role in missing)
         lacks = [f"no {role} in field {' or '.join(map(repr, self.names[role][:3]))}" for role in missing]
         raise DataError(
             f"{row.where}: {' and '.join(lacks)} (the row's fields: {', '.join(map(repr, row.fields)) or 'none'}); "
-            f"name the right {'one' if len(missing) == 1 else 'ones'} with --fields {self._proposed(row, missing)}."
+            f"name the right {'one' if len(missing) == 1 else 'ones'} with --fields {words}."
         )
-
-    def _proposed(self, row: DataRow, missing: list[str]) -> str:
-        """Propose fields for the missing roles: the longest text is the question, the last other one the answer."""
-        free = [name for name in self.unread(row) if isinstance(row.fields[name], str | int | float)]
-        proposed = dict.fromkeys(missing, "NAME")
-        if "question" in missing and free:
-            proposed["question"] = max(free, key=lambda name: len(str(row.fields[name])))
-            free.remove(proposed["question"])
-        if "answer" in missing and free:
-            proposed["answer"] = free[-1]
-        return " ".join(shlex.quote(f"{role}={name}") for role, name in proposed.items())
 
     def text(self, row: DataRow, role: str) -> str | None:
         """Return the row's text for a role; None if it has none."""

@@ -58,6 +58,7 @@ def normalise(text: str) -> str:
     text = _STARTS.sub("", re.sub(r"\s+", " ", text))
     if "(" in text:
         text = re.sub(r"(?<=\d) ?\((?:=|i\.e\.,?) ?([^()=]+)\)$", r" = \1", _ASIDE.sub(r"\1\2 \5", text))
+        text = re.sub(r"^(-?[\d.,/]+) \((-?[\d.,/]+)\)$", r"\1 = \2", text)
     text = _BARRED.sub(_fraction, text)
     text = re.sub(r",? ?(?:\\text\{ ?,? ?)?where [^=]{1,20} is (?:an? )?(?:\w+ )?constant\W*$", "", text)
     text = _STARTS.sub("", _PERCENT.sub("%", text).rstrip(_ENDS))
