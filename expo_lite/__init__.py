@@ -22,7 +22,16 @@ if sys.platform == "win32":
 
 from expo_lite.errors import CheckpointError, ConfigError, DataError, DivergedError, ExpoLiteError, ModelError
 from expo_lite.records import Problem
-from expo_lite.settings.groups import HeldOutConfig, PolicyConfig, TaskOptions
+from expo_lite.settings.groups import (
+    DpoConfig,
+    ExpoConfig,
+    HeldOutConfig,
+    LossConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    RolloutConfig,
+    TaskOptions,
+)
 from expo_lite.settings.train import TrainConfig
 
 if TYPE_CHECKING:
@@ -49,12 +58,17 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DivergedError",
+    "DpoConfig",
+    "ExpoConfig",
     "ExpoLiteError",
     "Grader",
     "HeldOutConfig",
+    "LossConfig",
     "ModelError",
+    "OptimizerConfig",
     "PolicyConfig",
     "Problem",
+    "RolloutConfig",
     "TaskOptions",
     "TrainConfig",
     "__version__",
@@ -78,5 +92,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names, also those that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    """List the public names and no others, also those that are not imported yet."""
+    return __all__

@@ -1,6 +1,7 @@
 """The training loop: sample, explain, learn, measure, save."""
 
 import contextlib
+import io
 import math
 import time
 from dataclasses import dataclass, replace
@@ -57,6 +58,8 @@ from expo_lite.tasks.base import say_read
 from expo_lite.terminal import Terminal, command, counted, say, warning
 
 TREND_BINS = 30
+PAGE = 100
+"""Columns of a result as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +72,32 @@ class TrainingResult:
     before: Evaluation | None
     after: Evaluation | None
 
+    def __str__(self) -> str:
+        """The run folder, and a table of what changed."""
+        said = io.StringIO()
+        console = Terminal(file=said, width=PAGE, force_jupyter=False)
+        if self.after is not None:
+            console.print(before_and_after(self.before, self.after))
+        say(console, f"{counted(self.steps, 'step')}{'' if self.finished else ', not finished'}: {self.folder}")
+        return said.getvalue().rstrip()
 
-def train(config: TrainConfig, *, task: Task | None = None, console: Console | None = None) -> TrainingResult:
+
+def train(
+    config: TrainConfig, *, task: Task | None = None, console: Console | None = None, quiet: bool = False
+) -> TrainingResult:
     """Train as configured, and evaluate before and after.
 
     Args:
         config: the settings; what they leave open follows from the model and the machine.
         task: what to train on, for example of `task_from_rows`; default: the one that the settings name.
-        console: where to print what goes on; default: nowhere.
+        console: where to print what goes on; default: the terminal or the notebook, if there is one.
+        quiet: print nothing.
 
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong; the run folder can be resumed.
     """
-    console = console or Terminal(quiet=True)
+    console = console or Terminal()
+    console.quiet = quiet or console.quiet or not (console.is_terminal or console.is_jupyter)
     if task is not None:
         return train_on(task, resolve_run(replace(config, task=task.name)), console)
     resolved = resolve_run(config)

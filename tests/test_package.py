@@ -1,16 +1,19 @@
 """The public surface and the version."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
 
 import expo_lite
 from expo_lite.settings.machine import PRODUCT_CACHES
+from expo_lite.terminal import Terminal, say
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,12 +24,17 @@ def test_the_public_surface() -> None:
         "ConfigError",
         "DataError",
         "DivergedError",
+        "DpoConfig",
+        "ExpoConfig",
         "ExpoLiteError",
         "Grader",
         "HeldOutConfig",
+        "LossConfig",
         "ModelError",
+        "OptimizerConfig",
         "PolicyConfig",
         "Problem",
+        "RolloutConfig",
         "TaskOptions",
         "TrainConfig",
         "__version__",
@@ -37,13 +45,15 @@ def test_the_public_surface() -> None:
         "train",
     ]
     assert all(hasattr(expo_lite, name) for name in expo_lite.__all__)
-    assert set(expo_lite.__all__) <= set(dir(expo_lite))
+    assert dir(expo_lite) == sorted(expo_lite.__all__)  # and nothing else: it is what a notebook offers
+    groups = {type(getattr(expo_lite.TrainConfig(), field.name)) for field in fields(expo_lite.TrainConfig)}
+    assert {group.__name__ for group in groups if is_dataclass(group)} <= set(expo_lite.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         expo_lite.trian  # noqa: B018
 
 
 def test_importing_the_package_does_not_wait_for_torch() -> None:
-    code = "import sys, expo_lite; expo_lite.TrainConfig; sys.exit('torch' in sys.modules)"
+    code = "import sys, expo_lite; dir(expo_lite), expo_lite.TrainConfig; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -77,8 +87,49 @@ def test_training_from_python_is_quiet_and_says_what_happened(
         again = evaluate(policy, task, task.problems("test", limit=2), held_out, max_completion_tokens=64)
     assert again == result.before  # the same problems, model and random numbers
     assert capfd.readouterr() == ("", "")
+    table, _, last = str(result).rpartition("\n")
+    assert last == f"2 steps: {tmp_path / 'run'}"
+    assert "before" in table and "after" in table and "pass@1" in table
+    assert str(replace(result, steps=1, after=None, finished=False)) == f"1 step, not finished: {tmp_path / 'run'}"
     with pytest.raises(expo_lite.CheckpointError, match="exists"):
         train(TrainConfig(model="tiny", output=tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "says"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_training_from_python_shows_progress_where_someone_looks(
+    terminal: bool, quiet: bool, says: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def train_on(_task: object, config: object, console: Terminal) -> None:
+        say(console, f"training {config}")
+
+    monkeypatch.setattr("expo_lite.loop.train_on", train_on)
+    monkeypatch.setattr("expo_lite.loop.resolve_run", lambda config: config.model)
+    monkeypatch.setattr(Terminal, "is_terminal", terminal)
+    task = expo_lite.task_from_rows([{"question": "1 + 1", "answer": "2"}])
+    expo_lite.train(expo_lite.TrainConfig(model="tiny"), task=task, quiet=quiet)
+    assert capsys.readouterr().out == ("training tiny\n" if says else "")
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its code cells one after the other, in this process: Jupyter is not installed. Only the amount is smaller."""
+    notebook = json.loads((ROOT / "examples" / "notebooks" / "first_run.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    few = {"steps=100": "steps=1", "eval_problems=40, eval_samples=16": "eval_problems=1, eval_samples=2"}
+    assert all(amount in cells[0] for amount in few)
+    for amount, fewer in few.items():
+        cells[0] = cells[0].replace(amount, fewer)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec(compile(cell, "first_run.ipynb", "exec"), names)  # noqa: S102 (our own text)
+    out = capsys.readouterr().out
+    assert "1 step: runs/first-notebook\n" in out and "2 steps: runs/first-notebook-doubles\n" in out
+    assert re.search(r"level 5: \d+% of single tries are right", out)
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
 
 
 def test_one_version_everywhere() -> None:
