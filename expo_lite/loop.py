@@ -273,8 +273,9 @@ def take_step(run: Run) -> dict[str, float]:
     if metrics["update/n_rows"]:
         metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - scored)
     run.step += 1
-    groups = [*experience.groups, *experience.second.values()]
-    run.folder.samples.append(sample_rows(groups, experience.explanations, step=run.step, attempts=experience.attempts))
+    first = sample_rows(experience.groups, experience.explanations, step=run.step, attempts=experience.attempts)
+    second = sample_rows(experience.second.values(), [], step=run.step)
+    run.folder.samples.append([*first, *({**row, "kind": "second"} for row in second)])
     if experience.new_pairs:
         run.folder.pairs.append(pair_rows(policy, experience.new_pairs, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])

@@ -225,6 +225,8 @@ def test_two_steps_end_to_end(method: str, tmp_path: Path) -> None:
     assert all(row["frac_all_wrong"] for row in metrics)
     scores = method.startswith(("self", "soft", "like"))
     assert all((row.get("num_scored_tokens", 0) > 0) == scores for row in metrics)
+    kinds = {json.loads(line)["kind"] for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()}
+    assert ("second" in kinds) == any("second/reward" in row for row in metrics)
     own = {"prefix": "second/reward", "likelihood": "reward/likelihood", "self-distill": "teacher/gap"}
     assert all(name in metrics[1] for kind, name in own.items() if method.startswith(kind))
     if not method.startswith(("grpo", "prefix")):

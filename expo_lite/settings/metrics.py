@@ -70,6 +70,13 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
               (Metric("expo/answer_lift_own", "lift of its own chains", "own"), Metric("expo/answer_lift", "lift of explanations", "explanation"),
                Metric("expo/answer_lift_expert", "lift of expert chains", "expert"))),
     )),
+    ("Remedies for all-wrong groups", (
+        Panel("Second groups and rewards", "Shares that have a second group, and its reward; rewards by likelihood.", "share",
+              (Metric("second/groups", "second groups", "of groups"), Metric("second/reward", "reward of second groups", "reward"),
+               Metric("reward/likelihood", "reward by likelihood", "by likelihood"))),
+        Panel("Teacher", "How far apart the model is from itself with the answer in sight, a token.", "nats",
+              (Metric("teacher/gap", "gap to the teacher", "gap"), Metric("expo/divergence", "divergence from the teacher", "divergence"))),
+    )),
     ("Pairs", (
         Panel("DPO loss", "0.69 where the policy tells chosen and rejected no better apart than the base model.", "",
               (Metric("dpo_loss", "DPO loss", "loss"),)),

@@ -8,7 +8,7 @@ step.
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -86,11 +86,9 @@ def prefixed(run: Run, groups: Sequence[Group], explanations: Sequence[Explanati
 # Second passes
 
 
-@contextlib.contextmanager
-def teacher(run: Run) -> Iterator[None]:
-    """Score as the teacher does in this context: the policy as it is, or the reference (--teacher frozen)."""
-    with run.policy.reference() if run.config.explanation.teacher == "frozen" else contextlib.nullcontext():
-        yield
+def teacher(run: Run) -> contextlib.AbstractContextManager[None]:
+    """Make the policy the teacher in this context: as it is, or with --teacher frozen the reference."""
+    return run.policy.reference() if run.config.explanation.teacher == "frozen" else contextlib.nullcontext()
 
 
 def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tensor]]:
@@ -102,17 +100,13 @@ def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tens
     completions = [completion for i in places for completion in groups[i].completions]
     prompts = [encode_explanation(run.policy.tokenizer, groups[i].problem) for i in places]
     rows = [Row(prompt, c.token_ids) for i, prompt in zip(places, prompts, strict=True) for c in groups[i].completions]
+    temperature, limits = run.config.sampling.temperature, run.limits
     with teacher(run):
-        scored = _scored(run, rows)
+        scored = limits.updating(
+            lambda: score_rows(run.policy, rows, temperature=temperature, token_budget=limits.micro_batch_tokens)
+        )
     gaps = iter(l_T - torch.tensor(c.logprobs) for l_T, c in zip(scored, completions, strict=True))
     return {i: [next(gaps) for _ in groups[i].completions] for i in places}
-
-
-def _scored(run: Run, rows: Sequence[Row]) -> list[torch.Tensor]:
-    temperature, limits = run.config.sampling.temperature, run.limits
-    return limits.updating(
-        lambda: score_rows(run.policy, rows, temperature=temperature, token_budget=limits.micro_batch_tokens)
-    )
 
 
 def teacher_labels(run: Run, explanations: Sequence[Explanation]) -> list[SoftLabels]:
