@@ -85,14 +85,8 @@ class ConfiguredCommand(Command):
 def target_of(settings: MeasuringConfig, name: str | None) -> Target:
     """Find the run or model that a command measures; raises what `find_target` does."""
     name = name or default_model()
-    return find_target(
-        name,
-        bits=settings.bits,
-        backend=settings.backend,
-        sampler=settings.sampler,
-        thinking=settings.thinking,
-        chat_template=settings.chat_template,
-    )
+    asked = ("bits", "backend", "sampler", "thinking", "chat_template")
+    return find_target(name, **{setting: getattr(settings, setting) for setting in asked})
 
 
 def prompts_of(settings: MeasuringConfig, target: Target) -> Prompts:

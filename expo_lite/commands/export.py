@@ -26,42 +26,6 @@ DTYPES = {"adapter": ("",), "merged": ("bf16", "f16", "f32"), "gguf": ("f16", "b
 """The types of weights by form, the default first."""
 CHECKED_PROBLEMS = 4
 """Of each level, whose greedy completions are compared."""
-TRANSFORMERS = """\
-{auto}
-from transformers import AutoTokenizer
-{four_bits}
-model = Auto.from_pretrained({folder}{options})
-tokenizer = AutoTokenizer.from_pretrained({folder})
-turns = {turns}
-inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-reply = model.generate(**inputs.to(model.device), max_new_tokens={tokens}, do_sample=False)
-print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-"""
-LLAMA_CPP = """\
-# in a terminal: llama-cli -m {file} --jinja
-# in the usual four bits: llama-quantize {file} {small} Q4_K_M
-from llama_cpp import Llama
-
-model = Llama({file}, n_ctx={context}, verbose=False)
-turns = {turns}
-reply = model.create_chat_completion(turns, max_tokens={tokens}, temperature=0)
-print(reply["choices"][0]["message"]["content"])
-"""
-FOUR_BITS = """\
-import torch
-from transformers import BitsAndBytesConfig
-
-four_bits = BitsAndBytesConfig(
-    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-    bnb_4bit_compute_dtype=torch.bfloat16,
-)
-"""
-"""Python that quantises a base as in training."""
-WHAT = {
-    "adapter": "A LoRA adapter.",
-    "merged": "A whole model: the base, as it was quantised in training, with the trained adapter merged in.",
-    "gguf": "A whole model as GGUF: the base, as it was quantised in training, with the trained adapter merged in.",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +152,8 @@ def card_of(place: Destination, agreement: str | None) -> str:
         title=target.label,
         base=preset.source if on_the_hub else target.model,
         base_license=preset.license,
-        kind=WHAT[place.form],
-        loading=how_to_ask(place, Path(place.folder.name)),
-        library={"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[place.form],
+        form=place.form,
+        example=how_to_ask(place, Path(place.folder.name)),
         prompt=question_turns(Problem("", "{question}", "", prompts=target.prompts)),
         agreement=agreement,
     )
@@ -216,24 +179,19 @@ def asked_problem(target: Target) -> Problem:
 
 def how_to_ask(place: Destination, folder: Path) -> str:
     """Return what loads it from `folder`, asks a problem in the words of training and prints the answer."""
-    turns, tokens = question_turns(place.asked), place.target.max_completion_tokens
-    if place.to == "ollama":
-        name = shlex.quote(folder.name.lower())
-        create = f"ollama create {name} -f {shlex.quote(str(folder / 'Modelfile'))}"
-        create += "  # in the usual four bits: with --quantize q4_K_M"
-        return f"{create}\nollama run {name} {shlex.quote(turns[-1]['content'])}"
-    values = {"turns": json.dumps(turns, indent=4, ensure_ascii=False), "tokens": tokens}
-    if place.to == "gguf":
-        files = place.file, place.file.replace(f".{place.dtype}.", ".q4_k_m.")
-        file, small = (json.dumps(str(folder / name)) for name in files)
-        return LLAMA_CPP.format(file=file, small=small, context=tokens + 2048, **values)
-    is_adapter = place.form == "adapter"
-    four_bits = is_adapter and place.target.policy.bits == 4
-    package, auto = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
-    return TRANSFORMERS.format(
-        auto=f"from {package} import {auto} as Auto",
-        four_bits=FOUR_BITS if four_bits else "",
-        options=", quantization_config=four_bits" if four_bits else "",
+    from expo_lite.report.card import example
+
+    turns, files = question_turns(place.asked), (place.file, place.file.replace(f".{place.dtype}.", ".q4_k_m."))
+    file, small = (json.dumps(str(folder / name)) for name in files)
+    return example(
+        to=place.to,
+        tokens=place.target.max_completion_tokens,
+        four_bits=place.form == "adapter" and place.target.policy.bits == 4,
         folder=json.dumps(str(folder)),
-        **values,
+        file=file,
+        small=small,
+        turns=json.dumps(turns, indent=4, ensure_ascii=False),
+        name=shlex.quote(folder.name.lower()),
+        modelfile=shlex.quote(str(folder / "Modelfile")),
+        question=shlex.quote(turns[-1]["content"]),
     )

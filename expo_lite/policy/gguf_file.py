@@ -18,29 +18,16 @@ from expo_lite.prompts import rendered
 from expo_lite.settings.models import FAMILIES
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
-SHAPING = ("type", "pattern", "behavior", "invert", "individual_digits", "add_prefix_space", "use_regex")
+_SHAPING = ("type", "pattern", "behavior", "invert", "individual_digits", "add_prefix_space", "use_regex")
 """The settings of a stage before the merges that decide where text is split."""
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-def _split(digits: str) -> dict[str, Any]:
-    pattern = {"Regex": _WORDS.replace("DIGITS", digits)}
-    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
-
-
-def _bytes(*, use_regex: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "use_regex": use_regex}
-
-
-SPLITTINGS = {
-    "llama-bpe": [_split(r"\p{N}{1,3}"), _bytes(use_regex=False)],
-    "qwen2": [_split(r"\p{N}"), _bytes(use_regex=False)],
-    "smollm": [{"type": "Digits", "individual_digits": True}, _bytes(use_regex=True)],
-    "gpt-2": [_bytes(use_regex=True)],
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPLITTINGS: dict[str, list[list[Any]]] = {
+    "llama-bpe": [["Split", {"Regex": _WORDS % r"\p{N}{1,3}"}, "Isolated", False], ["ByteLevel", False, False]],
+    "qwen2": [["Split", {"Regex": _WORDS % r"\p{N}"}, "Isolated", False], ["ByteLevel", False, False]],
+    "smollm": [["Digits", True], ["ByteLevel", False, True]],
+    "gpt-2": [["ByteLevel", False, True]],
 }
-"""The rules that split text by their names in llama.cpp, as the tokenizers library has them."""
+"""Those of each rule that splits text, by its name in llama.cpp."""
 
 
 def write_gguf(
@@ -182,12 +169,12 @@ def _splitting(about: dict[str, Any]) -> str:
     """The name in llama.cpp of the rule that splits text before a byte-level BPE tokenizer merges."""
     rule, normaliser = about["pre_tokenizer"] or {"type": "none"}, about["normalizer"] or {"type": "NFC"}
     stages = [normaliser] * (normaliser["type"] != "NFC") + rule.get("pretokenizers", [rule])
-    kept = [{name: value for name, value in stage.items() if name in SHAPING} for stage in stages]
-    found = next((name for name, known in SPLITTINGS.items() if kept == known), None)
+    kept = [[stage[name] for name in _SHAPING if name in stage] for stage in stages]
+    found = next((name for name, known in _SPLITTINGS.items() if kept == known), None)
     if about["model"]["type"] != "BPE" or found is None:
         raise ModelError(
             f"The tokenizer splits text in a way ({about['model']['type']} after {json.dumps(kept)}) whose name in "
-            f"llama.cpp is not known here; {', '.join(SPLITTINGS)} are. Take --to merged, and convert that by "
+            f"llama.cpp is not known here; {', '.join(_SPLITTINGS)} are. Take --to merged, and convert that by "
             "llama.cpp's convert_hf_to_gguf.py."
         )
     return found

@@ -15,19 +15,13 @@ from jinja2 import TemplateError
 from expo_lite.errors import ConfigError, ModelError
 from expo_lite.prompts import FIXED, rendered
 from expo_lite.settings.groups import PLAIN, PolicyConfig, Thinking
+from expo_lite.settings.models import ASSETS
 
 DAY = date(2024, 7, 26)
 """The date that every template is told; Llama's own, where a program gives none."""
 ARGUMENTS = ("enable_thinking", "thinking")
 """The names by which templates take the choice: of Qwen3 and SmolLM3, and of Granite and DeepSeek."""
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] }}"
-    "{% elif message['role'] == 'user' %}{{ 'User: ' + message['content'] }}"
-    "{% else %}{{ 'Assistant:\n' + message['content'] + eos_token }}{% endif %}{{ '\n\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
-)
-"""For a base model without a template of its own: it needs no token but the one that ends a text."""
+HOW = f"--chat-template FILE, or --chat-template {PLAIN} for a plain one."
 _TURN = [{"role": "user", "content": "a"}]
 _NOW = re.compile(r"strftime_now\(\s*(?:(['\"])(.*?)\1)?[^()]*\)")
 
@@ -44,9 +38,8 @@ def settle(tokenizer: Any, config: PolicyConfig, name: str) -> None:
         ConfigError: the file has no template, or the template cannot think or not think as asked.
         ModelError: the model has no template, or several and none by default.
     """
-    found = tokenizer.chat_template
-    if config.chat_template is not None:
-        found = _plain(tokenizer) if str(config.chat_template) == PLAIN else _read(config.chat_template)
+    file = ASSETS / "plain.jinja" if str(config.chat_template) == PLAIN else config.chat_template
+    found = tokenizer.chat_template if file is None else _read(file)
     if isinstance(found, dict) and "default" not in found:
         names = ", ".join(sorted(found))
         raise ModelError(f"Model '{name}' has chat templates named {names}, and no default. Give one in a file: {HOW}")
@@ -58,9 +51,6 @@ def settle(tokenizer: Any, config: PolicyConfig, name: str) -> None:
         tokenizer.chat_template = _fixed(tokenizer, template, config.thinking, name)
     except TemplateError as error:
         raise ConfigError(f"The chat template of model '{name}' cannot be used: {error}.") from error
-
-
-HOW = f"--chat-template FILE, or --chat-template {PLAIN} for a plain one."
 
 
 def _fixed(tokenizer: Any, template: str, thinking: Thinking, name: str) -> str:
@@ -81,14 +71,6 @@ def _fixed(tokenizer: Any, template: str, thinking: Thinking, name: str) -> str:
         says = "always begins with a thought" if always else "does not say how to"
         raise ConfigError(f"--thinking {thinking} does nothing for model '{name}': its chat template {says}.")
     return template
-
-
-def _plain(tokenizer: Any) -> str:
-    """The plain template; with a token that begins a text where the tokenizer writes one."""
-    if tokenizer.eos_token is None:
-        raise ConfigError("A plain chat template needs a token that ends a text, and the tokenizer has none.")
-    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return ("{{ bos_token }}" if begins else "") + PLAIN_TEMPLATE
 
 
 def _read(file: Path) -> Any:

@@ -87,7 +87,7 @@ def document(template: str, *, scripts: Sequence[str], figures: Any, **values: A
     """Render a template of this folder, with its scripts after Chart.js and the figures that they draw."""
     texts = [_chart_js(), *(_own(name) for name in scripts)]
     return (
-        _environment()
+        environment()
         .get_template(template)
         .render(
             version=version("expo-lite"),
@@ -119,17 +119,18 @@ def write_document(html: str, file: Path) -> int:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of this folder; what they are given is escaped as HTML."""
+    made = Environment(
         loader=PackageLoader("expo_lite.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["level_name"] = level_name
-    environment.filters["shown"] = shown
-    return environment
+    made.filters["level_name"] = level_name
+    made.filters["shown"] = shown
+    return made
 
 
 def _json_block(data: Any) -> Markup:

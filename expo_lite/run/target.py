@@ -13,8 +13,7 @@ from expo_lite.prompts import TEMPLATE, read_prompts
 from expo_lite.records import Prompts, SamplingParams
 from expo_lite.run.checkpoint import damage, newest_whole
 from expo_lite.run.folder import ADAPTER_FILES, RunFolder, read_config
-from expo_lite.settings.groups import PolicyConfig, Thinking
-from expo_lite.settings.machine import Backend, Sampler
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.measuring import MeasuringConfig
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.schema import typed
@@ -137,24 +136,13 @@ def run_prompts(config: RunConfig, folder: RunFolder, warn: Callable[[str], None
     return read_prompts(*read)
 
 
-def find_target(
-    target: str,
-    *,
-    bits: Literal[4, 16] | None = None,
-    backend: Backend | None = None,
-    sampler: Sampler | None = None,
-    thinking: Thinking | None = None,
-    chat_template: Path | None = None,
-) -> Target:
+def find_target(target: str, **asked: Any) -> Target:
     """Find a run folder (its newest whole checkpoint), a checkpoint or adapter folder, or a model.
 
     Args:
         target: as typed.
-        bits: quantisation of the base model; default: the run's own, else 4.
-        backend: default: the run's own, else auto.
-        sampler: default: the run's own, else auto.
-        thinking: default: the run's own, else auto.
-        chat_template: default: the adapter's own, else the model's.
+        asked: bits, backend, sampler, thinking and chat_template, as in `PolicyConfig`. None stands for the run's own,
+            else the default; of a template for the adapter's own.
 
     Raises:
         CheckpointError: the run has no whole checkpoint, or the adapter is damaged or of an unknown kind.
@@ -172,8 +160,6 @@ def find_target(
         refuse_several(path)
         find_model(target)
         found = Target(target, PolicyConfig())
-    asked: dict[str, Any] = {"bits": bits, "backend": backend, "sampler": sampler}
-    asked |= {"thinking": thinking, "chat_template": chat_template}
     return replace(found, policy=replace(found.policy, **{name: value for name, value in asked.items() if value}))
 
 
