@@ -37,7 +37,7 @@ class TaskOptions:
     """Take the test problems from this file. Without it a lone file holds out a fixed 10%."""
     fields: tuple[str, ...] = ()
     """Names of the data's fields, as ROLE=NAME with question, answer, level, subject or chain as ROLE.
-    level= reads no levels. Usual names need not be given."""
+    A nested field has a dotted NAME. level= reads no levels. Usual names need not be given."""
     skip_bad_rows: bool = False
     """Skip rows of the data that cannot be read, and count them. Default: the first one is an error."""
     difficulty: tuple[str, ...] = ()

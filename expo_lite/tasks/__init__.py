@@ -13,11 +13,11 @@ from expo_lite.records import Prompts
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks import hidden_rules, reasoning_gym, sources
 from expo_lite.tasks.base import FixedTask, Split, Task
-from expo_lite.tasks.splits import check_choice, fewer_than_asked
+from expo_lite.tasks.splits import Levels, check_choice, fewer_than_asked
 
 if TYPE_CHECKING:
     from expo_lite.grading import Grader
-    from expo_lite.records import Level, Problem
+    from expo_lite.records import Problem
 
 __all__ = ["TASKS", "FixedTask", "Split", "Task", "TaskOptions", "TaskSpec", "check_name", "load_task", "problems_of"]
 
@@ -42,7 +42,7 @@ class TaskSpec:
     """The fixed held-out split; no training question is in it."""
     flags: tuple[str, ...] = ()
     """The fields of `TaskOptions` that it has a use for."""
-    levels: tuple[Level, ...] | None = None
+    levels: Levels | None = None
     """Its levels, where they are known before anything is read; () for a task that has none."""
 
 
@@ -54,7 +54,7 @@ def _file(kind: str, about: str) -> TaskSpec:
     return TaskSpec(f"{kind}:PATH", about, sources.load_file, "the file's own", "a field", _HELD_OUT, _ROWS)
 
 
-def _known(name: str, about: str, flags: tuple[str, ...], levels: tuple[Level, ...]) -> TaskSpec:
+def _known(name: str, about: str, flags: tuple[str, ...], levels: Levels) -> TaskSpec:
     held_out = "all of it" if name == "math-500" else "its own test split"
     return TaskSpec(name, about, sources.load_known, "MIT", "the data's solutions", held_out, ("data", *flags), levels)
 
@@ -108,11 +108,12 @@ TASKS = {
 """Every kind of task, by the word that its names begin with."""
 
 _DEFAULTS = TaskOptions()
+Warn = Callable[[str], None]
 OURS = Prompts()
 """No prompts of the user's own."""
 
 
-def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, levels: tuple[Level, ...] = ()) -> Task:
+def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, levels: Levels = ()) -> Task:
     """Load the task of this name, its files read; `levels` are those that will be asked for, if they are known by now.
 
     Raises:
@@ -123,14 +124,7 @@ def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, le
 
 
 def problems_of(
-    task: Task,
-    split: Split,
-    *,
-    levels: tuple[Level, ...],
-    limit: int | None,
-    seed: int,
-    warn: Callable[[str], None],
-    prompts: Prompts = OURS,
+    task: Task, split: Split, *, levels: Levels, limit: int | None, seed: int, warn: Warn, prompts: Prompts = OURS
 ) -> list[Problem]:
     """Return `Task.problems`, with prompts of the user's own, and warn where there are fewer than were asked for.
 
@@ -145,7 +139,7 @@ def problems_of(
     return [dataclasses.replace(problem, prompts=prompts) for problem in problems] if prompts != OURS else problems
 
 
-def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: tuple[Level, ...] = ()) -> TaskSpec:
+def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: Levels = ()) -> TaskSpec:
     """Return what is known of a task without reading anything.
 
     Raises:

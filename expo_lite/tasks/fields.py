@@ -35,7 +35,6 @@ ROLES = {
 }
 """The usual field names of each role, the best first."""
 _ID_FIELDS = ("problem_id", "unique_id")
-_LARGEST_LEVEL = 9_999
 _LONGEST_LEVEL = 40
 _DEEPEST = 4
 _SPEAKERS = {"developer": "system", "human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
@@ -253,20 +252,15 @@ def _check_text(row: DataRow, name: str, value: str) -> None:
 
 def _level(row: DataRow, fields: Fields) -> Level | None:
     name = fields.find(row, "level")
-    value = row.fields.get(name)
-    if _is_missing(value) or value == "Level ?":  # two geometry problems of MATH
+    if _is_missing(row.fields.get(name)) or row.fields[name] == "Level ?":  # two geometry problems of MATH
         return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_LEVEL:
-        return value
-    level = level_of(value) if isinstance(value, str) else ""
+    level = level_of(_as_text(row, name, numbers=True))
     if isinstance(level, int):
         return level
-    if 0 < len(level) <= _LONGEST_LEVEL and level.isprintable() and "," not in level and level != ALL:
+    if len(level) <= _LONGEST_LEVEL and level.isprintable() and "," not in level and level != ALL:
         return level
     raise DataError(
         f"{row.where}: {name!r} must be a whole number of at most four digits, or like 'Level 5', or a word of at "
-        f"most {_LONGEST_LEVEL} characters without a comma, not {ALL!r}, got {str(value)[:40]!r}; --fields level= "
+        f"most {_LONGEST_LEVEL} characters without a comma, not {ALL!r}, got {level[:40]!r}; --fields level= "
         "reads no levels."
     )

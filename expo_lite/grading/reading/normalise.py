@@ -8,18 +8,16 @@ from expo_lite.grading.reading.latex import NEWLINE, spelled
 
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
-    "÷": r"\div ", "∗": "*", "≤": r"\le ", "⩽": r"\le ", "⩾": r"\ge ",
-    "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ",
+    "÷": r"\div ", "∗": "*", "≤": r"\le ", "⩽": r"\le ", "⩾": r"\ge ", "°": r"\degree ",
+    "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∧": r"\text{ and }",
     "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ",
     "φ": r"\phi ", "μ": r"\mu ", "ω": r"\omega ", "σ": r"\sigma ", "ε": r"\epsilon ", "∈": r"\in ", "∪": r"\cup ",
     "∩": r"\cap ", "∅": r"\emptyset ", "ℝ": r"\R ", "ℤ": r"\Z ", "ℕ": r"\N ", "ℚ": r"\Q ", "ℂ": r"\C ",
-    "°": r"\degree ",
     "º": r"\degree ", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
     "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅛": r"\frac{1}{8}", "⟨": r"\langle ",
     "⟩": r"\rangle ", "∖": r"\setminus ", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"', "\u00a0": " ",
     "\u2009": " ", "\u202f": " ", "\u2062": " ", "⁄": "/", "∕": "/", "₋": "_-", "∣": "|", "，": ",", "：": ":",
     "∶": ":", "（": "(", "）": ")", "∠": r"\angle ", "△": r"\triangle ", "…": r"\dots ", "∨": r"\text{ or }",
-    "∧": r"\text{ and }",
 }  # fmt: skip
 _TABLE = str.maketrans(_UNICODE)
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿˣ", "0123456789+-nx")
