@@ -331,14 +331,14 @@ def peer_settings() -> tuple[Any, dict[str, Any], Any]:
     import trl
     from peft import LoraConfig
 
-    from expo_lite.policy.load import PROJECTIONS
+    from expo_lite.settings.groups import PROJECTIONS
 
     shared = {
         "output_dir": str(CACHE / "trl-output"), "max_steps": 1000, "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant", "use_cpu": not gpu, "bf16": gpu, "report_to": "none", "save_strategy": "no",
         "logging_strategy": "no", "disable_tqdm": True, "optim": "adamw_torch", "seed": 0,
     }  # fmt: skip
-    return trl, shared, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
+    return trl, shared, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM")
 
 
 def peer(folder: str, bits: int) -> None:
@@ -452,8 +452,7 @@ def products(folder: str, bits: int) -> None:
     import torch
 
     from expo_lite.policy.hf import HfPolicy
-    from expo_lite.policy.load import PROJECTIONS
-    from expo_lite.settings.groups import PolicyConfig
+    from expo_lite.settings.groups import PROJECTIONS, PolicyConfig
 
     policy = HfPolicy(folder, PolicyConfig(bits=16), seed=0)
     names = [f".{name}.base_layer" for name in PROJECTIONS]

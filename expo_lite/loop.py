@@ -38,8 +38,8 @@ from expo_lite.run.target import policy_settings, resolve_run, run_prompts, star
 from expo_lite.settings.machine import load_of_others
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
-from expo_lite.step.learn import learn, make_optimizer
-from expo_lite.step.methods import METHOD_ROWS, experience_metrics, sample_experience
+from expo_lite.step.learn import learn, learning_rate, make_optimizer
+from expo_lite.step.methods import METHOD_ROWS, coefficient_in_force, experience_metrics, sample_experience
 from expo_lite.step.pairs import pair_rows
 from expo_lite.step.rollout import draw, remember
 from expo_lite.step.run import (
@@ -116,6 +116,7 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
         with locked(folder.path):
             before = after = None
             resume(run, console)
+            say_new_schedules(run)
             if run.step >= config.steps:
                 say(console, f"This run has finished: all its {run.step} steps are done. --steps with more goes on.")
             try:
@@ -171,6 +172,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     with working(console, f"loading {config.model}"):
         settings = policy_settings(config, folder)
         policy = load_policy(config.model, settings, seed=config.seed, adapter=adapter)
+    config = replace(config, policy=replace(config.policy, revision=policy.revision or config.policy.revision))
     if adapter is not None:
         policy.keep_reference()
     problems = fitting(
@@ -189,6 +191,20 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
         if not plan.fits:
             warn(f"this run needs {plan.describe()}")
     return run
+
+
+def say_new_schedules(run: Run) -> None:
+    """Warn of coefficients that jump where a run goes on: their schedules are over another number of steps now."""
+    config, last = run.config, run.step - 1
+    for row in run.folder.metrics.read()[-1:]:
+        scheduled = {"learning_rate": learning_rate(config, last)}
+        scheduled["expo/sft_coef"] = coefficient_in_force(config, last / config.steps)
+        for name, now in scheduled.items():
+            if not math.isclose(row.get(name, now), now, abs_tol=1e-12):
+                run.limits.warn(
+                    f"{name} goes on as if the run had begun with {config.steps} steps: in the last step it was "
+                    f"{row[name]:.2g}, where that schedule has {now:.2g}"
+                )
 
 
 def planned_peak_gib(run: Run, plan: MemoryPlan) -> float:

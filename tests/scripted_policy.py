@@ -48,6 +48,7 @@ class ScriptedPolicy:
     loaded: list[str] = []  # noqa: RUF012
     n_calls = 0
     die_at: int | None = None
+    revision: str | None = None
 
     def __init__(self, name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> None:
         """Note that it was loaded."""

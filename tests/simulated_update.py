@@ -26,7 +26,7 @@ from expo_lite.policy import attention
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.dense import checkpoint_contexts, use_lean_projections
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.policy.load import PROJECTIONS
+from expo_lite.settings.groups import PROJECTIONS
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.learn import accumulate
 
@@ -114,7 +114,7 @@ class SimulatedPolicy(HfPolicy):
             model.requires_grad_(False)
             model.config.use_cache = False
             model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
-            lora = LoraConfig(r=lora_rank, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
+            lora = LoraConfig(r=lora_rank, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM")
             self._peft = get_peft_model(model, lora)
         self._model = self._peft.get_base_model()
         use_lean_projections(self._model)

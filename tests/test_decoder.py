@@ -22,7 +22,7 @@ from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import PRESETS
 
 SIZES = {
-    "vocab_size": 384,
+    "vocab_size": 512,  # as many as the tokenizer of tiny needs
     "hidden_size": 64,
     "intermediate_size": 128,  # whole blocks of 64: bitsandbytes reads others back wrongly on some CPUs
     "num_hidden_layers": 3,

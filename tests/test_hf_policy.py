@@ -14,12 +14,12 @@ from shaken import shaken
 from expo_lite.errors import CheckpointError
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.policy.load import PROJECTIONS, load_base
+from expo_lite.policy.load import load_base
 from expo_lite.policy.lora import _end_id, _eos_ids
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
-from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.groups import PROJECTIONS, PolicyConfig
 from expo_lite.settings.models import PRESETS
 
 TINY = PRESETS["tiny"].source
@@ -135,6 +135,7 @@ def test_what_is_saved_is_what_is_loaded(policy: HfPolicy, tmp_path: Path) -> No
         "adapter_config.json",
         "adapter_model.safetensors",
         "chat_template.jinja",
+        "expo_lite.json",
     ]
     other = fresh(seed=9)
     other.load_adapter(tmp_path / "a")
@@ -168,7 +169,10 @@ def test_an_adapter_that_does_not_fit_is_refused_and_changes_nothing(policy: HfP
     file.write_bytes(file.read_bytes()[:-100])
     fresh(lora_rank=2).save_adapter(tmp_path / "rank")
     before = scores(policy)
-    for name, text in (("cut", "cannot be read"), ("rank", "was made for another model or LoRA rank")):
+    for name, text in (
+        ("cut", "cannot be read"),
+        ("rank", "does not fit this model and LoRA rank: .*lora_A.weight has"),
+    ):
         with pytest.raises(CheckpointError, match=f"The adapter in '{tmp_path / name}' {text}"):
             policy.load_adapter(tmp_path / name)
     assert torch.equal(scores(policy), before)

@@ -9,11 +9,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_decoder import CONFIGS, folder_of
+from transformers import AutoTokenizer
 
 from expo_lite.commands.cli import run
 from expo_lite.errors import ModelError
+from expo_lite.policy.batching import Row
 from expo_lite.policy.device import MOST_NF4_ERROR, nf4_error, wrong_widths
-from expo_lite.policy.load import HUB_FILES, load_base
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.load import HUB_FILES, _switch_off_dropout, four_bits, load_base
+from expo_lite.policy.merged import dequantised
+from expo_lite.policy.scoring import score_rows
+from expo_lite.policy.self_check import self_check
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import PRESETS
 
@@ -59,7 +66,22 @@ def without_a_weight(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
+def grown_tokenizer(folder: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<new{i}>" for i in range(100)])
+    tokenizer.save_pretrained(folder)
+
+
+def own_code(folder: Path) -> None:
+    change("config.json", model_type="mine", auto_map={"AutoConfig": "m.Config", "AutoModelForCausalLM": "m.M"})(folder)
+    (folder / "m.py").write_text(
+        "from transformers import Qwen2Config, Qwen2ForCausalLM\n"
+        "class Config(Qwen2Config):\n    model_type = 'mine'\n"
+        "class M(Qwen2ForCausalLM):\n    config_class = Config\n"
+    )
+
+
+HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a config": (cut("config.json", 0.5), "Cannot read model"),
     "an unknown architecture": (change("config.json", model_type="mystery"), "Cannot read model"),
     "half the weights": (cut("model.safetensors", 0.5), "Cannot read model"),
@@ -71,6 +93,16 @@ HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ""),
     "half a tokenizer": (cut("tokenizer.json", 0.5), "Cannot read model"),
     "no chat template": (remove("chat_template.jinja"), "has no chat template. Give an instruct model"),
+    "a tokenizer with more tokens than the embedding": (grown_tokenizer, "has an embedding of 512 tokens, and its tok"),
+    "code of its own": (own_code, "runs Python code of its own: read it, then take --trust-remote-code"),
+    "weights that GPTQ has quantised": (
+        change("config.json", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128}),
+        "is stored quantised (gptq). Give its original",
+    ),
+    "an adapter's folder": (
+        lambda folder: shutil.copy(folder / "config.json", folder / "adapter_config.json"),
+        "is an adapter. Download it",
+    ),
     "a sliding window": (
         change("config.json", use_sliding_window=True, sliding_window=8, max_window_layers=0,
                layer_types=["sliding_attention"] * 2 + ["full_attention"] * 2),
@@ -100,6 +132,40 @@ def test_the_folder_of_another_model(model: Path) -> None:
     other(GPT2Config(vocab_size=vocabulary, n_embd=64, n_layer=1, n_head=1, n_positions=64)).save_pretrained(model)
     with pytest.raises(ModelError, match="only Llama- and Qwen-like models fit"):
         load_base(str(model), "mine", PolicyConfig(bits=16), CPU)
+
+
+def test_code_of_its_own_runs_where_it_is_trusted(model: Path) -> None:
+    own_code(model)
+    loaded, _ = load_base(str(model), "mine", PolicyConfig(bits=16, trust_remote_code=True), CPU)
+    assert type(loaded).__name__ == "M"
+
+
+def test_a_base_that_is_stored_in_four_bits(tmp_path: Path) -> None:
+    """16 bits hold what the four have; to ask for nothing leaves it as it is."""
+    four, tokenizer = load_base(PRESETS["tiny"].source, "tiny", PolicyConfig(), CPU)
+    four.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    name = "model.layers.0.mlp.up_proj"
+    expected = dequantised(four_bits(four)[name].weight)
+    assert four_bits(load_base(str(tmp_path), "mine", PolicyConfig(), CPU)[0])
+    with pytest.warns(UserWarning, match="'mine' is stored in 4 bits"):
+        dense, _ = load_base(str(tmp_path), "mine", PolicyConfig(bits=16), CPU)
+    assert not four_bits(dense)
+    assert torch.equal(dense.get_submodule(name).weight, expected)
+
+
+def test_no_dropout_of_the_base_is_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a family whose attention is not ours, and that has dropout in three places."""
+    dropout = {"attention_dropout": 0.3, "residual_dropout": 0.2, "embedding_dropout": 0.1}
+    monkeypatch.setitem(CONFIGS, "star", {"model_type": "granite", "embedding_multiplier": 1.0} | dropout)
+    policy = HfPolicy(str(folder_of("star", tmp_path)), PolicyConfig(bits=16, lora_rank=4), seed=0)
+    rows = [Row((1, 5, 9), (7, 8)), Row((4, 4), (30, 31, 32))]
+    first, again = (torch.cat(score_rows(policy, rows, temperature=1.0, token_budget=64)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert policy.base_model.config.attention_dropout == 0
+    self_check(policy, [(1, 5, 9), (4, 4, 8, 9)], temperature=1.0, token_budget=64)
+    _switch_off_dropout(block := torch.nn.Sequential(torch.nn.Dropout(0.5)))
+    assert torch.equal(block(torch.ones(99)), torch.ones(99))
 
 
 @pytest.fixture

@@ -327,6 +327,20 @@ def test_a_run_can_be_made_longer(done: tuple[Path, list[str]], tmp_path: Path) 
     assert (folder / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
 
 
+def test_a_schedule_that_is_stretched_by_more_steps_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of a cosine in the second step of 2: 0.0005; of 4 it is the first quarter: 0.001 (1 + cos 45 deg) / 2."""
+    words = (
+        f"train --model tiny --method sft --learning-rate 0.001 --warmup-steps 0 --lr-schedule cosine {SHORT}".split()
+    )
+    words += ["--output", str(tmp_path / "run")]
+    assert run([*words, "--steps", "2"]) == 0
+    assert run([*words, "--steps", "2", "--resume"]) == 0
+    assert "as if the run had begun" not in capsys.readouterr().out
+    assert run([*words, "--steps", "4", "--resume"]) == 0
+    said = "warning: learning_rate goes on as if the run had begun with 4 steps: in the last step it was 0.0005, where"
+    assert f"{said} that schedule has 0.00085\n" in capsys.readouterr().out
+
+
 RESUME_ERRORS: list[tuple[str, list[str], int, str]] = [
     ("nothing", ["--seed", "5"], 2, "has other settings: seed (0 there, 5 given). Resume it with its own."),
     ("nothing", ["--output", "elsewhere/run"], 1, "There is nothing to resume in 'elsewhere/run'"),

@@ -168,12 +168,13 @@ from expo_lite.settings.groups import PolicyConfig
 from expo_lite.policy import unsloth as ours
 assert ours.FastLanguageModel.__module__ == "unsloth.models.loader", "this is not the GPU code"
 assert os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
-cuda, model = torch.device("cuda"), object()
+from peft import LoraConfig
+cuda, model, lora = torch.device("cuda"), object(), LoraConfig(target_modules=["q_proj"])
 torch.cuda.get_device_capability = lambda device: (8, 9)
 fast = ours.FastLanguageModel
 calls = [(fast.from_pretrained, (), ours.load_arguments("folder", PolicyConfig(bits=bits), cuda, 4096))
          for bits in (4, 16)]
-calls += [(fast.get_peft_model, (model,), ours.lora_arguments(PolicyConfig(), 0)),
+calls += [(fast.get_peft_model, (model,), ours.lora_arguments(lora, 0)),
           (fast.for_training, (model,), {"use_gradient_checkpointing": "unsloth"}),
           (fast.for_inference, (model,), {})]
 unnamed = []

@@ -5,20 +5,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Interval
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from expo_lite.commands.command import Command, say_device
+from expo_lite.commands.command import Command, say_device, target_of
 from expo_lite.errors import ConfigError
 from expo_lite.prompts import encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.run.progress import working
-from expo_lite.run.target import Target, as_it_is, find_target
+from expo_lite.run.target import Target, as_it_is
 from expo_lite.settings.groups import Thinking
+from expo_lite.settings.measuring import LoadingConfig
 from expo_lite.settings.models import TINY, find_model
 from expo_lite.settings.schema import AT_LEAST_1, SEED, typed
 from expo_lite.tasks.hidden_rules import EXAMPLE, in_lines
@@ -29,7 +30,7 @@ BASE = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chat(Command):
+class Chat(LoadingConfig, Command):
     """Ask a run and its base model the same questions, and read both answers side by side.
 
     Example: expo-lite chat runs/first
@@ -45,8 +46,6 @@ class Chat(Command):
     """The longest reply in tokens. Default: the run's own, else by model."""
     seed: Annotated[int, SEED] = 0
     """The seed of the replies."""
-    bits: Literal[4, 16] | None = None
-    """The bits of a weight. Default: the run's own, as it was trained; of a model by itself 16."""
     thinking: Thinking | None = None
     """Let the model think before it answers: on, off or auto. Default: the run's own, else auto."""
     chat_template: Path | None = None
@@ -57,8 +56,7 @@ class Chat(Command):
         typed(self)
         if self.prompt is not None and not self.prompt.strip():
             raise ConfigError("--prompt is empty. Give a question.")
-        found = find_target(self.target, bits=self.bits, thinking=self.thinking, chat_template=self.chat_template)
-        target = as_it_is(found, self.bits)
+        target = as_it_is(target_of(self, self.target), self.bits)
         chat(target, self, Terminal())
 
 
@@ -70,7 +68,7 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
     """
     from expo_lite.policy.factory import load_policy
 
-    say_device(console)
+    say_device(console, target)
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
     is_tiny = find_model(target.model) is TINY

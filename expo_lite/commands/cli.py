@@ -10,6 +10,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -90,6 +91,7 @@ def run(words: Sequence[str]) -> int:
         if not sys.stdout.isatty():
             os.environ.setdefault("COLUMNS", str(WIDE))
         prepare_torch(os.environ)
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {visible_line(message)}\n"
         command.run()
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from expo_lite.records import Problem, Prompts
 from expo_lite.run.progress import working
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.machine import default_model, importing
-from expo_lite.settings.measuring import DiagnoseConfig, MeasuringConfig
+from expo_lite.settings.measuring import DiagnoseConfig, LoadingConfig, MeasuringConfig
 from expo_lite.settings.schema import toml_values
 from expo_lite.tasks import Task, problems_of
 from expo_lite.tasks.base import say_read
@@ -82,11 +82,10 @@ class ConfiguredCommand(Command):
         return toml_values(file) if file else {}
 
 
-def target_of(settings: MeasuringConfig, name: str | None) -> Target:
-    """Find the run or model that a command measures; raises what `find_target` does."""
-    name = name or default_model()
-    asked = ("bits", "backend", "sampler", "thinking", "chat_template")
-    return find_target(name, **{setting: getattr(settings, setting) for setting in asked})
+def target_of(settings: LoadingConfig, name: str | None) -> Target:
+    """Find the run or model that a command loads; raises what `find_target` does."""
+    names = ("bits", "revision", "trust_remote_code", "backend", "sampler", "thinking", "chat_template")
+    return find_target(name or default_model(), **{each: getattr(settings, each, None) for each in names})
 
 
 def prompts_of(settings: MeasuringConfig, target: Target) -> Prompts:
@@ -111,8 +110,14 @@ def import_torch(console: Console) -> None:
         import torch  # noqa: F401
 
 
-def say_device(console: Console) -> None:
-    """Print the device that will compute; raises ConfigError if there is a GPU that cannot be used."""
+def say_device(console: Console, target: Target) -> None:
+    """Print the device that will compute, and whether the target's base is as in training.
+
+    Raises:
+        ConfigError: there is a GPU that cannot be used.
+    """
     from expo_lite.policy.device import describe, find_device
 
     say(console, f"device: {describe(find_device())}")
+    if target.other_bits:
+        warning(console)(target.other_bits)

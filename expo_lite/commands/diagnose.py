@@ -62,7 +62,7 @@ class Diagnose(ConfiguredCommand):
             from expo_lite.measure.diagnose import diagnose_target
 
             say(console, f"{target.label}: diagnosing {counted(len(problems), 'problem')} ...")
-            say_device(console)
+            say_device(console, target)
             result = diagnose_target(target, task, problems, config, folder, console)
         n_shown = Counter[Level | None]()
         for explanation in result.explanations:

@@ -181,7 +181,7 @@ def graded_target(
 
     completions, problems = counted(spec.n_completions, "completion"), counted(len(spec.problems), "problem")
     say(console, f"{target.label}: {completions} of {problems}")
-    say_device(console)
+    say_device(console, target)
     settings, limits = fitted_policy(target.model, target.policy, spec.params, warning(console))
     with completion_bar(console, "completions", spec.n_completions) as bar:
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from expo_lite.commands.command import Command, say_device
+from expo_lite.commands.command import Command, say_device, target_of
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.prompts import encode_question, question_turns
 from expo_lite.records import Problem
 from expo_lite.run.progress import working
-from expo_lite.run.target import Target, as_it_is, find_target
+from expo_lite.run.target import ADAPTER_NOTE, Target, as_it_is
+from expo_lite.settings.measuring import LoadingConfig
 from expo_lite.settings.models import find_model
 from expo_lite.terminal import Terminal, say
 
@@ -29,7 +30,7 @@ CHECKED_PROBLEMS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Command):
+class Export(LoadingConfig, Command):
     """Write what a run has trained in the form that other programs load, and check it against the run.
 
     Example: expo-lite export runs/first --to gguf
@@ -52,7 +53,9 @@ class Export(Command):
         if self.dtype is not None and self.dtype not in allowed:
             known = ", ".join(allowed) or "none"
             raise ConfigError(f"--dtype {self.dtype} is not for --to {self.to}; it takes {known}.")
-        target = as_it_is(find_target(self.target))
+        target = as_it_is(target_of(self, self.target), self.bits)
+        if form == "adapter" and self.bits:
+            raise ConfigError("--bits is not for --to adapter: the adapter keeps the bits that it was trained on.")
         if form == "adapter" and (target.adapter is None or target.model.endswith(".gguf")):
             what = "a model without an adapter" if target.adapter is None else "trained on a GGUF file, unknown to peft"
             raise ConfigError(f"'{self.target}' is {what}. Give a run, or --to merged or gguf.")
@@ -90,9 +93,10 @@ def export(place: Destination, console: Console) -> None:
     from expo_lite.policy.factory import load_policy
 
     target, folder = place.target, place.folder
-    say_device(console)
+    say_device(console, target)
     with working(console, f"loading {target.label}"):
         policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
+    commit = policy.revision
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -113,7 +117,7 @@ def export(place: Destination, console: Console) -> None:
                 written = temporary / place.file if is_gguf else temporary
                 agreement = str(check_export(written, completions, device, config))
             say(console, f"checked: {agreement}")
-        (temporary / "README.md").write_text(card_of(place, agreement), encoding="utf-8")
+        (temporary / "README.md").write_text(card_of(place, agreement, commit), encoding="utf-8")
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -134,13 +138,15 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
         write_model_gguf(policy, temporary / place.file, place.dtype, source=source, name=place.target.label)
     else:
         write_adapter(policy, temporary)
+        if place.target.trained_bits is None:
+            (temporary / ADAPTER_NOTE).unlink()  # it has the bits of now
     if place.to == "ollama":
         temperature = place.target.config.sampling.temperature if place.target.config else 0.7
         text = modelfile(policy.tokenizer, place.file, temperature, question_turns(place.asked)[:-1])
         (temporary / "Modelfile").write_text(text, encoding="utf-8")
 
 
-def card_of(place: Destination, agreement: str | None) -> str:
+def card_of(place: Destination, agreement: str | None, commit: str | None) -> str:
     """Return the model card, with the figures of the run if there is one."""
     from expo_lite.report.card import card
     from expo_lite.results.record import read_run
@@ -154,6 +160,9 @@ def card_of(place: Destination, agreement: str | None) -> str:
         base_license=preset.license,
         form=place.form,
         example=how_to_ask(place, Path(place.folder.name)),
+        bits=target.policy.bits,
+        as_trained=target.policy.bits == target.trained_bits,
+        commit=commit,
         prompt=question_turns(Problem("", "{question}", "", prompts=target.prompts)),
         agreement=agreement,
     )

@@ -15,7 +15,7 @@ from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.errors import ConfigError, ModelError
 from expo_lite.memory.machine import ram_bytes
 from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, plan_for
-from expo_lite.memory.shapes import find_shape
+from expo_lite.memory.shapes import cached_commit, find_shape
 from expo_lite.settings.machine import ask_driver, default_model, has_gpu
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.plans import PlanConfig, of_train_file
@@ -85,6 +85,8 @@ class PlannedModel:
     memory_gib: float
     plan: MemoryPlan
     longest: int
+    commit: str | None
+    """Of a hub model, as it is in the cache."""
 
     @property
     def parameters(self) -> str:
@@ -154,7 +156,7 @@ def warn_of_use(console: Console, card_gib: float) -> None:
 
 def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig) -> PlannedModel:
     """Plan one model on one machine."""
-    shape = find_shape(model)
+    shape, commit = find_shape(model, config.revision), cached_commit(model, config.revision)
     workload = Workload(
         kind=kind,
         bits=config.bits,
@@ -166,7 +168,7 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
     total = memory_gib * GIB
     asked = {"micro_batch_tokens": config.micro_batch_tokens, "sampling_rows": config.sampling_rows}
     plan = plan_for(shape, workload, total, config.sampler, **asked)
-    return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total))
+    return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total), commit)
 
 
 def to_json(each: PlannedModel) -> dict[str, object]:
@@ -174,6 +176,7 @@ def to_json(each: PlannedModel) -> dict[str, object]:
     plan = each.plan
     return {
         "model": each.model,
+        "revision": each.commit,
         "parameters": plan.shape.n_parameters,
         "memory_gib": each.memory_gib,
         "fits": plan.fits,
@@ -194,7 +197,8 @@ def print_plan(console: Console, each: PlannedModel) -> None:
     """Print one plan: parts by phases, the verdict and the settings."""
     plan, workload = each.plan, each.plan.workload
     where = "GPU" if workload.kind == "gpu" else "main memory, without a GPU"
-    say(console, f"{each.model} ({each.parameters} parameters) in {each.memory_gib:.4g} GiB of {where}")
+    at = f" at commit {each.commit}" if each.commit else ""
+    say(console, f"{each.model}{at} ({each.parameters} parameters) in {each.memory_gib:.4g} GiB of {where}")
     table = new_table("GiB", *(phase.name for phase in plan.phases))
     for part in dict.fromkeys(part for phase in plan.phases for part in phase.parts):
         sizes = [phase.parts.get(part) for phase in plan.phases]

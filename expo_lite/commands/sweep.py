@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,12 +120,15 @@ def train_from(config: RunConfig, base: Path) -> None:
     """Train, or go on, from the evaluation of the untrained model in the file `base`."""
     from expo_lite.loop import train
     from expo_lite.memory.limits import fitted
+    from expo_lite.memory.shapes import cached_commit
     from expo_lite.policy.device import describe, find_device
 
     folder = RunFolder(config.output)
     if not folder.config_file.exists():
         shutil.rmtree(folder.path, ignore_errors=True)  # a killed attempt
         settings, _ = fitted(config)  # as the loop will ask for it
+        commit = cached_commit(config.model, config.policy.revision)  # of the base evaluation
+        settings = replace(settings, policy=replace(settings.policy, revision=commit))
         folder.create(settings, device=describe(find_device()), start=starting_adapter(config))
     if not folder.evaluation_file(0).exists():
         write_atomically(folder.evaluation_file(0), base.read_text(encoding="utf-8"))

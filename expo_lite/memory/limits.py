@@ -137,6 +137,8 @@ def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig,
     tokens = config.optimizer.micro_batch_tokens or (kept.optimizer.micro_batch_tokens if kept else None)
     rows = config.sampling.sampling_rows or (kept.sampling.sampling_rows if kept else None)
     policy = config.policy
+    if kept and policy.revision is None:
+        policy = dataclasses.replace(policy, revision=kept.policy.revision)
     if kept and policy.sampler == "auto":
         policy = dataclasses.replace(policy, sampler=kept.policy.sampler)
     # a kept `auto` is what a plan leaves that has room for our own
@@ -154,7 +156,7 @@ def planned(config: RunConfig, sampler: Sampler, tokens: int | None, rows: int |
     """Plan a training run on this machine; None if the model's sizes are not known."""
     workload = Workload(
         kind="gpu" if torch.cuda.is_available() else "cpu",
-        bits=config.policy.bits,
+        bits=config.policy.bits or 4,
         lora_rank=config.policy.lora_rank,
         group_size=config.group_size,
         rows_together=2 if METHODS[config.method].pairs else 1,
@@ -170,7 +172,7 @@ def fitted_policy(
     """For a command that only samples and scores: the sampler and the batch sizes that the plan allows."""
     workload = Workload(
         kind="gpu" if torch.cuda.is_available() else "cpu",
-        bits=policy.bits,
+        bits=policy.bits or 4,
         lora_rank=policy.lora_rank,
         completion_tokens=params.max_completion_tokens,
         nucleus=params.top_p < 1,

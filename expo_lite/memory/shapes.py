@@ -79,8 +79,8 @@ class Shape:
         return self.layers * sum(rank * (n_in + n_out) for n_in, n_out in self.projections)
 
 
-def find_shape(name: str) -> Shape:
-    """The sizes of a model, by any name that `--model` takes.
+def find_shape(name: str, revision: str | None = None) -> Shape:
+    """The sizes of a model, by any name that `--model` takes; of a hub model's revision, by default the newest.
 
     Raises:
         ConfigError: there is no such model.
@@ -93,7 +93,7 @@ def find_shape(name: str) -> Shape:
     path = Path(source)
     if path.suffix == ".gguf":
         return _of_gguf(path)
-    file = path / "config.json" if path.exists() else _cached(source)
+    file = path / "config.json" if path.exists() else _cached(source, cached_commit(name, revision))
     if file is None:
         raise ModelError(
             f"The sizes of '{name}' are not known here: it is not an alias, and not in the hub's cache. Fetch them "
@@ -130,11 +130,22 @@ def _aliases() -> dict[str, Shape]:
     return {alias: shape_of(config) for alias, config in configs.items()}
 
 
-def _cached(source: str) -> Path | None:
-    """The newest config.json that the hub's cache has of OWNER/NAME; huggingface_hub itself is slow to import."""
+def cached_commit(name: str, revision: str | None) -> str | None:
+    """The commit of a hub model's revision that the hub's cache has; else the revision as it is given."""
+    ref = _cache(find_model(name).source) / "refs" / (revision or "main")
+    return ref.read_text(encoding="ascii").strip() if ref.is_file() else revision
+
+
+def _cache(source: str) -> Path:
+    """The folder of OWNER/NAME in the hub's cache; huggingface_hub itself is slow to import."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
-    files = (hub / f"models--{source.replace('/', '--')}" / "snapshots").glob("*/config.json")
+    return hub / f"models--{source.replace('/', '--')}"
+
+
+def _cached(source: str, commit: str | None) -> Path | None:
+    """The config.json that the hub's cache has of a commit; without one the newest."""
+    files = _cache(source).glob(f"snapshots/{commit or '*'}/config.json")
     return max(files, key=lambda file: file.stat().st_mtime, default=None)
 
 

@@ -21,6 +21,8 @@ class Policy(Protocol):
     eos_ids: tuple[int, ...]
     end_id: int
     """The token of `eos_ids` with which the chat template ends a turn."""
+    revision: str | None
+    """The commit of the base model on the hub; None of a local one."""
     packs: bool
     """A micro-batch is laid end to end, each prompt once, instead of padded."""
     scaler: torch.amp.GradScaler

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 
 from expo_lite.memory.plan import KEPT_PRODUCTS_BYTES
 from expo_lite.policy import attention
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.dense import checkpoint_contexts, kept_products, product_bytes, use_lean_projections
 from expo_lite.policy.device import find_device
-from expo_lite.policy.load import PROJECTIONS, load_base
-from expo_lite.policy.lora import LoraPolicy, choose_sampler
+from expo_lite.policy.load import load_base
+from expo_lite.policy.lora import LoraPolicy, choose_sampler, lora_config
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
@@ -26,7 +26,7 @@ class HfPolicy(LoraPolicy):
 
         Args:
             name: an alias, OWNER/NAME, a local folder or a GGUF file.
-            config: bits, LoRA rank and scale, sampler.
+            config: revision, bits, LoRA targets, rank and scale, sampler.
             seed: seed of the fresh adapter's A matrices (B starts at 0).
             adapter: folder of an adapter to continue from.
 
@@ -40,12 +40,9 @@ class HfPolicy(LoraPolicy):
         base.config.use_cache = False
         base.set_attn_implementation(attention.NAME)
         base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
-        lora = LoraConfig(
-            r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=PROJECTIONS, task_type="CAUSAL_LM"
-        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = get_peft_model(base, lora)
+            model = get_peft_model(base, lora_config(config, adapter, base))
         super().__init__(name, model, tokenizer, device, sampler=choose_sampler(config.sampler, base.config, name))
         use_lean_projections(self._model)
         if adapter is not None:

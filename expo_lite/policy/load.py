@@ -5,9 +5,12 @@ Every backend brings its own `Reader`, and shares fetching, checks and errors.
 
 import contextlib
 import gc
+import json
 import struct
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
     StrictDataclassError,
 )
 from safetensors import SafetensorError
@@ -30,30 +34,20 @@ from expo_lite.errors import ModelError
 from expo_lite.memory.machine import first_line, out_of_memory
 from expo_lite.policy.device import compute_type, wrong_widths
 from expo_lite.policy.template import settle
-from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.groups import PROJECTIONS, PolicyConfig
 from expo_lite.settings.models import find_model
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
 """Files to fetch of a hub model: no pickles, no second copy in another format."""
 HUB_TIMEOUT_S = 10.0
 _AUTO_MODEL: Any = AutoModelForCausalLM  # these three are half typed
 _QUANTISATION: Any = BitsAndBytesConfig
 _LOGGING: Any = logging
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-    SafetensorError,
-    StrictDataclassError,
-)
-"""Errors that transformers and its readers raise for broken files."""
+_UNREADABLE = (OSError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError,
+               ImportError, struct.error, SafetensorError, StrictDataclassError)  # fmt: skip
+"""Errors that transformers and its readers raise for broken files, and for those that need another package."""
+_NOT_FETCHED = (OSError, ValueError, httpx.HTTPError)
+"""Errors of a hub that cannot be reached or refuses, and of a disk that is full."""
 
 Reader = Callable[[str, PolicyConfig, torch.device], tuple[Any, set[str]]]
 """Reads a source; returns a model, and the names of missing weights."""
@@ -67,7 +61,7 @@ def load_base(
     Args:
         source: OWNER/NAME on the hub, a folder or a GGUF file.
         name: the model's name as typed, for errors.
-        config: bits.
+        config: revision, trust_remote_code and bits.
         device: device to put it on.
         read: the backend's reader. Default: transformers.
 
@@ -76,9 +70,11 @@ def load_base(
     """
     _LOGGING.set_verbosity_error()
     _LOGGING.disable_progress_bar()
-    folder = source if Path(source).exists() else _fetch(source)
-    tokenizer = load_tokenizer(name, config, folder)  # its faults are told before the weights are read
+    is_local = Path(source).exists()
+    folder = source if is_local else _fetch(source, config)
     try:
+        _check_files(Path(folder), name)
+        tokenizer = load_tokenizer(name, config, folder)  # its faults are told before the weights are read
         model, missing = (read or _read)(folder, config, device)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"Model '{name}' does not fit into the GPU's memory: {first_line(error)}") from error
@@ -87,17 +83,22 @@ def load_base(
             raise ModelError(
                 f"Model '{name}' does not fit into the memory that is free: {first_line(error)}"
             ) from error
-        raise ModelError(f"Cannot read model '{name}' from '{source}': {first_line(error)}") from error
+        raise _unread(name, source, error) from error
     missing = missing or _misshapen(model)  # a missing weight has not been quantised
     if missing:
         raise ModelError(
             f"Model '{name}' does not fit its config.json: {len(missing)} weights are missing or of another shape "
             f"({min(missing)}, ...)."
         )
-    _check(model, name)
+    _check(model, tokenizer, name)
+    if config.bits == 16 and four_bits(model):
+        warnings.warn(f"Model '{name}' is stored in 4 bits: 16 bits hold those weights, not finer ones.", stacklevel=2)
+        model = model.dequantize()
     _check_four_bits(model, name, device)
+    _switch_off_dropout(model)
     # adapters name their base by it; a GGUF file is read through a folder that no longer exists
-    model.name_or_path = str(Path(source).absolute()) if Path(source).exists() else source
+    model.name_or_path = str(Path(source).absolute()) if is_local else source
+    model.config._commit_hash = None if is_local else Path(folder).name
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # the first forward pass would repack the weight in place, and later gradients would be wrong
@@ -113,51 +114,73 @@ def load_tokenizer(name: str, config: PolicyConfig, source: str = "") -> Any:
         ModelError: the tokenizer cannot be fetched or read, or has no chat template.
     """
     source = source or find_model(name).source
-    path = Path(source if Path(source).exists() else _fetch(source))
-    options: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    folder = str(path.parent if options else path)
+    folder, options = _options(Path(source if Path(source).exists() else _fetch(source, config)), config)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
     except _UNREADABLE as error:
-        raise ModelError(f"Cannot read model '{name}' from '{source}' (its tokenizer): {first_line(error)}") from error
+        raise _unread(name, source, error) from error
     if not tokenizer.encode("1 + 2 = 3", add_special_tokens=False):
         raise ModelError(f"Model '{name}' has no vocabulary: its tokenizer's files are missing.")
     settle(tokenizer, config, name)
     return tokenizer
 
 
-def _fetch(source: str) -> str:
-    """Return the cache folder of a hub model, fetched if necessary; without a network this takes seconds."""
+def _unread(name: str, source: str, error: BaseException) -> ModelError:
+    if "trust_remote_code" in str(error):
+        return ModelError(f"Model '{name}' runs Python code of its own: read it, then take --trust-remote-code.")
+    return ModelError(f"Cannot read model '{name}' from '{source}': {first_line(error)}")
+
+
+def _options(path: Path, config: PolicyConfig) -> tuple[str, dict[str, Any]]:
+    """The folder and the arguments with which transformers reads a folder or a GGUF file."""
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
+    return (str(path.parent), options | {"gguf_file": path.name}) if path.suffix == ".gguf" else (str(path), options)
+
+
+def _fetch(source: str, config: PolicyConfig) -> str:
+    """Return the cache folder of a hub model, fetched if necessary; as it is in the cache if the hub does not give it.
+
+    The folder's name is the commit. Without a network this takes seconds.
+    """
+    patterns = [*HUB_FILES, *(["*.py"] if config.trust_remote_code else [])]
+    fetch = partial(snapshot_download, source, revision=config.revision, allow_patterns=patterns)
     try:
-        try:
-            # transformers itself retries for most of a minute
-            reachable = HfApi().model_info(source, timeout=HUB_TIMEOUT_S) is not None
-        except (httpx.TransportError, OfflineModeIsEnabled):
-            reachable = False
-        return str(snapshot_download(source, allow_patterns=HUB_FILES, local_files_only=not reachable))
-    except GatedRepoError as error:
-        raise ModelError(f"Model '{source}' is gated: accept its terms on the hub, and set HF_TOKEN.") from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(f"The hub has no model '{source}' (or it is private: set HF_TOKEN).") from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
+        HfApi().model_info(source, revision=config.revision, timeout=HUB_TIMEOUT_S)  # fetching retries for a minute
+        return str(fetch())
+    except _NOT_FETCHED as error:
+        with contextlib.suppress(*_NOT_FETCHED):
+            folder = str(fetch(local_files_only=True))
+            if not isinstance(error, OfflineModeIsEnabled):
+                warnings.warn(f"Model '{source}' is taken from the cache: {first_line(error)}", stacklevel=2)
+            return folder
+        raise ModelError(_why_not_fetched(source, config, error)) from error
+
+
+def _why_not_fetched(source: str, config: PolicyConfig, error: Exception) -> str:
+    if isinstance(error, GatedRepoError):
+        return f"Model '{source}' is gated: accept its terms on the hub, and set HF_TOKEN."
+    if isinstance(error, RepositoryNotFoundError):
+        return f"The hub has no model '{source}' (or it is private: set HF_TOKEN)."
+    if isinstance(error, RevisionNotFoundError):
+        return f"Model '{source}' has no revision '{config.revision}'."
+    if isinstance(error, httpx.TransportError | OfflineModeIsEnabled | LocalEntryNotFoundError):
+        return (
             f"Model '{source}' is not wholly in the hub's cache, and the hub cannot be reached. Where there is a "
             f"network, `hf download {source}` fetches it; or give a copy's folder as --model. 'tiny' needs no download."
-        ) from error
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        raise ModelError(f"Cannot fetch model '{source}': {first_line(error)}") from error
+        )
+    return f"Cannot fetch model '{source}': {first_line(error)}"
 
 
 def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, set[str]]:
     is_gguf = Path(source).suffix == ".gguf"
     # transformers dequantises GGUF and cannot quantise in the same pass
-    in_two_passes = is_gguf and config.bits == 4
+    in_two_passes = is_gguf and config.bits != 16
     with plain_weights(source) if in_two_passes else contextlib.nullcontext((source, set[str]())) as (plain, missing):
-        path = Path(plain)
-        options: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-        folder = str(path.parent) if options else plain
-        options |= {"local_files_only": True, "output_loading_info": True} | _placement(config, device)
-        model, info = _AUTO_MODEL.from_pretrained(folder, **options)
+        folder, options = _options(Path(plain), config)
+        options |= {"output_loading_info": True} | _placement(config, device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You passed `quantization_config`")  # to a base that has one: that holds
+            model, info = _AUTO_MODEL.from_pretrained(folder, **options)
     return model, missing | set(info["missing_keys"])
 
 
@@ -186,27 +209,61 @@ def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
         yield plain, set(info["missing_keys"])
 
 
+def four_bits(model: Any) -> dict[str, Any]:
+    """The layers of a model whose weights are held in four bits, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+
+
 def _misshapen(model: Any) -> set[str]:
     """Names of four-bit weights whose shape differs from the configuration, which transformers does not check."""
-    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
-    return {n for n, m in layers.items() if tuple(m.weight.quant_state.shape) != (m.out_features, m.in_features)}
+    layers = four_bits(model).items()
+    return {n for n, m in layers if tuple(m.weight.quant_state.shape) != (m.out_features, m.in_features)}
+
+
+def _switch_off_dropout(model: Any) -> None:
+    """Set every dropout to 0: log-probabilities are taken in train mode."""
+    for module in model.modules():
+        for owner in (module, getattr(module, "config", module)):
+            for name, value in list(vars(owner).items()):
+                if "drop" in name and isinstance(value, float):
+                    setattr(owner, name, 0.0)
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Raise ModelError for a folder that transformers would read as something else than a plain model."""
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"Model '{name}' is an adapter. Download it (`hf download`), and give its folder as --model.")
+    file = folder / "config.json"
+    about = json.loads(file.read_text(encoding="utf-8")).get("quantization_config") if file.is_file() else None
+    if about and not about.get("load_in_4bit"):
+        kind = about.get("quant_method", "unknown")
+        raise ModelError(f"Model '{name}' is stored quantised ({kind}). Give its original: --bits 4 quantises that.")
 
 
 def _placement(config: PolicyConfig, device: torch.device) -> dict[str, Any]:
     dtype = compute_type(device)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": str(device)}}
-    if config.bits == 4:
+    if config.bits != 16:
         options["quantization_config"] = _QUANTISATION(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     return options
 
 
-def _check(model: Any, name: str) -> None:
+def _check(model: Any, tokenizer: Any, name: str) -> None:
     layer_types = getattr(model.config, "layer_types", None) or []
     if any("full" not in kind for kind in layer_types):
         kinds = ", ".join(sorted(set(layer_types)))
         raise ModelError(f"Model '{name}' mixes attention kinds ({kinds}); only full attention is supported.")
+    n_rows, vocabulary = model.get_input_embeddings().num_embeddings, tokenizer.get_vocab()
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    if vocabulary[last] >= n_rows:
+        raise ModelError(
+            f"Model '{name}' has an embedding of {n_rows:,} tokens, and its tokenizer has {len(vocabulary):,}: "
+            f"'{last}' is number {vocabulary[last]:,}. Give the tokenizer that belongs to the model."
+        )
     missing = [name for name in PROJECTIONS if not any(n.endswith(name) for n, _ in model.named_modules())]
     if missing:
         raise ModelError(f"Model '{name}' has no {', '.join(missing)}: only Llama- and Qwen-like models fit.")
@@ -214,8 +271,7 @@ def _check(model: Any, name: str) -> None:
 
 def _check_four_bits(model: Any, name: str, device: torch.device) -> None:
     """Raise ModelError if bitsandbytes reads this model's four-bit weights back wrongly on this machine."""
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, Linear4bit)]
-    wrong = wrong_widths((layer.in_features for layer in layers), device)
+    wrong = wrong_widths((layer.in_features for layer in four_bits(model).values()), device)
     if wrong:
         width, error = max(wrong.items(), key=lambda found: found[1])
         raise ModelError(

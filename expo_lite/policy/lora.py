@@ -5,13 +5,14 @@ A backend only loads the model and switches its modes. The sampler `own` is our 
 """
 
 import contextlib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig
@@ -22,13 +23,26 @@ from expo_lite.policy import native, scoring, slots
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.dense import release_freed_memory
+from expo_lite.policy.load import four_bits
 from expo_lite.policy.merged import adapter_is_off, is_known, merge
 from expo_lite.policy.slots import Sampled
 from expo_lite.prompts import TEMPLATE
 from expo_lite.records import Completion, SampleRequest, SamplingParams
+from expo_lite.run.target import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS, SHAPE
+from expo_lite.settings.groups import PolicyConfig
 
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
 """Tokens that end an assistant's turn in the chat templates of the aliases."""
+
+
+def lora_config(config: PolicyConfig, adapter: Path | None, base: Any) -> LoraConfig:
+    """The configuration of a fresh adapter, or of the one in the folder `adapter`, on this base model."""
+    settings: dict[str, Any] = {"r": config.lora_rank, "lora_alpha": config.lora_alpha}
+    settings["target_modules"] = list(config.lora_targets)
+    if adapter is not None:
+        settings = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    shape = {name: settings[name] for name in SHAPE if settings.get(name) is not None}
+    return LoraConfig(**shape, task_type="CAUSAL_LM", revision=base.config._commit_hash)
 
 
 class LoraPolicy:
@@ -46,6 +60,7 @@ class LoraPolicy:
         self._peft = model
         self._model: Any = model.get_base_model()
         self._sampler = sampler
+        self.revision = model.peft_config["default"].revision
         self.eos_ids = _eos_ids(tokenizer, self._model)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(tokenizer, self.eos_ids)
@@ -173,6 +188,8 @@ class LoraPolicy:
             self._peft.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
         (folder / TEMPLATE).write_text(self.tokenizer.chat_template, encoding="utf-8")
+        note = {"bits": 4 if four_bits(self._model) else 16}
+        (folder / ADAPTER_NOTE).write_text(json.dumps(note) + "\n", encoding="utf-8")
 
     def load_adapter(self, folder: Path) -> None:
         """Take the adapter's weights from a folder.
@@ -181,12 +198,17 @@ class LoraPolicy:
             CheckpointError: the folder has no readable adapter, or one of another shape.
         """
         try:
-            weights = load_file(folder / "adapter_model.safetensors")
+            weights = load_file(folder / ADAPTER_WEIGHTS)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"The adapter in '{folder}' cannot be read: {first_line(error)}") from error
         own = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
-        if _shapes(weights) != _shapes(own):
-            raise CheckpointError(f"The adapter in '{folder}' was made for another model or LoRA rank.")
+        there, here = _shapes(weights), _shapes(own)
+        if different := sorted(name for name in there | here if there.get(name) != here.get(name)):
+            name = different[0]
+            raise CheckpointError(
+                f"The adapter in '{folder}' does not fit this model and LoRA rank: {name} has the shape "
+                f"{there.get(name)} there and {here.get(name)} here ({len(different)} of {len(here)} differ)."
+            )
         set_peft_model_state_dict(self._peft, weights)
 
 
@@ -208,8 +230,8 @@ def _computes_in(model: Any) -> torch.dtype:
     return dtype
 
 
-def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in weights.items()}
+def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def _eos_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:

@@ -24,13 +24,14 @@ with contextlib.redirect_stdout(sys.stderr):  # it prints a banner to stdout, wh
     import unsloth  # noqa: F401 (before transformers and peft, which it patches)
     from unsloth import FastLanguageModel
 
+from peft import LoraConfig
 from transformers import AutoConfig
 
 from expo_lite.errors import ModelError
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.device import compute_type, find_device
-from expo_lite.policy.load import PROJECTIONS, load_base, plain_weights
-from expo_lite.policy.lora import LoraPolicy, choose_sampler
+from expo_lite.policy.load import load_base, plain_weights
+from expo_lite.policy.lora import LoraPolicy, choose_sampler, lora_config
 from expo_lite.policy.slots import Sampled
 from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
@@ -48,7 +49,7 @@ class UnslothPolicy(LoraPolicy):
 
         Args:
             name: an alias, OWNER/NAME, a local folder or a GGUF file.
-            config: bits, LoRA rank and scale, sampler.
+            config: revision, bits, LoRA targets, rank and scale, sampler.
             seed: seed of the fresh adapter's A matrices (B starts at 0).
             adapter: folder of an adapter to continue from.
 
@@ -61,7 +62,8 @@ class UnslothPolicy(LoraPolicy):
         with torch.random.fork_rng(), contextlib.redirect_stdout(sys.stderr):
             base, tokenizer = load_base(find_model(name).source, name, config, device, read=_read)
             base.requires_grad_(False)
-            model = FastLanguageModel.get_peft_model(base, **lora_arguments(config, seed))
+            model = FastLanguageModel.get_peft_model(base, **lora_arguments(lora_config(config, adapter, base), seed))
+        model.peft_config["default"].revision = base.config._commit_hash
         sampler = choose_sampler(config.sampler, base.config, name)
         super().__init__(name, model, tokenizer, device, sampler=sampler)
         if adapter is not None:
@@ -101,7 +103,8 @@ class UnslothPolicy(LoraPolicy):
 
 def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, set[str]]:
     with plain_weights(source) as (folder, missing):
-        limit = AutoConfig.from_pretrained(folder, local_files_only=True).max_position_embeddings
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
+        limit = AutoConfig.from_pretrained(folder, **options).max_position_embeddings
         model, _ = FastLanguageModel.from_pretrained(**load_arguments(folder, config, device, limit))
         return model, missing  # without Unsloth's tokenizer: it may have another padding token and padding side
 
@@ -112,21 +115,30 @@ def load_arguments(folder: str, config: PolicyConfig, device: torch.device, limi
         "model_name": folder,
         "max_seq_length": limit,
         "dtype": compute_type(device),
-        "load_in_4bit": config.bits == 4,
+        "load_in_4bit": config.bits != 16,
         "load_in_16bit": config.bits == 16,
         "use_gradient_checkpointing": CHECKPOINTING,
         "use_exact_model_name": True,
         "offload_embedding": False,
         "local_files_only": True,
+        "trust_remote_code": config.trust_remote_code,
     }
 
 
-def lora_arguments(config: PolicyConfig, seed: int) -> dict[str, Any]:
-    """Arguments of `FastLanguageModel.get_peft_model`; its kernels need dropout 0 and no bias."""
+def lora_arguments(lora: LoraConfig, seed: int) -> dict[str, Any]:
+    """Arguments of `FastLanguageModel.get_peft_model`; its kernels need dropout 0 and no bias.
+
+    Raises:
+        ModelError: Unsloth has no such adapter.
+    """
+    for name in ("exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern"):
+        if getattr(lora, name) not in (None, {}):
+            raise ModelError(f"Unsloth has no {name}, which the adapter uses: take --backend hf.")
     return {
-        "r": config.lora_rank,
-        "lora_alpha": config.lora_alpha,
-        "target_modules": PROJECTIONS,
+        "r": lora.r,
+        "lora_alpha": lora.lora_alpha,
+        "target_modules": sorted(lora.target_modules or ()),
+        "use_rslora": lora.use_rslora,
         "lora_dropout": 0.0,
         "bias": "none",
         "use_gradient_checkpointing": CHECKPOINTING,

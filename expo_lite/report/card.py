@@ -19,8 +19,9 @@ def card(run: RunRecord | None, **about: Any) -> str:
     Args:
         run: the run that trained the model, if there is one.
         about: `title`; `base`, as the hub or a reader finds it, and `base_license`, '' if it is unknown; `form`, one of
-            adapter, merged and gguf; `example`; `prompt`, the turns with {question} for a problem; and `agreement`, the
-            result of the comparison with the trained policy, or None.
+            adapter, merged and gguf; `bits` of the base, `as_trained` if the training had the same, and its `commit` on
+            the hub, or None; `example`; `prompt`, the turns with {question} for a problem; and `agreement`, the result
+            of the comparison with the trained policy, or None.
     """
     return _written("card.md.j2", run=run, shown=SHOWN, version=version("expo-lite"), **about)
 

@@ -26,8 +26,8 @@ from expo_lite.terminal import command
 
 PACKAGES = ("expo-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets", "unsloth")
 LOCK = ".lock"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-"""An adapter as peft writes it."""
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "expo_lite.json")
+"""An adapter as peft writes it, and the bits of the base that it was trained on, which peft has no place for."""
 MAY_CHANGE = ("steps", "output", "resume", "save_every", "log")
 """Settings that may change when a run is resumed; any other would make it another run."""
 TAIL_BYTES = 400_000
@@ -159,7 +159,8 @@ class RunFolder:
         if start is not None:
             make_folder(self.start)
             for name in ADAPTER_FILES:
-                _copy(start / name, self.start / name)
+                if (start / name).exists():
+                    _copy(start / name, self.start / name)
         for prompt, copy in zip(config.prompt_files, self.prompt_files, strict=True):
             if prompt is not None:
                 _copy(prompt, copy)

@@ -13,15 +13,29 @@ from expo_lite.prompts import TEMPLATE, read_prompts
 from expo_lite.records import Prompts, SamplingParams
 from expo_lite.run.checkpoint import damage, newest_whole
 from expo_lite.run.folder import ADAPTER_FILES, RunFolder, read_config
-from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.groups import PROJECTIONS, PolicyConfig
 from expo_lite.settings.measuring import MeasuringConfig
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.schema import typed
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
+ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_NOTE = ADAPTER_FILES
 TOKENIZER_CONFIG = "tokenizer_config.json"
-_UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern")
+SHAPE = ("r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+         "rank_pattern", "alpha_pattern")  # fmt: skip
+"""The fields of an adapter's configuration that say which factors there are, and what they are multiplied by."""
+_IDLE = {"base_model_name_or_path", "revision", "lora_dropout", "auto_mapping", "peft_version", "inference_mode",
+         "fan_in_fan_out", "megatron_core", "qalora_group_size", "ensure_weight_tying", "eva_config", "corda_config",
+         "loftq_config", "lora_ga_config"}  # fmt: skip
+"""Fields that change nothing of what the weights mean, or count only with one that is refused."""
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "task_type": ("CAUSAL_LM", None),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+}
+"""The values with which an adapter is W + scale B A; pissa, olora and others take a part out of the base model."""
+_NEUTRAL: tuple[Any, ...] = (None, False, "none", {}, [])
+"""The values of all other fields, such as use_dora, bias and modules_to_save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,16 @@ class Target:
     adapter: Path | None = None
     run: Path | None = None
     config: RunConfig | None = None
+    trained_bits: Literal[4, 16] | None = None
+    """Bits of the base that the adapter was trained on; None if nothing says so."""
+
+    @property
+    def other_bits(self) -> str:
+        """Say that the adapter's base is not as precise as in its training, or may not be; '' if it is."""
+        if self.adapter is None or self.policy.bits == self.trained_bits:
+            return ""
+        trained = f"was trained on {self.trained_bits} bits" if self.trained_bits else "does not say its base's bits"
+        return f"the adapter in '{self.adapter}' {trained}, and its base is loaded in {self.policy.bits} (--bits)"
 
     @property
     def label(self) -> str:
@@ -93,8 +117,10 @@ def resolve_run(config: TrainConfig) -> RunConfig:
         refuse_several(path)
     if path is None or not ((path / "checkpoints").is_dir() or (path / ADAPTER_CONFIG).is_file()):
         return resolve(config)
-    target = find_target(str(path))
-    shape = {name: getattr(target.policy, name) for name in ("bits", "lora_rank", "lora_alpha")}
+    target = find_target(str(path), bits=config.policy.bits)
+    shape = {name: getattr(target.policy, name) for name in ("lora_targets", "lora_rank", "lora_alpha")}
+    if target.policy.revision:
+        shape["revision"] = target.policy.revision
     for name, value in shape.items():
         given = getattr(config.policy, name)
         if given not in (value, getattr(PolicyConfig(), name)):
@@ -103,7 +129,7 @@ def resolve_run(config: TrainConfig) -> RunConfig:
                 f"Leave --{name.replace('_', '-')} out: a run goes on with the adapter that it starts from."
             )
     template = config.policy.chat_template or target.policy.chat_template
-    policy = replace(config.policy, **shape, chat_template=template)
+    policy = replace(config.policy, bits=target.policy.bits, **shape, chat_template=template)
     resolved = resolve(replace(config, model=target.model, policy=policy))
     return replace(resolved, start_from=path, start_sha256=target.adapter_sha256)
 
@@ -128,9 +154,11 @@ def run_prompts(config: RunConfig, folder: RunFolder, warn: Callable[[str], None
             read[place] = kept
             if not path.is_file() or not filecmp.cmp(path, kept, shallow=False):
                 warn(f"'{path}' is not what it was: the run goes on with its own copy, '{kept}'")
-    if config.start_from is not None and config.question_prompt is None and not config.resume:
-        started = find_target(str(config.start_from))
-        if started.run is not None and started.prompts.question is not None:
+    if config.start_from is not None and not config.resume:
+        started = find_target(str(config.start_from), bits=config.policy.bits)
+        if started.other_bits:
+            warn(started.other_bits)
+        if config.question_prompt is None and started.run is not None and started.prompts.question is not None:
             prompt = RunFolder(started.run).prompt_files[0]
             warn(f"'{config.start_from}' was asked in other words: --question-prompt {prompt} keeps them")
     return read_prompts(*read)
@@ -141,8 +169,8 @@ def find_target(target: str, **asked: Any) -> Target:
 
     Args:
         target: as typed.
-        asked: bits, backend, sampler, thinking and chat_template, as in `PolicyConfig`. None stands for the run's own,
-            else the default; of a template for the adapter's own.
+        **asked: settings of the policy that are not None: bits, revision, trust_remote_code, backend, sampler,
+            thinking, chat_template. Default: those of the run, and the bits that the adapter was trained on, else 4.
 
     Raises:
         CheckpointError: the run has no whole checkpoint, or the adapter is damaged or of an unknown kind.
@@ -160,14 +188,13 @@ def find_target(target: str, **asked: Any) -> Target:
         refuse_several(path)
         find_model(target)
         found = Target(target, PolicyConfig())
-    return replace(found, policy=replace(found.policy, **{name: value for name, value in asked.items() if value}))
+    given = {"bits": found.trained_bits or 4} | {name: value for name, value in asked.items() if value is not None}
+    return replace(found, policy=replace(found.policy, **given))
 
 
 def as_it_is(target: Target, bits: Literal[4, 16] | None = None) -> Target:
-    """Return the target with 16 bits if it has no adapter, unless other bits are asked for."""
-    if target.adapter is not None or bits is not None:
-        return target
-    return replace(target, policy=replace(target.policy, bits=16))
+    """Return the target with 16 bits, unless others are asked for or its adapter was trained on others."""
+    return replace(target, policy=replace(target.policy, bits=bits or target.trained_bits or 16))
 
 
 def params_of(settings: MeasuringConfig, target: Target) -> SamplingParams:
@@ -190,16 +217,29 @@ def _adapter(folder: Path) -> Target:
         raise CheckpointError(f"The checkpoint '{folder}' is damaged: {problem}.")
     try:
         settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        policy = PolicyConfig(lora_rank=int(settings["r"]), lora_alpha=int(settings["lora_alpha"]))
+        named, revision = str(settings["base_model_name_or_path"]), settings.get("revision")
+        modules = settings.get("target_modules") or PROJECTIONS
+        targets = {str(name).rpartition(".")[2] for name in ([modules] if isinstance(modules, str) else modules)}
+        note = folder / ADAPTER_NOTE
+        policy = PolicyConfig(
+            revision=None if Path(named).exists() else revision,
+            bits=json.loads(note.read_text(encoding="utf-8"))["bits"] if note.exists() else None,
+            lora_targets=tuple(name for name in PROJECTIONS if name in targets),
+            lora_rank=int(settings["r"]),
+            lora_alpha=int(settings["lora_alpha"]),
+        )
         typed(policy)
-        used = [name for name in _UNSUPPORTED if settings.get(name)]
-        named = str(settings["base_model_name_or_path"])
+        used = ", ".join(_unsupported(settings, targets))
     except ConfigError as error:
         raise CheckpointError(f"'{folder / ADAPTER_CONFIG}' cannot be used: {error}") from error
     except (OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"'{folder / ADAPTER_CONFIG}' is not a LoRA adapter's configuration.") from error
     if used or not (folder / ADAPTER_WEIGHTS).is_file():
-        what = f"uses {', '.join(used)}, which is not supported" if used else f"has no {ADAPTER_WEIGHTS}"
+        what = (
+            f"uses {used}, which is not supported; peft can merge it into its base (merge_and_unload)"
+            if used
+            else f"has no {ADAPTER_WEIGHTS}"
+        )
         raise CheckpointError(f"The adapter in '{folder}' {what}.")
     run = folder.absolute().parent.parent if folder.absolute().parent.name == "checkpoints" else None
     config = read_config(run) if run else None
@@ -211,10 +251,19 @@ def _adapter(folder: Path) -> Target:
         raise ConfigError(
             f"The adapter in '{folder}' was made for '{model}', which is not here. Correct {ADAPTER_CONFIG}."
         ) from error
+    if config:
+        policy = replace(config.policy, bits=config.policy.bits or 4, trust_remote_code=False)
     own = next((folder / name for name in (TEMPLATE, TOKENIZER_CONFIG) if _has_template(folder / name)), None)
-    policy = config.policy if config else policy
-    return Target(model, replace(policy, chat_template=own or policy.chat_template), folder, run, config)
+    policy = replace(policy, chat_template=own or policy.chat_template)
+    return Target(model, policy, folder, run, config, policy.bits)
 
 
 def _has_template(file: Path) -> bool:
     return file.is_file() and (file.name == TEMPLATE or '"chat_template"' in file.read_text(encoding="utf-8"))
+
+
+def _unsupported(settings: dict[str, Any], targets: set[str]) -> list[str]:
+    """Name whatever makes of an adapter something else than W + scale B A on projections of ours."""
+    others = {name: value for name, value in settings.items() if name not in _IDLE.union(SHAPE)}
+    used = [f"{name}={value!r}" for name, value in others.items() if value not in _SUPPORTED.get(name, _NEUTRAL)]
+    return used + [f"target_modules={name!r}" for name in sorted(targets.difference(PROJECTIONS))]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval
 
@@ -23,6 +23,9 @@ Teacher = Literal["current", "frozen"]
 Thinking = Literal["auto", "on", "off"]
 PLAIN = "plain"
 """The chat template of ours that `chat_template` names in place of a file."""
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
+"""The projections of a layer that are quantised and may have an adapter."""
 Rounding = Literal["never", "gold"]
 """Where a rounded answer counts: nowhere, or where the gold is a decimal that the answer rounds to."""
 
@@ -51,11 +54,18 @@ class TaskOptions:
 class PolicyConfig:
     """The base model and its adapter."""
 
-    bits: Literal[4, 16] = 4
+    revision: str | None = None
+    """The revision of a hub model: a branch, tag or commit. Default: its newest; the run keeps to that commit."""
+    trust_remote_code: bool = False
+    """Run the Python code that a model brings with it. Read the code first: it can do all that you can."""
+    bits: Literal[4, 16] | None = None
     """Bits of the base model's weights. 4 is NF4 with double quantisation;
-    16 is bf16 on a GPU (fp16 on one before Ampere) and fp32 on a CPU."""
+    16 is bf16 on a GPU (fp16 on one before Ampere) and fp32 on a CPU.
+    Default: those that the adapter to start from was trained on, else 4."""
+    lora_targets: tuple[Projection, ...] = PROJECTIONS
+    """The projections of a layer that get an adapter. Default: all seven."""
     lora_rank: Annotated[int, Interval(ge=1, le=1_024)] = 16
-    """The rank of the LoRA adapter, which sits on all seven projections of a layer."""
+    """The rank of the LoRA adapter."""
     lora_alpha: Annotated[int, Interval(ge=1, le=65_536)] = 32
     """The scale of the adapter: its output is multiplied by lora_alpha / lora_rank."""
     backend: Backend = "auto"

@@ -23,7 +23,20 @@ from expo_lite.settings.train import check_filters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuringConfig:
+class LoadingConfig:
+    """The settings of every command that loads a run or a model."""
+
+    bits: Literal[4, 16] | None = None
+    """Bits of the base model's weights. Default: those that the adapter was trained on.
+    Where nothing says them 4, and 16 for chat and export."""
+    revision: str | None = None
+    """The revision of a hub model: a branch, tag or commit. Default: the run's own, else the newest."""
+    trust_remote_code: bool = False
+    """Run the Python code that a model brings with it. Read the code first: it can do all that you can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuringConfig(LoadingConfig):
     """The settings that `eval` and `diagnose` share."""
 
     levels: tuple[Level, ...] = ()
@@ -38,8 +51,6 @@ class MeasuringConfig:
     """Longest completion in tokens. Default: the run's own, else it depends on the model."""
     sampling_rows: Annotated[int, ROWS] = 256
     """Completions decoded at the same time. Results are written to their folder after each such batch."""
-    bits: Literal[4, 16] | None = None
-    """Bits of the base model's weights. Default: the run's own, else 4."""
     backend: Backend | None = None
     """The backend of the model: unsloth, hf or auto, as in training. Default: the run's own, else auto."""
     sampler: Sampler | None = None

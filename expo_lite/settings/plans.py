@@ -25,6 +25,8 @@ class PlanConfig:
     """The longest completion, in tokens. The default depends on the model."""
     prompt_tokens: Annotated[int, TOKENS] = 512
     """The longest prompt, in tokens, counting the prompts of explanations."""
+    revision: str | None = None
+    """The revision of a hub model. Default: the newest in the hub's cache."""
     bits: Literal[4, 16] = 4
     """Bits of the base model's weights."""
     lora_rank: Annotated[int, Interval(ge=1, le=1_024)] = 16

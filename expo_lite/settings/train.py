@@ -167,6 +167,7 @@ def resolve(config: TrainConfig) -> RunConfig:
             "steps": config.steps or preset.steps,
             "output": config.output
             or Path("runs") / f"{run_name(model, config.task)}-{config.method}-seed{config.seed}",
+            "policy": replace(config.policy, bits=config.policy.bits or 4),
             "explanation": replace(
                 config.explanation, explain=config.explanation.explain or METHODS[config.method].gate
             ),
@@ -204,6 +205,7 @@ def _check(config: TrainConfig) -> None:
                 (machine.is_installed(name), f"logger '{name}' is not installed: {machine.how_to_install(name)}.")
                 for name in config.log
             ),
+            (bool(config.policy.lora_targets), "lora_targets is empty. Name at least one projection, such as q_proj."),
             (
                 not config.evaluation.eval_every or config.evaluation.eval_problems > 0,
                 "eval_every needs --eval-problems above 0.",
@@ -230,6 +232,7 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
         (config.method == "grpo", set(changed(config.sampling)) & {"resample"}),
         (spec.scaled, expo & of_term),
         (spec.chains != "none", expo & of_chains),
+        (not spec.gate_is_fixed or config.explanation.explain == spec.gate, expo & of_chains),
         (spec.imitates, expo & {"exp_sft_normalisation"}),
         (spec.teacher, expo & {"teacher"}),
         ((config.dpo.chosen if spec.pairs else spec.chains) == "explanation", expo - others),

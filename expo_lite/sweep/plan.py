@@ -44,7 +44,8 @@ PRESETS = tuple(sorted(file.stem for file in HERE.glob("*.toml")))
 """The plans that come with the package."""
 FIXED = ("seed", "output", "resume")
 """Settings that the command sets for each run."""
-EVALUATED = ("model", "start_", "task", "data.", "question_prompt", "evaluation.", "policy.bits", "sampling.max_comp")
+EVALUATED = ("model", "start_", "task", "data.", "question_prompt", "evaluation.", "policy.bits", "policy.revision",
+             "sampling.max_comp")  # fmt: skip
 """Prefixes of the settings that the evaluation before training depends on. All runs share it, and so agree in these."""
 
 

@@ -118,7 +118,8 @@ def check_runs(plan: SweepPlan) -> None:
         if folder.config_file.exists():
             there = dict(flat(to_json(read_config(folder.path))))
             for key, value in flat(to_json(wanted)):
-                if value != there[key] and key not in (*FIXED, *FITTED):
+                pinned = (key, value) == ("policy.revision", None)  # by the run itself
+                if value != there[key] and key not in (*FIXED, *FITTED) and not pinned:
                     raise ConfigError(
                         f"The run in '{folder.path}' has other settings than the plan ({key}). Choose another --output."
                     )
@@ -141,6 +142,8 @@ def jobs_of(plan: SweepPlan, work: Work) -> list[Job]:
             group_size=shared.group_size,
             max_completion_tokens=shared.sampling.max_completion_tokens,
             bits=shared.policy.bits,
+            revision=shared.policy.revision,
+            trust_remote_code=shared.policy.trust_remote_code,
             seed=seed,
             question_prompt=shared.question_prompt,
             explanation_prompt=shared.explanation.explanation_prompt,

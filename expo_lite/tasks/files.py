@@ -13,6 +13,7 @@ import json
 import lzma
 import re
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from expo_lite.errors import DataError
+from expo_lite.memory.machine import first_line
 from expo_lite.records import Problem
 from expo_lite.settings.schema import not_a_file
 
@@ -32,6 +34,7 @@ _PACKINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": "zstandard"}
 _ABOUT_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
 """Files beside the data that hold no problem."""
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "dev": "validation"}
+HUB_TIMEOUT_S = 10.0
 _LARGEST_CSV_FIELD = 10_000_000  # characters
 
 
@@ -182,7 +185,18 @@ def hub_rows(repository: str, configs: tuple[str, ...], *, instead: str) -> dict
     """
     import datasets
     import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
+    refusal: Exception | None = None
+    try:
+        HfApi().dataset_info(repository, timeout=HUB_TIMEOUT_S)
+    except (RepositoryNotFoundError, OfflineModeIsEnabled):
+        pass  # `datasets` says so itself, and looks into its cache
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        refusal = error
+    offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = offline or refusal is not None  # or it would try again for half a minute
     rows: dict[str, list[Row]] = {}
     try:
         for config in configs:
@@ -194,9 +208,13 @@ def hub_rows(repository: str, configs: tuple[str, ...], *, instead: str) -> dict
             for name, table in tables.items():
                 where = f"{repository}{':' * bool(config)}{config}, {name} row"
                 rows.setdefault(split_in_name(Path(name)), []).extend(_rows_of(table, where))
+        if refusal:
+            warnings.warn(f"Data set '{repository}' is taken from the cache: {first_line(refusal)}", stacklevel=2)
     except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
-        why = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"Cannot read data set {repository!r} of the hub: {why.rstrip('.')}. {instead}") from error
+        why = first_line(refusal or error.__cause__ or error)
+        raise DataError(f"Cannot read data set {repository!r} of the hub: {why} {instead}") from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
     return named_splits(rows)
 
 
