@@ -32,7 +32,7 @@ _COMMAND = re.compile(
     rf"(?<![\w./-]){NAME} (?=(?:COMMAND|--\w+|train|eval|diagnose|report|watch|doctor|export|chat|sweep|replicate|plan|"
     r"grade|models|tasks)\b)"
 )
-_WHOLE = re.compile(r"\s*(?:`[^`]*`\S*|(?<!\S)'[^']*'\S*|\S+)")
+_WHOLE = re.compile(r"\s*(?:[^\s`]*`[^`]*`\S*|(?<!\S)'[^']*'\S*|\S+)", re.ASCII)
 """A part of a line that is not broken: a command, a quoted path, a word."""
 
 

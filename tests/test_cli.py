@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from expo_lite.commands.train import Train
 from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plans import ReplicateConfig
-from expo_lite.settings.synonyms import SYNONYMS
+from expo_lite.settings.synonyms import synonyms
 from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.tasks import TASKS
 
@@ -80,7 +82,7 @@ WRONG = {
     "train --task hidden-rule": "error: Unknown task 'hidden-rule'. Did you mean 'hidden-rules'?",
     "train --task jsonl": "It is written jsonl:PATH.",
     "train --task hidden-rules --data x": "Task 'hidden-rules' has no use for --data.",
-    "train --method ppo": "error: --method must be one of grpo, exp-grpo, gt-sft-grpo, exp-dpo, star, sft, not 'ppo'.",
+    "train --method ppo": "error: --method must be one of grpo, exp-grpo, gt-sft-grpo, exp-dpo, star, sft,",
     "train --steps ten": "error: --steps must be a whole number, not 'ten'.",
     "train --group-size 1": "error: group_size must be",
     "train --explanation-filter none,verified": "error: explanation_filter takes 'none' alone",
@@ -270,6 +272,7 @@ def test_one_field_is_one_flag(
     theirs = r"dr_grpo|comet_ml|[a-z]+_proj"
     assert not re.search(r"(?<![-\w`])[a-z]+_[a-z_]+", re.sub(theirs, "", text))  # Python's
     assert all(len(line) <= 100 for line in text.splitlines())
+    assert all(line.count("`") % 2 == 0 for line in text.splitlines())  # no command is broken
 
 
 def test_help_has_an_example_that_works_first_and_then_what_people_need(answers: dict[str, Answer]) -> None:
@@ -304,8 +307,22 @@ def test_names_of_others_in_a_settings_file(
 
 def test_every_name_of_others_leads_to_a_flag_that_exists() -> None:
     known = {flag.name for command in cli.COMMANDS.values() for flag in flags_of(command)}
-    for word, ours in SYNONYMS.items():
-        assert {flag.split()[0] for flag in ours} <= known, word
+    assert {ours.split()[0] for ours in synonyms()} <= known
+
+
+def test_on_a_terminal_an_error_is_plain_and_folded_between_words() -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 60))
+    words = [sys.executable, "-m", "expo_lite", "train", "--steps", "ten"]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    assert process.wait(60) == 2
+    said = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert said == (
+        "error: --steps must be a whole number, not 'ten'.\r\n`python -m expo_lite train --help` lists the flags.\r\n"
+    )
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import re
 import shutil
 import sys
@@ -31,6 +30,8 @@ from expo_lite.settings.schema import from_mapping
 from expo_lite.terminal import visible
 
 REGISTRY = ConstructorRegistry()
+NAMES = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
+COLOUR, RULE = re.compile(r"\x1b\[[0-9;]*m"), re.compile(r"^[ │├╰]*[─-]{3,}[ │┤╯]*$|^ *╭.*$", re.MULTILINE)
 FORMS = {
     r"^Error parsing (\S+): ": r"\1 ",
     r"^Missing value for argument '(\S+)'.*": r"\1 needs a value.",
@@ -126,11 +127,7 @@ def read(command: type[Any], words: Sequence[str], *, verb: str) -> Any:
                 args=words,
                 add_help=False,
                 return_unknown_args=True,
-                config=(
-                    tyro.conf.OmitArgPrefixes,
-                    tyro.conf.PositionalRequiredArgs,
-                    tyro.conf.PositionalMetavarFromFieldName,
-                ),
+                config=NAMES,
                 registry=REGISTRY,
                 **options,
             )
@@ -143,13 +140,7 @@ def read(command: type[Any], words: Sequence[str], *, verb: str) -> Any:
 
 def _refusal(box: str) -> str:
     """Return in one sentence what tyro says in a box: a title, the message, a rule, more."""
-    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
-    lines = list(itertools.dropwhile(_is_rule, lines))
-    message = " ".join(" ".join(itertools.takewhile(lambda line: not _is_rule(line), lines)).split())
+    message = " ".join(RULE.split(COLOUR.sub("", box))[:2][-1].replace("│", " ").split())
     for form, sentence in FORMS.items():
         message = re.sub(form, sentence, message)
     return message
-
-
-def _is_rule(line: str) -> bool:
-    return not line.strip("─-├┤╰╯ ")

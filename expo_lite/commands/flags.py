@@ -22,7 +22,7 @@ UNSET = "unset"
 WORDS, OWN, EVERY = "arguments", "flags", "every command"
 SECTIONS = (WORDS, OWN, "data", "sampling", "explanation", "optimizer", "evaluation", "policy", "loss", "dpo", EVERY)
 """The sections of a help in the order in which people need them."""
-INDENT, WIDEST = 26, 110
+INDENT, LONGEST, WIDEST = 26, 60, 110
 READABLE = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
 """The types of one word, as an error names them."""
 
@@ -79,9 +79,12 @@ def flags_of(cls: Any, values: Any = None, section: str = OWN) -> Iterator[Flag]
         elif tyro.conf.Positional in get_args(hint) or (field.default, field.default_factory) == (MISSING, MISSING):
             yield Flag(field.name.upper(), "", about[field.name], field.default, WORDS)
         else:
-            takes = "" if kind is bool else f" {metavar(kind)}{' [...]' if isinstance(field.default, tuple) else ''}"
+            choices, text = metavar(kind), about[field.name]
+            if len(choices) > LONGEST:
+                choices, text = "NAME", f"{text} One of {choices[1:-1].replace(',', ', ')}."
+            takes = "" if kind is bool else f" {choices}{' [...]' if isinstance(field.default, tuple) else ''}"
             place = EVERY if field.name in ("config", "debug") else section
-            yield Flag(f"--{field.name.replace('_', '-')}", takes, about[field.name], value, place)
+            yield Flag(f"--{field.name.replace('_', '-')}", takes, text, value, place)
 
 
 def _texts(cls: type[Any]) -> dict[str, str]:
