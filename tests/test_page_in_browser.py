@@ -21,6 +21,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from expo_lite.commands import cli
+from expo_lite.settings.metrics import SECTIONS
 from expo_lite.settings.plans import ReplicateConfig
 from expo_lite.sweep.plan import read_plan
 from expo_lite.sweep.report import SweepReport
@@ -275,16 +276,18 @@ def test_figures_are_saved_and_problems_lead_to_their_samples(browser: webdriver
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
 
 
-def test_colours_that_mean_something_stand_alone(page: webdriver.Chrome) -> None:
-    """In each picture of one run every line has a colour of its own, and none is close to another."""
-    drawn = page.execute_script(
-        """return [...document.querySelectorAll("canvas[data-chart]")].map((one) => Chart.getChart(one)).filter(Boolean)
-        .map((chart) => chart.data.datasets.filter((set) => !set.faint).map((set) => set.borderColor))"""
-    )
-    for colours in drawn:
-        points = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours]
-        apart = [sum((a - b) ** 2 for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(points, 2)]
-        assert all(distance > 40**2 for distance in apart), colours
+def test_no_two_lines_of_a_picture_look_alike(page: webdriver.Chrome) -> None:
+    """Each panel with all its metrics, of one run, in light and in dark; a family counts as one."""
+    script = """const series = arguments[0].map((colour, place) => ({ colour, place, run: 0 }));
+    return series.map((each) => looks({ series }, each, true).colour)"""
+    panels = {panel.title: panel.metrics for _, panels in SECTIONS for panel in panels}
+    for _ in range(2):
+        click(page, "#theme")
+        for title, metrics in panels.items():
+            found = page.execute_script(script, [metric.colour for metric in metrics])
+            points = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in found]
+            for pair in itertools.combinations(points, 2):
+                assert sum((a - b) ** 2 for a, b in zip(*pair, strict=True)) > 40**2, (title, found)
 
 
 PLAN = """

@@ -3,7 +3,7 @@
 
 const DASHES = [[], [6, 4], [2, 3], [8, 3, 2, 3], [12, 4], [1, 4]];
 const PALETTE = ["s1", "s2", "s3", "s4", "s5", "s6"];
-const UNLIKE = ["s1", "before", "s4"];
+const UNLIKE = ["s1", "before", "s4", "ink"];
 const COLOURS = PALETTE.length;
 let drawn = [];
 

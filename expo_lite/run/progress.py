@@ -93,10 +93,8 @@ def working(console: Console, what: str) -> Iterator[None]:
     """Say what is being done: with a running clock on a terminal, in one line elsewhere."""
     if not console.is_terminal:
         say(console, f"{what} ...")
-        yield
-        return
     columns = (SpinnerColumn(), TextColumn("{task.description} ...", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task(what)
         yield
 
