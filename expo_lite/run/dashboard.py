@@ -117,7 +117,7 @@ def read_progress(runs: Sequence[tuple[Path, int]]) -> RunsState:
         shares.append(min(state.step / max(steps, 1), 0.99))  # it is still to be evaluated
         if state.alive:
             at_work.append(state)
-            took += [(time.time() - began) / share for share in shares[-1:] if share]
+            took += [(time.time() - began) / shares[-1]] if state.step else []
     left = median(took) * (len(runs) - sum(shares)) / max(len(at_work), 1) if took else None
     return RunsState(len(runs), shares.count(1.0), sum(shares), tuple(at_work), left)
 

@@ -27,7 +27,7 @@ from annotated_types import Interval
 
 from expo_lite.errors import ConfigError
 from expo_lite.results.record import read_json
-from expo_lite.run.folder import make_folder, write_atomically
+from expo_lite.run.folder import write_atomically
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
@@ -116,7 +116,6 @@ class SweepPlan:
 
 def keep_plan(plan: SweepPlan) -> None:
     """Write the plan into its folder; raises CheckpointError if that is impossible."""
-    make_folder(plan.folder)
     write_atomically(plan.folder / KEPT, json.dumps(to_json(plan), indent=2) + "\n")
 
 

@@ -28,7 +28,7 @@ from rich.text import Text
 from expo_lite.errors import ConfigError, ExpoLiteError
 from expo_lite.results.figures import Evaluation
 from expo_lite.run.dashboard import clock, read_progress, runs_panel
-from expo_lite.run.folder import RunFolder, check_new, locked, read_config
+from expo_lite.run.folder import RunFolder, check_new, locked, make_folder, read_config
 from expo_lite.settings.machine import gpu_names, how_to_install, is_installed
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.plans import RunsConfig
@@ -102,11 +102,12 @@ def run_sweep(plan: SweepPlan, config: RunsConfig, work: Work, console: Console)
     if not config.resume:
         check_new(plan.folder)
     check_runs(plan)
-    keep_plan(plan)
+    make_folder(plan.folder)
     workers = partial(on_ray, config.ray) if config.ray else partial(on_processes, config.jobs, work.start)
     base, *others = jobs_of(plan, work)
     runs = [(config.output, config.steps) for config in plan.configs()]
     with locked(plan.folder):
+        keep_plan(plan)
         failures = carry_out([base], runs, workers, console) or carry_out(others, runs, workers, console)
     return collect_results(plan), failures
 
