@@ -82,6 +82,17 @@ def test_a_run_keeps_to_the_commit_that_it_began_with(
     assert find_target(str(tmp_path / "adapter")).policy.revision == PINNED
 
 
+def test_an_evaluation_is_of_one_commit(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The hub moves on between an evaluation and its resumption: it is not continued with another model."""
+    words = ["eval", REPOSITORY, *"--problems 1 --levels 1 --samples 1 --max-completion-tokens 8 --output".split()]
+    words.append(str(tmp_path / "eval"))
+    assert cli.run(words) == 0
+    assert json.loads((tmp_path / "eval" / "config.json").read_text())["settings"]["revision"] == PINNED
+    hub.commit = "b" * 40
+    assert cli.run([*words, "--resume"]) == 2
+    assert f"revision ({PINNED} there, {'b' * 40} given)" in capsys.readouterr().err
+
+
 def test_a_data_set_that_cannot_be_had_fails_at_once(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """`datasets` by itself tries again for 24 s; a timeout of the test holds the time."""
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)

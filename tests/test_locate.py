@@ -94,7 +94,7 @@ def test_adapters_of_other_kinds(tmp_path: Path, changes: dict[str, Any]) -> Non
 def test_models_and_typing_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     about = {"model": "tiny", "bits": 4, "backend": "auto", "sampler": "auto", "adapter_sha256": None}
-    assert find_target("tiny").identity() == about | {"thinking": None, "chat_template": None}
+    assert find_target("tiny").identity() == about | {"revision": None, "thinking": None, "chat_template": None}
     assert find_target("owner/name", bits=16).policy.bits == 16
     with pytest.raises(ConfigError, match="Did you mean 'tiny'"):
         find_target("tyny")

@@ -22,6 +22,7 @@ from expo_lite.commands.command import (
 )
 from expo_lite.errors import CheckpointError
 from expo_lite.grading import Grader
+from expo_lite.memory.shapes import cached_commit
 from expo_lite.run.folder import write_atomically
 from expo_lite.run.progress import completion_bar, working
 from expo_lite.run.target import Target, params_of
@@ -80,6 +81,9 @@ class Eval(Printing, ConfiguredCommand):
 
             params = params_of(config, target)
             problems = fitting_all(targets, problems, params.max_completion_tokens, console)
+            # a hub model stays at the commit of its tokenizer, also when the evaluation is resumed
+            commits = [cached_commit(each.model, each.policy.revision) for each in targets]
+            targets = [replace(t, policy=replace(t.policy, revision=c)) for t, c in zip(targets, commits, strict=True)]
             spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
             about = {"task": config.task, "split": config.split, **spec.settings()}
             folders = [

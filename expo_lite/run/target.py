@@ -90,10 +90,16 @@ class Target:
     def identity(self) -> dict[str, Any]:
         """Everything of the policy that samples depend on, as JSON values; the adapter by its bytes."""
         policy = self.policy
-        about = {"model": self.model, "bits": policy.bits, "backend": policy.backend, "sampler": policy.sampler}
+        about: dict[str, Any] = {
+            "model": self.model,
+            "bits": policy.bits,
+            "backend": policy.backend,
+            "sampler": policy.sampler,
+        }
         file, thinking = policy.chat_template, None if policy.thinking == "auto" else policy.thinking
         template = hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else file and str(file)
-        return about | {"adapter_sha256": self.adapter_sha256, "thinking": thinking, "chat_template": template}
+        about |= {"revision": policy.revision, "adapter_sha256": self.adapter_sha256}
+        return about | {"thinking": thinking, "chat_template": template}
 
 
 def resolve_run(config: TrainConfig) -> RunConfig:
