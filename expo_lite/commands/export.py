@@ -1,6 +1,5 @@
 """`expo-lite export`: write a trained model in the form that other programs load."""
 
-import json
 import shlex
 import shutil
 from dataclasses import dataclass, replace
@@ -148,13 +147,14 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
 
 def card_of(place: Destination, agreement: str | None, commit: str | None) -> str:
     """Return the model card, with the figures of the run if there is one."""
-    from expo_lite.report.card import card
+    from expo_lite.report.card import written
     from expo_lite.results.record import read_run
 
     target, preset = place.target, find_model(place.target.model)
     on_the_hub = "/" in preset.source and not Path(preset.source).exists()
-    return card(
-        read_run(target.run, target.run.name) if target.run else None,
+    return written(
+        "card.md.j2",
+        run=read_run(target.run, target.run.name) if target.run else None,
         title=target.label,
         base=preset.source if on_the_hub else target.model,
         base_license=preset.license,
@@ -188,19 +188,15 @@ def asked_problem(target: Target) -> Problem:
 
 def how_to_ask(place: Destination, folder: Path) -> str:
     """Return what loads it from `folder`, asks a problem in the words of training and prints the answer."""
-    from expo_lite.report.card import example
+    from expo_lite.report.card import written
 
-    turns, files = question_turns(place.asked), (place.file, place.file.replace(f".{place.dtype}.", ".q4_k_m."))
-    file, small = (json.dumps(str(folder / name)) for name in files)
-    return example(
+    return written(
+        "example.j2",
         to=place.to,
+        dtype=place.dtype,
         tokens=place.target.max_completion_tokens,
         four_bits=place.form == "adapter" and place.target.policy.bits == 4,
-        folder=json.dumps(str(folder)),
-        file=file,
-        small=small,
-        turns=json.dumps(turns, indent=4, ensure_ascii=False),
-        name=shlex.quote(folder.name.lower()),
-        modelfile=shlex.quote(str(folder / "Modelfile")),
-        question=shlex.quote(turns[-1]["content"]),
-    )
+        folder=folder,
+        file=place.file,
+        turns=question_turns(place.asked),
+    ).rstrip()

@@ -25,12 +25,12 @@ MOST_NATS = 0.05
 """Largest mean difference between the token log-probabilities of exported model and policy; rounding to 16 bits gives
 up to 0.01."""
 OLLAMA = (
-    "{{ if .System }}BEFORE{{ .System }}AFTER{{ else }}HEAD{{ end }}"
+    "{{ if .System }}{{ %s }}{{ .System }}{{ %s }}{{ else }}{{ %s }}{{ end }}"
     "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
-    '{{ if eq .Role "user" }}{{ .Content }}{{ if $last }}LAST{{ else }}TO_REPLY{{ end }}'
-    '{{ else if eq .Role "assistant" }}{{ .Content }}{{ if not $last }}TO_USER{{ end }}{{ end }}{{ end }}'
+    '{{ if eq .Role "user" }}{{ .Content }}{{ if $last }}{{ %s }}{{ else }}{{ %s }}{{ end }}'
+    '{{ else if eq .Role "assistant" }}{{ .Content }}{{ if not $last }}{{ %s }}{{ end }}{{ end }}{{ end }}'
 )
-"""A chat template in Ollama's language, with names for the texts around the turns."""
+"""A chat template in Ollama's language, without the texts around the turns."""
 _AUTO: Any = AutoModelForCausalLM  # these two are half typed
 _GENERATION: Any = GenerationConfig
 
@@ -150,9 +150,8 @@ def ollama_template(tokenizer: Any) -> str:
     Raises:
         ModelError: what the template writes is not of this form.
     """
-    system, *talk = (
-        {"role": role, "content": f"({role} {i})"} for i, role in enumerate(("system", "user", "assistant", "user"))
-    )
+    roles = ("system", "user", "assistant", "user")
+    system, *talk = ({"role": role, "content": f"({role} {i})"} for i, role in enumerate(roles))
 
     def around(*turns: dict[str, str]) -> list[str]:
         text = rendered(tokenizer, list(turns)).removeprefix(tokenizer.bos_token or "")
@@ -162,11 +161,12 @@ def ollama_template(tokenizer: Any) -> str:
         head, last = around(talk[0])
         before, after, to_reply, to_user, same = around(system, *talk)
         if [head, to_reply, to_user, last] != around(*talk) or last != same:
-            raise ValueError("its turns depend on each other")
+            raise ValueError
     except (TemplateError, ValueError) as error:
-        raise ModelError(f"The chat template cannot be written for Ollama: {error}. Take --to gguf.") from error
-    texts = {"HEAD": head, "LAST": last, "BEFORE": before, "AFTER": after, "TO_REPLY": to_reply, "TO_USER": to_user}
-    return re.sub("[A-Z_]{4,}", lambda name: f"{{{{ {json.dumps(texts[name[0]], ensure_ascii=False)} }}}}", OLLAMA)
+        why = str(error) if isinstance(error, TemplateError) else "what it writes around a turn depends on other turns"
+        raise ModelError(f"The chat template cannot be written for Ollama: {why}. Take --to gguf.") from error
+    texts = before, after, head, last, to_reply, to_user
+    return OLLAMA % tuple(json.dumps(text, ensure_ascii=False) for text in texts)
 
 
 def write_adapter(policy: LoraPolicy, folder: Path) -> None:

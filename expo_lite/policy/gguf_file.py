@@ -148,11 +148,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -
     kinds = gguf.TokenType
 
     def kind(number: int) -> gguf.TokenType:
-        if number not in tokens:
-            return kinds.UNUSED
-        if number not in added:
-            return kinds.NORMAL
-        return kinds.CONTROL if added[number]["special"] else kinds.USER_DEFINED
+        if number in added:
+            return kinds.CONTROL if added[number]["special"] else kinds.USER_DEFINED
+        return kinds.NORMAL if number in tokens else kinds.UNUSED
 
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_splitting(about))

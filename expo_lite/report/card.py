@@ -1,10 +1,11 @@
 """The model card of an exported policy: how it was made, its measured figures, and how to load it and ask it."""
 
+import json
+import shlex
 from importlib.metadata import version
 from typing import Any
 
 from expo_lite.report.page import environment
-from expo_lite.results.record import RunRecord
 from expo_lite.terminal import visible_line
 
 SHOWN = ("method", "task", "levels", "steps", "seed", "group_size", "problems_per_step", "optimizer.learning_rate",
@@ -13,33 +14,26 @@ SHOWN = ("method", "task", "levels", "steps", "seed", "group_size", "problems_pe
 """The settings that a card names."""
 
 
-def card(run: RunRecord | None, **about: Any) -> str:
-    """Write the card as Markdown with the hub's header.
+def written(template: str, **about: Any) -> str:
+    """Write a text beside an exported model: `card.md.j2`, Markdown with the hub's header, or `example.j2`.
 
     Args:
-        run: the run that trained the model, if there is one.
-        about: `title`; `base`, as the hub or a reader finds it, and `base_license`, '' if it is unknown; `form`, one of
-            adapter, merged and gguf; `bits` of the base, `as_trained` if the training had the same, and its `commit` on
-            the hub, or None; `example`; `prompt`, the turns with {question} for a problem; and `agreement`, the result
-            of the comparison with the trained policy, or None.
+        template: the file.
+        about: what the file names, as it is: `run`, a RunRecord or None; `base`, as the hub or a reader finds it, and
+            `base_license`, '' if it is unknown; its `bits`, `as_trained` if the training had the same, and its `commit` on
+            the hub or None; `agreement`, the result of the comparison with the trained policy, or None.
     """
-    return _written("card.md.j2", run=run, shown=SHOWN, version=version("expo-lite"), **about)
-
-
-def example(**about: Any) -> str:
-    """Write the commands or the Python that load an exported model, ask it a problem and print the answer.
-
-    Args:
-        about: `to`, one of adapter, merged, gguf and ollama; `tokens`, those of the longest answer; and the other texts
-            of `example.j2`, quoted for where they stand.
-    """
-    return _written("example.j2", **about).rstrip()
-
-
-def _written(template: str, **about: Any) -> str:
     plain = environment().overlay(autoescape=False)
-    plain.filters = plain.filters | {"yaml": _yaml, "cell": _cell, "visible": visible_line}
-    return plain.get_template(template).render(**about)
+    plain.filters = plain.filters | {"yaml": _yaml, "cell": _cell, "visible": visible_line, "sh": _sh, "json": _json}
+    return plain.get_template(template).render(shown=SHOWN, version=version("expo-lite"), **about)
+
+
+def _sh(value: Any) -> str:
+    return shlex.quote(str(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value if isinstance(value, list) else str(value), indent=4, ensure_ascii=False)
 
 
 def _cell(value: Any) -> str:
