@@ -4,7 +4,6 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Interval
@@ -18,7 +17,6 @@ from expo_lite.prompts import encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.run.progress import working
 from expo_lite.run.target import Target, as_it_is
-from expo_lite.settings.groups import Thinking
 from expo_lite.settings.measuring import LoadingConfig
 from expo_lite.settings.models import TINY, find_model
 from expo_lite.settings.schema import AT_LEAST_1, SEED, typed
@@ -46,10 +44,6 @@ class Chat(LoadingConfig, Command):
     """The longest reply in tokens. Default: the run's own, else by model."""
     seed: Annotated[int, SEED] = 0
     """The seed of the replies."""
-    thinking: Thinking | None = None
-    """Let the model think before it answers: on, off or auto. Default: the run's own, else auto."""
-    chat_template: Path | None = None
-    """A file with a chat template, or plain, as in training. Default: the run's own, else the model's."""
 
     def run(self) -> None:
         """Answer the questions."""

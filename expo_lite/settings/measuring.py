@@ -33,6 +33,10 @@ class LoadingConfig:
     """The revision of a hub model: a branch, tag or commit. Default: the run's own, else the newest."""
     trust_remote_code: bool = False
     """Run the Python code that a model brings with it. Read the code first: it can do all that you can."""
+    thinking: Thinking | None = None
+    """Let the model think before it answers: on, off or auto, as in training. Default: the run's own, else auto."""
+    chat_template: Path | None = None
+    """A file with a chat template, or plain, as in training. Default: the run's own, else the model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +59,6 @@ class MeasuringConfig(LoadingConfig):
     """The backend of the model: unsloth, hf or auto, as in training. Default: the run's own, else auto."""
     sampler: Sampler | None = None
     """The sampler: own, native or auto, as in training. Default: the run's own, else auto."""
-    thinking: Thinking | None = None
-    """Let the model think before it answers: on, off or auto, as in training. Default: the run's own, else auto."""
-    chat_template: Path | None = None
-    """A file with a chat template, or plain, as in training. Default: the run's own, else the model's."""
     seed: Annotated[int, SEED] = 0
     """The seed of the samples. It does not change which problems are taken."""
     question_prompt: Path | None = None
