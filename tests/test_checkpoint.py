@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_what_was_there(n_kib: int, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 40 + n_kib) as disk:
         save(disk, 1), save(disk, 2)
         before = snapshot(disk)
-        with pytest.raises(CheckpointError, match=r"Cannot save checkpoint .*step-000003.*--resume"):
+        with pytest.raises(CheckpointError, match=r"Cannot save checkpoint .*step-000003.*make room on the disk"):
             save(disk, 3, n=40_000)
         assert snapshot(disk) == before
         found, lines = checkpoint.newest_whole(disk)

@@ -90,9 +90,7 @@ def keep_best(folder: Path, step: int) -> Path:
         temporary.rename(final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"Cannot keep '{final}': {error}. Make room on the disk and go on with --resume."
-        ) from error
+        raise CheckpointError(f"Cannot keep '{final}': {error}. Make room on the disk.") from error
     return final
 
 
