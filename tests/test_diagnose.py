@@ -60,7 +60,8 @@ def test_figures_by_level_by_hand() -> None:
     assert everything.nll_ratio.low < 2.0 < everything.nll_ratio.high
     explained = nll["explanation"]
     assert explained is not None
-    assert (explained.low, explained.high) == (1.0, 2.0)  # of two problems, one of which is drawn twice
+    # of 1 and 2 by Student's interval, with one degree of freedom
+    assert (explained.low, explained.high) == pytest.approx((1.5 - 12.7062 / 2, 1.5 + 12.7062 / 2))
 
 
 def test_one_level_stands_alone_and_what_is_absent_is_none() -> None:
