@@ -91,13 +91,14 @@ def train(
         config: the settings; what they leave open follows from the model and the machine.
         task: what to train on, for example of `task_from_rows`; default: the one that the settings name.
         console: where to print what goes on; default: the terminal or the notebook, if there is one.
-        quiet: print nothing.
+        quiet: print nothing, if no console is given.
 
     Raises:
         ExpoLiteError: whatever can be foreseen to go wrong; the run folder can be resumed.
     """
-    console = console or Terminal()
-    console.quiet = quiet or console.quiet or not (console.is_terminal or console.is_jupyter)
+    if console is None:
+        console = Terminal()
+        console.quiet = quiet or not (console.is_terminal or console.is_jupyter)
     if task is not None:
         return train_on(task, resolve_run(replace(config, task=task.name)), console)
     resolved = resolve_run(config)

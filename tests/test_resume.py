@@ -89,7 +89,7 @@ def test_the_unbroken_run_is_worth_comparing_with(unbroken: Path) -> None:
     """It learns, keeps explanations between steps, and has samples that differ."""
     metrics = rows(unbroken / "metrics.jsonl")
     assert all(row["loss"] != 0 and row["grad_norm"] > 0 and row["kl"] >= 0 for row in metrics)
-    assert set(TIMES) <= set(metrics[-1])
+    assert set(TIMES) - {"memory/peak_reserved_gib"} <= set(metrics[-1])  # which only a GPU has
     newest, _ = checkpoint.newest_whole(unbroken / "checkpoints")
     assert newest is not None
     assert checkpoint.load_state(newest)["explanations"]

@@ -252,8 +252,10 @@ def locked(folder: Path) -> Iterator[None]:
             ) from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-        os.ftruncate(descriptor, 0)  # a worker of a sweep lives on, and does not hold it any more
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)  # a worker of a sweep lives on, and does not hold it any more
     finally:
         os.close(descriptor)
 
