@@ -119,7 +119,7 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
             resume(run, console)
             say_new_schedules(run)
             if run.step >= config.steps:
-                say(console, f"This run has finished: all its {run.step} steps are done. --steps with more goes on.")
+                say(console, f"This run has finished: all its {run.step} steps are done. Give more --steps to go on.")
             try:
                 check_sampler(run, console)
                 diagnose_first(run, console, stops)

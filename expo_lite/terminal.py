@@ -108,7 +108,7 @@ class Terminal(Console):
         **_asked: Any,
     ) -> Text:
         """Make a string visible, never markup, in a table or a title too."""
-        return Text(visible(text), style=style, justify=justify, overflow=overflow)
+        return Text(as_started(visible(text)), style=style, justify=justify, overflow=overflow)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Make every `Text` visible; the console's own codes pass."""

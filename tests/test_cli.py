@@ -23,9 +23,10 @@ from expo_lite.commands.lists import Tasks
 from expo_lite.commands.train import Train
 from expo_lite.settings.measuring import DiagnoseConfig, EvalConfig
 from expo_lite.settings.models import PRESETS
-from expo_lite.settings.plans import ReplicateConfig
+from expo_lite.settings.plans import ReplicateConfig, RunsConfig
 from expo_lite.settings.synonyms import synonyms
 from expo_lite.settings.train import RunConfig, TrainConfig
+from expo_lite.sweep.plan import read_plan
 from expo_lite.tasks import TASKS
 
 LIMIT_S = 2.5
@@ -61,7 +62,7 @@ QUICK = ["--version", "--help", "models", "tasks", "plan --vram 24 --model all",
 WRONG = {
     "trian": "error: There is no command 'trian'. Did you mean 'train'?",
     "train --modle tiny": "error: There is no flag '--modle'. Did you mean '--model'?",
-    "train tiny": "error: 'tiny' stands alone, and no flag takes it. Did you mean --model tiny?",
+    "train tiny": "error: 'tiny' belongs to no flag. Did you mean --model tiny?",
     "train --resume runs/x": "error: --resume takes no value. Did you mean --resume --output runs/x?",
     "train --resume=runs/x": "error: --resume takes no value. Did you mean --resume --output runs/x?",
     "train run.toml": "Did you mean --config run.toml?",
@@ -157,6 +158,7 @@ def test_what_needs_no_model_is_quick(answers: dict[str, Answer], capsys: pytest
         assert answers[f"{verb} --help"].out.startswith(f"usage: expo-lite {verb}")
     assert len(cli.COMMANDS) == 14
     assert in_this_process(capsys).out == answers["--help"].out
+    assert "without a GPU the built-in model, in minutes, and with one qwen2.5-3b." in answers["--help"].out
 
 
 @pytest.mark.parametrize("words", WRONG)
@@ -196,11 +198,37 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunConfig]]:
     yield seen
 
 
-def test_train_alone_trains_the_built_in_model(trained: list[RunConfig]) -> None:
+@pytest.mark.parametrize("words", [["tasks"], ["--help"], ["plan", "--help"]])
+def test_commands_in_tables_and_helps_are_named_as_the_program_was_started(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expo_lite.terminal.program", lambda: "uv run expo-lite")
+    out = in_this_process(capsys, *words).out
+    assert "uv run expo-lite " in out and not re.search(r"(?<!run )expo-lite (?!0)", out)
+
+
+def test_the_plan_in_the_help_of_sweep_is_one(tmp_path: Path, answers: dict[str, Answer]) -> None:
+    lines = re.findall(r"^  ([a-z.]+ = .*)$", answers["sweep --help"].out, re.MULTILINE)
+    (tmp_path / "plan.toml").write_text("\n".join(lines))
+    plan = read_plan(tmp_path / "plan.toml", RunsConfig(model="tiny"))
+    assert (len(lines), plan.seeds) == (5, (0, 1))
+    found = {name: (run.method, run.steps, run.sampling.temperature) for name, run in plan.runs.items()}
+    assert found == {
+        "plain-temperature=0.7": ("grpo", 100, 0.7),
+        "plain-temperature=1.0": ("grpo", 100, 1.0),
+        "gated-temperature=0.7": ("exp-grpo", 100, 0.7),
+        "gated-temperature=1.0": ("exp-grpo", 100, 1.0),
+    }
+
+
+def test_train_alone_trains_the_built_in_model(trained: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.run(["train"]) == 0
     (config,) = trained
     assert (config.model, config.task, config.method, config.steps) == ("tiny", "hidden-rules", "exp-grpo", 100)
     assert config.output == Path("runs/tiny-hidden-rules-exp-grpo-seed0")
+    monkeypatch.setattr("expo_lite.settings.machine.has_gpu", lambda: True)
+    assert cli.run(["train"]) == 0
+    assert trained[1].model == "qwen2.5-3b"  # as the help says
 
 
 def test_the_flags_people_type_most(trained: list[RunConfig]) -> None:

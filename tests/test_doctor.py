@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from expo_lite.commands import cli
 from expo_lite.commands import doctor as checks
+from expo_lite.commands.train import Train
 from expo_lite.policy import device
 from expo_lite.report.findings import lora_b_moved, run_findings
 from expo_lite.results.record import read_run
@@ -195,8 +196,15 @@ def test_the_training_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.match(r"2 steps of training took \d+ s with the start: all 28 LoRA B factors have moved", check.what)
     short = checks.train(limit_s=0.05)
     assert (short.state, "did not end within" in short.what) == ("warning", True)
+    again = re.search(
+        r"slow, or busy with other programs\. Try `expo-lite (train .* --output (\S+) --debug)` by", short.remedy
+    )
+    assert again and isinstance(cli.parse(again[1].split()), Train)
+    assert not Path(again[2]).parent.exists()  # so that nothing is in its way
     monkeypatch.setattr(checks, "TRAIN", "train --model tiny --task nothing")
-    assert "ended with code 2: error: Unknown task 'nothing'" in checks.train(limit_s=120).what
+    wrong = checks.train(limit_s=120)
+    assert "ended with code 2: error: Unknown task 'nothing'" in wrong.what
+    assert wrong.remedy.startswith("`expo-lite train --model tiny --task nothing --output ")
 
 
 def test_a_short_run_whose_adapter_does_not_move_or_whose_sampler_is_apart(tmp_path: Path) -> None:

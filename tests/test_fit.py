@@ -181,7 +181,7 @@ def test_running_out_of_memory_in_the_optimiser_says_how_to_go_on(
         assert torch.equal(adapter[name], tensor)
     assert "This run has finished" not in capsys.readouterr().out
     run(folder, save_every=1, resume=True)
-    assert "This run has finished: all its 2 steps are done. --steps with more goes on.\n" in capsys.readouterr().out
+    assert "This run has finished: all its 2 steps are done. Give more --steps to go on.\n" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from expo_lite.settings.plans import PlanConfig
 from expo_lite.settings.schema import from_mapping, toml_values
 from expo_lite.settings.train import TrainConfig, resolve
 
+ROOT = Path(__file__).parent.parent
 PUBLISHED = {
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
@@ -108,7 +109,30 @@ def test_what_does_not_fit_is_an_error_after_the_table(capsys: pytest.CaptureFix
         assert cli.run(["plan", "--model", "qwen2.5-7b", *words]) == 1
         said = capsys.readouterr()
         assert "qwen2.5-7b" in said.out and "Time" not in said.out
-        assert said.err.startswith("error: It does not fit: it needs ") and "Take a smaller --model" in said.err
+        assert said.err.startswith("error: It does not fit: it needs ")
+
+
+SHORTER, NATIVE = "a smaller --max-completion-tokens", "--sampler native"
+
+
+@pytest.mark.parametrize(
+    ("words", "remedies"),
+    [
+        ("--vram 4", ""),  # not even loaded
+        ("--vram 4 --sampler native", ""),
+        ("--vram 8 --max-completion-tokens 4000", f" or {SHORTER}"),
+        ("--vram 8 --max-completion-tokens 4000 --sampler native", f" or {SHORTER}"),
+        ("--vram 8 --sampler own", f" or {NATIVE}"),  # 12 GiB of it are the dense copy
+        ("--vram 8 --sampler own --max-completion-tokens 4000", f" or {SHORTER} with {NATIVE}"),
+        ("--vram 12 --sampling-rows 256", " or fewer --sampling-rows"),
+        ("--vram 12 --micro-batch-tokens 90000", " or fewer --micro-batch-tokens"),
+    ],
+)
+def test_only_what_helps_is_named_where_nothing_fits(
+    words: str, remedies: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["plan", "--model", "qwen2.5-7b", *words.split()]) == 1
+    assert capsys.readouterr().err.endswith(f". Take a smaller --model{remedies}.\n")
 
 
 @pytest.mark.parametrize(("used", "warns"), [("12", False), ("1331", True), ("[N/A]", False)])
@@ -122,13 +146,31 @@ def test_a_card_that_draws_the_desktop(
     assert (f"{line}--vram 22.7 plans with it." in output(capsys, "--model", "qwen2.5-3b")) is warns
 
 
-def test_the_comparison_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
-    text = output(capsys, "--model", "all", "--vram", "6", "12", "16", "24")
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if "|" in line]
-    assert rows[0] == ["model", "parameters", "6 GiB", "12 GiB", "16 GiB", "24 GiB"]
+def cells(text: str) -> list[list[str]]:
+    """The rows of all Markdown tables in a text."""
+    lines = [line.strip() for line in text.splitlines()]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def test_the_comparison_as_markdown_and_the_tables_made_from_it(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = cells(output(capsys, "--model", "all", "--vram", "6", "8", "12", "16", "24"))
+    assert rows[0] == ["model", "parameters", "6 GiB", "8 GiB", "12 GiB", "16 GiB", "24 GiB"]
     assert set(rows[1][1]) <= {"-", ":"}
     assert [row[0] for row in rows[2:]] == list(PRESETS)
     assert dict(zip(rows[0], rows[2 + list(PRESETS).index("qwen2.5-7b")], strict=True))["6 GiB"] == "-"
+    guide = cells((ROOT / "examples" / "guides" / "memory.md").read_text(encoding="utf-8"))
+    assert [guide[0], *guide[2:]] == [row[:2] + row[3:] for row in (rows[0], *rows[2:])]
+    cards = [row for row in cells((ROOT / "README.md").read_text(encoding="utf-8")) if row[0] in rows[0]]
+    assert [card[0] for card in cards] == rows[0][3:]
+    for card in cards:
+        printed = {row[0]: row[rows[0].index(card[0])] for row in rows[2:]}
+        largest = max(
+            (name for name in printed if printed[name] != "-"), key=lambda name: find_shape(name).n_parameters
+        )
+        shown = [(card[1].strip("`"), card[2].split()[0].strip(",")), *re.findall(r"`(\S+)` \(([\d,]+)\)", card[3])]
+        assert (shown[0][0], len(shown) > 1) == (largest, True)
+        for name, tokens in shown:
+            assert tokens == f"{int(printed[name].split(' / ')[2]):,}", (card[0], name)
 
 
 def test_sizes_that_are_not_here_can_be_fetched(capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +215,7 @@ def test_the_gpu_s_memory_is_asked_of_its_driver(tmp_path: Path, monkeypatch: py
 
 def test_the_roofline_of_the_guide_is_what_its_script_prints() -> None:
     """And by hand: Qwen2.5-0.5B has 24 layers of widths 896 and 4,864, 2 key heads of 64 and 151,936 tokens."""
-    examples = Path(__file__).parent.parent / "examples"
+    examples = ROOT / "examples"
     done = subprocess.run([sys.executable, str(examples / "roofline.py")], capture_output=True, text=True, check=True)
     guide = (examples / "guides" / "speed.md").read_text(encoding="utf-8")
     assert f"<!-- roofline -->\n{done.stdout.strip()}\n<!-- /roofline -->" in guide
@@ -184,7 +226,7 @@ def test_the_roofline_of_the_guide_is_what_its_script_prints() -> None:
 
 @pytest.mark.parametrize("gib", [8, 12, 16, 24])
 def test_the_recipes_fit_the_cards_that_they_are_for(gib: int, capsys: pytest.CaptureFixture[str]) -> None:
-    file = Path(__file__).parent.parent / "examples" / "recipes" / f"{gib}gb.toml"
+    file = ROOT / "examples" / "recipes" / f"{gib}gb.toml"
     recipe = from_mapping(TrainConfig, toml_values(file), str(file))
     config = resolve(recipe)
     tokens = config.sampling.max_completion_tokens

@@ -168,7 +168,8 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seedz = [0]", "unknown setting 'seedz'. Did you mean 'seeds'?"),
+        ("seedz = [0]", "unknown setting 'seedz'. A plan has seeds, diagnose_problems, common, runs, grid, quick; "),
+        ("methods = ['grpo']", "those of `train` go in [common] or [runs.NAME]."),
         ("seeds = [0]\n[quick]\nstep = 3", "quick: unknown setting 'step'."),
         ("seeds = []\n[runs.a]", "a plan has seeds"),
         ("seeds = [1, 1]\n[runs.a]", "they differ, not '1, 1'"),

@@ -39,9 +39,9 @@ from expo_lite.terminal import Terminal, as_started, say, visible, visible_line,
 VERSION = version("expo-lite")
 DESCRIPTION = (
     "usage: expo-lite COMMAND [FLAGS]\n\n"
-    f"expo-lite {VERSION} teaches a language model what it cannot yet do (ExPO). `expo-lite train` alone trains "
-    "the built-in model on the built-in task, in some minutes on a CPU. `expo-lite COMMAND --help` lists the flags of "
-    "a command. Settings come from defaults, then --config FILE.toml, then flags. --version prints the version.\n"
+    f"expo-lite {VERSION} teaches a language model what it cannot yet do (ExPO). `expo-lite train` alone trains on the "
+    "built-in task: without a GPU the built-in model, in minutes, and with one qwen2.5-3b. `expo-lite COMMAND --help` "
+    "lists its flags. Settings come from defaults, then --config FILE.toml, then flags. --version prints the version.\n"
 )
 
 INTERRUPTED = 130

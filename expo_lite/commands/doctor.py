@@ -26,7 +26,7 @@ from expo_lite.run.dashboard import broken_off, holder_lives
 from expo_lite.run.folder import read_config, run_folders
 from expo_lite.settings.machine import driver_version, in_wsl, is_installed
 from expo_lite.settings.metrics import described
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, command, say
 
 WIDTH = len("problem")
 FIGURES = ("reward", "frac_all_wrong", "frac_all_correct", "completions/clipped_ratio", "expo/explanation_accept_rate",
@@ -129,13 +129,9 @@ def python() -> Check:
 def versions() -> Iterator[Check]:
     """Check the installed versions against the tested ones."""
     asked_for = [Requirement(text) for text in requires(PACKAGE) or ()]
-    fitting = [f"{PACKAGE} {version(PACKAGE)}"]
-    for name in TESTED:
-        check = one_version(name, [each for each in asked_for if each.name == name])
-        if check.state == "ok":
-            fitting.append(check.what)
-        else:
-            yield check
+    checks = [one_version(name, [each for each in asked_for if each.name == name]) for name in TESTED]
+    yield from (check for check in checks if check.state != "ok")
+    fitting = [f"{PACKAGE} {version(PACKAGE)}", *(check.what for check in checks if check.state == "ok")]
     yield Check("ok", f"as tested: {', '.join(fitting)}.")
 
 
@@ -195,16 +191,17 @@ def train(limit_s: float = TRAINING_LIMIT_S) -> Check:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [sys.executable, "-m", "expo_lite", *TRAIN.split(), "--output", str(run)]
+        words = [sys.executable, "-m", "expo_lite", *TRAIN.split(), "--output", str(run)]
+        again = command(*words[3:], "--debug")  # its folder is gone when it is read
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)  # noqa: S603
+            done = subprocess.run(words, capture_output=True, text=True, timeout=limit_s, check=False)  # noqa: S603
         except subprocess.TimeoutExpired:
             what = f"Training {STEPS} steps of the built-in model did not end within {limit_s:.0f} s."
-            return Check("warning", what, "The machine is slow or busy. Try `expo-lite train --model tiny` by itself.")
+            return Check("warning", what, f"The machine is slow, or busy with other programs. Try {again} by itself.")
         if done.returncode != 0:
             last = (done.stderr.strip() or "nothing").splitlines()[-1]
             what = f"Training {STEPS} steps of the built-in model ended with code {done.returncode}: {last}"
-            return Check("problem", what, "`expo-lite train --model tiny --steps 2 --debug` shows all of it.")
+            return Check("problem", what, f"{again} shows all of it.")
         return judge(run, time.monotonic() - started)
 
 
@@ -220,7 +217,5 @@ def judge(run: Path, took_s: float) -> Check:
     if apart > MOST_APART_NATS:
         what = f"Sampler and scorer are {apart:.2f} nats a token apart in a short run."
         return Check("problem", what, "Take another --sampler or --backend, and please report it.")
-    what = (
-        f"{len(rows)} steps of training took {took_s:.0f} s with the start: all {n_factors} LoRA B factors have moved"
-    )
-    return Check("ok", f"{what}, sampler and scorer agree ({apart:.0e} nats a token).")
+    what = f"{len(rows)} steps of training took {took_s:.0f} s with the start: all {n_factors} LoRA B factors"
+    return Check("ok", f"{what} have moved, sampler and scorer agree ({apart:.0e} nats a token).")

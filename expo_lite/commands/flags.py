@@ -148,4 +148,4 @@ def stray_word(stray: str, words: Sequence[str], flags: Sequence[Flag]) -> str:
     if "--resume" in names and f"--resume {stray}" in " ".join(words).replace("=", " "):
         return f"--resume takes no value. Did you mean --resume --output {stray}?"
     flag = "--config" if stray.endswith(".toml") else "--task" if ":" in stray else "--model"
-    return f"'{stray}' stands alone, and no flag takes it.{f' Did you mean {flag} {stray}?' if flag in names else ''}"
+    return f"'{stray}' belongs to no flag.{f' Did you mean {flag} {stray}?' if flag in names else ''}"

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,13 @@ ASSUMED = "half the bandwidth and 40% of the speed of an RTX 4090, prompts and c
 ENVIRONMENT_GB = 6
 IN_USE_MIB = 200
 """More than a driver takes for itself."""
+SMALLER: dict[str, tuple[str, Any]] = {
+    "a smaller --max-completion-tokens": ("max_completion_tokens", 64),
+    "--sampler native": ("sampler", "native"),
+    "fewer --sampling-rows": ("sampling_rows", None),
+    "fewer --micro-batch-tokens": ("micro_batch_tokens", None),
+}
+"""What may help where a run does not fit, and the setting with which that is tried."""
 ALL = "all"
 """The model name that stands for every alias."""
 
@@ -73,8 +81,7 @@ class Plan(ConfiguredCommand):
         if kind == "gpu" and not config.vram:
             warn_of_use(console, answers[0].memory_gib)
         if not any(each.plan.fits for each in answers):
-            smaller = "Take a smaller --model, a smaller --max-completion-tokens or --sampler native."
-            raise ModelError(f"It does not fit: it needs {answers[0].plan.describe()}. {smaller}")
+            raise ModelError(f"It does not fit: it needs {answers[0].plan.describe()}. {remedies(answers[0], config)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +117,12 @@ class PlannedModel:
         if work.kind == "cpu" or not self.plan.fits or Path(preset.source).exists():
             return {}
         rows, adapter = PROBLEMS * (work.group_size + 1), 4 * shape.n_adapter_weights(work.lora_rank)
-        waves = math.ceil(rows / self.plan.sampling_rows) * preset.steps + 2 * math.ceil(
-            EVALUATED / self.plan.sampling_rows
-        )
+        n_waves = [math.ceil(n / self.plan.sampling_rows) for n in (rows, EVALUATED)]
         reading = 2 * shape.n_parameters * work.completion_tokens / BYTES_A_SECOND
         tokens = rows * (work.prompt_tokens + work.completion_tokens) / 2
         learning = 6 * shape.n_parameters * tokens / OPERATIONS_A_SECOND
         download = 2 * shape.n_parameters / 1e9
-        hours = (waves * reading + preset.steps * learning) / 3600
+        hours = ((n_waves[0] * preset.steps + 2 * n_waves[1]) * reading + preset.steps * learning) / 3600
         disk = download + CHECKPOINTS * 3 * adapter / 1e9
         return {"download_gb": download, "disk_gb": disk, "hours": hours, "steps": preset.steps}
 
@@ -169,6 +174,17 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
     asked = {"micro_batch_tokens": config.micro_batch_tokens, "sampling_rows": config.sampling_rows}
     plan = plan_for(shape, workload, total, config.sampler, **asked)
     return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total), commit)
+
+
+def remedies(each: PlannedModel, config: PlanConfig) -> str:
+    """Name what makes a run fit: a smaller model, or as few other settings as possible."""
+
+    def fits(names: Sequence[str]) -> bool:
+        smaller = dataclasses.replace(config, **dict(SMALLER[name] for name in names))
+        return planned_model(each.model, each.memory_gib, each.plan.workload.kind, smaller).plan.fits
+
+    found = (list(filter(fits, combinations(SMALLER, n))) for n in range(1, len(SMALLER) + 1))
+    return f"Take {' or '.join(['a smaller --model', *map(' with '.join, next(filter(None, found), []))])}."
 
 
 def to_json(each: PlannedModel) -> dict[str, object]:

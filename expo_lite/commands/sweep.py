@@ -31,6 +31,14 @@ class Sweep(Printing, ConfiguredCommand):
     """Carry out a plan of training runs, and compare them over seeds.
 
     Example: expo-lite sweep ablate-gate --model tiny --seeds 0 1 2
+
+    A plan of your own is a TOML file, with settings of `train`:
+
+      seeds = [0, 1]
+      common.steps = 100                      # for all runs
+      runs.plain.method = "grpo"              # for the run named plain
+      runs.gated.method = "exp-grpo"
+      grid.sampling.temperature = [0.7, 1.0]  # each run with each of these
     """
 
     settings: Annotated[SweepConfig, Inline]

@@ -138,8 +138,8 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
         hint = suggestion(str(plan), PRESETS)
         raise ConfigError(f"There is no plan '{plan}'. Give a TOML file, or one of {', '.join(PRESETS)}.{hint}")
     values = toml_values(file)
-    written = from_mapping(PlanFile, values, str(file))
-    from_mapping(PlanFile, written.quick, f"{file}: quick")
+    written = _plan_file(values, str(file))
+    _plan_file(written.quick, f"{file}: quick")
     if config.quick:
         written = from_mapping(PlanFile, merged(values, written.quick), str(file))
     seeds = config.seeds or written.seeds
@@ -165,6 +165,14 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
                 "from one model and are evaluated alike; make two plans."
             )
     return read
+
+
+def _plan_file(values: dict[str, Any], where: str) -> PlanFile:
+    """Build a plan from its tables; an unknown name is answered with those that a plan has."""
+    if wrong := [name for name in values if name not in PlanFile.__dataclass_fields__]:
+        has = f"A plan has {', '.join(PlanFile.__dataclass_fields__)}; those of `train` go in [common] or [runs.NAME]."
+        raise ConfigError(f"{where}: unknown setting '{wrong[0]}'. {has}")
+    return from_mapping(PlanFile, values, where)
 
 
 def _evaluated(config: RunConfig) -> dict[str, Any]:
