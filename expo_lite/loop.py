@@ -266,7 +266,7 @@ def take_step(run: Run) -> dict[str, float]:
     if not math.isfinite(metrics.get("sampling/nll", 0.0)):
         raise DivergedError(
             f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
-            f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew."
+            f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew with another --output."
         )
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
         metrics |= chain_metrics(policy, experience.groups, experience.explanations, limits=run.limits)

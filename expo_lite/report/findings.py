@@ -34,7 +34,7 @@ def run_findings(run: RunRecord) -> list[Finding]:
 def checkpoint_findings(run: Path) -> list[Finding]:
     """Find damaged checkpoints, and an adapter that still does nothing."""
     newest, damaged = newest_whole(run / "checkpoints")
-    remedy = "An older one is used; remove the damaged folder." if newest else "Start the run anew."
+    remedy = "An older one is used; remove the damaged folder." if newest else "Start anew with another --output."
     found = [Finding("A checkpoint is damaged", line, remedy) for line in damaged]
     if newest is not None and (moved := lora_b_moved(newest)) is not None and moved[0] == 0:
         figures = f"all {moved[1]} LoRA B factors are 0"

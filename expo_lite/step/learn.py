@@ -150,8 +150,8 @@ def learn(
 def _diverged(step: int, loss: float, grad_norm: float, last_good: str) -> DivergedError:
     return DivergedError(
         f"Step {step + 1}: the loss is {loss} and the gradient's norm {grad_norm}. The last good checkpoint is "
-        f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew; resumed, the run would come to "
-        "the same."
+        f"{last_good}. Lower --learning-rate or --exp-sft-coef and start anew with another --output; resumed, the run "
+        "would come to the same."
     )
 
 
