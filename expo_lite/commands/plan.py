@@ -39,7 +39,7 @@ SMALLER: dict[str, tuple[str, Any]] = {
     "fewer --sampling-rows": ("sampling_rows", None),
     "fewer --micro-batch-tokens": ("micro_batch_tokens", None),
 }
-"""What may help where a run does not fit, and the setting with which that is tried."""
+"""Remedies where a run does not fit, and the setting with which each is tried."""
 ALL = "all"
 """The model name that stands for every alias."""
 
