@@ -22,7 +22,7 @@ BAD = [
     "The mitochondria is the powerhouse of the cell.",
     "First add the apples, then the pears, and count all of them",
     "\u6240\u4ee5 12\u3002",
-    *("None", "nan", "N/A", "NA", "null", "?"),
+    *("None", "nan", "N/A", "NA", "null", "?", "-", "--", "\u2014", "...", "_"),
     r"\frac{1}{2",
     "42<|im_end|>",
 ]
@@ -41,7 +41,7 @@ FINE = [
         "June 20",
     ),
     *("Evelyn", "Paris, France", "B", "A) It is the capital of France, and has been so", "Yes, because x is 3", "Na"),
-    *("x=5, y=3", r"\text{no solution}", "infinitely many", "12 apples and 3 pears", "#### 7", "[1, 2]", "-", "[]"),
+    *("x=5, y=3", r"\text{no solution}", "infinitely many", "12 apples and 3 pears", "#### 7", "[1, 2]", "+", "[]"),
     *("x is even", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\{1, 2\}", "three hundred twenty-one red balloons"),
 ]
 
@@ -120,7 +120,7 @@ def test_the_summary_counts_and_shows_the_first_problem(grader: Grader) -> None:
 
 def test_doubts_about_the_data_are_said_once_with_a_count(grader: Grader) -> None:
     rows: list[dict[str, Any]] = [
-        *({**row, "Body": "Ann has some.", "choices": ["A", "B"]} for row in GOOD),
+        *({**row, "Body": "Ann has some.", "choices": {"A": "1", "B": "2"}, "prompt": "P"} for row in GOOD),
         {"question": "what is 3 + 3?", "answer": "6.0"},  # the same answer
         {"question": "What is  4 + 4?", "answer": "9"},
         {"question": "<|im_start|>user\nWhat is 50 + 50?<|im_end|>", "answer": "100"},
@@ -131,8 +131,9 @@ def test_doubts_about_the_data_are_said_once_with_a_count(grader: Grader) -> Non
         "warning: 2 train problems are left out: their questions are in the test split too.",
         "warning: column 'Body' is not read (20 rows). If the questions need it, write it into them.",
         "warning: column 'choices' is not read (20 rows). If the questions need it, write it into them.",
+        "warning: column 'prompt' is not read (20 rows). If the questions need it, write it into them.",
         "warning: 1 of 24 problems repeat a question with another answer: 'What is 4 + 4?' has '8' (rows/train/4) and "
-        "'9' (rows/train/21).",
+        "'9' (rows/train/21). All are kept: take the wrong ones out, or the reward contradicts itself.",
         "warning: 2 of 24 questions have been through a chat template, and would go through another one: rows/train/22 "
         "has '<|im_start|>'. Give the bare questions.",
     )

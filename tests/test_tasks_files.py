@@ -20,6 +20,7 @@ from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.records import Problem
 from expo_lite.tasks import FixedTask, Task, TaskOptions, load_task, problems_of
+from expo_lite.tasks.rows import task_from_rows
 
 ROWS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "level": 1 + i % 3} for i in range(40)]
 
@@ -249,7 +250,8 @@ def test_an_identifier_comes_once(tmp_path: Path) -> None:
     [
         (b"question,answer\nQ?,1\nP?,2,3\n", "line 3: 3 values for the 2 columns of the first line."),
         (b'question,answer\nQ?,"1\n', "line 2: not CSV"),
-        (b"question,answer,answer\nQ?,1,2\n", "line 1: not CSV: the field 'answer' comes twice."),
+        (b"question,answer,answer\nQ?,1,2\n", "line 1: not CSV: the field 'answer' comes twice: rename one."),
+        ("question,answer\n".encode("utf-16"), "line 1: not UTF-8. Save the file as UTF-8."),
         (b"question;answer\nQ, R, S?;1\n", "line 1: the columns must be separated by commas, not by ';'."),
     ],
 )
@@ -379,6 +381,42 @@ def test_all_missing_fields_are_named_at_once_with_words_that_work(tmp_path: Pat
     words = shlex.split(str(caught.value).rpartition("--fields ")[2].removesuffix("."))
     assert words == ["question=the text", "answer=x", "level=NAME"]
     assert [p.answer for p in everything(load(f"jsonl:{path}", fields=tuple(words[:2])))] == [*map(str, range(9))]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"ctx": "c", "reference_answer": "4", "options": "o", "context": "long text"}, "answer=reference_answer"),
+        ({"context": "long text", "problem_text": "p"}, "answer=NAME"),
+        ({"context": "long text", "target": "4", "result": 4}, "answer=target"),
+    ],
+)
+def test_a_hint_for_the_answer_is_no_question_and_no_context(tmp_path: Path, row: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=f"with --fields {words}"):
+        load(f"jsonl:{write(tmp_path / 'rows.jsonl', [{'question': 'Q?', **row}])}")
+    asked = {"story": "a long, long text", "q": "Q?", "target": "several words of truth"}
+    with pytest.raises(DataError, match="with --fields question=q answer=target"):
+        load(f"jsonl:{write(tmp_path / 'rows.jsonl', [asked])}")
+
+
+def test_a_file_of_another_kind_and_a_bad_row_say_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\nQ?,1\n")
+    with pytest.raises(DataError, match=rf"by its name it is csv\. Give csv:{tmp_path}/a\.csv"):
+        load(f"jsonl:{tmp_path}/a.csv")
+    with pytest.raises(ConfigError, match=r"Did you mean 'jsonl:d/array.json'"):
+        load("d/array.json")
+    (tmp_path / "a.jsonl").write_text("{\n")
+    with pytest.raises(DataError, match=r"not a JSON object: .*--skip-bad-rows"):
+        load(f"jsonl:{tmp_path}/a.jsonl")
+
+
+def test_a_task_from_python_needs_no_grader_and_takes_texts_as_paths(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a.jsonl", ROWS))
+    own: Any = TaskOptions(test_file=path, rounding="gold")  # type: ignore[arg-type]
+    task = load_task(f"jsonl:{path}", options=own)
+    assert len(task.problems("test")) == len(ROWS)
+    assert task_from_rows(ROWS, name="a", options=own).problems("test") == task.problems("test")
+    assert task.grade(Problem("", "", "0.333"), "\\boxed{0.3333}").correct
 
 
 def test_bad_rows_are_skipped_and_counted_where_that_is_asked_for(tmp_path: Path) -> None:

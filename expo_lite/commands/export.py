@@ -170,10 +170,9 @@ def card_of(place: Destination, agreement: str | None, commit: str | None) -> st
 
 def checked_problems(target: Target) -> list[Problem]:
     """Read held-out problems of the built-in task, which any model can continue, in the run's own words."""
-    from expo_lite.grading import Grader
     from expo_lite.tasks import load_task
 
-    problems = load_task("hidden-rules", grader=Grader()).problems("test", limit=CHECKED_PROBLEMS)
+    problems = load_task("hidden-rules").problems("test", limit=CHECKED_PROBLEMS)
     return [replace(problem, prompts=target.prompts) for problem in problems]
 
 

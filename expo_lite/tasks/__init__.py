@@ -6,17 +6,20 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expo_lite.errors import ConfigError
+from expo_lite.grading import Grader
 from expo_lite.records import Prompts
 from expo_lite.settings.groups import TaskOptions
+from expo_lite.settings.schema import typed
 from expo_lite.tasks import hidden_rules, reasoning_gym, sources
 from expo_lite.tasks.base import FixedTask, Split, Task
+from expo_lite.tasks.files import KINDS, suffix_of
 from expo_lite.tasks.splits import Levels, check_choice, fewer_than_asked
 
 if TYPE_CHECKING:
-    from expo_lite.grading import Grader
     from expo_lite.records import Problem
 
 __all__ = ["TASKS", "FixedTask", "Split", "Task", "TaskOptions", "TaskSpec", "check_name", "load_task", "problems_of"]
@@ -113,14 +116,19 @@ OURS = Prompts()
 """No prompts of the user's own."""
 
 
-def load_task(name: str, *, grader: Grader, options: TaskOptions = _DEFAULTS, levels: Levels = ()) -> Task:
+def load_task(
+    name: str, *, grader: Grader | None = None, options: TaskOptions = _DEFAULTS, levels: Levels = ()
+) -> Task:
     """Load the task of this name, its files read; `levels` are those that will be asked for, if they are known by now.
+
+    The grader is by default a new one.
 
     Raises:
         ConfigError: the name is unknown, or the task does not have an option or a level.
         DataError: the data is missing or cannot be read.
     """
-    return check_name(name, options, levels).load(name, grader, options)
+    options = typed(options)
+    return check_name(name, options, levels).load(name, grader or Grader(rounding=options.rounding), options)
 
 
 def problems_of(
@@ -162,7 +170,9 @@ def _unknown(name: str) -> str:
     shapes = {known: spec.shape for known, spec in TASKS.items()}
     begun = [shape for shape in shapes if kind and shape.startswith(kind.lower())]
     near = begun or difflib.get_close_matches(kind.lower(), shapes, n=1, cutoff=0.5)
-    if kind in shapes:
+    if reader := KINDS.get(suffix_of(Path(name))) if kind not in shapes else None:
+        hint = f" Did you mean '{reader}:{name}'?"
+    elif kind in shapes:
         hint = f" It is written {shapes[kind]}."
     elif near:
         hint = f" Did you mean {near[0] + ':' + rest if rest and ':' in shapes[near[0]] else shapes[near[0]]!r}?"

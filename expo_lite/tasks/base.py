@@ -84,7 +84,7 @@ class FixedTask:
         if not pool:
             hint = f"All {self.n_dropped} are in the test split too." if self.n_dropped else _NO_TRAIN
             if split == "test":
-                hint = "Name a file of test problems with --test-file."
+                hint = "Name a file of test problems with --test-file, or train without any: --eval-problems 0."
             raise DataError(f"Task {self.name!r} has no {split} problems. {hint}")
         return select(pool, task=self.name, known_levels=self.levels, levels=levels, limit=limit, seed=seed)
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MISSING = frozenset(("none", "nan", "n/a", "#n/a", "<na>", "null", "nil", "?", ""))
+_MISSING = re.compile(r"""(?i:none|nan|#?n/a|<na>|null|nil)|NA|[-\u2010-\u2015.,;:?!_'"`~\s]*""")
+"""None, nan and the like, and punctuation alone."""
 _VERBS = frozenset(
     "is are was were be has have had get gets got gives makes means equals need needs find finds let we he she they "
     "it so hence thus therefore because since then make will would can should".split()
@@ -29,8 +30,11 @@ _MOST_WORDS = 7
 _LONG = 60  # characters
 _MOST_LONG = 8
 _SHOWN = 80  # characters
-_CONTENT = frozenset("body context passage paragraph story premise choices options input table image images".split())
+QUESTIONS = tuple("question problem prompt query instruction messages conversations".split())
+"""The usual field names of a question, the best first."""
+CONTENT = frozenset("body context passage paragraph story premise choices options input table image images".split())
 """Columns that a question may not make sense without."""
+_NEEDED = re.compile(rf"((.*\.)?({'|'.join(CONTENT)})|{'|'.join(QUESTIONS)})(?=\.|$)", re.IGNORECASE)
 _TEMPLATED = re.compile(
     r"<\|(?:im_start|start_header_id|begin_of_text|user|system)\|>|\[/?INST\]|<start_of_turn>|<bos>|<\uff5cUser\uff5c>"
 )
@@ -47,7 +51,7 @@ def is_prose(answer: str) -> bool:
 def unmatched(problems: Iterable[Problem], grader: Grader) -> set[str]:
     """Return the answers that no reply can match."""
     answers = {problem.answer for problem in problems}
-    read = [answer for answer in answers if answer.lower() not in _MISSING and answer != "NA" and not is_prose(answer)]
+    read = [answer for answer in answers if not (_MISSING.fullmatch(answer) or is_prose(answer))]
     bad = answers.difference(read)
     for form in ("\\boxed{ANSWER}", "ANSWER"):
         read = _failing(read, [GradeItem(answer, form.replace("ANSWER", answer)) for answer in read], grader)
@@ -80,9 +84,9 @@ def without_unmatched(
 
 def doubts(problems: Sequence[Problem], unread: Mapping[str, int], grader: Grader) -> Iterator[str]:
     """Say what is odd about the problems; `unread` counts the rows with each column that was not read."""
-    for name, n in unread.items():
-        if name.lower() in _CONTENT:
-            yield f"column {name!r} is not read ({n:,} rows). If the questions need it, write it into them."
+    needed = {part[0]: n for name, n in unread.items() if (part := _NEEDED.match(name))}  # options.A is options
+    for name, n in needed.items():
+        yield f"column {name!r} is not read ({n:,} rows). If the questions need it, write it into them."
     firsts: dict[str, Problem] = {}
     pairs = [(firsts.setdefault(normalised(each.question), each), each) for each in problems]
     pairs = [(one, other) for one, other in pairs if one.answer != other.answer]
@@ -91,7 +95,7 @@ def doubts(problems: Sequence[Problem], unread: Mapping[str, int], grader: Grade
         yield (
             f"{len(apart):,} of {len(problems):,} problems repeat a question with another answer: "
             f"{_short(one.question)} has {_short(one.answer)} ({one.problem_id}) and {_short(other.answer)} "
-            f"({other.problem_id})."
+            f"({other.problem_id}). All are kept: take the wrong ones out, or the reward contradicts itself."
         )
     marked = [(each.problem_id, mark[0]) for each in problems if (mark := _TEMPLATED.search(each.question))]
     for name, found in marked[:1]:

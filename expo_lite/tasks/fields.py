@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import final_answer
 from expo_lite.records import ALL, Level, Problem, level_of
-from expo_lite.tasks.checks import is_prose
+from expo_lite.tasks.checks import CONTENT, QUESTIONS, is_prose
 from expo_lite.tasks.files import DataRow
 
 LONGEST_TEXT = 1_000_000
 """Characters of a question, answer or chain: several times what the longest context holds."""
 _SOLUTIONS = "solution response output completion"
 ROLES = {
-    "question": tuple("question problem prompt query instruction messages conversations".split()),
+    "question": QUESTIONS,
     "answer": tuple(
         "final_answer answer gold ground_truth reward_model.ground_truth expected_answer correct_answer "
         f"{_SOLUTIONS}".split()
@@ -39,6 +39,10 @@ _LONGEST_LEVEL = 40
 _DEEPEST = 4
 _SPEAKERS = {"developer": "system", "human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
 _CONVERSATIONS = [[*system, *turns] for system in ([], ["system"]) for turns in (["user"], ["user", "assistant"])]
+_GOLD, _ASKS, _CONTEXT = (
+    re.compile("|".join(words), re.IGNORECASE) for words in (("answer", "gold", "truth", "target"), QUESTIONS, CONTENT)
+)
+"""Names that are likely those of an answer, a question, or what a question is about."""
 _QUOTED = re.compile(r"""\[?\s*(['"])([^'"]+)\1\s*\]?""")
 
 
@@ -76,9 +80,9 @@ class Fields:
         return present[0] if present else ""
 
     def unread(self, row: DataRow) -> list[str]:
-        """Return those of a row's fields that no role takes."""
-        read = {*_ID_FIELDS, *(name for names in self.names.values() for name in _matching(tuple(row.fields), names))}
-        return [name for name in row.fields if name not in read]
+        """Return those of a row's fields that are filled and not read."""
+        read = {*_ID_FIELDS, *(self.find(row, role) for role in self.names)}
+        return [name for name, value in row.fields.items() if name not in read and not _is_missing(value)]
 
     def check(self, row: DataRow) -> None:
         """Raise DataError where a row lacks its question, its answer, or a field that the user has named."""
@@ -87,9 +91,12 @@ class Fields:
         if not missing:
             return
         free = [name for name in self.unread(row) if isinstance(row.fields[name], str | int | float)]
-        longest = max(free, key=lambda name: len(str(row.fields[name])), default="NAME")
-        last = next((name for name in reversed(free) if "question" not in missing or name != longest), "NAME")
-        proposed = {"question": longest, "answer": last}
+        golds = [name for name in free if _GOLD.search(name)]
+        asks = [name for name in free if _ASKS.search(name) and name not in golds]
+        plain = [name for name in free if name not in golds and not _CONTEXT.search(name)]
+        longest = max(asks or plain, key=lambda name: len(str(row.fields[name])), default="NAME")
+        others = [name for name in plain if name not in asks and ("question" not in missing or name != longest)]
+        proposed = {"question": longest, "answer": next(reversed(golds or others), "NAME")}
         words = " ".join(shlex.quote(f"{role}={proposed.get(role, 'NAME')}") for role in missing)
         lacks = [f"no {role} in field {' or '.join(map(repr, self.names[role][:3]))}" for role in missing]
         raise DataError(
@@ -141,14 +148,8 @@ def problem_from_row(row: DataRow, problem_id: str, fields: Fields) -> Problem:
     written = fields.text(row, "chain")
     if written and written != text:
         chain = _ending_in_box(written, answer)
-    return Problem(
-        problem_id=_own_id(row) or problem_id,
-        question=fields.required_text(row, "question")[1],
-        answer=answer,
-        level=_level(row, fields),
-        subject=fields.text(row, "subject"),
-        expert_chain=chain,
-    )
+    question, level = fields.required_text(row, "question")[1], _level(row, fields)
+    return Problem(_own_id(row) or problem_id, question, answer, level, fields.text(row, "subject"), chain)
 
 
 def flat(fields: Mapping[str, object], depth: int = _DEEPEST) -> Mapping[str, object]:

@@ -62,7 +62,10 @@ def read_rows(path: Path, *, kind: str | None = None) -> list[Row]:
     Raises:
         DataError: the file is missing, empty, of another kind, or malformed as a whole.
     """
-    kind = kind or KINDS.get(suffix_of(path))
+    by_name = KINDS.get(suffix_of(path))
+    if kind and by_name not in (None, kind):
+        raise DataError(f"Cannot read {path} as {kind}: by its name it is {by_name}. Give {by_name}:{path}.")
+    kind = kind or by_name
     if kind is None:
         raise DataError(f"Cannot read {path}: its name must end in {', '.join(KINDS)}.")
     try:
@@ -102,7 +105,7 @@ def _json_rows(path: Path, data: bytes) -> Iterator[Row]:
             if line.strip():
                 yield _object(where, _json(line.rstrip(b"\r")))
         except UnicodeDecodeError as error:
-            yield DataError(f"{where}: not UTF-8 (byte {error.start + 1} of the line).")
+            yield DataError(f"{where}: not UTF-8 (byte {error.start + 1} of the line). Save the file as UTF-8.")
         except json.JSONDecodeError as error:
             yield DataError(f"{where}: not a JSON object: {error.msg} (column {error.colno}).")
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
@@ -116,7 +119,7 @@ def _json(text: bytes) -> Any:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(fields := dict(pairs)) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the field {max(names, key=names.count)!r} comes twice")
+        raise ValueError(f"the field {max(names, key=names.count)!r} comes twice: rename one")
     return fields
 
 
@@ -132,7 +135,7 @@ def _csv_rows(path: Path, data: bytes) -> Iterator[Row]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         n_before = data[: error.start].count(b"\n")
-        raise DataError(f"{path}, line {n_before + 1}: not UTF-8.") from error
+        raise DataError(f"{path}, line {n_before + 1}: not UTF-8. Save the file as UTF-8.") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from typing import Any, SupportsFloat
 
 from expo_lite.errors import ConfigError, DataError
+from expo_lite.grading import Grader
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import TaskOptions
+from expo_lite.settings.schema import typed
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.files import DataRow, Row
 from expo_lite.tasks.sources import task_of_splits
-
-if TYPE_CHECKING:
-    from expo_lite.grading import Grader
 
 Correct = Callable[[Problem, str], SupportsFloat | None]
 """The verdict on a completion: True, False or a reward from 0 to 1, where 1 alone is right; None for no reward."""
@@ -57,11 +56,8 @@ def task_from_rows(
             by_split[split].append(DataRow(where, {}, row) if isinstance(row, Problem) else DataRow(where, row))
     if not any(by_split.values()):
         raise DataError(f"Task {name!r} has no rows.")
-    if grader is None:
-        from expo_lite.grading import Grader
-
-        grader = Grader()
-    options, is_judged = options or TaskOptions(), correct is not None
+    options, is_judged = typed(options or TaskOptions()), correct is not None
+    grader = grader or Grader(rounding=options.rounding)
     task = task_of_splits(name, by_split, grader, options, prefix=name, is_judged=is_judged)
     return task if correct is None else JudgedTask(**vars(task), correct=correct)
 

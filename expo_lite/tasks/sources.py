@@ -119,7 +119,7 @@ class _Reader:
         for i, row in enumerate(rows):
             try:
                 if isinstance(row, DataError):
-                    raise row
+                    raise row if self._skips else DataError(f"{row} Mend the row, or leave it out (--skip-bad-rows).")
                 row = replace(row, fields=flat(row.fields))
                 problem = problem_from_row(row, f"{self._prefix}/{split}/{i}", self._fields)
                 if problem.problem_id in self._identifiers:
@@ -175,12 +175,6 @@ def task_of_splits(
         dropped.append(f"{n_repeated:,} train problems are left out: their questions are in the test split too.")
     said += [*dropped, *doubts([*train, *test], reader.unread, grader)]
     levels = {problem.level for problem in (*train, *test) if problem.level is not None}
-    return FixedTask(
-        name=name,
-        levels=tuple(sorted(levels, key=level_order)),
-        train=tuple(train),
-        test=tuple(test),
-        grader=grader,
-        n_dropped=n_repeated,
-        notes=(summary(name, train, test, reader.unread), *(f"warning: {line}" for line in said)),
-    )
+    notes = (summary(name, train, test, reader.unread), *(f"warning: {line}" for line in said))
+    in_order = tuple(sorted(levels, key=level_order))
+    return FixedTask(name, in_order, tuple(train), tuple(test), grader, n_repeated, notes)
