@@ -108,6 +108,8 @@ def test_the_choice_to_think_is_made_in_the_template_itself() -> None:
     assert prompt(on).endswith("<|im_start|>assistant\n")
     assert rendered(off, [{"role": "user", "content": "a"}], enable_thinking=True).endswith("</think>\n\n")
     assert (thinks(off), thinks(on), thinks(settled(R1)), thinks(settled(None))) == (False, True, True, False)
+    own = Path(PRESETS["tiny"].source) / "chat_template.jinja"
+    assert settled(None, chat_template=own).chat_template == settled(None).chat_template  # and no warning
     assert settled(None).chat_template == (Path(PRESETS["tiny"].source) / "chat_template.jinja").read_text()
     for made, asked, same in ((on, "auto", on), (on, "off", off), (off, "on", on), (off, "auto", off)):
         assert settled(made.chat_template, thinking=asked).chat_template == same.chat_template
@@ -169,6 +171,10 @@ def test_thoughts_are_counted_before_training() -> None:
     assert fitting(problems, "tiny", 64, tokenizer=lambda: settled(QWEN3, thinking="on"), warn=told.append) == problems
     (line,) = told
     assert "completions end at 64 tokens" in line and "--max-completion-tokens 4096" in line
+    told.clear()
+    assert fitting(problems, "tiny", 64, tokenizer=lambda: settled(None), warn=told.append) == problems
+    (line,) = told
+    assert line.startswith("1 expert chain with a thought (<think>), and the chat template has no thinking")
 
 
 def test_a_prompt_is_the_same_on_every_day() -> None:
@@ -215,6 +221,9 @@ def test_a_plain_template_for_a_base_model(tmp_path: Path) -> None:
 def test_a_template_out_of_a_file(name: str, text: str, found: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     if found == "mine":
+        with pytest.warns(UserWarning, match=f"{name}' replaces the chat template that model 'mine' was trained with"):
+            assert settled(None, chat_template=tmp_path / name).chat_template == "mine"
+        (tmp_path / "adapter_config.json").write_text("{}")  # an adapter's own
         assert settled(None, chat_template=tmp_path / name).chat_template == "mine"
         return
     with pytest.raises(ConfigError, match=found):
@@ -242,6 +251,8 @@ def test_a_template_travels_with_what_was_trained(tmp_path: Path) -> None:
     policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
     expected = read["question"].replace("{question}", asked)
     assert policy.tokenizer.decode(encode_question(policy.tokenizer, Problem("", asked, ""))) == expected
+    with pytest.warns(UserWarning, match="step-000002' was trained with another chat template"):
+        load_policy(target.model, PolicyConfig(bits=16, chat_template=Path(PLAIN)), seed=0, adapter=target.adapter)
     write_adapter(policy, tmp_path / "adapter")
     write_merged(policy, tmp_path / "merged", "bf16")
     for place in ("run", "adapter", "merged"):

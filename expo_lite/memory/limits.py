@@ -306,6 +306,10 @@ def _with_thoughts(
             kept[i], why = dataclasses.replace(problem, expert_chain=None), [*why, str(error)]
     if why:
         warn(f"{len(why):,} expert chains are left out. {why[0]}")
+    n_thoughts = sum("</think>" in (problem.expert_chain or "") for problem in kept)
+    if n_thoughts and not thinks(tokenizer):
+        what = f"{counted(n_thoughts, 'expert chain')} with a thought (<think>), and the chat template has no thinking"
+        warn(f"{what}: the tags are learned as text. Take the thoughts out unless that is meant.")
     return kept
 
 

@@ -26,6 +26,7 @@ from expo_lite.policy.dense import release_freed_memory
 from expo_lite.policy.load import four_bits
 from expo_lite.policy.merged import adapter_is_off, is_known, merge
 from expo_lite.policy.slots import Sampled
+from expo_lite.policy.template import bare
 from expo_lite.prompts import TEMPLATE
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 from expo_lite.run.target import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS, SHAPE
@@ -192,7 +193,7 @@ class LoraPolicy:
         (folder / ADAPTER_NOTE).write_text(json.dumps(note) + "\n", encoding="utf-8")
 
     def load_adapter(self, folder: Path) -> None:
-        """Take the adapter's weights from a folder.
+        """Take the adapter's weights from a folder, and warn if it was trained with another chat template.
 
         Raises:
             CheckpointError: the folder has no readable adapter, or one of another shape.
@@ -210,6 +211,9 @@ class LoraPolicy:
                 f"{there.get(name)} there and {here.get(name)} here ({len(different)} of {len(here)} differ)."
             )
         set_peft_model_state_dict(self._peft, weights)
+        trained = folder / TEMPLATE
+        if trained.exists() and bare(trained.read_text(encoding="utf-8")) != bare(self.tokenizer.chat_template):
+            warnings.warn(f"The adapter in '{folder}' was trained with another chat template: {trained}", stacklevel=2)
 
 
 def choose_sampler(asked: str, config: Any, name: str) -> str:

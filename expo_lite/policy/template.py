@@ -6,6 +6,7 @@ What it fixes is written into the text, so that who applies it with no argument 
 
 import json
 import re
+import warnings
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jinja2 import TemplateError
 
 from expo_lite.errors import ConfigError, ModelError
 from expo_lite.prompts import FIXED, rendered
+from expo_lite.run.target import ADAPTER_CONFIG
 from expo_lite.settings.groups import PLAIN, PolicyConfig, Thinking
 from expo_lite.settings.models import ASSETS
 
@@ -29,6 +31,8 @@ _NOW = re.compile(r"strftime_now\(\s*(?:(['\"])(.*?)\1)?[^()]*\)")
 def settle(tokenizer: Any, config: PolicyConfig, name: str) -> None:
     """Give the tokenizer of a model its one template, with the date and the choice to think fixed.
 
+    A template given in place of the model's own is a warning, unless an adapter brings it.
+
     Args:
         tokenizer: the tokenizer of transformers, which is changed.
         config: `chat_template`, else the tokenizer's own is taken; and `thinking`.
@@ -39,18 +43,31 @@ def settle(tokenizer: Any, config: PolicyConfig, name: str) -> None:
         ModelError: the model has no template, or several and none by default.
     """
     file = ASSETS / "plain.jinja" if str(config.chat_template) == PLAIN else config.chat_template
-    found = tokenizer.chat_template if file is None else _read(file)
+    own = tokenizer.chat_template
+    found = own if file is None else _read(file)
     if isinstance(found, dict) and "default" not in found:
         names = ", ".join(sorted(found))
         raise ModelError(f"Model '{name}' has chat templates named {names}, and no default. Give one in a file: {HOW}")
     template = found["default"] if isinstance(found, dict) else found
     if template is None:
         raise ModelError(f"Model '{name}' has no chat template. Give an instruct model, or a template: {HOW}")
-    template = _NOW.sub(lambda call: repr(DAY.strftime(call[2] or "%d %b %Y")), template)
     try:
-        tokenizer.chat_template = _fixed(tokenizer, template, config.thinking, name)
+        tokenizer.chat_template = _fixed(tokenizer, _dated(template), config.thinking, name)
     except TemplateError as error:
         raise ConfigError(f"The chat template of model '{name}' cannot be used: {error}.") from error
+    is_other = isinstance(own, str) and bare(own) != bare(tokenizer.chat_template)
+    if file is not None and is_other and not (file.parent / ADAPTER_CONFIG).exists():
+        what = f"'{config.chat_template}' replaces the chat template that model '{name}' was trained with"
+        warnings.warn(f"{what}: its replies may be much worse. Leave it out unless that is meant.", stacklevel=2)
+
+
+def bare(template: str) -> str:
+    """The template with the date fixed, and without the choice to think: what makes two of them the same."""
+    return FIXED.sub("", _dated(template)).strip()
+
+
+def _dated(template: str) -> str:
+    return _NOW.sub(lambda call: repr(DAY.strftime(call[2] or "%d %b %Y")), template)
 
 
 def _fixed(tokenizer: Any, template: str, thinking: Thinking, name: str) -> str:
