@@ -98,10 +98,11 @@ def test_a_second_group_has_the_prompt_and_the_given_part(policy: HfPolicy, tmp_
 
 def test_all_wrong_groups_are_resampled_until_one_is_mixed(policy: HfPolicy, tmp_path: Path) -> None:
     groups = [wrong(policy, EASY, "no", "no", "no", "no"), wrong(policy, HARD, "no", "no", "no", "no")]
-    assert resampled(run_of(policy, tmp_path, "grpo"), groups) == {}
+    assert resampled(run_of(policy, tmp_path, "grpo"), groups) == ({}, {})
     run = run_of(policy, tmp_path, "grpo", sampling=RolloutConfig(1.5, 48, resample=6))
     before = policy.n_sampled_tokens
-    found = resampled(run, groups)
+    found, told = resampled(run, groups)
+    assert told["second/still_wrong"] == 0.5 and 3.5 <= told["second/tries"] <= 6  # 1 to 6 and 6 tries
     assert set(found) == {0}  # a hard problem is out of reach
     assert 0 < sum(found[0].rewards) < 4
     kept = sum(len(completion.token_ids) for completion in found[0].completions)

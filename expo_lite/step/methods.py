@@ -355,7 +355,7 @@ def prefix_rows(experience: Experience, config: RunConfig) -> list[Row]:
 
 
 METHOD_EXTRAS: dict[Method, Callable[[Run, Experience], dict[str, Any]]] = {
-    "grpo": lambda run, found: {"second": resampled(run, found.groups)},
+    "grpo": lambda run, found: dict(zip(("second", "metrics"), resampled(run, found.groups), strict=True)),
     "prefix": lambda run, found: {"second": prefixed(run, found.groups, found.explanations)},
     "self-distill": lambda run, found: {"gaps": teacher_gaps(run, found.groups)},
     "soft-explain": lambda run, found: {"labels": teacher_labels(run, [e for e in found.explanations if e.accepted])},

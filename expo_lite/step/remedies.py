@@ -46,9 +46,10 @@ def sample_again(run: Run, asked: Mapping[int, tuple[Problem, Sequence[Start]]],
     return dict(zip(asked, grade_groups(run.task, [problem for problem, _ in asked.values()], rows), strict=True))
 
 
-def resampled(run: Run, groups: Sequence[Group]) -> dict[int, Group]:
-    """Sample all-wrong groups again, up to --resample times each; the first of each that is mixed."""
+def resampled(run: Run, groups: Sequence[Group]) -> tuple[dict[int, Group], dict[str, float]]:
+    """Sample all-wrong groups again, up to --resample times each; the first of each that is mixed, and metrics."""
     found: dict[int, Group] = {}
+    tries = 0
     for number in range(run.config.sampling.resample):
         missing = [i for i in failed(groups) if i not in found]
         asked = {
@@ -56,7 +57,11 @@ def resampled(run: Run, groups: Sequence[Group]) -> dict[int, Group]:
         }
         again = sample_again(run, asked, stream=f"resample {number}")
         found |= {i: group for i, group in again.items() if not group.is_dead}
-    return found
+        tries += len(again)
+    n_wrong = len(failed(groups))
+    if not tries:
+        return {}, {}
+    return found, {"second/tries": tries / n_wrong, "second/still_wrong": (n_wrong - len(found)) / len(groups)}
 
 
 def prefixed(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation]) -> dict[int, Group]:
