@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from expo_lite.errors import ConfigError
-from expo_lite.run.target import resolve_run
+from expo_lite.run.target import find_target, resolve_run
 from expo_lite.settings import machine as module
 from expo_lite.settings.groups import (
     DpoConfig,
@@ -19,6 +19,7 @@ from expo_lite.settings.groups import (
     HeldOutConfig,
     LossConfig,
     OptimizerConfig,
+    PolicyConfig,
     RolloutConfig,
     TaskOptions,
 )
@@ -263,6 +264,21 @@ def test_json_and_back(config: Any) -> None:
 def read_toml(path: Path) -> TrainConfig:
     """As `--config` reads a file."""
     return from_mapping(TrainConfig, toml_values(path), str(path))
+
+
+def test_a_revision_of_what_is_not_on_the_hub_and_a_folder_of_gguf_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for model in ("tiny", str(tmp_path)):
+        with pytest.raises(ConfigError, match=r"--revision does nothing for .*, which is no model of the hub"):
+            resolve(TrainConfig(model=model, policy=PolicyConfig(revision="v1")))
+        with pytest.raises(ConfigError, match="--revision does nothing for"):
+            find_target(model, revision="v1")
+    with pytest.raises(ConfigError, match="lora_targets has a name twice"):
+        resolve(TrainConfig(policy=PolicyConfig(lora_targets=("q_proj", "q_proj"))))
+    assert find_target("qwen3-0.6b", revision="v1").policy.revision == "v1"
+    (tmp_path / "config.json").rename(tmp_path / "m.gguf")
+    with pytest.raises(ConfigError, match=r"Give the file itself, such as '.*/m\.gguf'"):
+        find_target(str(tmp_path))
 
 
 def test_values_from_python_are_of_the_fields_type() -> None:

@@ -86,7 +86,7 @@ def find_shape(name: str, revision: str | None = None) -> Shape:
         ConfigError: there is no such model.
         ModelError: its sizes cannot be read here; those of a hub model are known once it is in the hub's cache.
     """
-    source = find_model(name).source
+    source = find_model(name, revision).source
     alias = next((alias for alias, preset in PRESETS.items() if preset.source == source), "")
     if alias in _aliases():
         return _aliases()[alias]

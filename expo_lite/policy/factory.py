@@ -9,7 +9,7 @@ from expo_lite.errors import ModelError
 from expo_lite.policy.base import Policy
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import backend_rules, importing, is_installed
-from expo_lite.settings.schema import check_rules
+from expo_lite.settings.schema import check_rules, typed
 
 
 def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> Policy:
@@ -25,6 +25,7 @@ def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | N
         ConfigError: the backend is not installed, or torch cannot use the GPU.
         ModelError: the model cannot be found, read or held in memory, or it is too late to import Unsloth.
     """
+    config = typed(config)
     check_rules(backend_rules(config.backend))
     if choose_backend(config) == "hf":
         with importing("peft"):

@@ -35,7 +35,7 @@ class HfPolicy(LoraPolicy):
             ModelError: the model cannot be found, read, trained, or decoded by the sampler asked for.
         """
         device = find_device()
-        base, tokenizer = load_base(find_model(name).source, name, config, device)
+        base, tokenizer = load_base(find_model(name, config.revision).source, name, config, device)
         base.requires_grad_(False)
         base.config.use_cache = False
         base.set_attn_implementation(attention.NAME)

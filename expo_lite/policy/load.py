@@ -113,7 +113,7 @@ def load_tokenizer(name: str, config: PolicyConfig, source: str = "") -> Any:
         ConfigError: the model does not exist, or its chat template cannot be what is asked for.
         ModelError: the tokenizer cannot be fetched or read, or has no chat template.
     """
-    source = source or find_model(name).source
+    source = source or find_model(name, config.revision).source
     folder, options = _options(Path(source if Path(source).exists() else _fetch(source, config)), config)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)

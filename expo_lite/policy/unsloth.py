@@ -60,7 +60,7 @@ class UnslothPolicy(LoraPolicy):
         device = find_device()
         self._mode = ""
         with torch.random.fork_rng(), contextlib.redirect_stdout(sys.stderr):
-            base, tokenizer = load_base(find_model(name).source, name, config, device, read=_read)
+            base, tokenizer = load_base(find_model(name, config.revision).source, name, config, device, read=_read)
             base.requires_grad_(False)
             model = FastLanguageModel.get_peft_model(base, **lora_arguments(lora_config(config, adapter, base), seed))
         model.peft_config["default"].revision = base.config._commit_hash

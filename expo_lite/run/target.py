@@ -192,8 +192,8 @@ def find_target(target: str, **asked: Any) -> Target:
         found = _adapter(path)
     else:
         refuse_several(path)
-        find_model(target)
         found = Target(target, PolicyConfig())
+    find_model(found.model, asked.get("revision"))
     given = {"bits": found.trained_bits or 4} | {name: value for name, value in asked.items() if value is not None}
     return replace(found, policy=replace(found.policy, **given))
 

@@ -55,19 +55,26 @@ PRESETS = {
 }  # fmt: skip
 
 
-def find_model(name: str) -> Preset:
+def find_model(name: str, revision: str | None = None) -> Preset:
     """Find what a model name stands for: an alias, OWNER/NAME on the hub, a local folder, or a GGUF file.
 
     Raises:
-        ConfigError: the name is not one of these; the nearest alias is suggested.
+        ConfigError: the name is not one of these, and the nearest alias is suggested; a folder has GGUF files alone; or
+            a revision is given of what is not on the hub.
     """
+    path = Path(name).expanduser()
+    local = name not in PRESETS and path.exists()
+    if revision is not None and (local or PRESETS.get(name) is TINY):
+        raise ConfigError(f"--revision does nothing for '{name}', which is no model of the hub. Leave it out.")
     if name in PRESETS:
         return PRESETS[name]
-    if Path(name).expanduser().exists():
-        return Preset(str(Path(name).expanduser()), "", "")
+    if local:
+        if not (path / "config.json").exists() and (files := sorted(path.glob("*.gguf"))):
+            raise ConfigError(f"'{name}' is a folder with GGUF files. Give the file itself, such as '{files[0]}'.")
+        return Preset(str(path), "", "")
     if name.endswith(".gguf"):
         raise ConfigError(f"There is no GGUF file at '{name}'. Give the path of an existing file.")
-    first, *others = Path(name).expanduser().parts or ("",)
+    first, *others = path.parts or ("",)
     if others and (first == "runs" or name.startswith((".", "/", "~")) or Path(first).is_dir()):
         raise ConfigError(f"There is no run, adapter or model at '{name}'.")
     if name.count("/") == 1:

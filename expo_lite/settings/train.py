@@ -153,7 +153,7 @@ def resolve(config: TrainConfig) -> RunConfig:
     config = typed(config)
     _check(config)
     model = config.model or machine.default_model()
-    preset = find_model(model)
+    preset = find_model(model, config.policy.revision)
     sampling, optimizer = _fields(config.sampling), _fields(config.optimizer)
     sampling["max_completion_tokens"] = sampling["max_completion_tokens"] or preset.max_completion_tokens
     # Once pairs are told apart, nothing in DPO's loss holds either side up: at the full rate the former built-in model
@@ -205,6 +205,7 @@ def _check(config: TrainConfig) -> None:
                 (machine.is_installed(name), f"logger '{name}' is not installed: {machine.how_to_install(name)}.")
                 for name in config.log
             ),
+            (len({*config.policy.lora_targets}) == len(config.policy.lora_targets), "lora_targets has a name twice."),
             (bool(config.policy.lora_targets), "lora_targets is empty. Name at least one projection, such as q_proj."),
             (
                 not config.evaluation.eval_every or config.evaluation.eval_problems > 0,
