@@ -254,7 +254,7 @@ def with_bos(template: str | None, **policy: Any) -> Any:
     """The built-in model's tokenizer, with a token that begins a text and another template."""
     tokenizer = copy.deepcopy(BUILT_IN)
     tokenizer.bos_token = "<|endoftext|>"
-    tokenizer.chat_template = template or tokenizer.chat_template
+    tokenizer.chat_template = None if policy.get("chat_template") else template or tokenizer.chat_template
     settle(tokenizer, PolicyConfig(**policy), "mine")
     return tokenizer
 
