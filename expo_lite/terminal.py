@@ -21,11 +21,11 @@ from typing import Any
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text, TextType
 
 NAME = "expo-lite"
 _COMMAND = re.compile(
@@ -98,17 +98,11 @@ class Terminal(Console):
         """Take the options of rich's Console."""
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
-    def render_str(
-        self,
-        text: str,
-        *,
-        style: str | Style = "",
-        justify: JustifyMethod | None = None,
-        overflow: OverflowMethod | None = None,
-        **_asked: Any,
-    ) -> Text:
+    def render_str(self, text: str, *, style: str | Style = "", **asked: Any) -> Text:
         """Make a string visible, never markup, in a table or a title too."""
-        return Text(as_started(visible(text)), style=style, justify=justify, overflow=overflow)
+        return Text(
+            as_started(visible(text)), style=style, justify=asked.get("justify"), overflow=asked.get("overflow")
+        )
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Make every `Text` visible; the console's own codes pass."""
@@ -116,12 +110,31 @@ class Terminal(Console):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
+BOLD = " Bold: not chance."
+"""The explanation of bold figures, which is left out where the console has no bold."""
+
+
 class WholeWords(Table):
-    """A table that breaks no word, if it can be as narrow as its terminal without that."""
+    """A table that breaks no word, and no interval below a figure, if the terminal is wide enough for that.
+
+    Figures with intervals stand closer, and then in several tables, before one of them is broken.
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Let only the columns whose widest cell has several words give way."""
         cells = [[str(cell) for cell in (column.header, *column.cells)] for column in self.columns]
+        labels = next((i for i, texts in enumerate(cells) if "\n" in "".join(texts)), len(cells))
+        half, unbound = labels + (len(cells) - labels + 1) // 2, options.update(max_width=10_000)
+        if labels < len(cells) and self.__rich_measure__(console, unbound).maximum > options.max_width:
+            self.padding = 0
+        if half < len(cells) and self.__rich_measure__(console, unbound).maximum > options.max_width:
+            for title, columns in ((self.title, self.columns[labels:half]), (None, self.columns[half:])):
+                kept = [*self.columns[:labels], *columns]
+                part = new_table(*(str(column.header) for column in kept), title=title, justify=kept[-1].justify)
+                for row, parts in zip(self.rows, zip(*(column.cells for column in kept), strict=True), strict=True):
+                    part.add_row(*parts, end_section=row.end_section)
+                yield part
+            return
         words = [max(map(cell_len, " ".join(texts).split()), default=0) for texts in cells]
         if sum(words) + 2 * len(words) + 2 <= options.max_width:
             for column, texts, longest in zip(self.columns, cells, words, strict=True):
@@ -129,7 +142,7 @@ class WholeWords(Table):
         yield from super().__rich_console__(console, options)
 
 
-def new_table(*columns: str, title: str | None = None, justify: JustifyMethod = "right") -> Table:
+def new_table(*columns: str, title: TextType | None = None, justify: JustifyMethod = "right") -> Table:
     """Return a table without rows: its first column on the left, the others as `justify` says."""
     made = WholeWords(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
@@ -138,7 +151,7 @@ def new_table(*columns: str, title: str | None = None, justify: JustifyMethod = 
 
 
 def heads_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Return the texts of a table; a figure with its interval below it becomes '31.2 (25.0 to 38.1)'."""
+    """Return the texts of a table; a figure with its interval below it becomes '31.2 (25.0 to 38.1)', bold '**so**'."""
     columns = [[_in_one_line(cell) for cell in column.cells] for column in table.columns]
     return [str(column.header) for column in table.columns], [list(row) for row in zip(*columns, strict=True)]
 
@@ -167,12 +180,16 @@ def latex(part: RenderableType) -> str:
 
 
 def _in_one_line(cell: object) -> str:
+    """Put the second line of a cell, the only one that is ever bold, after the first."""
     first, _, rest = str(cell).partition("\n")
-    return f"{first} ({rest})" if rest and "(" not in rest else f"{first} {rest}".rstrip()
+    rest = f"({rest})" if rest and "(" not in rest else rest
+    bold = "**" if isinstance(cell, Text) and any(span.style == "bold" for span in cell.spans) else ""
+    return f"{first} {bold}{rest}{bold}".rstrip()
 
 
 def _for_latex(text: str) -> str:
-    return re.sub(r"[&%$#_{}]", r"\\\g<0>", text.replace("\\", "/")).replace("~", r"\~{}").replace("^", r"\^{}")
+    text = re.sub(r"[&%$#_{}]", r"\\\g<0>", text.replace("\\", "/")).replace("~", r"\~{}").replace("^", r"\^{}")
+    return re.sub(r"\*\*([^*]+)\*\*", r"\\textbf{\1}", text)
 
 
 def counted(n: int, what: str) -> str:

@@ -33,10 +33,11 @@ def test_base_and_trained_answer_the_same_question(run: Path, capsys: pytest.Cap
     assert not trained.strip().endswith(alone)
 
 
+@pytest.mark.parametrize("end", ["quit", " Exit "])
 def test_lines_of_a_pipe_are_questions_and_a_long_reply_is_cut(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("Start with 1.\n\nStart with 2.\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"Start with 1.\n\nStart with 2.\n{end}\nStart with 3.\n"))
     assert cli.run(["chat", "tiny", "--max-completion-tokens", "5", "--temperature", "0"]) == 0
     out = capsys.readouterr().out
     assert out.count("tiny (cut off at 5 tokens):") == 2

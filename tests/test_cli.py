@@ -71,7 +71,7 @@ WRONG = {
     "eval x --num_samples 4": "Here it is called --samples.",
     "train --quantize": "Here it is called --bits 4.",
     "train --wandb": "Here it is called --log wandb.",
-    "train --beta 0.1": "Here it is called --kl-coef or --dpo-beta.",
+    "train --beta 0.1": "Here it is called --kl-coef or --dpo-beta or --exp-sft-coef.",
     "eval --model tiny": "Here it is called TARGET. It stands without a flag.",
     "train --zzz": "error: There is no flag '--zzz'. `expo-lite train --help`",
     "train --steps": "error: --steps needs a value.",
@@ -84,6 +84,10 @@ WRONG = {
     "train --task jsonl": "It is written jsonl:PATH.",
     "train --task hidden-rules --data x": "Task 'hidden-rules' has no use for --data.",
     "train --method ppo": "error: --method must be one of grpo, exp-grpo, gt-sft-grpo, exp-dpo, star, sft,",
+    "train --method GRPO": "rade-negatives, not 'GRPO'. Did you mean 'grpo'?",
+    "train --task data/my.jsonl": "Did you mean 'jsonl:data/my.jsonl'?",
+    "train --model tiny --max-completion-tokens 100000": "the context of model 'tiny' has 1,024.",
+    "eval tiny --max-completion-tokens 100000": "the context of model 'tiny' has 1,024.",
     "train --steps ten": "error: --steps must be a whole number, not 'ten'.",
     "train --group-size 1": "error: group_size must be",
     "train --explanation-filter none,verified": "error: explanation_filter takes 'none' alone",
@@ -324,6 +328,8 @@ def test_help_shows_the_values_of_a_settings_file(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(("file", "said"), [
     ("lr = 1", "unknown setting 'lr'. Here it is called learning_rate. It stands in the table [optimizer],"),
     ("[optimizer]\nlr = 1", "unknown setting 'lr'. Here it is called learning_rate.\n"),
+    ("beta = 1", "setting 'beta'. Here it is called explanation.exp_sft_coef or loss.kl_coef or dpo.dpo_beta."),
+    ("method = 'GRPO'", "not 'GRPO'. Did you mean 'grpo'?"),
     ("max_steps = 1", "unknown setting 'max_steps'. Here it is called steps.\n"),
 ])  # fmt: skip
 def test_names_of_others_in_a_settings_file(

@@ -103,6 +103,16 @@ def test_report_prints_settings_differences_won_and_lost(tmp_path: Path, capsys:
     assert found["page"] == str(tmp_path / "report.html")
 
 
+def test_the_sentence_about_bold_stands_where_there_is_bold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (make_run(tmp_path / name) for name in "ab")
+    write_evaluation(a / "evaluation" / "step-000006.json", (0,) * 30)
+    write_evaluation(b / "evaluation" / "step-000006.json", (4,) * 30)
+    assert "Percent; below" in (plain := report(capsys, str(a), str(b))) and "Bold" not in plain
+    for form, bold in (("--markdown", "**+100.0 ("), ("--latex", r"\textbf{+100.0 (")):
+        assert "Bold: not chance." in (out := report(capsys, str(a), str(b), form)) and bold in out
+        assert "Bold" not in (out := report(capsys, str(a), str(a), form)) and bold not in out
+
+
 def test_without_counts_there_is_no_pairing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     for run in (a, b):

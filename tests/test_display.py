@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -123,6 +124,24 @@ def test_the_table_has_before_and_after() -> None:
     assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
     assert "pass@1" in text
     assert "pass@4" in text
+
+
+@pytest.mark.parametrize(
+    ("ks", "starts"),
+    [((1, 4), 1), ((1, 4, 16), 1), ((1, 4, 16, 64), 2)],  # as it is, then closer together, then in two tables
+)
+def test_no_interval_is_broken_at_80_columns(ks: tuple[int, ...], starts: int) -> None:
+    row = result("all", 0.95)
+    after = Evaluation((replace(row, pass_at=dict.fromkeys(ks, row.greedy)),), 0.7, ())
+    shown, file = console(terminal=False, width=80)
+    shown.print(before_and_after(after, after))
+    text = file.getvalue()
+    assert text.count("90.0 to 100.0") == 2 * (1 + len(ks))
+    assert text.count("before") == text.count("level") == starts
+    assert text.count("held-out problems") == 1
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    heads = [head for line in text.splitlines() if "level" in line for head in line.split()[2:]]
+    assert heads == ["greedy", *(f"pass@{k}" for k in ks)]
 
 
 def test_an_estimate_in_words() -> None:

@@ -139,6 +139,7 @@ def test_a_table_for_other_programs() -> None:
     table = new_table("run_1", "pass@1", title="50% & more")
     table.add_row("a|b", Text("31.2\n25.0 to 38.1"))
     table.add_row("c", "0.0 to 1.0\n+1.0 (0.5 to 1.5)")
+    table.add_row("d", Text.assemble("0.0 to 1.0\n", ("+1.0 (0.5 to 1.5)", "bold")))
     assert markdown(table).splitlines() == [
         "## 50% & more",
         "",
@@ -146,11 +147,13 @@ def test_a_table_for_other_programs() -> None:
         "| --- | --- |",
         "| a\\|b | 31.2 (25.0 to 38.1) |",
         "| c | 0.0 to 1.0 +1.0 (0.5 to 1.5) |",
+        "| d | 0.0 to 1.0 **+1.0 (0.5 to 1.5)** |",
     ]
     lines = latex(table).splitlines()
     assert lines[:2] == [r"\begin{table}", r"\caption{50\% \& more}"]
     assert r"run\_1 & pass@1 \\" in lines
     assert r"a|b & 31.2 (25.0 to 38.1) \\" in lines
+    assert r"d & 0.0 to 1.0 \textbf{+1.0 (0.5 to 1.5)} \\" in lines
     assert (markdown("Two\nlines."), latex("Two\nlines.")) == ("Two\nlines.\n", "% Two\n% lines.\n")
 
 

@@ -89,12 +89,13 @@ def questions(asked: Chat, console: Console) -> Iterator[str]:
         return
     typed = sys.stdin.isatty()
     if typed:
-        say(console, "Each line is a question of its own, as in training. Ctrl-D ends.")
-    for line in sys.stdin:
-        if line.strip():
-            if not typed:
-                say(console, f"> {line.strip()}")
-            yield line.strip()
+        say(console, "Each line is a question of its own, as in training. `quit`, `exit` or Ctrl-D ends.")
+    for line in filter(None, map(str.strip, sys.stdin)):
+        if line.lower() in ("quit", "exit"):
+            return
+        if not typed:
+            say(console, f"> {line}")
+        yield line
 
 
 def show(replies: dict[str, str], console: Console) -> None:

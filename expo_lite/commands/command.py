@@ -19,7 +19,7 @@ from expo_lite.settings.measuring import DiagnoseConfig, LoadingConfig, Measurin
 from expo_lite.settings.schema import toml_values
 from expo_lite.tasks import Task, problems_of
 from expo_lite.tasks.base import say_read
-from expo_lite.terminal import Terminal, latex, markdown, say, warning
+from expo_lite.terminal import BOLD, Terminal, latex, markdown, say, warning
 
 Inline = tyro.conf.arg(name="")
 """Show the fields of the settings beside the command's own."""
@@ -64,7 +64,7 @@ class Printing(Command):
             if self.markdown or self.latex:
                 console.print((markdown if self.markdown else latex)(part), soft_wrap=True)
             elif isinstance(part, str):
-                say(console, part)
+                say(console, part if console.color_system else part.replace(BOLD, ""))
             else:
                 console.print(part)
 

@@ -22,7 +22,7 @@ from expo_lite.commands.command import (
 )
 from expo_lite.errors import CheckpointError
 from expo_lite.grading import Grader
-from expo_lite.memory.shapes import cached_commit
+from expo_lite.memory.shapes import cached_commit, context_of
 from expo_lite.run.folder import write_atomically
 from expo_lite.run.progress import completion_bar, working
 from expo_lite.run.target import Target, params_of
@@ -69,6 +69,7 @@ class Eval(Printing, ConfiguredCommand):
         target = targets[0]
         targets[1:] = [asked_alike(each, target) for each in targets[1:]]
         config, prompts = settled(config, target), prompts_of(config, target)
+        context_of(target.model, params_of(config, target).max_completion_tokens)
         output = output_folder(config, target)
         if any(each.run and each.prompts.question != prompts.question for each in targets[1:]):
             warning(console)(f"'{config.baseline}' was trained on another question prompt; both are asked alike here")

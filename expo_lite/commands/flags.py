@@ -60,7 +60,7 @@ def read_word(hint: Any, word: str) -> Any:
     if get_origin(hint) is Literal:
         known = {str(value): value for value in get_args(hint)}
         if word not in known:
-            raise ValueError(f"must be one of {', '.join(known)}, not '{word}'.")
+            raise ValueError(f"must be one of {', '.join(known)}, not '{word}'.{suggestion(word, known)}")
         return known[word]
     try:
         return Path(word).expanduser() if hint is Path else hint(word)

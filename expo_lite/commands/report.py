@@ -98,7 +98,8 @@ class Watch(Command):
         with Live(console=console, auto_refresh=False) as live:
             while last is None:
                 view, last = self.look(console.width, planned, waiting=console.is_terminal)
-                live.update(view, refresh=True)
+                # without a terminal the view's last line is left open, so it is an empty one
+                live.update(view if console.is_terminal else Group(view, ""), refresh=True)
                 if not console.is_terminal:
                     break
                 time.sleep(EVERY_SECONDS if last is None else 0)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from expo_lite.commands.arguments import path_of
 from expo_lite.commands.command import ConfiguredCommand, Inline, import_torch
 from expo_lite.grading import Grader
+from expo_lite.memory.shapes import context_of
 from expo_lite.run.folder import RunFolder, check_new, settings_to_resume
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.schema import merged
@@ -43,6 +44,7 @@ class Train(ConfiguredCommand):
         if not config.resume:
             check_of_use(self.settings)
             check_new(config.output)
+        context_of(config.model, config.sampling.max_completion_tokens)
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
             console = Terminal()

@@ -22,7 +22,7 @@ from expo_lite.memory.plan import (
     Workload,
     plan_for,
 )
-from expo_lite.memory.shapes import find_shape
+from expo_lite.memory.shapes import context_of, find_shape
 from expo_lite.prompts import chain_text, encode_prompts, explanation_turns, question_turns, thinks
 from expo_lite.records import Problem, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
@@ -254,16 +254,10 @@ def fitting(
         return []
     own = tokenizer()
     problems = _with_thoughts(problems, own, max_completion_tokens, warn)
-    try:
-        context = find_shape(model).positions  # of a hub model from the cache, where it is with its tokenizer
-    except ModelError:
+    context = context_of(model, max_completion_tokens)  # of a hub model from the cache, where its tokenizer is too
+    if context is None:
         return problems
     room = context - max_completion_tokens
-    if room < 1:
-        raise ConfigError(
-            f"A completion of {max_completion_tokens:,} tokens leaves no room for a question: the context of model "
-            f"'{model}' has {context:,}. Lower --max-completion-tokens."
-        )
     lengths = _lengths(problems, context, max_completion_tokens, own)
     kept, n_chains = list[Problem](), 0
     for i, problem in enumerate(problems):

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from expo_lite.errors import ModelError
+from expo_lite.errors import ConfigError, ModelError
 from expo_lite.settings.models import PRESETS, find_model
 
 ALIASES_FILE = Path(__file__).parent / "model_shapes.json"
@@ -103,6 +103,24 @@ def find_shape(name: str, revision: str | None = None) -> Shape:
         return shape_of(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"'{file}' is not the configuration of a Llama- or Qwen-like model: {error!r}.") from error
+
+
+def context_of(model: str, max_completion_tokens: int) -> int | None:
+    """The longest sequence of a model in tokens; None if its sizes are not known.
+
+    Raises:
+        ConfigError: a completion leaves no room for any prompt.
+    """
+    try:
+        context = find_shape(model).positions
+    except ModelError:
+        return None
+    if max_completion_tokens >= context:
+        raise ConfigError(
+            f"A completion of {max_completion_tokens:,} tokens leaves no room for a question: the context of model "
+            f"'{model}' has {context:,}. Lower --max-completion-tokens."
+        )
+    return context
 
 
 def shape_of(config: dict[str, Any]) -> Shape:

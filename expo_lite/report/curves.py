@@ -97,12 +97,8 @@ def points_of(rows: Metrics, name: str, whole: str | None = None) -> list[Point]
     """A metric by step, where finite; if the run ever has it, its absence beside the metric `whole` means 0."""
     if whole is not None and not any(name in row for row in rows):
         return []
-    found = []
-    for row in rows:
-        value = row.get(name, 0.0 if whole in row else None)
-        if value is not None and math.isfinite(value):
-            found.append((float(row["step"]), float(value)))
-    return found
+    values = ((row["step"], row.get(name, 0.0 if whole in row else None)) for row in rows)
+    return [(float(step), float(value)) for step, value in values if value is not None and math.isfinite(value)]
 
 
 def binned(points: Sequence[Point], each: int) -> list[Point]:
@@ -131,13 +127,10 @@ def _parts(panel: Panel, runs: Sequence[RunRecord]) -> list[Panel]:
 
 def _members(panel: Panel, runs: Sequence[RunRecord]) -> list[Metric]:
     """The metrics of a panel, families replaced by those of their members that are not named in the table."""
-    found = []
+    found, names = list[Metric](), sorted({name for run in runs for row in run.metrics for name in row} - PANELS.keys())
     for metric in panel.metrics:
-        if not metric.name.endswith("/"):
-            found.append(metric)
-            continue
-        names = {name for run in runs for row in run.metrics for name in row if name.startswith(metric.name)}
-        found += [Metric(name, metric.label + name.removeprefix(metric.name)) for name in sorted(names - PANELS.keys())]
+        members = [Metric(n, metric.label + n.removeprefix(metric.name)) for n in names if n.startswith(metric.name)]
+        found += members if metric.name.endswith("/") else [metric]
     return found
 
 

@@ -10,10 +10,7 @@ from expo_lite.results.figures import Evaluation, LevelResult
 from expo_lite.results.paired import Change, Comparison, Pairing
 from expo_lite.results.record import shown
 from expo_lite.results.statistics import Estimate
-from expo_lite.terminal import new_table
-
-KS_A_TABLE = 3
-"""More columns do not fit into 80 characters."""
+from expo_lite.terminal import BOLD, new_table
 
 
 def evaluation_tables(evaluation: Evaluation, *, name: str) -> list[RenderableType]:
@@ -60,21 +57,17 @@ def comparison_tables(comparison: Comparison, *, show: int) -> list[RenderableTy
 
 def pairing_tables(pairing: Pairing) -> list[RenderableType]:
     """By level: pass@k of the first and the second policy, and the difference with its interval."""
-    tables: list[RenderableType] = [f"{pairing.title}: {len(pairing.changes):,} problems"]
-    for i in range(0, len(pairing.ks), KS_A_TABLE):
-        ks = pairing.ks[i : i + KS_A_TABLE]
-        table = new_table("level", "problems", *(f"pass@{k}" for k in ks))
-        for row in pairing.levels:
-            cells = []
-            for k in ks:
-                change = row.difference[k]
-                certain = change.low > 0 or change.high < 0
-                text = change.text(signed=True)
-                values = f"{100 * row.first[k]:.1f} to {100 * row.second[k]:.1f}\n"
-                cells.append(Text.assemble(values, (text, "bold" if certain else "")))
-            table.add_row(row.level, f"{row.n_problems:,}", *cells)
-        tables.append(table)
-    return [*tables, "Percent; below, the paired difference with its 95% interval. Bold: not chance.\n"]
+    table, any_certain = new_table("level", "problems", *(f"pass@{k}" for k in pairing.ks)), False
+    for row in pairing.levels:
+        cells = []
+        for k, change in row.difference.items():
+            certain = change.low > 0 or change.high < 0
+            any_certain |= certain
+            values = f"{100 * row.first[k]:.1f} to {100 * row.second[k]:.1f}\n"
+            cells.append(Text.assemble(values, (change.text(signed=True), "bold" if certain else "")))
+        table.add_row(row.level, f"{row.n_problems:,}", *cells)
+    about = f"Percent; below, the paired difference with its 95% interval.{BOLD if any_certain else ''}\n"
+    return [f"{pairing.title}: {len(pairing.changes):,} problems", table, about]
 
 
 def interval_cell(estimate: Estimate | None, *, scale: float = 100.0, digits: int = 1, signed: bool = False) -> Text:

@@ -28,7 +28,7 @@ CURVES = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "expo/sft_
           "completions/mean_length", "completions/clipped_ratio")  # fmt: skip
 """Metrics that have a curve if the run has them."""
 MEMORY = ("peak_memory_gib", "memory/planned_gib")
-MOST_SPARKS, LEAST_SPARKS = 40, 12
+MOST_SPARKS = 40
 TEXT_LINES = 8
 """The most lines that are shown of each of the two samples."""
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -161,19 +161,18 @@ def _bar_cells(state: RunState) -> tuple[RenderableType, str]:
     return drawn, f"{state.step:,}/{state.steps:,} {left}"
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]], width: int) -> Table:
-    """A small curve of each metric, from the first step to the last, with both values."""
-    n_sparks = max(min(width - 52, MOST_SPARKS), LEAST_SPARKS)
+def _curves(metrics: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
+    """A small curve of each metric, with the means of its first and last fortieth; then the memory."""
+    drawn = {name: values for name in CURVES if (values := [float(row[name]) for row in metrics if name in row])}
+    means = {name: binned(values, MOST_SPARKS) for name, values in drawn.items()}
+    ends = {name: f"{text_of(name, each[0])} -> {text_of(name, each[-1])}" for name, each in means.items()}
+    taken = max((len(METRICS[name].label) for name in drawn), default=0) + max(map(len, ends.values()), default=0) + 4
     table = Table.grid(padding=(0, 2))
-    for name in CURVES:
-        values = [float(row[name]) for row in metrics if name in row]
-        if values:
-            means = binned(values, n_sparks)
-            top = 1.0 if PANELS[name].unit == "share" else max(*values, 1e-9)
-            ends = " -> ".join(text_of(name, value) for value in (means[0], means[-1]))
-            table.add_row(Text(METRICS[name].label, style="dim"), sparkline([x / top for x in means]), ends)
-    table.add_row(Text("memory", style="dim"), "", ", ".join(described(metrics[-1], MEMORY)))
-    return table
+    for name, values in drawn.items():
+        top = 1.0 if PANELS[name].unit == "share" else max(*values, 1e-9)
+        sparks = sparkline([x / top for x in binned(values, min(max(width - taken, 1), MOST_SPARKS))])
+        table.add_row(Text(METRICS[name].label, style="dim"), sparks, ends[name])
+    return Group(table, Text.assemble(("memory  ", "dim"), ", ".join(described(metrics[-1], MEMORY))))
 
 
 def latest_pair(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:

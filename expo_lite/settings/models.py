@@ -87,5 +87,5 @@ def find_model(name: str, revision: str | None = None) -> Preset:
 
 def suggestion(given: str, known: Iterable[str]) -> str:
     """' Did you mean ...?' if one of the known names is near the given one, else ''."""
-    nearest = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(given.lower(), list(known), n=1, cutoff=0.5)
     return f" Did you mean '{nearest[0]}'?" if nearest else ""

@@ -7,6 +7,7 @@ pydantic takes longer to import than the rest of the command line, so it is impo
 import dataclasses
 import functools
 import json
+import re
 import tomllib
 import typing
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,8 @@ def _first_problem(cls: type[Any], error: Any) -> str:
         return f"{name} is missing."
     given = repr(first["input"])
     given = given if len(given) <= LONGEST_QUOTE else f"{given[:LONGEST_QUOTE]}..."
-    return f"{name} must be {first['msg'].removeprefix('Input should be ')}, not {given}."
+    near = suggestion(str(first["input"]), re.findall("'(.*?)'", first["msg"]))
+    return f"{name} must be {first['msg'].removeprefix('Input should be ')}, not {given}.{near}"
 
 
 def _with_home(value: Any) -> Any:
@@ -170,9 +172,11 @@ def _hint(key: str, siblings: dict[str, Any], known: Sequence[str]) -> str:
     """Suggest the table that an unknown setting belongs to, or the nearest name; '' if there is neither."""
     place = next((name for name in known if name.rpartition(".")[2] == key), None)
     if place is None:
-        for name in (flag.split()[0][2:].replace("-", "_") for flag in our_flags(key)):
-            if any(dotted.rpartition(".")[2] == name for dotted in known):
-                return f" Here it is called {name}.{'' if name in siblings else _hint(name, siblings, known)}"
+        names = {flag.split()[0][2:].replace("-", "_") for flag in our_flags(key)}
+        ours = [dotted for dotted in known if dotted.rpartition(".")[2] in names]
+        if ours:
+            name = ours[0].rpartition(".")[2] if len(ours) == 1 else " or ".join(ours)
+            return f" Here it is called {name}.{'' if name in siblings or ours[1:] else _hint(name, siblings, known)}"
         return suggestion(key, siblings)
     table = place.rpartition(".")[0]
     where = f"in the table [{table}], or is written as {place} = ..." if table else "at the top, before the first table"
