@@ -55,8 +55,8 @@ def command(*words: object) -> str:
 
 
 def as_started(text: str) -> str:
-    """Put the program's own words into the commands that a text names."""
-    return _COMMAND.sub(f"{program()} ", text) if NAME in text else text
+    """Put the program's own words into the commands that a text names; those that have them stay as they are."""
+    return _COMMAND.sub(f"{program()} ", text.replace(f"{program()} ", f"{NAME} ")) if NAME in text else text
 
 
 def wrapped(line: str, width: int) -> str:
