@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -29,13 +30,24 @@ READABLE = {int: "a whole number", float: "a number", str: "a text", Path: "a pa
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag, or a word that stands without one: its name as typed, what it takes, its text and its default."""
+    """One flag, or a word that stands without one: its name as typed, what it takes and its default.
+
+    `field` of the dataclass `owner` has its text; `choices` are added to that where they are too many to stand beside
+    the name.
+    """
 
     name: str
     takes: str
-    about: str
+    owner: Any
+    field: str
     default: Any
     section: str
+    choices: str = ""
+
+    @property
+    def about(self) -> str:
+        """Its text, which only a help reads out of the source: that takes some 50 ms for all of `train`."""
+        return _texts(self.owner)[self.field] + self.choices
 
 
 def inner(hint: Any) -> Any:
@@ -70,23 +82,24 @@ def read_word(hint: Any, word: str) -> Any:
 
 def flags_of(cls: Any, values: Any = None, section: str = OWN) -> Iterator[Flag]:
     """List the flags of a command in the order of its fields; `values` has the defaults."""
-    hints, about = get_type_hints(cls, include_extras=True), _texts(cls)
+    hints = get_type_hints(cls, include_extras=True)
     for field in fields(cls):
         hint, value = hints[field.name], getattr(values, field.name, field.default)
         kind = inner(hint)
         if is_dataclass(kind):
             yield from flags_of(kind, value, OWN if field.name == "settings" else field.name)
         elif tyro.conf.Positional in get_args(hint) or (field.default, field.default_factory) == (MISSING, MISSING):
-            yield Flag(field.name.upper(), "", about[field.name], field.default, WORDS)
+            yield Flag(field.name.upper(), "", cls, field.name, field.default, WORDS)
         else:
-            choices, text = metavar(kind), about[field.name]
+            choices, listed = metavar(kind), ""
             if len(choices) > LONGEST:
-                choices, text = "NAME", f"{text} One of {choices[1:-1].replace(',', ', ')}."
+                choices, listed = "NAME", f" One of {choices[1:-1].replace(',', ', ')}."
             takes = "" if kind is bool else f" {choices}{' [...]' if isinstance(field.default, tuple) else ''}"
             place = EVERY if field.name in ("config", "debug") else section
-            yield Flag(f"--{field.name.replace('_', '-')}", takes, text, value, place)
+            yield Flag(f"--{field.name.replace('_', '-')}", takes, cls, field.name, value, place, listed)
 
 
+@cache
 def _texts(cls: type[Any]) -> dict[str, str]:
     """The texts below the fields of a dataclass and of those that it extends, each as one paragraph."""
     found: dict[str, str] = {}
