@@ -21,7 +21,7 @@ from expo_lite.measure.evaluate import (
     load_evaluation,
 )
 from expo_lite.memory.limits import Limits, fitted, fitting, peak_memory_gib, peak_reserved_gib
-from expo_lite.memory.machine import SHORT_OF_MEMORY, first_line, out_of_memory
+from expo_lite.memory.machine import out_of_memory, short_of_memory
 from expo_lite.memory.plan import GIB, MemoryPlan
 from expo_lite.policy.device import describe, find_device
 from expo_lite.policy.factory import load_policy
@@ -153,7 +153,7 @@ def short_of_room(error: Exception, folder: Path) -> ExpoLiteError | None:
     if isinstance(error, CheckpointError) and isinstance(error.__cause__, OSError | SafetensorError):
         return CheckpointError(f"{error}{again}")
     if not isinstance(error, ExpoLiteError) and out_of_memory(error):
-        return ModelError(f"Out of memory ({first_line(error)[:-1]}). {SHORT_OF_MEMORY}{again}")
+        return ModelError(f"{short_of_memory(error)}{again}")
     return None
 
 

@@ -31,7 +31,7 @@ from expo_lite.commands.report import Report, Watch
 from expo_lite.commands.sweep import Replicate, Sweep
 from expo_lite.commands.train import Train
 from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
-from expo_lite.memory.machine import SHORT_OF_MEMORY, first_line, out_of_memory
+from expo_lite.memory.machine import first_line, out_of_memory, short_of_memory
 from expo_lite.settings.machine import prepare_torch
 from expo_lite.settings.models import suggestion
 from expo_lite.terminal import Terminal, as_started, say, visible, visible_line, wrapped
@@ -150,11 +150,10 @@ def as_expected(error: Exception) -> ExpoLiteError | None:
     """Return the error as one that is printed in a line: memory and the file system too; None for a bug."""
     if isinstance(error, ExpoLiteError):
         return error
-    text = first_line(error)[:-1]
     if out_of_memory(error):
-        return ModelError(f"Out of memory ({text}). {SHORT_OF_MEMORY}")
+        return ModelError(short_of_memory(error))
     if isinstance(error, OSError):
         where = f" '{error.filename}'" if error.filename is not None else ""
         kind = ConfigError if error.errno == errno.ENAMETOOLONG else ExpoLiteError
-        return kind(f"The system refuses{where}: {error.strerror or text}.")
+        return kind(f"The system refuses{where}: {error.strerror or first_line(error)[:-1]}.")
     return None

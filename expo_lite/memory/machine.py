@@ -26,11 +26,6 @@ FORMS = (
     "failed to map segment from shared object",
     "bad_alloc",
 )
-SHORT_OF_MEMORY = (
-    "Close other programs, raise the limit (ulimit -v, ulimit -u), or take a smaller model; `expo-lite plan` says what "
-    "a run needs."
-)
-"""Help for someone whose memory has run out."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -51,6 +46,14 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".") + "."
+
+
+def short_of_memory(error: BaseException) -> str:
+    """Say that memory has run out, and what to do."""
+    return (
+        f"Out of memory ({first_line(error)[:-1]}). Close other programs, raise the limit (ulimit -v, ulimit -u), or "
+        "take a smaller model; `expo-lite plan` says what a run needs."
+    )
 
 
 def ram_bytes() -> float:
