@@ -2,7 +2,6 @@
 
 import gc
 import json
-import shlex
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import task_label
 from expo_lite.tasks import load_task
-from expo_lite.terminal import counted, say, warning
+from expo_lite.terminal import command, counted, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.measure.samples import SampleFolder, SampleSpec
@@ -233,5 +232,4 @@ def write_unsolved(file: Path, graded: "list[GradedProblem]", config: EvalConfig
         line = "not one was solved: see in the samples that replies and answers can be compared, before you train"
         warning(console)(f"{line}. The first answer is {unsolved[0].answer!r}.")
     if unsolved:
-        command = shlex.join(["expo-lite", "train", "--model", config.target, "--task", f"jsonl:{file}"])
-        say(console, f"train on them: {command}")
+        say(console, f"train on them: {command('train', '--model', config.target, '--task', f'jsonl:{file}')}")

@@ -211,7 +211,7 @@ def closing(state: RunState, path: Path) -> str | None:
 def closing_of_runs(state: RunsState, path: Path) -> str | None:
     """Return the last line of a dashboard of several runs; None while one is at work or still to come."""
     if state.n_finished == state.total:
-        return f"All {state.total} runs are finished: expo-lite report {path}"
+        return f"All {state.total} runs are finished: {command('report', path)}"
     if state.at_work or holder_lives(path):
         return None
     return f"Nobody is working on these runs: {state.n_finished} of {state.total} are finished."
