@@ -97,9 +97,9 @@ def prompts_as_read(tokenizer: ChatTokenizer, prompts: Prompts, explain_with: st
 
 def thinks(tokenizer: Any) -> bool:
     """Tell whether the model thinks before it answers: as chosen, or since its template begins every reply so."""
-    made = FIXED.match(tokenizer.chat_template)
-    asked = rendered(tokenizer, [{"role": "user", "content": "a"}])
-    return made[1] == "true" if made else asked.rstrip().endswith("<think>")
+    if made := FIXED.match(tokenizer.chat_template):
+        return made[1] == "true"
+    return rendered(tokenizer, [{"role": "user", "content": "a"}]).rstrip().endswith("<think>")
 
 
 def chain_text(tokenizer: Any, problem: Problem) -> str:

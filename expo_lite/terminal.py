@@ -56,7 +56,10 @@ def command(*words: object) -> str:
 
 def as_started(text: str) -> str:
     """Put the program's own words into the commands that a text names; those that have them stay as they are."""
-    return _COMMAND.sub(f"{program()} ", text.replace(f"{program()} ", f"{NAME} ")) if NAME in text else text
+    if NAME not in text:
+        return text
+    started = f"{program()} "
+    return _COMMAND.sub(started, text.replace(started, f"{NAME} "))
 
 
 def wrapped(line: str, width: int) -> str:

@@ -267,10 +267,6 @@ def accumulate(
         totals.n_policy_tokens += sum(len(row.completion_ids) for row in batch.rows if row.weight)
         totals.n_kl_tokens += sum(len(row.completion_ids) for row in batch.rows if row.kl_weight)
         totals.n_tokens += sum(row.n_tokens for row in batch.rows)
-        del (
-            logprobs_N,
-            divergence_N,
-            terms,
-            loss,
-        )  # what is left of the graph holds hidden states: not beside the next micro-batch
+        # what is left of the graph holds hidden states: not beside the next micro-batch
+        del logprobs_N, divergence_N, terms, loss
     return totals

@@ -176,11 +176,7 @@ def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
     advantages = group_advantages(rewards_PG, scale=loss.advantage_scale).flatten().tolist()
     completions = [completion for group in groups for completion in group.completions]
     prompts = [group.trained_after or c.prompt_ids for group in groups for c in group.completions]
-    weights = token_weights(
-        torch.tensor([len(completion.token_ids) for completion in completions]),
-        normalisation=loss.loss_normalisation,
-        max_completion_tokens=config.sampling.max_completion_tokens,
-    ).tolist()
+    weights = _weights((len(completion.token_ids) for completion in completions), config)
     return [
         Row(
             prompt_ids,
@@ -192,6 +188,13 @@ def grpo_rows(experience: Experience, config: RunConfig) -> list[Row]:
         )
         for prompt_ids, completion, advantage, weight in zip(prompts, completions, advantages, weights, strict=True)
     ]
+
+
+def _weights(lengths: Iterable[int], config: RunConfig) -> list[float]:
+    """The weight of each completion's tokens, of the whole batch."""
+    normalisation, most = config.loss.loss_normalisation, config.sampling.max_completion_tokens
+    weights_B = token_weights(torch.tensor([*lengths]), normalisation=normalisation, max_completion_tokens=most)
+    return list(weights_B.tolist())
 
 
 def supervised_rows(chains: Sequence[Chain], total_weight: float, config: RunConfig) -> list[Row]:
@@ -268,11 +271,8 @@ def insert_rows(experience: Experience, config: RunConfig) -> list[Row]:
         for group, advantage in zip(experience.groups, advantages, strict=True)
         if (chain := chains.get(group.completions[0].prompt_ids))
     ]
-    weights = token_weights(
-        torch.tensor([len(row.completion_ids) for row in rows] + [len(chain.target_ids) for chain, _ in joining]),
-        normalisation=config.loss.loss_normalisation,
-        max_completion_tokens=config.sampling.max_completion_tokens,
-    ).tolist()
+    lengths = [len(row.completion_ids) for row in rows] + [len(chain.target_ids) for chain, _ in joining]
+    weights = _weights(lengths, config)
     rows = [
         replace(row, weight=w, kl_weight=w if row.kl_weight else 0.0) for row, w in zip(rows, weights, strict=False)
     ]
