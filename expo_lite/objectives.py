@@ -29,7 +29,6 @@ from torch.utils.checkpoint import checkpoint
 ADVANTAGE_EPSILON = 1e-4
 """Added to the standard deviation of rewards, as TRL does."""
 SHAPING = 0.1
-CONFIDENCE_SCALE = 0.25
 LEAST_PROBABILITY = 1e-8
 """Less counts as so much in a divergence, or rounding would make the rest of a distribution negative."""
 
@@ -75,15 +74,14 @@ def confidence_advantages(mean_nats_G: torch.Tensor) -> torch.Tensor:
     """Advantages [G] of a group of wrong completions: the more confident, the worse (LENS, arXiv 2510.08696).
 
     With p_i = exp(mean log-probability of its tokens) and D = 2 max p the reward is -(1/G) p_i / (D - p_i) (eq. 10, as
-    section 5.1 calibrates it); the advantage is that minus its mean, times 0.25, the paper's alpha. They add up to 0,
-    and none is beyond 0.25 / G.
+    section 5.1 calibrates it); the advantage is that minus its mean. They add up to 0, and none is beyond 1 / G.
 
     Args:
         mean_nats_G: the mean log-probability of each completion's tokens, nats.
     """
     confidence_G = torch.exp(mean_nats_G - mean_nats_G.max())  # over max p, which cancels
     rewards_G = -confidence_G / (2.0 - confidence_G) / len(confidence_G)
-    return CONFIDENCE_SCALE * (rewards_G - rewards_G.mean())
+    return rewards_G - rewards_G.mean()
 
 
 def token_weights(lengths_B: torch.Tensor, *, normalisation: str, max_completion_tokens: int) -> torch.Tensor:

@@ -148,12 +148,12 @@ OF_USE: dict[Method, str] = {
     "star": "explained refresh spread",
     "sft": "chains spread",
     "exp-dpo": "dpo chains explained refresh spread",
-    "insert": "loss chains explained refresh",
+    "insert": "loss term chains explained refresh",
     "prefix": "loss explained refresh",
-    "self-distill": "loss teacher",
-    "soft-explain": "loss chains explained refresh teacher",
+    "self-distill": "loss term teacher",
+    "soft-explain": "loss term chains explained refresh teacher",
     "likelihood": "loss",
-    "grade-negatives": "loss",
+    "grade-negatives": "loss term",
 }
 
 

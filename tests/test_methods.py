@@ -22,8 +22,13 @@ from expo_lite.step.methods import (
     grpo_rows,
 )
 
-CONFIG = resolve(TrainConfig(model="tiny", group_size=2))
-BY_TOKEN = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_normalisation="token"))
+
+def configured(method: Method = "exp-grpo", **explanation: Any) -> RunConfig:
+    return resolve(TrainConfig(model="tiny", method=method, group_size=2, explanation=ExpoConfig(**explanation)))
+
+
+CONFIG = configured()
+BY_TOKEN = configured(exp_sft_normalisation="token")
 
 
 def group(rewards: list[int], lengths: list[int]) -> Group:
@@ -58,7 +63,7 @@ def test_chain_rows_by_hand() -> None:
     # 0.04 over 2 problems, for each token; or over 4 tokens
     assert chain_rows([chain], 2, CONFIG, 0.0)[0].sft_weight == pytest.approx(0.02)
     assert chain_rows([chain], 2, BY_TOKEN, 0.0)[0].sft_weight == pytest.approx(0.005)
-    falling = dataclasses.replace(CONFIG, explanation=ExpoConfig(exp_sft_schedule="linear"))
+    falling = configured(exp_sft_schedule="linear")
     assert chain_rows([chain], 2, falling, 0.75)[0].sft_weight == pytest.approx(0.005)
 
 
@@ -140,31 +145,37 @@ def test_insert_rows_by_hand() -> None:
     alone = dataclasses.replace(WRONG, completions=tuple(
         dataclasses.replace(c, prompt_ids=(5,)) for c in WRONG.completions
     ))  # fmt: skip
-    *sampled, joined = METHOD_ROWS["insert"](Experience((WRONG, alone), (chain, other), 0.0), CONFIG)
+    config = configured("insert")
+    *sampled, joined = METHOD_ROWS["insert"](Experience((WRONG, alone), (chain, other), 0.0), config)
     # the mean over five completions, of 2, 2, 2, 2 and 4 tokens; the advantage of 1 among zeros is 1
     assert [row.weight for row in sampled] == pytest.approx([1 / 10] * 4)
     assert not any(row.has_gradient for row in sampled)
     assert (joined.completion_ids, joined.prompt_ids, joined.weight) == ((3, 4, 5, 6), (1, 2), 0.0)
     assert joined.shaped_weight == pytest.approx(1 / 20)
     # of a mixed group: 1/2 over sqrt(1/2); the others stay as they are
-    mixed = METHOD_ROWS["insert"](Experience((MIXED,), (chain,), 0.0), CONFIG)
+    mixed = METHOD_ROWS["insert"](Experience((MIXED,), (chain,), 0.0), config)
     assert mixed[-1].shaped_weight == pytest.approx(0.70701 / 12, abs=1e-5)
     assert [r.advantage for r in mixed[:2]] == [r.advantage for r in grpo_rows(Experience((MIXED,), (), 0.0), CONFIG)]
-    assert not METHOD_ROWS["insert"](Experience((RIGHT,), (chain,), 0.0), CONFIG)[-1].has_gradient
+    assert not METHOD_ROWS["insert"](Experience((RIGHT,), (chain,), 0.0), config)[-1].has_gradient
+    weighed = METHOD_ROWS["insert"](Experience((MIXED,), (chain,), 0.0), configured("insert", exp_sft_coef=10.0))
+    assert weighed[:2] == mixed[:2] and weighed[-1].shaped_weight == pytest.approx(10 * mixed[-1].shaped_weight)
 
 
 def test_self_distill_rows_by_hand() -> None:
     gaps = {1: [torch.tensor([0.5, -3.0]), torch.tensor([7.0, 0.0])]}
-    rows = METHOD_ROWS["self-distill"](Experience((MIXED, WRONG), (), 0.0, gaps=gaps), CONFIG)
+    experience = Experience((MIXED, WRONG), (), 0.0, gaps=gaps)
+    rows = METHOD_ROWS["self-distill"](experience, configured("self-distill"))
     assert rows[:2] == grpo_rows(Experience((MIXED, WRONG), (), 0.0), CONFIG)[:2]
     assert [row.token_advantages for row in rows[2:]] == [(0.5, -1.0), (1.0, 0.0)]
     assert [row.weight for row in rows[2:]] == pytest.approx([1 / 8] * 2)
+    rows = METHOD_ROWS["self-distill"](experience, configured("self-distill", exp_sft_coef=10.0))
+    assert [row.token_advantages for row in rows[2:]] == [(5.0, -10.0), (10.0, 0.0)]
 
 
 @pytest.mark.parametrize(("teacher", "coef"), [("current", 0.01), ("frozen", 0.1)])
 def test_soft_explain_rows_by_hand(teacher: Teacher, coef: float) -> None:
     labels = SoftLabels(torch.zeros(4, 2, dtype=torch.long), torch.zeros(4, 2))
-    config = dataclasses.replace(CONFIG, explanation=ExpoConfig(teacher=teacher))
+    config = configured("soft-explain", teacher=teacher)
     experience = Experience((MIXED, WRONG), (Chain((1, 2), (3, 4, 5, 6)),), 0.0, labels=[labels])
     *sampled, soft = METHOD_ROWS["soft-explain"](experience, config)
     assert sampled == grpo_rows(experience, config)
@@ -188,7 +199,7 @@ def test_grade_negatives_rows_by_hand() -> None:
         dataclasses.replace(c, logprobs=own) for c, own in zip(WRONG.completions, logprobs, strict=True)
     ))  # fmt: skip
     experience = Experience((MIXED, graded, RIGHT), (), 0.0)
-    rows = METHOD_ROWS["grade-negatives"](experience, CONFIG)
+    rows = METHOD_ROWS["grade-negatives"](experience, configured("grade-negatives"))
     assert [row.advantage for row in rows[2:4]] == pytest.approx([-1 / 24, 1 / 24])
     assert rows[:2] + rows[4:] == grpo_rows(experience, CONFIG)[:2] + grpo_rows(experience, CONFIG)[4:]
 
@@ -202,7 +213,7 @@ def test_groups_do_not_see_each_other(method: Method) -> None:
     def first(other: Group) -> list[tuple[Any, ...]]:
         experience = Experience((WRONG, other), chains, 0.0, rewards={0: (0.3, 0.1)}, labels=[label],
                                 gaps={0: [torch.tensor([1.0, 0.5])] * 2})  # fmt: skip
-        rows = METHOD_ROWS[method](experience, CONFIG)
+        rows = METHOD_ROWS[method](experience, configured(method))
         return [(row.advantage, row.token_advantages, row.completion_ids) for row in rows[:2]]
 
     assert first(MIXED) == first(RIGHT) == first(WRONG)

@@ -106,9 +106,9 @@ def test_the_shaped_term_by_hand() -> None:
 
 
 def test_confident_mistakes_are_the_worst_by_hand() -> None:
-    # p = 0.4 and 0.2, D = 0.8: rewards -1/2 * 0.4/0.4 and -1/2 * 0.2/0.6; the mean is -1/3; a quarter of the rest
+    # p = 0.4 and 0.2, D = 0.8: rewards -1/2 * 0.4/0.4 and -1/2 * 0.2/0.6; the mean is -1/3
     got = confidence_advantages(torch.log(torch.tensor([0.4, 0.2])))
-    torch.testing.assert_close(got, 0.25 * torch.tensor([-1 / 2 + 1 / 3, -1 / 6 + 1 / 3]))
+    torch.testing.assert_close(got, torch.tensor([-1 / 2 + 1 / 3, -1 / 6 + 1 / 3]))
     assert torch.equal(confidence_advantages(torch.full((8,), -0.3)), torch.zeros(8))
     extreme = confidence_advantages(torch.tensor([-900.0, -0.1, -1000.0]))  # exp(-900) is no fp32 number
     assert extreme.isfinite().all()

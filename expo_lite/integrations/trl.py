@@ -29,6 +29,7 @@ from expo_lite.prompts import Turns, encode_question, explanation_turns, questio
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
+from expo_lite.settings.methods import METHODS
 from expo_lite.settings.schema import check_rules, typed
 from expo_lite.settings.train import check_filters
 from expo_lite.step.explain import with_wrong_answer
@@ -105,6 +106,8 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         """
         self._task, self._explanation = task, explanation or ExpoConfig()
         _check(self._explanation)
+        coef = self._explanation.exp_sft_coef
+        self._coef = (METHODS["exp-grpo"].coef or 0.0) if coef is None else coef
         self._problems = list(problems if problems is not None else task.problems("train"))
         self._chains: list[tuple[list[ChainRow], bool]] = []
         self._group_rewards = torch.empty(0)
@@ -151,7 +154,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         gated = self._explanation.explain != "all"
         wanted = [place for place, wrong in zip(asked, is_wrong, strict=True) if wrong or not gated]
         n_slots = self.args.steps_per_generation
-        if not wanted or not self._explanation.exp_sft_coef:
+        if not wanted or not self._coef:
             return [([], False)] * n_slots
         n_each = -(-len(wanted) // n_processes)
         own = wanted[me::n_processes]
@@ -177,7 +180,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         self._metrics["train"].update({n: v for n, v in before.items() if n != "num_tokens"})
         progress = self.state.global_step / max(self.state.max_steps, 1)
         settings = self._explanation
-        coefficient = scheduled(settings.exp_sft_coef, schedule=settings.exp_sft_schedule, progress=progress)
+        coefficient = scheduled(self._coef, schedule=settings.exp_sft_schedule, progress=progress)
         # an optimiser step that sees only a part of what was generated averages over the problems of that part
         n_seen = n_problems * self.args.gradient_accumulation_steps / self.args.steps_per_generation
         rows, reasons = [], []

@@ -100,9 +100,9 @@ class RolloutConfig:
 class ExpoConfig:
     """Self-explanations: the settings that the paper leaves open."""
 
-    exp_sft_coef: Annotated[float, COEFFICIENT] = 0.04
-    """The weight of the supervised term on explanations (exp-grpo) or expert chains (gt-sft-grpo).
-    The paper calls it beta."""
+    exp_sft_coef: Annotated[float | None, COEFFICIENT] = None
+    """The weight of what the method adds to GRPO. Default: 0.04 for exp-grpo and gt-sft-grpo, the paper's beta;
+    1 for insert and self-distill, 0.25 for grade-negatives, 0.1 for soft-explain (0.01 with --teacher current)."""
     exp_sft_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """The schedule by which exp_sft_coef falls to 0 over the run."""
     exp_sft_normalisation: Literal["sequence", "token"] = "sequence"

@@ -31,8 +31,11 @@ class MethodSpec:
     """--explain cannot change the gate."""
     grpo: bool = False
     """It has the GRPO loss."""
-    scaled: bool = False
-    """It adds chains to the GRPO loss, scaled by --exp-sft-coef; if that is 0, no chains are sampled."""
+    sft: bool = False
+    """It adds the supervised term on chains to the GRPO loss."""
+    coef: float | None = None
+    """The default of --exp-sft-coef, which scales what it adds to the GRPO loss; if that is 0, no chains are sampled.
+    None: it has nothing to scale."""
     groups: bool = True
     """It learns from groups; without, they are sampled only where the gate needs them."""
     pairs: bool = False
@@ -45,22 +48,21 @@ class MethodSpec:
     @property
     def imitates(self) -> bool:
         """It has the supervised term on chains, or pairs of them."""
-        return self.chains != "none" and (self.scaled or not self.grpo)
+        return self.chains != "none" and (self.sft or not self.grpo)
 
 
 METHODS: dict[Method, MethodSpec] = {
     "grpo": MethodSpec("none", grpo=True),
-    "exp-grpo": MethodSpec("explanation", grpo=True, scaled=True),
-    "gt-sft-grpo": MethodSpec("expert", grpo=True, scaled=True),
+    "exp-grpo": MethodSpec("explanation", grpo=True, sft=True, coef=0.04),
+    "gt-sft-grpo": MethodSpec("expert", grpo=True, sft=True, coef=0.04),
     "exp-dpo": MethodSpec("explanation", gate="all", pairs=True, refresh_steps=10),
     "star": MethodSpec("explanation", gate_is_fixed=True),
     "sft": MethodSpec("expert", gate="all", groups=False),
-    "insert": MethodSpec("explanation", grpo=True),
+    "insert": MethodSpec("explanation", grpo=True, coef=1.0),
     "prefix": MethodSpec("explanation", gate_is_fixed=True, grpo=True, refresh_steps=0),
-    "self-distill": MethodSpec("none", grpo=True, teacher=True),
-    "soft-explain": MethodSpec("explanation", grpo=True, teacher=True),
+    "self-distill": MethodSpec("none", grpo=True, coef=1.0, teacher=True),
+    "soft-explain": MethodSpec("explanation", grpo=True, coef=0.1, teacher=True),
     "likelihood": MethodSpec("none", grpo=True),
-    "grade-negatives": MethodSpec("none", grpo=True),
+    "grade-negatives": MethodSpec("none", grpo=True, coef=0.25),
 }
 GRPO_METHODS = tuple(name for name, spec in METHODS.items() if spec.grpo)
-SCALED_METHODS = tuple(name for name, spec in METHODS.items() if spec.scaled)

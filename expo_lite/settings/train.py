@@ -106,7 +106,7 @@ class TrainConfig:
         spec = METHODS[self.method]
         if spec.pairs:
             return self.dpo.chosen
-        return "none" if spec.scaled and self.explanation.exp_sft_coef == 0 else spec.chains
+        return "none" if spec.coef and self.explanation.exp_sft_coef == 0 else spec.chains
 
     @property
     def refresh_steps(self) -> int:
@@ -169,12 +169,21 @@ def resolve(config: TrainConfig) -> RunConfig:
             or Path("runs") / f"{run_name(model, config.task)}-{config.method}-seed{config.seed}",
             "policy": replace(config.policy, bits=config.policy.bits or 4),
             "explanation": replace(
-                config.explanation, explain=config.explanation.explain or METHODS[config.method].gate
+                config.explanation,
+                explain=config.explanation.explain or METHODS[config.method].gate,
+                exp_sft_coef=_coefficient(config),
             ),
             "sampling": ResolvedRollout(**sampling),
             "optimizer": ResolvedOptimizer(**optimizer),
         }
     )
+
+
+def _coefficient(config: TrainConfig) -> float | None:
+    given, method = config.explanation.exp_sft_coef, config.method
+    if given is None and method == "soft-explain" and config.explanation.teacher == "current":
+        return 0.01
+    return METHODS[method].coef if given is None else given
 
 
 def run_name(model: str, task: str) -> str:
@@ -231,7 +240,7 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
         (spec.groups or config.explanation.explain == "all-wrong", {"draw"} & set(changed(config))),
         (spec.grpo, set(changed(config.loss)) - {"updates_per_batch"}),
         (config.method == "grpo", set(changed(config.sampling)) & {"resample"}),
-        (spec.scaled, expo & of_term),
+        (spec.coef is not None, expo & of_term),
         (spec.chains != "none", expo & of_chains),
         (not spec.gate_is_fixed or config.explanation.explain == spec.gate, expo & of_chains),
         (spec.imitates, expo & {"exp_sft_normalisation"}),

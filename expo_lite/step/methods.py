@@ -21,7 +21,6 @@ from expo_lite.policy.batching import Row, Side, SoftLabels
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Pair, Problem
 from expo_lite.run.metrics import explanation_metrics, group_metrics, mean
-from expo_lite.settings.groups import Teacher
 from expo_lite.settings.methods import METHODS, Method
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.explain import encode_chain, sample_groups
@@ -38,7 +37,6 @@ from expo_lite.step.run import Run
 
 LARGEST_GAP = 1.0
 """Of a token's log-probabilities under teacher and policy, nats: the largest advantage."""
-SOFT_COEF: dict[Teacher, float] = {"current": 0.01, "frozen": 0.1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ def experience_metrics(experience: Experience, config: RunConfig) -> dict[str, f
         metrics["teacher/gap"] = mean(
             gap for gaps in experience.gaps.values() for gap in torch.cat(list(gaps)).tolist()
         )
-    if METHODS[config.method].scaled and config.chain_source != "none":
+    if METHODS[config.method].sft and config.chain_source != "none":
         metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
     return metrics
 
@@ -214,7 +212,7 @@ def chain_rows(chains: Sequence[Chain], n_problems: int, config: RunConfig, prog
 def coefficient_in_force(config: RunConfig, progress: float) -> float:
     """exp_sft_coef as scheduled."""
     expl = config.explanation
-    return scheduled(expl.exp_sft_coef, schedule=expl.exp_sft_schedule, progress=progress)
+    return scheduled(expl.exp_sft_coef or 0.0, schedule=expl.exp_sft_schedule, progress=progress)
 
 
 def grpo_and_chain_rows(experience: Experience, config: RunConfig) -> list[Row]:
@@ -257,10 +255,10 @@ def insert_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """Let each accepted explanation join its group with reward 1, after the plain prompt (LUFFY, 2504.14945, eq. 6).
 
     Its advantage is measured by the sampled completions (`inserted_advantages`), its term shaped and not clipped
-    (`shaped_loss`); the others' terms are GRPO's. Where this leaves the paper: the chain is the policy's own verified
-    explanation and not a stronger model's; it stands beside all G samples and takes the place of none; by default only
-    all-wrong groups get one; lengths and the deviation divide as the settings of the loss say, where the paper's runs
-    leave both out (Dr. GRPO); and there is no bonus of entropy.
+    (`shaped_loss`), times --exp-sft-coef, 1 in the paper; the others' terms are GRPO's. Where this leaves the paper:
+    the chain is the policy's own verified explanation and not a stronger model's; it stands beside all G samples and
+    takes the place of none; by default only all-wrong groups get one; lengths and the deviation divide as the settings
+    of the loss say, where the paper's runs leave both out (Dr. GRPO); and there is no bonus of entropy.
     """
     rows = grpo_rows(experience, config)
     rewards_PG = torch.tensor([group.rewards for group in experience.groups])
@@ -272,31 +270,31 @@ def insert_rows(experience: Experience, config: RunConfig) -> list[Row]:
         if (chain := chains.get(group.completions[0].prompt_ids))
     ]
     lengths = [len(row.completion_ids) for row in rows] + [len(chain.target_ids) for chain, _ in joining]
-    weights = _weights(lengths, config)
+    weights, coefficient = _weights(lengths, config), coefficient_in_force(config, experience.progress)
     rows = [
         replace(row, weight=w, kl_weight=w if row.kl_weight else 0.0) for row, w in zip(rows, weights, strict=False)
     ]
     return rows + [
-        Row(chain.prompt_ids, chain.target_ids, shaped_weight=weight * advantage)
+        Row(chain.prompt_ids, chain.target_ids, shaped_weight=coefficient * weight * advantage)
         for (chain, advantage), weight in zip(joining, weights[len(rows) :], strict=True)
     ]
 
 
 def self_distill_rows(experience: Experience, config: RunConfig) -> list[Row]:
-    """Let the policy that sees the answer judge each token of all-wrong groups: A_t = clip(sg(l_T - l_S), -1, 1).
+    """Let the policy that sees the answer judge each token of all-wrong groups: A_t = c clip(sg(l_T - l_S), -1, 1).
 
-    In expectation the gradient of KL(S || T), of the policy S to the teacher T (OPSD, arXiv 2601.18734, whose code has
-    this sampled form, -sg(l_T - l_S) log p_S, beside a full divergence, and a teacher with the adapter off). Where this
-    leaves OPSD: T sees the answer alone and no reference solution; groups with a right completion are left to GRPO;
-    gaps and ratios are clipped. SDFT (arXiv 2601.19897) shows T a demonstration, with averaged weights. SDAR (arXiv
-    2605.15155) gates its term by the gap and never pushes down; this form is signed. Of these two, and of OPSD's text,
-    the equations were not at hand.
+    c is --exp-sft-coef. In expectation the gradient of KL(S || T), of the policy S to the teacher T (OPSD, arXiv
+    2601.18734, whose code has this sampled form, -sg(l_T - l_S) log p_S, beside a full divergence, and a teacher with
+    the adapter off). Where this leaves OPSD: T sees the answer alone and no reference solution; groups with a right
+    completion are left to GRPO; gaps and ratios are clipped. SDFT (arXiv 2601.19897) shows T a demonstration, with
+    averaged weights. SDAR (arXiv 2605.15155) gates its term by the gap and never pushes down; this form is signed. Of
+    these two, and of OPSD's text, the equations were not at hand.
     """
-    rows = grpo_rows(experience, config)
+    rows, coefficient = grpo_rows(experience, config), coefficient_in_force(config, experience.progress)
     for i, gaps in experience.gaps.items():
         for k, gap_T in enumerate(gaps, start=i * config.group_size):
-            clipped = gap_T.clamp(-LARGEST_GAP, LARGEST_GAP)
-            rows[k] = replace(rows[k], token_advantages=tuple(clipped.tolist()))
+            advantages = coefficient * gap_T.clamp(-LARGEST_GAP, LARGEST_GAP)
+            rows[k] = replace(rows[k], token_advantages=tuple(advantages.tolist()))
     return rows
 
 
@@ -304,12 +302,12 @@ def soft_explain_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """GRPO, and on each accepted explanation lambda times the mean over tokens of JSD(T, S) (HDPO, arXiv 2603.23871).
 
     L_GRPO + lambda L_JSD is its section 3.2. T is the teacher, which sees the answer; of its distribution the 64 most
-    probable tokens count one by one. lambda is 0.01 for the current policy as T and 0.1 for the frozen one. Where this
+    probable tokens count one by one. lambda is --exp-sft-coef. Where this
     leaves the paper: T sees the answer alone and not a reference solution; the rest of both distributions counts as one
     more token, where the paper makes the 64 add up to 1 and charges what the policy has beyond them with ln 2; and the
     term is averaged over all of the step's problems. Its text was not at hand, but a summary of it.
     """
-    weight = SOFT_COEF[config.explanation.teacher] / len(experience.groups)
+    weight = coefficient_in_force(config, experience.progress) / len(experience.groups)
     return grpo_rows(experience, config) + [
         Row(chain.prompt_ids, chain.target_ids, soft_weight=weight / len(chain.target_ids), soft=labels)
         for chain, labels in zip(experience.chains, experience.labels, strict=True)
@@ -331,14 +329,16 @@ def likelihood_rows(experience: Experience, config: RunConfig) -> list[Row]:
 def grade_negatives_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """GRPO; in all-wrong groups the more confident a completion, the worse (LENS, arXiv 2510.08696).
 
-    The advantages are those of `confidence_advantages`, from the log-probabilities of sampling. Where this leaves the
+    The advantages are those of `confidence_advantages`, from the log-probabilities of sampling, times --exp-sft-coef
+    (the paper's alpha). Where this leaves the
     paper: its wrong completions in mixed groups are graded too, and keep GRPO's advantage here.
     """
-    rows = grpo_rows(experience, config)
+    rows, coefficient = grpo_rows(experience, config), coefficient_in_force(config, experience.progress)
     for i in failed(experience.groups):
         completions = experience.groups[i].completions
         nats_G = torch.tensor([mean(completion.logprobs) for completion in completions])
-        for k, advantage in enumerate(confidence_advantages(nats_G).tolist(), start=i * len(completions)):
+        graded = coefficient * confidence_advantages(nats_G)
+        for k, advantage in enumerate(graded.tolist(), start=i * len(completions)):
             rows[k] = replace(rows[k], advantage=advantage)
     return rows
 
