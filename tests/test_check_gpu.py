@@ -39,6 +39,7 @@ def run_script(folder: Path, model: str, tokens: int) -> tuple[str, Findings]:
     return done.stdout, found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_it_runs_on_the_cpu_and_says_what_it_skipped(tmp_path: Path) -> None:
     if has_gpu():

@@ -199,12 +199,12 @@ def exact(hf: HfPolicy, folders: tuple[Path, Path, Path]) -> HfPolicy:
     return HfPolicy("tiny", PolicyConfig(bits=16), seed=0, adapter=folders[0])
 
 
-@pytest.fixture(scope="module")
-def interpreted(folders: tuple[Path, Path, Path]) -> dict[str, Any]:
-    """Unsloth's GPU code, its Triton kernels interpreted; 1 to 2 minutes."""
+def interpreted(folder: Path, kind: str) -> dict[str, Any]:
+    """Unsloth's GPU code, its Triton kernels interpreted; 1 minute."""
     out = in_own_process(
         str(HERE / "unsloth_interpreted.py"),
-        str(folders[0]),
+        str(folder),
+        kind,
         PYTHONPATH=str(HERE),
         TRITON_INTERPRET="1",
         UNSLOTH_ALLOW_CPU="1",
@@ -223,10 +223,10 @@ def interpreted(folders: tuple[Path, Path, Path]) -> dict[str, Any]:
     ],
 )
 def test_the_gpu_code_scores_learns_and_samples_alike(
-    interpreted: dict[str, Any], exact: HfPolicy, kind: str, nats: float, of_a_norm: float, kernels: set[str]
+    folders: tuple[Path, Path, Path], exact: HfPolicy, kind: str, nats: float, of_a_norm: float, kernels: set[str]
 ) -> None:
     """In fp32 to rounding, with checkpointing; in fp16, where Unsloth's fused LoRA layers run, to that of 16 bits."""
-    found = interpreted[kind]
+    found = interpreted(folders[0], kind)
     assert kernels <= found["kernels"].keys()
     apart = [(flat(found["logprobs"]) - scores(exact)).abs()]
     with exact.reference():

@@ -1,8 +1,8 @@
 """Unsloth's GPU code on CPU tensors: its Triton kernels interpreted, its forward passes and generate as on a card.
 
 Run in a process of its own with TRITON_INTERPRET=1, UNSLOTH_ALLOW_CPU=1 and UNSLOTH_COMPILE_DISABLE=1; prints what came
-out as JSON. The argument: a folder with an adapter that transformers wrote. What a card has and a CPU lacks is put in
-its place here, each in one line: a device's number, pinned memory, xformers. Nothing that computes is replaced.
+out as JSON. The arguments: a folder with an adapter that transformers wrote, and fp32 or fp16. What a card has and a
+CPU lacks is put in its place here, each in one line: a device's number, pinned memory, xformers. Nothing that computes is replaced.
 """
 
 import importlib
@@ -25,7 +25,7 @@ own: Any = importlib.import_module("expo_lite.policy.unsloth")  # imports Unslot
 PROMPTS = ((2, 8, 9, 10, 11), (2, 8, 9, 10, 11, 12, 13, 14, 15, 16), (2, 20, 21))
 ROWS = [Row(prompt, tuple(range(30, 30 + 7 * i)), advantage=1.0, weight=0.1) for i, prompt in enumerate(PROMPTS, 1)]
 N_TOKENS = 6
-CASES = (("fp32", torch.float32, True), ("fp16", torch.float16, False))
+CASES = {"fp32": (torch.float32, "unsloth"), "fp16": (torch.float16, False)}
 """In fp32 everything is exact, but Unsloth leaves its fused LoRA layers out; in fp16 they run."""
 
 
@@ -110,18 +110,16 @@ def only(dtype: torch.dtype, _device: torch.device) -> torch.dtype:
 
 
 def main() -> None:
-    """Score, differentiate and sample, in fp32 with checkpointing and in fp16 without; say which kernels ran."""
+    """Score, differentiate and sample, in fp32 with checkpointing or in fp16 without; say which kernels ran."""
     as_on_a_card()
     own.FastLanguageModel.from_pretrained = staticmethod(load_as_on_a_card)
     ran = count_kernels()
-    found: dict[str, Any] = {}
-    for name, dtype, checkpointing in CASES:
-        own.compute_type = partial(only, dtype)
-        own.CHECKPOINTING = "unsloth" if checkpointing else False
-        config = PolicyConfig(backend="unsloth", bits=16, sampler="native")
-        policy = own.UnslothPolicy("tiny", config, seed=0, adapter=Path(sys.argv[1]))
-        ran.clear()
-        found[name] = measured(policy) | {"kernels": dict(ran)}
+    dtype, own.CHECKPOINTING = CASES[sys.argv[2]]
+    own.compute_type = partial(only, dtype)
+    config = PolicyConfig(backend="unsloth", bits=16, sampler="native")
+    policy = own.UnslothPolicy("tiny", config, seed=0, adapter=Path(sys.argv[1]))
+    ran.clear()
+    found = measured(policy) | {"kernels": dict(ran)}
     sys.stdout.write("\n" + json.dumps(found) + "\n")
 
 
