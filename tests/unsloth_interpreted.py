@@ -2,7 +2,8 @@
 
 Run in a process of its own with TRITON_INTERPRET=1, UNSLOTH_ALLOW_CPU=1 and UNSLOTH_COMPILE_DISABLE=1; prints what came
 out as JSON. The arguments: a folder with an adapter that transformers wrote, and fp32 or fp16. What a card has and a
-CPU lacks is put in its place here, each in one line: a device's number, pinned memory, xformers. Nothing that computes is replaced.
+CPU lacks is put in its place here, each in one line: a device's number, pinned memory, xformers. Nothing
+that computes is replaced.
 """
 
 import importlib
