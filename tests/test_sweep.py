@@ -168,7 +168,10 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seedz = [0]", "unknown setting 'seedz'. A plan has seeds, diagnose_problems, common, runs, grid, quick; "),
+        (
+            "seedz = [0]",
+            "unknown setting 'seedz'. A plan has seeds, diagnose_problems, common, runs, grid, quick, against; ",
+        ),
         ("methods = ['grpo']", "those of `train` go in [common] or [runs.NAME]."),
         ("seeds = [0]\n[quick]\nstep = 3", "quick: unknown setting 'step'."),
         ("seeds = []\n[runs.a]", "a plan has seeds"),
@@ -334,10 +337,11 @@ def test_no_run_outlives_a_killed_sweep(tmp_path: Path) -> None:
 
 
 def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "plan.toml").write_text(SWEEP)
+    (tmp_path / "plan.toml").write_text(f'against = ["exp_sft_coef=0.0"]\n{SWEEP}')
     folder = tmp_path / "out"
     assert run(["sweep", str(tmp_path / "plan.toml"), "--model", "tiny", "--output", str(folder)]) == 0
     out = capsys.readouterr().out
+    assert "Against exp_sft_coef=0.0" in out
     assert "pass@1 by level" in out
     assert "exp_sft_coef=0.04" in out
     assert "claim" not in out
@@ -347,6 +351,10 @@ def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert results["seeds"] == [0, 1]
     assert set(results["runs"]) == {"base", "exp_sft_coef=0.0", "exp_sft_coef=0.04"}
     assert results["claims"] == []
+    (ours,) = results["against"]["exp_sft_coef=0.0"].values()
+    passed = {name: figures["pass@1"]["3"]["value"] for name, figures in results["runs"].items()}
+    assert ours["3"]["value"] == pytest.approx(passed["exp_sft_coef=0.04"] - passed["exp_sft_coef=0.0"])
+    assert ours["3"]["low"] < ours["3"]["high"]
     # the folder alone is enough for all that looks at runs
     assert run(["report", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == results

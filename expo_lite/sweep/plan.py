@@ -59,6 +59,8 @@ class PlanFile:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     grid: dict[str, Any] = field(default_factory=dict)
     quick: dict[str, Any] = field(default_factory=dict)
+    against: tuple[str, ...] = ()
+    """Runs that each of the others is compared with."""
 
     def settings(self, where: str) -> dict[str, dict[str, Any]]:
         """The settings of every run by name: the common ones, its own, and one choice from the grid.
@@ -93,6 +95,8 @@ class SweepPlan:
     """Problems a level for the diagnosis of the base, once a seed; 0 for none."""
     runs: dict[str, TrainConfig]
     folder: Path
+    against: tuple[str, ...] = ()
+    """Runs that each of the others is compared with."""
 
     def config(self, run: str, seed: int) -> RunConfig:
         """The resolved settings of one run; it resumes whatever its folder has."""
@@ -153,7 +157,12 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
         runs[name] = from_mapping(TrainConfig, settings | given, f"{file}: runs.{name}")
     some = next(iter(runs.values()))
     name = f"{file.stem}-{run_name(some.model or default_model(), some.task)}{'-quick' if config.quick else ''}"
-    read = SweepPlan(file.stem, seeds, written.diagnose_problems, runs, config.output or Path("runs") / name)
+    if wrong := [run for run in written.against if run not in runs]:
+        raise ConfigError(
+            f"{file}: against names '{wrong[0]}', which is no run of the plan.{suggestion(wrong[0], runs)}"
+        )
+    folder = config.output or Path("runs") / name
+    read = SweepPlan(file.stem, seeds, written.diagnose_problems, runs, folder, written.against)
     shared = _evaluated(read.any_config)
     for run in runs:
         resolved = read.config(run, seeds[0])

@@ -81,7 +81,19 @@ class SweepReport:
             tables.append(new_table(*heads, title=title, justify="left"))
             for part in parts:
                 tables[-1].add_row(part.statement, part.figure, str(part.n_seeds), verdict_cell(part.verdict))
-        return tables
+        return tables + [self.against(run) for run in self.plan.against if run in self.results.runs]
+
+    def against(self, theirs: str) -> Table:
+        """pass@1 of each run minus that of one, by level; the verdict is on the hardest."""
+        results = self.results
+        heads = ("run", *results.columns, "seeds", f"above at {results.hardest}")
+        table = new_table(*heads, title=f"Against {theirs}: the difference of pass@1 by level")
+        for ours, figures in differences(results, theirs).items():
+            n_seeds = results.n_seeds(ours, theirs)
+            part = Part(ours, figures[results.hardest], n_seeds, above=0.0)
+            cells = [interval_cell(figure, signed=True) for figure in figures.values()]
+            table.add_row(ours, *cells, str(n_seeds), verdict_cell(part.verdict))
+        return table
 
     def accuracies(self) -> list[Table]:
         """pass@1 and pass@k of the base and of every finished run, by level."""
@@ -122,9 +134,11 @@ class SweepReport:
         """All of it as plain JSON values; the right samples of every problem, so that any figure can be made anew."""
         results, config = self.results, self.plan.any_config
         runs: dict[str, dict[str, Any]] = {}
-        for name, figures in figures_by_level(results, results.k).items():
-            accuracy = zip(results.columns, map(asdict, figures), strict=True)
-            runs[name] = {"seeds": sorted(results.runs.get(name, ())), f"pass@{results.k}": dict(accuracy)}
+        for name in (BASE, *results.runs):
+            runs[name] = {"seeds": sorted(results.runs.get(name, ()))}
+            for k in sorted({1, results.k}):
+                figures = {level: asdict(results.accuracy(name, level, k)) for level in results.columns}
+                runs[name][f"pass@{k}"] = figures
             if name != BASE:
                 runs[name] |= {metric: asdict(results.total(name, metric)) for metric in COSTS}
                 runs[name]["correct"] = {seed: counts(run.after) for seed, run in results.runs[name].items()}
@@ -140,6 +154,13 @@ class SweepReport:
                 for claim in self.claims
             ],
             "questions": {heading: list(map(part_json, parts)) for heading, parts in self.questions.items()},
+            "against": {
+                theirs: {
+                    ours: {level: asdict(each) for level, each in figures.items()} for ours, figures in rows.items()
+                }
+                for theirs in self.plan.against
+                if (rows := differences(results, theirs))
+            },
             "runs": runs,
             "failures": self.failures,
         }
@@ -169,6 +190,15 @@ def part_json(part: Part) -> dict[str, Any]:
 def figures_by_level(results: Results, k: int) -> dict[str, list[Estimate]]:
     """pass@k by level of the base and of every finished run."""
     return {name: [results.accuracy(name, level, k) for level in results.columns] for name in (BASE, *results.runs)}
+
+
+def differences(results: Results, theirs: str) -> dict[str, dict[str, Estimate]]:
+    """pass@1 by level of each run minus that of one; of the runs that share a seed with it."""
+    return {
+        ours: {level: results.difference(ours, theirs, level, 1) for level in results.columns}
+        for ours in results.runs
+        if ours != theirs and results.n_seeds(ours, theirs)
+    }
 
 
 def render(report: SweepReport) -> str:

@@ -61,14 +61,14 @@ class Results:
         measured = [self.before] if run == BASE else [result.after for result in self.runs[run].values()]
         return over_seeds_and_problems([_solved(each, level, k or self.k) for each in measured])
 
-    def difference(self, ours: str, theirs: str, level: str) -> Estimate:
+    def difference(self, ours: str, theirs: str, level: str, k: int | None = None) -> Estimate:
         """pass@k of one run minus another's (or the base's), paired by seed and problem."""
         mine, other = self.runs[ours], self.runs[ours if theirs == BASE else theirs]
         seeds = [seed for seed in mine if seed in other]
         if not seeds:
             raise KeyError(theirs)
         pairs = [(mine[seed].after, other[seed].before if theirs == BASE else other[seed].after) for seed in seeds]
-        solved = [(_solved(a, level, self.k), _solved(b, level, self.k)) for a, b in pairs]
+        solved = [(_solved(a, level, k or self.k), _solved(b, level, k or self.k)) for a, b in pairs]
         return over_seeds_and_problems([[x - y for x, y in zip(a, b, strict=True)] for a, b in solved], lowest=-1.0)
 
     def shift(self, run: str, name: str) -> Estimate:

@@ -40,7 +40,7 @@ from expo_lite.terminal import say
 
 DIAGNOSIS = "diagnosis.json"
 CLAIMED_K = 4
-"""The claims are about pass@4; a plan with fewer samples compares pass@1."""
+"""The claims are about pass@4; a plan with fewer samples judges pass@1."""
 FITTED = ("policy.sampler", "optimizer.micro_batch_tokens", "sampling.sampling_rows")
 """Settings that a run fills in by the memory that it finds."""
 MOST_RESTARTS = 3
@@ -211,7 +211,8 @@ def collect_results(plan: SweepPlan) -> Results:
             diagnoses[seed] = json.loads(file.read_text(encoding="utf-8"))["levels"][-1]
     if not runs:
         raise ExpoLiteError("No run is finished, so there is nothing to compare.")
-    return Results(runs, diagnoses, CLAIMED_K if plan.any_config.evaluation.eval_samples >= CLAIMED_K else 1)
+    samples = plan.any_config.evaluation.eval_samples
+    return Results(runs, diagnoses, samples if not plan.diagnose_problems else CLAIMED_K if samples >= CLAIMED_K else 1)
 
 
 def unfinished(plan: SweepPlan) -> dict[str, str]:
