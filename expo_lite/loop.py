@@ -35,7 +35,7 @@ from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import sample_rows
 from expo_lite.run.progress import Display, Stopped, StopRequests, working
 from expo_lite.run.target import policy_settings, resolve_run, run_prompts, starting_adapter
-from expo_lite.settings.machine import load_of_others
+from expo_lite.settings.machine import how_to_install, load_of_others, missed_unsloth
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
 from expo_lite.step.learn import learn, learning_rate, make_optimizer
@@ -163,6 +163,8 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     device = describe(find_device())
     busy = load_of_others() if device.startswith("cpu") else None
     say(console, f"device: {device}{(busy and '; ' + busy) or ''}")
+    if config.policy.backend == "auto" and (missed := missed_unsloth()):
+        say(console, f"{missed} To install it: {how_to_install('unsloth')}.")
     say_read(task, console)
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     prompts = run_prompts(config, folder, warn)

@@ -22,6 +22,7 @@ from expo_lite.policy import device
 from expo_lite.report.findings import lora_b_moved, run_findings
 from expo_lite.results.record import read_run
 from expo_lite.run.folder import RunFolder
+from expo_lite.settings import machine
 
 HEALTHY = {
     "grad_norm": 0.1,
@@ -232,6 +233,19 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatc
     assert (check.state, check.what) == ("problem", "There is a GPU that cannot be used.")
     assert "the driver is 535.183.01" in check.remedy
     assert bits.state in ("ok", "warning")  # it is looked at on the CPU all the same
+
+
+@pytest.mark.parametrize(("installed", "missed"), [(False, 1), (True, 0)])
+def test_a_card_without_unsloth(installed: bool, missed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_gpu", lambda: True)
+    monkeypatch.setattr(machine, "is_installed", lambda package: installed)
+    monkeypatch.setattr(checks, "gpu", lambda: checks.Check("ok", "cuda: a card"))
+    found = [check for check in checks.machine_checks(training=False) if "fused kernels" in check.what]
+    assert [(check.state, "`uv sync --extra unsloth`" in check.remedy) for check in found] == [
+        ("warning", True)
+    ] * missed
+    monkeypatch.setattr(checks, "gpu", lambda: checks.Check("problem", "a card that torch cannot use"))
+    assert not [check for check in checks.machine_checks(training=False) if "fused kernels" in check.what]
 
 
 def test_four_bits_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

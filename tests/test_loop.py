@@ -425,12 +425,16 @@ def test_a_policy_that_gives_no_numbers_stops_the_run(tmp_path: Path, tasks: dic
     assert len(read(tmp_path / "run" / "metrics.jsonl")) == 1
 
 
-def test_what_a_run_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_run_prints_and_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "missed_unsloth", lambda: "Unsloth is not installed.")  # as with a card
     words = "--levels 1 5 --steps 2 --group-size 2 --problems-per-step 2 --max-completion-tokens 60 --eval-problems 1"
     words += " --explain all"
     metrics = train(tmp_path / "run", words, "--eval-samples 2 --diagnostics-every 1 --save-every 2")
     out = capsys.readouterr().out
     assert out.count("evaluating on 5 held-out problems") == 2
+    assert "Unsloth is not installed. To install it: in the clone, `uv sync --extra unsloth`" in out
     assert "step 1/2 | " in out
     assert "step 2/2 | 0:00 left | reward " in out
     assert "pass@2" in out

@@ -3,11 +3,13 @@
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_run import make_run
+from packaging.specifiers import SpecifierSet
 
 from expo_lite.commands import cli
 from expo_lite.settings.train import TrainConfig, resolve
@@ -112,7 +114,7 @@ def lines() -> list[str]:
 def commands() -> list[str]:
     """What stands after `expo-lite` in these lines."""
     parts = [part.strip() for line in lines() for part in line.split("&&")]
-    words = [re.fullmatch(r"(?:uv run )?expo-lite (.+)", part) for part in parts]
+    words = [re.fullmatch(r"(?:uv run (?:--extra \w+ )?)?expo-lite (.+)", part) for part in parts]
     return sorted({" ".join(found[1].split()) for found in words if found})
 
 
@@ -131,6 +133,18 @@ def test_the_first_command_sets_everything_up() -> None:
         "git clone REPOSITORY expo-lite && cd expo-lite",
         "pip install uv && uv run expo-lite train --model tiny",
     ]
+
+
+def test_the_command_for_a_card_installs_unsloth_and_a_trl_that_fits_the_trainer() -> None:
+    (extra,) = re.findall(r"^uv run --extra (\w+) expo-lite train", README.read_text(encoding="utf-8"), re.MULTILINE)
+    packages = {each["name"]: each for each in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
+    own = packages["expo-lite"]
+    asked = {each["name"]: each["specifier"] for each in own["metadata"]["requires-dist"] if each.get("marker")}
+    locked = {each["name"]: packages[each["name"]] for each in own["optional-dependencies"][extra]}
+    assert set(locked) == {"unsloth", "unsloth-zoo"}
+    assert all(locked[name]["version"] in SpecifierSet(asked[name]) for name in locked)
+    assert "trl" in {each["name"] for each in locked["unsloth"]["dependencies"]}
+    assert packages["trl"]["version"] in SpecifierSet(asked["trl"])  # one lock for both extras: uv finds no other
 
 
 @pytest.mark.parametrize("command", commands())

@@ -24,7 +24,7 @@ from expo_lite.results.record import RunRecord, read_runs
 from expo_lite.run.checkpoint import newest_whole
 from expo_lite.run.dashboard import broken_off, holder_lives
 from expo_lite.run.folder import read_config, run_folders
-from expo_lite.settings.machine import driver_version, in_wsl, is_installed
+from expo_lite.settings.machine import driver_version, how_to_install, in_wsl, is_installed, missed_unsloth
 from expo_lite.settings.metrics import described
 from expo_lite.terminal import Terminal, command, say
 
@@ -115,6 +115,8 @@ def machine_checks(*, training: bool) -> Iterator[Check]:
         return
     card = gpu()
     yield card
+    if card.state == "ok" and (missed := missed_unsloth()):
+        yield Check("warning", missed, f"To install it: {how_to_install('unsloth')}.")
     yield four_bits()
     if training and card.state != "problem":  # training would fail for the same reason
         yield train()

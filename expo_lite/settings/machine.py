@@ -127,6 +127,16 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+def missed_unsloth() -> str | None:
+    """Say what a GPU is without, if Unsloth is not installed; None if nothing is missed."""
+    if not has_gpu() or is_installed("unsloth"):
+        return None
+    return (
+        "Unsloth is not installed. It brings fused kernels for the update, and moves what the update keeps to main "
+        "memory; sampling does not need it."
+    )
+
+
 def default_model() -> str:
     """The model for those who name none."""
     return "qwen2.5-3b" if has_gpu() else "tiny"
