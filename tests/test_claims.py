@@ -11,7 +11,7 @@ from expo_lite.records import ALL
 from expo_lite.results.figures import Evaluation, LevelResult, ProblemResult
 from expo_lite.results.statistics import Estimate, over_seeds_and_problems, student
 from expo_lite.settings.plans import ReplicateConfig
-from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, answers, better, judge_claims, undecidable
+from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, better, judge_claims, undecidable
 from expo_lite.sweep.plan import REPLICATE, read_plan
 from expo_lite.sweep.report import figures_by_level, part_json
 from expo_lite.sweep.results import BASE, Results, RunResult, change, minus
@@ -183,15 +183,6 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     assert part.estimate.value == pytest.approx(0.4)
     assert part.n_seeds == 1
     assert better(results, "a", "c", "2").verdict is ClaimVerdict.NOT_MEASURED
-
-
-def test_questions_of_what_was_run() -> None:
-    found = answers(made())
-    (mechanism, *_), gain = found.values()
-    assert mechanism.verdict is HOLDS
-    assert mechanism.estimate is not None
-    assert mechanism.estimate.value == pytest.approx(0.48)
-    assert [part.statement for part in gain] == ["formula above grpo", "formula above gt-sft-grpo"]
 
 
 def test_a_tie_of_nothing_is_undecided() -> None:

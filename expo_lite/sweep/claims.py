@@ -1,4 +1,4 @@
-"""The paper's claims (arXiv 2507.02834) and our own comparisons: statements about figures, with margins; no torch.
+"""The paper's claims (arXiv 2507.02834): statements about figures, with margins; no torch.
 
 Every margin was settled before the runs whose figures are reported. A part asks whether a figure lies above a bound, or
 at most at it. It holds if the whole 95% interval does, fails if all of it is on the other side, and is undecided in
@@ -211,36 +211,3 @@ CLAIMS: tuple[tuple[str, str, Callable[[Results], Iterator[Part]]], ...] = (
     ("The fraction of all-wrong groups falls under ExP-GRPO and not under GRPO.", "falls; does not", all_wrong),
 )  # fmt: skip
 """Statement, the paper's figures, and the parts that must hold; numbered from 1."""
-
-QUESTIONS = {
-    "Mechanism: does the shown answer matter?": [
-        ("formula", "formula-wrong-answer"),
-        ("formula", "formula-no-answer"),
-        ("exp-grpo", "wrong-answer"),
-        ("exp-grpo", "no-answer"),
-    ],
-    "Gain: against what else could be done": [
-        ("formula", "grpo"),
-        ("formula", "grpo-equal-tokens"),
-        ("formula", "gt-sft-grpo"),
-        ("formula", "sft"),
-        ("formula", "star"),
-        ("exp-grpo", "grpo"),
-        ("exp-grpo", "grpo-equal-tokens"),
-        ("exp-grpo", "star"),
-        ("exp-grpo", "formula"),
-        ("formula-kl", "formula"),
-        ("formula-token-5", "formula"),
-    ],
-}
-"""Beside the paper's claims: is the first run of a pair above the second, at the hardest level? The pairs with the gate
-(exp-grpo), and its controls, were added after its runs had been looked at."""
-
-
-def answers(results: Results) -> dict[str, list[Part]]:
-    """Judge every question that has a measured pair."""
-    asked = {
-        heading: [part for pair in pairs if (part := better(results, *pair, results.hardest)).estimate is not None]
-        for heading, pairs in QUESTIONS.items()
-    }
-    return {heading: parts for heading, parts in asked.items() if parts}

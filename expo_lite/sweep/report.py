@@ -19,7 +19,7 @@ from expo_lite.results.tables import interval_cell
 from expo_lite.run.folder import write_atomically
 from expo_lite.run.metrics import mean
 from expo_lite.settings.metrics import LEVEL_REWARD, METRICS, PANELS
-from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, answers, judge_claims
+from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, judge_claims
 from expo_lite.sweep.plan import SweepPlan
 from expo_lite.sweep.results import BASE, Results, RunResult
 from expo_lite.terminal import heads_and_rows, markdown, new_table, visible_line
@@ -33,20 +33,17 @@ CURVES = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "expo/nll_
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """A plan and its results. Only a replication has claims and questions; else both are empty."""
+    """A plan and its results. Only a replication has claims."""
 
     plan: SweepPlan
     results: Results
     failures: Mapping[str, str]
     claims: list[Claim]
-    questions: dict[str, list[Part]]
 
     @classmethod
     def of(cls, plan: SweepPlan, results: Results, failures: Mapping[str, str]) -> "SweepReport":
         """Judge the claims of a replication."""
-        if not plan.diagnose_problems:
-            return cls(plan, results, failures, [], {})
-        return cls(plan, results, failures, judge_claims(results), answers(results))
+        return cls(plan, results, failures, judge_claims(results) if plan.diagnose_problems else [])
 
     @property
     def title(self) -> str:
@@ -69,30 +66,24 @@ class SweepReport:
         )
 
     def judged(self) -> list[Table]:
-        """The claims and the questions as tables; a verdict stands in a row's last cell."""
+        """The claims, and what each run is compared with; a verdict stands in a row's last cell."""
         claims = new_table("", "claim", "paper", "ours", "", title="The paper's claims", justify="left")
         for c in self.claims:
             claims.add_row(str(c.number), c.statement, c.paper, c.inapplicable or "", verdict_cell(c.verdict))
             for part in c.parts:
                 claims.add_row("", f"· {part.statement}", "", part.figure, verdict_cell(part.verdict))
         tables = [claims] if self.claims else []
-        for title, parts in self.questions.items():
-            heads = (f"pass@{self.results.k} at level {self.results.hardest}", "difference", "seeds", "")
-            tables.append(new_table(*heads, title=title, justify="left"))
-            for part in parts:
-                tables[-1].add_row(part.statement, part.figure, str(part.n_seeds), verdict_cell(part.verdict))
         return tables + [self.against(run) for run in self.plan.against if run in self.results.runs]
 
     def against(self, theirs: str) -> Table:
         """pass@1 of each run minus that of one, by level; the verdict is on the hardest."""
         results = self.results
-        heads = ("run", *results.columns, "seeds", f"above at {results.hardest}")
+        heads = ("run", *results.columns, "seeds", f"at {results.hardest}")
         table = new_table(*heads, title=f"Against {theirs}: the difference of pass@1 by level")
         for ours, figures in differences(results, theirs).items():
-            n_seeds = results.n_seeds(ours, theirs)
-            part = Part(ours, figures[results.hardest], n_seeds, above=0.0)
-            cells = [interval_cell(figure, signed=True) for figure in figures.values()]
-            table.add_row(ours, *cells, str(n_seeds), verdict_cell(part.verdict))
+            hardest, cells = figures[results.hardest], [interval_cell(each, signed=True) for each in figures.values()]
+            verdict = "above" if hardest.low > 0 else "below" if hardest.high < 0 else ClaimVerdict.UNDECIDED
+            table.add_row(ours, *cells, str(results.n_seeds(ours, theirs)), verdict)
         return table
 
     def accuracies(self) -> list[Table]:
@@ -153,7 +144,6 @@ class SweepReport:
                 | {"parts": list(map(part_json, claim.parts))}
                 for claim in self.claims
             ],
-            "questions": {heading: list(map(part_json, parts)) for heading, parts in self.questions.items()},
             "against": {
                 theirs: {
                     ours: {level: asdict(each) for level, each in figures.items()} for ours, figures in rows.items()
