@@ -265,6 +265,8 @@ def listed_logprobs(
     head_VH: torch.Tensor,
     *,
     temperature: float,
+    bias_V: torch.Tensor | None = None,
+    cap: float | None = None,
     chunk_tokens: int = 64,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [N, K] at each position and their log-probabilities [N, K], without ever holding all logits [N, V].
@@ -276,12 +278,16 @@ def listed_logprobs(
         tokens: the tokens [N, K] to list, or how many of the most probable ones.
         head_VH: the language model head's weight; it is not trained.
         temperature: logits are divided by it.
+        bias_V: the head's bias.
+        cap: logits z become cap tanh(z / cap) before that (Gemma 2, arXiv 2408.00118).
         chunk_tokens: positions a chunk.
     """
     head_VH = head_VH.detach()
 
     def listed(hidden_nH: torch.Tensor, tokens_nK: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs_nV = torch.log_softmax(torch.nn.functional.linear(hidden_nH, head_VH).float() / temperature, dim=-1)
+        logits_nV = torch.nn.functional.linear(hidden_nH, head_VH, bias_V).float()
+        logits_nV = logits_nV if cap is None else cap * torch.tanh(logits_nV / cap)
+        logprobs_nV = torch.log_softmax(logits_nV / temperature, dim=-1)
         if tokens_nK is None:
             logprobs_nK, tokens_nK = logprobs_nV.topk(min(int(tokens), logprobs_nV.shape[1]), dim=-1)
             return tokens_nK, logprobs_nK
@@ -305,6 +311,8 @@ def token_logprobs(
     head_VH: torch.Tensor,
     *,
     temperature: float,
+    bias_V: torch.Tensor | None = None,
+    cap: float | None = None,
     chunk_tokens: int = 256,
     product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.nn.functional.linear,
 ) -> torch.Tensor:
@@ -319,16 +327,23 @@ def token_logprobs(
         targets_N: token ids.
         head_VH: the language model head's weight; it is not trained.
         temperature: logits are divided by it.
+        bias_V: the head's bias.
+        cap: logits z become cap tanh(z / cap) before that (Gemma 2, arXiv 2408.00118).
         chunk_tokens: positions a chunk.
         product: computes x W'; a device may have a faster one.
     """
     head_VH = head_VH.detach()
-    logprobs_N: torch.Tensor = _TokenLogprobs.apply(hidden_NH, targets_N, head_VH, temperature, chunk_tokens, product)
+    logprobs_N: torch.Tensor = _TokenLogprobs.apply(
+        hidden_NH, targets_N, head_VH, temperature, bias_V, cap, chunk_tokens, product
+    )
     return logprobs_N
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """d log p(target) / d hidden = (W[target] - p W) / temperature, kept as [N, H]."""
+    """d log p(target) / d hidden = (W[target] - p W) / temperature, kept as [N, H].
+
+    With a cap, each row of W counts with the slope of its capped logit, 1 - tanh(z / cap)^2.
+    """
 
     @staticmethod
     def forward(
@@ -337,6 +352,8 @@ class _TokenLogprobs(torch.autograd.Function):
         targets_N: torch.Tensor,
         head_VH: torch.Tensor,
         temperature: float,
+        bias_V: torch.Tensor | None,
+        cap: float | None,
         chunk_tokens: int,
         product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
@@ -346,6 +363,12 @@ class _TokenLogprobs(torch.autograd.Function):
             piece = slice(start, start + chunk_tokens)
             targets_n = targets_N[piece]
             logits_nV = product(hidden_NH[piece], head_VH).float()
+            if bias_V is not None:
+                logits_nV += bias_V
+            slopes_nV = None
+            if cap is not None:
+                slopes_nV = 1 - logits_nV.div_(cap).tanh_().square()
+                logits_nV.mul_(cap)
             if temperature != 1:
                 logits_nV.div_(temperature)
             # in place from here on, and each row's largest logit first, or the exponentials would overflow
@@ -355,13 +378,17 @@ class _TokenLogprobs(torch.autograd.Function):
             total_n = masses_nV.sum(dim=1)
             logprobs_N[piece] -= total_n.log()
             if gradients_NH is not None:
+                chosen_nH = head_VH[targets_n]
+                if slopes_nV is not None:
+                    masses_nV.mul_(slopes_nV)
+                    chosen_nH = chosen_nH * slopes_nV.gather(1, targets_n[:, None])
                 expected_nH = product(masses_nV.to(head_VH.dtype), head_VH.t()) / total_n[:, None]
-                gradients_NH[piece] = (head_VH[targets_n] - expected_nH) / temperature
-            del logits_nV, masses_nV  # or they would still be there while the next chunk's are made
+                gradients_NH[piece] = (chosen_nH - expected_nH) / temperature
+            del logits_nV, masses_nV, slopes_nV  # or they would still be there while the next chunk's are made
         ctx.save_for_backward(gradients_NH)
         return logprobs_N
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradients_NH,) = ctx.saved_tensors
-        return (gradients[0][:, None] * gradients_NH).to(gradients_NH.dtype), *[None] * 5
+        return (gradients[0][:, None] * gradients_NH).to(gradients_NH.dtype), *[None] * 7

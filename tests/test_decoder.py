@@ -47,12 +47,15 @@ PROMPTS = ((5, 6, 7, 8, 9), (300,), tuple(range(40, 90)))
 
 
 def folder_of(kind: str, root: Path) -> Path:
-    """A tiny model of this kind with random weights, biases and norms."""
-    sizes = SIZES | CONFIGS[kind]
-    config: Any = CONFIG_MAPPING[sizes.pop("model_type")]
+    """A tiny model of this kind."""
+    return random_model(SIZES | CONFIGS[kind], root)
+
+
+def random_model(sizes: dict[str, Any], root: Path, auto: Any = AutoModelForCausalLM) -> Path:
+    """A model of these sizes with random weights, biases and norms, and the tokenizer of tiny."""
+    config: Any = CONFIG_MAPPING[sizes["model_type"]]
     torch.manual_seed(0)
-    auto: Any = AutoModelForCausalLM
-    model = auto.from_config(config(**sizes))
+    model = auto.from_config(config(**{name: value for name, value in sizes.items() if name != "model_type"}))
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     model.save_pretrained(root)

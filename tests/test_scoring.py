@@ -106,13 +106,17 @@ def test_packed_attention_is_the_masked_one() -> None:
     torch.testing.assert_close(packed_attention(query, key, value, layout, scale=0.3), expected)
 
 
-@pytest.mark.parametrize("chunk_tokens", [3, 100])
-def test_log_probabilities_and_their_gradient_are_those_of_the_whole_logits(chunk_tokens: int) -> None:
+@pytest.mark.parametrize(("chunk_tokens", "cap"), [(3, None), (100, None), (3, 2.0)])
+def test_log_probabilities_and_their_gradient_are_those_of_the_whole_logits(
+    chunk_tokens: int, cap: float | None
+) -> None:
     torch.manual_seed(0)
-    hidden, head, targets = torch.randn(10, 6), torch.randn(20, 6), torch.randint(20, (10,))
+    hidden, head, targets, bias = torch.randn(10, 6), torch.randn(20, 6), torch.randint(20, (10,)), torch.randn(20)
     ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    got = token_logprobs(ours, targets, head, temperature=0.6, chunk_tokens=chunk_tokens)
-    expected = log_softmax(theirs @ head.t() / 0.6, dim=1).gather(1, targets[:, None]).squeeze(1)
+    got = token_logprobs(ours, targets, head, temperature=0.6, bias_V=bias, cap=cap, chunk_tokens=chunk_tokens)
+    logits = theirs @ head.t() + bias
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    expected = log_softmax(logits / 0.6, dim=1).gather(1, targets[:, None]).squeeze(1)
     torch.testing.assert_close(got, expected)
     weights = torch.linspace(-1, 2, 10)
     (got * weights).sum().backward()  # type: ignore[no-untyped-call]

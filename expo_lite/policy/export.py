@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from expo_lite.errors import ModelError
 from expo_lite.policy.device import compute_type
 from expo_lite.policy.gguf_file import GgufType, write_gguf
+from expo_lite.policy.load import settle_attention
 from expo_lite.policy.lora import LoraPolicy
 from expo_lite.policy.merged import dequantised, merged_weight
 from expo_lite.prompts import Turns, rendered
@@ -66,9 +67,11 @@ def merged_state(policy: LoraPolicy, dtype: torch.dtype) -> dict[str, torch.Tens
     """All weights under their names in transformers, on the CPU: the quantised base with the adapter merged in."""
     model = policy.base_model
     modules = dict(model.named_modules())
-    tied = model.config.tie_word_embeddings
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    stored = model.state_dict().keys()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in stored]  # such as Gemma 4's scales
     state: dict[str, torch.Tensor] = {}
-    for full, parameter in model.named_parameters(remove_duplicate=True):
+    for full, parameter in [*model.named_parameters(remove_duplicate=True), *buffers]:
         module, _, name = full.rpartition(".")
         if ".lora_" in full or (tied and full.startswith("lm_head.")):
             continue
@@ -170,7 +173,16 @@ def ollama_template(tokenizer: Any) -> str:
 
 
 def write_adapter(policy: LoraPolicy, folder: Path) -> None:
-    """Write the adapter in peft's layout, with its tokenizer."""
+    """Write the adapter in peft's layout, with its tokenizer.
+
+    Raises:
+        ModelError: others load another model by the name of its base.
+    """
+    if getattr(policy.base_model, "is_part", False):
+        raise ModelError(
+            f"The adapter is on the language part of '{policy.name}' alone, and transformers loads all of that: it "
+            "would not find the adapter's layers. Take --to merged."
+        )
     policy.save_adapter(folder)
     policy.tokenizer.save_pretrained(str(folder))
 
@@ -187,6 +199,7 @@ def check_export(place: Path, completions: Sequence[Completion], device: torch.d
     folder = str(place.parent if options else place)
     options |= {} if config is None else {"config": config}
     model = _AUTO.from_pretrained(folder, dtype=compute_type(device), local_files_only=True, **options).to(device)
+    settle_attention(model)
     n_same = n_same_tokens = n_tokens = 0
     total_nats = 0.0
     with torch.inference_mode():

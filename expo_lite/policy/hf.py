@@ -15,7 +15,7 @@ from expo_lite.policy.device import find_device
 from expo_lite.policy.load import load_base
 from expo_lite.policy.lora import LoraPolicy, choose_sampler, lora_config
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.models import find_model
+from expo_lite.settings.models import FAMILIES, find_model
 
 
 class HfPolicy(LoraPolicy):
@@ -38,7 +38,8 @@ class HfPolicy(LoraPolicy):
         base, tokenizer = load_base(find_model(name, config.revision).source, name, config, device)
         base.requires_grad_(False)
         base.config.use_cache = False
-        base.set_attn_implementation(attention.NAME)
+        if base.config.model_type in FAMILIES:
+            base.set_attn_implementation(attention.NAME)  # it leaves out what others add, such as caps and sinks
         base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
         with torch.random.fork_rng():
             torch.manual_seed(seed)

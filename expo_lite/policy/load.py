@@ -6,6 +6,7 @@ Every backend brings its own `Reader`, and shares fetching, checks and errors.
 import contextlib
 import gc
 import json
+import re
 import struct
 import tempfile
 import warnings
@@ -28,21 +29,37 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    logging,
+)
 
 from expo_lite.errors import ModelError
 from expo_lite.memory.machine import first_line, out_of_memory
 from expo_lite.policy.device import compute_type, wrong_widths
 from expo_lite.policy.template import settle
-from expo_lite.settings.groups import PROJECTIONS, PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
 """Files to fetch of a hub model: no pickles, no second copy in another format."""
 HUB_TIMEOUT_S = 10.0
-_AUTO_MODEL: Any = AutoModelForCausalLM  # these three are half typed
+ROUTERS = re.compile(r"router|altup|\.gate$|expert_gate$")
+"""Names of the layers that choose experts, or mix Gemma 3n's streams: they read their weights past an adapter."""
+LANGUAGE_PART = {
+    r"^language_model\.lm_head": "lm_head",
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.model\.": "model.",
+}
+"""From the names of weights in a checkpoint that also sees or hears to those of the language model alone."""
+_AUTO_MODEL: Any = AutoModelForCausalLM  # these four are half typed
 _QUANTISATION: Any = BitsAndBytesConfig
 _LOGGING: Any = logging
+_MODELS: Any = MODEL_FOR_CAUSAL_LM_MAPPING
 _UNREADABLE = (OSError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError,
                ImportError, struct.error, SafetensorError, StrictDataclassError)  # fmt: skip
 """Errors that transformers and its readers raise for broken files, and for those that need another package."""
@@ -177,11 +194,30 @@ def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any,
     in_two_passes = is_gguf and config.bits != 16
     with plain_weights(source) if in_two_passes else contextlib.nullcontext((source, set[str]())) as (plain, missing):
         folder, options = _options(Path(plain), config)
-        options |= {"output_loading_info": True} | _placement(config, device)
+        whole: Any = None if "gguf_file" in options else AutoConfig.from_pretrained(folder, **options)
+        options |= {"output_loading_info": True} | _placement(config, device) | _language_part(whole)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You passed `quantization_config`")  # to a base that has one: that holds
             model, info = _AUTO_MODEL.from_pretrained(folder, **options)
+    model.is_part = "key_mapping" in options and _MODELS.get(type(whole), None) is not type(model)
+    settle_attention(model)
     return model, missing | set(info["missing_keys"])
+
+
+def _language_part(whole: Any) -> dict[str, Any]:
+    """The arguments that load of a model which also sees or hears the one that reads and writes text."""
+    part = whole and whole.get_text_config(decoder=True)
+    if part is whole:
+        return {}
+    # where the checkpoint has both matrices, transformers leaves them apart
+    part.tie_word_embeddings = whole.tie_word_embeddings or part.tie_word_embeddings
+    return {"config": part, "key_mapping": LANGUAGE_PART}
+
+
+def settle_attention(model: Any) -> None:
+    """Take the attention that knows a cap of its logits (Gemma 2): the others leave that out without a word."""
+    if getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")
 
 
 @contextlib.contextmanager
@@ -207,6 +243,26 @@ def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
         del model
         gc.collect()
         yield plain, set(info["missing_keys"])
+
+
+def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:
+    """The layers that may have an adapter, by name: all linear ones of the decoder's blocks, but for routers.
+
+    Nor may two of a Mamba block, whose fused kernels take the weights past the adapter.
+    """
+    modules = dict(model.named_modules())
+
+    def fits(name: str) -> bool:
+        parent, _, own = name.rpartition(".")
+        fused = own in ("out_proj", "dt_proj") and "mamba" in f"{parent} {type(modules[parent]).__name__}".lower()
+        return any(part.isdigit() for part in name.split(".")) and not fused and not ROUTERS.search(name)
+
+    return {n: module for n, module in modules.items() if isinstance(module, torch.nn.Linear) and fits(n)}
+
+
+def has_experts(model: Any) -> bool:
+    """Tell whether some layers of a model are mixtures of experts."""
+    return any("Expert" in type(module).__name__ for module in model.modules())
 
 
 def four_bits(model: Any) -> dict[str, Any]:
@@ -244,7 +300,7 @@ def _check_files(folder: Path, name: str) -> None:
 
 def _placement(config: PolicyConfig, device: torch.device) -> dict[str, Any]:
     dtype = compute_type(device)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": str(device)}}
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
     if config.bits != 16:
         options["quantization_config"] = _QUANTISATION(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
@@ -253,10 +309,6 @@ def _placement(config: PolicyConfig, device: torch.device) -> dict[str, Any]:
 
 
 def _check(model: Any, tokenizer: Any, name: str) -> None:
-    layer_types = getattr(model.config, "layer_types", None) or []
-    if any("full" not in kind for kind in layer_types):
-        kinds = ", ".join(sorted(set(layer_types)))
-        raise ModelError(f"Model '{name}' mixes attention kinds ({kinds}); only full attention is supported.")
     n_rows, vocabulary = model.get_input_embeddings().num_embeddings, tokenizer.get_vocab()
     last = max(vocabulary, key=vocabulary.__getitem__)
     if vocabulary[last] >= n_rows:
@@ -264,9 +316,8 @@ def _check(model: Any, tokenizer: Any, name: str) -> None:
             f"Model '{name}' has an embedding of {n_rows:,} tokens, and its tokenizer has {len(vocabulary):,}: "
             f"'{last}' is number {vocabulary[last]:,}. Give the tokenizer that belongs to the model."
         )
-    missing = [name for name in PROJECTIONS if not any(n.endswith(name) for n, _ in model.named_modules())]
-    if missing:
-        raise ModelError(f"Model '{name}' has no {', '.join(missing)}: only Llama- and Qwen-like models fit.")
+    if not linear_layers(model):
+        raise ModelError(f"Model '{name}' has no linear layers (torch.nn.Linear), to which an adapter is added.")
 
 
 def _check_four_bits(model: Any, name: str, device: torch.device) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig
@@ -23,7 +24,7 @@ from expo_lite.policy import native, scoring, slots
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.dense import release_freed_memory
-from expo_lite.policy.load import four_bits
+from expo_lite.policy.load import four_bits, has_experts, linear_layers
 from expo_lite.policy.merged import adapter_is_off, is_known, merge
 from expo_lite.policy.slots import Sampled
 from expo_lite.policy.template import bare
@@ -37,13 +38,30 @@ END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
 
 
 def lora_config(config: PolicyConfig, adapter: Path | None, base: Any) -> LoraConfig:
-    """The configuration of a fresh adapter, or of the one in the folder `adapter`, on this base model."""
+    """The configuration of a fresh adapter, or of the one in the folder `adapter`, on this base model.
+
+    Raises:
+        ModelError: it is on layers that the model has not, or on a mixture's experts.
+    """
+    known = {name.rpartition(".")[2] for name in linear_layers(base)}
+    if has_experts(base):
+        # peft takes some names of a shared expert's layers for those of all experts
+        convert_peft_config_for_transformers(probe := LoraConfig(target_modules=sorted(known)), base, None)
+        known = set(probe.target_modules or ())
     settings: dict[str, Any] = {"r": config.lora_rank, "lora_alpha": config.lora_alpha}
-    settings["target_modules"] = list(config.lora_targets)
+    settings["target_modules"] = sorted(config.lora_targets or known)
     if adapter is not None:
         settings = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     shape = {name: settings[name] for name in SHAPE if settings.get(name) is not None}
-    return LoraConfig(**shape, task_type="CAUSAL_LM", revision=base.config._commit_hash)
+    made = LoraConfig(**shape, task_type="CAUSAL_LM", revision=base.config._commit_hash)
+    given = made.target_modules or ()
+    targets = {name.rpartition(".")[2] for name in ([given] if isinstance(given, str) else given)}
+    if unknown := sorted(targets - known):
+        raise ModelError(f"The model has no layer '{unknown[0]}' to adapt, but {', '.join(sorted(known))}.")
+    if has_experts(base):
+        named = ", ".join(sorted(targets))
+        warnings.warn(f"The model is a mixture of experts: the adapter is on {named}, not on experts.", stacklevel=2)
+    return made
 
 
 class LoraPolicy:

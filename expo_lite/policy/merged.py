@@ -56,6 +56,7 @@ def is_known(config: Any) -> bool:
     """Tell whether a transformers model with this configuration can be merged and decoded here."""
     return (
         config.model_type in FAMILIES
+        and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
         and config.hidden_act == "silu"
         and config.rope_parameters["rope_type"] in ROPES
         and config.rope_parameters.get("partial_rotary_factor", 1.0) == 1.0

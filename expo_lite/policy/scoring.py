@@ -1,5 +1,6 @@
 """Log-probabilities of completions under a transformers model, without the full logits."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ from expo_lite.objectives import listed_logprobs, token_logprobs
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import MicroBatch, Row, SoftLabels, micro_batches
 from expo_lite.policy.products import linear
-from expo_lite.settings.models import FAMILIES
 
 
 def score(model: Any, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
@@ -24,9 +24,11 @@ def score(model: Any, batch: MicroBatch, *, temperature: float, gradient: bool =
         temperature: divides the logits, as in sampling.
         gradient: give the result a gradient.
     """
-    head_VH = model.get_output_embeddings().weight
-    hidden_NH = _hidden(model, batch, gradient)
-    return token_logprobs(hidden_NH, batch.targets_N, head_VH, temperature=temperature, product=linear)
+    head = model.get_output_embeddings()
+    hidden_NH, cap = _hidden(model, batch, gradient)
+    return token_logprobs(
+        hidden_NH, batch.targets_N, head.weight, temperature=temperature, bias_V=head.bias, cap=cap, product=linear
+    )
 
 
 def score_listed(
@@ -36,13 +38,30 @@ def score_listed(
 
     Arguments as in `score` and `listed_logprobs`.
     """
-    head_VH = model.get_output_embeddings().weight
-    return listed_logprobs(_hidden(model, batch, gradient), tokens, head_VH, temperature=temperature)
+    head = model.get_output_embeddings()
+    hidden_NH, cap = _hidden(model, batch, gradient)
+    return listed_logprobs(hidden_NH, tokens, head.weight, temperature=temperature, bias_V=head.bias, cap=cap)
 
 
-def _hidden(model: Any, batch: MicroBatch, gradient: bool) -> torch.Tensor:
+def _hidden(model: Any, batch: MicroBatch, gradient: bool) -> tuple[torch.Tensor, float | None]:
+    """The hidden states [N, H] whose products with the head are the logits, and the cap of those."""
     hidden_NH = packed_hidden(model, batch) if is_packable(model) else padded_hidden(model, batch)
-    return hidden_NH if gradient else hidden_NH.detach()
+    factor, cap = logit_shape(model.config)
+    hidden_NH = hidden_NH if factor == 1 else hidden_NH * factor
+    return hidden_NH if gradient else hidden_NH.detach(), cap
+
+
+def logit_shape(config: Any) -> tuple[float, float | None]:
+    """The factor of a model's logits, and their cap after it, by the names that families have for them."""
+    factors = [getattr(config, name, None) or 1.0 for name in ("logit_scale", "lm_head_multiplier")]
+    factor = math.prod(factors) / (getattr(config, "logits_scaling", None) or 1.0)
+    return factor, getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+
+
+def decoder_of(model: Any) -> Any:
+    """The decoder of a causal language model, without its head."""
+    found = model.get_decoder()
+    return model.model if found is model else found  # Llama 4 does not find its own
 
 
 def is_packable(model: Any) -> bool:
@@ -50,7 +69,8 @@ def is_packable(model: Any) -> bool:
     # this imports transformers, which must wait for Unsloth, so not before a model is loaded
     from expo_lite.policy import attention
 
-    return model.config.model_type in FAMILIES and model.config._attn_implementation == attention.NAME
+    kinds = set(getattr(model.config, "layer_types", None) or ())
+    return kinds <= {"full_attention"} and model.config._attn_implementation == attention.NAME
 
 
 def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
@@ -58,7 +78,7 @@ def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
     from expo_lite.policy import attention
 
     packed = attention.pack(batch.rows, batch.input_ids_BT.device)
-    hidden_1NH = model.get_decoder()(
+    hidden_1NH = decoder_of(model)(
         input_ids=packed.input_ids_1N,
         position_ids=packed.position_ids_1N,
         attention_mask=torch.empty(1, 1, 0, 0, device=packed.input_ids_1N.device),  # unused: `layout` is the mask
@@ -71,7 +91,7 @@ def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
 
 def padded_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
     """Last hidden states [N, H] at the predictors, from right-padded rows under a causal mask, for any decoder."""
-    hidden_BTH = model.get_decoder()(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
+    hidden_BTH = decoder_of(model)(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
     hidden_NH: torch.Tensor = hidden_BTH.flatten(0, 1).index_select(0, batch.predictors_N)
     return hidden_NH
 

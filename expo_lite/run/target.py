@@ -13,7 +13,7 @@ from expo_lite.prompts import TEMPLATE, read_prompts
 from expo_lite.records import Prompts, SamplingParams
 from expo_lite.run.checkpoint import damage, newest_whole
 from expo_lite.run.folder import ADAPTER_FILES, RunFolder, read_config
-from expo_lite.settings.groups import PROJECTIONS, PolicyConfig
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.measuring import MeasuringConfig
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.schema import typed
@@ -36,6 +36,8 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
 """The values with which an adapter is W + scale B A; pissa, olora and others take a part out of the base model."""
 _NEUTRAL: tuple[Any, ...] = (None, False, "none", {}, [])
 """The values of all other fields, such as use_dora, bias and modules_to_save."""
+_NO_LAYERS = ("lm_head", "embed_tokens")
+"""Targets that are never part of a layer; those of other names are compared with the model when it is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +226,13 @@ def _adapter(folder: Path) -> Target:
     try:
         settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         named, revision = str(settings["base_model_name_or_path"]), settings.get("revision")
-        modules = settings.get("target_modules") or PROJECTIONS
+        modules = settings.get("target_modules") or ()
         targets = {str(name).rpartition(".")[2] for name in ([modules] if isinstance(modules, str) else modules)}
         note = folder / ADAPTER_NOTE
         policy = PolicyConfig(
             revision=None if Path(named).exists() else revision,
             bits=json.loads(note.read_text(encoding="utf-8"))["bits"] if note.exists() else None,
-            lora_targets=tuple(name for name in PROJECTIONS if name in targets),
+            lora_targets=tuple(sorted(targets)) or None,
             lora_rank=int(settings["r"]),
             lora_alpha=int(settings["lora_alpha"]),
         )
@@ -272,4 +274,5 @@ def _unsupported(settings: dict[str, Any], targets: set[str]) -> list[str]:
     """Name whatever makes of an adapter something else than W + scale B A on projections of ours."""
     others = {name: value for name, value in settings.items() if name not in _IDLE.union(SHAPE)}
     used = [f"{name}={value!r}" for name, value in others.items() if value not in _SUPPORTED.get(name, _NEUTRAL)]
-    return used + [f"target_modules={name!r}" for name in sorted(targets.difference(PROJECTIONS))]
+    wrong = sorted(name for name in targets if name in _NO_LAYERS or not name.isidentifier())
+    return used + [f"target_modules={name!r}" for name in wrong]

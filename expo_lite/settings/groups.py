@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 
@@ -23,9 +23,8 @@ Teacher = Literal["current", "frozen"]
 Thinking = Literal["auto", "on", "off"]
 PLAIN = "plain"
 """The chat template of ours that `chat_template` names in place of a file."""
-Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
-"""The projections of a layer that are quantised and may have an adapter."""
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The projections of a Llama's layer."""
 Rounding = Literal["never", "gold"]
 """Where a rounded answer counts: nowhere, or where the gold is a decimal that the answer rounds to."""
 
@@ -62,8 +61,9 @@ class PolicyConfig:
     """Bits of the base model's weights. 4 is NF4 with double quantisation;
     16 is bf16 on a GPU (fp16 on one before Ampere) and fp32 on a CPU.
     Default: those that the adapter to start from was trained on, else 4."""
-    lora_targets: tuple[Projection, ...] = PROJECTIONS
-    """The projections of a layer that get an adapter. Default: all seven."""
+    lora_targets: tuple[str, ...] | None = None
+    """The projections of a layer that get an adapter, by the model's own names, such as q_proj v_proj.
+    Default: all linear layers, without head and routers."""
     lora_rank: Annotated[int, Interval(ge=1, le=1_024)] = 16
     """The rank of the LoRA adapter."""
     lora_alpha: Annotated[int, Interval(ge=1, le=65_536)] = 32

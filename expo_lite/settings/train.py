@@ -207,6 +207,7 @@ def _check(config: TrainConfig) -> None:
     typed(config)
     check_filters(config.explanation.explanation_filter)
     check_of_use(config, in_plan=True)
+    targets = config.policy.lora_targets
     check_rules(
         [
             *machine.backend_rules(config.policy.backend),
@@ -214,8 +215,8 @@ def _check(config: TrainConfig) -> None:
                 (machine.is_installed(name), f"logger '{name}' is not installed: {machine.how_to_install(name)}.")
                 for name in config.log
             ),
-            (len({*config.policy.lora_targets}) == len(config.policy.lora_targets), "lora_targets has a name twice."),
-            (bool(config.policy.lora_targets), "lora_targets is empty. Name at least one projection, such as q_proj."),
+            (targets is None or len({*targets}) == len(targets), "lora_targets has a name twice."),
+            (targets != (), "lora_targets is empty. Name at least one projection, such as q_proj."),
             (
                 not config.evaluation.eval_every or config.evaluation.eval_problems > 0,
                 "eval_every needs --eval-problems above 0.",
