@@ -171,6 +171,10 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     problems = training_problems(task, config, prompts, warn)
     if config.resume:
         folder.check(config)
+    limits = Limits.of(config, warn=warn, keeps=plan.keeps if plan else "inputs")
+    if plan is not None and plan.workload.kind == "gpu":
+        size = f"{limits.micro_batch_tokens:,} tokens"
+        say(console, f"the update takes {size} at a time and keeps {limits.keeps}, by the memory plan")
     adapter = starting_adapter(config, folder)
     with working(console, f"loading {config.model}"):
         settings = policy_settings(config, folder)
@@ -185,9 +189,8 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     if not config.resume:
         shown = prompts_as_read(policy.tokenizer, prompts, config.explanation.explain_with)
         template = policy.tokenizer.chat_template
-        folder.create(config, device=device, start=adapter, template=template, prompts=shown)
+        folder.create(config, device=device, start=adapter, template=template, prompts=shown, update_keeps=limits.keeps)
     tested = held_out(task, config, policy, prompts, warn)
-    limits = Limits.of(config, warn=warn)
     run = Run(config, folder, policy, task, problems, tested, make_optimizer(policy, config), limits)
     if plan is not None:
         run.planned_gib = planned_peak_gib(run, plan)

@@ -83,7 +83,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedPolicy]:
     tokenizer = load_tokenizer("tiny", PolicyConfig())
     monkeypatch.setattr("expo_lite.policy.hf.HfPolicy", ScriptedPolicy)
     monkeypatch.setattr("expo_lite.policy.load.load_tokenizer", lambda *_: tokenizer)
-    monkeypatch.setattr("expo_lite.policy.factory.choose_backend", lambda config: "hf")  # also where there is a GPU
+    monkeypatch.setattr("expo_lite.policy.factory.takes_unsloth", lambda backend: False)  # also where there is a GPU
     monkeypatch.setattr("expo_lite.commands.eval.Grader", lambda **_: contextlib.nullcontext(GRADER))
     monkeypatch.setattr(ScriptedPolicy, "loaded", [])
     monkeypatch.setattr(ScriptedPolicy, "n_calls", 0)

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from expo_lite.memory.plan import Keeps
 from expo_lite.policy import attention
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.dense import checkpoint_contexts, use_lean_projections
@@ -163,9 +164,11 @@ def measure_update(
     *,
     micro_batch_tokens: int,
     dtype: torch.dtype = torch.bfloat16,
+    keeps: Keeps = "inputs",
 ) -> Measured:
     """One pass of the update over completions of these (prompt, completion) lengths, with gradients and state."""
     policy = SimulatedPolicy(config, dtype=dtype)
+    policy.keeps = keeps
     # no two prompts are the same: rows that share one need less
     rows = [Row((i,) * p, (1,) * c, advantage=1.0, weight=1.0, sft_weight=0.1) for i, (p, c) in enumerate(lengths)]
     real = micro_batches(rows, token_budget=micro_batch_tokens, pad_id=0)
@@ -180,7 +183,7 @@ def measure_update(
             state = [torch.zeros_like(p) for p in parameters for _ in range(2)]
             tracker.peak = 0
             for batch in batches:
-                policy.logprobs(batch, temperature=1.0)
+                policy.logprobs(batch, temperature=1.0, gradient=False)
             scoring = tracker.peak
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)

@@ -1,14 +1,17 @@
 """The projections in training against peft's and bitsandbytes' own; products by oneDNN against torch's."""
 
 import contextlib
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from shaken import shaken
+from simulated_update import MemoryTracker
 
-from expo_lite.policy import dense, hf, load, products
+from expo_lite.memory.plan import Keeps
+from expo_lite.policy import attention, dense, hf, load, products
+from expo_lite.policy.attention import packed_attention as attended
 from expo_lite.policy.batching import MicroBatch, Row, collate
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.products import PACKED_FROM, Product, has_onednn, linear
@@ -85,29 +88,46 @@ def test_in_bf16_as_on_a_gpu_a_projection_differs_by_rounding(bits: int, monkeyp
         assert (mine - other).norm() / other.norm() < 2**-8
 
 
-def test_kept_products_change_no_bit(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, kept_gradient = scored(policy)
-    monkeypatch.setattr(hf, "KEPT_PRODUCTS_BYTES", 0)
-    recomputed, recomputed_gradient = scored(policy)
-    assert torch.equal(kept, recomputed)
-    assert torch.equal(kept_gradient, recomputed_gradient)
-
-
-def test_products_are_not_computed_a_second_time(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+def test_what_is_kept_changes_no_bit_and_is_not_computed_a_second_time(
+    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
 
     def counted(*arguments: Any, **keywords: Any) -> torch.Tensor:
-        calls.append(1)
+        calls.append(policy.keeps)
         return linear(*arguments, **keywords)
 
     monkeypatch.setattr(dense, "linear", counted)
-    scored(policy)
-    once = len(calls)
-    monkeypatch.setattr(hf, "KEPT_PRODUCTS_BYTES", 0)
-    scored(policy)
-    n_projections = 7 * policy._model.config.num_hidden_layers
-    # the last layer's down projection has nothing behind it that needs its product again
-    assert len(calls) - 2 * once >= n_projections - policy._model.config.num_hidden_layers
+    monkeypatch.setattr(attention, "packed_attention", lambda *a, **k: calls.append("attention") or attended(*a, **k))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(hf, "KEPT_PRODUCTS_BYTES", 0)  # else a CPU keeps products of small micro-batches in any case
+    n_layers, n_attended, found = policy._model.config.num_hidden_layers, {}, {}
+    for keeps in get_args(Keeps):
+        monkeypatch.setattr(policy, "keeps", keeps)
+        before = calls.count("attention")
+        found[keeps] = scored(policy)
+        n_attended[keeps] = calls.count("attention") - before
+    for logprobs, gradient in found.values():
+        assert torch.equal(logprobs, found["inputs"][0])
+        assert torch.equal(gradient, found["inputs"][1])
+    assert n_attended == {"activations": n_layers, "products": 2 * n_layers, "inputs": 2 * n_layers}
+    # forward and backward pass
+    assert calls.count("activations") == calls.count("products") == 2 * 7 * n_layers
+    # again, but for each layer's down projection, whose product nothing of the layer itself needs
+    assert calls.count("inputs") - calls.count("products") == 6 * n_layers
+
+
+def test_nothing_is_kept_for_a_backward_pass_that_does_not_come(
+    policy: HfPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a reference."""
+    monkeypatch.setattr(attention, "causal_lower_right", lambda *_: None)  # which the tracker cannot count
+    peaks = {}
+    for keeps in get_args(Keeps):
+        monkeypatch.setattr(policy, "keeps", keeps)
+        with MemoryTracker() as tracker:
+            policy.logprobs(batch(), temperature=1.0, gradient=False)
+        peaks[keeps] = tracker.peak
+    assert len(set(peaks.values())) == 1
 
 
 def test_a_torch_without_the_private_operators_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

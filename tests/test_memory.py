@@ -12,7 +12,7 @@ from simulated_update import Measured, MemoryTracker, measure_update, simulation
 
 from expo_lite.memory import plan as memory
 from expo_lite.memory.limits import Limits
-from expo_lite.memory.plan import GIB, Workload, largest, longest_completion, make_plan, phases, plan_for
+from expo_lite.memory.plan import GIB, Keeps, Workload, largest, longest_completion, make_plan, phases, plan_for
 from expo_lite.memory.shapes import ALIASES_FILE, Shape, find_shape, shape_of
 from expo_lite.objectives import token_logprobs
 from expo_lite.policy.batching import Row
@@ -69,26 +69,33 @@ def test_a_chunk_of_logits_is_that_of_the_code() -> None:  # the other constants
     assert signature(token_logprobs).parameters["chunk_tokens"].default == memory.LOGIT_CHUNK_TOKENS
 
 
-def measured_against_plan(config: dict[str, Any], n_rows: int, prompt: int, completion: int, dtype: torch.dtype) -> Any:
+def measured_against_plan(config: dict[str, Any], n_rows: int, prompt: int, completion: int, keeps: Keeps) -> Any:
     """Update and scoring of equally long rows in one micro-batch: measured, planned, and the model's own bytes."""
     tokens = n_rows * (prompt + completion)
-    got: Measured = measure_update(config, [(prompt, completion)] * n_rows, micro_batch_tokens=tokens, dtype=dtype)
-    kind = "gpu" if dtype == torch.bfloat16 else "cpu"
-    workload = Workload(kind=kind, prompt_tokens=prompt, completion_tokens=completion)  # type: ignore[arg-type]
-    by_name = {phase.name: phase.peak - memory.CONTEXT[kind] for phase in phases(shape_of(config), workload, tokens, 1)}
-    return got, by_name, workload
+    got: Measured = measure_update(config, [(prompt, completion)] * n_rows, micro_batch_tokens=tokens, keeps=keeps)
+    workload = Workload(prompt_tokens=prompt, completion_tokens=completion)
+    planned = phases(shape_of(config), workload, tokens, 1, keeps)
+    return got, {phase.name: phase.peak - memory.CONTEXT["gpu"] for phase in planned}, workload
 
 
 @pytest.mark.parametrize(
-    ("alias", "changes"),
+    ("alias", "changes", "n_rows", "keeps"),
     [
-        ("qwen2.5-3b", {"num_hidden_layers": 8}),
-        *(pytest.param(alias, {}, marks=pytest.mark.slow) for alias in ("qwen2.5-7b", "qwen3-0.6b", "llama-3.2-1b")),
+        ("qwen2.5-3b", {"num_hidden_layers": 8}, 6, "inputs"),
+        ("qwen2.5-3b", {"num_hidden_layers": 4}, 3, "products"),
+        ("qwen2.5-3b", {"num_hidden_layers": 4}, 1, "activations"),
+        *(
+            pytest.param(alias, {}, 6, keeps, marks=pytest.mark.slow)
+            for alias in ("qwen2.5-7b", "qwen3-0.6b", "llama-3.2-1b")
+            for keeps in ("inputs", "products", "activations")
+        ),
     ],
 )
-def test_the_plan_is_the_update_step_s_own_peak_within_10_percent(alias: str, changes: dict[str, int]) -> None:
+def test_the_plan_is_the_update_step_s_own_peak_within_10_percent(
+    alias: str, changes: dict[str, int], n_rows: int, keeps: Keeps
+) -> None:
     config = CONFIGS[alias] | changes
-    got, planned, workload = measured_against_plan(config, 6, 256, 768, torch.bfloat16)
+    got, planned, workload = measured_against_plan(config, n_rows, 256, 768, keeps)
     shape = shape_of(config)
     adapter = shape.n_adapter_weights(16) * 4
     assert total(memory.base_parts(shape, workload)) + adapter == pytest.approx(got.static, rel=0.01)
@@ -163,7 +170,7 @@ def test_a_reference_is_planned() -> None:
 
 
 def test_the_plan_chooses_what_fits_and_no_more() -> None:
-    shape, workload = find_shape("qwen2.5-3b"), Workload(sampler="native")
+    shape, workload = find_shape("qwen2.5-3b"), Workload(sampler="native", recomputes=True)
     roomy, tight = (make_plan(shape, workload, gib * GIB) for gib in (24, 8))
     assert (roomy.micro_batch_tokens, roomy.sampling_rows) == (16_384, 256)
     assert roomy.fits
@@ -174,6 +181,28 @@ def test_the_plan_chooses_what_fits_and_no_more() -> None:
         more = make_plan(shape, workload, 8 * GIB, micro_batch_tokens=tokens, sampling_rows=rows)
         assert not more.fits or more.micro_batch_tokens < tight.micro_batch_tokens
     assert not make_plan(shape, workload, 3 * GIB).fits
+
+
+def test_the_plan_keeps_what_makes_the_update_fastest() -> None:
+    """All where it fits into micro-batches that are not too small, else the products, else nothing beside inputs."""
+    shape = find_shape("qwen2.5-7b")
+
+    def kept(gib: float, **changes: Any) -> tuple[str, int]:
+        plan = make_plan(shape, replace(Workload(sampler="native"), **changes), gib * GIB)
+        assert plan.fits
+        return plan.keeps, plan.micro_batch_tokens
+
+    assert [kept(gib) for gib in (24, 12, 8)] == [("activations", 2304), ("products", 1536), ("inputs", 1792)]
+    # forward passes and 300 tokens a reading: products fit up to 5,376 tokens, and would take 2.15 + 600 / 5,376
+    assert max(p.peak for p in phases(shape, Workload(sampler="native"), 5_376, 1, "products")) <= 0.95 * 24 * GIB
+    assert max(p.peak for p in phases(shape, Workload(sampler="native"), 5_632, 1, "products")) > 0.95 * 24 * GIB
+    assert 2.15 + 600 / 5_376 > 2 + 600 / 2_304
+    assert kept(24, recomputes=True) == ("inputs", 16_384)
+    assert kept(24, kind="cpu", bits=4)[0] == "inputs"  # whose micro-batches keep products if they are small
+    assert kept(24, completion_tokens=6000)[0] == "inputs"  # not a single row would fit
+    assert make_plan(replace(shape, family="gemma3"), Workload(sampler="native"), 24 * GIB).keeps == "inputs"
+    asked = make_plan(shape, Workload(sampler="native"), 24 * GIB, micro_batch_tokens=4096)
+    assert (asked.keeps, asked.micro_batch_tokens) == ("products", 4096)
 
 
 def test_the_sampler_does_not_depend_on_the_group() -> None:

@@ -13,7 +13,8 @@ import torch
 from expo_lite.commands import cli
 from expo_lite.commands import plan as plan_command
 from expo_lite.errors import ConfigError, ModelError
-from expo_lite.memory.plan import GIB
+from expo_lite.memory import hours
+from expo_lite.memory.plan import GIB, Workload, plan_for
 from expo_lite.memory.shapes import ALIASES_FILE, find_shape, shape_of
 from expo_lite.settings.models import PRESETS
 from expo_lite.settings.plans import PlanConfig
@@ -83,7 +84,7 @@ def test_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
         assert float(shown) == pytest.approx(phase["peak_gib"], abs=5e-4)
         assert sum(phase["parts_gib"].values()) == pytest.approx(phase["peak_gib"])
     assert "It fits" in text
-    assert "micro_batch_tokens 16384" in text
+    assert "micro_batch_tokens 3840, update_keeps activations" in text
     assert f"tokens: {found['longest_completion_tokens']} tokens" in text
 
 
@@ -94,14 +95,53 @@ def test_download_disk_and_hours_are_arithmetic(capsys: pytest.CaptureFixture[st
     assert found["download_gb"] == pytest.approx(2 * n / 1e9)
     adapter_gb = 36 * 16 * (2 * 4096 + 2 * (2048 + 256) + 3 * (2048 + 11008)) * 4 / 1e9  # q and o, k and v, the MLP
     assert found["disk_gb"] == pytest.approx(2 * n / 1e9 + 3 * 3 * adapter_gb)
-    # 72 completions of at most 1,024 tokens a step and 3,400 in each evaluation; 240 rows together; read at 0.5 TB/s
-    waves = 300 * 1 + 2 * 15
-    sampling_s, learning_s = waves * 1024 * 2 * n / 0.5e12, 300 * 6 * n * 72 * (256 + 512) / 66e12
-    assert found["hours"] == pytest.approx((sampling_s + learning_s) / 3600)
+    assert found["settings"]["update_keeps"] == "activations"
+    # by an RTX 4090's data sheet; a step has 64 completions of at most 1,024 tokens, then 8 explanations
+    read_a_second, operations_a_second = 0.5 * 1008e9, 0.4 * 165.2e12
+    projections = 36 * (2048 * (2 * 2048 + 2 * 256) + 3 * 2048 * 11008)
+    weights, cached = projections + 151_936 * 2048, 2 * 2 * 36 * 256 * (256 + 512 / 2)
+    sampling_s = (2 * 1024 * 2 * weights + 72 * 512 * cached) / read_a_second
+    assert found["sampling_s"] == pytest.approx(sampling_s)
+    # a pass forward over 72 rows; twice that, and the weights twice from four bits for each micro-batch of 3,840 tokens
+    scoring_s, n_batches = 2 * weights * 72 * (256 + 512) / operations_a_second, 15
+    update_s = 2 * scoring_s + n_batches * 2 * 4.5 * projections / read_a_second
+    assert (found["scoring_s"], found["update_s"]) == (pytest.approx(scoring_s), pytest.approx(update_s))
+    # 3,400 completions with 240 slots: the products take longer than the reading
+    evaluations_s = 2 * 2 * weights * 3400 * 512 / operations_a_second
+    assert found["evaluations_s"] == pytest.approx(evaluations_s)
+    assert found["hours"] == pytest.approx((300 * (sampling_s + update_s) + evaluations_s) / 3600)
     text = output(capsys, *words)
     assert "Download: 6.2 GB. Disk: 7.2 GB with the run folder, and some 6 GB for torch" in text
-    assert "Time: some 2.5 hours for 300 steps" in text and "This is arithmetic, not measured" in text
+    assert "Time on RTX 4090: some 3.2 hours for 300 steps" in text and "This is arithmetic, not measured" in text
+    assert "A step: sampling 26 s, update 11 s; scoring its rows once (--kl-coef, exp-dpo): 5 s more." in text
+    assert output(capsys, "--model", "qwen2.5-3b", "--card", "4090") == text
     assert "Download" not in output(capsys, "--model", "tiny", "--vram", "24")  # it is in the package
+
+
+def test_a_card_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", "qwen2.5-0.5b", "--json")
+    slow, fast = (json.loads(output(capsys, *words, "--card", name)) for name in ("3060", "H100"))
+    assert (slow["memory_gib"], fast["memory_gib"]) == (12, 80)
+    # the same reading, and of the update's two parts the one more and the other less than by the ratio of operations
+    assert slow["sampling_s"] / fast["sampling_s"] == pytest.approx(3350 / 360)
+    assert slow["scoring_s"] / fast["scoring_s"] == pytest.approx(989 / 25.5)
+    other = json.loads(output(capsys, *words, "--card", "3060", "--vram", "10"))
+    assert (other["memory_gib"], other["sampling_s"]) == (10, slow["sampling_s"])
+    assert cli.run(["plan", "--model", "tiny", "--card", "490"]) == 2
+    assert "Unknown card '490'. Did you mean '4090'? Known are 3060, " in capsys.readouterr().err
+
+
+def test_cards_that_keep_less_take_longer() -> None:
+    """The last of many rows start late: 20 rows in 8 slots take as many positions as one row and 12 of the mean."""
+    shape, samples = find_shape("qwen2.5-0.5b"), hours.Samples(20, 256, 512, 1024)
+    weights, cached = 2 * hours.matrix_weights(shape), 2 * 2 * 24 * 128
+    read = (1024 + 12 * 512 / 8) * weights + 20 * 512 * (256 + 256) * cached
+    assert hours.decoding_bytes(shape, samples, 8) == read
+    kept = {}
+    for gib, recomputes in ((24, False), (24, True)):
+        plan = plan_for(shape, Workload(recomputes=recomputes), gib * GIB, "own")
+        kept[plan.keeps] = hours.update_s(plan, samples, hours.CARDS["4090"])
+    assert kept["inputs"] / kept["activations"] == pytest.approx(2.85 / 2, rel=0.05)
 
 
 def test_what_does_not_fit_is_an_error_after_the_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +258,8 @@ def test_the_roofline_of_the_guide_is_what_its_script_prints() -> None:
     examples = ROOT / "examples"
     done = subprocess.run([sys.executable, str(examples / "roofline.py")], capture_output=True, text=True, check=True)
     guide = (examples / "guides" / "speed.md").read_text(encoding="utf-8")
-    assert f"<!-- roofline -->\n{done.stdout.strip()}\n<!-- /roofline -->" in guide
+    for name, shown in zip(("roofline", "updates"), done.stdout.strip().split("\n\n"), strict=True):
+        assert f"<!-- {name} -->\n{shown}\n<!-- /{name} -->" in guide
     weights = 2 * (24 * (896 * (896 + 2 * 128) + 896 * 896 + 3 * 896 * 4864) + 151_936 * 896)
     read = 1024 * weights + 72 * 512 * (256 + 256) * (2 * 2 * 24 * 128)
     assert f"| `qwen2.5-0.5b` | {weights / 1e9:.1f} | {read / 1e12:.2f} | {read / 936e9:.1f} |" in done.stdout

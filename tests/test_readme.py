@@ -38,6 +38,7 @@ RUN = {
     "report runs/a runs/b --markdown": "",
     "plan --model all --vram 8 12 16 24": "",
     "plan --model qwen2.5-3b --vram 24": "",
+    "plan --model qwen2.5-3b --card 4090": "",
     "plan --model qwen2.5-0.5b --vram 8 24": "",
     "plan --model qwen2.5-1.5b --vram 8 24": "",
     "models": "",

@@ -20,10 +20,11 @@ from unsloth_process import PROMPTS, ROWS
 from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError, ModelError
 from expo_lite.policy.batching import micro_batches
-from expo_lite.policy.factory import choose_backend, load_policy
+from expo_lite.policy.factory import load_policy
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.scoring import score_rows
 from expo_lite.records import SampleRequest, SamplingParams
+from expo_lite.settings import machine
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.machine import backend_rules, is_installed
 from expo_lite.settings.models import PRESETS
@@ -274,8 +275,9 @@ def test_no_command_imports_what_unsloth_patches_before_it_loads_a_policy() -> N
 
 
 def test_auto_takes_unsloth_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for gpu, there, expected in ((True, True, "unsloth"), (True, False, "hf"), (False, True, "hf")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-        monkeypatch.setattr("expo_lite.policy.factory.is_installed", lambda package, there=there: there)
-        assert choose_backend(PolicyConfig()) == expected
-        assert choose_backend(PolicyConfig(backend="hf")) == "hf"
+    for gpu, there, expected in ((True, True, True), (True, False, False), (False, True, False)):
+        monkeypatch.setattr(machine, "has_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(machine, "is_installed", lambda package, there=there: there)
+        assert machine.takes_unsloth("auto") is expected
+        assert machine.takes_unsloth("unsloth")
+        assert not machine.takes_unsloth("hf")

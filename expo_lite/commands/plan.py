@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,10 +13,20 @@ from rich.console import Console
 
 from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.errors import ConfigError, ModelError
+from expo_lite.memory.hours import (
+    BANDWIDTH_SHARE,
+    OPERATIONS_SHARE,
+    Card,
+    Samples,
+    find_card,
+    sampling_s,
+    scoring_s,
+    update_s,
+)
 from expo_lite.memory.machine import ram_bytes
 from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, plan_for
 from expo_lite.memory.shapes import cached_commit, find_shape
-from expo_lite.settings.machine import ask_driver, default_model, has_gpu
+from expo_lite.settings.machine import ask_driver, default_model, has_gpu, takes_unsloth
 from expo_lite.settings.models import PRESETS, find_model
 from expo_lite.settings.plans import PlanConfig, of_train_file
 from expo_lite.settings.schema import typed
@@ -27,9 +36,11 @@ PROBLEMS, EVALUATED = 8, 3_400
 """Problems of a step, and completions of an evaluation of 40 problems at each of five levels, as train takes them."""
 CHECKPOINTS = 3
 """Those that a run keeps, with one that is being written; each has the adapter and two moments of its size."""
-BYTES_A_SECOND, OPERATIONS_A_SECOND = 0.5e12, 66e12
-"""Half of the bandwidth and 40% of the dense bf16 operations in an RTX 4090's data sheet."""
-ASSUMED = "half the bandwidth and 40% of the speed of an RTX 4090, prompts and completions half as long as they may be"
+ASSUMED = (
+    f"{BANDWIDTH_SHARE:.0%} of the bandwidth and {OPERATIONS_SHARE:.0%} of the operations in its data sheet, prompts "
+    "and completions half as long as they may be, an explanation of every problem"
+)
+USUAL_CARD = "4090"
 ENVIRONMENT_GB = 6
 IN_USE_MIB = 200
 """More than a driver takes for itself."""
@@ -48,7 +59,7 @@ ALL = "all"
 class Plan(ConfiguredCommand):
     """Say what a training run will hold in memory, before anything is loaded, and which settings fit.
 
-    Example: expo-lite plan --model qwen2.5-3b --vram 24
+    Example: expo-lite plan --model qwen2.5-3b --card 4090
     """
 
     settings: Annotated[PlanConfig, Inline]
@@ -62,13 +73,13 @@ class Plan(ConfiguredCommand):
         """Print the plan of one model, or a table of several.
 
         Raises:
-            ConfigError: a setting is out of bounds, the model is unknown, or the GPU cannot be asked for its memory.
+            ConfigError: a setting is out of bounds, the model or card is unknown, or the GPU does not say its memory.
             ModelError: the model's sizes are not known here, or no plan fits; what there is to say has been printed.
         """
         config = self.settings
         typed(config)
         console = Terminal()
-        kind, sizes_gib = machine(config.vram)
+        kind, sizes_gib = machine(config.vram or ((find_card(config.card).memory_gib,) if config.card else ()))
         models = list(PRESETS) if config.model == ALL else [config.model or default_model()]
         answers = [planned_model(name, gib, kind, config) for name in models for gib in sizes_gib]
         if config.json:
@@ -78,7 +89,7 @@ class Plan(ConfiguredCommand):
             print_overview(console, answers, config)
         else:
             print_plan(console, answers[0])
-        if kind == "gpu" and not config.vram:
+        if kind == "gpu" and not (config.vram or config.card):
             warn_of_use(console, answers[0].memory_gib)
         if not any(each.plan.fits for each in answers):
             raise ModelError(f"It does not fit: it needs {answers[0].plan.describe()}. {remedies(answers[0], config)}")
@@ -92,6 +103,7 @@ class PlannedModel:
     memory_gib: float
     plan: MemoryPlan
     longest: int
+    card: Card
     commit: str | None
     """Of a hub model, as it is in the cache."""
 
@@ -110,21 +122,33 @@ class PlannedModel:
     def cost(self) -> dict[str, float]:
         """The cost of a run beside memory, in GB and hours; {} for a local model, without a GPU, and if nothing fits.
 
-        Decoding reads all weights once for each token of the rows that go together; an update takes 6 operations a
-        parameter and token (forward, backward without the base model's own gradients, forward again).
+        Seconds are those of a step, of one more pass over its rows (scoring), and of both evaluations.
         """
         shape, work, preset = self.plan.shape, self.plan.workload, find_model(self.model)
         if work.kind == "cpu" or not self.plan.fits or Path(preset.source).exists():
             return {}
-        rows, adapter = PROBLEMS * (work.group_size + 1), 4 * shape.n_adapter_weights(work.lora_rank)
-        n_waves = [math.ceil(n / self.plan.sampling_rows) for n in (rows, EVALUATED)]
-        reading = 2 * shape.n_parameters * work.completion_tokens / BYTES_A_SECOND
-        tokens = rows * (work.prompt_tokens + work.completion_tokens) / 2
-        learning = 6 * shape.n_parameters * tokens / OPERATIONS_A_SECOND
-        download = 2 * shape.n_parameters / 1e9
-        hours = ((n_waves[0] * preset.steps + 2 * n_waves[1]) * reading + preset.steps * learning) / 3600
-        disk = download + CHECKPOINTS * 3 * adapter / 1e9
-        return {"download_gb": download, "disk_gb": disk, "hours": hours, "steps": preset.steps}
+        adapter, download = 4 * shape.n_adapter_weights(work.lora_rank), 2 * shape.n_parameters / 1e9
+        groups, explanations, learned, evaluated = map(self._half_as_long, (
+            PROBLEMS * work.group_size, PROBLEMS, PROBLEMS * (work.group_size + 1), EVALUATED
+        ))  # fmt: skip
+        sampling = sum(sampling_s(self.plan, samples, self.card) for samples in (groups, explanations))
+        scoring, update = (seconds(self.plan, learned, self.card) for seconds in (scoring_s, update_s))
+        evaluating = 2 * sampling_s(self.plan, evaluated, self.card)
+        return {
+            "download_gb": download,
+            "disk_gb": download + CHECKPOINTS * 3 * adapter / 1e9,
+            "hours": (preset.steps * (sampling + update) + evaluating) / 3600,
+            "steps": preset.steps,
+            "sampling_s": sampling,
+            "scoring_s": scoring,
+            "update_s": update,
+            "evaluations_s": evaluating,
+        }
+
+    def _half_as_long(self, rows: int) -> Samples:
+        """So many completions, with prompts half as long as they may be, and completions likewise on average."""
+        work = self.plan.workload
+        return Samples(rows, work.prompt_tokens / 2, work.completion_tokens / 2, work.completion_tokens)
 
     @property
     def settings(self) -> dict[str, int | str]:
@@ -132,6 +156,7 @@ class PlannedModel:
         workload = self.plan.workload
         return {
             "micro_batch_tokens": self.plan.micro_batch_tokens,
+            "update_keeps": self.plan.keeps,
             "sampling_rows": self.plan.sampling_rows,
             "group_size": workload.group_size,
             "max_completion_tokens": workload.completion_tokens,
@@ -169,11 +194,13 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
         group_size=config.group_size,
         prompt_tokens=config.prompt_tokens,
         completion_tokens=config.max_completion_tokens or find_model(model).max_completion_tokens,
+        recomputes=takes_unsloth("auto"),
     )
     total = memory_gib * GIB
     asked = {"micro_batch_tokens": config.micro_batch_tokens, "sampling_rows": config.sampling_rows}
     plan = plan_for(shape, workload, total, config.sampler, **asked)
-    return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total), commit)
+    card = find_card(config.card or USUAL_CARD)
+    return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total), card, commit)
 
 
 def remedies(each: PlannedModel, config: PlanConfig) -> str:
@@ -232,7 +259,10 @@ def print_plan(console: Console, each: PlannedModel) -> None:
         files = f"Download: {cost['download_gb']:.1f} GB. Disk: {cost['disk_gb']:.1f} GB with the run folder, "
         say(console, f"{files}and some {ENVIRONMENT_GB} GB for torch and the other packages.")
         about = f"{cost['steps']:,} steps and both evaluations of {EVALUATED:,} completions"
-        say(console, f"Time: some {cost['hours']:.1f} hours for {about}. This is arithmetic, not measured: {ASSUMED}.")
+        say(console, f"Time on {each.card.name}: some {cost['hours']:.1f} hours for {about}.")
+        parts = f"sampling {cost['sampling_s']:.0f} s, update {cost['update_s']:.0f} s"
+        say(console, f"A step: {parts}; scoring its rows once (--kl-coef, exp-dpo): {cost['scoring_s']:.0f} s more.")
+        say(console, f"This is arithmetic, not measured: {ASSUMED}.")
 
 
 def print_overview(console: Console, answers: Sequence[PlannedModel], config: PlanConfig) -> None:

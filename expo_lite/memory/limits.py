@@ -18,6 +18,7 @@ from expo_lite.memory.plan import (
     GIB,
     MOST_MICRO_BATCH_TOKENS,
     MOST_SAMPLING_ROWS,
+    Keeps,
     MemoryPlan,
     Workload,
     plan_for,
@@ -26,7 +27,7 @@ from expo_lite.memory.shapes import context_of, find_shape
 from expo_lite.prompts import chain_text, encode_prompts, explanation_turns, question_turns, thinks
 from expo_lite.records import Problem, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import Sampler
+from expo_lite.settings.machine import Sampler, takes_unsloth
 from expo_lite.settings.methods import METHODS
 from expo_lite.settings.train import RunConfig
 from expo_lite.terminal import counted
@@ -35,6 +36,8 @@ T = TypeVar("T")
 
 SHORT_THOUGHT = 4096
 """Completion tokens below which thoughts of a problem of mathematics are often cut off."""
+LIMITS = ("micro_batch_tokens", "sampling_rows", "keeps")
+"""The limits that a checkpoint has."""
 MERGED_TOKENS = 16
 """More tokens than a question changes where it meets the text around it."""
 
@@ -50,24 +53,28 @@ class Limits:
 
     micro_batch_tokens: int
     sampling_rows: int
+    keeps: Keeps = "inputs"
+    """For the backward pass of an update."""
     warn: Callable[[str], None] = lambda line: None
     """Told of each halving."""
 
     @classmethod
-    def of(cls, config: RunConfig, warn: Callable[[str], None] = lambda line: None) -> "Limits":
+    def of(
+        cls, config: RunConfig, warn: Callable[[str], None] = lambda line: None, keeps: Keeps = "inputs"
+    ) -> "Limits":
         """Those of a run's settings; what they leave open is as large as a plan ever chooses."""
         tokens = config.optimizer.micro_batch_tokens or MOST_MICRO_BATCH_TOKENS
         rows = config.sampling.sampling_rows or MOST_SAMPLING_ROWS
-        return cls(tokens, rows, warn=warn)
+        return cls(tokens, rows, keeps, warn)
 
-    def to_json(self) -> dict[str, int]:
-        """The two limits as they are now, as JSON values."""
-        return {"micro_batch_tokens": self.micro_batch_tokens, "sampling_rows": self.sampling_rows}
+    def to_json(self) -> dict[str, Any]:
+        """The limits as they are now, as JSON values."""
+        return {name: getattr(self, name) for name in LIMITS}
 
-    def load_json(self, limits: Mapping[str, int]) -> None:
+    def load_json(self, limits: Mapping[str, Any]) -> None:
         """Take back what `to_json` gave: a resumed run need not run out of memory again."""
-        self.micro_batch_tokens = limits.get("micro_batch_tokens", self.micro_batch_tokens)
-        self.sampling_rows = limits.get("sampling_rows", self.sampling_rows)
+        for name in LIMITS:
+            setattr(self, name, limits.get(name, getattr(self, name)))
 
     def sampling(self, phase: Callable[[], T]) -> T:
         """Do something that samples, which reads `sampling_rows` itself.
@@ -97,7 +104,10 @@ class Limits:
 
         def smaller() -> str | None:
             if self.micro_batch_tokens <= one_row:
-                return None
+                if self.keeps == "inputs":
+                    return None
+                self.keeps = "inputs"
+                return "all but the inputs of layers computed twice"
             self.micro_batch_tokens //= 2
             return f"micro-batches of {self.micro_batch_tokens} tokens"
 
@@ -162,6 +172,7 @@ def planned(config: RunConfig, sampler: Sampler, tokens: int | None, rows: int |
         rows_together=2 if METHODS[config.method].pairs else 1,
         completion_tokens=config.sampling.max_completion_tokens,
         from_adapter=config.start_from is not None,
+        recomputes=takes_unsloth(config.policy.backend),
     )
     return _plan_here(config.model, workload, sampler, tokens, rows)
 
@@ -176,6 +187,7 @@ def fitted_policy(
         lora_rank=policy.lora_rank,
         completion_tokens=params.max_completion_tokens,
         nucleus=params.top_p < 1,
+        recomputes=True,
     )
     plan = _plan_here(model, workload, policy.sampler, None, None)
     if plan is None:

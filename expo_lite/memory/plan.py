@@ -16,6 +16,7 @@ from typing import Literal
 
 from expo_lite.memory.shapes import Shape
 from expo_lite.settings.machine import Sampler
+from expo_lite.settings.models import FAMILIES
 
 GIB = 2**30
 FP32 = 4
@@ -46,6 +47,18 @@ products that are kept, in one number."""
 
 Kind = Literal["gpu", "cpu"]
 PlannedSampler = Literal["own", "native"]
+Keeps = Literal["activations", "products", "inputs"]
+"""An update keeps for its backward pass all activations, or the inputs of layers with the products of projections or
+alone, and computes the rest again."""
+COMPUTED: dict[Keeps, float] = {"activations": 2.0, "products": 2.15, "inputs": 2.85}
+"""The time of an update in forward passes: forward and backward, and again what is not kept. That is at least norms,
+activations and attention, taken for 15% of a pass, and at most these and all products but a layer's last, a third to a
+quarter of them. Not measured on a card."""
+READ: dict[Keeps, int] = {"activations": 2, "products": 2, "inputs": 3}
+"""Times that a micro-batch reads the weights, and dequantises those in four bits."""
+TOKENS_A_READ = 300
+"""Reading and dequantising a weight takes as long as its products with so many tokens: 4.5 bytes at half the bandwidth
+of an RTX 4090's data sheet, and two operations at 40% of its speed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,8 @@ class Workload:
     """The evaluation's top_p is below 1."""
     from_adapter: bool = False
     """The run starts from an adapter, of which it keeps a copy as its reference."""
+    recomputes: bool = False
+    """Nothing but the inputs of layers is kept: Unsloth runs the update, or there is none."""
     sampler: PlannedSampler = "own"
     """own holds a dense copy of the weights while it samples, native nothing beside its cache."""
 
@@ -115,6 +130,18 @@ def optimizer_bytes(shape: Shape, workload: Workload) -> float:
 def kept_inputs(shape: Shape, workload: Workload, tokens: int) -> float:
     """The input of every layer, which gradient checkpointing keeps."""
     return shape.layers * tokens * shape.hidden * workload.element
+
+
+def kept_products(shape: Shape, workload: Workload, tokens: int) -> float:
+    """The products of one layer's projections but the last."""
+    return tokens * sum(n_out for _, n_out in shape.projections[:-1]) * workload.element
+
+
+def kept_activations(shape: Shape, tokens: int) -> float:
+    """One layer's activations in 16 bits, where all are kept; keys and values as in `layer_activations`."""
+    h, i, q = shape.hidden, shape.intermediate, shape.query_width
+    head_norms = (q + shape.kv_width) * FP32 if shape.head_norms else 0
+    return tokens * (12 * h + 14 * q + shape.heads * FP32 + 8 * i + head_norms)
 
 
 def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:
@@ -181,8 +208,10 @@ def sampling_working(shape: Shape, workload: Workload, rows: int) -> float:
     return max(choosing_bytes(shape, workload, rows), attention, forward_activations(shape, workload, prefill_tokens))
 
 
-def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_rows: int) -> tuple[Phase, ...]:
-    """Every phase of a run with these two settings."""
+def phases(
+    shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_rows: int, keeps: Keeps = "inputs"
+) -> tuple[Phase, ...]:
+    """Every phase of a run with these settings."""
     tokens = max(micro_batch_tokens, workload.rows_together * workload.width)  # neither a row nor a pair is split
     context = {"context": CONTEXT[workload.kind]}
     base = base_parts(shape, workload) | context
@@ -203,6 +232,13 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
     scoring, update = steady | kept, steady | {"gradients": adapter} | kept
     if workload.from_adapter:  # scoring with the reference, between two micro-batches
         scoring = update | {"adapter put aside": adapter}
+    layer = layer_activations(shape, workload, tokens)
+    if keeps == "products":  # a layer that is computed again takes its own
+        products = kept_products(shape, workload, tokens)
+        update, layer = update | {"kept products": shape.layers * products}, layer - products
+    elif keeps == "activations":
+        update = steady | {"gradients": adapter, "kept activations": shape.layers * kept_activations(shape, tokens)}
+        layer = tokens * (10 * shape.intermediate + 8 * shape.hidden)
 
     def worse(name: str, shared: dict[str, float], layer: float) -> Phase:
         ends = ({"logits of a chunk": logits(shape, workload, tokens)}, {"activations of a layer": layer})
@@ -212,7 +248,7 @@ def phases(shape: Shape, workload: Workload, micro_batch_tokens: int, sampling_r
         Phase("load", base | {"one matrix before quantising": largest}),
         Phase("sampling", sampling),
         worse("scoring", scoring, forward_activations(shape, workload, tokens)),
-        worse("update", update, layer_activations(shape, workload, tokens)),
+        worse("update", update, layer),
         Phase("resume", steady),
     )
 
@@ -229,7 +265,7 @@ ENOUGH_ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """The phases of a run on a machine, and the two settings that follow from its memory."""
+    """The phases of a run on a machine, and the settings that follow from its memory."""
 
     shape: Shape
     workload: Workload
@@ -237,6 +273,7 @@ class MemoryPlan:
     """Bytes that the machine has for the run."""
     micro_batch_tokens: int
     sampling_rows: int
+    keeps: Keeps
     phases: tuple[Phase, ...]
 
     @property
@@ -264,7 +301,8 @@ class MemoryPlan:
         workload = dataclasses.replace(self.workload, prompt_tokens=prompt_tokens)
         tokens = min(self.micro_batch_tokens, learned_rows * workload.width)
         rows = min(self.sampling_rows, sampled_rows)
-        return make_plan(self.shape, workload, self.total, micro_batch_tokens=tokens, sampling_rows=rows)
+        shown = phases(self.shape, workload, tokens, rows, self.keeps)
+        return dataclasses.replace(self, workload=workload, micro_batch_tokens=tokens, sampling_rows=rows, phases=shown)
 
     def describe(self) -> str:
         """The worst phase against what there is, in words."""
@@ -285,19 +323,30 @@ def make_plan(
 ) -> MemoryPlan:
     """The plan for a machine with `total` bytes: settings that are None become as large as fits, up to the caps.
 
-    Where nothing fits they are as small as can be, and the plan says that it does not fit.
+    Of what the update may keep it takes what makes it fastest by `COMPUTED` and `READ`. Where nothing fits the settings
+    are as small as can be, and the plan says that it does not fit. On a CPU each micro-batch keeps its products if they
+    are small; layers of other families, whose activations are not counted here, are computed again.
     """
     budget = total * (1 - RESERVE[workload.kind])
 
-    def fits(tokens: int, rows: int) -> bool:
-        return max(phase.peak for phase in phases(shape, workload, tokens, rows)) <= budget
+    def fits(tokens: int, rows: int, keeps: Keeps) -> bool:
+        return max(phase.peak for phase in phases(shape, workload, tokens, rows, keeps)) <= budget
+
+    def micro_batch(keeps: Keeps, rows: int) -> int:
+        return micro_batch_tokens or largest(
+            lambda tokens: fits(tokens, rows, keeps), step=256, most=MOST_MICRO_BATCH_TOKENS, least=256
+        )
 
     rows = sampling_rows or 1
-    tokens = micro_batch_tokens or largest(
-        lambda tokens: fits(tokens, rows), step=256, most=MOST_MICRO_BATCH_TOKENS, least=256
+    counted = workload.kind == "gpu" and shape.family in FAMILIES and not workload.recomputes
+    sizes = {name: micro_batch(name, rows) for name in COMPUTED if counted or name == "inputs"}
+    keeps = min(
+        (name for name in sizes if name == "inputs" or fits(sizes[name], rows, name)),
+        key=lambda name: COMPUTED[name] + READ[name] * TOKENS_A_READ / sizes[name],
     )
-    rows = sampling_rows or largest(lambda rows: fits(tokens, rows), step=8, most=MOST_SAMPLING_ROWS, least=1)
-    return MemoryPlan(shape, workload, total, tokens, rows, phases(shape, workload, tokens, rows))
+    tokens = sizes[keeps]
+    rows = sampling_rows or largest(lambda rows: fits(tokens, rows, keeps), step=8, most=MOST_SAMPLING_ROWS, least=1)
+    return MemoryPlan(shape, workload, total, tokens, rows, keeps, phases(shape, workload, tokens, rows, keeps))
 
 
 def plan_for(
@@ -334,7 +383,7 @@ def longest_completion(shape: Shape, workload: Workload, total: float) -> int:
     """
 
     def fits(tokens: int) -> bool:
-        longer = dataclasses.replace(workload, completion_tokens=tokens)
+        longer = dataclasses.replace(workload, completion_tokens=tokens, recomputes=True)
         return make_plan(shape, longer, total, micro_batch_tokens=1, sampling_rows=workload.group_size).fits
 
     found = largest(fits, step=64, most=shape.positions - workload.prompt_tokens, least=64)

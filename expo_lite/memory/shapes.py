@@ -35,6 +35,8 @@ class Shape:
     """Of the query, key and value projections (Qwen2)."""
     head_norms: bool = False
     """Norms over each query and key head (Qwen3)."""
+    family: str = "llama"
+    """The model's type by its configuration."""
 
     @property
     def query_width(self) -> int:
@@ -139,6 +141,7 @@ def shape_of(config: dict[str, Any]) -> Shape:
         tied=bool(config.get("tie_word_embeddings", False)),
         attention_bias=kind == "qwen2" or bool(config.get("attention_bias", False)),
         head_norms=kind == "qwen3",
+        family=kind,
     )
 
 
@@ -194,6 +197,7 @@ def _of_gguf(path: Path) -> Shape:
             tied="output.weight" not in names,
             attention_bias="blk.0.attn_q.bias" in names,
             head_norms="blk.0.attn_q_norm.weight" in names,
+            family=kind,
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ModelError(f"'{path}' is not the GGUF file of a Llama- or Qwen-like model: {error!r}.") from error

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from expo_lite.memory.plan import Keeps
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.records import Completion, SampleRequest, SamplingParams
 
@@ -27,6 +28,8 @@ class Policy(Protocol):
     """A micro-batch is laid end to end, each prompt once, instead of padded."""
     scaler: torch.amp.GradScaler
     """Scales the loss up if the model computes in fp16, so that small gradients do not vanish; otherwise disabled."""
+    keeps: Keeps
+    """For the backward pass of an update."""
     samples_exactly: bool
     """Sampler and scorer differ only by the rounding of fp32."""
     n_sampled_tokens: int

@@ -2,8 +2,9 @@
 
 A projection has a backward pass of its own, which keeps its input and nothing else. Under gradient checkpointing it can
 also remember its product (`kept_products`): the backward pass then recomputes norms, activations and attention alone, a
-few per cent of the work, and not the matrix products. Weights may be in four bits or dense, in fp32 or in 16 bits, on a
-CPU or a GPU; the adapter is in fp32, as in peft. Not yet run on a GPU.
+few per cent of the work, and not the matrix products. The last product of a layer is never computed again, for nothing
+of the layer's backward pass needs it. Weights may be in four bits or dense, in fp32 or in 16 bits, on a CPU or a GPU;
+the adapter is in fp32, as in peft. Not yet run on a GPU.
 
 Axes: N tokens of all rows, I input and O output features, r rank.
 """
@@ -21,8 +22,11 @@ from peft.tuners.lora import LoraLayer
 
 from expo_lite.policy.merged import dequantised
 from expo_lite.policy.products import linear
+from expo_lite.settings.models import FAMILIES
 
 Compute = Callable[[], torch.Tensor]
+Run = Callable[[Compute, bool], torch.Tensor]
+"""Gives the product of a projection; told whether that is the layer's last."""
 
 
 def release_freed_memory() -> None:
@@ -41,13 +45,15 @@ def product_bytes(model: torch.nn.Module) -> int:
     return sum(layer.out_features * 4 for layer in _adapted(model))
 
 
-def use_lean_projections(model: torch.nn.Module) -> None:
+def use_lean_projections(model: Any) -> None:
     """Make each LoRA projection of the model compute with `_Projection`."""
-    layers = _adapted(model)
-    kinds: set[Any] = {type(layer) for layer in layers}
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    kinds: set[Any] = {type(layer) for layer in layers.values()}
     lean: dict[Any, Any] = {kind: type(kind.__name__, (kind,), {"forward": _lean}) for kind in kinds}
-    for layer in layers:
+    for name, layer in layers.items():
         layer.__class__ = lean[type(layer)]
+        # in these families it is added to the residual stream, and that is all
+        layer.ends_layer = name.endswith("mlp.down_proj") and model.config.model_type in FAMILIES
 
 
 def _lean(layer: Any, x: torch.Tensor) -> Any:
@@ -55,7 +61,7 @@ def _lean(layer: Any, x: torch.Tensor) -> Any:
     if not layer.disable_adapters:
         (adapter,) = layer.active_adapters
         factors, scale = (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight), layer.scaling[adapter]
-    y_NO = _Projection.apply(x.flatten(0, -2), *factors, base.weight, base.bias, scale)
+    y_NO = _Projection.apply(x.flatten(0, -2), *factors, base.weight, base.bias, scale, layer.ends_layer)
     return y_NO.view(*x.shape[:-1], -1)
 
 
@@ -74,6 +80,7 @@ class _Projection(torch.autograd.Function):
         weight: Any,
         bias_O: torch.Tensor | None,
         scale: float,
+        ends_layer: bool,
     ) -> torch.Tensor:
         def product() -> torch.Tensor:
             y_NO = linear(x_NI, _dense(weight, x_NI), bias_O)
@@ -84,14 +91,14 @@ class _Projection(torch.autograd.Function):
 
         ctx.save_for_backward(x_NI, a_rI, b_Or)
         ctx.weight, ctx.scale = weight, scale
-        return _memory.run(product)
+        return _memory.run(product, ends_layer)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         x_NI, a_rI, b_Or = ctx.saved_tensors
         (dy_NO,) = gradients
         if a_rI is None:
-            return linear(dy_NO, _dense(ctx.weight, dy_NO).t()), *[None] * 5
+            return linear(dy_NO, _dense(ctx.weight, dy_NO).t()), *[None] * 6
         exact_NI, exact_NO = x_NI.to(a_rI.dtype), dy_NO.to(a_rI.dtype)
         inner_Nr = (exact_NO @ b_Or).mul_(ctx.scale)
         da_rI = inner_Nr.t() @ exact_NI
@@ -100,7 +107,7 @@ class _Projection(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx_NI = linear(dy_NO, _dense(ctx.weight, dy_NO).t()).to(a_rI.dtype)
             dx_NI = dx_NI.addmm_(inner_Nr, a_rI).to(x_NI.dtype)
-        return dx_NI, da_rI, db_Or, None, None, None
+        return dx_NI, da_rI, db_Or, None, None, None, None
 
 
 def _dense(weight: Any, like: torch.Tensor) -> torch.Tensor:
@@ -115,10 +122,10 @@ class _Memory:
 
     def __init__(self) -> None:
         self.keep = False
-        self.run: Callable[[Compute], torch.Tensor] = lambda compute: compute()
+        self.run: Run = lambda compute, ends_layer: compute()
 
     @contextlib.contextmanager
-    def doing(self, run: Callable[[Compute], torch.Tensor]) -> Iterator[None]:
+    def doing(self, run: Run) -> Iterator[None]:
         before, self.run = self.run, run
         try:
             yield
@@ -141,13 +148,17 @@ def kept_products(keep: bool) -> Iterator[None]:
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The `context_fn` of torch's checkpoint: the contexts of the two passes over a layer."""
-    if not _memory.keep:
-        return contextlib.nullcontext(), contextlib.nullcontext()
-    kept: deque[torch.Tensor] = deque()
+    keep, kept = _memory.keep, deque[torch.Tensor]()
 
-    def record(compute: Compute) -> torch.Tensor:
+    def first(compute: Compute, ends_layer: bool) -> torch.Tensor:
         result = compute()
-        kept.append(result.detach())
+        if ends_layer:  # the second pass ends here, before anything is done with this
+            kept.append(result.new_full((), torch.nan).expand(result.shape))
+        elif keep:
+            kept.append(result.detach())
         return result
 
-    return _memory.doing(record), _memory.doing(lambda _compute: kept.popleft())
+    def again(compute: Compute, ends_layer: bool) -> torch.Tensor:
+        return kept.popleft() if keep or ends_layer else compute()
+
+    return _memory.doing(first), _memory.doing(again)

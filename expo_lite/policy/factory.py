@@ -3,12 +3,10 @@
 import sys
 from pathlib import Path
 
-import torch
-
 from expo_lite.errors import ModelError
 from expo_lite.policy.base import Policy
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import backend_rules, importing, is_installed
+from expo_lite.settings.machine import backend_rules, importing, takes_unsloth
 from expo_lite.settings.schema import check_rules, typed
 
 
@@ -27,7 +25,7 @@ def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | N
     """
     config = typed(config)
     check_rules(backend_rules(config.backend))
-    if choose_backend(config) == "hf":
+    if not takes_unsloth(config.backend):
         with importing("peft"):
             from expo_lite.policy.hf import HfPolicy
 
@@ -43,12 +41,3 @@ def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | N
         from expo_lite.policy.unsloth import UnslothPolicy
 
     return UnslothPolicy(name, config, seed=seed, adapter=adapter)
-
-
-def choose_backend(config: PolicyConfig) -> str:
-    """`unsloth` or `hf`: as asked for, else Unsloth if it is installed and torch sees a GPU."""
-    if config.backend != "auto":
-        return config.backend
-    if torch.cuda.is_available() and is_installed("unsloth"):
-        return "unsloth"
-    return "hf"

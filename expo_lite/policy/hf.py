@@ -50,7 +50,15 @@ class HfPolicy(LoraPolicy):
             self.load_adapter(adapter)
 
     @contextlib.contextmanager
-    def _scoring(self, batch: MicroBatch) -> Iterator[None]:
-        small = batch.input_ids_BT.numel() * product_bytes(self._model) <= KEPT_PRODUCTS_BYTES
-        with kept_products(small and self.device.type == "cpu"), super()._scoring(batch):  # as the memory plan counts
+    def _scoring(self, batch: MicroBatch, gradient: bool) -> Iterator[None]:
+        keeps = self.keeps
+        if self.device.type == "cpu" and keeps == "inputs":  # as the memory plan counts
+            small = batch.input_ids_BT.numel() * product_bytes(self._model) <= KEPT_PRODUCTS_BYTES
+            keeps = "products" if small else keeps
+        if not gradient:
+            keeps = "inputs"  # there is no backward pass
+        for module in self._model.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = keeps != "activations"
+        with kept_products(keeps == "products"), super()._scoring(batch, gradient):
             yield

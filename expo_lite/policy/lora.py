@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 
 from expo_lite.errors import CheckpointError, ModelError
 from expo_lite.memory.machine import first_line
+from expo_lite.memory.plan import Keeps
 from expo_lite.policy import native, scoring, slots
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.decoder import Decoder
@@ -67,6 +68,8 @@ def lora_config(config: PolicyConfig, adapter: Path | None, base: Any) -> LoraCo
 class LoraPolicy:
     """A causal language model with a LoRA adapter."""
 
+    keeps: Keeps = "inputs"
+    """For the backward pass of an update, by the memory plan; Unsloth always recomputes from the inputs of layers."""
     _decoder: Decoder | None = None
     _merged_of: tuple[object, ...] = ()
     _phase = ""
@@ -136,18 +139,18 @@ class LoraPolicy:
         Always in train mode and with gradients on, for reference values too: bitsandbytes takes another kernel without.
         If no gradient is wanted, it ends before the head.
         """
-        with self._scoring(batch):
+        with self._scoring(batch, gradient):
             return scoring.score(self._model, batch, temperature=temperature, gradient=gradient)
 
     def listed_logprobs(
         self, batch: MicroBatch, tokens: torch.Tensor | int, *, temperature: float, gradient: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [N, K], given or the most probable, and their log-probabilities; as `logprobs` otherwise."""
-        with self._scoring(batch):
+        with self._scoring(batch, gradient):
             return scoring.score_listed(self._model, batch, tokens, temperature=temperature, gradient=gradient)
 
     @contextlib.contextmanager
-    def _scoring(self, batch: MicroBatch) -> Iterator[None]:
+    def _scoring(self, batch: MicroBatch, gradient: bool) -> Iterator[None]:
         """Make ready for a forward pass over the batch with gradients."""
         self._drop_decoder()
         self._enter("training")

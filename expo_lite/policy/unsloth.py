@@ -70,11 +70,11 @@ class UnslothPolicy(LoraPolicy):
             self.load_adapter(adapter)
 
     @contextlib.contextmanager
-    def _scoring(self, batch: MicroBatch) -> Iterator[None]:
+    def _scoring(self, batch: MicroBatch, gradient: bool) -> Iterator[None]:
         self._fits(batch.input_ids_BT.shape[1], "A row")
         # Unsloth's kernels and its generate expect mixed precision
         mixed = torch.autocast(self.device.type, dtype=compute_type(self.device), enabled=self.device.type == "cuda")
-        with mixed, super()._scoring(batch):
+        with mixed, super()._scoring(batch, gradient):
             yield
 
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:

@@ -127,6 +127,11 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+def takes_unsloth(backend: Backend) -> bool:
+    """True if this backend is Unsloth: as asked for, else where it is installed and there is a GPU."""
+    return backend == "unsloth" or (backend == "auto" and has_gpu() and is_installed("unsloth"))
+
+
 def missed_unsloth() -> str | None:
     """Say what a GPU is without, if Unsloth is not installed; None if nothing is missed."""
     if not has_gpu() or is_installed("unsloth"):

@@ -19,6 +19,9 @@ class PlanConfig:
     """An alias, OWNER/NAME in the hub's cache, a folder, a GGUF file, or all for every alias. Default: as for train."""
     vram: tuple[Annotated[float, Interval(gt=0, le=100_000)], ...] = ()
     """The memory of the GPU in GiB; give several to compare them. Default: this machine's GPU, else its main memory."""
+    card: str | None = None
+    """A card by name, such as 3060, 4090 or a100: its memory unless vram is given, and the hours on it by arithmetic.
+    Default: the hours of a 4090."""
     group_size: Annotated[int, COMPLETIONS] = 8
     """Completions of each problem (the paper's G)."""
     max_completion_tokens: Annotated[int | None, TOKENS] = None

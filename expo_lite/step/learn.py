@@ -117,7 +117,7 @@ def learn(
 
     def whole_pass() -> Totals:
         optimizer.zero_grad(set_to_none=True)  # also what a pass that ran out of memory has accumulated
-        tokens = limits.micro_batch_tokens
+        tokens, policy.keeps = limits.micro_batch_tokens, limits.keeps
         batches = micro_batches(
             useful, token_budget=tokens, pad_id=policy.pad_id, device=policy.device, packed=policy.packs
         )
