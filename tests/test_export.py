@@ -33,6 +33,7 @@ from expo_lite.policy.export import (
 )
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.gguf_file import _splitting, begins_with_bos
+from expo_lite.policy.gguf_tokenizer import read_tokenizer
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.template import settle
 from expo_lite.prompts import encode_question, question_turns, rendered
@@ -41,6 +42,7 @@ from expo_lite.run.folder import JsonLines
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import PLAIN, PolicyConfig
 from expo_lite.settings.models import PRESETS
+from expo_lite.tasks.hidden_rules import EXAMPLE
 
 CPU = torch.device("cpu")
 TINY = PRESETS["tiny"].source
@@ -145,8 +147,12 @@ def test_an_adapter_loads_on_the_base_that_it_names(run: Path, capsys: pytest.Ca
 def test_a_gguf_file_is_read_back(run: Path, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Into a folder for each type, where none is named."""
     assert cli.run(["export", str(run), "--to", "gguf", "--dtype", dtype]) == 0
-    assert (run / "export" / f"run-step-000003-gguf-{dtype}" / f"run-step-000003.{dtype}.gguf").is_file()
+    file = run / "export" / f"run-step-000003-gguf-{dtype}" / f"run-step-000003.{dtype}.gguf"
+    assert file.is_file()
     if dtype == "f16":
+        read, own = read_tokenizer(file, "mine"), AutoTokenizer.from_pretrained(TINY)
+        texts = [EXAMPLE, own.chat_template, *own.get_added_vocab()]  # with the phrases that are tokens
+        assert [read.encode(text, add_special_tokens=False) for text in texts] == [own.encode(text) for text in texts]
         out = capsys.readouterr().out
         assert "20 of 20 greedy completions are the same" in out
         compile(out.split("load it and ask it:\n")[1], "printed", "exec")
@@ -296,6 +302,7 @@ def test_a_gguf_file_has_the_settled_template_and_says_if_it_begins_with_bos(tmp
 
 
 QWEN = str(import_module("transformers.models.qwen2.tokenization_qwen2").PRETOKENIZE_REGEX)
+QWEN35 = str(import_module("transformers.models.qwen3_5.tokenization_qwen3_5").PRETOKENIZE_REGEX)
 BYTES, BYTES_ALONE = pre_tokenizers.ByteLevel(False, use_regex=False), pre_tokenizers.ByteLevel(False)
 
 
@@ -311,7 +318,8 @@ def split(pattern: str) -> pre_tokenizers.Split:
         ([pre_tokenizers.Digits(True), BYTES_ALONE], "smollm"),
         ([BYTES_ALONE], "gpt-2"),
         ([split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5]+"), split(QWEN), BYTES], None),  # as DeepSeek's
-        ([split(QWEN.replace(r"\p{L}+", r"[\p{L}\p{M}]+")), BYTES], None),  # as Qwen3.5's
+        ([split(QWEN35), BYTES], "qwen35"),
+        ([split(QWEN.replace(r"\p{L}+", r"[\p{L}\p{M}]+")), BYTES], None),
         ([pre_tokenizers.Digits(False), BYTES_ALONE], None),
         ([pre_tokenizers.ByteLevel(True)], None),
     ],
@@ -324,5 +332,5 @@ def test_only_known_ways_to_split_text_get_a_name(stages: list[Any], name: str |
     if name:
         assert _splitting(about) == name
         about["normalizer"] = {"type": "Lowercase"}
-    with pytest.raises(ModelError, match="is not known here; llama-bpe, qwen2, smollm, gpt-2 are"):
+    with pytest.raises(ModelError, match="is not known here; llama-bpe, qwen2, qwen35, smollm, gpt-2 are"):
         _splitting(about)

@@ -11,8 +11,11 @@ from typing import Any, Literal
 import gguf
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from expo_lite.errors import ModelError
+from expo_lite.policy.gguf_tokenizer import SPLITTINGS
 from expo_lite.policy.merged import head_dim, rope
 from expo_lite.prompts import rendered
 from expo_lite.settings.models import FAMILIES
@@ -20,14 +23,6 @@ from expo_lite.settings.models import FAMILIES
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 _SHAPING = ("type", "pattern", "behavior", "invert", "individual_digits", "add_prefix_space", "use_regex")
 """The settings of a stage before the merges that decide where text is split."""
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPLITTINGS: dict[str, list[list[Any]]] = {
-    "llama-bpe": [["Split", {"Regex": _WORDS % r"\p{N}{1,3}"}, "Isolated", False], ["ByteLevel", False, False]],
-    "qwen2": [["Split", {"Regex": _WORDS % r"\p{N}"}, "Isolated", False], ["ByteLevel", False, False]],
-    "smollm": [["Digits", True], ["ByteLevel", False, True]],
-    "gpt-2": [["ByteLevel", False, True]],
-}
-"""Those of each rule that splits text, by its name in llama.cpp."""
 
 
 def write_gguf(
@@ -165,14 +160,20 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -
 
 def _splitting(about: dict[str, Any]) -> str:
     """The name in llama.cpp of the rule that splits text before a byte-level BPE tokenizer merges."""
-    rule, normaliser = about["pre_tokenizer"] or {"type": "none"}, about["normalizer"] or {"type": "NFC"}
-    stages = [normaliser] * (normaliser["type"] != "NFC") + rule.get("pretokenizers", [rule])
-    kept = [[stage[name] for name in _SHAPING if name in stage] for stage in stages]
-    found = next((name for name, known in _SPLITTINGS.items() if kept == known), None)
+
+    def shaping(about: dict[str, Any]) -> list[list[Any]]:
+        rule, normaliser = about["pre_tokenizer"] or {"type": "none"}, about["normalizer"] or {"type": "NFC"}
+        stages = [normaliser] * (normaliser["type"] != "NFC") + rule.get("pretokenizers", [rule])
+        return [[stage[name] for name in _SHAPING if name in stage] for stage in stages]
+
+    kept, known = shaping(about), {name: Tokenizer(BPE({}, [])) for name in SPLITTINGS}
+    for name, empty in known.items():
+        empty.pre_tokenizer = SPLITTINGS[name]
+    found = next((name for name, empty in known.items() if kept == shaping(json.loads(empty.to_str()))), None)
     if about["model"]["type"] != "BPE" or found is None:
         raise ModelError(
             f"The tokenizer splits text in a way ({about['model']['type']} after {json.dumps(kept)}) whose name in "
-            f"llama.cpp is not known here; {', '.join(_SPLITTINGS)} are. Take --to merged, and convert that by "
+            f"llama.cpp is not known here; {', '.join(SPLITTINGS)} are. Take --to merged, and convert that by "
             "llama.cpp's convert_hf_to_gguf.py."
         )
     return found

@@ -41,6 +41,7 @@ from transformers import (
 from expo_lite.errors import ModelError
 from expo_lite.memory.machine import first_line, out_of_memory
 from expo_lite.policy.device import compute_type, wrong_widths
+from expo_lite.policy.gguf_tokenizer import read_tokenizer
 from expo_lite.policy.template import settle
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
@@ -131,9 +132,11 @@ def load_tokenizer(name: str, config: PolicyConfig, source: str = "") -> Any:
         ModelError: the tokenizer cannot be fetched or read, or has no chat template.
     """
     source = source or find_model(name, config.revision).source
-    folder, options = _options(Path(source if Path(source).exists() else _fetch(source, config)), config)
+    path = Path(source if Path(source).exists() else _fetch(source, config))
+    folder, options = _options(path, config)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
+        is_gguf = path.suffix == ".gguf"
+        tokenizer = read_tokenizer(path, name) if is_gguf else AutoTokenizer.from_pretrained(folder, **options)
     except _UNREADABLE as error:
         raise _unread(name, source, error) from error
     if not tokenizer.encode("1 + 2 = 3", add_special_tokens=False):
@@ -222,7 +225,7 @@ def settle_attention(model: Any) -> None:
 
 @contextlib.contextmanager
 def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
-    """Give a folder with a GGUF file's dequantised weights and tokenizer, and the names of missing weights.
+    """Give a folder with a GGUF file's dequantised weights, without its tokenizer, and the names of missing weights.
 
     Any other source is given as it is.
     """
@@ -231,7 +234,6 @@ def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
         yield source, set()
         return
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **options)
     model, info = _AUTO_MODEL.from_pretrained(
         str(path.parent), dtype=torch.float32, output_loading_info=True, **options
     )
@@ -239,7 +241,6 @@ def plain_weights(source: str) -> Iterator[tuple[str, set[str]]]:
     model.hf_quantizer = None  # or it refuses to be saved
     with tempfile.TemporaryDirectory() as plain:
         model.save_pretrained(plain)
-        tokenizer.save_pretrained(plain)
         del model
         gc.collect()
         yield plain, set(info["missing_keys"])

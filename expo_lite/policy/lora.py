@@ -34,7 +34,7 @@ from expo_lite.records import Completion, SampleRequest, SamplingParams
 from expo_lite.run.target import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS, SHAPE
 from expo_lite.settings.groups import PolicyConfig
 
-END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
+END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>", "<end_of_turn>", "<turn|>")
 """Tokens that end an assistant's turn in the chat templates of the aliases."""
 
 
@@ -262,7 +262,7 @@ def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 def _eos_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
     """Every token that ends a turn: those that model and tokenizer name, and the `END_TOKENS` in the vocabulary.
 
-    A tokenizer read from a GGUF file may name the wrong one.
+    A GGUF file may name another one, and has no generation settings.
     """
     vocabulary = tokenizer.get_vocab()
     found = {vocabulary[token] for token in END_TOKENS if token in vocabulary}

@@ -30,6 +30,7 @@ from transformers import AutoConfig
 from expo_lite.errors import ModelError
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.device import compute_type, find_device
+from expo_lite.policy.gguf_tokenizer import read_tokenizer
 from expo_lite.policy.load import load_base, plain_weights
 from expo_lite.policy.lora import LoraPolicy, choose_sampler, lora_config
 from expo_lite.policy.slots import Sampled
@@ -103,6 +104,8 @@ class UnslothPolicy(LoraPolicy):
 
 def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, set[str]]:
     with plain_weights(source) as (folder, missing):
+        if folder != source:
+            read_tokenizer(Path(source), source).save_pretrained(folder)
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
         limit = AutoConfig.from_pretrained(folder, **options).max_position_embeddings
         model, _ = FastLanguageModel.from_pretrained(**load_arguments(folder, config, device, limit))
