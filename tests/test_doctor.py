@@ -257,11 +257,11 @@ def test_four_bits_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_versions_are_held_against_the_package_s_own_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [check.state for check in checks.versions()] == ["ok"]
     real = metadata.version
-    others = {"torch": "2.12.0", "trl": "0.9.0"}
+    others = {"torch": "2.10.0", "trl": "0.9.0"}
     monkeypatch.setattr(checks, "version", lambda name: others.get(name) or real(name))
     found = {check.what.split()[0]: check for check in checks.versions() if check.state == "warning"}
     torch_range = next(r for r in metadata.requires("expo-lite") or () if r.startswith("torch")).removeprefix("torch")
-    assert found["torch"].what == f"torch 2.12.0 is installed; tested is {torch_range}."
+    assert found["torch"].what == f"torch 2.10.0 is installed; tested is {torch_range}."
     assert "trl 0.9.0" in found["trl"].what
 
     def missing(name: str) -> str:

@@ -285,6 +285,48 @@ def test_the_recipes_fit_the_cards_that_they_are_for(gib: int, capsys: pytest.Ca
     assert f"max_completion_tokens {tokens}," in out
 
 
+MISTRAL = {
+    "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32768, "max_position_embeddings": 32768,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "n_rows", "mean"),
+    [("qwen2.5-3b", "t4", 8, 183), ("llama-3.2-3b", "a100-40", 32, 203), ("mistral-7b", "4090", 6, 189)],
+)
+def test_the_recipes_of_published_times_say_what_the_arithmetic_gives(
+    name: str, card: str, n_rows: int, mean: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--mistralai--Mistral-7B-Instruct-v0.3" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(MISTRAL))
+    file = ROOT / "examples" / "recipes" / f"unsloth-{name}.toml"
+    config = resolve(from_mapping(TrainConfig, toml_values(file), str(file)))
+    assert config.problems_per_step * config.group_size == n_rows
+    assert config.policy.bits is not None and config.sampling.max_completion_tokens is not None
+    plan = plan_for(
+        find_shape(config.model),
+        Workload(
+            bits=config.policy.bits,
+            lora_rank=config.policy.lora_rank,
+            group_size=config.group_size,
+            completion_tokens=config.sampling.max_completion_tokens,
+        ),
+        hours.CARDS[card].memory_gib * GIB,
+        config.policy.sampler,
+    )
+    assert plan.fits
+    samples = hours.Samples(n_rows, 150, mean, config.sampling.max_completion_tokens)
+    parts = {"sampling": hours.sampling_s, "update": hours.update_s, "reference": hours.scoring_s}
+    said = [f"{part} {seconds(plan, samples, hours.CARDS[card]):.1f} s" for part, seconds in parts.items()]
+    text = file.read_text(encoding="utf-8")
+    assert ", ".join(said) in text.replace("\n# ", " ")
+    assert "Not run on a card yet." in text and f"plan --card {card}" in text and f"completions of {mean} on" in text
+    assert cli.parse(["train", "--config", str(file)])
+
+
 def test_a_file_for_train_that_is_wrong_is_refused_by_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.toml").write_text('task = "math"\nsteps = "many"\n')
     assert cli.run(["plan", "--config", str(tmp_path / "a.toml"), "--vram", "24"]) == 2
