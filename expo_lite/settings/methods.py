@@ -9,6 +9,7 @@ from typing import Literal
 Method = Literal[
     "grpo", "exp-grpo", "gt-sft-grpo", "exp-dpo", "star", "sft",
     "insert", "prefix", "self-distill", "soft-explain", "likelihood", "grade-negatives",
+    "hint", "reformulate",
 ]  # fmt: skip
 ChainSource = Literal["none", "explanation", "expert"]
 Gate = Literal["all", "all-wrong"]
@@ -64,5 +65,7 @@ METHODS: dict[Method, MethodSpec] = {
     "soft-explain": MethodSpec("explanation", grpo=True, coef=0.1, teacher=True),
     "likelihood": MethodSpec("none", grpo=True),
     "grade-negatives": MethodSpec("none", grpo=True, coef=0.25),
+    "hint": MethodSpec("explanation", gate_is_fixed=True, grpo=True),
+    "reformulate": MethodSpec("none", grpo=True),
 }
 GRPO_METHODS = tuple(name for name, spec in METHODS.items() if spec.grpo)

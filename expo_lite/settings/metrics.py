@@ -73,6 +73,7 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Remedies for all-wrong groups", (
         Panel("Second groups and rewards", "Shares that have a second group, and its reward; rewards by likelihood.", "share",
               (Metric("second/groups", "second groups", "of groups"), Metric("second/reward", "reward of second groups", "reward"), Metric("second/still_wrong", "groups still all wrong", "still wrong"),
+               Metric("second/accept_rate", "hints and forms of use", "hints and forms of use"),
                Metric("reward/likelihood", "reward by likelihood", "by likelihood"))),
         Panel("Tries", "Second groups sampled for an all-wrong group, on average.", "", (Metric("second/tries", "tries of second groups", "tries"),)),
         Panel("Teacher", "How far apart the model is from itself with the answer in sight, a token.", "nats",

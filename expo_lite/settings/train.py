@@ -235,7 +235,9 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
     """
     spec, expo = METHODS[config.method], set(changed(config.explanation)) - {"explanation_prompt"}
     of_term, of_chains, refresh = {"exp_sft_coef", "exp_sft_schedule"}, {"explain"}, {"explanation_refresh_steps"}
-    others = of_term | of_chains | {"exp_sft_normalisation", "teacher"} | (refresh if spec.pairs else set())
+    others = (
+        of_term | of_chains | {"exp_sft_normalisation", "teacher", "train_context"} | (refresh if spec.pairs else set())
+    )
     rules = [
         (spec.pairs, set(changed(config.dpo))),
         (spec.groups or config.explanation.explain == "all-wrong", {"draw"} & set(changed(config))),
@@ -246,6 +248,7 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
         (not spec.gate_is_fixed or config.explanation.explain == spec.gate, expo & of_chains),
         (spec.imitates, expo & {"exp_sft_normalisation"}),
         (spec.teacher, expo & {"teacher"}),
+        (config.method == "hint", expo & {"train_context"}),
         ((config.dpo.chosen if spec.pairs else spec.chains) == "explanation", expo - others),
         (not spec.pairs or config.dpo.pairs != "offline", expo & refresh),
     ]

@@ -1,4 +1,4 @@
-r"""A chain of thought without its answer.
+r"""A chain of thought without its answer, and whether a text shows one.
 
 `before_answer` takes every statement of the answer out of a chain and leaves its steps, so that what the steps are
 worth can be measured. The rule, with "the answer" for what the chain ends with as the grader reads it:
@@ -13,9 +13,12 @@ worth can be measured. The rule, with "the answer" for what the chain ends with 
 All else stays. The same value in the middle of the steps, with a figure after it, is a step and not a statement.
 """
 
+import itertools
 import re
 
 from expo_lite.grading.reading.extract import answer_start, final_answer
+from expo_lite.records import Problem
+from expo_lite.tasks import Task
 
 _SHOW = r"(?:show|prove|explain|justify|demonstrate)"
 _REACH = r"(?:get|reach|obtain|arrive\s+at|end\s+(?:up\s+)?(?:with|at|in))"
@@ -38,6 +41,17 @@ _OPEN, _CLOSE = r"(?:[\s$*(]|\\boxed\s*\{|\\text\s*\{|\\\(|\\\[){0,6}", r"(?:[$*
 _FRONTS = (r"\\(?:boxed|fbox)\s*\{\s*\$?", r"<answer>\s*", r"\#\#\#\#[ \t]*")
 _BACKS = (r"\s*\$?\s*\}", r"\s*</answer>", r"(?=[ \t]*(?:\n|\Z))")
 _FIGURES = re.compile(r"\d")
+_SPAN = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_ITEM = re.compile(r"^[ \t]*(\d{1,3})[.)](?=\s)", re.MULTILINE)
+_MATH = re.compile(
+    r"[\d\\=+*/^√π]|^-?[a-z]$|^(?:minus|negative|zero|half|halves|thirds?|quarters?|dozen|hundred|thousand|million"
+    r"|(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty)(?:-\w+)?)$",
+    re.IGNORECASE,
+)
+"""Words that can begin or end a number or a formula."""
+_MARKS = ".,;:!?\"'`*"
+LONGEST_FORM = 6
+"""Words of an answer that is written otherwise than in the data."""
 
 
 def before_answer(text: str) -> str:
@@ -75,6 +89,26 @@ def up_to_answer(text: str) -> str:
     while (start := answer_start(text)) is not None and final_answer(text)[0] == answer:
         text = text[:start]
     return text
+
+
+def shows_answer(task: Task, problem: Problem, text: str) -> bool:
+    """Tell whether the problem's answer is in a text, in any form that the task's grader takes for it.
+
+    Graded are formulas between dollars, and up to `LONGEST_FORM` words that follow each other: of an answer with
+    figures those that can be a number or a formula. A number that the question has too, and a product that is yet to be
+    worked out, show the answer as well. Numbers that count the lines of a list do not.
+    """
+    count = itertools.count(1)
+    text = _ITEM.sub(lambda found: "" if int(found[1]) == next(count) else found[0], text)
+    if re.search(_as_written(problem.answer), text, re.IGNORECASE):
+        return True
+    forms = dict.fromkeys(next(filter(None, found.groups())) for found in _SPAN.finditer(text))
+    words, any_word = text.split(), not _FIGURES.search(problem.answer)
+    ends = [i for i, word in enumerate(words) if any_word or _MATH.search(word.strip(_MARKS))]
+    for first, last in itertools.product(ends, range(LONGEST_FORM)):
+        if first + last in ends:
+            forms[" ".join(words[first : first + last + 1]).rstrip(_MARKS).lstrip("\"'`*")] = None
+    return any(task.grade(problem, f"\\boxed{{{form}}}").correct for form in forms if form)
 
 
 def _as_written(answer: str) -> str:

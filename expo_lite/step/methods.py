@@ -33,6 +33,7 @@ from expo_lite.step.remedies import (
     teacher_gaps,
     teacher_labels,
 )
+from expo_lite.step.rewriting import hinted, reformulated
 from expo_lite.step.run import Run
 
 LARGEST_GAP = 1.0
@@ -68,6 +69,8 @@ class Experience:
     """Problems without a group, because the method would learn nothing from it."""
     second: Mapping[int, Group] = field(default_factory=dict)
     """Groups to learn from instead, by the place of the all-wrong group; the log's figures are those of `groups`."""
+    written: Sequence[tuple[Group, bool]] = ()
+    """Hints and forms of problems that the policy wrote, for the log, and whether each could be used."""
     rewards: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     """Rewards in place of the verifier's, by the place of the all-wrong group."""
     gaps: Mapping[int, Sequence[torch.Tensor]] = field(default_factory=dict)
@@ -354,12 +357,41 @@ def prefix_rows(experience: Experience, config: RunConfig) -> list[Row]:
     return grpo_rows(experience, config)
 
 
+def hint_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """GRPO; all-wrong groups are sampled again, all completions but one with a hint (NuRL, arXiv 2509.25666).
+
+    The policy turns its verified explanation z into a hint h ~ pi(q, a, z) without the answer (`hinted`). It stays in
+    the trained context as in NuRL and in SAGE (arXiv 2602.03143, `recipe/hint/hint_trainer.py` of its code), unless
+    --train-context is plain, which is ExPO's conditioning. Where this leaves NuRL: hints are made on the way, by the
+    policy as it is and from the first step on, not once before and after GRPO has converged; one that has the answer in
+    any form is refused in code. Where it leaves SAGE: hints have one level, not three; they are made of the policy's
+    own explanation, not of a reference solution; and one completion has none. NuRL's text was not at hand, but
+    summaries of it.
+    """
+    return grpo_rows(experience, config)
+
+
+def reformulate_rows(experience: Experience, config: RunConfig) -> list[Row]:
+    """GRPO; all-wrong groups are sampled again in an easier form of their problem (Cog-DRIFT, arXiv 2604.04767).
+
+    The forms are a choice of four, of ten, and the answer with digits masked, which the policy writes itself
+    (`reformulated`; `src/rewrite_questions.py` of its code). Where this leaves it: the open question is sampled at each
+    step, and the form only if all of its group are wrong; the policy as it is writes a form when it is needed, not the
+    base model before; a mean reward of 0.5 promotes, which has to be exceeded there (`adaptive_sampler.py`); options
+    are shuffled and have no letters; a mask must be the answer digit for digit, where their numbers are compared there;
+    and there is no reward of format. Its clipping, 0.2 and 0.28, and KL, 0.01, are settings. Its text was not at hand.
+    """
+    return grpo_rows(experience, config)
+
+
 METHOD_EXTRAS: dict[Method, Callable[[Run, Experience], dict[str, Any]]] = {
     "grpo": lambda run, found: dict(zip(("second", "metrics"), resampled(run, found.groups), strict=True)),
     "prefix": lambda run, found: {"second": prefixed(run, found.groups, found.explanations)},
     "self-distill": lambda run, found: {"gaps": teacher_gaps(run, found.groups)},
     "soft-explain": lambda run, found: {"labels": teacher_labels(run, [e for e in found.explanations if e.accepted])},
     "likelihood": lambda run, found: {"rewards": likelihood_rewards(run, found.groups)},
+    "hint": lambda run, found: hinted(run, found.groups, found.explanations),
+    "reformulate": lambda run, found: reformulated(run, found.groups),
 }
 """Fields of the experience for which a method asks the policy once more, after groups and explanations."""
 METHOD_ROWS: dict[Method, Callable[[Experience, RunConfig], list[Row]]] = {
@@ -375,4 +407,6 @@ METHOD_ROWS: dict[Method, Callable[[Experience, RunConfig], list[Row]]] = {
     "soft-explain": soft_explain_rows,
     "likelihood": likelihood_rows,
     "grade-negatives": grade_negatives_rows,
+    "hint": hint_rows,
+    "reformulate": reformulate_rows,
 }

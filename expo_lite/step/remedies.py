@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from expo_lite.memory.shapes import context_of
 from expo_lite.policy.batching import Row, SoftLabels
 from expo_lite.policy.scoring import score_rows, soft_labels
 from expo_lite.prompts import encode_explanation
@@ -38,7 +39,14 @@ def failed(groups: Sequence[Group]) -> list[int]:
 
 
 def sample_again(run: Run, asked: Mapping[int, tuple[Problem, Sequence[Start]]], *, stream: str) -> dict[int, Group]:
-    """Sample and grade one more group for each place; its completions begin where the starts say."""
+    """Sample and grade one more group for each place; its completions begin where the starts say.
+
+    A place whose prompt leaves no room for a completion in the model's context gets none.
+    """
+    room = (
+        context_of(run.config.model, run.params.max_completion_tokens) or math.inf
+    ) - run.params.max_completion_tokens
+    asked = {i: own for i, own in asked.items() if max(len(start.prompt_ids) for start in own[1]) <= room}
     starts = [start for _, own in asked.values() for start in own]
     seed = stream_seed(run.config.seed, stream, run.step)
     sampled = iter(sample_from(run.policy, starts, run.params, limits=run.limits, seed=seed))

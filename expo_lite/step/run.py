@@ -95,6 +95,8 @@ class Run:
     """Success rates by problem, of those drawn so far."""
     prefixes: dict[str, int] = field(default_factory=dict)
     """Parts of its explanation that a problem is given by the method prefix; those that are not at the start."""
+    variants: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Form and text in which a problem is asked by the method reformulate; '' before it is written, and openly."""
     explanations: RefreshStore[Explanation] = field(init=False)
     pairs: RefreshStore[Pair] = field(init=False)
 
@@ -128,6 +130,7 @@ def save(run: Run) -> None:
             "pairs": run.pairs.to_json(step=run.step),
             "rates": run.rates,
             "prefixes": run.prefixes,
+            "variants": run.variants,
             "limits": run.limits.to_json(),
             "loss_scale": run.policy.scaler.state_dict(),
         },
@@ -143,6 +146,7 @@ def restore(run: Run, folder: Path) -> None:
     run.explanations.load_json(state.get("explanations", []))
     run.pairs.load_json(state.get("pairs", []))
     run.rates, run.prefixes = dict(state.get("rates", {})), dict(state.get("prefixes", {}))
+    run.variants = {problem_id: (form, text) for problem_id, (form, text) in state.get("variants", {}).items()}
     run.limits.load_json(state.get("limits", {}))
     if scale := state.get("loss_scale"):
         run.policy.scaler.load_state_dict(scale)
