@@ -297,12 +297,7 @@ def take_step(run: Run) -> dict[str, float]:
     run.step += 1
     first = sample_rows(experience.groups, experience.explanations, step=run.step, attempts=experience.attempts)
     second = sample_rows(experience.second.values(), [], step=run.step)
-    written = [
-        {**row, "kind": "written", "accepted": accepted}
-        for group, accepted in experience.written
-        for row in sample_rows([group], [], step=run.step)
-    ]
-    run.folder.samples.append([*first, *({**row, "kind": "second"} for row in second), *written])
+    run.folder.samples.append([*first, *({**row, "kind": "second"} for row in second), *experience.written])
     if experience.new_pairs:
         run.folder.pairs.append(pair_rows(policy, experience.new_pairs, step=run.step))
     run.folder.metrics.append([{"step": run.step, **metrics}])

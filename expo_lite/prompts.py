@@ -7,6 +7,7 @@ is used for sampling explanations and for nothing else. Both go through the toke
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ EXPLANATION_PROMPT = (
 
 Turns = list[dict[str, str]]
 """A conversation as chat templates take it: `role` and `content` of each turn."""
+OUTLINE_END = "</outline>"
+"""The end of an outline, where an explanation prompt asks for one before the explanation."""
 TEMPLATE = "chat_template.jinja"
 """The file of a chat template, as transformers names it."""
 LONGEST_BYTES = 1_000_000
@@ -71,6 +74,13 @@ def encode_explanation(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int,
         ConfigError: the model's chat template refuses the turns of the user's prompt.
     """
     return tuple(_encode(tokenizer, explanation_turns(problem)))
+
+
+def encode_shown(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
+    """Token ids of the explanation prompt before a chain that has no outline; raises ConfigError as the last does."""
+    asks_outline = OUTLINE_END in (problem.prompts.explanation or "")
+    prompts = replace(problem.prompts, explanation=None) if asks_outline else problem.prompts
+    return encode_explanation(tokenizer, replace(problem, prompts=prompts))
 
 
 def encode_prompts(tokenizer: ChatTokenizer, problems: Sequence[Problem]) -> list[tuple[list[int], list[int]]]:

@@ -191,6 +191,9 @@ class Explanation:
     reason: str
     lift_nats: float | None = None
     reliance_nats: float | None = None
+    outline_ids: tuple[int, ...] = ()
+    """The outline that the chain was written after: the end of `completion.prompt_ids`, and no part of the chain."""
+    outline: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ WRONG = {
     "train --task jsonl": "It is written jsonl:PATH.",
     "train --task hidden-rules --data x": "Task 'hidden-rules' has no use for --data.",
     "train --method ppo": "error: --method must be one of grpo, exp-grpo, gt-sft-grpo, exp-dpo, star, sft,",
-    "train --method GRPO": "rade-negatives, not 'GRPO'. Did you mean 'grpo'?",
+    "train --method GRPO": "reformulate, not 'GRPO'. Did you mean 'grpo'?",
     "train --task data/my.jsonl": "Did you mean 'jsonl:data/my.jsonl'?",
     "train --model tiny --max-completion-tokens 100000": "the context of model 'tiny' has 1,024.",
     "eval tiny --max-completion-tokens 100000": "the context of model 'tiny' has 1,024.",

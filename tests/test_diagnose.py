@@ -12,10 +12,17 @@ from smollm2 import gguf_file
 
 from expo_lite.commands.cli import run
 from expo_lite.measure import diagnose
-from expo_lite.measure.diagnose import Diagnosis, Subject, chain_figures, diagnosed, measure
+from expo_lite.measure.diagnose import Diagnosis, Subject, chain_figures, chain_metrics, diagnosed, measure
 from expo_lite.measure.verdict import ChainFigure, levels_of
+from expo_lite.memory.limits import Limits
+from expo_lite.policy.batching import Row
+from expo_lite.policy.hf import HfPolicy
+from expo_lite.policy.scoring import score_rows
+from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
+from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.tasks.hidden_rules import HiddenRules
 
 P1, P2, P3 = (Problem(f"p{i}", "q", "1", level) for i, level in enumerate((1, 2, 2)))
 
@@ -95,8 +102,43 @@ def test_explanations_are_good_positives_for_the_tiny_model_on_hidden_words(
     assert hard["right"]["wrong-answer"]["value"] < 0.2  # another problem's answer leads elsewhere
     assert hard["lift"]["wrong-answer"]["value"] < hard["lift"]["explanation"]["value"]
     assert hard["reliance"]["explanation"]["value"] > 0
+    by_quarter = [hard["anchoring"][str(quarter)]["explanation"]["value"] for quarter in range(1, 5)]
+    # quarters of a chain differ by a token at most
+    assert sum(by_quarter) / 4 == pytest.approx(hard["reliance"]["explanation"]["value"], abs=0.05)
+    assert out.count("of quarter 4") == 2
     assert hard["rederived"]["value"] > 0.8
     assert run([*words, "--output", str(folder)]) == 1  # nothing is overwritten
+
+
+def test_anchoring_by_hand() -> None:
+    """Of five tokens quarters are of 2, 1, 1 and 1; a chain of three has none; own chains are measured if asked for."""
+    policy = HfPolicy("tiny", PolicyConfig(), seed=0)
+    problem = HiddenRules().problems("train", levels=(5,), limit=1)[0]
+    plain, shown = (encode(policy.tokenizer, problem) for encode in (encode_question, encode_explanation))
+    made = [
+        replace(explanation(problem, True), prompt_ids=plain, target_ids=ids,
+                            completion=Completion(shown, ids, (0.0,) * len(ids), "", FinishReason.STOP))
+        for ids in ((11, 12, 13, 14, 15), (11, 12, 13))
+    ]  # fmt: skip
+    rolled = Group(
+        problem, (Completion(plain, (21, 22, 23, 24), (0.0,) * 4, "", FinishReason.STOP),), (Verdict(False, "", ""),)
+    )
+    long, short, own = chain_figures(policy, [rolled], made, token_budget=4096)[:3]
+    rows = [Row(prompt, made[0].target_ids) for prompt in (shown, plain)]
+    answered, unanswered = score_rows(policy, rows, temperature=1.0, token_budget=4096)
+    gap = (answered - unanswered).tolist()
+    assert long.anchoring == pytest.approx(((gap[0] + gap[1]) / 2, *gap[2:]), abs=1e-5)
+    assert (long.reliance, long.nll) == pytest.approx((sum(gap) / 5, -float(unanswered.mean())), abs=1e-5)
+    assert short.anchoring == () and short.reliance is not None
+    assert (own.kind, own.anchoring, own.reliance) == ("own", (), None)
+    logged = chain_metrics(policy, [rolled], made, limits=Limits(4096, 8))
+    assert [logged[f"expo/anchoring/{quarter}"] for quarter in range(1, 5)] == pytest.approx(long.anchoring, abs=1e-5)
+    measured = chain_figures(policy, [rolled], made, token_budget=1, whole=True)  # a row at a time
+    assert measured[0].anchoring == pytest.approx(long.anchoring, abs=1e-4)
+    assert len(measured[2].anchoring) == 4 and measured[2].reliance is not None
+    (row,) = levels_of([rolled], made, measured)
+    assert row.anchoring["1"]["explanation"] is not None and row.anchoring["4"]["own"] is not None
+    assert row.to_json()["anchoring"]["1"]["own"] == {"value": measured[2].anchoring[0], "low": None, "high": None}
 
 
 def test_scoring_that_runs_out_of_memory_is_repeated_with_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The one trap of the method: sampled after question and answer, trained after the question alone. And the filters."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,16 +16,30 @@ from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader
 from expo_lite.loop import train
 from expo_lite.memory.limits import Limits
+from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.prompts import encode_explanation, encode_question
-from expo_lite.records import Completion, FinishReason, Group, Problem, Prompts, SampleRequest, SamplingParams, Verdict
+from expo_lite.policy.scoring import score_rows
+from expo_lite.prompts import encode_explanation, encode_question, encode_shown, read_prompts
+from expo_lite.records import (
+    Completion,
+    Explanation,
+    FinishReason,
+    Group,
+    Problem,
+    Prompts,
+    SampleRequest,
+    SamplingParams,
+    Verdict,
+)
 from expo_lite.run.folder import JsonLines
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import ExplainWith, ExpoConfig, HeldOutConfig, PolicyConfig
 from expo_lite.settings.measuring import DiagnoseConfig
+from expo_lite.settings.models import SKELETON, prompt_file
 from expo_lite.settings.train import TrainConfig
 from expo_lite.step.explain import Rollout, answer_lifts, rederived, reliances, roll_out, with_wrong_answer
 from expo_lite.step.explain import judge as judge_all
+from expo_lite.step.run import RefreshStore
 from expo_lite.tasks import load_task
 from expo_lite.tasks.hidden_rules import HiddenRules, read_question
 
@@ -234,6 +249,68 @@ def test_reliance_is_high_where_the_chain_needs_the_answer(policy: HfPolicy) -> 
     easy, hard = judge(policy, attempts, config)
     assert (easy.accepted, hard.accepted, hard.reason) == (True, False, "reliance")
     assert hard.reliance_nats == pytest.approx(of_hidden, abs=1e-4)
+
+
+def outlined(problem: Problem, text: str, policy: HfPolicy) -> Group:
+    """A reply to the prompt that asks for an outline, with log-probabilities that tell its tokens apart."""
+    asking = dataclasses.replace(problem, prompts=read_prompts(None, prompt_file(Path(SKELETON))))
+    group = chain(asking, text, policy)
+    logprobs = tuple(-0.01 * i for i in range(len(group.completions[0].token_ids)))
+    return dataclasses.replace(group, completions=(dataclasses.replace(group.completions[0], logprobs=logprobs),))
+
+
+def test_an_outline_is_no_part_of_the_chain(policy: HfPolicy, grader: Grader) -> None:
+    problem = problems(5, 1)[0]
+    steps = own_chain(problem)
+    attempt = outlined(problem, f"Well. <outline>- Follow the words.</outline>\n\n{steps}", policy)
+    assert problem.answer in policy.tokenizer.decode(attempt.completions[0].prompt_ids)
+    (explanation,) = judge(policy, [attempt], ExpoConfig(), HiddenRules())
+    whole, cut = attempt.completions[0], explanation.completion
+    assert explanation.accepted and explanation.outline == "Well. <outline>- Follow the words.</outline>\n\n"
+    assert cut.text == steps and explanation.target_ids == cut.token_ids
+    assert cut.prompt_ids == whole.prompt_ids + explanation.outline_ids
+    assert explanation.outline_ids + cut.token_ids == whole.token_ids
+    assert cut.logprobs == whole.logprobs[-len(cut.token_ids) :]
+    assert explanation.prompt_ids == encode_question(policy.tokenizer, problem)  # neither answer nor outline
+    kept: RefreshStore[Explanation] = RefreshStore(Explanation, 0)
+    kept.load_json(json.loads(json.dumps([{"made": 0, "record": dataclasses.asdict(explanation)}])))
+    assert kept.get(problem.problem_id, step=1) == explanation  # a resumed run has the outline too
+    # reliance is on the answer alone: the outline stands on both sides
+    rows = [Row(prompt + explanation.outline_ids, cut.token_ids)
+            for prompt in (whole.prompt_ids, explanation.prompt_ids)]  # fmt: skip
+    shown, plain = (float(s.mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=BUDGET))
+    assert reliances(policy, [explanation], token_budget=BUDGET) == pytest.approx([shown - plain], abs=1e-5)
+    # a chain that is there already is not scored after a request for an outline
+    bare = chain(problem, steps, policy)
+    assert encode_shown(policy.tokenizer, attempt.problem) == bare.completions[0].prompt_ids
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{steps}", "no_outline"),
+        ("<outline>On and on\n{steps}", "no_outline"),
+        ("{steps}</outline>", "no_outline"),  # nothing comes after it
+        ("<outline>It must be {answer}.</outline>{steps}", "outline_shows_answer"),
+        ("<outline>- Follow.</outline>\nSo \\boxed{{A=1}}.", "different"),
+    ],
+)
+def test_outlines_of_no_use_are_refused(text: str, reason: str, policy: HfPolicy) -> None:
+    problem = problems(5, 1)[0]
+    attempt = outlined(problem, text.format(steps=own_chain(problem), answer=problem.answer), policy)
+    if text.endswith("</outline>"):
+        ids = attempt.completions[0].token_ids[:-1]  # without the end of the turn
+        attempt = dataclasses.replace(
+            attempt, completions=(dataclasses.replace(attempt.completions[0], token_ids=ids),)
+        )
+    (refused,) = judge(policy, [attempt], ExpoConfig(), HiddenRules())
+    assert (refused.accepted, refused.reason) == (False, reason)
+    # controls are taken as they are, and one that is asked the plain question needs no outline
+    for explain_with, filters in (("no-answer", ("verified",)), ("wrong-answer", ("none",))):
+        config = ExpoConfig(explain_with=explain_with, explanation_filter=filters)  # type: ignore[arg-type]
+        (control,) = judge(policy, [attempt], config, HiddenRules())
+        assert control.accepted or reason == "different"
+        assert control.target_ids
 
 
 def test_every_attempt_is_judged(policy: HfPolicy) -> None:

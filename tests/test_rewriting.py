@@ -13,12 +13,15 @@ from scripted_policy import GRADER
 from test_remedies import explained, run_of, wrong
 
 from expo_lite.commands.cli import run as command
+from expo_lite.commands.command import prompts_of
 from expo_lite.errors import ConfigError
 from expo_lite.policy.batching import micro_batches
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams, Verdict
+from expo_lite.run.target import find_target
 from expo_lite.settings.groups import ExpoConfig
+from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.train import TrainConfig, check_of_use, resolve
 from expo_lite.step.chain_text import shows_answer
 from expo_lite.step.explain import encode_target
@@ -27,6 +30,7 @@ from expo_lite.step.methods import Experience, grpo_rows
 from expo_lite.step.rewriting import FORMS, choices, hinted, masked, reformulated
 from expo_lite.tasks.base import FixedTask
 from expo_lite.tasks.hidden_rules import HiddenRules
+from expo_lite.tasks.rows import task_from_rows
 
 TASK = FixedTask("t", (), (), (), GRADER)
 EASY, HARD, OTHER = (
@@ -149,10 +153,13 @@ def test_a_hint_is_in_all_prompts_but_one(policy: Scripted, tmp_path: Path, monk
     explanations = [explained(policy, p, f"first\n\\boxed{{{p.answer}}}") for p in (HARD, OTHER)]
     found = hinted(run_of(policy, tmp_path, "hint"), groups, explanations)
     assert "A solution:\nfirst" in asked[0]
-    assert f"The correct answer is {HARD.answer}. Write a hint" in asked[0]
+    assert (
+        "The correct answer" not in asked[0]
+    )  # what the explanation was shown is all that a control's hint is made of
     (again,) = found["second"].values()
     assert set(found["second"]) == {1}
-    assert (found["metrics"], [used for _, used in found["written"]]) == ({"second/accept_rate": 0.5}, [True, False])
+    assert found["metrics"] == {"second/accept_rate": 0.5}
+    assert [(row["kind"], row["accepted"]) for row in found["written"]] == [("written", True), ("written", False)]
     plain = encode_question(policy.tokenizer, HARD)
     hint = dataclasses.replace(HARD, question=f"{HARD.question}\nHint: Words are rules.")
     shown = encode_question(policy.tokenizer, hint)
@@ -229,6 +236,17 @@ def test_the_plain_context_has_the_gradient_of_the_plain_prompt(
         torch.testing.assert_close(gradient(budget), by_hand, atol=1e-6, rtol=1e-4)
 
 
+def test_a_judge_of_ones_own_is_not_asked_about_pieces_of_a_text() -> None:
+    def judge(problem: Problem, text: str) -> bool:
+        raise AssertionError
+
+    task = task_from_rows([Problem("p", "q", "12")], correct=judge, grader=GRADER)
+    assert shows_answer(task, Problem("p", "q", "12"), "twelve") and not shows_answer(
+        task, Problem("p", "q", "12"), "13"
+    )
+    assert choices(task, Problem("p", "q", "12"), "- 12\n- 11\n- 13\n- 21", 4)
+
+
 def options(n: int, answer: str = HARD.answer) -> str:
     return "\n".join(f"- {answer if i == 1 else f'A={i}, B={i}'}" for i in range(n))
 
@@ -297,9 +315,11 @@ def test_train_context_is_for_hints() -> None:
 
 
 def half_right(prompt: str, k: int) -> str | None:
-    """Hints and all forms but the choice of ten; half of the completions that have one are right."""
+    """Outlines, hints and all forms but the choice of ten; half of the completions that have one are right."""
     question = next((own for own in BY_QUESTION if own in prompt), None)
     answer = BY_QUESTION.get(question or "", "")
+    if "<outline>" in prompt:
+        return f"<outline>Follow the words.</outline>\nFirst, and then\n\\boxed{{{answer}}}"
     if "Write a hint" in prompt:
         return "Each word is a rule."
     if "write 4 different" in prompt:
@@ -314,14 +334,38 @@ def half_right(prompt: str, k: int) -> str | None:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("method", ["hint", "hint --train-context plain", "reformulate"])
-def test_end_to_end(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four steps on one hard problem, the last two again from a checkpoint, with what has been promoted by then."""
+def test_a_run_with_outlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run keeps the prompt, logs outlines and where chains lean on the answer; diagnose asks in the same words."""
     saying(monkeypatch, half_right)
     monkeypatch.setattr("expo_lite.policy.hf.HfPolicy", Scripted)
     words = (
-        "train --model tiny --levels 5 --train-problems 1 --steps 4 --save-every 2 --group-size 2 --problems-per-step 1"
-        " --max-completion-tokens 64 --eval-problems 0 --diagnostics-every 0"
+        "train --model tiny --levels 5 --train-problems 1 --steps 2 --group-size 2 --problems-per-step 1"
+        " --max-completion-tokens 64 --eval-problems 0 --diagnostics-every 1 --explanation-refresh-steps 0"
+        f" --explanation-prompt skeleton --output {tmp_path / 'run'}"
+    ).split()
+    assert command(words) == 0
+    kept = (tmp_path / "run/explanation_prompt.txt").read_text()
+    assert "{question}" in kept and "</outline>" in kept
+    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(f"expo/anchoring/{quarter}" in row for row in metrics for quarter in range(1, 5))
+    samples = (tmp_path / "run/samples.jsonl").read_bytes()
+    rows = [row for line in samples.splitlines() if (row := json.loads(line))["kind"] == "explanation"]
+    assert [row["outline"] for row in rows] == ["<outline>Follow the words.</outline>\n"] * 2
+    assert all(row["accepted"] and row["completion"].startswith("First") for row in rows)
+    settings = DiagnoseConfig(model=str(tmp_path / "run"))
+    assert prompts_of(settings, find_target(str(tmp_path / "run"))).explanation == kept.lstrip()
+    assert prompts_of(DiagnoseConfig(explanation_prompt=Path("skeleton")), find_target("tiny")).explanation == kept
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("method", "steps"), [("hint --train-context plain", 2), ("reformulate", 4)])
+def test_end_to_end(method: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps on one hard problem; the second half again from a checkpoint, with the form that it has come to by then."""
+    saying(monkeypatch, half_right)
+    monkeypatch.setattr("expo_lite.policy.hf.HfPolicy", Scripted)
+    words = (
+        "train --model tiny --levels 5 --train-problems 1 --group-size 2 --problems-per-step 1 --eval-problems 0"
+        f" --max-completion-tokens 64 --diagnostics-every 0 --steps {steps} --save-every {steps // 2}"
         f" --output {tmp_path / 'run'} --method {method}"
     ).split()
     assert command(words) == 0
@@ -330,6 +374,7 @@ def test_end_to_end(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     written = [row for row in samples if row["kind"] == "written"]
     second = [row for row in samples if row["kind"] == "second"]
     assert all(row["frac_all_wrong"] == 1.0 for row in metrics)
+    assert [bool(row["grad_norm"]) for row in metrics] == ["second/reward" in row for row in metrics]
     if method == "reformulate":  # four options; ten, of no use; a mask; openly
         assert [row.get("second/accept_rate") for row in metrics] == [1.0, 0.0, 1.0, None]
         assert [row.get("second/reward") for row in metrics] == [0.5, None, 0.5, None]
@@ -341,8 +386,8 @@ def test_end_to_end(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert all(row["second/accept_rate"] == 1.0 for row in metrics if "second/reward" in row)
         assert written and {row["completion"] for row in written} == {"Each word is a rule."}
         assert len(second) == 2 * len(written)
-    assert [bool(row["grad_norm"]) for row in metrics] == ["second/reward" in row for row in metrics]
-    last = tmp_path / "run/checkpoints/step-000004"
+        return
+    last = tmp_path / f"run/checkpoints/step-00000{steps}"
     files = [last / "adapter_model.safetensors", last / "state.json", tmp_path / "run/samples.jsonl"]
     before = [file.read_bytes() for file in files]
     shutil.rmtree(last)

@@ -344,6 +344,7 @@ def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "Against exp_sft_coef=0.0" in out
     assert "pass@1 by level" in out
     assert "exp_sft_coef=0.04" in out
+    assert "scored tokens" in out and "seconds of steps" in out
     assert "claim" not in out
     assert f"open in a browser: {(folder / 'report.html').as_uri()}" in out
     assert "exp_sft_coef=0.04" in (folder / "report.html").read_text()

@@ -16,6 +16,7 @@ from expo_lite.run.progress import working
 from expo_lite.run.target import Target, find_target
 from expo_lite.settings.machine import default_model, importing
 from expo_lite.settings.measuring import DiagnoseConfig, LoadingConfig, MeasuringConfig
+from expo_lite.settings.models import prompt_file
 from expo_lite.settings.schema import toml_values
 from expo_lite.tasks import Task, problems_of
 from expo_lite.tasks.base import say_read
@@ -91,7 +92,7 @@ def target_of(settings: LoadingConfig, name: str | None) -> Target:
 def prompts_of(settings: MeasuringConfig, target: Target) -> Prompts:
     """Read the prompts that are given, else the run's own; raises ConfigError if one cannot be used."""
     explanation = settings.explanation_prompt if isinstance(settings, DiagnoseConfig) else None
-    given, own = read_prompts(settings.question_prompt, explanation), target.prompts
+    given, own = read_prompts(settings.question_prompt, prompt_file(explanation)), target.prompts
     return Prompts(given.question or own.question, given.explanation or own.explanation)
 
 

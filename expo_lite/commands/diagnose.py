@@ -117,6 +117,7 @@ def chain_table(row: "LevelDiagnosis") -> Table:
         ("NLL, nats a token", row.nll, 1, 2),
         ("answer lift, nats", row.lift, 1, 2),
         ("reliance, nats a token", row.reliance, 1, 2),
+        *((f"  of quarter {quarter}", figures, 1, 2) for quarter, figures in row.anchoring.items()),
     ):
         cells = (interval_cell(figures.get(kind), scale=scale, digits=digits) for kind in COLUMNS.values())
         chains.add_row(what, *cells)

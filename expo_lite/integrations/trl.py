@@ -312,8 +312,8 @@ def _check(settings: ExpoConfig) -> None:
     typed(settings)
     check_filters(settings.explanation_filter)
     usual = ExpoConfig()
-    own = ("explanation_refresh_steps", "explanations_per_problem", "explanation_temperature",
-           "explanation_prompt")  # fmt: skip
+    own = ("explanation_refresh_steps", "explanations_per_problem", "explanation_temperature", "explanation_prompt",
+           "teacher", "train_context")  # fmt: skip
     changed = [name for name in own if getattr(settings, name) != getattr(usual, name)]
     allowed = FILTERS if settings.explain_with == "answer" else (*FILTERS, "none")
     foreign = [name for name in settings.explanation_filter if name not in allowed]

@@ -16,6 +16,7 @@ from rich.console import Console
 from expo_lite.measure.verdict import (
     CONTROL,
     KINDS,
+    QUARTERS,
     REFUSED,
     ChainFigure,
     LevelDiagnosis,
@@ -28,8 +29,7 @@ from expo_lite.memory.limits import Limits, fitted_policy, fitting
 from expo_lite.policy.base import Policy, listening
 from expo_lite.policy.batching import Row
 from expo_lite.policy.factory import load_policy
-from expo_lite.policy.scoring import score_rows
-from expo_lite.prompts import encode_explanation, encode_question
+from expo_lite.prompts import encode_shown
 from expo_lite.records import ALL, Explanation, Group, Level, Problem, SamplingParams
 from expo_lite.run.folder import JsonLines, make_folder, provenance, write_atomically
 from expo_lite.run.metrics import mean, sample_rows
@@ -39,7 +39,7 @@ from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.explain import Rollout, answer_lifts, best, encode_chain, judge, rederived, roll_out
+from expo_lite.step.explain import Rollout, answer_lifts, best, encode_chain, judge, rederived, roll_out, score_once
 from expo_lite.step.rollout import stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
@@ -236,27 +236,32 @@ def chain_figures(
 ) -> list[ChainFigure]:
     """Score one own chain of each problem, accepted explanations, expert chains, and controls.
 
-    `whole` adds refused explanations, and the reliance of every chain.
+    `whole` adds refused explanations, and the reliance of all chains; else only explanations have one.
     """
-    chains: list[tuple[Problem, str, str, bool | None, Row, tuple[int, ...]]] = []
+    chains: list[tuple[Problem, str, str, bool | None, tuple[int, ...], tuple[tuple[int, ...], ...]]] = []
     for e in (*controls, *(e for e in explanations if e.accepted or whole)):
         kind = CONTROL if e in controls else "explanation" if e.accepted else REFUSED
-        row, correct = Row(e.prompt_ids, e.target_ids), e.verdict.correct
-        chains.append((e.problem, kind, e.completion.text, correct, row, e.completion.prompt_ids))
+        prompts = (e.prompt_ids, e.completion.prompt_ids, e.prompt_ids + e.outline_ids)
+        chains.append((e.problem, kind, e.completion.text, e.verdict.correct, e.target_ids, prompts))
     for group in groups:
         problem, sampled = group.problem, group.completions[0]
-        row, shown = Row(sampled.prompt_ids, sampled.token_ids), encode_explanation(policy.tokenizer, problem)
-        chains.append((problem, "own", sampled.text, group.verdicts[0].correct, row, shown))
+        plain, shown = sampled.prompt_ids, encode_shown(policy.tokenizer, problem)
+        prompts = (plain, shown if whole else plain, plain)
+        chains.append((problem, "own", sampled.text, group.verdicts[0].correct, sampled.token_ids, prompts))
         if expert := problem.expert_chain:
-            row = Row(encode_question(policy.tokenizer, problem), encode_chain(policy, problem))
-            chains.append((problem, "expert", expert, None, row, shown))
-    rows = [row for *_, row, _ in chains] + [Row(shown, row.completion_ids) for *_, row, shown in chains if whole]
-    nats = [float(s.mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
+            chains.append((problem, "expert", expert, None, encode_chain(policy, problem), prompts))
+    rows = [Row(prompt, target_ids) for *_, target_ids, prompts in chains for prompt in prompts]
+    scored = score_once(policy, rows, token_budget=token_budget)
     lifts = answer_lifts(policy, [(problem, text) for problem, _, text, *_ in chains], token_budget=token_budget)
-    return [
-        ChainFigure(problem, kind, -nats[i], lifts[i], text, nats[len(chains) + i] - nats[i] if whole else None, right)
-        for i, (problem, kind, text, right, *_) in enumerate(chains)
-    ]
+    figures = []
+    for i, (problem, kind, text, right, *_) in enumerate(chains):
+        nats, answered, unanswered = scored[3 * i : 3 * i + 3]
+        gap = answered - unanswered if whole or kind == "explanation" else nats[:0]
+        parts = gap.tensor_split(QUARTERS) if len(gap) >= QUARTERS else ()
+        by_quarter = tuple(float(part.mean()) for part in parts)
+        reliance = float(gap.mean()) if len(gap) else None
+        figures.append(ChainFigure(problem, kind, -float(nats.mean()), lifts[i], text, reliance, by_quarter, right))
+    return figures
 
 
 def chain_metrics(
@@ -264,7 +269,7 @@ def chain_metrics(
 ) -> dict[str, float]:
     """Mean NLL a token of own, explanation and expert chains under the plain prompt, and mean lifts, as metrics.
 
-    A kind that is absent has no entry.
+    And where explanations lean on the answer, by quarter. A kind that is absent has no entry.
     """
     figures = limits.updating(
         lambda: chain_figures(policy, groups, explanations, token_budget=limits.micro_batch_tokens)
@@ -274,4 +279,6 @@ def chain_metrics(
         if own := [figure for figure in figures if figure.kind == kind]:
             metrics[f"expo/nll_{kind}"] = mean(figure.nll for figure in own)
             metrics[LIFT_NAMES[kind]] = mean(figure.lift for figure in own)
+    for number, quarter in enumerate(zip(*(f.anchoring for f in figures if f.anchoring), strict=True), 1):
+        metrics[f"expo/anchoring/{number}"] = mean(quarter)
     return metrics

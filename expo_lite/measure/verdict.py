@@ -5,7 +5,7 @@ The bounds were settled by hand, on the built-in task. They are coarse on purpos
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, Problem, by_level
@@ -17,6 +17,7 @@ REFUSED, UNFILTERED = "refused", "unfiltered"
 """Explanations that were not accepted; and with them all that were written, as the paper's lemma has them."""
 CONTROL: Final = "wrong-answer"
 """Chains that were written with another problem's answer shown, all of them, whatever they end with."""
+QUARTERS = 4
 FEW = 8
 """Fewer problems than this say nothing."""
 SOLVED = 0.9
@@ -37,6 +38,8 @@ class ChainFigure:
     text: str = ""
     reliance: float | None = None
     """By how many nats a token the answer shown makes the chain more probable, where it was measured."""
+    anchoring: tuple[float, ...] = ()
+    """The same by quarter of the chain, of one with at least a token in each."""
     right: bool | None = None
     """The chain's own answer is right; None of an expert's."""
     valid: bool | None = None
@@ -71,6 +74,8 @@ class LevelDiagnosis:
     rederived: Estimate | None
     """Of accepted explanations: those from which, without the answer, the policy reaches it again."""
     explanations_truncated: Estimate | None
+    anchoring: dict[str, dict[str, Estimate | None]] = field(default_factory=dict)
+    """Where the reliance lies: by quarter of the chain, then by kind."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; an interval that a single problem leaves open has null for its ends."""
@@ -110,6 +115,9 @@ def _level(
         found = _known(by_kind[kind], field)
         return _share(found) if found else None
 
+    def quarter(q: int) -> dict[str, Estimate | None]:
+        return {kind: _unbounded([f.anchoring[q] for f in own if f.anchoring]) for kind, own in by_kind.items()}
+
     experts = {f.problem.problem_id: f.nll for f in by_kind["expert"]}
     both = [(experts[i], f.nll) for f in by_kind["explanation"] if (i := f.problem.problem_id) in experts]
     return LevelDiagnosis(
@@ -132,6 +140,7 @@ def _level(
         valid={kind: share(kind, "valid") for kind in (*KINDS, CONTROL)},
         reliance=means("reliance"),
         rederived=share("explanation", "reached"),
+        anchoring={str(q + 1): quarter(q) for q in range(QUARTERS)},
         explanations_truncated=_share(e.completion.finish_reason is FinishReason.LENGTH for e in explanations),
     )
 

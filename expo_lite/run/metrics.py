@@ -80,6 +80,7 @@ def sample_rows(
             "reliance_nats": each.reliance_nats,
             "used": id(each) in used,
         }
+        about |= {"outline": each.outline} if each.outline else {}
         rows.append(_sample_row(step, "explanation", each.problem, each.completion, each.verdict) | about)
     return rows
 

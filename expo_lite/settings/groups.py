@@ -20,7 +20,6 @@ from expo_lite.settings.schema import (
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
 ExplanationFilter = Literal["verified", "lift", "reliance", "re-derivation", "none"]
 Teacher = Literal["current", "frozen"]
-TrainContext = Literal["hinted", "plain"]
 Thinking = Literal["auto", "on", "off"]
 PLAIN = "plain"
 """The chat template of ours that `chat_template` names in place of a file."""
@@ -133,12 +132,13 @@ class ExpoConfig:
     teacher: Teacher = "frozen"
     """For self-distill and soft-explain: the policy that scores with the answer shown.
     It is the one in training, or with frozen the one at the start."""
-    train_context: TrainContext = "hinted"
+    train_context: Literal["hinted", "plain"] = "hinted"
     """For hint: the prompt after which completions are trained. With hinted it is the one they were sampled after, as
     published, and with plain the question prompt without the hint, as explanations are trained."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, in the form of question_prompt, with {question} and {answer} in it.
-    The system prompt of question_prompt comes before it too, unless it has its own."""
+    The system prompt of question_prompt comes before it too, unless it has its own.
+    Or skeleton: one of ours that asks for an outline without the answer first, and for the explanation from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class DiagnoseConfig(MeasuringConfig):
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """The filters that an explanation must pass: verified, lift, reliance, re-derivation or none, as in training."""
     explanation_prompt: Path | None = None
-    """A text file with the explanation prompt, as in training. Default: the run's own, else ours."""
+    """A text file with the explanation prompt, or skeleton, as in training. Default: the run's own, else ours."""
     show: Annotated[int, AT_LEAST_0] = 0
     """Print this many explanations of each level, with the verdict on each."""
     output: Path | None = None

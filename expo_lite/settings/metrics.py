@@ -69,6 +69,8 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         Panel("Answer lift", "How much more probable a chain makes the right answer; above 0 it is of use.", "nats",
               (Metric("expo/answer_lift_own", "lift of its own chains", "own"), Metric("expo/answer_lift", "lift of explanations", "explanation"),
                Metric("expo/answer_lift_expert", "lift of expert chains", "expert"))),
+        Panel("Anchoring", "By how much the answer shown makes explanations more probable, a token, by quarter of the chain.", "nats",
+              (Metric("expo/anchoring/", "anchoring, quarter ", "quarter "),)),
     )),
     ("Remedies for all-wrong groups", (
         Panel("Second groups and rewards", "Shares that have a second group, and its reward; rewards by likelihood.", "share",

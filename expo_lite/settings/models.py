@@ -8,6 +8,15 @@ from pathlib import Path
 from expo_lite.errors import ConfigError
 
 ASSETS = Path(__file__).parents[1] / "assets"
+SKELETON = "skeleton"
+"""The explanation prompt of ours that `explanation_prompt` names in place of a file."""
+
+
+def prompt_file(given: Path | None) -> Path | None:
+    """Return the file of an explanation prompt; ours for the name of ours."""
+    return ASSETS / "skeleton.txt" if str(given) == SKELETON else given
+
+
 FAMILIES = ("llama", "qwen2", "qwen3")
 """Model types that our decoder samples, whose completions share their prompt when scored, and that are written as GGUF.
 Their attention is all in the attention interface of transformers."""

@@ -26,7 +26,7 @@ from expo_lite.settings.groups import (
     TaskOptions,
 )
 from expo_lite.settings.methods import METHODS, ChainSource, Method
-from expo_lite.settings.models import find_model
+from expo_lite.settings.models import find_model, prompt_file
 from expo_lite.settings.schema import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -97,8 +97,8 @@ class TrainConfig:
 
     @property
     def prompt_files(self) -> tuple[Path | None, Path | None]:
-        """The files of the question prompt and of the explanation prompt; None where ours are taken."""
-        return self.question_prompt, self.explanation.explanation_prompt
+        """The files of the question prompt and of the explanation prompt; None for the usual ones."""
+        return self.question_prompt, prompt_file(self.explanation.explanation_prompt)
 
     @property
     def chain_source(self) -> ChainSource:

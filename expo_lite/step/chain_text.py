@@ -18,7 +18,7 @@ import re
 
 from expo_lite.grading.reading.extract import answer_start, final_answer
 from expo_lite.records import Problem
-from expo_lite.tasks import Task
+from expo_lite.tasks import FixedTask, Task
 
 _SHOW = r"(?:show|prove|explain|justify|demonstrate)"
 _REACH = r"(?:get|reach|obtain|arrive\s+at|end\s+(?:up\s+)?(?:with|at|in))"
@@ -108,7 +108,14 @@ def shows_answer(task: Task, problem: Problem, text: str) -> bool:
     for first, last in itertools.product(ends, range(LONGEST_FORM)):
         if first + last in ends:
             forms[" ".join(words[first : first + last + 1]).rstrip(_MARKS).lstrip("\"'`*")] = None
-    return any(task.grade(problem, f"\\boxed{{{form}}}").correct for form in forms if form)
+    return any(is_answer(task, problem, form) for form in forms if form)
+
+
+def is_answer(task: Task, problem: Problem, text: str) -> bool:
+    """Tell whether a text is the problem's answer; of a task with a judge of one's own, whether the two are equal."""
+    boxed = f"\\boxed{{{text}}}"
+    graded = task.grader.grade(problem.answer, boxed) if isinstance(task, FixedTask) else task.grade(problem, boxed)
+    return graded.correct
 
 
 def _as_written(answer: str) -> str:

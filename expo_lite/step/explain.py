@@ -4,9 +4,16 @@ An explanation is written after question and answer, and trained on after the qu
 `Explanation.completion.prompt_ids` shows the answer, `Explanation.prompt_ids` does not, and only the latter reaches the
 loss. `target_ids` are the sampled tokens as they are; only with the filter "none", the paper's literal form, does the
 right answer replace the explanation's own. Controls, which are shown a wrong answer or none, are taken as they are.
+
+A prompt that asks for an outline between <outline> and </outline>, as `--explanation-prompt skeleton` does, gets chains
+written from an outline without the answer: Structural Skeleton-guided Reasoning (arXiv 2602.14469; `SSR_PROMPT` in
+`scripts/rcot_generation/rcot_prompt.py` of its code). As there both are one reply, and the outline is no part of what
+is trained on. Where this leaves it: steps have no tags, an outline with the answer is refused in code, and the chain
+ends with the answer, which the filter reads.
 """
 
 import random
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +25,7 @@ from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
-from expo_lite.prompts import chain_text, encode_explanation, encode_question
+from expo_lite.prompts import OUTLINE_END, chain_text, encode_explanation, encode_question
 from expo_lite.records import (
     Completion,
     Explanation,
@@ -32,7 +39,7 @@ from expo_lite.records import (
 )
 from expo_lite.settings.groups import ExplainWith, ExpoConfig
 from expo_lite.settings.methods import METHODS
-from expo_lite.step.chain_text import before_answer, up_to_answer
+from expo_lite.step.chain_text import before_answer, shows_answer, up_to_answer
 from expo_lite.step.rollout import Start, grade_groups, sample, sample_from, stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
@@ -165,7 +172,7 @@ def judge(
     """Accept or refuse every attempt at every problem, with the reason; cheap filters come first."""
     filters = config.explanation_filter
     candidates = [
-        _candidate(policy, attempt.problem, completion, verdict, config)
+        _candidate(policy, task, attempt.problem, completion, verdict, config)
         for attempt in attempts
         for completion, verdict in zip(attempt.completions, attempt.verdicts, strict=True)
     ]
@@ -193,8 +200,11 @@ def judge(
 
 
 def _candidate(
-    policy: Policy, problem: Problem, completion: Completion, verdict: Verdict, config: ExpoConfig
+    policy: Policy, task: Task, problem: Problem, completion: Completion, verdict: Verdict, config: ExpoConfig
 ) -> Explanation:
+    asked = OUTLINE_END in (problem.prompts.explanation or "") and config.explain_with != "no-answer"
+    completion, outline_ids = _without_outline(policy, completion) if asked else (completion, ())
+    outline = policy.tokenizer.decode(outline_ids) if outline_ids else ""
     target_ids, accepted, reason = completion.token_ids, True, "accepted"
     if "none" in config.explanation_filter:
         if config.explain_with == "answer":
@@ -203,8 +213,26 @@ def _candidate(
         accepted, reason = False, "truncated"
     elif not verdict.correct:
         accepted, reason = False, verdict.reason
+    elif asked and (not outline or shows_answer(task, problem, outline)):
+        accepted, reason = False, "outline_shows_answer" if outline else "no_outline"
     prompt_ids = encode_question(policy.tokenizer, problem)
-    return Explanation(problem, completion, prompt_ids, target_ids, verdict, accepted, reason)
+    return Explanation(
+        problem, completion, prompt_ids, target_ids, verdict, accepted, reason, outline_ids=outline_ids, outline=outline
+    )
+
+
+def _without_outline(policy: Policy, completion: Completion) -> tuple[Completion, tuple[int, ...]]:
+    """Split a reply into the chain, as sampled after the prompt and the outline, and the outline; () if it has none.
+
+    Space between them goes with the outline: after the plain prompt nothing would stand before it.
+    """
+    decode, ids = policy.tokenizer.decode, completion.token_ids
+    n = bisect_left(range(len(ids) + 1), 1, key=lambda n: decode(ids[:n]).partition(OUTLINE_END)[2].strip() > "") - 1
+    if n == len(ids):
+        return completion, ()
+    chain = decode(ids[n:], skip_special_tokens=True)
+    prompt_ids, logprobs = completion.prompt_ids + ids[:n], completion.logprobs[n:]
+    return replace(completion, prompt_ids=prompt_ids, token_ids=ids[n:], logprobs=logprobs, text=chain), ids[:n]
 
 
 def _accepted(candidates: Sequence[Explanation]) -> list[int]:
@@ -239,16 +267,25 @@ def answer_logprobs(
         answer_ids = encode_text(policy, problem.answer + "}")
         for before in (before_answer(text), ""):
             rows.append(Row(prompt_ids + encode_text(policy, before + _BOX), answer_ids))
-    different = list(dict.fromkeys(rows))  # the chains of a problem share the row without one
-    scored = dict(
-        zip(different, score_rows(policy, different, temperature=1.0, token_budget=token_budget), strict=True)
-    )
-    return [(scored[with_chain], scored[without]) for with_chain, without in zip(rows[::2], rows[1::2], strict=True)]
+    scored = score_once(policy, rows, token_budget=token_budget)  # the chains of a problem share the row without one
+    return list(zip(scored[::2], scored[1::2], strict=True))
+
+
+def score_once(policy: Policy, rows: Sequence[Row], *, token_budget: int) -> list[torch.Tensor]:
+    """Log-probabilities of each row's completion tokens at temperature 1, as `score_rows`; equal rows count once."""
+    different = list(dict.fromkeys(rows))
+    scored = score_rows(policy, different, temperature=1.0, token_budget=token_budget)
+    by_row = dict(zip(different, scored, strict=True))
+    return [by_row[row] for row in rows]
 
 
 def reliances(policy: Policy, explanations: Sequence[Explanation], *, token_budget: int) -> list[float]:
-    """Measure each chain's reliance on what its prompt showed: log pi(c|q, a*) - log pi(c|q), nats a token."""
-    rows = [Row(prompt, e.target_ids) for e in explanations for prompt in (e.completion.prompt_ids, e.prompt_ids)]
+    """Measure each chain's reliance on the answer that its prompt showed: log pi(c|q, a*) - log pi(c|q), nats a token.
+
+    An outline stands before the chain in both.
+    """
+    prompts = [(e.completion.prompt_ids, e.prompt_ids + e.outline_ids) for e in explanations]
+    rows = [Row(prompt, e.target_ids) for e, both in zip(explanations, prompts, strict=True) for prompt in both]
     means = [float(s.mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
     return [shown - plain for shown, plain in zip(means[::2], means[1::2], strict=True)]
 

@@ -69,8 +69,8 @@ class Experience:
     """Problems without a group, because the method would learn nothing from it."""
     second: Mapping[int, Group] = field(default_factory=dict)
     """Groups to learn from instead, by the place of the all-wrong group; the log's figures are those of `groups`."""
-    written: Sequence[tuple[Group, bool]] = ()
-    """Hints and forms of problems that the policy wrote, for the log, and whether each could be used."""
+    written: Sequence[dict[str, Any]] = ()
+    """Hints and forms of problems that the policy wrote, as rows for the log."""
     rewards: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     """Rewards in place of the verifier's, by the place of the all-wrong group."""
     gaps: Mapping[int, Sequence[torch.Tensor]] = field(default_factory=dict)
@@ -360,13 +360,13 @@ def prefix_rows(experience: Experience, config: RunConfig) -> list[Row]:
 def hint_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """GRPO; all-wrong groups are sampled again, all completions but one with a hint (NuRL, arXiv 2509.25666).
 
-    The policy turns its verified explanation z into a hint h ~ pi(q, a, z) without the answer (`hinted`). It stays in
-    the trained context as in NuRL and in SAGE (arXiv 2602.03143, `recipe/hint/hint_trainer.py` of its code), unless
+    The policy turns its verified explanation z into a hint h ~ pi(q, z) without the answer (`hinted`). It stays in the
+    trained context as in NuRL and in SAGE (arXiv 2602.03143, `recipe/hint/hint_trainer.py` of its code), unless
     --train-context is plain, which is ExPO's conditioning. Where this leaves NuRL: hints are made on the way, by the
-    policy as it is and from the first step on, not once before and after GRPO has converged; one that has the answer in
-    any form is refused in code. Where it leaves SAGE: hints have one level, not three; they are made of the policy's
-    own explanation, not of a reference solution; and one completion has none. NuRL's text was not at hand, but
-    summaries of it.
+    policy as it is and from the first step on, not once before and after GRPO has converged; of z alone, as in SAGE,
+    where NuRL shows the answer too; and one that has the answer in any form is refused in code. Where it leaves SAGE:
+    hints have one level, not three; z is the policy's own explanation, not a reference solution; and one completion has
+    no hint. NuRL's text was not at hand, but summaries of it.
     """
     return grpo_rows(experience, config)
 

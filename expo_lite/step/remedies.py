@@ -8,14 +8,15 @@ step.
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from expo_lite.memory.shapes import context_of
 from expo_lite.policy.batching import Row, SoftLabels
 from expo_lite.policy.scoring import score_rows, soft_labels
-from expo_lite.prompts import encode_explanation
+from expo_lite.prompts import encode_shown
 from expo_lite.records import Explanation, Group, GroupKind, Problem
 from expo_lite.run.metrics import mean
 from expo_lite.step.chain_text import before_answer
@@ -23,6 +24,7 @@ from expo_lite.step.explain import answer_logprobs, encode_text
 from expo_lite.step.rollout import Start, grade_groups, sample_from, stream_seed
 from expo_lite.step.run import Run
 
+T = TypeVar("T")
 SOFT_TOKENS = 64
 """Tokens of a teacher's distribution that count one by one; the rest counts as one."""
 PREFIX_PARTS = 4
@@ -43,9 +45,8 @@ def sample_again(run: Run, asked: Mapping[int, tuple[Problem, Sequence[Start]]],
 
     A place whose prompt leaves no room for a completion in the model's context gets none.
     """
-    room = (
-        context_of(run.config.model, run.params.max_completion_tokens) or math.inf
-    ) - run.params.max_completion_tokens
+    tokens = run.params.max_completion_tokens
+    room = (context_of(run.config.model, tokens) or math.inf) - tokens
     asked = {i: own for i, own in asked.items() if max(len(start.prompt_ids) for start in own[1]) <= room}
     starts = [start for _, own in asked.values() for start in own]
     seed = stream_seed(run.config.seed, stream, run.step)
@@ -104,6 +105,11 @@ def teacher(run: Run) -> contextlib.AbstractContextManager[None]:
     return run.policy.reference() if run.config.explanation.teacher == "frozen" else contextlib.nullcontext()
 
 
+def _scored(run: Run, score: Callable[..., T], *what: Any, **how: Any) -> T:
+    """Score with the run's policy, in micro-batches that fit."""
+    return run.limits.updating(lambda: score(run.policy, *what, **how, token_budget=run.limits.micro_batch_tokens))
+
+
 def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tensor]]:
     """l_T - l_S [T] of the tokens of each completion of the all-wrong groups, nats.
 
@@ -111,13 +117,10 @@ def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tens
     """
     places = failed(groups)
     completions = [completion for i in places for completion in groups[i].completions]
-    prompts = [encode_explanation(run.policy.tokenizer, groups[i].problem) for i in places]
+    prompts = [encode_shown(run.policy.tokenizer, groups[i].problem) for i in places]
     rows = [Row(prompt, c.token_ids) for i, prompt in zip(places, prompts, strict=True) for c in groups[i].completions]
-    temperature, limits = run.config.sampling.temperature, run.limits
     with teacher(run):
-        scored = limits.updating(
-            lambda: score_rows(run.policy, rows, temperature=temperature, token_budget=limits.micro_batch_tokens)
-        )
+        scored = _scored(run, score_rows, rows, temperature=run.config.sampling.temperature)
     gaps = iter(l_T - torch.tensor(c.logprobs) for l_T, c in zip(scored, completions, strict=True))
     return {i: [next(gaps) for _ in groups[i].completions] for i in places}
 
@@ -125,13 +128,8 @@ def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tens
 def teacher_labels(run: Run, explanations: Sequence[Explanation]) -> list[SoftLabels]:
     """The teacher's distribution at each token of each explanation, after the prompt that showed it the answer."""
     rows = [Row(e.completion.prompt_ids, e.target_ids) for e in explanations]
-    temperature, limits = run.config.sampling.temperature, run.limits
     with teacher(run):
-        return limits.updating(
-            lambda: soft_labels(
-                run.policy, rows, SOFT_TOKENS, temperature=temperature, token_budget=limits.micro_batch_tokens
-            )
-        )
+        return _scored(run, soft_labels, rows, SOFT_TOKENS, temperature=run.config.sampling.temperature)
 
 
 def likelihood_rewards(run: Run, groups: Sequence[Group]) -> dict[int, tuple[float, ...]]:
@@ -147,10 +145,7 @@ def likelihood_rewards(run: Run, groups: Sequence[Group]) -> dict[int, tuple[flo
         for k, (completion, verdict) in enumerate(zip(groups[i].completions, groups[i].verdicts, strict=True))
         if verdict.answer is not None
     }
-    limits = run.limits
-    scored = limits.updating(
-        lambda: answer_logprobs(run.policy, list(answered.values()), token_budget=limits.micro_batch_tokens)
-    )
+    scored = _scored(run, answer_logprobs, list(answered.values()))
     gains = {
         place: max(float(with_chain.exp().mean() - without.exp().mean()), 0.0)
         for place, (with_chain, without) in zip(answered, scored, strict=True)

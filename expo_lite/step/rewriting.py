@@ -5,24 +5,23 @@ Each is read and checked in code before it is used. One that is of no use costs 
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from expo_lite.grading import final_answer
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Explanation, FinishReason, Group, Problem
-from expo_lite.run.metrics import mean
-from expo_lite.step.chain_text import shows_answer
+from expo_lite.run.metrics import mean, sample_rows
+from expo_lite.step.chain_text import is_answer, shows_answer
 from expo_lite.step.remedies import SOLVED, failed, sample_again
 from expo_lite.step.rollout import Start, stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
 
 HINT_PROMPT = (
-    "{question}\n\nThe correct answer is {answer}. Write a hint of one or two sentences for somebody who has seen "
-    "neither answer nor solution: the idea or the fact that the problem turns on. Do not state the answer, and work "
-    "nothing out. Reply with the hint alone."
+    "{question}\n\nWrite a hint of one or two sentences for somebody who has not seen this solution: the idea or fact "
+    "that it turns on. Do not state the answer, and work nothing out. Reply with the hint alone."
 )
 CHOICE_PROMPT = (
     "{question}\n\nThe correct answer is {answer}. Make a multiple-choice question of this: write %d different "
@@ -48,39 +47,34 @@ def posed(problem: Problem, more: str = "", explanation: str | None = None) -> P
     return replace(problem, question=f"{problem.question.strip()}{more}", prompts=prompts)
 
 
-def written(run: Run, asked: Mapping[int, Problem], stream: str) -> dict[int, Group]:
-    """Let the policy reply once to the prompt that shows each problem's answer; the verdicts mean nothing."""
+def written(
+    run: Run, asked: Mapping[int, Problem], stream: str, read: Callable[[int, str], str]
+) -> tuple[dict[int, str], dict[str, Any]]:
+    """Let the policy reply once to each prompt, which shows the answer or a solution.
+
+    Returns:
+        What is read of the replies, without those that are cut off or of no use; and rows and figures for the log.
+    """
     starts = {i: [Start(encode_explanation(run.policy.tokenizer, problem), 1)] for i, problem in asked.items()}
-    return sample_again(run, {i: (asked[i], start) for i, start in starts.items()}, stream=stream)
-
-
-def reply_of(group: Group) -> str:
-    """The text that was written, without thoughts; empty if it was cut off."""
-    (completion,) = group.completions
-    return "" if completion.finish_reason is FinishReason.LENGTH else _THOUGHT.sub("", completion.text).strip()
-
-
-def found(second: Mapping[int, Group], replies: Mapping[int, Group], used: Mapping[int, str]) -> dict[str, Any]:
-    """Second groups, what was written for them, and the share of this that could be used."""
-    metrics = {"second/accept_rate": len(used) / len(replies)} if replies else {}
-    return {"second": second, "written": [(group, i in used) for i, group in replies.items()], "metrics": metrics}
+    groups = sample_again(run, {i: (asked[i], start) for i, start in starts.items()}, stream=stream)
+    replies = {i: group.completions[0] for i, group in groups.items()}
+    whole = {i: _THOUGHT.sub("", c.text).strip() for i, c in replies.items() if c.finish_reason is FinishReason.STOP}
+    used = {i: text for i, reply in whole.items() if reply and (text := read(i, reply))}
+    rows = sample_rows(groups.values(), [], step=run.step + 1)
+    rows = [row | {"kind": "written", "accepted": i in used} for i, row in zip(groups, rows, strict=True)]
+    return used, {"written": rows, "metrics": {"second/accept_rate": len(used) / len(asked)} if asked else {}}
 
 
 def hinted(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation]) -> dict[str, Any]:
     """Sample all-wrong groups again, all completions but one with a hint in the question prompt.
 
-    The policy makes the hint of the problem's accepted explanation; one that shows the answer is refused. With
-    --train-context plain all completions are trained after the plain prompt.
+    The policy makes the hint of the problem's accepted explanation and of nothing else, so that controls are controls;
+    one that shows the answer is refused. With --train-context plain all completions are trained after the plain prompt.
     """
     chains = {e.problem.problem_id: e.completion.text.strip() for e in explanations if e.accepted}
     problems = {i: groups[i].problem for i in failed(groups) if groups[i].problem.problem_id in chains}
-    asked = {
-        i: posed(problem, f"\n\nA solution:\n{chains[problem.problem_id]}", HINT_PROMPT)
-        for i, problem in problems.items()
-    }
-    replies = written(run, asked, "hint")
-    hints = {i: hint for i, group in replies.items() if (hint := reply_of(group))}
-    hints = {i: hint for i, hint in hints.items() if not shows_answer(run.task, problems[i], hint)}
+    asked = {i: posed(p, f"\n\nA solution:\n{chains[p.problem_id]}", HINT_PROMPT) for i, p in problems.items()}
+    hints, log = written(run, asked, "hint", lambda i, hint: hint * (not shows_answer(run.task, problems[i], hint)))
     starts = {}
     for i, hint in hints.items():
         shown = encode_question(run.policy.tokenizer, posed(problems[i], f"\nHint: {hint}"))
@@ -89,7 +83,7 @@ def hinted(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation
     second = sample_again(run, starts, stream="hinted")
     if run.config.explanation.train_context == "plain":
         second = {i: replace(group, trained_after=groups[i].completions[0].prompt_ids) for i, group in second.items()}
-    return found(second, replies, hints)
+    return log | {"second": second}
 
 
 def reformulated(run: Run, groups: Sequence[Group]) -> dict[str, Any]:
@@ -100,27 +94,22 @@ def reformulated(run: Run, groups: Sequence[Group]) -> dict[str, Any]:
     """
     problems = {i: groups[i].problem for i in failed(groups)}
     first = {problem.problem_id: i for i, problem in reversed(problems.items())}
-    forms = {i: form for name, i in first.items() if not (form := run.variants.get(name, (0, "")))[1]}
-    asked = {i: posed(problems[i], "", FORMS[form]) for i, (form, _) in forms.items() if form < len(FORMS)}
-    replies = written(run, asked, "form")
-    texts = {i: text for i, group in replies.items() if (text := variant(run, problems[i], forms[i][0], group))}
-    for i in replies:
-        run.variants[problems[i].problem_id] = (forms[i][0], texts[i]) if i in texts else (forms[i][0] + 1, "")
-    shown = {
-        i: posed(problem, f"\n{text}")
-        for i, problem in problems.items()
-        if (text := run.variants.get(problem.problem_id, (0, ""))[1])
-    }
+    now = {i: run.variants.setdefault(name, (0, "")) for name, i in first.items()}
+    forms = {i: form for i, (form, text) in now.items() if form < len(FORMS) and not text}
+    asked = {i: posed(problems[i], "", FORMS[form]) for i, form in forms.items()}
+    texts, log = written(run, asked, "form", lambda i, reply: variant(run, problems[i], forms[i], reply))
+    for i, form in forms.items():
+        run.variants[problems[i].problem_id] = (form, texts[i]) if i in texts else (form + 1, "")
+    shown = {i: posed(p, f"\n{text}") for i, p in problems.items() if (text := run.variants[p.problem_id][1])}
     starts = {i: [Start(encode_question(run.policy.tokenizer, p), run.config.group_size)] for i, p in shown.items()}
     second = sample_again(run, {i: (problems[i], start) for i, start in starts.items()}, stream="reformulated")
     for name in {group.problem.problem_id for group in second.values() if mean(group.rewards) >= SOLVED}:
         run.variants[name] = (run.variants[name][0] + 1, "")
-    return found({i: replace(group, problem=shown[i]) for i, group in second.items()}, replies, texts)
+    return log | {"second": {i: replace(group, problem=shown[i]) for i, group in second.items()}}
 
 
-def variant(run: Run, problem: Problem, form: int, group: Group) -> str:
-    """What is added to the question in this form, as the policy wrote it; empty if it cannot be used."""
-    reply = reply_of(group)
+def variant(run: Run, problem: Problem, form: int, reply: str) -> str:
+    """Read the text that is added to the question in this form, as the policy wrote it; empty if it is of no use."""
     if FORMS[form] == MASK_PROMPT:
         mask = masked(problem.answer, reply)
         return mask and f"The answer has this form, with an underscore for each digit left out: {mask}"
@@ -136,7 +125,7 @@ def choices(task: Task, problem: Problem, reply: str, n: int) -> list[str]:
     None may say that it is the right or a wrong one. Options get no letters, so that no letter can be the reply.
     """
     options = _OPTION.findall(reply)
-    right = [option for option in options if task.grade(problem, f"\\boxed{{{option}}}").correct]
+    right = [option for option in options if is_answer(task, problem, option)]
     different = {option.casefold() for option in options}
     is_told = any(_TOLD.search(option) for option in options)
     return options if len(options) == len(different) == n and len(right) == 1 and not is_told else []
@@ -149,7 +138,6 @@ def masked(answer: str, reply: str) -> str:
     """
     mask = final_answer(reply)[0] or ""
     bare, whole = (_SPARE.sub("", text) for text in (mask, answer))
-    pairs = list(zip(bare, whole, strict=False))
-    hidden = sum(sign == "_" != own for sign, own in pairs)
-    is_answer = len(bare) == len(whole) and all(sign == own or (sign == "_" and own.isdigit()) for sign, own in pairs)
+    hidden = bare.count("_") - whole.count("_")
+    is_answer = re.fullmatch(re.escape(bare).replace("_", r"[\d_]"), whole)
     return mask if is_answer and 0 < hidden < sum(map(str.isdigit, whole)) else ""

@@ -25,7 +25,7 @@ from expo_lite.sweep.results import BASE, Results, RunResult
 from expo_lite.terminal import heads_and_rows, markdown, new_table, visible_line
 
 STYLES = {ClaimVerdict.HOLDS: "green", ClaimVerdict.FAILS: "red", ClaimVerdict.UNDECIDED: "yellow"}
-COSTS = {"num_tokens": "sampled tokens", "step_time": "seconds of steps"}
+COSTS = {"num_tokens": "sampled tokens", "num_scored_tokens": "scored tokens", "step_time": "seconds of steps"}
 CURVES = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "expo/nll_explanation", "loss", "grad_norm", "kl",
           "completions/mean_length", "completions/clipped_ratio")  # fmt: skip
 """Metrics that are drawn; the rewards of levels come after the first."""
@@ -96,7 +96,7 @@ class SweepReport:
         return tables
 
     def costs(self) -> Table:
-        """Seeds, sampled tokens and seconds of every finished run."""
+        """Seeds, sampled tokens, tokens scored beside the update, and seconds of every finished run."""
         table = new_table("run", "seeds", *COSTS.values(), title="Cost: mean over seeds, lowest to highest")
         for name in self.results.runs:
             totals = [self.results.total(name, metric) for metric in COSTS]
