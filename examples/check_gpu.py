@@ -65,7 +65,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     """Check one backend and sampler in this process; `shared` holds the adapter that the first one wrote."""
     import torch
 
-    from expo_lite.memory.limits import fitted, peak_memory_gib, peak_reserved_gib, reset_peak_memory
+    from expo_lite.memory.limits import Limits, fitted, peak_memory_gib, peak_reserved_gib, reset_peak_memory
     from expo_lite.memory.plan import CONTEXT, GIB, MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS, Workload, phases
     from expo_lite.memory.shapes import find_shape
     from expo_lite.policy.batching import Row
@@ -98,7 +98,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
 
     started = time.perf_counter()
     asked = PolicyConfig(backend=backend, sampler=sampler)  # type: ignore[arg-type]
-    config, _ = fitted(
+    config, plan = fitted(
         resolve(TrainConfig(model=name, policy=asked, sampling=RolloutConfig(max_completion_tokens=n_tokens)))
     )
     policy = load_policy(name, config.policy, seed=0)
@@ -118,9 +118,12 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     )
     n_rows = min(GROUP_SIZE * len(prompts), config.sampling.sampling_rows or MOST_SAMPLING_ROWS)
     tokens = config.optimizer.micro_batch_tokens or MOST_MICRO_BATCH_TOKENS
+    limits = Limits.of(config, keeps=plan.keeps if plan else "inputs")
     # what is measured is the allocator's, which does not see the context
     unseen = CONTEXT["gpu"] if kind == "gpu" else 0.0
-    planned = {p.name: (p.peak - unseen) / GIB for p in phases(find_shape(name), workload, tokens, n_rows)}
+    planned = {
+        p.name: (p.peak - unseen) / GIB for p in phases(find_shape(name), workload, tokens, n_rows, limits.keeps)
+    }
     note("load", "measured", f"{load_s:.1f} s, peak {load_gib:.2f} GiB, planned {planned['load']:.2f}")
 
     def agreement() -> tuple[bool, str]:
@@ -150,13 +153,14 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
     before = torch.cat(score_rows(policy, rows, temperature=1.0, token_budget=16_384))
     reset_peak_memory()
     started = time.perf_counter()
-    metrics = learn(policy, optimizer, rows, config, step=config.optimizer.warmup_steps, last_good="none")
+    first = config.optimizer.warmup_steps
+    metrics = learn(policy, optimizer, rows, config, step=first, last_good="none", limits=limits)
     took_s = time.perf_counter() - started
     speed = metrics["update/n_tokens"] / took_s
     note(
         "update",
         "measured",
-        f"{speed:,.0f} tokens/s, peak {peak()}, planned {planned['update']:.2f}",
+        f"{speed:,.0f} tokens/s, keeps {limits.keeps}, peak {peak()}, planned {planned['update']:.2f}",
     )
     step_s = sampling_s + took_s
     hours = step_s * NIGHT_STEPS / 3600

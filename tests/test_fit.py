@@ -98,6 +98,19 @@ def test_a_single_row_that_does_not_fit_is_a_clear_error() -> None:
     assert limits.micro_batch_tokens == 250  # the first size at which every micro-batch had a single row
 
 
+def test_an_update_that_does_not_fit_with_a_single_row_keeps_less() -> None:
+    said: list[str] = []
+    limits = Limits(500, 4, "products", warn=said.append)
+
+    def phase() -> str:
+        if limits.keeps != "inputs":
+            raise torch.OutOfMemoryError("no")
+        return limits.keeps
+
+    assert (limits.updating(phase, one_row=300), limits.micro_batch_tokens) == ("inputs", 250)
+    assert said[-1] == "out of memory (no): again with all but the inputs of layers computed twice"
+
+
 def test_what_failed_is_let_go_of_before_the_next_try() -> None:
     limits = Limits(1000, 4)
     alive: list[int] = []
@@ -296,9 +309,9 @@ def test_a_model_of_unknown_size_gets_the_caps() -> None:
 
 
 def test_limits_go_into_a_checkpoint() -> None:
-    halved, fresh = Limits(512, 8), Limits(16_384, 256)
+    halved, fresh = Limits(512, 8, "products"), Limits(16_384, 256)
     fresh.load_json(json.loads(json.dumps(halved.to_json())))
-    assert (fresh.micro_batch_tokens, fresh.sampling_rows) == (512, 8)
+    assert (fresh.micro_batch_tokens, fresh.sampling_rows, fresh.keeps) == (512, 8, "products")
 
 
 LACKING = [

@@ -21,12 +21,15 @@ from expo_lite.commands import cli
 from expo_lite.commands.cli import run
 from expo_lite.errors import DivergedError
 from expo_lite.grading import Grader
+from expo_lite.memory.limits import fitted
+from expo_lite.memory.plan import GIB, MemoryPlan, Workload, plan_for
+from expo_lite.memory.shapes import find_shape
 from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.train import resolve
+from expo_lite.settings.train import RunConfig, resolve
 from expo_lite.step.explain import roll_out
 from expo_lite.tasks import load_task
 from expo_lite.tasks.hidden_rules import puzzles
@@ -429,12 +432,19 @@ def test_what_a_run_prints_and_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "missed_unsloth", lambda: "Unsloth is not installed.")  # as with a card
+
+    def on_a_card(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig, MemoryPlan]:
+        plan = plan_for(find_shape("tiny"), Workload(completion_tokens=60), 24 * GIB, "own")
+        return fitted(config, kept)[0], plan
+
+    monkeypatch.setattr(loop, "fitted", on_a_card)
     words = "--levels 1 5 --steps 2 --group-size 2 --problems-per-step 2 --max-completion-tokens 60 --eval-problems 1"
     words += " --explain all"
     metrics = train(tmp_path / "run", words, "--eval-samples 2 --diagnostics-every 1 --save-every 2")
     out = capsys.readouterr().out
     assert out.count("evaluating on 5 held-out problems") == 2
     assert "Unsloth is not installed. To install it: in the clone, `uv sync --extra unsloth`" in out
+    assert "the update takes 16,384 tokens at a time and keeps activations, by the memory plan" in out
     assert "step 1/2 | " in out
     assert "step 2/2 | 0:00 left | reward " in out
     assert "pass@2" in out
@@ -446,7 +456,7 @@ def test_what_a_run_prints_and_writes(
         assert names <= set(row)
         assert row["peak_memory_gib"] > 0.1
     about = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert about["settings"]["model"] == "tiny"
+    assert (about["settings"]["model"], about["update_keeps"]) == ("tiny", "activations")
     samples = read(tmp_path / "run" / "samples.jsonl")
     assert len([row for row in samples if row["kind"] == "rollout"]) == 2 * 2 * 2
     assert len([row for row in samples if row["kind"] == "explanation"]) == 2 * 2
