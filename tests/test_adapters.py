@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from expo_lite import TrainConfig, train
 from expo_lite.commands.command import say_device
 from expo_lite.commands.export import Destination, card_of
-from expo_lite.errors import CheckpointError, ConfigError
+from expo_lite.errors import CheckpointError, ConfigError, ModelError
 from expo_lite.policy.batching import Row
 from expo_lite.policy.export import write_merged
 from expo_lite.policy.factory import load_policy
@@ -144,8 +144,8 @@ def test_training_on_some_projections(tmp_path: Path, unchecked: None) -> None:
     assert (went_on.policy.lora_targets, went_on.policy.bits) == (("q_proj", "v_proj"), 4)
     with pytest.raises(ConfigError, match="lora_targets"):
         resolve_run(TrainConfig(model=str(tmp_path / "run"), policy=PolicyConfig(lora_targets=("k_proj",))))
-    with pytest.raises(ConfigError, match="lora_targets is empty"):
-        resolve_run(TrainConfig(model="tiny", policy=PolicyConfig(lora_targets=())))
+    with pytest.raises(ModelError, match="no layer 'w1' to adapt, but down_proj, gate_proj, "):
+        load_policy("tiny", PolicyConfig(lora_targets=("w1",)), seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,7 @@ def _adapter(folder: Path) -> Target:
         policy = PolicyConfig(
             revision=None if Path(named).exists() else revision,
             bits=json.loads(note.read_text(encoding="utf-8"))["bits"] if note.exists() else None,
-            lora_targets=tuple(sorted(targets)) or None,
+            lora_targets=tuple(sorted(targets)),
             lora_rank=int(settings["r"]),
             lora_alpha=int(settings["lora_alpha"]),
         )

@@ -61,7 +61,7 @@ class PolicyConfig:
     """Bits of the base model's weights. 4 is NF4 with double quantisation;
     16 is bf16 on a GPU (fp16 on one before Ampere) and fp32 on a CPU.
     Default: those that the adapter to start from was trained on, else 4."""
-    lora_targets: tuple[str, ...] | None = None
+    lora_targets: tuple[str, ...] = ()
     """The projections of a layer that get an adapter, by the model's own names, such as q_proj v_proj.
     Default: all linear layers, without head and routers."""
     lora_rank: Annotated[int, Interval(ge=1, le=1_024)] = 16

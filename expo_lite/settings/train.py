@@ -207,7 +207,6 @@ def _check(config: TrainConfig) -> None:
     typed(config)
     check_filters(config.explanation.explanation_filter)
     check_of_use(config, in_plan=True)
-    targets = config.policy.lora_targets
     check_rules(
         [
             *machine.backend_rules(config.policy.backend),
@@ -215,8 +214,7 @@ def _check(config: TrainConfig) -> None:
                 (machine.is_installed(name), f"logger '{name}' is not installed: {machine.how_to_install(name)}.")
                 for name in config.log
             ),
-            (targets is None or len({*targets}) == len(targets), "lora_targets has a name twice."),
-            (targets != (), "lora_targets is empty. Name at least one projection, such as q_proj."),
+            (len({*config.policy.lora_targets}) == len(config.policy.lora_targets), "lora_targets has a name twice."),
             (
                 not config.evaluation.eval_every or config.evaluation.eval_problems > 0,
                 "eval_every needs --eval-problems above 0.",
