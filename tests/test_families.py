@@ -1,25 +1,38 @@
 """The model families of today, each as a tiny random model: sampled, scored, trained, saved and exported."""
 
+import sys
+import tempfile
+import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from shaken import shaken
-from test_decoder import SIZES, random_model
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from test_decoder import SIZES, check_logits, random_model
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from expo_lite import HeldOutConfig, TrainConfig, train
 from expo_lite.errors import ModelError
+from expo_lite.memory.shapes import shape_of
 from expo_lite.policy.batching import Row, collate
-from expo_lite.policy.export import check_export, greedy, write_adapter, write_merged
+from expo_lite.policy.decoder import Decoder
+from expo_lite.policy.export import (
+    check_export,
+    greedy,
+    write_adapter,
+    write_merged,
+    write_model_gguf,
+)
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.policy.load import four_bits, linear_layers
-from expo_lite.policy.scoring import score_rows
+from expo_lite.policy.load import four_bits, has_experts, linear_layers
+from expo_lite.policy.merged import is_known, merge
+from expo_lite.policy.scoring import packed_hidden, padded_hidden, score_rows
 from expo_lite.policy.self_check import self_check
 from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import ExpoConfig, PolicyConfig, RolloutConfig
+from expo_lite.settings.models import FAMILIES
 
 AUTO: Any = AutoModelForCausalLM
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -32,11 +45,14 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "num_hidden_layers": 2}
 CAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "head_dim": 16}
 """Low enough to show: without them the log-probabilities differ by hundredths."""
-YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128,
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16,
         "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
         "llama_4_scaling_beta": 0.1}  # fmt: skip
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 1e4}
 CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
     "gemma": {"head_dim": 16},
     "gemma2": LOCAL | CAPPED,
     "gemma3_text": LOCAL | {"head_dim": 16},
@@ -60,7 +76,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "phi": {},
     "phi3": {},
     "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
-    "granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5,
+    "granite": {"logits_scaling": 2.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5,
                 "attention_multiplier": 0.1},
     "granitemoeshared": {"logits_scaling": 4.0, "shared_intermediate_size": 32},
     "granitemoehybrid": MAMBA | {"layer_types": ["linear_attention", "full_attention"], "shared_intermediate_size": 32},
@@ -148,6 +164,37 @@ def test_what_is_saved_and_exported_is_the_policy(policy: HfPolicy, tmp_path: Pa
     assert agreement.mean_nats < 2e-5
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        name
+        if name in ("gemma3_text", "olmo3", "ministral3", "smollm3")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in CONFIGS
+        if name in FAMILIES
+    ],
+    indirect=True,
+)
+def test_own_decoder_and_packed_rows(policy: HfPolicy) -> None:
+    """Logits of ragged prompts, one of 50 tokens, after windows of 8; rows of one prompt laid end to end."""
+    assert is_known(policy.base_model.config)
+    for fused in (False, True):
+        check_logits(policy, Decoder(merge(policy.base_model), fused=fused))
+    rows = [Row(PROMPTS[2], tuple(range(60 + i, 75 + 2 * i))) for i in range(3)] + [Row((5, 6), (7, 8, 9))]
+    batch = collate(rows, range(len(rows)), pad_id=policy.pad_id)
+    with torch.no_grad():
+        packed, padded = packed_hidden(policy.base_model, batch), padded_hidden(policy.base_model, batch)
+    torch.testing.assert_close(packed, padded, rtol=0, atol=1e-5)
+
+
+def test_what_gguf_has_no_form_for_is_refused(tmp_path: Path) -> None:
+    for name, words in (("qwen2", "'qwen2' with a sliding window"), ("smollm3", "'smollm3'")):
+        local = LOCAL | {"use_sliding_window": True} if name == "qwen2" else {}
+        policy = HfPolicy(str(random_model(sizes_of(name) | local, tmp_path / name)), PolicyConfig(bits=16), seed=0)
+        with pytest.raises(ModelError, match=f"Only llama, qwen2, qwen3 models .*, not {words}"):
+            write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=policy.name, name="a")
+
+
 @families("gemma3_text")
 def test_two_steps_of_training(policy: HfPolicy, tmp_path: Path, unchecked: None) -> None:
     del unchecked
@@ -168,6 +215,20 @@ def test_two_steps_of_training(policy: HfPolicy, tmp_path: Path, unchecked: None
         )
     assert result.steps == 2
     assert (tmp_path / "run" / "checkpoints" / "step-000002" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name in FAMILIES])
+def test_the_plan_counts_every_parameter(name: str) -> None:
+    sizes = sizes_of(name)
+    assert shape_of(sizes).n_parameters == parameters_of(sizes)
+
+
+def parameters_of(sizes: dict[str, Any]) -> int:
+    """The number of a model's parameters, made without weights."""
+    kind: Any = CONFIG_MAPPING[sizes["model_type"]]
+    with torch.device("meta"):
+        model = AUTO.from_config(kind(**{name: value for name, value in sizes.items() if name != "model_type"}))
+    return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.slow
@@ -233,3 +294,77 @@ def test_a_model_whose_state_leaks_between_rows_is_refused(tmp_path: Path) -> No
     policy = HfPolicy(str(random_model(sizes, tmp_path)), PolicyConfig(bits=16, lora_rank=4), seed=0)
     with pytest.raises(ModelError, match="pads or masks wrongly"):
         self_check(shaken(policy, 0.1), PROMPTS, temperature=1.0, token_budget=256)
+
+
+GUIDE = Path(__file__).parents[1] / "examples" / "guides" / "models.md"
+MARK = "<!-- families -->\n"
+UNSLOTH = ("llama", "mistral", "gemma", "gemma2", "qwen2", "qwen3", "qwen3_moe")
+"""Model types with code of their own in Unsloth's loader; it takes others through a general path."""
+EXAMPLES = {
+    "llama": "Llama 3, SmolLM2", "qwen2": "Qwen2.5", "qwen3": "Qwen3", "gemma": "Gemma", "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3", "gemma3n_text": "Gemma 3n", "gemma4_text": "Gemma 4", "qwen3_5_text": "Qwen3.5",
+    "qwen3_moe": "Qwen3 30B-A3B", "qwen3_next": "Qwen3-Next", "mistral": "Mistral 7B", "ministral": "Ministral 8B",
+    "ministral3": "Ministral 3", "smollm3": "SmolLM3", "olmo2": "OLMo 2", "olmo3": "OLMo 3", "exaone4": "EXAONE 4",
+    "phi": "Phi 2", "phi3": "Phi 3, Phi-4-mini", "lfm2": "LFM2", "granite": "Granite 3",
+    "granitemoehybrid": "Granite 4", "falcon_h1": "Falcon H1", "llama4_text": "Llama 4", "gpt_oss": "gpt-oss",
+    "cohere2": "Command R7B", "glm4": "GLM-4", "olmoe": "OLMoE", "nemotron": "Minitron", "stablelm": "StableLM 2",
+    "starcoder2": "StarCoder2", "apertus": "Apertus", "ernie4_5": "ERNIE 4.5", "hunyuan_v1_dense": "Hunyuan",
+}  # fmt: skip
+
+
+def row_of(name: str, root: Path) -> str:
+    """A family's row of the guide's table, each cell tried with its tiny random model."""
+    sizes = sizes_of(name)
+    folder = str(random_model(sizes, root))
+
+    def loaded(bits: Literal[4, 16]) -> HfPolicy:
+        return shaken(HfPolicy(folder, PolicyConfig(bits=bits, lora_rank=4, sampler="native"), seed=0), 0.1)
+
+    def agrees(policy: HfPolicy, sampler: str) -> tuple[str, float]:
+        """Whether the sampler's log-probabilities are the scorer's, and its CPU seconds."""
+        policy._sampler, start = sampler, time.process_time()
+        groups = policy.sample([SampleRequest(prompt, 8) for prompt in PROMPTS], SamplingParams(1.0, 12), seed=0)
+        seconds, completions = time.process_time() - start, [c for group in groups for c in group]
+        scores = score_rows(policy, [Row(c.prompt_ids, c.token_ids) for c in completions[::5]], temperature=1.0,
+                            token_budget=1024)  # fmt: skip
+        sampled = torch.tensor([logprob for c in completions[::5] for logprob in c.logprobs])
+        return "yes" if float((torch.cat(scores) - sampled).abs().mean()) < 1e-4 else "no", seconds
+
+    policy = loaded(16)
+    native, native_s = agrees(policy, "native")
+    own, own_s = agrees(policy, "own") if is_known(policy.base_model.config) else ("no", 0.0)
+    try:
+        off = shape_of(sizes).n_parameters / parameters_of(sizes) - 1
+        plan = "exact" if off == 0 else f"{off:+.0%}"
+    except (KeyError, TypeError):
+        plan = "no"
+    cells = [
+        EXAMPLES.get(name, ""),
+        "all but experts" if native == "yes" and has_experts(policy.base_model) else native,
+        "yes" if policy.packs else "no",
+        own,
+        agrees(loaded(4), "native")[0],
+        "yes" if name in FAMILIES and FAMILIES[name].gguf else "no",
+        "its own code" if name in UNSLOTH else "general path",
+        plan,
+        f"{own_s / native_s:.2f}" if own == "yes" else "",
+    ]
+    return f"| `{name}` | {' | '.join(cells)} |\n"
+
+
+def write_table(names: list[str]) -> None:
+    """Write these rows of the table of families in the guide, or all of them, as each is known."""
+    title = "| model type | such as | trains | packed | own decoder | 4 bits | GGUF | Unsloth | plan | own / native |\n"
+    for name in names or CONFIGS:
+        with tempfile.TemporaryDirectory() as root, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            row = row_of(name, Path(root))
+        before, _, rest = GUIDE.read_text(encoding="utf-8").partition(MARK)
+        table, _, after = rest.partition(MARK)
+        rows = {line.split("`")[1]: f"{line}\n" for line in table.splitlines() if "`" in line} | {name: row}
+        lines = [title, "| --- " * 10 + "|\n", *(rows[known] for known in CONFIGS if known in rows)]
+        GUIDE.write_text(before + MARK + "".join(lines) + MARK + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_table(sys.argv[1:])

@@ -231,7 +231,7 @@ def test_a_model_in_the_hub_s_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("text", ["{}", "no"])
 def test_a_folder_with_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ModelError, match="is not the configuration of a Llama- or Qwen-like model"):
+    with pytest.raises(ModelError, match="is not the configuration of a Llama-like model"):
         find_shape(str(tmp_path))
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from expo_lite.memory.shapes import Shape
 from expo_lite.settings.machine import Sampler
-from expo_lite.settings.models import FAMILIES
+from expo_lite.settings.models import COUNTED
 
 GIB = 2**30
 FP32 = 4
@@ -338,7 +338,7 @@ def make_plan(
         )
 
     rows = sampling_rows or 1
-    counted = workload.kind == "gpu" and shape.family in FAMILIES and not workload.recomputes
+    counted = workload.kind == "gpu" and shape.family in COUNTED and not workload.recomputes
     sizes = {name: micro_batch(name, rows) for name in COMPUTED if counted or name == "inputs"}
     keeps = min(
         (name for name in sizes if name == "inputs" or fits(sizes[name], rows, name)),

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from expo_lite.errors import ConfigError, ModelError
-from expo_lite.settings.models import PRESETS, find_model
+from expo_lite.settings.models import FAMILIES, PRESETS, Family, find_model
 
 ALIASES_FILE = Path(__file__).parent / "model_shapes.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A decoder of Llama's or Qwen's kind."""
+    """A decoder of Llama's kind."""
 
     hidden: int
     intermediate: int
@@ -33,8 +33,10 @@ class Shape:
     """The head is the embeddings' own matrix."""
     attention_bias: bool = False
     """Of the query, key and value projections (Qwen2)."""
-    head_norms: bool = False
-    """Norms over each query and key head (Qwen3)."""
+    head_norms: int = 0
+    """Weights of a layer's norms of queries and keys (Qwen3, OLMo 2)."""
+    norms: int = 2
+    """Norms of a layer that are as wide as the hidden state."""
     family: str = "llama"
     """The model's type by its configuration."""
 
@@ -68,8 +70,7 @@ class Shape:
     def n_other_weights(self) -> int:
         """Norms and biases."""
         biases = self.query_width + 2 * self.kv_width if self.attention_bias else 0
-        head_norms = 2 * self.head_dim if self.head_norms else 0
-        return self.layers * (2 * self.hidden + biases + head_norms) + self.hidden
+        return self.layers * (self.norms * self.hidden + biases + self.head_norms) + self.hidden
 
     @property
     def n_parameters(self) -> int:
@@ -104,7 +105,7 @@ def find_shape(name: str, revision: str | None = None) -> Shape:
     try:
         return shape_of(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"'{file}' is not the configuration of a Llama- or Qwen-like model: {error!r}.") from error
+        raise ModelError(f"'{file}' is not the configuration of a Llama-like model: {error!r}.") from error
 
 
 def context_of(model: str, max_completion_tokens: int) -> int | None:
@@ -127,20 +128,25 @@ def context_of(model: str, max_completion_tokens: int) -> int | None:
 
 def shape_of(config: dict[str, Any]) -> Shape:
     """The sizes that a config.json holds; raises KeyError where one is missing."""
+    config = config.get("text_config", config)
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    kind = config.get("model_type", "llama")
+    kind = str(config.get("model_type", "llama"))
+    family = FAMILIES.get(kind, Family())
+    kv_heads, head_dim = int(config.get("num_key_value_heads") or heads), int(config.get("head_dim") or hidden // heads)
+    head_norms = {"": 0, "each": 2 * head_dim, "joint": (heads + kv_heads) * head_dim}
     return Shape(
         hidden=hidden,
         intermediate=int(config["intermediate_size"]),
         layers=int(config["num_hidden_layers"]),
         heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or hidden // heads),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         vocabulary=int(config["vocab_size"]),
         positions=int(config["max_position_embeddings"]),
-        tied=bool(config.get("tie_word_embeddings", False)),
-        attention_bias=kind == "qwen2" or bool(config.get("attention_bias", False)),
-        head_norms=kind == "qwen3",
+        tied=bool(config.get("tie_word_embeddings", family.gemma)),
+        attention_bias=family.biased or bool(config.get("attention_bias", False)),
+        head_norms=head_norms[family.head_norms],
+        norms=sum(map(bool, family.norms)),
         family=kind,
     )
 
@@ -196,8 +202,9 @@ def _of_gguf(path: Path) -> Shape:
             positions=field("context_length"),
             tied="output.weight" not in names,
             attention_bias="blk.0.attn_q.bias" in names,
-            head_norms="blk.0.attn_q_norm.weight" in names,
+            head_norms=sum(int(names[n].shape[0]) for n in map("blk.0.attn_{}_norm.weight".format, "qk") if n in names),
+            norms=sum(f"blk.0.{n}_norm.weight" in names for n in ("attn", "post_attention", "ffn", "post_ffw")),
             family=kind,
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ModelError(f"'{path}' is not the GGUF file of a Llama- or Qwen-like model: {error!r}.") from error
+        raise ModelError(f"'{path}' is not the GGUF file of a Llama-like model: {error!r}.") from error

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from expo_lite.policy.batching import Row
+from expo_lite.policy.batching import Row, band
 
 NAME = "expo_lite"
 
@@ -78,11 +78,14 @@ def attention(
     value_RhTd: torch.Tensor,
     attention_mask: torch.Tensor | None,
     layout: Layout | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """An attention interface of transformers; returns [R, T, heads, d]."""
     if layout is not None:
-        packed_1hNd = packed_attention(query_RhTd, key_RhTd, value_RhTd, layout, scale=kwargs["scaling"])
+        packed_1hNd = packed_attention(
+            query_RhTd, key_RhTd, value_RhTd, layout, scale=kwargs["scaling"], window=sliding_window
+        )
         return packed_1hNd.transpose(1, 2), None
     result: tuple[torch.Tensor, None] = sdpa_attention_forward(
         module, query_RhTd, key_RhTd, value_RhTd, attention_mask, **kwargs
@@ -91,9 +94,19 @@ def attention(
 
 
 def packed_attention(
-    query_1hNd: torch.Tensor, key_1hNd: torch.Tensor, value_1hNd: torch.Tensor, layout: Layout, *, scale: float
+    query_1hNd: torch.Tensor,
+    key_1hNd: torch.Tensor,
+    value_1hNd: torch.Tensor,
+    layout: Layout,
+    *,
+    scale: float,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """Causal attention of packed rows [1, heads, N, d]: a prompt to itself, a completion to its prompt and itself."""
+    """Causal attention of packed rows [1, heads, N, d]: a prompt to itself, a completion to its prompt and itself.
+
+    With a window, only as far back as that: itself included.
+    """
+    device = query_1hNd.device
     n_shared = query_1hNd.shape[1] // key_1hNd.shape[1]
     if n_shared > 1:
         key_1hNd, value_1hNd = (x.repeat_interleave(n_shared, dim=1) for x in (key_1hNd, value_1hNd))
@@ -102,12 +115,16 @@ def packed_attention(
     pieces = []
     for prompt, completions in layout.groups:
         query, prompt_key, prompt_value = next(queries), next(keys), next(values)
-        pieces.append(scaled_dot_product_attention(query, prompt_key, prompt_value, is_causal=True, scale=scale))
+        mask: Any = band(prompt, window, device)
+        pieces.append(
+            scaled_dot_product_attention(query, prompt_key, prompt_value, mask, is_causal=mask is None, scale=scale)
+        )
         for size in completions:
             query, key, value = next(queries), next(keys), next(values)
             if size:
                 key, value = torch.cat([prompt_key, key], dim=2), torch.cat([prompt_value, value], dim=2)
-                mask: Any = causal_lower_right(size, prompt + size)
+                mask = band(size, window, device, before=prompt)
+                mask = causal_lower_right(size, prompt + size) if mask is None else mask
                 pieces.append(scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale))
     return torch.cat(pieces, dim=2)
 

@@ -160,3 +160,11 @@ def collate(
         shaped_weights_N=spread([row.shaped_weight for row in rows]),
         soft_weights_N=spread([row.soft_weight for row in rows]),
     )
+
+
+def band(n: int, window: int | None, device: torch.device | None, *, before: int = 0) -> torch.Tensor | None:
+    """The mask [T, S] of `n` tokens in a sliding window, after `before` others; None if that holds them all."""
+    if window is None or before + n <= window:
+        return None
+    ones_TS = torch.ones(n, before + n, dtype=torch.bool, device=device)
+    return ones_TS.tril(before).triu(before - window + 1)

@@ -1,4 +1,4 @@
-"""A decoder of the Llama family (Llama, Qwen2, Qwen3) for sampling: plain operators on merged weights, no modules.
+"""A decoder of Llama's kind (`FAMILIES`) for sampling: plain operators on merged weights, no modules.
 
 Rows are decoded in slots of a cache that is written in place. `step` reads no value of a tensor, and its shapes follow
 from the number of rows and the width they attend to, so a GPU can record it once and replay it (`Replays`). Each row
@@ -15,13 +15,17 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from expo_lite.memory.machine import out_of_memory
+from expo_lite.policy.batching import band
 from expo_lite.policy.merged import DenseWeights
+from expo_lite.policy.products import Product
 
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 """From a layer's number and its rotated heads [N, h, d] to the attention's output of all query heads [N, h * d]."""
+Rope = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines [T, rotations, d] of positions, for each of the model's rotations."""
 
 
 class SlotCache:
@@ -83,7 +87,8 @@ class Decoder:
         self.weights = weights
         self.device = weights.embeddings_VH.device
         self._fused = self.device.type != "cpu" if fused is None else fused
-        self._scale = weights.head_dim**-0.5
+        self._scale = weights.attention_scale
+        self._windows = {layer.window for layer in weights.layers}
         self._n_roped = weights.n_queries + weights.n_keys
 
     def new_cache(self, n_slots: int, n_positions: int) -> SlotCache:
@@ -94,13 +99,17 @@ class Decoder:
         """Logits [N, V] of the next token, fp32."""
         return self.weights.head(hidden_NH).float()
 
-    def rope_table(self, n_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [T, d] of all positions; the sines of a head's first half are negative."""
+    def rope_table(self, n_positions: int) -> Rope:
+        """Cosines and sines of all positions; the sines of a head's first half are negative."""
         positions_T = torch.arange(n_positions, device=self.device, dtype=torch.float32)
-        angles_Td = positions_T[:, None] * self.weights.frequencies_d
-        cos_Td, sin_Td = angles_Td.cos() * self.weights.rope_scale, angles_Td.sin() * self.weights.rope_scale
+        tables: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
+        for frequencies_d, scale in self.weights.ropes:
+            angles_Td = positions_T[:, None] * frequencies_d
+            cos_Td, sin_Td = angles_Td.cos() * scale, angles_Td.sin() * scale
+            tables[0].append(torch.cat([cos_Td, cos_Td], dim=1))
+            tables[1].append(torch.cat([-sin_Td, sin_Td], dim=1))
         dtype = self.weights.embeddings_VH.dtype
-        return torch.cat([cos_Td, cos_Td], dim=1).to(dtype), torch.cat([-sin_Td, sin_Td], dim=1).to(dtype)
+        return torch.stack(tables[0], dim=1).to(dtype), torch.stack(tables[1], dim=1).to(dtype)
 
     def step(
         self,
@@ -108,7 +117,7 @@ class Decoder:
         tokens_R: torch.Tensor,
         slots_R: torch.Tensor,
         positions_R: torch.Tensor,
-        rope: tuple[torch.Tensor, torch.Tensor],
+        rope: Rope,
         width: int,
     ) -> torch.Tensor:
         """Feed one token to each of the first R slots; returns hidden states [R, H].
@@ -123,15 +132,21 @@ class Decoder:
         """
         n_rows, w = len(tokens_R), self.weights
         n_shared = w.n_queries // w.n_keys
-        after_RW = torch.arange(width, device=self.device) > positions_R[:, None]
-        mask_RW = torch.zeros_like(after_RW, dtype=w.embeddings_VH.dtype).masked_fill_(after_RW, -torch.inf)
-        many = mask_RW[:, None, None].expand(n_rows, w.n_keys, n_shared, width)
-        mask_BgW = many if self._fused else many.reshape(n_rows * w.n_keys, n_shared, width)
+        places_W = torch.arange(width, device=self.device)
+        masks: dict[int | None, torch.Tensor] = {}
+        for window in self._windows:
+            hidden_RW = places_W > positions_R[:, None]
+            if window is not None:
+                hidden_RW |= places_W <= positions_R[:, None] - window
+            mask_RW = torch.zeros_like(hidden_RW, dtype=w.embeddings_VH.dtype).masked_fill_(hidden_RW, -torch.inf)
+            many = mask_RW[:, None, None].expand(n_rows, w.n_keys, n_shared, width)
+            masks[window] = many if self._fused else many.reshape(n_rows * w.n_keys, n_shared, width)
 
         def attend(layer: int, heads_Rhd: torch.Tensor) -> torch.Tensor:
             cache.write(layer, slots_R, positions_R, heads_Rhd[:, w.n_queries :])
             keys, values = cache.keys[layer][:n_rows, :, :width], cache.values[layer][:n_rows, :, :width]
             queries = heads_Rhd[:, : w.n_queries].reshape(n_rows, w.n_keys, n_shared, w.head_dim)
+            mask_BgW = masks[w.layers[layer].window]
             if self._fused:
                 output = scaled_dot_product_attention(queries, keys, values, attn_mask=mask_BgW, scale=self._scale)
                 return output.reshape(n_rows, -1)
@@ -139,14 +154,14 @@ class Decoder:
             scores_BgW = torch.baddbmm(mask_BgW, queries.flatten(0, 1), keys.flatten(0, 1).mT, alpha=self._scale)
             return torch.bmm(scores_BgW.softmax(dim=-1), values.flatten(0, 1)).view(n_rows, -1)
 
-        return self._run(tokens_R, rope[0][positions_R, None], rope[1][positions_R, None], attend)
+        return self._run(tokens_R, positions_R, rope, attend)
 
     def prefill(
         self,
         cache: SlotCache,
         prompts: Sequence[tuple[int, ...]],
         slots: Sequence[Sequence[int]],
-        rope: tuple[torch.Tensor, torch.Tensor],
+        rope: Rope,
     ) -> torch.Tensor:
         """Feed prompts, laid end to end, each into all of its slots; returns their last hidden states [P, H]."""
         lengths, w = [len(prompt) for prompt in prompts], self.weights
@@ -164,37 +179,67 @@ class Decoder:
 
         def attend(layer: int, heads_Nhd: torch.Tensor) -> torch.Tensor:
             cache.write(layer, slots_M, targets_M, heads_Nhd[sources_M, w.n_queries :])
-            outputs = []
+            outputs, window = [], w.layers[layer].window
             for piece in torch.split(heads_Nhd, lengths):
                 q, k, v = torch.split(piece.transpose(0, 1)[None], [w.n_queries, w.n_keys, w.n_keys], dim=1)
+                mask = band(piece.shape[0], window, self.device)
                 outputs.append(
-                    scaled_dot_product_attention(q, k, v, is_causal=True, scale=self._scale, enable_gqa=True)[0]
+                    scaled_dot_product_attention(
+                        q, k, v, mask, is_causal=mask is None, scale=self._scale, enable_gqa=True
+                    )[0]
                 )
             return torch.cat(outputs, dim=1).transpose(0, 1).flatten(1)
 
-        hidden_NH = self._run(tokens_N, rope[0][positions_N, None], rope[1][positions_N, None], attend)
+        hidden_NH = self._run(tokens_N, positions_N, rope, attend)
         ends = [start + n - 1 for start, n in zip(starts, lengths, strict=True)]
         return hidden_NH[torch.tensor(ends, device=self.device)]
 
-    def _run(
-        self, tokens_N: torch.Tensor, cos_N1d: torch.Tensor, sin_N1d: torch.Tensor, attend: Attend
-    ) -> torch.Tensor:
+    def _run(self, tokens_N: torch.Tensor, positions_N: torch.Tensor, rope: Rope, attend: Attend) -> torch.Tensor:
         """Run all layers, with attention as given; returns hidden states [N, H] after the last norm."""
         w = self.weights
-        width, eps = (w.embeddings_VH.shape[1],), w.norm_eps
+        cos_Nrd, sin_Nrd = (table[positions_N] for table in rope)
         hidden_NH = w.embeddings_VH[tokens_N]
+        if w.embedding_scale != 1:
+            hidden_NH *= w.embedding_scale
         for i, layer in enumerate(w.layers):
-            joined = layer.qkv(rms_norm(hidden_NH, width, layer.attention_norm_H, eps))
+            joined = layer.qkv(self._normed(hidden_NH, layer.attention_norm_H))
             heads_Nhd = joined.view(len(tokens_N), -1, w.head_dim)
             roped = heads_Nhd[:, : self._n_roped]
             if layer.head_norm_hd is not None:
-                torch.mul(rms_norm(roped, (w.head_dim,), None, eps), layer.head_norm_hd, out=roped)
-            turned = roped.roll(w.head_dim // 2, dims=-1)
-            roped.mul_(cos_N1d).addcmul_(turned, sin_N1d)
-            hidden_NH = layer.output.added(attend(i, heads_Nhd), hidden_NH)
-            gate_NI, up_NI = layer.gate_up(rms_norm(hidden_NH, width, layer.mlp_norm_H, eps)).chunk(2, dim=1)
-            hidden_NH = layer.down.added(silu(gate_NI).mul_(up_NI), hidden_NH)
-        return rms_norm(hidden_NH, width, w.norm_H, eps)
+                self._norm_heads(roped, layer.head_norm_hd)
+            if layer.rope is not None:
+                this = slice(layer.rope, layer.rope + 1)
+                turned = roped.roll(w.head_dim // 2, dims=-1)
+                roped.mul_(cos_Nrd[:, this]).addcmul_(turned, sin_Nrd[:, this])
+            if w.long_queries is not None:
+                beta, n = w.long_queries
+                factors_N = 1 + beta * torch.log(1 + torch.floor(positions_N / n))
+                heads_Nhd[:, : w.n_queries] *= factors_N[:, None, None].to(heads_Nhd.dtype)
+            hidden_NH = self._added(layer.output, attend(i, heads_Nhd), hidden_NH, layer.attention_end_norm_H)
+            gate_NI, up_NI = layer.gate_up(self._normed(hidden_NH, layer.mlp_norm_H)).chunk(2, dim=1)
+            hidden_NH = self._added(layer.down, w.activation(gate_NI).mul_(up_NI), hidden_NH, layer.mlp_end_norm_H)
+        return self._normed(hidden_NH, w.norm_H)
+
+    def _normed(self, x_NH: torch.Tensor, norm_H: torch.Tensor | None) -> torch.Tensor:
+        if norm_H is None:
+            return x_NH
+        return rms_norm(x_NH.to(norm_H.dtype), (x_NH.shape[1],), norm_H, self.weights.norm_eps).to(x_NH.dtype)
+
+    def _norm_heads(self, heads_Nhd: torch.Tensor, norm_hd: torch.Tensor) -> None:
+        """Norm queries and keys in place: each head, or all of a kind together."""
+        w = self.weights
+        if not w.joint_norms:
+            torch.mul(rms_norm(heads_Nhd, (w.head_dim,), None, w.norm_eps), norm_hd, out=heads_Nhd)
+            return
+        sizes = [w.n_queries, w.n_keys]
+        for part, norm in zip(torch.split(heads_Nhd, sizes, 1), torch.split(norm_hd, sizes), strict=True):
+            part.copy_(rms_norm(part, tuple(part.shape[1:]), norm, w.norm_eps))
+
+    def _added(
+        self, product: Product, x_NI: torch.Tensor, hidden_NH: torch.Tensor, norm_H: torch.Tensor | None
+    ) -> torch.Tensor:
+        """A product, normed if the family does that, added to the residual stream."""
+        return product.added(x_NI, hidden_NH) if norm_H is None else hidden_NH + self._normed(product(x_NI), norm_H)
 
 
 class Replays:

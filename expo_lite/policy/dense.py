@@ -52,8 +52,9 @@ def use_lean_projections(model: Any) -> None:
     lean: dict[Any, Any] = {kind: type(kind.__name__, (kind,), {"forward": _lean}) for kind in kinds}
     for name, layer in layers.items():
         layer.__class__ = lean[type(layer)]
-        # in these families it is added to the residual stream, and that is all
-        layer.ends_layer = name.endswith("mlp.down_proj") and model.config.model_type in FAMILIES
+        # without a norm after it, it is added to the residual stream, and that is all
+        family = FAMILIES.get(model.config.model_type)
+        layer.ends_layer = name.endswith("mlp.down_proj") and family is not None and not family.norms[3]
 
 
 def _lean(layer: Any, x: torch.Tensor) -> Any:

@@ -18,7 +18,7 @@ from expo_lite.errors import ModelError
 from expo_lite.policy.gguf_tokenizer import SPLITTINGS
 from expo_lite.policy.merged import head_dim, rope
 from expo_lite.prompts import rendered
-from expo_lite.settings.models import FAMILIES
+from expo_lite.settings.models import FAMILIES, Family
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 _SHAPING = ("type", "pattern", "behavior", "invert", "individual_digits", "add_prefix_space", "use_regex")
@@ -51,9 +51,13 @@ def write_gguf(
     Raises:
         ModelError: GGUF has no form for the model or its tokenizer.
     """
-    if config.model_type not in FAMILIES:
-        raise ModelError(f"Only {', '.join(FAMILIES)} models can be written as GGUF, not '{config.model_type}'.")
-    arch = gguf.MODEL_ARCH[config.model_type.upper()]
+    kind = FAMILIES.get(config.model_type, Family()).gguf
+    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if not kind or sliding:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.gguf)
+        what = f"'{config.model_type}'{' with a sliding window' if sliding else ''}"
+        raise ModelError(f"Only {known} models can be written as GGUF, not {what}.")
+    arch = gguf.MODEL_ARCH[kind.upper()]
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_name(name)
     _add_sizes(writer, config)

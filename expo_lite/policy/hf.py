@@ -8,14 +8,14 @@ import torch
 from peft import get_peft_model
 
 from expo_lite.memory.plan import KEPT_PRODUCTS_BYTES
-from expo_lite.policy import attention
+from expo_lite.policy import attention, merged
 from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.dense import checkpoint_contexts, kept_products, product_bytes, use_lean_projections
 from expo_lite.policy.device import find_device
 from expo_lite.policy.load import load_base
 from expo_lite.policy.lora import LoraPolicy, choose_sampler, lora_config
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.models import FAMILIES, find_model
+from expo_lite.settings.models import find_model
 
 
 class HfPolicy(LoraPolicy):
@@ -38,7 +38,7 @@ class HfPolicy(LoraPolicy):
         base, tokenizer = load_base(find_model(name, config.revision).source, name, config, device)
         base.requires_grad_(False)
         base.config.use_cache = False
-        if base.config.model_type in FAMILIES:
+        if merged.is_packable(base.config):
             base.set_attn_implementation(attention.NAME)  # it leaves out what others add, such as caps and sinks
         base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
         with torch.random.fork_rng():

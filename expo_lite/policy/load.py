@@ -284,6 +284,8 @@ def _switch_off_dropout(model: Any) -> None:
             for name, value in list(vars(owner).items()):
                 if "drop" in name and isinstance(value, float):
                     setattr(owner, name, 0.0)
+                if name == "altup_coef_clip":
+                    setattr(owner, name, None)  # Gemma 3n would write into its weights, packed or not, in train mode
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
 

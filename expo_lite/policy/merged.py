@@ -7,32 +7,47 @@ its embeddings (fp32 on a CPU, bf16 on a GPU). Projections with the same input a
 Axes: O output and I input features, r rank, V vocabulary, H hidden, h query and key heads, d head dimension.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from bitsandbytes.nn.modules import Params4bit
+from torch.nn.functional import gelu, silu
 
 from expo_lite.memory.plan import MOST_HEAD_COPY
 from expo_lite.policy.products import Product
-from expo_lite.settings.models import FAMILIES
+from expo_lite.policy.scoring import logit_shape
+from expo_lite.settings.models import FAMILIES, Family
 
 ROPES = ("default", "linear", "llama3", "yarn")
 """Rotations that depend on nothing but the position."""
+ACTIVATIONS: dict[str, Callable[..., torch.Tensor]] = {
+    "silu": silu,
+    "gelu_pytorch_tanh": partial(gelu, approximate="tanh"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class DenseLayer:
-    """One decoder layer; `head_norm_hd` is the norm of each query and key head (Qwen3)."""
+    """One decoder layer; the norms are None where it has none."""
 
-    attention_norm_H: torch.Tensor
+    attention_norm_H: torch.Tensor | None
     qkv: Product
     head_norm_hd: torch.Tensor | None
+    """Of the query and key heads: of each (Qwen3), or of all together (OLMo 2)."""
     output: Product
-    mlp_norm_H: torch.Tensor
+    attention_end_norm_H: torch.Tensor | None
+    mlp_norm_H: torch.Tensor | None
     gate_up: Product
     down: Product
+    mlp_end_norm_H: torch.Tensor | None
+    rope: int | None
+    """Which of the model's rotations its heads have."""
+    window: int | None
+    """Positions that a token attends to, its own included; None: all before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +62,45 @@ class DenseWeights:
     n_keys: int
     head_dim: int
     norm_eps: float
-    frequencies_d: torch.Tensor
-    """Radians per position by which pairs of a head's dimensions are rotated; half as many as dimensions."""
-    rope_scale: float
+    ropes: tuple[tuple[torch.Tensor, float], ...]
+    """Rotations: radians per position of pairs of a head's dimensions, half as many as dimensions, and a scale."""
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    joint_norms: bool
+    """The norms of queries and keys are over all heads together."""
+    embedding_scale: float
+    attention_scale: float
+    long_queries: tuple[float, int] | None
+    """Ministral 3: queries are multiplied by 1 + a log(1 + floor(position / n))."""
+
+
+def is_packable(config: Any) -> bool:
+    """Tell whether a model's attention is of a kind that packed rows have: full or sliding, without a cap."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    capped = getattr(config, "attn_logit_softcapping", None) or getattr(config, "use_bidirectional_attention", None)
+    return config.model_type in FAMILIES and kinds <= {"full_attention", "sliding_attention"} and not capped
 
 
 def is_known(config: Any) -> bool:
     """Tell whether a transformers model with this configuration can be merged and decoded here."""
     return (
-        config.model_type in FAMILIES
-        and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
-        and config.hidden_act == "silu"
-        and config.rope_parameters["rope_type"] in ROPES
-        and config.rope_parameters.get("partial_rotary_factor", 1.0) == 1.0
+        is_packable(config)
+        and _activation(config) in ACTIVATIONS
+        and not getattr(config, "final_logit_softcapping", None)
+        and all(
+            kind["rope_type"] in ROPES and kind.get("partial_rotary_factor", 1.0) == 1.0
+            for kind in _rotations(config).values()
+        )
     )
+
+
+def _activation(config: Any) -> str:
+    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
+
+
+def _rotations(config: Any) -> dict[str | None, dict[str, Any]]:
+    """The rotation of each type of layer, or of all (None)."""
+    about = config.rope_parameters
+    return {None: about} if "rope_type" in about else {kind: about[kind] for kind in set(config.layer_types)}
 
 
 def adapter_is_off(model: Any) -> bool:
@@ -72,46 +112,75 @@ def adapter_is_off(model: Any) -> bool:
 def merge(model: Any) -> DenseWeights:
     """The dense weights of a transformers causal language model, its active adapter merged in."""
     config, decoder, head = model.config, model.get_decoder(), model.get_output_embeddings()
-    embeddings_VH = decoder.embed_tokens.weight.detach()
+    family, embeddings_VH = FAMILIES[config.model_type], decoder.embed_tokens.weight.detach()
     dtype, n_queries, n_keys = embeddings_VH.dtype, config.num_attention_heads, config.num_key_value_heads
-    layers = tuple(
-        DenseLayer(
-            attention_norm_H=layer.input_layernorm.weight.detach(),
-            qkv=_joined(dtype, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-            head_norm_hd=_head_norms(layer.self_attn, n_queries, n_keys),
-            output=_joined(dtype, layer.self_attn.o_proj),
-            mlp_norm_H=layer.post_attention_layernorm.weight.detach(),
-            gate_up=_joined(dtype, layer.mlp.gate_proj, layer.mlp.up_proj),
-            down=_joined(dtype, layer.mlp.down_proj),
+    rotations = list(_rotations(config))
+    kinds = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
+    roped = getattr(config, "no_rope_layers", None) or [1] * config.num_hidden_layers  # 1: with rope
+    residual, (factor, _) = getattr(config, "residual_multiplier", 1.0), logit_shape(config)
+
+    def layer_of(number: int, layer: Any) -> DenseLayer:
+        attention, mlp = layer.self_attn, layer.mlp
+        norms = [_norm(getattr(layer, name), family) if name else None for name in family.norms]
+        return DenseLayer(
+            attention_norm_H=norms[0],
+            qkv=_joined(dtype, attention.q_proj, attention.k_proj, attention.v_proj),
+            head_norm_hd=_head_norms(attention, n_queries, n_keys, family),
+            output=_joined(dtype, attention.o_proj, factor=residual),
+            attention_end_norm_H=norms[1],
+            mlp_norm_H=norms[2],
+            gate_up=_joined(dtype, mlp.gate_proj, mlp.up_proj),
+            down=_joined(dtype, mlp.down_proj, factor=residual),
+            mlp_end_norm_H=norms[3],
+            rope=(0 if len(rotations) == 1 else rotations.index(kinds[number])) if roped[number] else None,
+            window=config.sliding_window if family.windowed else getattr(attention, "sliding_window", None),
         )
-        for layer in decoder.layers
-    )
-    frequencies_d, rope_scale = rope(config, embeddings_VH.device)
+
+    layers = tuple(layer_of(number, layer) for number, layer in enumerate(decoder.layers))
+    ropes = tuple(rope(config, embeddings_VH.device, kind) for kind in rotations)
+    queries = _rotations(config)[rotations[0]]
+    long = queries.get("llama_4_scaling_beta")
+    norm_H = _norm(decoder.norm, family)
     return DenseWeights(
         embeddings_VH=embeddings_VH,
         layers=layers,
-        norm_H=decoder.norm.weight.detach(),
+        norm_H=norm_H if factor == 1 else norm_H * factor,
         head=Product(head.weight.detach(), head.bias, most_bytes=MOST_HEAD_COPY),
         n_queries=n_queries,
         n_keys=n_keys,
-        head_dim=2 * len(frequencies_d),
+        head_dim=2 * len(ropes[0][0]),
         norm_eps=config.rms_norm_eps,
-        frequencies_d=frequencies_d,
-        rope_scale=rope_scale,
+        ropes=ropes,
+        activation=ACTIVATIONS[_activation(config)],
+        joint_norms=family.head_norms == "joint",
+        # Gemma rounds the root to the embeddings' own type
+        embedding_scale=float(torch.tensor(config.hidden_size**0.5, dtype=dtype))
+        if family.gemma
+        else getattr(config, "embedding_multiplier", 1.0),
+        attention_scale=decoder.layers[0].self_attn.scaling,
+        long_queries=(long, queries["original_max_position_embeddings"]) if long else None,
     )
 
 
-def _joined(dtype: torch.dtype, *projections: Any) -> Product:
-    """One product of several projections with the same input."""
+def _norm(norm: Any, family: Family) -> torch.Tensor:
+    """The weight of a norm, by which what is normed is multiplied."""
+    weight: torch.Tensor = norm.weight.detach()
+    return 1 + weight.float() if family.gemma else weight  # in 16 bits the sum would lose what is learned
+
+
+def _joined(dtype: torch.dtype, *projections: Any, factor: float = 1.0) -> Product:
+    """One product of several projections with the same input, times a factor."""
     bases = [_base(projection) for projection in projections]
     sizes, device = [base.out_features for base in bases], bases[0].weight.device
     weight_OI = torch.empty(sum(sizes), bases[0].in_features, dtype=dtype, device=device)
     for projection, out_OI in zip(projections, torch.split(weight_OI, sizes), strict=True):
         _merge_into(out_OI, projection)
+    if factor != 1:
+        weight_OI *= factor
     if all(base.bias is None for base in bases):
         return Product(weight_OI)
     biases = [torch.zeros(base.out_features, device=device) if base.bias is None else base.bias for base in bases]
-    return Product(weight_OI, torch.cat([bias.detach().to(dtype) for bias in biases]))
+    return Product(weight_OI, factor * torch.cat([bias.detach().to(dtype) for bias in biases]))
 
 
 def merged_weight(projection: Any) -> torch.Tensor:
@@ -153,23 +222,28 @@ def dequantised(weight: Any) -> torch.Tensor:
     return weight.detach()  # type: ignore[no-any-return]
 
 
-def _head_norms(attention: Any, n_queries: int, n_keys: int) -> torch.Tensor | None:
-    if not hasattr(attention, "q_norm"):
+def _head_norms(attention: Any, n_queries: int, n_keys: int, family: Family) -> torch.Tensor | None:
+    """The weights [h, d] by which query and key heads are multiplied after their norm."""
+    if not family.head_norms:
         return None
-    query_d, key_d = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
-    return torch.cat([query_d.expand(n_queries, -1), key_d.expand(n_keys, -1)])
+    queries, keys = (_norm(norm, family) for norm in (attention.q_norm, attention.k_norm))
+    return (
+        torch.cat([queries.expand(n_queries, -1), keys.expand(n_keys, -1)])
+        if family.head_norms == "each"
+        else (torch.cat([queries.view(n_queries, -1), keys.view(n_keys, -1)]))
+    )
 
 
-def rope(config: Any, device: torch.device) -> tuple[torch.Tensor, float]:
-    """Frequencies and scale; those other than the default by transformers' own formulas."""
+def rope(config: Any, device: torch.device, layer_type: str | None = None) -> tuple[torch.Tensor, float]:
+    """Frequencies and scale of all layers or of a type; those other than the default by transformers' own formulas."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # must wait for Unsloth
 
-    kind = config.rope_parameters["rope_type"]
-    if kind != "default":
-        frequencies_d, scale = ROPE_INIT_FUNCTIONS[kind](config, device)
+    about = _rotations(config)[layer_type]
+    if about["rope_type"] != "default":
+        frequencies_d, scale = ROPE_INIT_FUNCTIONS[about["rope_type"]](config, device, layer_type=layer_type)
         return frequencies_d.float(), float(scale)
     exponents_d = torch.arange(0, head_dim(config), 2, dtype=torch.float32, device=device) / head_dim(config)
-    return 1.0 / config.rope_parameters["rope_theta"] ** exponents_d, 1.0
+    return 1.0 / about["rope_theta"] ** exponents_d, 1.0
 
 
 def head_dim(config: Any) -> int:

@@ -69,8 +69,7 @@ def is_packable(model: Any) -> bool:
     # this imports transformers, which must wait for Unsloth, so not before a model is loaded
     from expo_lite.policy import attention
 
-    kinds = set(getattr(model.config, "layer_types", None) or ())
-    return kinds <= {"full_attention"} and model.config._attn_implementation == attention.NAME
+    return bool(model.config._attn_implementation == attention.NAME)
 
 
 def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:

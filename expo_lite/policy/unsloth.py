@@ -107,7 +107,10 @@ def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any,
         if folder != source:
             read_tokenizer(Path(source), source).save_pretrained(folder)
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
-        limit = AutoConfig.from_pretrained(folder, **options).max_position_embeddings
+        about = AutoConfig.from_pretrained(folder, **options)
+        if about.get_text_config() is not about:
+            raise ModelError("Unsloth loads all of a model that also sees or hears: take --backend hf.")
+        limit = about.max_position_embeddings
         model, _ = FastLanguageModel.from_pretrained(**load_arguments(folder, config, device, limit))
         return model, missing  # without Unsloth's tokenizer: it may have another padding token and padding side
 

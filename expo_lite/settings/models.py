@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from expo_lite.errors import ConfigError
 
@@ -17,9 +18,47 @@ def prompt_file(given: Path | None) -> Path | None:
     return ASSETS / "skeleton.txt" if str(given) == SKELETON else given
 
 
-FAMILIES = ("llama", "qwen2", "qwen3")
-"""Model types that our decoder samples, whose completions share their prompt when scored, and that are written as GGUF.
-Their attention is all in the attention interface of transformers."""
+NormNames = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kind of model by what sets its layers apart from Llama's, where its configuration does not say so itself."""
+
+    norms: NormNames = ("input_layernorm", "", "post_attention_layernorm", "")
+    """Names of the norms before and after the attention, before and after the MLP; empty where there is none."""
+    head_norms: Literal["", "each", "joint"] = ""
+    """Norms of queries and keys: of each head, or of all heads together."""
+    biased: bool = False
+    """The query, key and value projections have biases, whatever the configuration says."""
+    gemma: bool = False
+    """Norms multiply by 1 + weight, and embeddings are scaled by the root of their width."""
+    windowed: bool = False
+    """The configuration's sliding window, if any, is that of all layers, and none of them says so."""
+    gguf: str = ""
+    """Its architecture's name in GGUF files; empty if none are written."""
+
+
+_AFTER = ("", "post_attention_layernorm", "", "post_feedforward_layernorm")
+_FOUR = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+FAMILIES = {
+    "llama": Family(gguf="llama"),
+    "mistral": Family(windowed=True),
+    "ministral": Family(),
+    "ministral3": Family(windowed=True),
+    "smollm3": Family(),
+    "granite": Family(),
+    "qwen2": Family(biased=True, gguf="qwen2"),
+    "qwen3": Family(head_norms="each", gguf="qwen3"),
+    "olmo2": Family(_AFTER, head_norms="joint"),
+    "olmo3": Family(_AFTER, head_norms="joint"),
+    "gemma": Family(gemma=True),
+    "gemma3_text": Family(_FOUR, head_norms="each", gemma=True),
+}
+"""Model types that our decoder samples, whose completions share their prompt when scored, and whose memory is planned.
+Windows, rotations and scales are read from the configuration. All their attention is in transformers' interface."""
+COUNTED = {name for name, family in FAMILIES.items() if family.norms == Family().norms and not family.gemma}
+"""Those whose layers' activations the memory plan counts one by one: Llama's."""
 
 
 @dataclass(frozen=True, slots=True)
