@@ -142,6 +142,8 @@ def test_other_versions_are_refused() -> None:
         (ExpoConfig(explanation_filter=("verified", "lift")), "explanation_filter lift"),
         (ExpoConfig(explanation_refresh_steps=3), "explanation_refresh_steps"),
         (ExpoConfig(exp_sft_coef=-1), "exp_sft_coef must be"),
+        (ExpoConfig(train_context="plain"), "train_context is for `expo-lite train` only"),
+        (ExpoConfig(teacher="current"), "teacher is for `expo-lite train` only"),
     ],
 )
 def test_what_only_our_own_loop_has_is_refused(settings: ExpoConfig, said: str) -> None:
