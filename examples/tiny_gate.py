@@ -43,7 +43,7 @@ def sample(
 def judged(problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[list[tuple[bool, bool]]]:
     """(right, valid) of each completion."""
     return [
-        [(TASK.grade(problem, text).correct, TASK.check_steps(problem, text) == "valid") for text in row]
+        [(TASK.grade(problem, text).correct, TASK.check_steps(problem, text)) for text in row]
         for problem, row in zip(problems, texts, strict=True)
     ]
 

@@ -54,30 +54,11 @@ _LATE = {
 }
 
 __all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DivergedError",
-    "DpoConfig",
-    "ExpoConfig",
-    "ExpoLiteError",
-    "Grader",
-    "HeldOutConfig",
-    "LossConfig",
-    "ModelError",
-    "OptimizerConfig",
-    "PolicyConfig",
-    "Problem",
-    "RolloutConfig",
-    "TaskOptions",
-    "TrainConfig",
-    "__version__",
-    "evaluate",
-    "load_policy",
-    "load_task",
-    "task_from_rows",
-    "train",
-]
+    "CheckpointError", "ConfigError", "DataError", "DivergedError", "DpoConfig", "ExpoConfig", "ExpoLiteError",
+    "Grader", "HeldOutConfig", "LossConfig", "ModelError", "OptimizerConfig", "PolicyConfig", "Problem",
+    "RolloutConfig", "TaskOptions", "TrainConfig", "__version__", "evaluate", "load_policy", "load_task",
+    "task_from_rows", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -13,13 +13,7 @@ from safetensors import SafetensorError
 from expo_lite.errors import CheckpointError, DivergedError, ExpoLiteError, ModelError
 from expo_lite.grading import Grader
 from expo_lite.measure.diagnose import CHAINS, chain_metrics, diagnose_first, diagnosed
-from expo_lite.measure.evaluate import (
-    evaluate_and_compare,
-    evaluate_once,
-    held_out,
-    is_due,
-    load_evaluation,
-)
+from expo_lite.measure.evaluate import evaluate_and_compare, evaluate_once, held_out, is_due, load_evaluation
 from expo_lite.memory.limits import Limits, fitted, fitting, peak_memory_gib, peak_reserved_gib
 from expo_lite.memory.machine import out_of_memory, short_of_memory
 from expo_lite.memory.plan import GIB, MemoryPlan
@@ -38,21 +32,12 @@ from expo_lite.run.target import policy_settings, resolve_run, run_prompts, star
 from expo_lite.settings.machine import how_to_install, load_of_others, missed_unsloth
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig, TrainConfig
+from expo_lite.step import run as state
 from expo_lite.step.learn import learn, learning_rate, make_optimizer
 from expo_lite.step.methods import METHOD_ROWS, coefficient_in_force, experience_metrics, sample_experience
 from expo_lite.step.pairs import pair_rows
 from expo_lite.step.rollout import draw, remember
-from expo_lite.step.run import (
-    CHECKED_PROBLEMS,
-    Run,
-    both_prompts,
-    check_chains,
-    check_sampler,
-    last_good,
-    resume,
-    save,
-    training_problems,
-)
+from expo_lite.step.run import CHECKED_PROBLEMS, Run
 from expo_lite.tasks import Task, load_task
 from expo_lite.tasks.base import say_read
 from expo_lite.terminal import Terminal, command, counted, say, warning
@@ -116,12 +101,12 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
         run = start(task, config, folder, console)
         with locked(folder.path):
             before = after = None
-            resume(run, console)
+            state.resume(run, console)
             say_new_schedules(run)
             if run.step >= config.steps:
                 say(console, f"This run has finished: all its {run.step} steps are done. Give more --steps to go on.")
             try:
-                check_sampler(run, console)
+                state.check_sampler(run, console)
                 diagnose_first(run, console, stops)
                 resumed, settings = run.step > 0, to_json(run.config)
                 with contextlib.closing(Logs(config.log, folder, settings, run.limits.warn, resumed=resumed)) as logs:
@@ -168,7 +153,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     say_read(task, console)
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     prompts = run_prompts(config, folder, warn)
-    problems = training_problems(task, config, prompts, warn)
+    problems = state.training_problems(task, config, prompts, warn)
     if config.resume:
         folder.check(config)
     limits = Limits.of(config, warn=warn, keeps=plan.keeps if plan else "inputs")
@@ -185,7 +170,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     problems = fitting(
         problems, config.model, config.sampling.max_completion_tokens, tokenizer=lambda: policy.tokenizer, warn=warn
     )
-    check_chains(problems, config, "all are left out. Mend the data as the warnings above say")
+    state.check_chains(problems, config, "all are left out. Mend the data as the warnings above say")
     if not config.resume:
         shown = prompts_as_read(policy.tokenizer, prompts, config.explanation.explain_with)
         template = policy.tokenizer.chat_template
@@ -221,7 +206,7 @@ def planned_peak_gib(run: Run, plan: MemoryPlan) -> float:
     learned = n * (config.group_size + config.explanation.explanations_per_problem)
     scored = CHAINS * len(diagnosed(config, run.problems))
     own = plan.of_run(
-        prompt_tokens=max(map(len, both_prompts(run, longest))),
+        prompt_tokens=max(map(len, state.both_prompts(run, longest))),
         sampled_rows=max(n * config.group_size, evaluated),
         learned_rows=max(learned, scored),
     )
@@ -250,7 +235,7 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
                 stalled = True
                 run.limits.warn(str(finding))
             if run.step % run.config.save_every == 0 or run.step == total or stops.requested or is_due(run):
-                save(run)
+                state.save(run)
     return run.step >= total
 
 
@@ -271,12 +256,12 @@ def take_step(run: Run) -> dict[str, float]:
     if not math.isfinite(metrics.get("sampling/nll", 0.0)):
         raise DivergedError(
             f"Step {run.step + 1}: the policy's log-probabilities are no longer finite. The last good checkpoint is "
-            f"{last_good(run, before=run.step)}. Lower --learning-rate and start anew with another --output."
+            f"{state.last_good(run, before=run.step)}. Lower --learning-rate and start anew with another --output."
         )
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
         metrics |= chain_metrics(policy, experience.groups, experience.explanations, limits=run.limits)
     scored = time.monotonic()
-    good = last_good(run, before=run.step + 1)
+    good = state.last_good(run, before=run.step + 1)
     metrics |= learn(policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)
     ended = time.monotonic()
     metrics |= {

@@ -49,7 +49,7 @@ def nothing_written(working_directory: Path) -> Iterator[None]:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the self-check of runs, which is half of a short one; test_self_check.py tests it."""
-    monkeypatch.setattr("expo_lite.loop.check_sampler", lambda *_: None)
+    monkeypatch.setattr("expo_lite.step.run.check_sampler", lambda *_: None)
 
 
 LONGEST = ("sweep", "resume", "loop", "grading", "memory", "check_gpu", "trl", "page_in_browser", "commands_together",

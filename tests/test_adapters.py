@@ -168,7 +168,7 @@ def test_the_bits_of_training_travel_with_the_adapter(sixteen: Path, tmp_path: P
     found = load_file(tmp_path / "model.safetensors")
     for name in ("model.layers.0.mlp.up_proj.weight", "model.layers.3.self_attn.q_proj.weight"):
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-6)
-    place = Destination(target, "merged", "merged", "f32", "", tmp_path, Problem("", "", ""))
+    place = Destination(target, "merged", "f32", "", tmp_path, Problem("", "", ""))
     assert "taken in 16 bits, as in training." in card_of(place, None, None)
 
 
@@ -183,7 +183,7 @@ def test_other_bits_are_asked_for_and_said(sixteen: Path, tmp_path: Path) -> Non
     warned: list[str] = []
     run_prompts(config, RunFolder(config.output), warned.append)
     assert said in warned[0]
-    place = Destination(target, "merged", "merged", "bf16", "", tmp_path, Problem("", "", ""))
+    place = Destination(target, "merged", "bf16", "", tmp_path, Problem("", "", ""))
     assert "taken in 4 bits, at commit abc." in card_of(place, None, "abc")
 
 

@@ -95,7 +95,7 @@ def test_report_prints_settings_differences_won_and_lost(tmp_path: Path, capsys:
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
     found = json.loads(report(capsys, str(a), str(b), "--json"))
     (comparison,) = found["comparisons"]
-    assert comparison["settings"] == {"method": ["exp-grpo", "grpo"]}
+    assert comparison["settings"] == {"method": ["exp-grpo", "grpo"], "explanation.exp_sft_coef": [0.04, None]}
     pairing = comparison["pairing"]
     assert pairing["levels"][-1]["difference"]["1"]["value"] == pytest.approx(change)
     assert [c["problem_id"] for part in ("won", "lost") for c in pairing[part]] == ["held/1", "held/0"]

@@ -31,7 +31,7 @@ EXPERT = "First blorp takes 4 to 0, then hop takes 0 to 3, then dax takes 3 to 0
 
 
 def test_a_problem_by_hand() -> None:
-    assert PUZZLE.values == (4, 0, 3, 0)
+    assert [(before, after) for _, before, _, _, after in PUZZLE.steps] == [(4, 0), (0, 3), (3, 0)]
     assert PUZZLE.question == "Start with 4.\nA: blorp.\nB: hop.\nC: dax.\nWrite the results one after the other."
     assert PUZZLE.answer == "A=0, B=3, C=0"
     assert PUZZLE.own_chain == OWN
@@ -77,7 +77,7 @@ def test_every_test_problem_has_chains_that_pass_the_step_checker_and_the_grade(
         assert problem.expert_chain is not None
         for chain in (problem.expert_chain, read_question(problem.question).own_chain):
             assert task.grade(problem, chain).correct
-            assert task.check_steps(problem, chain) == "valid"
+            assert task.check_steps(problem, chain)
 
 
 @pytest.mark.parametrize(
@@ -101,26 +101,26 @@ def test_a_truncated_completion_and_one_without_an_answer_are_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("completion", "reason"),
+    ("completion", "right"),
     [
-        (OWN, "valid"),
-        (EXPERT, "valid"),
-        ("Let us see.\n" + OWN.replace("A:4 blorp+6=0", "A: 4 blorp + 6 = 0"), "valid"),
-        (OWN.replace("boxed{A=0", "boxed{A=1"), "wrong_answer"),
-        ("A:4 blorp+6=0\n", "wrong_answer"),
-        ("\\boxed{A=0, B=3, C=0}", "no_steps"),
-        (OWN.replace("B:0 hop+3=3\n", ""), "missing_step"),
-        (OWN.replace("C:", "C:3 dax+7=0\nC:"), "missing_step"),
-        (OWN.replace("B:0 hop+3=3", "B:0 dax+3=3"), "wrong_step"),
-        (OWN.replace("B:0 hop+3=3", "B:1 hop+3=4"), "wrong_step"),
-        (OWN.replace("+6=0", "+5=0"), "wrong_sum"),
-        (OWN.replace("A:4 blorp+6=0", "A:4 blorp+5=9"), "wrong_amount"),
-        (EXPERT.replace("takes 0 to 3", "takes 0 to 4"), "wrong_step"),
-        (EXPERT.replace(", then dax takes 3 to 0", ""), "missing_step"),
+        (OWN, True),
+        (EXPERT, True),
+        ("Let us see.\n" + OWN.replace("A:4 blorp+6=0", "A: 4 blorp + 6 = 0"), True),
+        (OWN.replace("boxed{A=0", "boxed{A=1"), False),
+        ("A:4 blorp+6=0\n", False),
+        ("\\boxed{A=0, B=3, C=0}", False),
+        (OWN.replace("B:0 hop+3=3\n", ""), False),
+        (OWN.replace("C:", "C:3 dax+7=0\nC:"), False),
+        (OWN.replace("B:0 hop+3=3", "B:0 dax+3=3"), False),
+        (OWN.replace("B:0 hop+3=3", "B:1 hop+3=4"), False),
+        (OWN.replace("+6=0", "+5=0"), False),
+        (OWN.replace("A:4 blorp+6=0", "A:4 blorp+5=9"), False),
+        (EXPERT.replace("takes 0 to 3", "takes 0 to 4"), False),
+        (EXPERT.replace(", then dax takes 3 to 0", ""), False),
     ],
 )
-def test_what_the_step_checker_says_of_a_chain(completion: str, reason: str) -> None:
-    assert check_steps(PUZZLE.question, completion) == reason
+def test_what_the_step_checker_says_of_a_chain(completion: str, right: bool) -> None:
+    assert check_steps(PUZZLE.question, completion) is right
 
 
 def test_a_lucky_chain_of_another_meaning_does_not_exist() -> None:

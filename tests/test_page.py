@@ -28,7 +28,7 @@ class Parts(HTMLParser):
 
 
 def page_of(*folders: Path) -> str:
-    return render(read_runs(folders)).html
+    return render(read_runs(folders))[0]
 
 
 def test_nothing_is_fetched(tmp_path: Path) -> None:
@@ -57,7 +57,8 @@ def test_what_models_and_folders_say_is_never_markup(tmp_path: Path) -> None:
 def test_settings_versions_and_differences_are_in_it(tmp_path: Path) -> None:
     html = page_of(make_run(tmp_path / "a"), make_run(tmp_path / "b", method="grpo", seed=7))
     rows = re.findall(r"<tr><th>(\S+)</th><td class=\"text\">(.*?)</td><td class=\"text\">(.*?)</td></tr>", html)
-    assert rows == [("method", "exp-grpo", "grpo"), ("seed", "0", "7")]
+    assert rows[:2] == [("method", "exp-grpo", "grpo"), ("seed", "0", "7")]
+    assert rows[2:] == [("explanation.exp_sft_coef", "0.04", "unset")]
     assert "<span>policy.lora_rank</span> <b>16</b>" in html
     assert "<span>torch</span>" in html
     assert "b minus a" in html
@@ -78,10 +79,10 @@ def test_a_report_is_never_larger_than_its_limit(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(page_module, "MOST_BYTES", limit)
     # 60 x 3 x 5 samples of 400 words that no compression can do much about
     folder = make_run(tmp_path / "a", steps=60, words=400)
-    page = render(read_runs([folder]))
-    assert 0.9 * limit < len(page.html.encode()) <= limit
-    assert 0 < page.n_kept < page.n_all == 900
-    assert f"{page.n_all - page.n_kept} were left out" in page.html
+    html, samples = render(read_runs([folder]))
+    assert 0.9 * limit < len(html.encode()) <= limit
+    assert 0 < samples.n_kept < samples.n_all == 900
+    assert f"{samples.n_all - samples.n_kept} were left out" in html
 
 
 def test_the_command_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,4 +101,4 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     assert "There is no run in" in capsys.readouterr().err
     a = make_run(tmp_path / "a")
     assert cli.run(["report", str(a), "--output", str(a / "config.json" / "r.html")]) == 1
-    assert "Choose another --output" in capsys.readouterr().err
+    assert "choose another --output" in capsys.readouterr().err

@@ -15,8 +15,9 @@ from expo_lite.report.overview import (
     measurements,
     names_of,
     over_training,
-    overview,
     picture,
+    sentence,
+    tiles,
 )
 from expo_lite.results.record import RunRecord, differing, labels, read_runs
 from expo_lite.run.dashboard import duration
@@ -75,7 +76,8 @@ def test_what_is_damaged_is_named(tmp_path: Path, name: str, text: str | None, m
 
 def test_settings_that_differ(tmp_path: Path) -> None:
     a, b = read_runs([make_run(tmp_path / "a"), make_run(tmp_path / "b", method="grpo", seed=1)])
-    assert differing([a, b]) == [("method", ["exp-grpo", "grpo"]), ("seed", [0, 1])]
+    coefficient = ("explanation.exp_sft_coef", [0.04, None])
+    assert differing([a, b]) == [("method", ["exp-grpo", "grpo"]), ("seed", [0, 1]), coefficient]
     assert differing([a, replace(a, made_with=a.made_with | {"device": "cuda"})]) == [
         ("device", ["cpu: 1 threads", "cuda"])
     ]
@@ -161,12 +163,11 @@ def test_evaluations_on_the_way_are_curves(tmp_path: Path) -> None:
 
 def test_the_overview_says_first_and_last(tmp_path: Path) -> None:
     (run,) = read_runs([make_run(tmp_path / "a", steps=20)])
-    view = overview(run, measurements([run]))
-    assert view.sentence == "tiny by exp-grpo on hidden-rules; 20 steps, seed 0."
-    tiles = {tile.name: tile for tile in view.tiles}
+    assert sentence(run) == "tiny by exp-grpo on hidden-rules; 20 steps, seed 0."
+    shown = {tile.name: tile for tile in tiles(run)}
     # level 2: problems 1 and 3; one of eight samples right, then none
-    assert (tiles["pass@1, level 2"].before, tiles["pass@1, level 2"].after) == ("12%", "0%")
-    assert tiles["Training time"].after == "40 s"
+    assert (shown["pass@1, level 2"].before, shown["pass@1, level 2"].after) == ("12%", "0%")
+    assert shown["Training time"].after == "40 s"
 
 
 def test_words() -> None:

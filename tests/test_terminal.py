@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expo_lite.commands import cli
-from expo_lite.run.progress import completion_bar
+from expo_lite.run.progress import CompletionBar
 from expo_lite.settings.models import PRESETS
 from expo_lite.terminal import Terminal, as_started, latex, markdown, new_table, program, say, visible, wrapped
 
@@ -121,7 +121,7 @@ def test_strings_texts_tables_titles_rules_and_bars() -> None:
     console.print(HOSTILE, style="bold", markup=True, emoji=True, highlight=True)
     console.print(HOSTILE, 1, HOSTILE, sep="")
     say(console, HOSTILE)
-    with completion_bar(console, HOSTILE, 3) as advance:
+    with CompletionBar(console, HOSTILE, 3) as advance:
         advance(2)
     with Live(HOSTILE, console=console) as live:
         live.update(Text(HOSTILE))

@@ -13,17 +13,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from expo_lite.commands.flags import (
-    READABLE,
-    UNSET,
-    flags_of,
-    help_text,
-    inner,
-    metavar,
-    read_word,
-    stray_word,
-    unknown_flag,
-)
+from expo_lite.commands import flags
+from expo_lite.commands.flags import UNSET
 from expo_lite.errors import ConfigError
 from expo_lite.records import Level
 from expo_lite.settings.schema import from_mapping
@@ -45,13 +36,13 @@ T = TypeVar("T")
 @REGISTRY.primitive_rule
 def _word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Read one word, of `INT | None` too; `unset` is no value."""
-    kind, optional = inner(info.type), type(None) in get_args(info.type)
-    if info.type_origin is tuple or not (kind in READABLE or kind == Level or get_origin(kind) is Literal):
+    kind, optional = flags.inner(info.type), type(None) in get_args(info.type)
+    if info.type_origin is tuple or not (kind in flags.READABLE or kind == Level or get_origin(kind) is Literal):
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=metavar(kind),
-        instance_from_str=lambda words: None if optional and words == [UNSET] else read_word(kind, words[0]),
+        metavar=flags.metavar(kind),
+        instance_from_str=lambda words: None if optional and words == [UNSET] else flags.read_word(kind, words[0]),
         is_instance=lambda value: True,
         str_from_instance=lambda value: [UNSET if value is None else str(value)],
     )
@@ -62,15 +53,15 @@ def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Read `1 4 16` and `1,4,16` alike; only free text may contain commas."""
     if info.type_origin is not tuple:
         return None
-    kind = inner(info.type)
+    kind = flags.inner(info.type)
 
     def parse(words: list[str]) -> tuple[Any, ...]:
         parts = words if kind is str else [part for word in words for part in word.split(",") if part]
-        return () if parts == [UNSET] else tuple(read_word(kind, part.strip()) for part in parts)
+        return () if parts == [UNSET] else tuple(flags.read_word(kind, part.strip()) for part in parts)
 
     return PrimitiveConstructorSpec(
         nargs="*",
-        metavar=f"{metavar(kind)} [...]",
+        metavar=f"{flags.metavar(kind)} [...]",
         instance_from_str=parse,
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [str(part) for part in value] or [UNSET],
@@ -108,33 +99,25 @@ def read(command: type[Any], words: Sequence[str], *, verb: str) -> Any:
     """
     file = path_of("--config", words)
     hints = get_type_hints(command)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"add_help": False, "return_unknown_args": True, "config": NAMES, "registry": REGISTRY}
     if "settings" in hints:
         settings = defaults(hints["settings"], command.before_flags(words, file), str(file))
         options["default"] = command(settings=settings, config=file)
     if {"--help", "-h"} & set(words):
         width = shutil.get_terminal_size().columns
-        sys.stdout.write(visible(help_text(verb, command, options.get("default"), width)))
+        sys.stdout.write(visible(flags.help_text(verb, command, options.get("default"), width)))
         sys.exit(0)
-    flags, said = list(flags_of(command)), io.StringIO()
+    known, said = list(flags.flags_of(command)), io.StringIO()
     hint = f" `expo-lite {verb} --help` lists the flags."
-    if refused := unknown_flag(words, flags):
+    if refused := flags.unknown_flag(words, known):
         raise ConfigError(refused + hint)
     try:
         with contextlib.redirect_stderr(said):
-            made, strays = tyro.cli(
-                command,
-                args=words,
-                add_help=False,
-                return_unknown_args=True,
-                config=NAMES,
-                registry=REGISTRY,
-                **options,
-            )
+            made, strays = tyro.cli(command, args=words, **options)
     except SystemExit as error:
         raise ConfigError(_refusal(said.getvalue()) + hint) from error
     if strays:
-        raise ConfigError(stray_word(strays[0], words, flags) + hint)
+        raise ConfigError(flags.stray_word(strays[0], words, known) + hint)
     return made
 
 

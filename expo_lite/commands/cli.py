@@ -34,7 +34,7 @@ from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
 from expo_lite.memory.machine import first_line, out_of_memory, short_of_memory
 from expo_lite.settings.machine import prepare_torch
 from expo_lite.settings.models import suggestion
-from expo_lite.terminal import Terminal, as_started, say, visible, visible_line, wrapped
+from expo_lite.terminal import Terminal, say, visible, visible_line
 
 VERSION = version("expo-lite")
 DESCRIPTION = (
@@ -51,27 +51,9 @@ BROKEN_PIPE = 141
 WIDE = 160
 """Columns to print without a terminal; rich would cut tables to 80."""
 
-COMMANDS: dict[str, type[Command]] = {
-    "train": Train,
-    "eval": Eval,
-    "diagnose": Diagnose,
-    "report": Report,
-    "watch": Watch,
-    "doctor": Doctor,
-    "export": Export,
-    "chat": Chat,
-    "sweep": Sweep,
-    "replicate": Replicate,
-    "plan": Plan,
-    "grade": Grade,
-    "models": Models,
-    "tasks": Tasks,
-}
-REPLACED = {
-    "hard": "eval MODEL --write-unsolved FILE",
-    "explain": "diagnose --show 4",
-    "compare": "report RUN RUN",
-}
+VERBS = (Train, Eval, Diagnose, Report, Watch, Doctor, Export, Chat, Sweep, Replicate, Plan, Grade, Models, Tasks)
+COMMANDS: dict[str, type[Command]] = {verb.__name__.lower(): verb for verb in VERBS}
+REPLACED = {"hard": "eval MODEL --write-unsolved FILE", "explain": "diagnose --show 4", "compare": "report RUN RUN"}
 """Commands of earlier versions, with the command that does the same now."""
 
 
@@ -106,8 +88,7 @@ def run(words: Sequence[str]) -> int:
             raise
         if "--debug" in words:
             sys.stderr.write(visible(traceback.format_exc()))
-        line = as_started(f"error: {visible_line(expected)}")
-        sys.stderr.write((wrapped(line, os.get_terminal_size(2).columns) if sys.stderr.isatty() else line) + "\n")
+        say(Terminal(stderr=True), f"error: {visible_line(expected)}")
         return expected.exit_code
     return 0
 
@@ -141,9 +122,9 @@ def print_help() -> None:
     for verb, command in COMMANDS.items():
         table.add_row(verb, about_and_example(command)[0])
     console = Terminal()
-    for line in (*DESCRIPTION.splitlines(), ""):
+    for line in DESCRIPTION.splitlines():
         say(console, line)
-    console.print(table)
+    console.print("", table)
 
 
 def as_expected(error: Exception) -> ExpoLiteError | None:

@@ -4,23 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
-from expo_lite.commands.command import (
-    ConfiguredCommand,
-    Inline,
-    import_torch,
-    measured_problems,
-    prompts_of,
-    say_device,
-    target_of,
-)
+from expo_lite.commands import command
 from expo_lite.grading import Grader
-from expo_lite.measure.verdict import closing_line
+from expo_lite.measure.verdict import LevelDiagnosis, closing_line
 from expo_lite.records import ALL, Explanation, Level
 from expo_lite.results.tables import interval_cell
 from expo_lite.run.folder import check_new
@@ -29,18 +21,15 @@ from expo_lite.settings.train import task_label
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, counted, new_table, say
 
-if TYPE_CHECKING:
-    from expo_lite.measure.verdict import LevelDiagnosis
-
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnose(ConfiguredCommand):
+class Diagnose(command.ConfiguredCommand):
     """Measure whether explanations are good positives for a model on a task: probable, and of use for the answer.
 
     Example: expo-lite diagnose --model qwen2.5-3b --task jsonl:problems.jsonl --show 4
     """
 
-    settings: Annotated[DiagnoseConfig, Inline]
+    settings: Annotated[DiagnoseConfig, command.Inline]
 
     def run(self) -> None:
         """Sample groups and an explanation of each problem, measure them and expert chains, show the figures.
@@ -51,18 +40,18 @@ class Diagnose(ConfiguredCommand):
         config = self.settings
         check_measuring(config)
         console = Terminal()
-        target = target_of(config, config.model)
-        prompts = prompts_of(config, target)
+        target = command.target_of(config, config.model)
+        prompts = command.prompts_of(config, target)
         folder = config.output or Path("runs") / f"diagnose-{target.label}-{task_label(config.task)}"
         check_new(folder)
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
-            problems = measured_problems(task, config, config.split, prompts, console)
-            import_torch(console)
+            problems = command.measured_problems(task, config, config.split, prompts, console)
+            command.import_torch(console)
             from expo_lite.measure.diagnose import diagnose_target
 
             say(console, f"{target.label}: diagnosing {counted(len(problems), 'problem')} ...")
-            say_device(console, target)
+            command.say_device(console, target)
             result = diagnose_target(target, task, problems, config, folder, console)
         n_shown = Counter[Level | None]()
         for explanation in result.explanations:
@@ -95,7 +84,7 @@ COLUMNS = {"no answer": "own", "true answer": "explanation", "wrong answer": "wr
 """The answer that the prompt showed, or `expert` for the author, and the kind of chain in the figures."""
 
 
-def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) -> list[Table]:
+def tables(levels: Sequence[LevelDiagnosis], *, name: str, group_size: int) -> list[Table]:
     """Return a table of rates by level, then a table of chains for each level."""
     title = f"{name}: percent, with 95% intervals"
     heads = ("level", "problems", "right", f"all {group_size} wrong", "truncated", "explanations accepted")
@@ -107,7 +96,7 @@ def tables(levels: "Sequence[LevelDiagnosis]", *, name: str, group_size: int) ->
     return [rates, *map(chain_table, single)]
 
 
-def chain_table(row: "LevelDiagnosis") -> Table:
+def chain_table(row: LevelDiagnosis) -> Table:
     """Chains of one level under the plain prompt, by what was shown when they were written."""
     title = f"level {row.level}" if row.level != ALL else "all levels"
     chains = new_table("", *COLUMNS, title=f"{title}: chains by what was shown")

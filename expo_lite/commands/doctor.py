@@ -109,7 +109,8 @@ def show(check: Check, console: Console) -> bool:
 
 def machine_checks(*, training: bool) -> Iterator[Check]:
     """Check this machine; with `training`, train the built-in model too."""
-    yield python()
+    system = f"Python {platform.python_version()} on {platform.system()} {platform.release()} ({platform.machine()})"
+    yield Check("ok", f"{system}{', inside WSL2' if in_wsl() else ''}.")
     yield from versions()
     if not is_installed("torch"):
         return
@@ -120,12 +121,6 @@ def machine_checks(*, training: bool) -> Iterator[Check]:
     yield four_bits()
     if training and card.state != "problem":  # training would fail for the same reason
         yield train()
-
-
-def python() -> Check:
-    """Check Python and the system."""
-    system = f"Python {platform.python_version()} on {platform.system()} {platform.release()} ({platform.machine()})"
-    return Check("ok", f"{system}{', inside WSL2' if in_wsl() else ''}.")
 
 
 def versions() -> Iterator[Check]:

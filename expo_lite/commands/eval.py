@@ -1,7 +1,6 @@
 """`expo-lite eval`: measure a run or a model on a task, alone or against another."""
 
 import gc
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -9,36 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console, RenderableType
 
-from expo_lite.commands.command import (
-    ConfiguredCommand,
-    Inline,
-    Printing,
-    import_torch,
-    measured_problems,
-    prompts_of,
-    say_device,
-    target_of,
-)
+from expo_lite.commands import command
 from expo_lite.errors import CheckpointError
 from expo_lite.grading import Grader
 from expo_lite.memory.shapes import cached_commit, context_of
-from expo_lite.run.folder import write_atomically
-from expo_lite.run.progress import completion_bar, working
+from expo_lite.records import Problem
+from expo_lite.results.figures import GradedProblem, evaluation_of
+from expo_lite.results.paired import pair
+from expo_lite.results.tables import evaluation_tables, pairing_tables
+from expo_lite.run.folder import JsonLines, locked, make_folder, write_json
+from expo_lite.run.progress import CompletionBar, working
 from expo_lite.run.target import Target, params_of
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.settings.machine import importing
 from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import task_label
-from expo_lite.tasks import load_task
-from expo_lite.terminal import command, counted, say, warning
+from expo_lite.tasks import Task, load_task
+from expo_lite.terminal import command as command_line
+from expo_lite.terminal import counted, say, warning
 
 if TYPE_CHECKING:
     from expo_lite.measure.samples import SampleFolder, SampleSpec
     from expo_lite.policy.base import Policy
-    from expo_lite.records import Problem
-    from expo_lite.results.figures import GradedProblem
-    from expo_lite.tasks import Task
 
 RESULTS = "evaluation.json"
 BASELINE = "baseline"
@@ -47,13 +39,13 @@ ROW = ("problem_id", "question", "answer", "level", "subject", "expert_chain")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(Printing, ConfiguredCommand):
+class Eval(command.Printing, command.ConfiguredCommand):
     """Measure a run or a model: greedy accuracy, avg@n, pass@k and maj@k, by level and subject.
 
     Example: expo-lite eval runs/first --baseline qwen2.5-3b --samples 16
     """
 
-    settings: Annotated[EvalConfig, Inline]
+    settings: Annotated[EvalConfig, command.Inline]
 
     def run(self) -> None:
         """Sample and grade the problems, then write and print the figures.
@@ -64,10 +56,10 @@ class Eval(Printing, ConfiguredCommand):
         config = self.settings
         check_measuring(config)
         console = self.messages()
-        targets = [target_of(config, name) for name in (config.target, config.baseline) if name is not None]
+        targets = [command.target_of(config, name) for name in (config.target, config.baseline) if name is not None]
         target = targets[0]
         targets[1:] = [asked_alike(each, target) for each in targets[1:]]
-        config, prompts = settled(config, target), prompts_of(config, target)
+        config, prompts = settled(config, target), command.prompts_of(config, target)
         context_of(target.model, params_of(config, target).max_completion_tokens)
         output = output_folder(config, target)
         if any(each.run and each.prompts.question != prompts.question for each in targets[1:]):
@@ -75,8 +67,8 @@ class Eval(Printing, ConfiguredCommand):
         check_unsolved_file(config)
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(str(config.task), grader=grader, options=config.data, levels=config.levels)
-            problems = measured_problems(task, config, config.split or "test", prompts, console)
-            import_torch(console)
+            problems = command.measured_problems(task, config, config.split or "test", prompts, console)
+            command.import_torch(console)
             from expo_lite.measure.samples import SampleFolder, SampleSpec
 
             params = params_of(config, target)
@@ -100,13 +92,9 @@ class Eval(Printing, ConfiguredCommand):
 
 
 def results_of(
-    graded: "list[list[GradedProblem]]", config: EvalConfig, targets: list[Target], folder: "SampleFolder"
+    graded: list[list[GradedProblem]], config: EvalConfig, targets: list[Target], folder: "SampleFolder"
 ) -> tuple[list[RenderableType], dict[str, Any]]:
     """Write the figures of the target, and of the baseline if there is one; return them as tables and JSON values."""
-    from expo_lite.results.figures import evaluation_of
-    from expo_lite.results.paired import pair
-    from expo_lite.results.tables import evaluation_tables, pairing_tables
-
     evaluations = [evaluation_of(each, config.temperature) for each in graded]
     pairing = None
     if config.baseline:
@@ -118,7 +106,7 @@ def results_of(
         "baseline": evaluations[1].to_json() if config.baseline else None,
         "differences": [asdict(level) for level in pairing.levels] if pairing else [],
     }
-    folder.write(RESULTS, [json.dumps(results, indent=2)])
+    write_json(folder.path / RESULTS, results)
     tables: list[RenderableType] = []
     for target, evaluation in reversed(list(zip(targets, evaluations, strict=True))):
         tables += evaluation_tables(evaluation, name=target.label)
@@ -159,8 +147,8 @@ def output_folder(config: EvalConfig, target: Target) -> Path:
 
 
 def fitting_all(
-    targets: list[Target], problems: "list[Problem]", max_completion_tokens: int, console: Console
-) -> "list[Problem]":
+    targets: list[Target], problems: list[Problem], max_completion_tokens: int, console: Console
+) -> list[Problem]:
     """Return the problems that fit into the context of every target; loads tokenizers only."""
     with working(console, "reading the tokenizer"), importing("transformers"):
         from expo_lite.memory.limits import fitting
@@ -173,21 +161,20 @@ def fitting_all(
 
 
 def graded_target(
-    target: Target, folder: "SampleFolder", spec: "SampleSpec", task: "Task", console: Console
-) -> "list[GradedProblem]":
+    target: Target, folder: "SampleFolder", spec: "SampleSpec", task: Task, console: Console
+) -> list[GradedProblem]:
     """Sample and grade the completions that the folder lacks; load the policy only if it lacks any."""
     import torch
 
     from expo_lite.measure.samples import graded_problems
     from expo_lite.memory.limits import fitted_policy
     from expo_lite.policy.factory import load_policy
-    from expo_lite.run.folder import locked, make_folder
 
     completions, problems = counted(spec.n_completions, "completion"), counted(len(spec.problems), "problem")
     say(console, f"{target.label}: {completions} of {problems}")
-    say_device(console, target)
+    command.say_device(console, target)
     settings, limits = fitted_policy(target.model, target.policy, spec.params, warning(console))
-    with completion_bar(console, "completions", spec.n_completions) as bar:
+    with CompletionBar(console, "completions", spec.n_completions) as bar:
 
         @cache
         def policy() -> "Policy":
@@ -221,15 +208,15 @@ def check_unsolved_file(config: EvalConfig) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
 
 
-def write_unsolved(file: Path, graded: "list[GradedProblem]", config: EvalConfig, console: Console) -> None:
+def write_unsolved(file: Path, graded: list[GradedProblem], config: EvalConfig, console: Console) -> None:
     """Write the problems without a right completion as rows that `--task jsonl:FILE` reads."""
     unsolved = [each.problem for each in graded if not each.n_correct and not each.greedy.correct]
     rows = [{name: getattr(problem, name) for name in ROW} for problem in unsolved]
-    write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    JsonLines(file).replace(rows)
     tries = config.samples + 1
     say(console, f"{len(unsolved):,} of {len(graded):,} problems were never solved in {tries} tries: {file}")
     if unsolved and len(unsolved) == len(graded):
         line = "not one was solved: see in the samples that replies and answers can be compared, before you train"
         warning(console)(f"{line}. The first answer is {unsolved[0].answer!r}.")
     if unsolved:
-        say(console, f"train on them: {command('train', '--model', config.target, '--task', f'jsonl:{file}')}")
+        say(console, f"train on them: {command_line('train', '--model', config.target, '--task', f'jsonl:{file}')}")

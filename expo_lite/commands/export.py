@@ -12,6 +12,7 @@ from expo_lite.commands.command import Command, say_device, target_of
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.prompts import encode_question, question_turns
 from expo_lite.records import Problem
+from expo_lite.results.record import read_run
 from expo_lite.run.progress import working
 from expo_lite.run.target import ADAPTER_NOTE, Target, as_it_is
 from expo_lite.settings.measuring import LoadingConfig
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from expo_lite.policy.lora import LoraPolicy
 
 Kind = Literal["adapter", "merged", "gguf", "ollama"]
-DTYPES = {"adapter": ("",), "merged": ("bf16", "f16", "f32"), "gguf": ("f16", "bf16", "f32", "q8_0")}
-"""The types of weights by form, the default first."""
+GGUF = ("f16", "bf16", "f32", "q8_0")
+DTYPES = {"adapter": ("",), "merged": ("bf16", "f16", "f32"), "gguf": GGUF, "ollama": GGUF}
+"""The types of weights by kind, the default first."""
 CHECKED_PROBLEMS = 4
 """Of each level, whose greedy completions are compared."""
 
@@ -47,15 +49,14 @@ class Export(LoadingConfig, Command):
 
     def run(self) -> None:
         """Write the model, compare it with the run, and print how to load it."""
-        form = {"adapter": "adapter", "merged": "merged"}.get(self.to, "gguf")
-        allowed = DTYPES[form]
+        allowed = DTYPES[self.to]
         if self.dtype is not None and self.dtype not in allowed:
             known = ", ".join(allowed) or "none"
             raise ConfigError(f"--dtype {self.dtype} is not for --to {self.to}; it takes {known}.")
         target = as_it_is(target_of(self, self.target), self.bits)
-        if form == "adapter" and self.bits:
+        if self.to == "adapter" and self.bits:
             raise ConfigError("--bits is not for --to adapter: the adapter keeps the bits that it was trained on.")
-        if form == "adapter" and (target.adapter is None or target.model.endswith(".gguf")):
+        if self.to == "adapter" and (target.adapter is None or target.model.endswith(".gguf")):
             what = "a model without an adapter" if target.adapter is None else "trained on a GGUF file, unknown to peft"
             raise ConfigError(f"'{self.target}' is {what}. Give a run, or --to merged or gguf.")
         name = "-".join(filter(None, (target.label, self.to, self.dtype)))
@@ -64,19 +65,15 @@ class Export(LoadingConfig, Command):
             raise CheckpointError(f"'{folder}' exists already. Choose another --output, or remove it.")
         dtype = self.dtype or allowed[0]
         file = f"{target.label.removesuffix('.gguf')}.{dtype}.gguf"
-        export(Destination(target, self.to, form, dtype, file, folder, asked_problem(target)), Terminal())
+        export(Destination(target, self.to, dtype, file, folder, asked_problem(target)), Terminal())
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A model to write: `to` as asked for, `form` adapter, merged or gguf, `file` the name of a GGUF file.
-
-    `asked` is the problem that its example asks.
-    """
+    """A model to write: `file` is the name of a GGUF file, and `asked` the problem that its example asks."""
 
     target: Target
     to: Kind
-    form: str
     dtype: Any
     file: str
     folder: Path
@@ -103,14 +100,14 @@ def export(place: Destination, console: Console) -> None:
         with working(console, f"writing {place.to}"):
             write(policy, place, temporary)
         agreement = None
-        if place.form != "adapter":
+        if place.to != "adapter":
             from expo_lite.policy.device import compute_type
             from expo_lite.policy.export import check_export, greedy, plain_config
 
             with working(console, "comparing with the trained policy"):
                 prompts = [encode_question(policy.tokenizer, problem) for problem in checked_problems(target)]
                 completions, device = greedy(policy, prompts, target.max_completion_tokens), policy.device
-                is_gguf = place.form == "gguf"
+                is_gguf = place.to != "merged"
                 config = plain_config(policy, compute_type(device)) if is_gguf else None
                 del policy  # what was written needs the room
                 written = temporary / place.file if is_gguf else temporary
@@ -131,14 +128,14 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
     from expo_lite.policy.export import modelfile, write_adapter, write_merged, write_model_gguf
 
     source = find_model(place.target.model).source
-    if place.form == "merged":
+    if place.to == "merged":
         write_merged(policy, temporary, place.dtype)
-    elif place.form == "gguf":
-        write_model_gguf(policy, temporary / place.file, place.dtype, source=source, name=place.target.label)
-    else:
+    elif place.to == "adapter":
         write_adapter(policy, temporary)
         if place.target.trained_bits is None:
             (temporary / ADAPTER_NOTE).unlink()  # it has the bits of now
+    else:
+        write_model_gguf(policy, temporary / place.file, place.dtype, source=source, name=place.target.label)
     if place.to == "ollama":
         temperature = place.target.config.sampling.temperature if place.target.config else 0.7
         text = modelfile(policy.tokenizer, place.file, temperature, question_turns(place.asked)[:-1])
@@ -148,20 +145,17 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
 def card_of(place: Destination, agreement: str | None, commit: str | None) -> str:
     """Return the model card, with the figures of the run if there is one."""
     from expo_lite.report.card import written
-    from expo_lite.results.record import read_run
 
     target, preset = place.target, find_model(place.target.model)
     on_the_hub = "/" in preset.source and not Path(preset.source).exists()
     return written(
         "card.md.j2",
         run=read_run(target.run, target.run.name) if target.run else None,
-        title=target.label,
+        target=target,
         base=preset.source if on_the_hub else target.model,
         base_license=preset.license,
-        form=place.form,
+        to=place.to,
         example=how_to_ask(place, Path(place.folder.name)),
-        bits=target.policy.bits,
-        as_trained=target.policy.bits == target.trained_bits,
         commit=commit,
         prompt=question_turns(Problem("", "{question}", "", prompts=target.prompts)),
         agreement=agreement,
@@ -178,8 +172,6 @@ def checked_problems(target: Target) -> list[Problem]:
 
 def asked_problem(target: Target) -> Problem:
     """A held-out problem of the run, in its own words; of the built-in task if the run has measured none."""
-    from expo_lite.results.record import read_run
-
     held_out = read_run(target.run, "").held_out if target.run else []
     question = held_out[0]["prompt"] if held_out else checked_problems(target)[0].question
     return Problem("", question, "", prompts=target.prompts)
@@ -194,7 +186,7 @@ def how_to_ask(place: Destination, folder: Path) -> str:
         to=place.to,
         dtype=place.dtype,
         tokens=place.target.max_completion_tokens,
-        four_bits=place.form == "adapter" and place.target.policy.bits == 4,
+        four_bits=place.to == "adapter" and place.target.policy.bits == 4,
         folder=folder,
         file=place.file,
         turns=question_turns(place.asked),

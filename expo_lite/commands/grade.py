@@ -1,13 +1,12 @@
 """`expo-lite grade`: grade the replies of a file."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from expo_lite.commands.command import Command
 from expo_lite.errors import ConfigError
-from expo_lite.grading import Grader, GradeReport, grade_file
+from expo_lite.grading import Grader, grade_file
 from expo_lite.terminal import Terminal, new_table, say
 
 
@@ -44,19 +43,11 @@ class Grade(Command):
         console.print(table)
         say(console, f"{report.n_correct:,} of {report.n_rows:,} correct")
         if report.n_labelled:
-            for line in _agreement(report):
-                say(console, line)
+            shares = (report.recall, report.precision)
+            recall, precision = ("none to measure" if share is None else f"{share:.1%}" for share in shares)
+            say(console, f"against {report.n_labelled:,} labels: recall {recall}, precision {precision}")
+        for row in report.disagreements:
+            ours, theirs = ("correct", "wrong") if row.verdict.correct else ("wrong", "correct")
+            why = f"{row.verdict.reason}, {row.verdict.how}"
+            say(console, f"line {row.line}: gold {row.gold!r}, answer {row.answer!r}: {ours} ({why}), label {theirs}")
         say(console, f"written to: {output}")
-
-
-def _agreement(report: GradeReport) -> Iterable[str]:
-    rates = f"recall {_percent(report.recall)}, precision {_percent(report.precision)}"
-    yield f"against {report.n_labelled:,} labels: {rates}"
-    for row in report.disagreements:
-        ours, theirs = ("correct", "wrong") if row.verdict.correct else ("wrong", "correct")
-        why = f"{row.verdict.reason}, {row.verdict.how}"
-        yield f"line {row.line}: gold {row.gold!r}, answer {row.answer!r}: {ours} ({why}), label {theirs}"
-
-
-def _percent(share: float | None) -> str:
-    return "none to measure" if share is None else f"{share:.1%}"

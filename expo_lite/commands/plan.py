@@ -1,9 +1,8 @@
 """`expo-lite plan`: predict the memory of a run by part and phase, and the settings that fit."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +12,7 @@ from rich.console import Console
 
 from expo_lite.commands.command import ConfiguredCommand, Inline
 from expo_lite.errors import ConfigError, ModelError
-from expo_lite.memory.hours import (
-    BANDWIDTH_SHARE,
-    OPERATIONS_SHARE,
-    Card,
-    Samples,
-    find_card,
-    sampling_s,
-    scoring_s,
-    update_s,
-)
+from expo_lite.memory import hours
 from expo_lite.memory.machine import ram_bytes
 from expo_lite.memory.plan import GIB, Kind, MemoryPlan, Workload, longest_completion, plan_for
 from expo_lite.memory.shapes import cached_commit, find_shape
@@ -37,8 +27,8 @@ PROBLEMS, EVALUATED = 8, 3_400
 CHECKPOINTS = 3
 """Those that a run keeps, with one that is being written; each has the adapter and two moments of its size."""
 ASSUMED = (
-    f"{BANDWIDTH_SHARE:.0%} of the bandwidth and {OPERATIONS_SHARE:.0%} of the operations in its data sheet, prompts "
-    "and completions half as long as they may be, an explanation of every problem"
+    f"{hours.BANDWIDTH_SHARE:.0%} of the bandwidth and {hours.OPERATIONS_SHARE:.0%} of the operations in its data "
+    "sheet, prompts and completions half as long as they may be, an explanation of every problem"
 )
 USUAL_CARD = "4090"
 ENVIRONMENT_GB = 6
@@ -79,7 +69,7 @@ class Plan(ConfiguredCommand):
         config = self.settings
         typed(config)
         console = Terminal()
-        kind, sizes_gib = machine(config.vram or ((find_card(config.card).memory_gib,) if config.card else ()))
+        kind, sizes_gib = machine(config.vram or ((hours.find_card(config.card).memory_gib,) if config.card else ()))
         models = list(PRESETS) if config.model == ALL else [config.model or default_model()]
         answers = [planned_model(name, gib, kind, config) for name in models for gib in sizes_gib]
         if config.json:
@@ -103,7 +93,7 @@ class PlannedModel:
     memory_gib: float
     plan: MemoryPlan
     longest: int
-    card: Card
+    card: hours.Card
     commit: str | None
     """Of a hub model, as it is in the cache."""
 
@@ -122,18 +112,21 @@ class PlannedModel:
     def cost(self) -> dict[str, float]:
         """The cost of a run beside memory, in GB and hours; {} for a local model, without a GPU, and if nothing fits.
 
-        Seconds are those of a step, of one more pass over its rows (scoring), and of both evaluations.
+        Seconds are those of a step, of one more pass over its rows (scoring), and of both evaluations. Prompts are half
+        as long as they may be, and completions likewise on average.
         """
         shape, work, preset = self.plan.shape, self.plan.workload, find_model(self.model)
         if work.kind == "cpu" or not self.plan.fits or Path(preset.source).exists():
             return {}
         adapter, download = 4 * shape.n_adapter_weights(work.lora_rank), 2 * shape.n_parameters / 1e9
-        groups, explanations, learned, evaluated = map(self._half_as_long, (
-            PROBLEMS * work.group_size, PROBLEMS, PROBLEMS * (work.group_size + 1), EVALUATED
-        ))  # fmt: skip
-        sampling = sum(sampling_s(self.plan, samples, self.card) for samples in (groups, explanations))
-        scoring, update = (seconds(self.plan, learned, self.card) for seconds in (scoring_s, update_s))
-        evaluating = 2 * sampling_s(self.plan, evaluated, self.card)
+        rows = (PROBLEMS * work.group_size, PROBLEMS, PROBLEMS * (work.group_size + 1), EVALUATED)
+        groups, explanations, learned, evaluated = (
+            hours.Samples(n, work.prompt_tokens / 2, work.completion_tokens / 2, work.completion_tokens) for n in rows
+        )
+        sampling = sum(hours.sampling_s(self.plan, samples, self.card) for samples in (groups, explanations))
+        scoring = hours.scoring_s(self.plan, learned, self.card)
+        update = hours.update_s(self.plan, learned, self.card)
+        evaluating = 2 * hours.sampling_s(self.plan, evaluated, self.card)
         return {
             "download_gb": download,
             "disk_gb": download + CHECKPOINTS * 3 * adapter / 1e9,
@@ -144,11 +137,6 @@ class PlannedModel:
             "update_s": update,
             "evaluations_s": evaluating,
         }
-
-    def _half_as_long(self, rows: int) -> Samples:
-        """So many completions, with prompts half as long as they may be, and completions likewise on average."""
-        work = self.plan.workload
-        return Samples(rows, work.prompt_tokens / 2, work.completion_tokens / 2, work.completion_tokens)
 
     @property
     def settings(self) -> dict[str, int | str]:
@@ -199,7 +187,7 @@ def planned_model(model: str, memory_gib: float, kind: Kind, config: PlanConfig)
     total = memory_gib * GIB
     asked = {"micro_batch_tokens": config.micro_batch_tokens, "sampling_rows": config.sampling_rows}
     plan = plan_for(shape, workload, total, config.sampler, **asked)
-    card = find_card(config.card or USUAL_CARD)
+    card = hours.find_card(config.card or USUAL_CARD)
     return PlannedModel(model, memory_gib, plan, longest_completion(shape, plan.workload, total), card, commit)
 
 
@@ -207,7 +195,7 @@ def remedies(each: PlannedModel, config: PlanConfig) -> str:
     """Name what makes a run fit: a smaller model, or as few other settings as possible."""
 
     def fits(names: Sequence[str]) -> bool:
-        smaller = dataclasses.replace(config, **dict(SMALLER[name] for name in names))
+        smaller = replace(config, **dict(SMALLER[name] for name in names))
         return planned_model(each.model, each.memory_gib, each.plan.workload.kind, smaller).plan.fits
 
     found = (list(filter(fits, combinations(SMALLER, n))) for n in range(1, len(SMALLER) + 1))
@@ -227,7 +215,7 @@ def to_json(each: PlannedModel) -> dict[str, object]:
         "reserve_gib": plan.reserve / GIB,
         "settings": each.settings,
         "longest_completion_tokens": each.longest,
-        "workload": dataclasses.asdict(plan.workload),
+        "workload": asdict(plan.workload),
         **each.cost,
         "phases": {
             phase.name: {"peak_gib": phase.peak / GIB, "parts_gib": {p: size / GIB for p, size in phase.parts.items()}}

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -13,14 +13,13 @@ from rich.text import Text
 from expo_lite.commands.command import Command, Printing
 from expo_lite.commands.sweep import show_sweep
 from expo_lite.errors import ConfigError
+from expo_lite.results.paired import Comparison, compare
+from expo_lite.results.record import RunRecord, read_runs
+from expo_lite.results.tables import comparison_tables
 from expo_lite.run.dashboard import closing, closing_of_runs, panel, read_progress, read_state, runs_panel
 from expo_lite.run.folder import RunFolder, read_config, run_folders
 from expo_lite.sweep.plan import kept_plan
 from expo_lite.terminal import Terminal, say
-
-if TYPE_CHECKING:
-    from expo_lite.results.paired import Comparison
-    from expo_lite.results.record import RunRecord
 
 NAME = "report.html"
 LISTED = 10
@@ -56,28 +55,27 @@ class Report(Printing):
             show_sweep(self, plan, collect_results(plan), unfinished(plan), self.output)
             return
         from expo_lite.report.page import render, write_document
-        from expo_lite.results.paired import compare
-        from expo_lite.results.record import read_runs
-        from expo_lite.results.tables import comparison_tables
 
         folders = run_folders(self.runs)
         runs = read_runs(folders)
         file = self.output or (folders[0] if len(runs) == 1 else folders[0].parent) / NAME
-        page = render(runs)
-        size = write_document(page.html, file)
+        html, samples = render(runs)
+        size = write_document(html, file)
         comparisons = [compare(runs[0], other) for other in runs[1:]]
         tables = (part for each in comparisons for part in comparison_tables(each, show=LISTED))
         self.show(tables, {"page": str(file)} | as_json(runs, comparisons))
-        left_out = f"; {page.n_all - page.n_kept:,} left out to stay below 5 MB" if page.n_kept < page.n_all else ""
-        say(console, f"written to: {file} ({size / 1e6:.1f} MB, {page.n_kept:,} samples{left_out})")
+        n_left_out = samples.n_all - samples.n_kept
+        left_out = f"; {n_left_out:,} left out to stay below 5 MB" if n_left_out else ""
+        say(console, f"written to: {file} ({size / 1e6:.1f} MB, {samples.n_kept:,} samples{left_out})")
         say(console, f"open in a browser: {file.absolute().as_uri()}")
 
 
-def as_json(runs: Sequence["RunRecord"], comparisons: Sequence["Comparison"]) -> dict[str, Any]:
+def as_json(runs: Sequence[RunRecord], comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Return the last figures of each run, and the comparisons, as JSON values."""
-    levels = [[asdict(row) for each in run.evaluated[-1:] for row in each.evaluation.levels] for run in runs]
-    about = [{"label": run.label, "folder": str(run.path), "steps": run.steps} for run in runs]
-    found = [each | {"levels": own} for each, own in zip(about, levels, strict=True)]
+    found = []
+    for run in runs:
+        levels = [asdict(row) for each in run.evaluated[-1:] for row in each.evaluation.levels]
+        found.append({"label": run.label, "folder": str(run.path), "steps": run.steps, "levels": levels})
     return {"runs": found, "comparisons": [comparison.to_json() for comparison in comparisons]}
 
 

@@ -1,29 +1,26 @@
 """`expo-lite sweep` and `expo-lite replicate`: a plan of runs, carried out and compared."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from expo_lite.commands.command import ConfiguredCommand, Inline, Printing
 from expo_lite.commands.diagnose import Diagnose
 from expo_lite.errors import ExpoLiteError
 from expo_lite.grading import Grader
 from expo_lite.prompts import read_prompts
-from expo_lite.run.folder import RunFolder, write_atomically
+from expo_lite.run.folder import RunFolder, write_atomically, write_json
 from expo_lite.run.target import starting_adapter
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.plans import ReplicateConfig, RunsConfig, SweepConfig
 from expo_lite.settings.train import RunConfig
 from expo_lite.sweep.plan import REPLICATE, SweepPlan, read_plan
+from expo_lite.sweep.results import Results
 from expo_lite.tasks import load_task
 from expo_lite.terminal import Terminal, say, warning
-
-if TYPE_CHECKING:
-    from expo_lite.sweep.results import Results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,7 @@ def carry_out(command: Printing, plan: SweepPlan, settings: RunsConfig) -> None:
 
 
 def show_sweep(
-    command: Printing, plan: SweepPlan, results: "Results", failures: Mapping[str, str], page: Path | None = None
+    command: Printing, plan: SweepPlan, results: Results, failures: Mapping[str, str], page: Path | None = None
 ) -> None:
     """Write the files of a sweep, and print its tables; `page` is where the HTML goes in place of its folder."""
     from expo_lite.sweep.report import SweepReport
@@ -115,7 +112,7 @@ def evaluate_base(config: RunConfig, file: Path) -> None:
         problems = held_out(task, config, policy, read_prompts(*config.prompt_files))
         tokens, limits = config.sampling.max_completion_tokens, Limits.of(config)
         result = evaluate(policy, task, problems, config.evaluation, max_completion_tokens=tokens, limits=limits)
-    write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
+    write_json(file, result.to_json())
 
 
 def diagnose_base(settings: DiagnoseConfig) -> None:

@@ -4,7 +4,6 @@ Of a run or model by the command `diagnose`, and of a long run before its first 
 gives each level its intervals over problems.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,9 +30,9 @@ from expo_lite.policy.batching import Row
 from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import encode_shown
 from expo_lite.records import ALL, Explanation, Group, Level, Problem, SamplingParams
-from expo_lite.run.folder import JsonLines, make_folder, provenance, write_atomically
+from expo_lite.run.folder import JsonLines, make_folder, provenance, write_json
 from expo_lite.run.metrics import mean, sample_rows
-from expo_lite.run.progress import StopRequests, completion_bar, working
+from expo_lite.run.progress import CompletionBar, StopRequests, working
 from expo_lite.run.target import Target, params_of
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
@@ -143,7 +142,7 @@ def diagnose_target(
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
     JsonLines(folder / SAMPLES).append(sample_rows(result.groups, result.explanations, step=0))
-    write_atomically(folder / RESULTS, json.dumps(about | result.to_json(), indent=2) + "\n")
+    write_json(folder / RESULTS, about | result.to_json())
     return result
 
 
@@ -165,7 +164,7 @@ def diagnose_first(run: Run, console: Console, stops: StopRequests) -> None:
     kept = diagnosis.to_json()
     for line in (*diagnosis.in_words(), kept["verdict"]):
         say(console, line)
-    write_atomically(file, json.dumps(kept, indent=2) + "\n")
+    write_json(file, kept)
 
 
 def diagnosed(config: RunConfig, problems: Sequence[Problem]) -> list[Problem]:
@@ -189,10 +188,7 @@ def measure(
     What counts the completions that end is wrapped by `watched`, which may raise, to stop.
     """
     n_completions = len(subject.problems) * (subject.config.group_size + 1)
-    with (
-        completion_bar(console, "sampling", n_completions) as bar,
-        listening(subject.policy, watched(bar.ended)),
-    ):
+    with CompletionBar(console, "sampling", n_completions) as bar, listening(subject.policy, watched(bar.ended)):
         rolled = subject.roll_out("diagnose", subject.problems, subject.explaining)
     with working(console, "scoring chains"):
         return _measured(subject, rolled)
@@ -210,7 +206,7 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
 
     figures = limits.updating(scored)
     if isinstance(task, ChecksSteps):
-        figures = [replace(f, valid=task.check_steps(f.problem, f.text) == "valid") for f in figures]
+        figures = [replace(f, valid=task.check_steps(f.problem, f.text)) for f in figures]
     accepted = [(f.problem, f.text) for f in figures if f.kind == "explanation"]
     again = iter(rederived(policy, task, accepted, params=subject.params, limits=limits))
     figures = [replace(f, reached=next(again)) if f.kind == "explanation" else f for f in figures]

@@ -3,22 +3,21 @@
 The best of a run's checkpoints is kept under its own name.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from expo_lite.errors import CheckpointError
 from expo_lite.measure.samples import SampleFolder, SampleSpec, graded_problems
 from expo_lite.memory.limits import Limits, fitting
 from expo_lite.memory.plan import MOST_MICRO_BATCH_TOKENS
 from expo_lite.policy.base import Policy, listening
 from expo_lite.records import Problem, Prompts, SamplingParams
 from expo_lite.results.figures import Evaluation, evaluation_of
+from expo_lite.results.record import read_evaluation
 from expo_lite.run.checkpoint import keep_best
-from expo_lite.run.folder import write_atomically
-from expo_lite.run.progress import StopRequests, completion_bar
+from expo_lite.run.folder import write_json
+from expo_lite.run.progress import CompletionBar, StopRequests
 from expo_lite.settings.groups import HeldOutConfig
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.run import Run
@@ -92,7 +91,7 @@ def evaluate_once(run: Run, console: Console, stops: StopRequests) -> Evaluation
     say(console, f"evaluating on {len(problems)} held-out problem{'s' * (len(problems) > 1)} ...")
     file = run.folder.evaluation_file(run.step)
     total = len(problems) * (config.evaluation.eval_samples + 1)
-    with completion_bar(console, "evaluating", total) as bar, listening(run.policy, bar.ended):
+    with CompletionBar(console, "evaluating", total) as bar, listening(run.policy, bar.ended):
         result = evaluate(
             run.policy,
             run.task,
@@ -103,7 +102,7 @@ def evaluate_once(run: Run, console: Console, stops: StopRequests) -> Evaluation
             folder=file.with_suffix(""),
             advance=stops.before(bar),
         )
-    write_atomically(file, json.dumps(result.to_json(), indent=2) + "\n")
+    write_json(file, result.to_json())
     return result
 
 
@@ -114,12 +113,7 @@ def load_evaluation(run: Run, step: int) -> Evaluation | None:
         CheckpointError: its file is damaged.
     """
     file = run.folder.evaluation_file(step)
-    try:
-        return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"The evaluation in '{file}' is damaged. Remove the file, and go on with --resume."
-        ) from error
+    return read_evaluation(file) if file.exists() else None
 
 
 def is_due(run: Run) -> bool:

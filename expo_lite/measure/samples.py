@@ -7,7 +7,7 @@ was not.
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from expo_lite.run.folder import (
     make_folder,
     provenance,
     read_settings,
-    write_atomically,
+    write_json,
 )
+from expo_lite.run.metrics import sample_row
 from expo_lite.step.rollout import grade_groups, sample, stream_seed
 from expo_lite.tasks import Task
 
@@ -92,7 +93,7 @@ class SampleFolder:
         """Make the folder with its config.json, unless it is there."""
         if not (self.path / CONFIG).exists():
             make_folder(self.path)
-            self.write(CONFIG, [json.dumps({"settings": self.settings, **provenance(device)}, indent=2)])
+            write_json(self.path / CONFIG, {"settings": self.settings, **provenance(device)})
 
     def kept(self, spec: SampleSpec) -> list[SampleRow]:
         """The rows of every problem that is whole; the rest, which was cut off in writing, is taken out of the file.
@@ -110,13 +111,8 @@ class SampleFolder:
             counts[kind, problem_id] += 1
         whole = [row for row in rows if counts[row["kind"], row["problem_id"]] == spec.kinds[row["kind"]][0]]
         if self.samples.path.exists():
-            self.write(SAMPLES, [json.dumps(row, ensure_ascii=False) for row in whole])
+            self.samples.replace(whole)
         return whole
-
-    def write(self, name: str, lines: Iterable[str]) -> Path:
-        """Write a file of the folder atomically; returns its path."""
-        write_atomically(self.path / name, "".join(line + "\n" for line in lines))
-        return self.path / name
 
 
 def graded_problems(
@@ -162,22 +158,9 @@ def graded_problems(
 
 
 def _rows(kind: str, group: Group) -> list[SampleRow]:
-    return [
-        {
-            "kind": kind,
-            "problem_id": group.problem.problem_id,
-            "sample": i,
-            "level": group.problem.level,
-            "subject": group.problem.subject,
-            "prompt": group.problem.question,
-            "completion": completion.text,
-            "n_tokens": len(completion.token_ids),
-            "finish_reason": completion.finish_reason.value,
-            "gold": group.problem.answer,
-            **verdict.to_json(),
-        }
-        for i, (completion, verdict) in enumerate(zip(group.completions, group.verdicts, strict=True))
-    ]
+    about = {"kind": kind, "subject": group.problem.subject}
+    graded = zip(group.completions, group.verdicts, strict=True)
+    return [about | {"sample": i} | sample_row(group.problem, *each) for i, each in enumerate(graded)]
 
 
 def _by_problem(problems: Sequence[Problem], rows: Sequence[SampleRow]) -> list[GradedProblem]:

@@ -19,9 +19,9 @@ def written(template: str, **about: Any) -> str:
 
     Args:
         template: the file.
-        about: what the file names, as it is: `run`, a RunRecord or None; `base`, as the hub or a reader finds it, and
-            `base_license`, '' if it is unknown; its `bits`, `as_trained` if training had the same, and its `commit` on
-            the hub or None; `agreement`, the result of the comparison with the trained policy, or None.
+        about: what the file names, as it is: `run`, a RunRecord or None; `target`, the Target that was exported;
+            `base`, as the hub or a reader finds it, its `base_license`, '' if that is unknown, and its `commit` on the
+            hub or None; `agreement`, the result of the comparison with the trained policy, or None.
     """
     plain = environment().overlay(autoescape=False)
     plain.filters = plain.filters | {"yaml": _yaml, "cell": _cell, "visible": visible_line, "sh": _sh, "json": _json}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expo_lite.results.record import RunRecord
@@ -51,10 +51,6 @@ class Chart:
     each: int
     named: bool
     series: list[Series]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def sections(runs: Sequence[RunRecord]) -> list[tuple[str, list[Chart]]]:

@@ -8,7 +8,6 @@ from safetensors import SafetensorError, deserialize
 from expo_lite.records import ALL
 from expo_lite.results.paired import pair
 from expo_lite.results.record import RunRecord
-from expo_lite.results.statistics import Estimate
 from expo_lite.run.checkpoint import newest_whole
 from expo_lite.run.health import Finding, dead_groups, findings, no_gradient
 from expo_lite.run.target import ADAPTER_WEIGHTS
@@ -55,29 +54,25 @@ def lora_b_moved(checkpoint: Path) -> tuple[int, int] | None:
 
 def lost_levels(run: RunRecord) -> list[Finding]:
     """Find levels on which the last evaluation is worse than the first, beyond chance."""
-    measured = [each for each in run.evaluated if each.evaluation.problems]
-    if len(measured) < 2:
+    if len(run.evaluated) < 2:
         return []
-    first, last = measured[0], measured[-1]
+    first, last = run.evaluated[0], run.evaluated[-1]
     pairing = pair("", first.evaluation.problems, last.evaluation.problems)
     if pairing is None:
         return []
     trained = {str(level) for level in run.settings.get("levels") or ()}
-    single = [row for row in pairing.levels if row.level != ALL] or pairing.levels
-    where = f"evaluations after steps {first.step} and {last.step}"
-    return [
-        _lost(row.level, row.first[1], row.second[1], row.difference[1], where, trained)
-        for row in single
-        if row.difference[1].high < 0 and row.difference[1].value <= -MOST_LOST
-    ]
-
-
-def _lost(level: str, before: float, after: float, change: Estimate, where: str, trained: set[str]) -> Finding:
-    interval = f"{100 * change.value:+.0f} points, {100 * change.low:+.0f} to {100 * change.high:+.0f}"
-    figures = f"pass@1 {before:.0%} before, {after:.0%} after; {interval}"
-    if trained and level not in trained:
-        remedy = "It was not trained on: leave --levels out, so that easy levels hold the policy in place."
-    else:
-        remedy = "Take fewer --steps or an earlier checkpoint, a lower --learning-rate, or --kl-coef."
-    name = "all problems" if level == ALL else f"level {level}"
-    return Finding(f"Lost: {name}", figures, remedy, where)
+    found = []
+    for row in [row for row in pairing.levels if row.level != ALL] or pairing.levels:
+        change = row.difference[1]
+        if change.high >= 0 or change.value > -MOST_LOST:
+            continue
+        interval = f"{100 * change.value:+.0f} points, {100 * change.low:+.0f} to {100 * change.high:+.0f}"
+        figures = f"pass@1 {row.first[1]:.0%} before, {row.second[1]:.0%} after; {interval}"
+        if trained and row.level not in trained:
+            remedy = "It was not trained on: leave --levels out, so that easy levels hold the policy in place."
+        else:
+            remedy = "Take fewer --steps or an earlier checkpoint, a lower --learning-rate, or --kl-coef."
+        where = f"evaluations after steps {first.step} and {last.step}"
+        name = "all problems" if row.level == ALL else f"level {row.level}"
+        found.append(Finding(f"Lost: {name}", figures, remedy, where))
+    return found

@@ -24,7 +24,6 @@ class Measurement:
     label: str
     run: int
     before: bool
-    step: int
     n_problems: dict[str, int]
     figures: dict[str, dict[str, Estimate]]
 
@@ -39,47 +38,30 @@ class Tile:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """A run at a glance."""
-
-    label: str
-    sentence: str
-    tiles: list[Tile]
-
-
-def overview(run: RunRecord, own: Sequence[Measurement]) -> Overview:
-    """A run in a sentence and its tiles; `own` are its first and last measurement."""
+def sentence(run: RunRecord) -> str:
+    """A run in a sentence."""
     settings = run.settings
     levels = settings.get("levels") or []
     on = ", levels ".join(filter(None, (settings.get("task"), ", ".join(map(str, levels)))))
     planned = settings.get("steps")
     steps = f"{run.steps} of {planned} steps" if planned and planned != run.steps else f"{run.steps} steps"
-    sentence = f"{settings.get('model')} by {settings.get('method')} on {on}; {steps}, seed {settings.get('seed')}."
-    return Overview(run.label, sentence, [*_passes(own), *_costs(run)])
+    return f"{settings.get('model')} by {settings.get('method')} on {on}; {steps}, seed {settings.get('seed')}."
 
 
-def _passes(own: Sequence[Measurement]) -> list[Tile]:
-    """pass@1 of the hardest level and of all."""
-    if not own:
-        return []
-    last, tiles = own[-1], []
-    for level in list(last.figures)[-2:]:
+def tiles(run: RunRecord) -> list[Tile]:
+    """pass@1 of the hardest level and of all, before and after training, and what the training took."""
+    own, found = measurements([run]), []
+    for level in list(own[-1].figures)[-2:] if own else ():
         before = percent(own[0].figures[level][LEADING].value) if len(own) > 1 and level in own[0].figures else ""
-        estimate = last.figures[level][LEADING]
+        estimate = own[-1].figures[level][LEADING]
         note = f"95%: {percent(estimate.low)} to {percent(estimate.high)}"
-        tiles.append(Tile(f"{LEADING}, {level_name(level)}", percent(estimate.value), before, note))
-    return tiles
-
-
-def _costs(run: RunRecord) -> list[Tile]:
+        found.append(Tile(f"{LEADING}, {level_name(level)}", percent(estimate.value), before, note))
     times, memory = ([y for _, y in points_of(run.metrics, name)] for name in ("step_time", "peak_memory_gib"))
-    tiles = []
     if times:
-        tiles.append(Tile("Training time", duration(sum(times)), note=f"{sum(times) / len(times):.1f} s a step"))
+        found.append(Tile("Training time", duration(sum(times)), note=f"{sum(times) / len(times):.1f} s a step"))
     if memory:
-        tiles.append(Tile("Peak memory", f"{max(memory):.1f} GiB"))
-    return tiles
+        found.append(Tile("Peak memory", f"{max(memory):.1f} GiB"))
+    return found
 
 
 def measurements(runs: Sequence[RunRecord]) -> list[Measurement]:
@@ -126,13 +108,12 @@ def over_training(runs: Sequence[RunRecord]) -> list[Chart]:
     """pass@1 by step, a chart per level, of runs that were measured on the way."""
     if max((len(run.evaluated) for run in runs), default=0) < 3:
         return []
-    measured = [_measurement("", i, False, e) for i, run in enumerate(runs) for e in run.evaluated]
     several, charts = len(runs) > 1, []
-    for level in levels_of(measured):
+    rows = [(i, e.step, row) for i, run in enumerate(runs) for e in run.evaluated for row in e.evaluation.levels]
+    for level in sorted({row.level for *_, row in rows}, key=level_order):
         series = []
         for i, run in enumerate(runs):
-            own = [m for m in measured if m.run == i and level in m.figures]
-            points = [(float(m.step), m.figures[level][LEADING].value) for m in own]
+            points = [(float(step), row.pass_at[1].value) for n, step, row in rows if (n, row.level) == (i, level)]
             series.append(Series(run.label if several else LEADING, i, 0, None, points, []))
         title = f"{LEADING}, {level_name(level)}"
         charts.append(Chart(title, "Held-out problems.", "share", False, 1, several, series))
@@ -140,12 +121,12 @@ def over_training(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def pairings_within(runs: Sequence[RunRecord]) -> list[Pairing]:
-    """Last minus first evaluation of each run that has counts by problem in both."""
+    """Last minus first evaluation of each run that has both."""
     found = []
     for run in runs:
-        counted = [evaluated.evaluation.problems for evaluated in run.evaluated if evaluated.evaluation.problems]
         title = "The same problems, after minus before" + ("" if len(runs) == 1 else f": {run.label}")
-        if len(counted) > 1 and (pairing := pair(title, counted[0], counted[-1])):
+        problems = [each.evaluation.problems for each in run.evaluated]
+        if len(problems) > 1 and (pairing := pair(title, problems[0], problems[-1])):
             found.append(pairing)
     return found
 
@@ -162,7 +143,7 @@ def _measurement(label: str, run: int, before: bool, evaluated: Evaluated) -> Me
         for result in evaluation.levels
     }
     n_problems = {result.level: result.n_problems for result in evaluation.levels}
-    return Measurement(label, run, before, evaluated.step, n_problems, figures)
+    return Measurement(label, run, before, n_problems, figures)
 
 
 def percents(estimate: Estimate) -> list[float]:

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.resources import files
@@ -19,42 +19,24 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from expo_lite.errors import CheckpointError
+from expo_lite.report import overview
 from expo_lite.report.curves import sections
-from expo_lite.report.overview import (
-    level_name,
-    levels_of,
-    measurements,
-    names_of,
-    over_training,
-    overview,
-    pairings_within,
-    picture,
-)
 from expo_lite.report.thin import RULE, PackedSamples, pack_samples
 from expo_lite.results.paired import compare
 from expo_lite.results.record import RunRecord, differing, shown
+from expo_lite.run.folder import make_folder, write_atomically
 
 MOST_BYTES = 5_000_000
 """The size limit of a report; samples get the space that the rest leaves."""
 SPARE_BYTES = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The file's text, and the number of samples in it and in the runs."""
-
-    html: str
-    n_kept: int
-    n_all: int
-
-
-def render(runs: Sequence[RunRecord]) -> Page:
-    """The report of one or several runs, at most MOST_BYTES large: samples are thinned by `thin.RULE`."""
-    measured = measurements(runs)
-    on_the_way = over_training(runs)
+def render(runs: Sequence[RunRecord]) -> tuple[str, PackedSamples]:
+    """The report of one or several runs, at most MOST_BYTES large, and its samples, thinned by `thin.RULE`."""
+    measured = overview.measurements(runs)
+    on_the_way = overview.over_training(runs)
     charts = [*([("Held-out problems during training", on_the_way)] if on_the_way else []), *sections(runs)]
-    within = [(each, "before", "after") for each in pairings_within(runs)]
+    within = [(each, "before", "after") for each in overview.pairings_within(runs)]
     between = [(compare(runs[0], other).pairing, f"in {runs[0].label}", f"in {other.label}") for other in runs[1:]]
     page = partial(
         document,
@@ -64,58 +46,45 @@ def render(runs: Sequence[RunRecord]) -> Page:
             "runs": [run.label for run in runs],
             "prompts": [run.prompts for run in runs],
             "last": max(run.steps for run in runs),
-            "passes": picture(measured) if measured else None,
-            "charts": [chart.to_json() for _, own in charts for chart in own],
+            "passes": overview.picture(measured) if measured else None,
+            "charts": [asdict(chart) for _, own in charts for chart in own],
         },
         title=" and ".join(", ".join(run.label for run in runs).rsplit(", ", 1)),
         runs=runs,
-        overviews=[overview(run, measurements([run])) for run in runs],
+        overviews=[(run.label, overview.sentence(run), overview.tiles(run)) for run in runs],
         measured=measured,
-        levels=levels_of(measured),
-        names=names_of(measured),
+        levels=overview.levels_of(measured),
+        names=overview.names_of(measured),
         pairings=[*within, *(each for each in between if each[0])],
         charts=charts,
         differing=differing(runs) if len(runs) > 1 else [],
         rule=RULE,
     )
     bare = page(samples=PackedSamples("", 0, 0))
-    packed = pack_samples(runs, MOST_BYTES - SPARE_BYTES - len(encoded(bare)))
-    return Page(page(samples=packed), packed.n_kept, packed.n_all)
+    packed = pack_samples(runs, MOST_BYTES - SPARE_BYTES - len(bare.encode("utf-8", "backslashreplace")))
+    return page(samples=packed), packed
 
 
 def document(template: str, *, scripts: Sequence[str], figures: Any, **values: Any) -> str:
     """Render a template of this folder, with its scripts after Chart.js and the figures that they draw."""
-    texts = [_chart_js(), *(_own(name) for name in scripts)]
-    return (
-        environment()
-        .get_template(template)
-        .render(
-            version=version("expo-lite"),
-            style=Markup(_own("page.css")),  # noqa: S704 (our own file)
-            scripts=[Markup(text) for text in texts],  # noqa: S704
-            hashes=[_hash(text) for text in texts],
-            figures=_json_block(figures),
-            **values,
-        )
+    chart_js = files("chartkick").joinpath("django/static/chartkick/Chart.bundle.js")  # with its licence
+    texts = [chart_js.read_text(encoding="utf-8"), *(_own(name) for name in scripts)]
+    page = environment().get_template(template)
+    return page.render(
+        values,
+        version=version("expo-lite"),
+        style=Markup(_own("page.css")),  # noqa: S704 (our own file)
+        scripts=[Markup(text) for text in texts],  # noqa: S704
+        hashes=[_hash(text) for text in texts],
+        figures=_json_block(figures),
     )
-
-
-def encoded(html: str) -> bytes:
-    """Encode as UTF-8, with escapes for lone surrogates."""
-    return html.encode("utf-8", "backslashreplace")
 
 
 def write_document(html: str, file: Path) -> int:
     """Write a page and return its size in bytes; raise CheckpointError if it cannot be written."""
-    data = encoded(html)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    except OSError as error:
-        raise CheckpointError(
-            f"Cannot write the report '{file}': {error.strerror}. Choose another --output."
-        ) from error
-    return len(data)
+    make_folder(file.parent)
+    write_atomically(file, html)
+    return file.stat().st_size
 
 
 @cache
@@ -128,8 +97,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["level_name"] = level_name
-    made.filters["shown"] = shown
+    made.filters |= {"level_name": overview.level_name, "shown": shown}
     return made
 
 
@@ -141,11 +109,6 @@ def _json_block(data: Any) -> Markup:
 
 def _own(name: str) -> str:
     return files("expo_lite.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _chart_js() -> str:
-    """Chart.js with its licence, from the chartkick package."""
-    return files("chartkick").joinpath("django/static/chartkick/Chart.bundle.js").read_text(encoding="utf-8")
 
 
 def _hash(script: str) -> str:

@@ -1,17 +1,16 @@
 """Turn graded completions into the figures of an evaluation, by level and by subject."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from expo_lite.grading.reading.normalise import normalise, text_key
 from expo_lite.records import Level, Problem, by_level
 from expo_lite.results.statistics import Estimate, ks_up_to, majority, over_problems, pass_at_k
 from expo_lite.run.metrics import mean
-
-T = TypeVar("T")
+from expo_lite.settings.schema import from_mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,29 +112,24 @@ class Evaluation:
             figures = {"greedy": row.greedy.value, "avg": row.avg.value}
             figures |= {f"pass_at_{k}": estimate.value for k, estimate in row.pass_at.items()}
             figures |= {f"maj_at_{k}": estimate.value for k, estimate in row.maj_at.items()}
-            figures |= {
-                "frac_all_wrong": row.frac_all_wrong,
-                "truncated_rate": row.truncated_rate,
-                "no_answer_rate": row.no_answer_rate,
-                "mean_tokens": row.mean_tokens,
-            }
+            rates = ("frac_all_wrong", "truncated_rate", "no_answer_rate", "mean_tokens")
+            figures |= {name: getattr(row, name) for name in rates}
             values |= {f"{name}{end}": value for name, value in figures.items()}
         return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Evaluation":
-        """Read the values of `to_json` back."""
-        levels, subjects = (tuple(_result_from_json(row) for row in values[part]) for part in ("levels", "subjects"))
-        problems = tuple(ProblemResult(**row) for row in values.get("problems", ()))
-        return cls(levels, values["temperature"], subjects, problems)
+        """Read the values of `to_json` back; raises ConfigError if they are others."""
+        return from_mapping(cls, values)
 
 
 def evaluation_of(measured: Sequence[GradedProblem], temperature: float) -> Evaluation:
     """All figures of one policy, for the given k."""
+    subjects = sorted({m.problem.subject for m in measured if m.problem.subject is not None})
     return Evaluation(
         tuple(level_result(name, members) for name, members in by_level(measured, lambda m: m.problem.level)),
         temperature,
-        tuple(level_result(name, members) for name, members in _by_subject(measured, lambda m: m.problem.subject)),
+        tuple(level_result(name, [m for m in measured if m.problem.subject == name]) for name in subjects),
         tuple(
             ProblemResult(m.problem.problem_id, m.problem.level, m.greedy.correct, m.n_correct, len(m.samples))
             for m in measured
@@ -161,14 +155,3 @@ def level_result(level: str, measured: Sequence[GradedProblem]) -> LevelResult:
         mean_tokens=mean(sample.n_tokens for sample in samples),
         reasons=dict(sorted(Counter(sample.reason for sample in samples).items())),
     )
-
-
-def _by_subject(items: Sequence[T], subject: Callable[[T], str | None]) -> list[tuple[str, list[T]]]:
-    names = sorted({subject(item) for item in items} - {None}, key=str)
-    return [(str(name), [item for item in items if subject(item) == name]) for name in names]
-
-
-def _result_from_json(row: dict[str, Any]) -> LevelResult:
-    single = {name: Estimate(**row[name]) for name in ("greedy", "avg")}
-    by_k = {name: {int(k): Estimate(**e) for k, e in row[name].items()} for name in ("pass_at", "maj_at")}
-    return LevelResult(**row | single | by_k)

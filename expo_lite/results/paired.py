@@ -81,12 +81,12 @@ def compare(first: RunRecord, second: RunRecord) -> Comparison:
     """Compare two runs: their last evaluations are paired if the problems were chosen and sampled alike."""
     differ = differing([first, second])
     comparable = not any(name in TERMS or name.startswith("data.") for name, _ in differ)
-    ours, theirs = ([each for each in run.evaluated if each.evaluation.problems] for run in (first, second))
     pairing = None
-    if comparable and ours and theirs:
-        after = " and ".join(map(str, dict.fromkeys((ours[-1].step, theirs[-1].step))))
+    if comparable and first.evaluated and second.evaluated:
+        ours, theirs = first.evaluated[-1], second.evaluated[-1]
+        after = " and ".join(map(str, dict.fromkeys((ours.step, theirs.step))))
         title = f"{second.label} minus {first.label} (in training, after step {after})"
-        pairing = pair(title, ours[-1].evaluation.problems, theirs[-1].evaluation.problems)
+        pairing = pair(title, ours.evaluation.problems, theirs.evaluation.problems)
     return Comparison(first.label, second.label, differ, pairing)
 
 
@@ -94,9 +94,9 @@ def pair(title: str, first: Sequence[ProblemResult], second: Sequence[ProblemRes
     """Pair the problems that both have with equally many samples; None if there is no such problem."""
     others = {result.problem_id: result for result in second}
     changes = [
-        Change(ours.problem_id, _word(ours.level), ours.n, ours.n_correct, others[ours.problem_id].n_correct)
+        Change(ours.problem_id, _word(ours.level), ours.n, ours.n_correct, theirs.n_correct)
         for ours in first
-        if ours.problem_id in others and others[ours.problem_id].n == ours.n
+        if (theirs := others.get(ours.problem_id)) and theirs.n == ours.n
     ]
     if not changes:
         return None

@@ -1,14 +1,13 @@
 """A run read back from its folder: settings, metrics, samples and evaluations."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expo_lite.errors import CheckpointError
+from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.results.figures import Evaluation
-from expo_lite.run.folder import JsonLines, RunFolder
+from expo_lite.run.folder import JsonLines, RunFolder, read_json
 from expo_lite.settings.schema import flat
 
 PLACES = ("output", "resume", "log")
@@ -79,7 +78,10 @@ def read_run(path: Path, label: str) -> RunRecord:
         pairs=folder.pairs.read(),
         prompts=about.get("prompts", {}),
         held_out=list(_held_out(path / "evaluation")),
-        evaluated=tuple(_evaluated(found) for found in sorted((path / "evaluation").glob("step-*.json"))),
+        evaluated=tuple(
+            Evaluated(int(found.stem.removeprefix("step-")), read_evaluation(found))
+            for found in sorted((path / "evaluation").glob("step-*.json"))
+        ),
     )
 
 
@@ -95,11 +97,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 def differing(runs: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
     """The settings, versions and devices that differ between runs, with each run's value or None."""
-    return [*differing_in([run.settings for run in runs]), *differing_in([run.made_with for run in runs])]
-
-
-def differing_in(tables: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """The names whose values differ between tables, with each table's value or None."""
+    tables = [run.settings | run.made_with for run in runs]
     names = dict.fromkeys(name for table in tables for name in table)
     rows = [(name, [table.get(name) for table in tables]) for name in names]
     return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
@@ -121,22 +119,10 @@ def _held_out(folder: Path) -> Iterator[dict[str, Any]]:
             yield {**row, "step": step, "kind": kind}
 
 
-def _evaluated(file: Path) -> Evaluated:
+def read_evaluation(file: Path) -> Evaluation:
+    """Read an evaluation; raise CheckpointError if its file is damaged."""
     values = read_json(file)
     try:
-        return Evaluated(int(file.stem.removeprefix("step-")), Evaluation.from_json(values))
-    except (LookupError, TypeError, ValueError) as error:
+        return Evaluation.from_json(values)
+    except ConfigError as error:
         raise CheckpointError(f"The evaluation in '{file}' is damaged: remove that file to go on.") from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read the JSON object in a file; raise CheckpointError if there is none."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"Cannot read '{file}': {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"'{file}' is damaged: it is not JSON.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"'{file}' is damaged: it holds no JSON object.")
-    return values

@@ -4,7 +4,6 @@ Files may be read while they are written: a last line that is not whole yet is l
 """
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from expo_lite.run.folder import LOCK, RunFolder, read_config, resuming, tail_rows
+from expo_lite.run.folder import LOCK, RunFolder, read_config, read_json, resuming, tail_rows
 from expo_lite.settings.metrics import METRICS, PANELS, described, percent, text_of
 from expo_lite.settings.train import RunConfig
 from expo_lite.terminal import command, visible, visible_line
@@ -95,10 +94,9 @@ class RunsState:
     """By the time that the runs so far have taken, evaluations included; None before the first step."""
 
     def __str__(self) -> str:
-        left = ""
-        if self.seconds_left is not None and self.n_finished < self.total:
-            near = self.seconds_left < 60
-            left = f", {'less than a minute' if near else f'about {duration(self.seconds_left)}'} left"
+        left = (
+            f", about {duration(self.seconds_left)} left" if self.seconds_left and self.n_finished < self.total else ""
+        )
         return f"{self.n_finished} of {self.total} runs{left}"
 
 
@@ -146,17 +144,16 @@ def panel(state: RunState, width: int) -> RenderableType:
         parts.append(Text(f"measured: {'; '.join(state.evaluated[-4:])}", style="dim"))
     if state.metrics:
         parts.append(_curves(state.metrics, width))
-    if pair := latest_pair(state.samples):
-        parts.append(_side_by_side(*pair))
+    if pair := _latest_pair(state.samples):
+        parts.append(pair)
     return Group(*parts)
 
 
 def _bar_cells(state: RunState) -> tuple[RenderableType, str]:
     """Steps done, with the time left."""
+    left = "" if state.seconds_left is None else f"{clock(state.seconds_left)} left"
     if state.step >= state.steps and not state.finished:
         left = "being evaluated"  # which has a clock of its own where it runs
-    else:
-        left = "" if state.seconds_left is None else f"{clock(state.seconds_left)} left"
     drawn = ProgressBar(total=max(state.steps, 1), completed=state.step, width=24)
     return drawn, f"{state.step:,}/{state.steps:,} {left}"
 
@@ -175,25 +172,21 @@ def _curves(metrics: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
     return Group(table, Text.assemble(("memory  ", "dim"), ", ".join(described(metrics[-1], MEMORY))))
 
 
-def latest_pair(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-    """Find the latest accepted explanation (else the latest), and a wrong completion of the same problem."""
+def _latest_pair(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """A wrong completion beside the latest accepted explanation (else the latest) of the same problem."""
     wrong = {(row["step"], row["problem_id"]): row for row in rows if row["kind"] == "rollout" and not row["correct"]}
     explained = [r for r in rows if r["kind"] == "explanation" and (r["step"], r["problem_id"]) in wrong]
     explained = [row for row in explained if row.get("accepted")] or explained
     if not explained:
         return None
-    return wrong[explained[-1]["step"], explained[-1]["problem_id"]], explained[-1]
-
-
-def _side_by_side(wrong: Mapping[str, Any], explanation: Mapping[str, Any]) -> Table:
-    """A wrong completion beside the explanation that is learned from."""
+    explanation = explained[-1]
     verdict = "accepted" if explanation.get("accepted") else f"refused: {explanation.get('refusal')}"
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), title_justify="left", title_style="dim")
     table.title = f"step {explanation['step']}, {explanation['problem_id']}: the answer is {explanation['gold']}"
     for heading in ("a wrong try", f"an explanation ({verdict})"):
         table.add_column(heading, ratio=1)
     texts = []
-    for row in (wrong, explanation):
+    for row in (wrong[explanation["step"], explanation["problem_id"]], explanation):
         lines = visible(str(row["completion"]).strip()).splitlines()
         more = [f"... {len(lines) - TEXT_LINES} more lines"] if len(lines) > TEXT_LINES else []
         texts.append(Text("\n".join([*lines[:TEXT_LINES], *more])))
@@ -235,13 +228,9 @@ def holder_lives(path: Path) -> bool:
 
 
 def _measured(file: Path) -> str:
-    """The step of an evaluation, and pass@1 of all held-out problems if the file can be read now."""
-    step = f"step {int(file.stem.removeprefix('step-'))}"
-    try:
-        row = json.loads(file.read_text(encoding="utf-8"))["levels"][-1]
-        return f"{step} pass@1 {percent(row['avg']['value'])}"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return step
+    """The step of an evaluation, and pass@1 of all held-out problems."""
+    pass_1 = read_json(file)["levels"][-1]["avg"]["value"]
+    return f"step {int(file.stem.removeprefix('step-'))} pass@1 {percent(pass_1)}"
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -65,6 +65,11 @@ def write_atomically(path: Path, text: str) -> None:
             raise
 
 
+def write_json(path: Path, values: Any) -> None:
+    """Replace a file by a JSON document; raises what `write_atomically` does."""
+    write_atomically(path, json.dumps(values, indent=2) + "\n")
+
+
 def tail_rows(path: Path) -> list[dict[str, Any]]:
     """Read the whole rows at the end of a JSON-lines file that may be growing; [] if it cannot be read."""
     try:
@@ -98,6 +103,10 @@ class JsonLines:
             self.path.open("a", encoding="utf-8", errors="backslashreplace") as file,
         ):
             file.write(_lines(rows))
+
+    def replace(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write these rows in the place of all that are there; raises what `write_atomically` does."""
+        write_atomically(self.path, _lines(rows))
 
     def read(self) -> list[dict[str, Any]]:
         """Read all whole rows; a last line that was cut off in writing does not count.
@@ -167,12 +176,12 @@ class RunFolder:
         if template:
             write_atomically(self.chat_template, template)
         about = {"settings": to_json(config), "run_id": secrets.token_hex(4), **provenance(device), **about}
-        write_atomically(self.config_file, json.dumps(about, indent=2) + "\n")
+        write_json(self.config_file, about)
 
     @property
     def run_id(self) -> str:
         """Eight hexadecimal digits that no other run has."""
-        return str(json.loads(self.config_file.read_text(encoding="utf-8"))["run_id"])
+        return str(read_json(self.config_file)["run_id"])
 
     def check_is_run(self) -> None:
         """Raise CheckpointError if there is no run."""
@@ -211,7 +220,7 @@ class RunFolder:
         step = load_state(checkpoint)["step"] if checkpoint else 0
         for file in (self.metrics, self.samples, self.pairs):
             if file.path.exists():
-                write_atomically(file.path, _lines(row for row in file.read() if row["step"] <= step))
+                file.replace(row for row in file.read() if row["step"] <= step)
         for leftover in self.checkpoints.glob(".step-*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         return checkpoint, damaged
@@ -287,6 +296,19 @@ def read_config(folder: Path) -> RunConfig:
         CheckpointError: the folder holds no run.
     """
     return from_mapping(RunConfig, read_settings(folder), str(folder / "config.json"))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read the JSON object in a file; raise CheckpointError if there is none."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"Cannot read '{file}': {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{file}' is damaged: it is not JSON.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"'{file}' is damaged: it holds no JSON object.")
+    return values
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -106,18 +106,15 @@ def dead_groups(rows: Sequence[Row]) -> Finding | None:
 def _cause(dead: Sequence[Row]) -> tuple[str, str]:
     """Why these steps had no gradient, and what to change; a cause of other causes comes first."""
     right, wrong = _mean(dead, "frac_all_correct"), _mean(dead, "frac_all_wrong")
-    if (_mean(dead, "update/n_rows") or 0.0) > 0:
+    if _mean(dead, "update/n_rows"):
         return "what is trained on has a gradient of 0", "Raise --exp-sft-coef, or take another --method."
     if (_mean(dead, "pairs/none_wrong") or 0.0) > (_mean(dead, "pairs/no_chosen") or 0.0):
         return "no completion is wrong, so there are no pairs", HARDER
     if right is None or wrong is None:
-        return (
-            "no problem has a chain to learn from",
-            "Name the field of the data that has chains: --fields chain=NAME.",
-        )
+        remedy = "Name the field of the data that has chains: --fields chain=NAME."
+        return "no problem has a chain to learn from", remedy
     if (_mean(dead, "completions/clipped_ratio") or 0.0) >= NEARLY_ALL:
-        remedy = LIMITS[0][2].remedy
-        return "completions are cut off before they have an answer", remedy
+        return "completions are cut off before they have an answer", LIMITS[0][2].remedy
     if right >= NEARLY_ALL:
         return "every completion is right already", HARDER
     if (_mean(dead, "verdicts/no_answer") or 0.0) >= NEARLY_ALL:

@@ -3,8 +3,8 @@
 `settings/metrics.py` has the labels and units of all metrics.
 """
 
-import math
 from collections.abc import Iterable, Sequence
+from statistics import stdev
 from typing import Any
 
 from expo_lite.records import Completion, Explanation, FinishReason, Group, GroupKind, Problem, Verdict, level_order
@@ -21,7 +21,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     n_tokens = sum(lengths)
     metrics = {
         "reward": mean(rewards),
-        "reward_std": mean(_deviation(group.rewards) for group in groups),
+        "reward_std": mean(stdev(group.rewards) for group in groups),
         "frac_reward_zero_std": mean(group.is_dead for group in groups),
         "frac_all_wrong": mean(kind is GroupKind.ALL_WRONG for kind in kinds),
         "frac_mixed": mean(kind is GroupKind.MIXED for kind in kinds),
@@ -40,9 +40,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 def explanation_metrics(explanations: Sequence[Explanation]) -> dict[str, float]:
     """Acceptance and the reasons for refusals, of one step's explanations."""
-    metrics = {
-        "expo/explanation_accept_rate": mean(explanation.accepted for explanation in explanations),
-    }
+    metrics = {"expo/explanation_accept_rate": mean(explanation.accepted for explanation in explanations)}
     for reason in sorted({e.reason for e in explanations if not e.accepted}):
         metrics[f"expo/refused/{reason}"] = mean(e.reason == reason for e in explanations)
     return metrics
@@ -52,11 +50,6 @@ def mean(values: Iterable[float]) -> float:
     """The arithmetic mean; 0 where there are no values."""
     collected = list(values)
     return sum(collected) / len(collected) if collected else 0.0
-
-
-def _deviation(values: Sequence[float]) -> float:
-    centre = mean(values)
-    return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
 def sample_rows(
@@ -69,11 +62,14 @@ def sample_rows(
     rows = []
     for group in groups:
         for completion, verdict in zip(group.completions, group.verdicts, strict=True):
-            rows.append(_sample_row(step, "rollout", group.problem, completion, verdict) | {"reward": verdict.reward})
+            about = {"step": step, "kind": "rollout", "reward": verdict.reward}
+            rows.append(about | sample_row(group.problem, completion, verdict))
     used = {id(explanation) for explanation in explanations if explanation.accepted}
     new = {id(attempt) for attempt in attempts}
     for each in [*(e for e in explanations if id(e) not in new), *attempts]:
         about = {
+            "step": step,
+            "kind": "explanation",
             "accepted": each.accepted,
             "refusal": None if each.accepted else each.reason,
             "lift_nats": each.lift_nats,
@@ -81,14 +77,13 @@ def sample_rows(
             "used": id(each) in used,
         }
         about |= {"outline": each.outline} if each.outline else {}
-        rows.append(_sample_row(step, "explanation", each.problem, each.completion, each.verdict) | about)
+        rows.append(about | sample_row(each.problem, each.completion, each.verdict))
     return rows
 
 
-def _sample_row(step: int, kind: str, problem: Problem, completion: Completion, verdict: Verdict) -> dict[str, Any]:
+def sample_row(problem: Problem, completion: Completion, verdict: Verdict) -> dict[str, Any]:
+    """The part that all rows of samples have: a problem, a completion and its verdict."""
     return {
-        "step": step,
-        "kind": kind,
         "problem_id": problem.problem_id,
         "level": problem.level,
         "prompt": problem.question,

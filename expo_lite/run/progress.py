@@ -99,16 +99,18 @@ def working(console: Console, what: str) -> Iterator[None]:
         yield
 
 
-class CompletionBar:
-    """A count of completions: call it with those that are graded and kept, and tell `ended` of those sampled."""
+class CompletionBar(Progress):
+    """A bar on a terminal while it is open, and a line now and then elsewhere.
+
+    Call it with the completions that are graded and kept, and tell `ended` of those sampled.
+    """
 
     def __init__(self, console: Console, title: str, total: int) -> None:
         """Show nothing yet."""
         described = TextColumn("{task.description}", markup=False)
         columns = (described, BarColumn(30), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-        self._console, self._title, self._total = console, title, total
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self.progress.add_task(title, total=total)
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._title, self._total, self._bar = title, total, self.add_task(title, total=total)
         self._kept = self._ended = 0
         self._last_line = time.monotonic()
 
@@ -124,21 +126,13 @@ class CompletionBar:
 
     def _show(self) -> None:
         done = min(self._kept + self._ended, self._total)
-        self.progress.update(self._task, completed=done)
+        self.update(self._bar, completed=done)
         now = time.monotonic()
-        if self._console.is_terminal or now - self._last_line < LINE_SECONDS or done == self._total:
+        if self.console.is_terminal or now - self._last_line < LINE_SECONDS or done == self._total:
             return
-        self._last_line, seconds = now, self.progress.tasks[0].time_remaining
+        self._last_line, seconds = now, self.tasks[0].time_remaining
         left = "" if seconds is None else f", {clock(seconds)} left"
-        say(self._console, f"{self._title}: {done:,}/{self._total:,}{left}")
-
-
-@contextlib.contextmanager
-def completion_bar(console: Console, title: str, total: int) -> Iterator[CompletionBar]:
-    """Show a bar on a terminal while this is open, a line now and then elsewhere."""
-    bar = CompletionBar(console, title, total)
-    with bar.progress:
-        yield bar
+        say(self.console, f"{self._title}: {done:,}/{self._total:,}{left}")
 
 
 class Stopped(Exception):

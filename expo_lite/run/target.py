@@ -81,8 +81,7 @@ class Target:
     @property
     def adapter_sha256(self) -> str | None:
         """The SHA-256 of the adapter's weights; None without an adapter."""
-        weights = self.adapter / ADAPTER_WEIGHTS if self.adapter else None
-        return hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
+        return _sha256(self.adapter / ADAPTER_WEIGHTS) if self.adapter else None
 
     @property
     def prompts(self) -> Prompts:
@@ -91,17 +90,17 @@ class Target:
 
     def identity(self) -> dict[str, Any]:
         """Everything of the policy that samples depend on, as JSON values; the adapter by its bytes."""
-        policy = self.policy
-        about: dict[str, Any] = {
+        policy, file = self.policy, self.policy.chat_template
+        return {
             "model": self.model,
             "bits": policy.bits,
             "backend": policy.backend,
             "sampler": policy.sampler,
+            "revision": policy.revision,
+            "adapter_sha256": self.adapter_sha256,
+            "thinking": None if policy.thinking == "auto" else policy.thinking,
+            "chat_template": _sha256(file) if file and file.is_file() else file and str(file),
         }
-        file, thinking = policy.chat_template, None if policy.thinking == "auto" else policy.thinking
-        template = hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else file and str(file)
-        about |= {"revision": policy.revision, "adapter_sha256": self.adapter_sha256}
-        return about | {"thinking": thinking, "chat_template": template}
 
 
 def resolve_run(config: TrainConfig) -> RunConfig:
@@ -114,16 +113,17 @@ def resolve_run(config: TrainConfig) -> RunConfig:
         ConfigError: a setting is wrong, or is not that of the adapter.
     """
     config = typed(config)
-    path = Path(config.model).expanduser().absolute() if config.model else None
-    if path is not None and config.resume and config.output and (config.output / "config.json").exists():
+    if not config.model:
+        return resolve(config)
+    path = Path(config.model).expanduser().absolute()
+    if config.resume and config.output and (config.output / "config.json").exists():
         kept = read_config(config.output)
         if kept.start_from == path:
             policy = replace(kept.policy, backend=config.policy.backend, sampler=config.policy.sampler)
             same = resolve(replace(config, model=kept.model, policy=policy))
             return replace(same, start_from=kept.start_from, start_sha256=kept.start_sha256)
-    if path is not None:
-        refuse_several(path)
-    if path is None or not ((path / "checkpoints").is_dir() or (path / ADAPTER_CONFIG).is_file()):
+    refuse_several(path)
+    if not ((path / "checkpoints").is_dir() or (path / ADAPTER_CONFIG).is_file()):
         return resolve(config)
     target = find_target(str(path), bits=config.policy.bits)
     shape = {name: getattr(target.policy, name) for name in ("lora_targets", "lora_rank", "lora_alpha")}
@@ -264,6 +264,10 @@ def _adapter(folder: Path) -> Target:
     own = next((folder / name for name in (TEMPLATE, TOKENIZER_CONFIG) if _has_template(folder / name)), None)
     policy = replace(policy, chat_template=own or policy.chat_template)
     return Target(model, policy, folder, run, config, policy.bits)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _has_template(file: Path) -> bool:

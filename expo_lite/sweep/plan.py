@@ -26,8 +26,7 @@ from typing import Annotated, Any
 from annotated_types import Interval
 
 from expo_lite.errors import ConfigError
-from expo_lite.results.record import read_json
-from expo_lite.run.folder import write_atomically
+from expo_lite.run.folder import read_json, write_atomically
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion

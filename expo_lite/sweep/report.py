@@ -202,7 +202,7 @@ def render(report: SweepReport) -> str:
             "runs": names,
             "last": max(row["step"] for runs in results.runs.values() for run in runs.values() for row in run.metrics),
             "passes": bars(results),
-            "charts": [chart.to_json() for chart in charts],
+            "charts": [asdict(chart) for chart in charts],
         },
         title=report.title,
         report=report,

@@ -26,7 +26,7 @@ from rich.live import Live
 from rich.text import Text
 
 from expo_lite.errors import ConfigError, ExpoLiteError
-from expo_lite.results.figures import Evaluation
+from expo_lite.results.record import read_evaluation
 from expo_lite.run.dashboard import clock, read_progress, runs_panel
 from expo_lite.run.folder import RunFolder, check_new, locked, make_folder, read_config
 from expo_lite.settings.machine import gpu_names, how_to_install, is_installed
@@ -204,8 +204,8 @@ def collect_results(plan: SweepPlan) -> Results:
             config = plan.config(name, seed)
             folder = RunFolder(config.output)
             if (after := folder.evaluation_file(config.steps)).exists():
-                before = _evaluation(folder.evaluation_file(0))
-                runs.setdefault(name, {})[seed] = RunResult(before, _evaluation(after), folder.metrics.read())
+                before = read_evaluation(folder.evaluation_file(0))
+                runs.setdefault(name, {})[seed] = RunResult(before, read_evaluation(after), folder.metrics.read())
         file = diagnosis_folder(plan, seed) / DIAGNOSIS
         if file.exists():
             diagnoses[seed] = json.loads(file.read_text(encoding="utf-8"))["levels"][-1]
@@ -219,10 +219,6 @@ def unfinished(plan: SweepPlan) -> dict[str, str]:
     """Name the runs that are not finished, as if they had failed."""
     done = {each.output.name: RunFolder(each.output).evaluation_file(each.steps).exists() for each in plan.configs()}
     return {name: "not finished" for name, is_done in done.items() if not is_done}
-
-
-def _evaluation(file: Path) -> Evaluation:
-    return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8")))
 
 
 def on_processes(

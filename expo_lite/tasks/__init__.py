@@ -1,26 +1,20 @@
 """The problems that a policy is trained and measured on: `load_task` by the name typed on the command line."""
 
-from __future__ import annotations
-
-import dataclasses
 import difflib
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from expo_lite.errors import ConfigError
 from expo_lite.grading import Grader
-from expo_lite.records import Prompts
+from expo_lite.records import Problem, Prompts
 from expo_lite.settings.groups import TaskOptions
-from expo_lite.settings.schema import typed
+from expo_lite.settings.schema import changed, typed
 from expo_lite.tasks import hidden_rules, reasoning_gym, sources
 from expo_lite.tasks.base import FixedTask, Split, Task
 from expo_lite.tasks.files import KINDS, suffix_of
-from expo_lite.tasks.splits import Levels, check_choice, fewer_than_asked
-
-if TYPE_CHECKING:
-    from expo_lite.records import Problem
+from expo_lite.tasks.splits import Levels, check_choice
 
 __all__ = ["TASKS", "FixedTask", "Split", "Task", "TaskOptions", "TaskSpec", "check_name", "load_task", "problems_of"]
 
@@ -139,12 +133,15 @@ def problems_of(
     Raises what `Task.problems` does.
     """
     problems = task.problems(split, levels=levels, limit=limit, seed=seed)
-    few = fewer_than_asked(problems, task=task.name, known_levels=task.levels, levels=levels, limit=limit)
-    if few is not None:
+    counts = Counter(problem.level if task.levels else None for problem in problems)
+    few = {level: counts[level] for level in levels or task.levels or (None,) if counts[level] < (limit or 0)}
+    if few:
+        there = ", ".join(f"{n:,}" if level is None else f"{n:,} of level {level}" for level, n in few.items())
         spec = TASKS.get(task.name.partition(":")[0])
         asks = split == "test" and spec is not None and "test_file" in spec.flags
-        warn(f"{few} Name a file of held-out problems with --test-file." if asks else few)
-    return [dataclasses.replace(problem, prompts=prompts) for problem in problems] if prompts != OURS else problems
+        hint = " Name a file of held-out problems with --test-file." if asks else ""
+        warn(f"task '{task.name}' has fewer than {limit:,} problems here: {there}.{hint}")
+    return [replace(problem, prompts=prompts) for problem in problems] if prompts != OURS else problems
 
 
 def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: Levels = ()) -> TaskSpec:
@@ -157,9 +154,9 @@ def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: Levels = ())
     spec = TASKS.get(kind)
     if spec is None or bool(colon) != (":" in spec.shape):
         raise ConfigError(_unknown(name))
-    for field in dataclasses.fields(options):
-        if getattr(options, field.name) != field.default and field.name not in spec.flags:
-            raise ConfigError(f"Task {name!r} has no use for --{field.name.replace('_', '-')}.")
+    for option in changed(options):
+        if option not in spec.flags:
+            raise ConfigError(f"Task {name!r} has no use for --{option.replace('_', '-')}.")
     if spec.levels is not None:
         check_choice(name, spec.levels, levels, None)
     return spec
@@ -167,15 +164,13 @@ def check_name(name: str, options: TaskOptions = _DEFAULTS, levels: Levels = ())
 
 def _unknown(name: str) -> str:
     kind, _, rest = name.partition(":")
-    shapes = {known: spec.shape for known, spec in TASKS.items()}
-    begun = [shape for shape in shapes if kind and shape.startswith(kind.lower())]
-    near = begun or difflib.get_close_matches(kind.lower(), shapes, n=1, cutoff=0.5)
-    if reader := KINDS.get(suffix_of(Path(name))) if kind not in shapes else None:
+    if kind in TASKS:
+        hint = f" It is written {TASKS[kind].shape}."
+    elif reader := KINDS.get(suffix_of(Path(name))):
         hint = f" Did you mean '{reader}:{name}'?"
-    elif kind in shapes:
-        hint = f" It is written {shapes[kind]}."
-    elif near:
-        hint = f" Did you mean {near[0] + ':' + rest if rest and ':' in shapes[near[0]] else shapes[near[0]]!r}?"
+    elif near := difflib.get_close_matches(kind.lower(), TASKS, n=1, cutoff=0.5):
+        shape = TASKS[near[0]].shape
+        hint = f" Did you mean {near[0] + ':' + rest if rest and ':' in shape else shape!r}?"
     else:
-        hint = f" Known: {', '.join(shapes.values())}."
+        hint = f" Known: {', '.join(spec.shape for spec in TASKS.values())}."
     return f"Unknown task {name!r}.{hint}"

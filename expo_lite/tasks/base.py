@@ -1,19 +1,15 @@
 """The interface of tasks: problems by split and level, and a verdict on a completion."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
+
+from rich.console import Console
 
 from expo_lite.errors import DataError
+from expo_lite.grading import Grader
 from expo_lite.records import Level, Problem, Verdict
 from expo_lite.tasks.splits import select
 from expo_lite.terminal import say
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from expo_lite.grading import Grader
 
 Split = Literal["train", "test"]
 
@@ -58,8 +54,8 @@ class Task(Protocol):
 class ChecksSteps(Protocol):
     """A task that can tell whether a chain is right step by step, which its answer alone does not say."""
 
-    def check_steps(self, problem: Problem, completion: str) -> str:
-        """Say in one word what is wrong with the chain; "valid" if nothing is."""
+    def check_steps(self, problem: Problem, completion: str) -> bool:
+        """Return whether every step of the chain is right."""
 
 
 @dataclass(frozen=True)

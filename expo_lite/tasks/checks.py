@@ -4,19 +4,14 @@ A reply matches an answer only if the grader finds the answer equal to itself, a
 to itself too, but nobody writes the same sentence twice.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from expo_lite.errors import DataError
-from expo_lite.grading import GradeItem
+from expo_lite.grading import GradeItem, Grader
 from expo_lite.records import Problem
 from expo_lite.tasks.splits import normalised
-
-if TYPE_CHECKING:
-    from expo_lite.grading import Grader
 
 T = TypeVar("T")
 
@@ -27,8 +22,6 @@ _VERBS = frozenset(
     "it so hence thus therefore because since then make will would can should".split()
 )
 _MOST_WORDS = 7
-_LONG = 60  # characters
-_MOST_LONG = 8
 _SHOWN = 80  # characters
 QUESTIONS = tuple("question problem prompt query instruction messages conversations".split())
 """The usual field names of a question, the best first."""
@@ -58,10 +51,9 @@ def unmatched(problems: Iterable[Problem], grader: Grader) -> set[str]:
     return bad.union(read)
 
 
-def _failing(things: Sequence[T], items: Sequence[GradeItem], grader: Grader, but: str = "") -> list[T]:
-    """The things whose items are wrong, for any reason but this one."""
-    verdicts = zip(things, grader.grade_many(items), strict=True)
-    return [thing for thing, verdict in verdicts if not verdict.correct and verdict.reason != but]
+def _failing(things: Sequence[T], items: Sequence[GradeItem], grader: Grader) -> list[T]:
+    """The things whose items are wrong."""
+    return [thing for thing, verdict in zip(things, grader.grade_many(items), strict=True) if not verdict.correct]
 
 
 def without_unmatched(
@@ -102,13 +94,6 @@ def doubts(problems: Sequence[Problem], unread: Mapping[str, int], grader: Grade
         yield (
             f"{len(marked):,} of {len(problems):,} questions have been through a chat template, and would go through "
             f"another one: {name} has {found!r}. Give the bare questions."
-        )
-    long = sorted({each.answer for each in problems if len(each.answer) > _LONG}, key=len)[-_MOST_LONG:]
-    slow = _failing(long, [GradeItem(answer, f"\\boxed{{{answer} + 0}}") for answer in long], grader, "different")
-    for answer in slow[:1]:
-        yield (
-            f"{len(slow)} of the {len(long)} longest answers take too long to compare, even with themselves, such as "
-            f"{_short(answer)}: a reply that writes them otherwise counts as wrong."
         )
 
 

@@ -74,10 +74,7 @@ class Fields:
     def find(self, row: DataRow, role: str) -> str:
         """Return the row's field for a role, one that is filled before one that is empty; '' if there is none."""
         present = _matching(tuple(row.fields), self.names[role])
-        for name in present:
-            if not _is_missing(row.fields[name]):
-                return name
-        return present[0] if present else ""
+        return next((name for name in present if not _is_missing(row.fields[name])), present[0] if present else "")
 
     def unread(self, row: DataRow) -> list[str]:
         """Return those of a row's fields that are filled and not read."""

@@ -1,7 +1,5 @@
 """A task out of Python objects: rows as a JSON Lines file has them, and, if wanted, a judge of one's own."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

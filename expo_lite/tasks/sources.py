@@ -5,16 +5,14 @@ A data set keeps its own splits; without test problems the validation split is t
 MATH-500, the 500 test problems of Lightman et al. 2023, which has no train split.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from expo_lite.errors import ConfigError, DataError
+from expo_lite.grading import Grader
 from expo_lite.records import Problem, level_order
 from expo_lite.settings.groups import TaskOptions
 from expo_lite.tasks.base import FixedTask
@@ -22,9 +20,6 @@ from expo_lite.tasks.checks import doubts, summary, without_unmatched
 from expo_lite.tasks.fields import Fields, flat, problem_from_row
 from expo_lite.tasks.files import Row, hub_rows, read_rows, split_files, split_in_name
 from expo_lite.tasks.splits import hold_out, without_test_questions
-
-if TYPE_CHECKING:
-    from expo_lite.grading import Grader
 
 Rows = Mapping[str, Iterable[Row]]
 """Rows by split; '' for those of no split."""

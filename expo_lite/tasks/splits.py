@@ -6,7 +6,7 @@ The text of a question decides, never its position.
 import random
 import unicodedata
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 from expo_lite.errors import ConfigError, DataError
@@ -58,20 +58,6 @@ def check_choice(task: str, known_levels: Levels, levels: Levels, limit: int | N
     if unknown:
         named, known = (", ".join(map(repr, some)) for some in (unknown, known_levels))
         raise ConfigError(f"Task {task!r} has no level {named}; its levels are {known}.")
-
-
-def fewer_than_asked(
-    problems: Sequence[Problem], *, task: str, known_levels: Levels, levels: Levels, limit: int | None
-) -> str | None:
-    """Return a warning where a task has fewer problems, of some level, than the limit asks for; else None."""
-    if limit is None:
-        return None
-    counts = Counter(problem.level if known_levels else None for problem in problems)
-    short = {level: counts[level] for level in (levels or known_levels or (None,)) if counts[level] < limit}
-    if not short:
-        return None
-    there = ", ".join(f"{n:,}" if level is None else f"{n:,} of level {level}" for level, n in short.items())
-    return f"task '{task}' has fewer than {limit:,} problems here: {there}."
 
 
 def select(
