@@ -139,6 +139,16 @@ def test_doubts_about_the_data_are_said_once_with_a_count(grader: Grader) -> Non
     )
 
 
+def test_golds_that_take_too_long_are_told() -> None:
+    series = "+".join(rf"\frac{{x^{{{n}}}}}{{{n}!}}" for n in range(60))
+    rows = [*GOOD, {"question": "Which series?", "answer": series}]
+    with Grader(timeout_s=0.3) as impatient:
+        _, said = loaded(rows, impatient).notes
+    assert said.startswith(
+        r"warning: 1 of the 1 longest answers take too long to compare, even with themselves, such as"
+    )
+
+
 def test_plain_golds_need_no_worker_and_little_time() -> None:
     with Grader() as own:
         started = time.process_time()

@@ -22,6 +22,8 @@ _VERBS = frozenset(
     "it so hence thus therefore because since then make will would can should".split()
 )
 _MOST_WORDS = 7
+_LONG = 60  # characters
+_MOST_LONG = 8
 _SHOWN = 80  # characters
 QUESTIONS = tuple("question problem prompt query instruction messages conversations".split())
 """The usual field names of a question, the best first."""
@@ -51,9 +53,10 @@ def unmatched(problems: Iterable[Problem], grader: Grader) -> set[str]:
     return bad.union(read)
 
 
-def _failing(things: Sequence[T], items: Sequence[GradeItem], grader: Grader) -> list[T]:
-    """The things whose items are wrong."""
-    return [thing for thing, verdict in zip(things, grader.grade_many(items), strict=True) if not verdict.correct]
+def _failing(things: Sequence[T], items: Sequence[GradeItem], grader: Grader, but: str = "") -> list[T]:
+    """The things whose items are wrong, for any reason but this one."""
+    verdicts = zip(things, grader.grade_many(items), strict=True)
+    return [thing for thing, verdict in verdicts if not verdict.correct and verdict.reason != but]
 
 
 def without_unmatched(
@@ -94,6 +97,13 @@ def doubts(problems: Sequence[Problem], unread: Mapping[str, int], grader: Grade
         yield (
             f"{len(marked):,} of {len(problems):,} questions have been through a chat template, and would go through "
             f"another one: {name} has {found!r}. Give the bare questions."
+        )
+    long = sorted({each.answer for each in problems if len(each.answer) > _LONG}, key=len)[-_MOST_LONG:]
+    slow = _failing(long, [GradeItem(answer, f"\\boxed{{{answer} + 0}}") for answer in long], grader, "different")
+    for answer in slow[:1]:
+        yield (
+            f"{len(slow)} of the {len(long)} longest answers take too long to compare, even with themselves, such as "
+            f"{_short(answer)}: a reply that writes them otherwise counts as wrong."
         )
 
 
