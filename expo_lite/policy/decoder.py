@@ -89,6 +89,7 @@ class Decoder:
         self._fused = self.device.type != "cpu" if fused is None else fused
         self._scale = weights.attention_scale
         self._windows = {layer.window for layer in weights.layers}
+        self._width = (weights.embeddings_VH.shape[1],)
         self._n_roped = weights.n_queries + weights.n_keys
 
     def new_cache(self, n_slots: int, n_positions: int) -> SlotCache:
@@ -197,7 +198,7 @@ class Decoder:
     def _run(self, tokens_N: torch.Tensor, positions_N: torch.Tensor, rope: Rope, attend: Attend) -> torch.Tensor:
         """Run all layers, with attention as given; returns hidden states [N, H] after the last norm."""
         w = self.weights
-        cos_Nrd, sin_Nrd = (table[positions_N] for table in rope)
+        turns = list(zip(*(torch.split(table[positions_N], 1, dim=1) for table in rope), strict=True))
         hidden_NH = w.embeddings_VH[tokens_N]
         if w.embedding_scale != 1:
             hidden_NH *= w.embedding_scale
@@ -208,9 +209,9 @@ class Decoder:
             if layer.head_norm_hd is not None:
                 self._norm_heads(roped, layer.head_norm_hd)
             if layer.rope is not None:
-                this = slice(layer.rope, layer.rope + 1)
+                cos_N1d, sin_N1d = turns[layer.rope]
                 turned = roped.roll(w.head_dim // 2, dims=-1)
-                roped.mul_(cos_Nrd[:, this]).addcmul_(turned, sin_Nrd[:, this])
+                roped.mul_(cos_N1d).addcmul_(turned, sin_N1d)
             if w.long_queries is not None:
                 beta, n = w.long_queries
                 factors_N = 1 + beta * torch.log(1 + torch.floor(positions_N / n))
@@ -223,7 +224,9 @@ class Decoder:
     def _normed(self, x_NH: torch.Tensor, norm_H: torch.Tensor | None) -> torch.Tensor:
         if norm_H is None:
             return x_NH
-        return rms_norm(x_NH.to(norm_H.dtype), (x_NH.shape[1],), norm_H, self.weights.norm_eps).to(x_NH.dtype)
+        if norm_H.dtype == x_NH.dtype:
+            return rms_norm(x_NH, self._width, norm_H, self.weights.norm_eps)
+        return rms_norm(x_NH.float(), self._width, norm_H, self.weights.norm_eps).to(x_NH.dtype)
 
     def _norm_heads(self, heads_Nhd: torch.Tensor, norm_hd: torch.Tensor) -> None:
         """Norm queries and keys in place: each head, or all of a kind together."""

@@ -284,8 +284,6 @@ def _switch_off_dropout(model: Any) -> None:
             for name, value in list(vars(owner).items()):
                 if "drop" in name and isinstance(value, float):
                     setattr(owner, name, 0.0)
-                if name == "altup_coef_clip":
-                    setattr(owner, name, None)  # Gemma 3n would write into its weights, packed or not, in train mode
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
 
@@ -325,6 +323,10 @@ def _check(model: Any, tokenizer: Any, name: str) -> None:
 
 def _check_four_bits(model: Any, name: str, device: torch.device) -> None:
     """Raise ModelError if bitsandbytes reads this model's four-bit weights back wrongly on this machine."""
+    if any("altup" in layer for layer in four_bits(model)):
+        raise ModelError(
+            f"Model '{name}' (Gemma 3n) clips some of its weights in training, not in 4 bits: take --bits 16."
+        )
     wrong = wrong_widths((layer.in_features for layer in four_bits(model).values()), device)
     if wrong:
         width, error = max(wrong.items(), key=lambda found: found[1])
