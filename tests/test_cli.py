@@ -383,10 +383,10 @@ def test_models_and_tasks_are_complete(answers: dict[str, Answer]) -> None:
     models, tasks = answers["models"].out, answers["tasks"].out
     for alias, preset in PRESETS.items():
         row, defaults = (line for line in models.splitlines() if line.split()[:1] == [alias])
-        assert defaults.split()[1:] == [str(preset.steps), f"{preset.learning_rate:g}",
+        assert defaults.split()[1:] == [preset.parameters, str(preset.steps), f"{preset.learning_rate:g}",
                                         f"{preset.dpo_learning_rate:g}", str(preset.max_completion_tokens)]  # fmt: skip
         source = "built in" if alias == "tiny" else preset.source
-        assert all(text in row for text in (preset.license, preset.parameters, source))
+        assert all(text in row for text in (preset.license, source))
     for kind, spec in TASKS.items():
         origin = [kind, spec.license, spec.chains, spec.held_out]
         assert any(spec.shape in line and spec.about in line for line in tasks.splitlines())

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,9 @@ def test_a_file_that_is_no_gguf(content: bytes, tmp_path: Path) -> None:
 
 def test_no_pickle_is_fetched_from_the_hub() -> None:
     assert not any(pattern.endswith((".bin", ".pt", ".pth", ".ckpt", "*")) for pattern in HUB_FILES)
+    fetched = [name for name in ("model-00001-of-00002.safetensors", "model.safetensors", "consolidated.safetensors")
+               if any(fnmatch(name, pattern) for pattern in HUB_FILES)]  # fmt: skip
+    assert fetched == ["model-00001-of-00002.safetensors", "model.safetensors"]
 
 
 def test_what_is_wrong_is_said_by_the_command_line_and_no_run_folder_is_made(

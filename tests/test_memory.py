@@ -54,6 +54,23 @@ def test_cache_by_hand() -> None:
     assert memory.cache_bytes(SMALL, workload, 5) == 5 * 128 * 4 * 2 * (4 + 1)
 
 
+def test_linear_attention_by_hand() -> None:
+    """Of three layers in four; the fourth has queries with a gate."""
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 4, "full_attention_interval": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2, "attn_output_gate": True}
+    linear = {"linear_num_key_heads": 1, "linear_num_value_heads": 2, "linear_conv_kernel_dim": 4}
+    dims = {"linear_key_head_dim": 2, "linear_value_head_dim": 2, "vocab_size": 32, "max_position_embeddings": 64}
+    shape = shape_of({"model_type": "qwen3_5_text"} | sizes | heads | linear | dims)
+    # q, k and v together 8x8, z 8x4, two numbers a value head 8x2, out 4x8; beside them the MLP's 384
+    assert shape.n_projection_weights == 3 * (64 + 32 + 2 * 16 + 32 + 384) + (8 * 16 + 2 * 32 + 64 + 384)
+    assert shape.n_adapter_weights(2) == 2 * (3 * (16 + 12 + 2 * 10 + 12 + 72) + (24 + 12 + 12 + 16 + 72))
+    # keys and values of one layer; of each other layer 4 x 2 numbers and the last 4 of 8 inputs of the convolution
+    workload = Workload(prompt_tokens=60, completion_tokens=40)
+    assert memory.cache_bytes(shape, workload, 5) == 5 * 128 * 4 * 2 * (2 + 1) + 5 * 3 * (4 * 2 + 4 * 8) * 4
+    plan = plan_for(find_shape("qwen3.5-4b"), Workload(), 24 * GIB, "auto")
+    assert (plan.workload.sampler, plan.fits) == ("native", True)  # our decoder does not know it
+
+
 def test_recorded_steps_by_hand() -> None:
     # 20 rows in eights: 3 recordings; 512 + 256 positions in steps of 256: 3; of 2 layers with 24 / 64 MiB each
     workload = Workload(prompt_tokens=512, completion_tokens=256)

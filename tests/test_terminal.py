@@ -99,7 +99,9 @@ def test_no_word_of_a_table_is_broken_where_another_column_can_give_way(
     words = " ".join(lines).split()
     for alias, preset in PRESETS.items():
         assert {alias, *(["built"] if alias == "tiny" else preset.source.split()), *preset.license.split()} <= {*words}
-    assert len([line for line in lines if line.strip()]) <= 2 * len(PRESETS) + 10  # three licences take more lines
+    assert (
+        len([line for line in lines if line.strip()]) <= 2 * len(PRESETS) + 24
+    )  # seven licences take up to three lines
 
 
 def test_nothing_that_has_no_shape_is_left_of_all_of_unicode() -> None:

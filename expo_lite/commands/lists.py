@@ -17,13 +17,13 @@ class Models(Command):
 
     def run(self) -> None:
         """Print the tables."""
-        about = new_table("alias", "parameters", "model", "license", justify="left")
-        defaults = new_table("alias", "steps", "learning rate", "for exp-dpo", "max tokens")
+        about = new_table("alias", "model", "license", justify="left")
+        defaults = new_table("alias", "size", "steps", "learning rate", "for exp-dpo", "max tokens")
         for alias, preset in PRESETS.items():
             source = "built in" if preset is TINY else preset.source
-            about.add_row(alias, preset.parameters, source, preset.license)
+            about.add_row(alias, source, preset.license)
             rates = (f"{preset.learning_rate:g}", f"{preset.dpo_learning_rate:g}")
-            defaults.add_row(alias, str(preset.steps), *rates, str(preset.max_completion_tokens))
+            defaults.add_row(alias, preset.parameters, str(preset.steps), *rates, str(preset.max_completion_tokens))
         console = Terminal()
         console.print(about, defaults)
         say(console, "--model also takes OWNER/NAME of the model hub, a local folder or a GGUF file.")

@@ -16,7 +16,7 @@ from typing import Literal
 
 from expo_lite.memory.shapes import Shape
 from expo_lite.settings.machine import Sampler
-from expo_lite.settings.models import COUNTED
+from expo_lite.settings.models import COUNTED, FAMILIES
 
 GIB = 2**30
 FP32 = 4
@@ -35,6 +35,9 @@ RECORDED_ROWS, RECORDED_WIDTH = 8, 256
 RECORDED_LAYER_BYTES = 24 * 2**20 / 64
 """Memory that a recording holds a layer, beside the tensors of the step. Others report 24 MiB for a model of 64 layers
 (github.com/vllm-project/vllm/issues/50780); ours has not been measured."""
+LINEAR_UPDATE, LINEAR_FORWARD = 112, 48
+"""Bytes a token for each value of linear attention, by transformers' own code: as counted once for Qwen3.5-0.8B in
+bf16, without the kernels of flash-linear-attention, which need less."""
 PREFILL_TOKENS = 8192
 """Prompt tokens in one prefill pass."""
 SAMPLING_COPIES = {"full": 4, "nucleus": 8}
@@ -159,14 +162,14 @@ def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:
         kept, before, after = 16 * h + 28 * q, 24 * i, 20 * i
     else:
         kept, before, after = 38 * h + 16 * q, 14 * i, 10 * i
-    kept += ranks + head_norms
+    kept += ranks + head_norms + LINEAR_UPDATE * shape.linear_values
     return max(tokens * (kept + before), tokens * (kept + after) + weight)
 
 
 def forward_activations(shape: Shape, workload: Workload, tokens: int) -> float:
     """One layer's activations at the worst moment of a forward pass that keeps nothing."""
     h, i = shape.hidden, shape.intermediate
-    wide = 12 * i + 8 * h if workload.element == FP32 else 10 * i + 4 * h
+    wide = (12 * i + 8 * h if workload.element == FP32 else 10 * i + 4 * h) + LINEAR_FORWARD * shape.linear_values
     return max(tokens * wide, tokens * (6 * i + 4 * h) + h * i * workload.element)
 
 
@@ -178,10 +181,10 @@ def logits(shape: Shape, workload: Workload, tokens: int) -> float:
 
 
 def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
-    """Keys and values of all layers for rows of the greatest length; one buffer is copied at a time."""
+    """Keys and values for rows of the greatest length, one buffer copied at a time, and linear attention's states."""
     width = math.ceil(workload.width / CACHE_BLOCK) * CACHE_BLOCK
     buffer = rows * width * shape.kv_width * workload.element
-    return buffer * (2 * shape.layers + 1)
+    return buffer * (2 * shape.attention_layers + 1) + rows * shape.linear_layers * shape.linear_state * FP32
 
 
 def recorded_bytes(shape: Shape, workload: Workload, rows: int) -> float:
@@ -367,6 +370,8 @@ def plan_for(
         chosen = dataclasses.replace(workload, sampler=name)
         return make_plan(shape, chosen, total, micro_batch_tokens=micro_batch_tokens, sampling_rows=sampling_rows)
 
+    if sampler == "auto" and shape.family not in FAMILIES:
+        sampler = "native"
     if sampler != "auto":
         return plan(sampler)
     own = plan("own")

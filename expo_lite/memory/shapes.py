@@ -37,6 +37,18 @@ class Shape:
     """Weights of a layer's norms of queries and keys (Qwen3, OLMo 2)."""
     norms: int = 2
     """Norms of a layer that are as wide as the hidden state."""
+    gated: bool = False
+    """The query projection also makes a gate of each head's output (Qwen3.5)."""
+    linear_layers: int = 0
+    """Layers with linear attention in place of queries, keys and values (Qwen3.5)."""
+    linear_projections: tuple[tuple[int, int], ...] = ()
+    """Inputs and outputs of the projections of such a layer, without those of its MLP."""
+    linear_values: int = 0
+    """All value heads of such a layer side by side."""
+    linear_state: int = 0
+    """Numbers that such a layer keeps of a row."""
+    linear_weights: int = 0
+    """Of such a layer, outside its projections and wide norms."""
     family: str = "llama"
     """The model's type by its configuration."""
 
@@ -54,12 +66,23 @@ class Shape:
     def projections(self) -> tuple[tuple[int, int], ...]:
         """Inputs and outputs of a layer's seven projections: those that are quantised and get an adapter."""
         h, i, q, kv = self.hidden, self.intermediate, self.query_width, self.kv_width
-        return (h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)
+        return (h, q * (1 + self.gated)), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers with queries, keys and values."""
+        return self.layers - self.linear_layers
+
+    @property
+    def all_projections(self) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of the projections of all layers."""
+        linear = self.linear_projections + self.projections[-3:]
+        return self.attention_layers * self.projections + self.linear_layers * linear
 
     @property
     def n_projection_weights(self) -> int:
         """Weights of all projections of all layers."""
-        return self.layers * sum(n_in * n_out for n_in, n_out in self.projections)
+        return sum(n_in * n_out for n_in, n_out in self.all_projections)
 
     @property
     def n_embedding_weights(self) -> int:
@@ -70,7 +93,8 @@ class Shape:
     def n_other_weights(self) -> int:
         """Norms and biases."""
         biases = self.query_width + 2 * self.kv_width if self.attention_bias else 0
-        return self.layers * (self.norms * self.hidden + biases + self.head_norms) + self.hidden
+        wide = (self.layers * self.norms + 1) * self.hidden
+        return wide + self.attention_layers * (biases + self.head_norms) + self.linear_layers * self.linear_weights
 
     @property
     def n_parameters(self) -> int:
@@ -79,7 +103,7 @@ class Shape:
 
     def n_adapter_weights(self, rank: int) -> int:
         """Parameters of a LoRA adapter of this rank on all projections."""
-        return self.layers * sum(rank * (n_in + n_out) for n_in, n_out in self.projections)
+        return rank * sum(map(sum, self.all_projections))
 
 
 def find_shape(name: str, revision: str | None = None) -> Shape:
@@ -128,16 +152,17 @@ def context_of(model: str, max_completion_tokens: int) -> int | None:
 
 def shape_of(config: dict[str, Any]) -> Shape:
     """The sizes that a config.json holds; raises KeyError where one is missing."""
-    config = config.get("text_config", config)
+    config = config | config.get("text_config", {})
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     kind = str(config.get("model_type", "llama"))
     family = FAMILIES.get(kind, Family())
     kv_heads, head_dim = int(config.get("num_key_value_heads") or heads), int(config.get("head_dim") or hidden // heads)
     head_norms = {"": 0, "each": 2 * head_dim, "joint": (heads + kv_heads) * head_dim}
+    layers, every = int(config["num_hidden_layers"]), config.get("full_attention_interval")
     return Shape(
         hidden=hidden,
         intermediate=int(config["intermediate_size"]),
-        layers=int(config["num_hidden_layers"]),
+        layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -145,10 +170,26 @@ def shape_of(config: dict[str, Any]) -> Shape:
         positions=int(config["max_position_embeddings"]),
         tied=bool(config.get("tie_word_embeddings", family.gemma)),
         attention_bias=family.biased or bool(config.get("attention_bias", False)),
-        head_norms=head_norms[family.head_norms],
+        head_norms=head_norms["each" if every else family.head_norms],
         norms=sum(map(bool, family.norms)),
         family=kind,
+        **(_linear_attention(config, hidden, layers - layers // every) if every else {}),
     )
+
+
+def _linear_attention(config: dict[str, Any], hidden: int, layers: int) -> dict[str, Any]:
+    """The sizes of layers with the gated delta net (arXiv 2412.06464), and of the gates in the others."""
+    names = ("num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim")
+    n_keys, key_dim, n_values, value_dim, kernel = (int(config[f"linear_{name}"]) for name in names)
+    values, mixed = n_values * value_dim, 2 * n_keys * key_dim + n_values * value_dim
+    return {
+        "gated": bool(config.get("attn_output_gate", True)),
+        "linear_layers": layers,
+        "linear_projections": (*((hidden, n) for n in (mixed, values, n_values, n_values)), (values, hidden)),
+        "linear_values": values,
+        "linear_state": values * key_dim + mixed * kernel,
+        "linear_weights": mixed * kernel + 2 * n_values + value_dim,
+    }
 
 
 @cache
@@ -204,7 +245,7 @@ def _of_gguf(path: Path) -> Shape:
             attention_bias="blk.0.attn_q.bias" in names,
             head_norms=sum(int(names[n].shape[0]) for n in map("blk.0.attn_{}_norm.weight".format, "qk") if n in names),
             norms=sum(f"blk.0.{n}_norm.weight" in names for n in ("attn", "post_attention", "ffn", "post_ffw")),
-            family=kind,
+            family={"gemma3": "gemma3_text"}.get(kind, kind),
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ModelError(f"'{path}' is not the GGUF file of a Llama-like model: {error!r}.") from error

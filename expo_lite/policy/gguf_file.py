@@ -11,8 +11,6 @@ from typing import Any, Literal
 import gguf
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 
 from expo_lite.errors import ModelError
 from expo_lite.policy.gguf_tokenizer import SPLITTINGS
@@ -165,15 +163,13 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -
 def _splitting(about: dict[str, Any]) -> str:
     """The name in llama.cpp of the rule that splits text before a byte-level BPE tokenizer merges."""
 
-    def shaping(about: dict[str, Any]) -> list[list[Any]]:
-        rule, normaliser = about["pre_tokenizer"] or {"type": "none"}, about["normalizer"] or {"type": "NFC"}
-        stages = [normaliser] * (normaliser["type"] != "NFC") + rule.get("pretokenizers", [rule])
+    def shaping(rule: dict[str, Any], *before: dict[str, Any]) -> list[list[Any]]:
+        stages = [*before, *rule.get("pretokenizers", [rule])]
         return [[stage[name] for name in _SHAPING if name in stage] for stage in stages]
 
-    kept, known = shaping(about), {name: Tokenizer(BPE({}, [])) for name in SPLITTINGS}
-    for name, empty in known.items():
-        empty.pre_tokenizer = SPLITTINGS[name]
-    found = next((name for name, empty in known.items() if kept == shaping(json.loads(empty.to_str()))), None)
+    normaliser = about["normalizer"] or {"type": "NFC"}
+    kept = shaping(about["pre_tokenizer"] or {"type": "none"}, *[normaliser] * (normaliser["type"] != "NFC"))
+    found = next((name for name, rule in SPLITTINGS.items() if kept == shaping(json.loads(rule.__getstate__()))), None)
     if about["model"]["type"] != "BPE" or found is None:
         raise ModelError(
             f"The tokenizer splits text in a way ({about['model']['type']} after {json.dumps(kept)}) whose name in "

@@ -75,8 +75,7 @@ def _byte_level(about: Mapping[str, Any]) -> Any:
     merges = [tuple(merge.split(" ")) for merge in about[_KEYS.MERGES]]
     made: Any = Tokenizer(BPE(vocabulary, merges, ignore_merges=rule == "llama-bpe"))
     made.pre_tokenizer, made.decoder = SPLITTINGS[rule], decoders.ByteLevel()
-    if rule.startswith("qwen"):
-        made.normalizer = normalizers.NFC()
+    made.normalizer = normalizers.NFC() if rule.startswith("qwen") else None
     return made
 
 

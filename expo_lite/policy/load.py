@@ -46,8 +46,8 @@ from expo_lite.policy.template import settle
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
-"""Files to fetch of a hub model: no pickles, no second copy in another format."""
+HUB_FILES = ["*.json", "model*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
+"""Files to fetch of a hub model: no pickles, no second copy in another format, as Mistral has them."""
 HUB_TIMEOUT_S = 10.0
 ROUTERS = re.compile(r"router|altup|\.gate$|expert_gate$")
 """Names of the layers that choose experts, or mix Gemma 3n's streams: they read their weights past an adapter."""

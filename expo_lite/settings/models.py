@@ -98,8 +98,21 @@ PRESETS = {
     "qwen3-0.6b": Preset("Qwen/Qwen3-0.6B", "0.6B", "Apache-2.0", learning_rate=2e-5),
     "qwen3-1.7b": Preset("Qwen/Qwen3-1.7B", "1.7B", "Apache-2.0"),
     "qwen3-4b": Preset("Qwen/Qwen3-4B", "4.0B", "Apache-2.0"),
+    "qwen3-4b-2507": Preset("Qwen/Qwen3-4B-Instruct-2507", "4.0B", "Apache-2.0"),
+    "qwen3.5-0.8b": Preset("Qwen/Qwen3.5-0.8B", "0.8B", "Apache-2.0", learning_rate=2e-5),
+    "qwen3.5-2b": Preset("Qwen/Qwen3.5-2B", "1.9B", "Apache-2.0"),
+    "qwen3.5-4b": Preset("Qwen/Qwen3.5-4B", "4.2B", "Apache-2.0"),
+    "qwen3.5-9b": Preset("Qwen/Qwen3.5-9B", "9.0B", "Apache-2.0"),
     "llama-3.2-1b": Preset("meta-llama/Llama-3.2-1B-Instruct", "1.2B", "Llama 3.2 Community License"),
     "llama-3.2-3b": Preset("meta-llama/Llama-3.2-3B-Instruct", "3.2B", "Llama 3.2 Community License"),
+    "llama-3.1-8b": Preset("meta-llama/Llama-3.1-8B-Instruct", "8.0B", "Llama 3.1 Community License"),
+    "gemma-3-270m": Preset("google/gemma-3-270m-it", "268M", "Gemma Terms of Use", learning_rate=5e-5, dpo_learning_rate=1e-5, max_completion_tokens=512),
+    "gemma-3-1b": Preset("google/gemma-3-1b-it", "1.0B", "Gemma Terms of Use"),
+    "gemma-3-4b": Preset("google/gemma-3-4b-it", "3.9B", "Gemma Terms of Use"),
+    "ministral-3-3b": Preset("mistralai/Ministral-3-3B-Instruct-2512-BF16", "3.4B", "Apache-2.0"),
+    "ministral-3-8b": Preset("mistralai/Ministral-3-8B-Instruct-2512-BF16", "8.5B", "Apache-2.0"),
+    "smollm3-3b": Preset("HuggingFaceTB/SmolLM3-3B", "3.1B", "Apache-2.0"),
+    "phi-4-mini": Preset("microsoft/Phi-4-mini-instruct", "3.8B", "MIT"),
 }  # fmt: skip
 
 
