@@ -1,0 +1,69 @@
+"""Time an update on a CPU by what it keeps for its backward pass: all activations, products or inputs of layers.
+
+    uv run python examples/time_update.py [ROUNDS]
+
+A random model in the shape of SmolLM2-135M, with 8 layers and a vocabulary of 4,096, in fp32; 8 rows of 64 + 64 tokens.
+Rounds alternate. Times are of the processor, so that other programs matter less; ratios are medians over rounds.
+"""
+
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from expo_lite.memory.plan import Keeps
+from expo_lite.memory.shapes import ALIASES_FILE
+from expo_lite.policy import hf
+from expo_lite.policy.batching import Row, collate
+from expo_lite.settings.groups import PolicyConfig
+from expo_lite.settings.models import TINY
+
+LENGTH, ROWS, ROUNDS = 64, 8, 7
+
+
+def make_model(folder: str) -> None:
+    """Write the random model, with the built-in model's tokenizer."""
+    sizes = json.loads(ALIASES_FILE.read_text(encoding="utf-8"))["smollm2-135m"]
+    kind: Any = CONFIG_MAPPING[sizes.pop("model_type")]
+    torch.manual_seed(0)
+    config = kind(**sizes | {"num_hidden_layers": 8, "vocab_size": 4096})
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
+    for file in Path(TINY.source).iterdir():
+        if "token" in file.name or "template" in file.name:
+            shutil.copy(file, folder)
+
+
+def main(n_rounds: int) -> None:
+    """Print seconds, and ratios to the update that keeps all activations."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(folder)
+        policy = hf.HfPolicy(folder, PolicyConfig(bits=16), seed=0)
+    vars(hf)["KEPT_PRODUCTS_BYTES"] = 0  # else products of small micro-batches are kept in any case
+    rows = [Row(tuple(range(5 + i, 5 + i + LENGTH)), tuple(range(100, 100 + LENGTH))) for i in range(ROWS)]
+    batch = collate(rows, list(range(ROWS)), pad_id=0)
+
+    def seconds(keeps: Keeps) -> float:
+        policy.keeps = keeps
+        for parameter in policy.parameters().values():
+            parameter.grad = None
+        started = time.process_time()
+        policy.logprobs(batch, temperature=1.0).sum().backward()  # type: ignore[no-untyped-call]
+        return time.process_time() - started
+
+    names: tuple[Keeps, ...] = get_args(Keeps)
+    rounds = [{keeps: seconds(keeps) for keeps in names} for _ in range(n_rounds + 1)][1:]  # the first warms up
+    for keeps in names:
+        ratio = statistics.median(each[keeps] / each["activations"] for each in rounds)
+        print(f"{keeps:11} {statistics.median(each[keeps] for each in rounds):6.2f} s {ratio:5.2f}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
