@@ -11,7 +11,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: a test never waits for a network
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core each: threads of one would wait for those of another
+    # a core each: threads of one would wait for those of another
+    os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or tokenizers warn when a process is started
 os.environ.pop("COLUMNS", None)
 os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # messages name the program as it was started: here as `expo-lite`
