@@ -76,10 +76,14 @@ def encode_explanation(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int,
     return tuple(_encode(tokenizer, explanation_turns(problem)))
 
 
+def asks_outline(problem: Problem) -> bool:
+    """Tell whether the problem's explanation prompt asks for an outline first."""
+    return OUTLINE_END in (problem.prompts.explanation or "")
+
+
 def encode_shown(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
     """Token ids of the explanation prompt before a chain that has no outline; raises ConfigError as the last does."""
-    asks_outline = OUTLINE_END in (problem.prompts.explanation or "")
-    prompts = replace(problem.prompts, explanation=None) if asks_outline else problem.prompts
+    prompts = replace(problem.prompts, explanation=None) if asks_outline(problem) else problem.prompts
     return encode_explanation(tokenizer, replace(problem, prompts=prompts))
 
 

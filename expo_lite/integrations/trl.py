@@ -29,9 +29,8 @@ from expo_lite.prompts import Turns, encode_question, explanation_turns, questio
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
-from expo_lite.settings.methods import METHODS
 from expo_lite.settings.schema import check_rules, typed
-from expo_lite.settings.train import check_filters
+from expo_lite.settings.train import check_filters, coefficient
 from expo_lite.step.explain import with_wrong_answer
 from expo_lite.tasks import Task
 
@@ -106,8 +105,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         """
         self._task, self._explanation = task, explanation or ExpoConfig()
         _check(self._explanation)
-        coef = self._explanation.exp_sft_coef
-        self._coef = (METHODS["exp-grpo"].coef or 0.0) if coef is None else coef
+        self._coef = coefficient("exp-grpo", self._explanation) or 0.0
         self._problems = list(problems if problems is not None else task.problems("train"))
         self._chains: list[tuple[list[ChainRow], bool]] = []
         self._group_rewards = torch.empty(0)
@@ -180,7 +178,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         self._metrics["train"].update({n: v for n, v in before.items() if n != "num_tokens"})
         progress = self.state.global_step / max(self.state.max_steps, 1)
         settings = self._explanation
-        coefficient = scheduled(self._coef, schedule=settings.exp_sft_schedule, progress=progress)
+        in_force = scheduled(self._coef, schedule=settings.exp_sft_schedule, progress=progress)
         # an optimiser step that sees only a part of what was generated averages over the problems of that part
         n_seen = n_problems * self.args.gradient_accumulation_steps / self.args.steps_per_generation
         rows, reasons = [], []
@@ -188,7 +186,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
             problem, text = self._problems[place], completion[0]["content"]
             reasons.append(self._reason(problem, text, ids))
             if reasons[-1] == ACCEPTED:
-                weight = coefficient / n_seen
+                weight = in_force / n_seen
                 weight /= len(ids) if settings.exp_sft_normalisation == "token" else 1
                 question = encode_question(self.processing_class, problem)
                 rows.append(ChainRow(question, tuple(map(int, ids)), weight))
@@ -196,7 +194,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         for reason in {ACCEPTED, *reasons}:
             name = "explanation_accept_rate" if reason == ACCEPTED else f"refused/{reason}"
             self._log(f"expo/{name}", [found == reason for found in reasons])
-        self._log("expo/sft_coef", [coefficient])
+        self._log("expo/sft_coef", [in_force])
         return rows
 
     def _shown(self, problem: Problem) -> Turns:

@@ -217,6 +217,7 @@ def _cached(source: str, commit: str | None) -> Path | None:
     return max(files, key=lambda file: file.stat().st_mtime, default=None)
 
 
+@cache  # of a large vocabulary it takes seconds, and a run asks at each step
 def _of_gguf(path: Path) -> Shape:
     from gguf import GGUFReader  # imports numpy
 

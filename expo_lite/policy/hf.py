@@ -2,7 +2,9 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import get_peft_model
@@ -49,16 +51,24 @@ class HfPolicy(LoraPolicy):
         if adapter is not None:
             self.load_adapter(adapter)
 
+    @cached_property
+    def _checkpointed(self) -> list[Any]:
+        """The modules that can be computed twice."""
+        return [module for module in self._model.modules() if hasattr(module, "gradient_checkpointing")]
+
+    @cached_property
+    def _product_bytes(self) -> int:
+        return product_bytes(self._model)
+
     @contextlib.contextmanager
     def _scoring(self, batch: MicroBatch, gradient: bool) -> Iterator[None]:
         keeps = self.keeps
         if self.device.type == "cpu" and keeps == "inputs":  # as the memory plan counts
-            small = batch.input_ids_BT.numel() * product_bytes(self._model) <= KEPT_PRODUCTS_BYTES
+            small = batch.input_ids_BT.numel() * self._product_bytes <= KEPT_PRODUCTS_BYTES
             keeps = "products" if small else keeps
         if not gradient:
             keeps = "inputs"  # there is no backward pass
-        for module in self._model.modules():
-            if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = keeps != "activations"
+        for module in self._checkpointed:
+            module.gradient_checkpointing = keeps != "activations"
         with kept_products(keeps == "products"), super()._scoring(batch, gradient):
             yield

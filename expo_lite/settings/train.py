@@ -171,7 +171,7 @@ def resolve(config: TrainConfig) -> RunConfig:
             "explanation": replace(
                 config.explanation,
                 explain=config.explanation.explain or METHODS[config.method].gate,
-                exp_sft_coef=_coefficient(config),
+                exp_sft_coef=coefficient(config.method, config.explanation),
             ),
             "sampling": ResolvedRollout(**sampling),
             "optimizer": ResolvedOptimizer(**optimizer),
@@ -179,11 +179,11 @@ def resolve(config: TrainConfig) -> RunConfig:
     )
 
 
-def _coefficient(config: TrainConfig) -> float | None:
-    given, method = config.explanation.exp_sft_coef, config.method
-    if given is None and method == "soft-explain" and config.explanation.teacher == "current":
-        return 0.01
-    return METHODS[method].coef if given is None else given
+def coefficient(method: Method, explanation: ExpoConfig) -> float | None:
+    """exp_sft_coef as given, else the method's default; None if it has nothing to scale."""
+    if explanation.exp_sft_coef is not None:
+        return explanation.exp_sft_coef
+    return 0.01 if method == "soft-explain" and explanation.teacher == "current" else METHODS[method].coef
 
 
 def run_name(model: str, task: str) -> str:

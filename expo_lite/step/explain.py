@@ -25,7 +25,7 @@ from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
-from expo_lite.prompts import OUTLINE_END, chain_text, encode_explanation, encode_question
+from expo_lite.prompts import OUTLINE_END, asks_outline, chain_text, encode_explanation, encode_question
 from expo_lite.records import (
     Completion,
     Explanation,
@@ -202,7 +202,7 @@ def judge(
 def _candidate(
     policy: Policy, task: Task, problem: Problem, completion: Completion, verdict: Verdict, config: ExpoConfig
 ) -> Explanation:
-    asked = OUTLINE_END in (problem.prompts.explanation or "") and config.explain_with != "no-answer"
+    asked = asks_outline(problem) and config.explain_with != "no-answer"
     completion, outline_ids = _without_outline(policy, completion) if asked else (completion, ())
     outline = policy.tokenizer.decode(outline_ids) if outline_ids else ""
     target_ids, accepted, reason = completion.token_ids, True, "accepted"

@@ -305,10 +305,10 @@ def soft_explain_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """GRPO, and on each accepted explanation lambda times the mean over tokens of JSD(T, S) (HDPO, arXiv 2603.23871).
 
     L_GRPO + lambda L_JSD is its section 3.2. T is the teacher, which sees the answer; of its distribution the 64 most
-    probable tokens count one by one. lambda is --exp-sft-coef. Where this
-    leaves the paper: T sees the answer alone and not a reference solution; the rest of both distributions counts as one
-    more token, where the paper makes the 64 add up to 1 and charges what the policy has beyond them with ln 2; and the
-    term is averaged over all of the step's problems. Its text was not at hand, but a summary of it.
+    probable tokens count one by one. lambda is --exp-sft-coef. Where this leaves the paper: T sees the answer alone and
+    not a reference solution; the rest of both distributions counts as one more token, where the paper makes the 64 add
+    up to 1 and charges what the policy has beyond them with ln 2; and the term is averaged over all of the step's
+    problems. Its text was not at hand, but a summary of it.
     """
     weight = coefficient_in_force(config, experience.progress) / len(experience.groups)
     return grpo_rows(experience, config) + [
@@ -333,8 +333,8 @@ def grade_negatives_rows(experience: Experience, config: RunConfig) -> list[Row]
     """GRPO; in all-wrong groups the more confident a completion, the worse (LENS, arXiv 2510.08696).
 
     The advantages are those of `confidence_advantages`, from the log-probabilities of sampling, times --exp-sft-coef
-    (the paper's alpha). Where this leaves the
-    paper: its wrong completions in mixed groups are graded too, and keep GRPO's advantage here.
+    (the paper's alpha). Where this leaves the paper: its wrong completions in mixed groups are graded too, and keep
+    GRPO's advantage here.
     """
     rows, coefficient = grpo_rows(experience, config), coefficient_in_force(config, experience.progress)
     for i in failed(experience.groups):

@@ -124,12 +124,12 @@ class SweepReport:
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values; the right samples of every problem, so that any figure can be made anew."""
         results, config = self.results, self.plan.any_config
+        passed = {k: figures_by_level(results, k) for k in sorted({1, results.k})}
         runs: dict[str, dict[str, Any]] = {}
         for name in (BASE, *results.runs):
             runs[name] = {"seeds": sorted(results.runs.get(name, ()))}
-            for k in sorted({1, results.k}):
-                figures = {level: asdict(results.accuracy(name, level, k)) for level in results.columns}
-                runs[name][f"pass@{k}"] = figures
+            for k, by_run in passed.items():
+                runs[name][f"pass@{k}"] = dict(zip(results.columns, map(asdict, by_run[name]), strict=True))
             if name != BASE:
                 runs[name] |= {metric: asdict(results.total(name, metric)) for metric in COSTS}
                 runs[name]["correct"] = {seed: counts(run.after) for seed, run in results.runs[name].items()}
