@@ -10,7 +10,7 @@ from shaken import shaken
 from simulated_update import MemoryTracker
 
 from expo_lite.memory.plan import Keeps
-from expo_lite.policy import attention, dense, hf, load, products
+from expo_lite.policy import attention, dense, load, products
 from expo_lite.policy.attention import packed_attention as attended
 from expo_lite.policy.batching import MicroBatch, Row, collate
 from expo_lite.policy.hf import HfPolicy
@@ -99,7 +99,6 @@ def test_what_is_kept_changes_no_bit_and_is_not_computed_a_second_time(
 
     monkeypatch.setattr(dense, "linear", counted)
     monkeypatch.setattr(attention, "packed_attention", lambda *a, **k: calls.append("attention") or attended(*a, **k))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(hf, "KEPT_PRODUCTS_BYTES", 0)  # else a CPU keeps products of small micro-batches in any case
     n_layers, n_attended, found = policy._model.config.num_hidden_layers, {}, {}
     for keeps in get_args(Keeps):
         monkeypatch.setattr(policy, "keeps", keeps)

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from inspect import signature
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -86,13 +86,16 @@ def test_a_chunk_of_logits_is_that_of_the_code() -> None:  # the other constants
     assert signature(token_logprobs).parameters["chunk_tokens"].default == memory.LOGIT_CHUNK_TOKENS
 
 
-def measured_against_plan(config: dict[str, Any], n_rows: int, prompt: int, completion: int, keeps: Keeps) -> Any:
+def measured_against_plan(
+    config: dict[str, Any], n_rows: int, prompt: int, completion: int, keeps: Keeps, kind: memory.Kind = "gpu"
+) -> Any:
     """Update and scoring of equally long rows in one micro-batch: measured, planned, and the model's own bytes."""
-    tokens = n_rows * (prompt + completion)
-    got: Measured = measure_update(config, [(prompt, completion)] * n_rows, micro_batch_tokens=tokens, keeps=keeps)
-    workload = Workload(prompt_tokens=prompt, completion_tokens=completion)
+    tokens, dtype = n_rows * (prompt + completion), torch.bfloat16 if kind == "gpu" else torch.float32
+    lengths = [(prompt, completion)] * n_rows
+    got: Measured = measure_update(config, lengths, micro_batch_tokens=tokens, dtype=dtype, keeps=keeps)
+    workload = Workload(kind=kind, prompt_tokens=prompt, completion_tokens=completion)
     planned = phases(shape_of(config), workload, tokens, 1, keeps)
-    return got, {phase.name: phase.peak - memory.CONTEXT["gpu"] for phase in planned}, workload
+    return got, {phase.name: phase.peak - memory.CONTEXT[kind] for phase in planned}, workload
 
 
 @pytest.mark.parametrize(
@@ -118,6 +121,13 @@ def test_the_plan_is_the_update_step_s_own_peak_within_10_percent(
     assert total(memory.base_parts(shape, workload)) + adapter == pytest.approx(got.static, rel=0.01)
     assert planned["update"] == pytest.approx(got.update, rel=0.1)
     assert planned["scoring"] == pytest.approx(got.scoring, rel=0.1)
+
+
+@pytest.mark.parametrize("keeps", get_args(Keeps))
+def test_on_a_cpu_the_plan_counts_an_update_in_fp32(keeps: Keeps) -> None:
+    config = CONFIGS["qwen3-0.6b"] | {"num_hidden_layers": 4}
+    got, planned, _ = measured_against_plan(config, 6, 64, 192, keeps, "cpu")
+    assert planned["update"] == pytest.approx(got.update, rel=0.03)
 
 
 def small_vocabulary(**changes: int) -> dict[str, Any]:
@@ -215,9 +225,11 @@ def test_the_plan_keeps_what_makes_the_update_fastest() -> None:
     assert max(p.peak for p in phases(shape, Workload(sampler="native"), 5_632, 1, "products")) > 0.95 * 24 * GIB
     assert 2.15 + 600 / 5_376 > 2 + 600 / 2_304
     assert kept(24, recomputes=True) == ("inputs", 16_384)
-    assert kept(24, kind="cpu", bits=4)[0] == "inputs"  # whose micro-batches keep products if they are small
+    assert kept(48, kind="cpu", bits=4) == ("activations", 2304)
     assert kept(24, completion_tokens=6000)[0] == "inputs"  # not a single row would fit
-    assert make_plan(replace(shape, family="gemma3"), Workload(sampler="native"), 24 * GIB).keeps == "inputs"
+    other = replace(shape, family="gemma3")
+    assert make_plan(other, Workload(sampler="native"), 24 * GIB).keeps == "inputs"
+    assert make_plan(other, Workload(kind="cpu", sampler="native"), 24 * GIB).keeps == "products"
     asked = make_plan(shape, Workload(sampler="native"), 24 * GIB, micro_batch_tokens=4096)
     assert (asked.keeps, asked.micro_batch_tokens) == ("products", 4096)
 

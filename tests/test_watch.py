@@ -81,22 +81,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_time_left_of_several_runs_by_hand(tmp_path: Path) -> None:
-    """One took 100 s; half of another took 60 s; a third has not begun: one and a half runs of 110 s are left."""
+    """One took 60 s, half of another 30 s, a third has not begun: one and a half runs are left."""
     runs = [(tmp_path / name, 6) for name in ("a", "b", "c")]
-    now = time.time()
-    for (path, steps), began, n_rows in zip(runs, (500.0, 60.0), (6, 3), strict=False):
+    for (path, steps), n_rows in zip(runs, (6, 3), strict=False):
         make_run(path, steps=steps)
-        rows = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
-        (path / "metrics.jsonl").write_text("".join(rows[:n_rows]))
-        os.utime(path / "config.json", (now - began, now - began))
-    os.utime(tmp_path / "a" / "evaluation" / "step-000006.json", (now - 400, now - 400))
+        rows = [json.loads(row) | {"step_time": 10.0} for row in (path / "metrics.jsonl").read_text().splitlines()]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:n_rows]))
+        os.utime(path / "config.json", (1e9, 1e9))  # begun long ago, and resumed today
     (tmp_path / "b" / "evaluation" / "step-000006.json").unlink()
-    assert read_progress(runs).seconds_left == pytest.approx(1.0 * 100 + 0.5 * 100)  # nobody writes b
+    assert read_progress(runs).seconds_left == pytest.approx(1.5 * 60)
     with locked(tmp_path / "b"):
         state = read_progress(runs)
         assert closing_of_runs(state, tmp_path) is None
-    assert state.seconds_left == pytest.approx(165, abs=2)
-    assert str(state) == "1 of 3 runs, about 3 min left"
+    assert state.seconds_left == pytest.approx(1.5 * 60)
+    assert str(state) == "1 of 3 runs, about 90 s left"
     assert [(run.step, run.steps) for run in state.at_work] == [(3, 6)]
     assert "1 of 3 are finished" in str(closing_of_runs(read_progress(runs), tmp_path))
 
@@ -171,7 +169,8 @@ def test_train_is_never_silent_fits_the_terminal_and_its_memory_is_as_planned(tm
     assert max(len(line) for line in table.splitlines() if line.startswith(" ")) <= 80  # others name paths
     assert "…" not in table
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["peak_memory_gib"] == pytest.approx(last["memory/planned_gib"], rel=0.1)
+    # rows end before the limit, and those of a group share their prompt: the plan is for the worst
+    assert 0.7 < last["peak_memory_gib"] / last["memory/planned_gib"] < 1.02
 
 
 @pytest.mark.slow

@@ -26,8 +26,6 @@ QUANTISATION_BLOCK = 64
 CONSTANTS_BLOCK = 256
 LOGIT_CHUNK_TOKENS = 256
 """Positions whose logits exist at the same time (`objectives.token_logprobs`)."""
-KEPT_PRODUCTS_BYTES = 512 * 2**20
-"""On a CPU matrix products of a micro-batch are kept, and not computed again, if those of all layers fit in this."""
 CACHE_BLOCK = 64
 """Tokens by which the sampler's cache grows on a CPU, so that short completions never pay for the longest."""
 RECORDED_ROWS, RECORDED_WIDTH = 8, 256
@@ -45,8 +43,7 @@ SAMPLING_COPIES = {"full": 4, "nucleus": 8}
 MOST_HEAD_COPY = 256 * 2**20
 """Bytes of the largest head that sampling on a CPU copies into a layout for few rows."""
 CONTEXT = {"gpu": 0.6 * GIB, "cpu": 0.85 * GIB}
-"""The CUDA context and its libraries; on a CPU the interpreter with torch and transformers (as measured), and the
-products that are kept, in one number."""
+"""The CUDA context and its libraries; on a CPU the interpreter with torch and transformers (as measured)."""
 
 Kind = Literal["gpu", "cpu"]
 PlannedSampler = Literal["own", "native"]
@@ -140,11 +137,12 @@ def kept_products(shape: Shape, workload: Workload, tokens: int) -> float:
     return tokens * sum(n_out for _, n_out in shape.projections[:-1]) * workload.element
 
 
-def kept_activations(shape: Shape, tokens: int) -> float:
-    """One layer's activations in 16 bits, where all are kept; keys and values as in `layer_activations`."""
-    h, i, q = shape.hidden, shape.intermediate, shape.query_width
-    head_norms = (q + shape.kv_width) * FP32 if shape.head_norms else 0
-    return tokens * (12 * h + 14 * q + shape.heads * FP32 + 8 * i + head_norms)
+def kept_activations(shape: Shape, workload: Workload, tokens: int) -> float:
+    """One layer's activations, where all are kept; keys and values as in `layer_activations`."""
+    element, head_norms = workload.element, (shape.query_width + shape.kv_width) * FP32 if shape.head_norms else 0
+    normed = (16 if element == FP32 else 12) * shape.hidden
+    wide = (7 * shape.query_width + 4 * shape.intermediate) * element
+    return tokens * (normed + wide + shape.heads * FP32 + head_norms)
 
 
 def layer_activations(shape: Shape, workload: Workload, tokens: int) -> float:
@@ -240,8 +238,12 @@ def phases(
         products = kept_products(shape, workload, tokens)
         update, layer = update | {"kept products": shape.layers * products}, layer - products
     elif keeps == "activations":
-        update = steady | {"gradients": adapter, "kept activations": shape.layers * kept_activations(shape, tokens)}
-        layer = tokens * (10 * shape.intermediate + 8 * shape.hidden)
+        update = steady | {
+            "gradients": adapter,
+            "kept activations": shape.layers * kept_activations(shape, workload, tokens),
+        }
+        i, h = (8, 4) if workload.element == FP32 else (10, 8)
+        layer = tokens * (i * shape.intermediate + h * shape.hidden)
 
     def worse(name: str, shared: dict[str, float], layer: float) -> Phase:
         ends = ({"logits of a chunk": logits(shape, workload, tokens)}, {"activations of a layer": layer})
@@ -327,8 +329,8 @@ def make_plan(
     """The plan for a machine with `total` bytes: settings that are None become as large as fits, up to the caps.
 
     Of what the update may keep it takes what makes it fastest by `COMPUTED` and `READ`. Where nothing fits the settings
-    are as small as can be, and the plan says that it does not fit. On a CPU each micro-batch keeps its products if they
-    are small; layers of other families, whose activations are not counted here, are computed again.
+    are as small as can be, and the plan says that it does not fit. Families whose activations are not counted here keep
+    products at most, and on a GPU inputs alone.
     """
     budget = total * (1 - RESERVE[workload.kind])
 
@@ -341,8 +343,9 @@ def make_plan(
         )
 
     rows = sampling_rows or 1
-    counted = workload.kind == "gpu" and shape.family in COUNTED and not workload.recomputes
-    sizes = {name: micro_batch(name, rows) for name in COMPUTED if counted or name == "inputs"}
+    able: set[Keeps] = {"inputs", "products"} if workload.kind == "cpu" else {"inputs"}
+    able = {"inputs"} if workload.recomputes else {*COMPUTED} if shape.family in COUNTED else able
+    sizes = {name: micro_batch(name, rows) for name in COMPUTED if name in able}
     keeps = min(
         (name for name in sizes if name == "inputs" or fits(sizes[name], rows, name)),
         key=lambda name: COMPUTED[name] + READ[name] * TOKENS_A_READ / sizes[name],

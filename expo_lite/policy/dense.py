@@ -36,15 +36,6 @@ def release_freed_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def _adapted(model: torch.nn.Module) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]
-
-
-def product_bytes(model: torch.nn.Module) -> int:
-    """Bytes that the products of one token take, in fp32."""
-    return sum(layer.out_features * 4 for layer in _adapted(model))
-
-
 def use_lean_projections(model: Any) -> None:
     """Make each LoRA projection of the model compute with `_Projection`."""
     layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

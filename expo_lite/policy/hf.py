@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from peft import get_peft_model
 
-from expo_lite.memory.plan import KEPT_PRODUCTS_BYTES
 from expo_lite.policy import attention, merged
 from expo_lite.policy.batching import MicroBatch
-from expo_lite.policy.dense import checkpoint_contexts, kept_products, product_bytes, use_lean_projections
+from expo_lite.policy.dense import checkpoint_contexts, kept_products, use_lean_projections
 from expo_lite.policy.device import find_device
 from expo_lite.policy.load import load_base
 from expo_lite.policy.lora import LoraPolicy, choose_sampler, lora_config
@@ -56,18 +55,9 @@ class HfPolicy(LoraPolicy):
         """The modules that can be computed twice."""
         return [module for module in self._model.modules() if hasattr(module, "gradient_checkpointing")]
 
-    @cached_property
-    def _product_bytes(self) -> int:
-        return product_bytes(self._model)
-
     @contextlib.contextmanager
     def _scoring(self, batch: MicroBatch, gradient: bool) -> Iterator[None]:
-        keeps = self.keeps
-        if self.device.type == "cpu" and keeps == "inputs":  # as the memory plan counts
-            small = batch.input_ids_BT.numel() * self._product_bytes <= KEPT_PRODUCTS_BYTES
-            keeps = "products" if small else keeps
-        if not gradient:
-            keeps = "inputs"  # there is no backward pass
+        keeps = self.keeps if gradient else "inputs"  # without a gradient there is no backward pass
         for module in self._checkpointed:
             module.gradient_checkpointing = keeps != "activations"
         with kept_products(keeps == "products"), super()._scoring(batch, gradient):

@@ -5,9 +5,9 @@ Files may be read while they are written: a last line that is not whole yet is l
 
 import itertools
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -91,7 +91,7 @@ class RunsState:
     """Finished runs, and the done parts of the others."""
     at_work: tuple[RunState, ...]
     seconds_left: float | None
-    """By the time that the runs so far have taken, evaluations included; None before the first step."""
+    """By the time that steps have taken so far, in runs that are finished and in others; None before the first step."""
 
     def __str__(self) -> str:
         left = (
@@ -107,17 +107,25 @@ def read_progress(runs: Sequence[tuple[Path, int]]) -> RunsState:
         folder = RunFolder(path)
         if not folder.config_file.exists():
             continue
-        began, last = folder.config_file.stat().st_mtime, folder.evaluation_file(steps)
-        if last.exists() or (state := read_state(path)).finished:
+        if folder.evaluation_file(steps).exists() or (state := read_state(path)).finished:
             shares.append(1.0)
-            took.append((last if last.exists() else folder.metrics.path).stat().st_mtime - began)
+            took.append(_seconds_of(path))
             continue
         shares.append(min(state.step / max(steps, 1), 0.99))  # it is still to be evaluated
+        took += [_seconds(state.metrics) / shares[-1]] if state.step else []
         if state.alive:
             at_work.append(state)
-            took += [(time.time() - began) / shares[-1]] if state.step else []
     left = median(took) * (len(runs) - sum(shares)) / max(len(at_work), 1) if took else None
     return RunsState(len(runs), shares.count(1.0), sum(shares), tuple(at_work), left)
+
+
+@cache
+def _seconds_of(finished: Path) -> float:
+    return _seconds(RunFolder(finished).metrics.read())
+
+
+def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float:
+    return sum(float(row.get("step_time", 0)) for row in metrics)
 
 
 def runs_panel(state: RunsState) -> Table:
