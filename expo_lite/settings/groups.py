@@ -130,8 +130,8 @@ class ExpoConfig:
     explanation_temperature: Annotated[float | None, TEMPERATURE] = None
     """The sampling temperature of explanations. Default: that of completions. Training scores them at the latter."""
     teacher: Teacher = "frozen"
-    """For self-distill and soft-explain: the policy that scores with the answer shown.
-    It is the one in training, or with frozen the one at the start."""
+    """For self-distill and soft-explain: who scores with the answer shown.
+    current: the policy in training; frozen: the policy at the start."""
     train_context: Literal["hinted", "plain"] = "hinted"
     """For hint: the prompt after which completions are trained. With hinted it is the one they were sampled after, as
     published, and with plain the question prompt without the hint, as explanations are trained."""
@@ -146,7 +146,7 @@ class LossConfig:
     """The GRPO loss."""
 
     kl_coef: Annotated[float, COEFFICIENT] = 0.0
-    """The weight of the KL divergence from the base model."""
+    """The weight of the KL divergence from the reference: the base model, or the adapter that the run started from."""
     clip_low: Annotated[float, Interval(ge=0, le=1)] = 0.2
     """The probability ratio is clipped at 1 - clip_low."""
     clip_high: Annotated[float, COEFFICIENT] = 0.2
@@ -173,7 +173,7 @@ class DpoConfig:
     chosen: Literal["explanation", "expert"] = "explanation"
     """For exp-dpo: what is preferred to the policy's own wrong completion, its self-explanation or the expert chain."""
     dpo_beta: Annotated[float, POSITIVE] = 0.1
-    """For exp-dpo: the strength of the pull towards the base model."""
+    """For exp-dpo: the strength of the pull towards the reference: the base model, or the adapter started from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class TrainConfig:
     problems_per_step: Annotated[int, COMPLETIONS] = 8
     """Problems that each step samples and learns from."""
     draw: Draw = "new"
-    """The problems that a step draws: new ones, each once a pass; or more often the hard ones, or those with even odds.
+    """new: each problem once a pass. hard: low success rates more often. even: rates near one half more often.
     A run keeps each problem's success rate. Every problem has a chance, and one not drawn yet has the best."""
     seed: Annotated[int, SEED] = 0
     """The seed of all that is random: the adapter, the order of problems and every sample."""
@@ -76,7 +76,8 @@ class TrainConfig:
     save_every: Annotated[int, AT_LEAST_1] = 20
     """Save a checkpoint every so many steps. The last two are kept."""
     log: tuple[Logger, ...] = ()
-    """Loggers that get every step's metrics and the evaluations, beside metrics.jsonl. Each is an extra."""
+    """Loggers that get every step's metrics and the evaluations, beside metrics.jsonl.
+    tensorboard, wandb and trackio are extras."""
     diagnostics_every: Annotated[int, AT_LEAST_0] = 10
     """Measure the answer lift and the expert chains' likelihood every so many steps (0: never)."""
     diagnose_first: Annotated[int, AT_LEAST_0] = 8
