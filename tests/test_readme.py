@@ -39,8 +39,6 @@ RUN = {
     "plan --model all --vram 8 12 16 24": "",
     "plan --model qwen2.5-3b --vram 24": "",
     "plan --model qwen2.5-3b --card 4090": "",
-    "plan --model qwen2.5-0.5b --vram 8 24": "",
-    "plan --model qwen2.5-1.5b --vram 8 24": "",
     "models": "",
     "grade replies.jsonl": "",
     "diagnose --model tiny": FEW,
@@ -88,7 +86,6 @@ ELSEWHERE = {
 
 HUB_AND_GPU = "the model comes from the hub, and it is too large for a CPU"
 SMOLLM2 = "needs SmolLM2-135M-Instruct, a download of 90 MB, taught for minutes; tests -m slow run that model"
-QWEN = "model and data come from the hub, and it takes a card for hours; nobody has run it yet"
 NOT_RUN = {
     "train --model qwen2.5-3b --task math": HUB_AND_GPU,
     "diagnose --model qwen2.5-3b --task math": HUB_AND_GPU,
@@ -97,10 +94,6 @@ NOT_RUN = {
     "sweep examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems "
     "--output runs/smollm2": SMOLLM2 + "; the runs take an hour",
     "diagnose --model smollm2-format --bits 16 --task jsonl:smollm2-format/problems --show 4": SMOLLM2,
-    "eval qwen2.5-0.5b --task math --levels 3 4 5 --write-unsolved runs/hard-0.5b.jsonl": QWEN,
-    "diagnose --model qwen2.5-0.5b --task jsonl:runs/hard-0.5b.jsonl": QWEN,
-    "replicate --plan examples/qwen.toml --model qwen2.5-0.5b --task jsonl:runs/hard-0.5b.jsonl "
-    "--output runs/qwen-0.5b": QWEN + "; test_sweep.py reads the plan",
 }
 """With the reason. They are parsed all the same."""
 
