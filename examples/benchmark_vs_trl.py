@@ -6,11 +6,11 @@ r"""Our step against TRL's: same model, prompts, lengths, LoRA and optimiser, in
     uv run examples/benchmark_vs_trl.py --waves    # our sampling against itself in waves: no place is taken again
 
 What is compared: 4 prompts x G=8, one optimiser step, as many tokens in a forward pass as 8 completions have at the
-limit (8 is TRL's default), KL off, AdamW, LoRA r=16 on the seven projections, gradient checkpointing as each side has
-it by default. Each side is a process of its own that waits while the other works. After one short step to warm up,
-rounds alternate; ratios are of the two steps of a round. `--cases dpo`: 16 pairs, each of a prompt of its own, 4 in a
-forward pass, spread lengths, against DPOTrainer; both sides compute the reference anew (we would keep it for as long as
-the pair).
+limit (8 is TRL's default), KL off, AdamW, LoRA r=16 on the seven projections. TRL recomputes activations, as is its
+default; ours keeps what the memory plan lets it. Each side is a process of its own that waits while the other works.
+After one short step to warm up, rounds alternate; ratios are of the two steps of a round. `--cases dpo`: 16 pairs, each
+of a prompt of its own, 4 in a forward pass, spread lengths, against DPOTrainer; both sides compute the reference anew
+(we would keep it for as long as the pair).
 
 Equal work: lengths come from one table (`spread`: as unequal as real ones; `equal`: all at the limit). On both sides
 the end-of-sequence token cannot be sampled before the table says so, and is forced there; everything else is sampled as
@@ -115,6 +115,7 @@ def ours(folder: str, bits: int) -> None:
     """Steps of our sampler and update."""
     import torch
 
+    from expo_lite.memory.limits import Limits, fitted
     from expo_lite.objectives import group_advantages, token_weights
     from expo_lite.policy import slots
     from expo_lite.policy.batching import Row
@@ -153,7 +154,9 @@ def ours(folder: str, bits: int) -> None:
         sampling.uniforms, sampling.choose = forced_uniforms, forced_choice
         config = resolve(
             TrainConfig(
-                model="tiny",
+                model=folder,
+                group_size=group_size,
+                policy=asked,
                 sampling=RolloutConfig(max_completion_tokens=limit),
                 optimizer=OptimizerConfig(
                     learning_rate=LEARNING_RATE, warmup_steps=0,
@@ -183,8 +186,10 @@ def ours(folder: str, bits: int) -> None:
             Row(c.prompt_ids, c.token_ids, advantage=a, weight=w)
             for c, a, w in zip(completions, advantages, weights.tolist(), strict=True)
         ]
+        config, plan = fitted(config)
+        limits = Limits.of(config, keeps=plan.keeps if plan else "inputs")
         resident = reset_peak()
-        learn.learn(policy, optimizer, rows, config, step=0, last_good="none")
+        learn.learn(policy, optimizer, rows, config, step=0, last_good="none", limits=limits)
         n_tokens = sum(len(c.token_ids) for c in completions)
         answer(
             seconds=time.perf_counter() - started, sample_s=sampled - started, score_s=0.0,
