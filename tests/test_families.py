@@ -4,11 +4,13 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from shaken import shaken
 from test_decoder import SIZES, check_logits, random_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -32,6 +34,7 @@ from expo_lite.policy.scoring import packed_hidden, padded_hidden, score_rows
 from expo_lite.policy.self_check import self_check
 from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import ExpoConfig, PolicyConfig, RolloutConfig
+from expo_lite.settings.methods import Method
 from expo_lite.settings.models import FAMILIES
 
 AUTO: Any = AutoModelForCausalLM
@@ -195,26 +198,38 @@ def test_what_gguf_has_no_form_for_is_refused(tmp_path: Path) -> None:
             write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=policy.name, name="a")
 
 
+@pytest.mark.parametrize("method", ["exp-grpo", pytest.param("exp-dpo", marks=pytest.mark.slow)])
 @families("gemma3_text")
-def test_two_steps_of_training(policy: HfPolicy, tmp_path: Path, unchecked: None) -> None:
+def test_two_steps_at_once_and_resumed_end_alike(
+    policy: HfPolicy, method: Method, tmp_path: Path, unchecked: None
+) -> None:
     del unchecked
+    whole = TrainConfig(
+        model=policy.name,
+        method=method,
+        steps=2,
+        save_every=1,
+        problems_per_step=1,
+        group_size=2,
+        output=tmp_path / "whole",
+        policy=PolicyConfig(bits=16, lora_rank=4),
+        sampling=RolloutConfig(max_completion_tokens=6),
+        explanation=ExpoConfig(explanation_filter=("none",)),
+        evaluation=HeldOutConfig(eval_problems=0),
+        diagnose_first=0,
+    )
+    parts = replace(whole, output=tmp_path / "parts")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The model is a mixture of experts")
-        result = train(
-            TrainConfig(
-                model=policy.name,
-                steps=2,
-                problems_per_step=1,
-                group_size=2,
-                output=tmp_path / "run",
-                policy=PolicyConfig(bits=16, lora_rank=4),
-                sampling=RolloutConfig(max_completion_tokens=6),
-                explanation=ExpoConfig(explanation_filter=("none",)),
-                evaluation=HeldOutConfig(eval_problems=0),
-            )
-        )
-    assert result.steps == 2
-    assert (tmp_path / "run" / "checkpoints" / "step-000002" / "adapter_model.safetensors").exists()
+        train(whole)
+        train(replace(parts, steps=1))
+        assert train(replace(parts, resume=True)).steps == 2
+    one, two, resumed = (
+        load_file(tmp_path / run / "checkpoints" / f"step-00000{step}" / "adapter_model.safetensors")
+        for run, step in (("whole", 1), ("whole", 2), ("parts", 2))
+    )
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.equal(two[name], resumed[name]) for name in two)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name in FAMILIES])
