@@ -188,7 +188,8 @@ def carry_out(
                 job, failure = ended
                 if failure is not None:
                     failures[job.name] = failure
-                say(console, f"{job.name}: {failure or 'done'} ({read_progress(runs)})")
+                counted, _, _ = str(read_progress(runs)).partition(",")  # the time left again when the next job runs
+                say(console, f"{job.name}: {failure or 'done'} ({counted})")
             elif not console.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
                 last_line = time.monotonic()
                 say(console, str(read_progress(runs)))
