@@ -22,6 +22,7 @@ from expo_lite.results.figures import Evaluation
 from expo_lite.results.statistics import over_seeds_and_problems, pass_at_k
 from expo_lite.settings import machine
 from expo_lite.settings.groups import HeldOutConfig, RolloutConfig
+from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.plans import ReplicateConfig, RunsConfig
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.sweep import run as sweep_run
@@ -129,12 +130,34 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     assert [config.seed for config in plan.configs()] == [3] * 8 + [1] * 8
 
 
-@pytest.mark.parametrize("grid", ["policy.bits = [4, 16]", "evaluation.eval_samples = [16, 32]", "seed = [1, 2]"])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        "policy.bits = [4, 16]",
+        "policy.thinking = ['on', 'off']",
+        "policy.chat_template = ['plain', 'a.jinja']",
+        "evaluation.eval_samples = [16, 32]",
+        "seed = [1, 2]",
+    ],
+)
 def test_runs_that_start_or_are_measured_otherwise_are_refused(grid: str, tmp_path: Path) -> None:
     file = tmp_path / "plan.toml"
     file.write_text(f"seeds = [0]\n[grid]\n{grid}")
     with pytest.raises(ConfigError, match=r"make two plans|not the plan's"):
         read_plan(file, RunsConfig(model="tiny"))
+
+
+def test_a_base_is_diagnosed_as_its_runs_are_loaded(tmp_path: Path) -> None:
+    own = "policy = { thinking = 'on', chat_template = 'plain', backend = 'hf', sampler = 'native', bits = 16 }"
+    text = SMALL.replace("steps = 2", f"steps = 2\nsampling.temperature = 0.6\n{own}")
+    (tmp_path / "plan.toml").write_text(text)
+    plan = read_plan(tmp_path / "plan.toml", RunsConfig(model="tiny", output=tmp_path))
+    said: list[DiagnoseConfig] = []
+    work = sweep_run.Work(lambda n: None, lambda *_: None, said.append, lambda *_: None)
+    sweep_run.jobs_of(plan, work)[1].work()
+    (asked,) = said
+    assert (asked.thinking, asked.chat_template, asked.temperature) == ("on", Path("plain"), 0.6)
+    assert (asked.backend, asked.sampler, asked.bits) == ("hf", "native", 16)
 
 
 def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +204,7 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
         ("seeds = [0]\n[grid]\nstep = [3]", "unknown setting 'step'. Did you mean 'steps'?"),
         ("seeds = [0]\n[runs.a]\nmethod = 'ppo'", "runs.a: method must be 'grpo'"),
         ("seeds = [0]\n[runs.a]\nseed = 3", "runs.a: 'seed' is not the plan's"),
+        ("seeds = [0]\n[runs.a]\nevaluation.eval_problems = 0", "give evaluation.eval_problems above 0"),
         ("seeds = [0]\nagainst = ['grop']\n[runs.grpo]", "no run of the plan. Did you mean 'grpo'?"),
     ],
 )

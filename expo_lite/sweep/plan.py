@@ -15,7 +15,6 @@ steps = 20
 For `replicate` a plan also has `diagnose_problems`, and the names by which claims.py knows its runs.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -26,7 +25,7 @@ from typing import Annotated, Any
 from annotated_types import Interval
 
 from expo_lite.errors import ConfigError
-from expo_lite.run.folder import read_json, write_atomically
+from expo_lite.run.folder import read_json, write_json
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
@@ -44,7 +43,7 @@ PRESETS = tuple(sorted(file.stem for file in HERE.glob("*.toml")))
 FIXED = ("seed", "output", "resume")
 """Settings that the command sets for each run."""
 EVALUATED = ("model", "start_", "task", "data.", "question_prompt", "evaluation.", "policy.bits", "policy.revision",
-             "sampling.max_comp")  # fmt: skip
+             "policy.thinking", "policy.chat_template", "sampling.max_comp")  # fmt: skip
 """Prefixes of the settings that the evaluation before training depends on. All runs share it, and so agree in these."""
 
 
@@ -119,7 +118,7 @@ class SweepPlan:
 
 def keep_plan(plan: SweepPlan) -> None:
     """Write the plan into its folder; raises CheckpointError if that is impossible."""
-    write_atomically(plan.folder / KEPT, json.dumps(to_json(plan), indent=2) + "\n")
+    write_json(plan.folder / KEPT, to_json(plan))
 
 
 def kept_plan(folder: Path) -> SweepPlan | None:
@@ -162,6 +161,8 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
         )
     folder = config.output or Path("runs") / name
     read = SweepPlan(file.stem, seeds, written.diagnose_problems, runs, folder, written.against)
+    if not read.any_config.evaluation.eval_problems:
+        raise ConfigError(f"{file}: runs are compared by their evaluations: give evaluation.eval_problems above 0.")
     shared = _evaluated(read.any_config)
     for run in runs:
         resolved = read.config(run, seeds[0])

@@ -1,6 +1,5 @@
 """The results of a sweep as tables on the console, in Markdown, JSON and an HTML page; claims come first."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from expo_lite.report.page import document, write_document
 from expo_lite.results.figures import Evaluation
 from expo_lite.results.statistics import Estimate
 from expo_lite.results.tables import interval_cell
-from expo_lite.run.folder import write_atomically
+from expo_lite.run.folder import write_atomically, write_json
 from expo_lite.run.metrics import mean
 from expo_lite.settings.metrics import LEVEL_REWARD, METRICS, PANELS
 from expo_lite.sweep.claims import Claim, ClaimVerdict, Part, judge_claims
@@ -117,7 +116,7 @@ class SweepReport:
         stem = self.plan.folder / ("replication" if self.claims else "sweep")
         text, data, page = stem.with_suffix(".md"), stem.with_suffix(".json"), page or self.plan.folder / "report.html"
         write_atomically(text, "\n".join([f"# {self.title}\n", f"{self.sentence}\n", *map(markdown, self.tables())]))
-        write_atomically(data, json.dumps(self.to_json(), indent=2) + "\n")
+        write_json(data, self.to_json())
         write_document(render(self), page)
         return [text, data, page]
 

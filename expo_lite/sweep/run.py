@@ -5,7 +5,6 @@ which is put into each run's folder as the run starts, where the loop finds it. 
 process a GPU where there are GPUs, or on a Ray cluster. The caller gives the `Work`, so that this room needs no torch.
 """
 
-import json
 import multiprocessing
 import os
 import signal
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -28,7 +27,7 @@ from rich.text import Text
 from expo_lite.errors import ConfigError, ExpoLiteError
 from expo_lite.results.record import read_evaluation
 from expo_lite.run.dashboard import clock, read_progress, runs_panel
-from expo_lite.run.folder import RunFolder, check_new, locked, make_folder, read_config
+from expo_lite.run.folder import RunFolder, check_new, locked, make_folder, read_config, read_json
 from expo_lite.settings.machine import gpu_names, how_to_install, is_installed
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.plans import RunsConfig
@@ -133,6 +132,7 @@ def jobs_of(plan: SweepPlan, work: Work) -> list[Job]:
         return Job(name, done, plan.folder / "logs" / f"{name}.txt", work)
 
     shared = plan.any_config
+    policy = {f.name: getattr(shared.policy, f.name) for f in fields(shared.policy)}
     jobs = [job(plan.base_file.stem, plan.base_file, partial(work.evaluate, shared, plan.base_file))]
     for seed in plan.seeds if plan.diagnose_problems else ():
         folder = diagnosis_folder(plan, seed)
@@ -141,15 +141,14 @@ def jobs_of(plan: SweepPlan, work: Work) -> list[Job]:
             task=shared.task,
             problems=plan.diagnose_problems,
             group_size=shared.group_size,
+            temperature=shared.sampling.temperature,
             max_completion_tokens=shared.sampling.max_completion_tokens,
-            bits=shared.policy.bits,
-            revision=shared.policy.revision,
-            trust_remote_code=shared.policy.trust_remote_code,
             seed=seed,
             question_prompt=shared.question_prompt,
             explanation_prompt=shared.explanation.explanation_prompt,
             data=shared.data,
             output=folder,
+            **{name: value for name, value in policy.items() if name in DiagnoseConfig.__dataclass_fields__},
         )
         jobs.append(job(folder.name, folder / DIAGNOSIS, partial(work.diagnose, settings)))
     for config in plan.configs():
@@ -209,7 +208,7 @@ def collect_results(plan: SweepPlan) -> Results:
                 runs.setdefault(name, {})[seed] = RunResult(before, read_evaluation(after), folder.metrics.read())
         file = diagnosis_folder(plan, seed) / DIAGNOSIS
         if file.exists():
-            diagnoses[seed] = json.loads(file.read_text(encoding="utf-8"))["levels"][-1]
+            diagnoses[seed] = read_json(file)["levels"][-1]
     if not runs:
         raise ExpoLiteError("No run is finished, so there is nothing to compare.")
     samples = plan.any_config.evaluation.eval_samples
