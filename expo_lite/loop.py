@@ -30,8 +30,8 @@ from expo_lite.run.metrics import sample_rows
 from expo_lite.run.progress import Display, Stopped, StopRequests, working
 from expo_lite.run.target import policy_settings, resolve_run, run_prompts, starting_adapter
 from expo_lite.settings.machine import how_to_install, load_of_others, missed_unsloth
-from expo_lite.settings.schema import to_json
-from expo_lite.settings.train import RunConfig, TrainConfig
+from expo_lite.settings.schema import to_json, typed
+from expo_lite.settings.train import RunConfig, TrainConfig, check_of_use
 from expo_lite.step import run as state
 from expo_lite.step.learn import learn, learning_rate, make_optimizer
 from expo_lite.step.methods import METHOD_ROWS, coefficient_in_force, experience_metrics, sample_experience
@@ -84,9 +84,11 @@ def train(
     if console is None:
         console = Terminal()
         console.quiet = quiet or not (console.is_terminal or console.is_jupyter)
+    resolved = resolve_run(replace(config, task=task.name) if task else config)
+    if not config.resume and not isinstance(config, RunConfig):
+        check_of_use(typed(config))
     if task is not None:
-        return train_on(task, resolve_run(replace(config, task=task.name)), console)
-    resolved = resolve_run(config)
+        return train_on(task, resolved, console)
     with Grader(rounding=resolved.data.rounding) as grader:
         named = load_task(resolved.task, grader=grader, options=resolved.data, levels=resolved.levels)
         return train_on(named, resolved, console)

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from expo_lite.errors import ConfigError
+from expo_lite.loop import train
 from expo_lite.run.target import find_target, resolve_run
 from expo_lite.settings import machine as module
 from expo_lite.settings.groups import (
@@ -134,7 +135,7 @@ LEAST = {
     "loss": LossConfig(kl_coef=0.1, updates_per_batch=2),
     "term": ExpoConfig(exp_sft_coef=0.1),
     "chains": ExpoConfig(explain="all"),
-    "explained": ExpoConfig(max_reliance=0.2),
+    "explained": ExpoConfig(explanations_per_problem=2),
     "refresh": ExpoConfig(explanation_refresh_steps=2),
     "prompt": ExpoConfig(explanation_prompt=Path("a")),
     "teacher": ExpoConfig(teacher="current"),
@@ -147,13 +148,15 @@ OF_USE: dict[Method, str] = {
     "gt-sft-grpo": "loss term chains spread",
     "star": "explained refresh spread",
     "sft": "chains spread",
-    "exp-dpo": "dpo chains explained refresh spread",
+    "exp-dpo": "dpo chains explained refresh",
     "insert": "loss term chains explained refresh",
     "prefix": "loss explained refresh",
     "self-distill": "loss term teacher",
     "soft-explain": "loss term chains explained refresh teacher",
     "likelihood": "loss",
     "grade-negatives": "loss term",
+    "hint": "loss explained refresh",
+    "reformulate": "loss",
 }
 
 
@@ -172,6 +175,29 @@ def test_a_setting_that_does_nothing_is_refused(method: Method, name: str) -> No
     shared = of_use or place == "explanation"
     with contextlib.nullcontext() if shared else pytest.raises(ConfigError, match="of no use"):
         resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        ({"loss": LossConfig(clip_low=0.1, clip_high=0.3)}, "clip_high, clip_low"),
+        ({"loss": LossConfig(clip_high=0.3, updates_per_batch=2)}, ""),
+        ({"explanation": ExpoConfig(max_reliance=0.2)}, "max_reliance"),
+        ({"explanation": ExpoConfig(max_reliance=0.2, explanation_filter=("reliance",))}, ""),
+        ({"method": "sft", "group_size": 4}, "group_size"),
+        ({"method": "sft", "group_size": 4, "explanation": ExpoConfig(explain="all-wrong")}, ""),
+        ({"method": "exp-dpo", "draw": "hard", "dpo": DpoConfig(pairs="offline")}, "draw"),
+        ({"method": "exp-dpo", "draw": "hard"}, ""),
+    ],
+)
+def test_a_setting_that_does_nothing_beside_others_is_refused(changed: dict[str, Any], names: str) -> None:
+    """From Python too, before anything is loaded; not in a plan, nor where a run goes on."""
+    config = TrainConfig(model="tiny", task="nothing", **changed)
+    resolve(config)
+    message = f"^{names} set, but of no use" if names else "unknown task 'nothing'"
+    for given in (config, replace(config, levels=[])):  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=f"(?i){message}"):
+            train(given)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_the_verdict_on_the_run_s_own_levels(
     monkeypatch.setattr(diagnose, "measure", measuring)
     words = ["train", "--model", "tiny", "--levels", "1", "5", "--eval-problems", "0", "--group-size", "4"]
     words += ["--problems-per-step", "2", "--diagnostics-every", "0", "--max-completion-tokens", "48"]
-    looked = [*words, "--steps", "2", "--max-reliance", "5"]
+    looked = [*words, "--steps", "2", "--explanation-refresh-steps", "5"]
     looked += ["--diagnose-first", "3", "--output", str(tmp_path / "looked")]
     assert run(looked) == 0
     out = capsys.readouterr().out
@@ -182,7 +182,10 @@ def test_the_verdict_on_the_run_s_own_levels(
     assert [level["n_problems"] for level in kept["levels"] if level["level"] != "all"] == [3, 3]
 
     (subject,) = asked
-    assert (subject.explaining.max_reliance, subject.explaining.explanations_per_problem) == (5.0, 1)  # the run's own
+    assert (subject.explaining.explanation_refresh_steps, subject.explaining.explanations_per_problem) == (
+        5,
+        1,
+    )  # the run's own
 
     assert run([*looked, "--resume"]) == 0
     assert "diagnosing" not in capsys.readouterr().out

@@ -11,7 +11,7 @@ from expo_lite.results.record import RunRecord
 from expo_lite.run.checkpoint import newest_whole
 from expo_lite.run.health import Finding, dead_groups, findings, no_gradient
 from expo_lite.run.target import ADAPTER_WEIGHTS
-from expo_lite.settings.methods import GRPO_METHODS
+from expo_lite.settings.methods import METHODS
 
 _DESERIALIZE: Any = deserialize  # it has no types
 LORA_B = "lora_B"
@@ -25,7 +25,8 @@ def run_findings(run: RunRecord) -> list[Finding]:
     rows = [{name: value for name, value in row.items() if isinstance(value, int | float)} for row in run.metrics]
     found = [*checkpoint_findings(run.path), *findings(rows)]
     told = no_gradient(rows) is not None  # with its cause, which may be these groups
-    if not told and run.settings.get("method") in GRPO_METHODS and (dead := dead_groups(rows)):
+    spec = METHODS.get(run.settings["method"])
+    if not told and spec and spec.grpo and (dead := dead_groups(rows)):
         found.append(dead)
     return [*found, *lost_levels(run)]
 

@@ -110,18 +110,19 @@ class ExpoConfig:
     With token it is their mean, as in the GRPO term, which makes the term some hundred times smaller."""
     explain: Literal["all", "all-wrong"] | None = None
     """Which problems get a chain: all of them, as in the paper's formula, or those whose whole group is wrong.
-    Default: all-wrong; for exp-dpo and sft all. star takes all-wrong always."""
+    Default: all-wrong; for exp-dpo and sft all. star, prefix and hint take all-wrong always."""
     explanation_refresh_steps: Annotated[int | None, AT_LEAST_0] = None
     """Use an explanation, or a pair of exp-dpo, again until it is this many steps old. 1 makes a new one each time,
-    0 makes it once. Default: 1, for exp-dpo 10."""
+    0 makes it once. Default: 1, for exp-dpo 10, for prefix 0."""
     explain_with: ExplainWith = "answer"
     """The answer that the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """The filters of explanations: verified, lift, reliance, re-derivation, or several of these; or none.
-    With verified its own answer must be right; with lift it must raise the probability of the right answer.
-    With reliance it must not lean on the answer shown by more than max_reliance.
-    With re-derivation the policy must reach the answer again from the chain without its answer.
+    With each of them its own answer must be right, and verified asks for no more.
+    With lift it must also raise the probability of the right answer.
+    With reliance it must also not lean on the answer shown by more than max_reliance.
+    With re-derivation the policy must also reach the answer again from the chain without its answer.
     With none it counts as it is, and the answer is put at its end."""
     explanations_per_problem: Annotated[int, COMPLETIONS] = 1
     """Explanations sampled for a problem. Of those accepted the one with the highest lift is used."""
@@ -148,9 +149,9 @@ class LossConfig:
     kl_coef: Annotated[float, COEFFICIENT] = 0.0
     """The weight of the KL divergence from the reference: the base model, or the adapter that the run started from."""
     clip_low: Annotated[float, Interval(ge=0, le=1)] = 0.2
-    """The probability ratio is clipped at 1 - clip_low."""
+    """The probability ratio is clipped at 1 - clip_low. With one update a batch it is 1, and nothing is clipped."""
     clip_high: Annotated[float, COEFFICIENT] = 0.2
-    """The probability ratio is clipped at 1 + clip_high."""
+    """The probability ratio is clipped at 1 + clip_high, likewise."""
     advantage_scale: Literal["group", "batch", "none"] = "group"
     """Advantages are divided by the standard deviation of rewards in the group, in the batch, or by nothing."""
     loss_normalisation: Literal["sequence", "token", "dr_grpo"] = "sequence"

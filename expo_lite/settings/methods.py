@@ -48,8 +48,8 @@ class MethodSpec:
 
     @property
     def imitates(self) -> bool:
-        """It has the supervised term on chains, or pairs of them."""
-        return self.chains != "none" and (self.sft or not self.grpo)
+        """It has the supervised term on chains."""
+        return self.chains != "none" and not self.pairs and (self.sft or not self.grpo)
 
 
 METHODS: dict[Method, MethodSpec] = {
@@ -68,4 +68,3 @@ METHODS: dict[Method, MethodSpec] = {
     "hint": MethodSpec("explanation", gate_is_fixed=True, grpo=True),
     "reformulate": MethodSpec("none", grpo=True),
 }
-GRPO_METHODS = tuple(name for name, spec in METHODS.items() if spec.grpo)

@@ -56,7 +56,7 @@ class TrainConfig:
     levels: tuple[Level, ...] = ()
     """Levels to train on. Default: all; those that are solved hold the policy in place."""
     method: Method = "exp-grpo"
-    """The rows a step learns from: groups, explanations, expert chains or pairs. The README has a table."""
+    """The rows a step learns from: groups, explanations, expert chains or pairs. examples/guides/choosing.md has a table."""
     steps: Annotated[int | None, AT_LEAST_1] = None
     """Training steps. The default depends on the model; `expo-lite models` shows it."""
     group_size: Annotated[int, Interval(ge=2, le=4_096)] = 8
@@ -225,7 +225,7 @@ def _check(config: TrainConfig) -> None:
 
 
 def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
-    """Refuse settings that do nothing with the method; in a plan its runs may share those of explanations.
+    """Refuse settings that do nothing with the method and the others; in a plan its runs may share some of them.
 
     The explanation prompt always counts: `diagnose RUN` asks in its words.
 
@@ -233,13 +233,14 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
         ConfigError: there are such settings; the error names them.
     """
     spec, expo = METHODS[config.method], set(changed(config.explanation)) - {"explanation_prompt"}
+    drawn, clips = {"draw", "group_size"} & set(changed(config)), {"clip_low", "clip_high"} & set(changed(config.loss))
     of_term, of_chains, refresh = {"exp_sft_coef", "exp_sft_schedule"}, {"explain"}, {"explanation_refresh_steps"}
     others = (
         of_term | of_chains | {"exp_sft_normalisation", "teacher", "train_context"} | (refresh if spec.pairs else set())
     )
     rules = [
         (spec.pairs, set(changed(config.dpo))),
-        (spec.groups or config.explanation.explain == "all-wrong", {"draw"} & set(changed(config))),
+        (spec.groups or config.explanation.explain == "all-wrong", drawn),
         (spec.grpo, set(changed(config.loss)) - {"updates_per_batch"}),
         (config.method == "grpo", set(changed(config.sampling)) & {"resample"}),
         (spec.coef is not None, expo & of_term),
@@ -249,14 +250,28 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
         (spec.teacher, expo & {"teacher"}),
         (config.method == "hint", expo & {"train_context"}),
         ((config.dpo.chosen if spec.pairs else spec.chains) == "explanation", expo - others),
-        (not spec.pairs or config.dpo.pairs != "offline", expo & refresh),
+        (not spec.pairs or config.dpo.pairs != "offline", expo & refresh | drawn & {"draw"}),
     ]
     unused = {name for of_use, names in rules if not of_use for name in names}
     if in_plan:
-        unused -= expo
+        unused -= expo | drawn
     if unused:
         having = f"{config.dpo.pairs} pairs of {config.dpo.chosen}" if spec.pairs else f"method '{config.method}'"
-        raise ConfigError(f"{', '.join(sorted(unused))} set, but of no use with {having}; the README says what is.")
+        raise ConfigError(
+            f"{', '.join(sorted(unused))} set, but of no use with {having}; see examples/guides/choosing.md."
+        )
+    check_rules(
+        [
+            (
+                in_plan or not clips or config.loss.updates_per_batch > 1,
+                f"{', '.join(sorted(clips))} set, but of no use with updates_per_batch 1: no ratio differs from 1.",
+            ),
+            (
+                in_plan or "max_reliance" not in expo or "reliance" in config.explanation.explanation_filter,
+                "max_reliance set, but of no use without the filter reliance; add it to explanation_filter.",
+            ),
+        ]
+    )
 
 
 def check_filters(filters: tuple[ExplanationFilter, ...]) -> None:
