@@ -99,31 +99,30 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
     folder = RunFolder(config.output)
     if not config.resume:
         check_new(folder.path)
-    with StopRequests(console) as stops:
-        run = start(task, config, folder, console)
-        with locked(folder.path):
-            before = after = None
-            state.resume(run, console)
-            say_new_schedules(run)
-            if run.step >= config.steps:
-                say(console, f"This run has finished: all its {run.step} steps are done. Give more --steps to go on.")
-            try:
-                state.check_sampler(run, console)
-                diagnose_first(run, console, stops)
-                resumed, settings = run.step > 0, to_json(run.config)
-                with contextlib.closing(Logs(config.log, folder, settings, run.limits.warn, resumed=resumed)) as logs:
-                    before = load_evaluation(run, 0) if resumed else evaluate_once(run, console, stops)
-                    if not resumed:
-                        logs.evaluation(0, before)
-                    finished = run_steps(run, console, stops, logs)
-                    after = evaluate_and_compare(run, console, stops) if finished else None
-                    logs.evaluation(run.step, after)
-            except Stopped:
-                finished = False
-            except (RuntimeError, MemoryError, CheckpointError) as error:
-                if (failed := short_of_room(error, folder.path)) is None:
-                    raise
-                raise failed from error
+    with StopRequests(console) as stops, contextlib.ExitStack() as held:
+        run = start(task, config, folder, console, held)
+        before = after = None
+        state.resume(run, console)
+        say_new_schedules(run)
+        if run.step >= config.steps:
+            say(console, f"This run has finished: all its {run.step} steps are done. Give more --steps to go on.")
+        try:
+            state.check_sampler(run, console)
+            diagnose_first(run, console, stops)
+            resumed, settings = run.step > 0, to_json(run.config)
+            with contextlib.closing(Logs(config.log, folder, settings, run.limits.warn, resumed=resumed)) as logs:
+                before = load_evaluation(run, 0) if resumed else evaluate_once(run, console, stops)
+                if not resumed:
+                    logs.evaluation(0, before)
+                finished = run_steps(run, console, stops, logs)
+                after = evaluate_and_compare(run, console, stops) if finished else None
+                logs.evaluation(run.step, after)
+        except Stopped:
+            finished = False
+        except (RuntimeError, MemoryError, CheckpointError) as error:
+            if (failed := short_of_room(error, folder.path)) is None:
+                raise
+            raise failed from error
     if finished:
         summarise(run, before, after, console)
         for what, verb in (("look at it", "report"), ("ask it", "chat"), ("take it away", "export")):
@@ -144,8 +143,8 @@ def short_of_room(error: Exception, folder: Path) -> ExpoLiteError | None:
     return None
 
 
-def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) -> Run:
-    """Load the policy, and make the run folder unless it is there."""
+def start(task: Task, config: RunConfig, folder: RunFolder, console: Console, held: contextlib.ExitStack) -> Run:
+    """Load the policy, and make the run folder unless it is there; it is locked while `held` is open."""
     warn = warning(console)
     device = describe(find_device())
     busy = load_of_others() if device.startswith("cpu") else None
@@ -158,6 +157,7 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     problems = state.training_problems(task, config, prompts, warn)
     if config.resume:
         folder.check(config)
+        held.enter_context(locked(folder.path))  # before a second model takes the memory of a run that is alive
     limits = Limits.of(config, warn=warn, keeps=plan.keeps if plan else "inputs")
     if plan is not None and plan.workload.kind == "gpu":
         size = f"{limits.micro_batch_tokens:,} tokens"
@@ -174,9 +174,10 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console) ->
     )
     state.check_chains(problems, config, "all are left out. Mend the data as the warnings above say")
     if not config.resume:
-        shown = prompts_as_read(policy.tokenizer, prompts, config.explanation.explain_with)
-        template = policy.tokenizer.chat_template
-        folder.create(config, device=device, start=adapter, template=template, prompts=shown, update_keeps=limits.keeps)
+        folder.create(config, device=device, start=adapter)
+        held.enter_context(locked(folder.path))
+    shown = prompts_as_read(policy.tokenizer, prompts, config.explanation.explain_with)
+    folder.complete(template=policy.tokenizer.chat_template, prompts=shown, update_keeps=limits.keeps)
     tested = held_out(task, config, policy, prompts, warn)
     run = Run(config, folder, policy, task, problems, tested, make_optimizer(policy, config), limits)
     if plan is not None:
@@ -229,10 +230,10 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
             if is_due(run):
                 with display.paused():
                     logs.evaluation(run.step, evaluate_and_compare(run, console, stops))
-            metrics = take_step(run)
-            display.step(run.step, metrics)
-            logs.step({"step": run.step, **metrics})
-            rows.append(metrics)
+            row = take_step(run)
+            display.step(row)
+            logs.step(row)
+            rows.append(row)
             if not stalled and len(rows) >= STALLED_STEPS and (finding := no_gradient(rows)):
                 stalled = True
                 run.limits.warn(str(finding))
@@ -242,7 +243,7 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
 
 
 def take_step(run: Run) -> dict[str, float]:
-    """Sample groups and chains, update on them, and write down what happened."""
+    """Sample groups and chains, update on them, and write down what happened; returns the row of metrics.jsonl."""
     config, policy, n_before = run.config, run.policy, run.policy.n_sampled_tokens
     n_scored = policy.n_scored_tokens
     started = time.monotonic()
@@ -287,8 +288,9 @@ def take_step(run: Run) -> dict[str, float]:
     run.folder.samples.append([*first, *({**row, "kind": "second"} for row in second), *experience.written])
     if experience.new_pairs:
         run.folder.pairs.append(pair_rows(policy, experience.new_pairs, step=run.step))
-    run.folder.metrics.append([{"step": run.step, **metrics}])
-    return metrics
+    row = {"step": run.step, **metrics}
+    run.folder.metrics.append([row])
+    return row
 
 
 def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, console: Console) -> None:

@@ -182,6 +182,7 @@ def test_the_verdict_on_the_run_s_own_levels(
     assert [level["n_problems"] for level in kept["levels"] if level["level"] != "all"] == [3, 3]
 
     (subject,) = asked
+    assert set(subject.problems) < set(subject.others)  # all that the run trains on have answers to show as wrong
     assert (subject.explaining.explanation_refresh_steps, subject.explaining.explanations_per_problem) == (
         5,
         1,

@@ -51,7 +51,7 @@ def test_plain_lines_without_a_terminal(clock: list[float]) -> None:
     with Display(shown, 9) as view:
         for step in range(1, 10):
             clock[0] += 2.0
-            view.step(step, METRICS)
+            view.step({"step": step, **METRICS})
     lines = file.getvalue().splitlines()
     assert [line.split(" | ")[0] for line in lines] == [f"step {n}/9" for n in (1, 4, 7, 9)]
     assert [line.split(" | ")[1] for line in lines] == ["0:16 left", "0:10 left", "0:04 left", "0:00 left"]
@@ -62,9 +62,9 @@ def test_plain_lines_without_a_terminal(clock: list[float]) -> None:
 def test_bars_on_a_terminal() -> None:
     shown, file = console(terminal=True)
     with Display(shown, 4, title="run", rows=[{"step": 1, **METRICS}]) as view:
-        view.step(2, METRICS)
+        view.step({"step": 2, **METRICS})
         shown.print("a line from elsewhere")
-        view.step(3, METRICS)
+        view.step({"step": 3, **METRICS})
     text = file.getvalue()
     assert "\x1b[2K" in text  # lines are drawn anew in their place
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
@@ -80,7 +80,7 @@ def test_bars_on_a_terminal() -> None:
 def test_the_terminal_is_left_as_it_was_after_an_error() -> None:
     shown, file = console(terminal=True)
     with pytest.raises(KeyboardInterrupt), Display(shown, 4) as view:
-        view.step(1, METRICS)
+        view.step({"step": 1, **METRICS})
         raise KeyboardInterrupt
     assert file.getvalue().count("\x1b[?25l") == file.getvalue().count("\x1b[?25h") == 1
 

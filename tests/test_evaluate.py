@@ -108,7 +108,7 @@ def test_nothing_is_overwritten_or_mixed(policy: type[ScriptedPolicy], config: d
         measure(config, resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="nothing to resume"):
+    with pytest.raises(CheckpointError, match="no run or evaluation in"):
         measure(config | {"output": tmp_path / "other"}, resume=True)
 
 

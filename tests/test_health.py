@@ -129,5 +129,6 @@ def test_train_says_so_once_while_it_runs_and_at_the_end(tmp_path: Path, capsys:
     lines = capsys.readouterr().out.splitlines()
     early, late = (i for i, line in enumerate(lines) if line.startswith("warning: Nothing is learned: "))
     assert "(5 of 5 steps had no gradient; all-wrong groups 100%; " in lines[early]
+    assert "; steps 1 to 5). " in lines[early]
     assert "(8 of 8 steps had no gradient; all-wrong groups 100%; " in lines[late]
     assert early < next(i for i, line in enumerate(lines) if line.startswith("step 8/8")) < late

@@ -59,6 +59,15 @@ def test_settings_default_to_the_runs_own(run: Path) -> None:
     assert (other.task, other.levels, other.data, other.max_completion_tokens) == ("hidden-rules", (), TaskOptions(), 7)
 
 
+def test_checkpoints_alone_are_adapters(run: Path, tmp_path: Path) -> None:
+    """As copied from another machine without their run."""
+    (tmp_path / "here").mkdir()
+    alone = (run / "checkpoints").rename(tmp_path / "here" / "checkpoints") / "step-000020"
+    found = find_target(str(alone))
+    assert (found.model, found.run, found.config, found.label) == ("tiny", None, None, "step-000020")
+    assert find_target(str(tmp_path / "here")).adapter == alone.parent / "step-000040"
+
+
 def test_a_run_without_checkpoint(run: Path) -> None:
     for folder in checkpoint.checkpoints(run / "checkpoints"):
         (folder / "state.json").unlink()

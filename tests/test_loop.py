@@ -28,6 +28,7 @@ from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem, SampleRequest, SamplingParams
+from expo_lite.run.folder import locked
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.train import RunConfig, resolve
 from expo_lite.step.explain import roll_out
@@ -346,7 +347,7 @@ def test_a_schedule_that_is_stretched_by_more_steps_is_said(tmp_path: Path, caps
 
 RESUME_ERRORS: list[tuple[str, list[str], int, str]] = [
     ("nothing", ["--seed", "5"], 2, "has other settings: seed (0 there, 5 given). Resume it with its own."),
-    ("nothing", ["--output", "elsewhere/run"], 1, "There is nothing to resume in 'elsewhere/run'"),
+    ("nothing", ["--output", "elsewhere/run"], 1, "There is no run or evaluation in 'elsewhere/run'"),
     ("checkpoints", [], 1, "No whole checkpoint in"),
 ]
 
@@ -372,6 +373,16 @@ def test_what_cannot_be_resumed_is_left_as_it_is(
     assert text in error
     assert error.count("\n") == 1
     assert contents(folder) == before
+
+
+def test_a_run_that_is_alive_is_not_loaded_beside_itself(
+    done: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, words = done
+    monkeypatch.setattr(loop, "load_policy", lambda *_, **__: pytest.fail("the model was loaded"))
+    with locked(folder):
+        assert run([*words, "--resume"]) == 1
+    assert "is being written by another process" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(

@@ -76,6 +76,14 @@ def test_the_chain_stands_outside_the_group() -> None:
     assert with_chain[-1].weight == 0.0
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_coefficient_that_falls_is_logged(method: Method) -> None:
+    config = configured(method, exp_sft_schedule="linear")
+    logged = experience_metrics(Experience((MIXED,), (), 0.75), config).get("expo/sft_coef")
+    assert logged == (METHODS[method].coef and pytest.approx(config.explanation.exp_sft_coef / 4))  # type: ignore[operator]
+    assert "expo/sft_coef" not in experience_metrics(Experience((), (), 0.0), configured(method, exp_sft_coef=0.0))
+
+
 def test_every_method_of_the_settings_is_here() -> None:
     assert tuple(METHODS) == tuple(METHOD_ROWS) == get_args(Method)
 

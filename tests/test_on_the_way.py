@@ -46,7 +46,7 @@ def test_measuring_changes_nothing(tmp_path: Path) -> None:
 def test_the_best_checkpoint_is_kept_while_newer_ones_come_and_go(tmp_path: Path) -> None:
     train(tmp_path / "run", "--steps 4 --eval-problems 0 --save-every 1")
     folder = RunFolder(tmp_path / "run")
-    evaluation = HeldOutConfig(eval_every=1)
+    evaluation = HeldOutConfig(eval_every=2)  # and once it ended after step 3
     run: Any = SimpleNamespace(
         folder=folder, step=3, held_out=[1], config=SimpleNamespace(evaluation=evaluation, steps=9)
     )

@@ -72,6 +72,15 @@ def test_config_json_says_what_the_run_was_made_with(folder: RunFolder) -> None:
     assert read_config(folder.path) == settings(folder.path)
 
 
+def test_what_is_known_later_is_added_and_never_changed(folder: RunFolder) -> None:
+    before = json.loads(folder.config_file.read_text())
+    folder.complete(template="first", prompts={"question": "a"})
+    folder.complete(template="second", prompts={"question": "b"}, update_keeps="inputs")
+    added = {"prompts": {"question": "a"}, "update_keeps": "inputs"}
+    assert json.loads(folder.config_file.read_text()) == before | added
+    assert folder.chat_template.read_text() == "first"
+
+
 @pytest.mark.parametrize("what", ["a run", "someone's file", "a file in its place"])
 def test_what_is_there_is_never_overwritten(what: str, folder: RunFolder, tmp_path: Path) -> None:
     path = {"a run": folder.path}.get(what, tmp_path / "other")
@@ -153,7 +162,7 @@ def test_some_settings_may_change(folder: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        (None, r"nothing to resume in .*config\.json: No such file"),
+        (None, r"no run or evaluation in .*config\.json: No such file"),
         ('{"settings": ', r"config\.json has no settings"),
         ("[]", r"config\.json has no settings"),
         ('{"settings": {"stepz": 1}}', r"config\.json: unknown setting 'stepz'. Did you mean 'steps'"),

@@ -239,7 +239,10 @@ def test_finished_runs_stay_and_broken_ones_go_on(
     assert results["runs"]["formula-hard"]["num_tokens"]["value"] > results["runs"]["grpo-hard"]["num_tokens"]["value"]
     base = (folder / "base-evaluation.json").read_bytes()
     for name in ("grpo-hard", "formula-hard"):
-        assert (folder / "runs" / f"{name}-seed0" / "evaluation" / "step-000000.json").read_bytes() == base
+        own = folder / "runs" / f"{name}-seed0"
+        assert (own / "evaluation" / "step-000000.json").read_bytes() == base
+        assert (own / "chat_template.jinja").exists()  # a run of a sweep keeps what any other keeps
+        assert {"prompts", "update_keeps"} <= set(json.loads((own / "config.json").read_text()))
 
     assert run(words) == 1  # nothing is overwritten
     before = modified(folder)

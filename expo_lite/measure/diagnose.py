@@ -95,6 +95,8 @@ class Subject:
     """Settings that sample and judge explanations: one a problem."""
     limits: Limits
     params: SamplingParams
+    others: Sequence[Problem]
+    """Problems whose answers are shown as wrong ones."""
 
     def roll_out(self, stream: str, problems: Sequence[Problem], explaining: ExpoConfig) -> Rollout:
         """Sample groups of these problems, and an explanation of every problem."""
@@ -105,7 +107,7 @@ class Subject:
             to_explain=self.problems,
             group_size=self.config.group_size,
             explaining=explaining,
-            others=self.problems,
+            others=self.others,
             params=self.params,
             limits=self.limits,
             seed=stream_seed(self.config.seed, stream),
@@ -138,7 +140,7 @@ def diagnose_target(
         policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
     tokens = params.max_completion_tokens
     problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
-    result = measure(Subject(policy, task, problems, config, config.explaining, limits, params), console)
+    result = measure(Subject(policy, task, problems, config, config.explaining, limits, params, problems), console)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}
     JsonLines(folder / SAMPLES).append(sample_rows(result.groups, result.explanations, step=0))
@@ -159,7 +161,7 @@ def diagnose_first(run: Run, console: Console, stops: StopRequests) -> None:
     explaining = replace(config.explanation, explanations_per_problem=1)
     settings = DiagnoseConfig(group_size=config.group_size, seed=config.seed)
     say(console, f"diagnosing {len(problems)} of the problems to train on ...")
-    subject = Subject(run.policy, run.task, problems, settings, explaining, run.limits, run.params)
+    subject = Subject(run.policy, run.task, problems, settings, explaining, run.limits, run.params, run.problems)
     diagnosis = measure(subject, console, stops.before)
     kept = diagnosis.to_json()
     for line in (*diagnosis.in_words(), kept["verdict"]):
@@ -215,7 +217,7 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
 
 def _controls(subject: Subject) -> list[Explanation]:
     """An explanation of each problem that was shown another one's answer; empty if there is no other answer."""
-    if subject.explaining.explain_with != "answer" or len({problem.answer for problem in subject.problems}) < 2:
+    if subject.explaining.explain_with != "answer" or len({problem.answer for problem in subject.others}) < 2:
         return []
     as_they_are = replace(subject.explaining, explanation_filter=("none",), explain_with=CONTROL)
     return subject.judge(subject.roll_out("control", (), as_they_are).attempts, as_they_are)
@@ -241,8 +243,8 @@ def chain_figures(
         chains.append((e.problem, kind, e.completion.text, e.verdict.correct, e.target_ids, prompts))
     for group in groups:
         problem, sampled = group.problem, group.completions[0]
-        plain, shown = sampled.prompt_ids, encode_shown(policy.tokenizer, problem)
-        prompts = (plain, shown if whole else plain, plain)
+        plain = sampled.prompt_ids
+        prompts = (plain, encode_shown(policy.tokenizer, problem) if whole else plain, plain)
         chains.append((problem, "own", sampled.text, group.verdicts[0].correct, sampled.token_ids, prompts))
         if expert := problem.expert_chain:
             chains.append((problem, "expert", expert, None, encode_chain(policy, problem), prompts))

@@ -15,7 +15,7 @@ from expo_lite.policy.base import Policy, listening
 from expo_lite.records import Problem, Prompts, SamplingParams
 from expo_lite.results.figures import Evaluation, evaluation_of
 from expo_lite.results.record import read_evaluation
-from expo_lite.run.checkpoint import keep_best
+from expo_lite.run.checkpoint import keep_best, step_of
 from expo_lite.run.folder import write_json
 from expo_lite.run.progress import CompletionBar, StopRequests
 from expo_lite.settings.groups import HeldOutConfig
@@ -131,8 +131,8 @@ def evaluate_and_compare(run: Run, console: Console, stops: StopRequests) -> Eva
     evaluation, every = evaluate_once(run, console, stops), run.config.evaluation.eval_every
     if evaluation is None or not every:
         return evaluation
-    steps = {0, *range(every, run.step + 1, every), run.step}
-    found = {s: figure(e) for s in sorted(steps) if (e := load_evaluation(run, s)) is not None}
+    measured = run.folder.evaluation_file(0).parent.glob("step-*.json")  # also where the run had ended before
+    found = {s: figure(read_evaluation(file)) for file in measured if (s := step_of(file.with_suffix(""))) <= run.step}
     best = max(found, key=lambda step: (found[step], -step))
     compared = f"best: {found[best]:.1%} {f'at step {best}' if best else 'before training'}"
     if best == run.step > 0:

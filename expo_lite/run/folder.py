@@ -152,12 +152,8 @@ class RunFolder:
         """Read the run's own prompts from its copies."""
         return read_prompts(*(copy if copy.exists() else None for copy in self.prompt_files))
 
-    def create(
-        self, config: RunConfig, *, device: str, start: Path | None = None, template: str = "", **about: Any
-    ) -> None:
+    def create(self, config: RunConfig, *, device: str, start: Path | None = None, **about: Any) -> None:
         """Make the folder with its config.json, a copy of the adapter in the folder `start`, and copies of prompts.
-
-        The chat template gets a file of its own, and what else is to be said `about` the run goes into config.json.
 
         Raises:
             CheckpointError: it exists and is not empty, or cannot be made.
@@ -173,10 +169,20 @@ class RunFolder:
         for prompt, copy in zip(config.prompt_files, self.prompt_files, strict=True):
             if prompt is not None:
                 _copy(prompt, copy)
-        if template:
-            write_atomically(self.chat_template, template)
         about = {"settings": to_json(config), "run_id": secrets.token_hex(4), **provenance(device), **about}
         write_json(self.config_file, about)
+
+    def complete(self, *, template: str, **about: Any) -> None:
+        """Add what is known once the policy is loaded, and is not there: its chat template, and more `about` the run.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        if template and not self.chat_template.exists():
+            write_atomically(self.chat_template, template)
+        there = read_json(self.config_file)
+        if missing := {name: value for name, value in about.items() if name not in there}:
+            write_json(self.config_file, there | missing)
 
     @property
     def run_id(self) -> str:
@@ -321,9 +327,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         return {**json.loads(file.read_text(encoding="utf-8"))["settings"]}
     except OSError as error:
-        raise CheckpointError(f"There is nothing to resume in '{folder}': {file.name}: {error.strerror}.") from error
+        raise CheckpointError(f"There is no run or evaluation in '{folder}': {file.name}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"There is nothing to resume in '{folder}': {file.name} has no settings.") from error
+        raise CheckpointError(f"There is no run or evaluation in '{folder}': {file.name} has no settings.") from error
 
 
 def differing(there: Mapping[str, Any], given: Mapping[str, Any]) -> str:

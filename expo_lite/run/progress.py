@@ -72,16 +72,16 @@ class Display:
         if self._live:
             self._live.start(refresh=True)
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the metrics of a step that is done (counted from 1)."""
-        self._rows.append({"step": step, **metrics})
+    def step(self, row: Mapping[str, float]) -> None:
+        """Show a row of metrics.jsonl, of a step that is done."""
+        self._rows.append(row)
         state, now = self._state(), time.monotonic()
         if self._live:
             self._live.update(panel(state, self.console.width), refresh=True)
-        elif step == self._total or now - self._last_line >= LINE_SECONDS:
+        elif state.step == self._total or now - self._last_line >= LINE_SECONDS:
             self._last_line = now
             left = f"{clock(state.seconds_left or 0.0)} left"
-            say(self.console, " | ".join([f"step {step}/{self._total}", left, *described(metrics, LINE)]))
+            say(self.console, " | ".join([f"step {state.step}/{self._total}", left, *described(row, LINE)]))
 
     def _state(self) -> RunState:
         samples = tail_rows(self._samples) if self._samples and self._live else ()

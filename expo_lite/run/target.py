@@ -249,7 +249,8 @@ def _adapter(folder: Path) -> Target:
             else f"has no {ADAPTER_WEIGHTS}"
         )
         raise CheckpointError(f"The adapter in '{folder}' {what}.")
-    run = folder.absolute().parent.parent if folder.absolute().parent.name == "checkpoints" else None
+    above = folder.absolute().parent
+    run = above.parent if above.name == "checkpoints" and RunFolder(above.parent).config_file.exists() else None
     config = read_config(run) if run else None
     preset = next((alias for alias, preset in PRESETS.items() if preset.source == named), named)
     model = config.model if config else preset

@@ -56,7 +56,8 @@ class TrainConfig:
     levels: tuple[Level, ...] = ()
     """Levels to train on. Default: all; those that are solved hold the policy in place."""
     method: Method = "exp-grpo"
-    """The rows a step learns from: groups, explanations, expert chains or pairs. examples/guides/choosing.md has a table."""
+    """The rows a step learns from: groups, explanations, expert chains or pairs. A table of all is in
+    examples/guides/choosing.md."""
     steps: Annotated[int | None, AT_LEAST_1] = None
     """Training steps. The default depends on the model; `expo-lite models` shows it."""
     group_size: Annotated[int, Interval(ge=2, le=4_096)] = 8

@@ -165,7 +165,7 @@ def experience_metrics(experience: Experience, config: RunConfig) -> dict[str, f
         metrics["teacher/gap"] = mean(
             gap for gaps in experience.gaps.values() for gap in torch.cat(list(gaps)).tolist()
         )
-    if METHODS[config.method].sft and config.chain_source != "none":
+    if METHODS[config.method].coef is not None and config.explanation.exp_sft_coef:
         metrics["expo/sft_coef"] = coefficient_in_force(config, experience.progress)
     return metrics
 
