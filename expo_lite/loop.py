@@ -245,13 +245,12 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
 def take_step(run: Run) -> dict[str, float]:
     """Sample groups and chains, update on them, and write down what happened; returns the row of metrics.jsonl."""
     config, policy, n_before = run.config, run.policy, run.policy.n_sampled_tokens
-    n_scored = policy.n_scored_tokens
+    n_scored, score_s = policy.n_scored_tokens, -run.limits.updating_s
     started = time.monotonic()
     n = config.problems_per_step
     problems = draw(run.problems, n, step=run.step, seed=config.seed, by=config.draw, rates=run.rates)
     experience = sample_experience(run, problems)
     remember(run.rates, experience.groups)
-    sampled = time.monotonic()
     rows = METHOD_ROWS[config.method](experience, config)
     metrics = experience_metrics(experience, config)
     if policy.n_scored_tokens > n_scored:  # before the diagnostics, which are no part of the method
@@ -263,17 +262,19 @@ def take_step(run: Run) -> dict[str, float]:
         )
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
         metrics |= chain_metrics(policy, experience.groups, experience.explanations, limits=run.limits)
-    scored = time.monotonic()
+    score_s += run.limits.updating_s
+    learning = time.monotonic()
+    sample_s = learning - started - score_s  # and grading
     good = state.last_good(run, before=run.step + 1)
     metrics |= learn(policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)
     ended = time.monotonic()
     metrics |= {
         "num_tokens": float(policy.n_sampled_tokens - n_before),
         "step_time": ended - started,
-        "time/sample_s": sampled - started,
-        "time/score_s": scored - sampled,
-        "time/update_s": ended - scored,
-        "sampling/tokens_per_s": (policy.n_sampled_tokens - n_before) / (sampled - started),
+        "time/sample_s": sample_s,
+        "time/score_s": score_s,
+        "time/update_s": ended - learning,
+        "sampling/tokens_per_s": (policy.n_sampled_tokens - n_before) / sample_s,
         "peak_memory_gib": peak_memory_gib(),
     }
     if policy.device.type == "cuda":
@@ -281,7 +282,7 @@ def take_step(run: Run) -> dict[str, float]:
     if run.planned_gib is not None:
         metrics["memory/planned_gib"] = run.planned_gib
     if metrics["update/n_rows"]:
-        metrics["update/tokens_per_s"] = metrics["update/n_tokens"] / (ended - scored)
+        metrics["update/tokens_per_s"] = metrics["update/n_tokens"] * config.loss.updates_per_batch / (ended - learning)
     run.step += 1
     first = sample_rows(experience.groups, experience.explanations, step=run.step, attempts=experience.attempts)
     second = sample_rows(experience.second.values(), [], step=run.step)

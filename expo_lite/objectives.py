@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 ADVANTAGE_EPSILON = 1e-4
 """Added to the standard deviation of rewards, as TRL does."""
 SHAPING = 0.1
+"""The gamma of `shaped_loss`: p / (p + gamma)."""
 LEAST_PROBABILITY = 1e-8
 """Less counts as so much in a divergence, or rounding would make the rest of a distribution negative."""
 

@@ -36,7 +36,8 @@ from expo_lite.run.target import find_target
 from expo_lite.settings.groups import ExplainWith, ExpoConfig, HeldOutConfig, PolicyConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.models import SKELETON, prompt_file
-from expo_lite.settings.train import TrainConfig
+from expo_lite.settings.train import TrainConfig, resolve
+from expo_lite.step import explain
 from expo_lite.step.explain import Rollout, answer_lifts, rederived, reliances, roll_out, with_wrong_answer
 from expo_lite.step.explain import judge as judge_all
 from expo_lite.step.run import RefreshStore
@@ -311,6 +312,26 @@ def test_outlines_of_no_use_are_refused(text: str, reason: str, policy: HfPolicy
         (control,) = judge(policy, [attempt], config, HiddenRules())
         assert control.accepted or reason == "different"
         assert control.target_ids
+
+
+def test_a_group_passes_the_gate_not_its_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn twice in a step, all wrong once and mixed once: one explanation."""
+    problem, completion = Problem("p", "q", "1"), Completion((1,), (2,), (0.0,), "", FinishReason.STOP)
+    wrong, right = Verdict(False, "different", ""), Verdict(True, "equal", "")
+    groups = tuple(Group(problem, (completion,) * 2, (wrong, last)) for last in (wrong, right))
+    asked: list[Sequence[Problem]] = []
+
+    def rolled(_run: Any, _stream: str, problems: Sequence[Problem], to_explain: Sequence[Problem]) -> Rollout:
+        asked.append(to_explain)
+        return Rollout(groups if problems else (), ())
+
+    monkeypatch.setattr(explain, "_roll_out", rolled)
+    run: Any = SimpleNamespace(
+        config=resolve(TrainConfig(model="tiny")), explanations=RefreshStore(Explanation, 1),
+        step=0, policy=None, task=None, params=PLAIN, limits=None,
+    )  # fmt: skip
+    explain.sample_groups(run, [problem, problem])
+    assert asked == [[], [problem]]
 
 
 def test_every_attempt_is_judged(policy: HfPolicy) -> None:

@@ -118,6 +118,14 @@ def test_a_fall_of_the_reward() -> None:
     assert findings([GOOD] * 30 + [worse] * 9) == []
     (finding,) = findings([GOOD] * 30 + [worse] * 20)
     assert finding.figures == "mean reward 0.50 at its best, 0.20 now"
+    pairs = {"pairs/used": 8}  # rewards are of the problems that had no pair yet
+    assert findings([GOOD | pairs] * 30 + [worse | pairs] * 20) == []
+
+
+def test_what_is_used_again_counts_as_accepted() -> None:
+    refused = GOOD | {"expo/explanation_accept_rate": 0.0}
+    assert [finding.what for finding in findings([refused] * 30)] == ["Hardly any explanation is accepted"]
+    assert findings([refused | {"expo/reused": 0.75}] * 30) == []
 
 
 def test_train_says_so_once_while_it_runs_and_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

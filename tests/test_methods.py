@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from expo_lite.policy.batching import Side, SoftLabels
-from expo_lite.records import Completion, FinishReason, Group, Pair, Problem, Verdict
+from expo_lite.records import Completion, Explanation, FinishReason, Group, Pair, Problem, Verdict
 from expo_lite.settings.groups import DpoConfig, ExpoConfig, LossConfig, Teacher
 from expo_lite.settings.methods import METHODS, Method
 from expo_lite.settings.train import RunConfig, TrainConfig, resolve
@@ -82,6 +82,23 @@ def test_a_coefficient_that_falls_is_logged(method: Method) -> None:
     logged = experience_metrics(Experience((MIXED,), (), 0.75), config).get("expo/sft_coef")
     assert logged == (METHODS[method].coef and pytest.approx(config.explanation.exp_sft_coef / 4))  # type: ignore[operator]
     assert "expo/sft_coef" not in experience_metrics(Experience((), (), 0.0), configured(method, exp_sft_coef=0.0))
+
+
+def test_explanations_that_are_used_again_are_not_accepted_anew() -> None:
+    def made(*, accepted: bool) -> Explanation:
+        return Explanation(
+            Problem("p", "q", "1"), WRONG.completions[0], (1, 2), (3,), WRONG.verdicts[0], accepted, "no"
+        )
+
+    old, new, refused = made(accepted=True), made(accepted=True), made(accepted=False)
+    first = experience_metrics(Experience((), (), 0.0, explanations=(new,), attempts=(refused, new)), CONFIG)
+    assert (first["expo/explanation_accept_rate"], first.get("expo/reused")) == (1.0, None)
+    later = Experience((), (), 0.0, explanations=(old, old, refused, new), attempts=(refused, new))
+    again = experience_metrics(later, CONFIG)
+    assert (again["expo/explanation_accept_rate"], again["expo/reused"]) == (0.5, 0.5)
+    assert again["expo/refused/no"] == 0.5
+    kept = experience_metrics(Experience((), (), 0.0, explanations=(old,)), CONFIG)
+    assert "expo/explanation_accept_rate" not in kept and kept["expo/reused"] == 1.0
 
 
 def test_every_method_of_the_settings_is_here() -> None:
@@ -160,12 +177,15 @@ def test_insert_rows_by_hand() -> None:
     assert not any(row.has_gradient for row in sampled)
     assert (joined.completion_ids, joined.prompt_ids, joined.weight) == ((3, 4, 5, 6), (1, 2), 0.0)
     assert joined.shaped_weight == pytest.approx(1 / 20)
-    # of a mixed group: 1/2 over sqrt(1/2); the others stay as they are
+    # a mixed group of the same problem has none: it did not pass the gate
+    assert len(METHOD_ROWS["insert"](Experience((MIXED, WRONG), (chain,), 0.0), config)) == 4 + 1
+    # without the gate, of a mixed group: 1/2 over sqrt(1/2); the others stay as they are
+    config, ten_times = configured("insert", explain="all"), configured("insert", explain="all", exp_sft_coef=10.0)
     mixed = METHOD_ROWS["insert"](Experience((MIXED,), (chain,), 0.0), config)
     assert mixed[-1].shaped_weight == pytest.approx(0.70701 / 12, abs=1e-5)
     assert [r.advantage for r in mixed[:2]] == [r.advantage for r in grpo_rows(Experience((MIXED,), (), 0.0), CONFIG)]
     assert not METHOD_ROWS["insert"](Experience((RIGHT,), (chain,), 0.0), config)[-1].has_gradient
-    weighed = METHOD_ROWS["insert"](Experience((MIXED,), (chain,), 0.0), configured("insert", exp_sft_coef=10.0))
+    weighed = METHOD_ROWS["insert"](Experience((MIXED,), (chain,), 0.0), ten_times)
     assert weighed[:2] == mixed[:2] and weighed[-1].shaped_weight == pytest.approx(10 * mixed[-1].shaped_weight)
 
 

@@ -158,6 +158,15 @@ def test_the_teacher_scores_the_same_tokens_after_the_answer_by_hand(policy: HfP
             (base,) = score_rows(policy, row, temperature=1.0, token_budget=4096)
         torch.testing.assert_close(frozen[0][k], base + 0.5, atol=1e-4, rtol=0)
         assert (alone - base).abs().max() > 1e-3
+    # in 16 bits the sampler's values, here all -0.5, are left for the scorer's
+    run = run_of(policy, tmp_path, "self-distill")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy, "samples_exactly", False)
+        scored = teacher_gaps(run, groups)
+    for k, completion in enumerate(groups[0].completions):
+        plain = Row(completion.prompt_ids, completion.token_ids)
+        (student,) = score_rows(policy, [plain], temperature=1.0, token_budget=4096)
+        torch.testing.assert_close(scored[0][k], frozen[0][k] - 0.5 - student, atol=1e-4, rtol=0)
 
 
 def test_soft_labels_are_the_teachers_most_probable_tokens(policy: HfPolicy, tmp_path: Path) -> None:
@@ -211,7 +220,7 @@ def test_an_answer_that_no_box_can_hold_is_refused() -> None:
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("method", ["grpo --resample 2 --draw hard", "insert", "prefix", "self-distill", 
                                     "self-distill --teacher current",
-                                    "soft-explain", "likelihood", "grade-negatives"])  # fmt: skip
+                                    "soft-explain", "likelihood", "grade-negatives --updates-per-batch 2"])  # fmt: skip
 def test_two_steps_end_to_end(method: str, tmp_path: Path) -> None:
     """And where a method has a state or a random stream, the second step again from the checkpoint of the first."""
     words = (
@@ -225,7 +234,12 @@ def test_two_steps_end_to_end(method: str, tmp_path: Path) -> None:
     assert any(row["update/n_rows"] and row["grad_norm"] for row in metrics)
     assert all(row["frac_all_wrong"] for row in metrics)
     scores = method.startswith(("self", "soft", "like"))
-    assert all((row.get("num_scored_tokens", 0) > 0) == scores for row in metrics)
+    assert all((row.get("num_scored_tokens", 0) > 0) == (row["time/score_s"] > 0) == scores for row in metrics)
+    for row in metrics:
+        assert sum(row[f"time/{part}_s"] for part in ("sample", "score", "update")) == pytest.approx(row["step_time"])
+        if row["update/n_rows"]:
+            n_tokens = row["update/n_tokens"] * (2 if "updates" in method else 1)
+            assert row["update/tokens_per_s"] * row["time/update_s"] == pytest.approx(n_tokens)
     kinds = {json.loads(line)["kind"] for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()}
     assert ("second" in kinds) == any("second/reward" in row for row in metrics)
     own = {"prefix": "second/reward", "likelihood": "reward/likelihood", "self-distill": "teacher/gap"}

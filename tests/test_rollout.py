@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ class Echo:
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
     ) -> list[tuple[Completion, ...]]:
-        assert params == PARAMS
+        assert replace(params, temperature=1.0) == PARAMS
         self.calls.append((list(requests), seed))
         return [
             tuple(
@@ -58,6 +58,14 @@ class Task:
 
 def roll(policy: Echo, **kwargs: Any) -> Any:
     return roll_out(policy, Task(), params=PARAMS, limits=Limits(1024, PARAMS.rows), seed=7, **kwargs)  # type: ignore[arg-type]
+
+
+def test_explanations_beside_groups_have_random_numbers_of_their_own() -> None:
+    policy, warm = Echo(), ExpoConfig(explanation_temperature=0.5)
+    roll(policy, problems=PROBLEMS, to_explain=PROBLEMS, group_size=3, explaining=warm)
+    roll(policy, to_explain=PROBLEMS, explaining=warm)
+    (_, beside), (_, own), (_, alone) = policy.calls
+    assert (beside, alone) == (7, 7) and own != 7
 
 
 def test_groups_and_attempts_are_sampled_together_and_keep_their_problems() -> None:

@@ -76,6 +76,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = capsys.readouterr().out
     assert "\nThe run has finished" in out
     assert "\x1b" not in out
+    for number, text in enumerate(('{"levels": [', "{}", '{"levels": []}')):  # one bad file does not stop the watch
+        (run / "evaluation" / f"step-00000{number + 1}.json").write_text(text)
+    assert cli.run(["watch", str(run)]) == 0
+    assert "step 1: damaged; step 2: damaged; step 3: damaged; step 4 pass@1" in capsys.readouterr().out
     assert cli.run(["watch", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.endswith("it has no config.json. Give the folder that train made.\n")
 

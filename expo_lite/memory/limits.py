@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import resource
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ class Limits:
     """For the backward pass of an update."""
     warn: Callable[[str], None] = lambda line: None
     """Told of each halving."""
+    updating_s: float = 0.0
+    """The time that `updating` has taken so far."""
 
     @classmethod
     def of(
@@ -111,7 +114,10 @@ class Limits:
             self.micro_batch_tokens //= 2
             return f"micro-batches of {self.micro_batch_tokens} tokens"
 
-        return self._repeat(phase, smaller, "--max-completion-tokens or --lora-rank")
+        started = time.monotonic()
+        done = self._repeat(phase, smaller, "--max-completion-tokens or --lora-rank")
+        self.updating_s += time.monotonic() - started
+        return done
 
     def _repeat(self, phase: Callable[[], T], smaller: Callable[[], str | None], lower: str) -> T:
         while True:

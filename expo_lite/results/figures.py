@@ -124,7 +124,7 @@ class Evaluation:
 
 
 def evaluation_of(measured: Sequence[GradedProblem], temperature: float) -> Evaluation:
-    """All figures of one policy, for the given k."""
+    """All figures of one policy, for each k of `ks_up_to`."""
     subjects = sorted({m.problem.subject for m in measured if m.problem.subject is not None})
     return Evaluation(
         tuple(level_result(name, members) for name, members in by_level(measured, lambda m: m.problem.level)),

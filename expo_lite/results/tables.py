@@ -79,7 +79,7 @@ def interval_cell(estimate: Estimate | None, *, scale: float = 100.0, digits: in
 
 
 def _accuracies(rows: Sequence[LevelResult], first: str, title: str) -> Table:
-    ks = [k for k in rows[0].pass_at if k > 1]  # pass@1 and maj@1 are avg@n
+    ks = [k for k in rows[0].pass_at if k > 1]  # pass@1 is avg@n, and maj@1 the first sample alone
     by_k = [f"{kind}@{k}" for kind in ("pass", "maj") for k in ks]
     table = new_table(first, "problems", "greedy", "avg", *by_k, title=title)
     for row in rows:

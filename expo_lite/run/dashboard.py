@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from expo_lite.errors import CheckpointError
 from expo_lite.run.folder import LOCK, RunFolder, read_config, read_json, resuming, tail_rows
 from expo_lite.settings.metrics import METRICS, PANELS, described, percent, text_of
 from expo_lite.settings.train import RunConfig
@@ -237,8 +238,11 @@ def holder_lives(path: Path) -> bool:
 
 def _measured(file: Path) -> str:
     """The step of an evaluation, and pass@1 of all held-out problems."""
-    pass_1 = read_json(file)["levels"][-1]["avg"]["value"]
-    return f"step {int(file.stem.removeprefix('step-'))} pass@1 {percent(pass_1)}"
+    step = int(file.stem.removeprefix("step-"))
+    try:
+        return f"step {step} pass@1 {percent(read_json(file)['levels'][-1]['avg']['value'])}"
+    except (CheckpointError, LookupError, TypeError):
+        return f"step {step}: damaged"
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -59,7 +59,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     for name, limit, finding in LIMITS:
         if (value := _mean(recent, name) or 0.0) > limit:
             found.append(finding._replace(figures=finding.figures.format(text_of(name, value))))
-    accepted = _mean(recent, "expo/explanation_accept_rate")
+    accepted = _accepted(recent)
     if accepted is not None and accepted < LEAST_ACCEPTED:
         reason = _most_refused(recent)
         figures = percent(accepted) + (f"; most refused as {reason}" if reason else "")
@@ -95,7 +95,7 @@ def dead_groups(rows: Sequence[Row]) -> Finding | None:
     recent = rows[-RECENT:]
     share = _mean(recent, "frac_reward_zero_std") or 0.0
     right, wrong = _mean(recent, "frac_all_correct") or 0.0, _mean(recent, "frac_all_wrong") or 0.0
-    explained = wrong * (_mean(recent, "expo/explanation_accept_rate") or 0.0)
+    explained = wrong * (_accepted(recent) or 0.0)
     if len(rows) < STALLED_STEPS or not share - explained > NEARLY_ALL:  # NaN is no finding
         return None
     figures = f"{share:.0%} of groups; all wrong {wrong:.0%}, all right {right:.0%}"
@@ -128,6 +128,12 @@ def _cause(dead: Sequence[Row]) -> tuple[str, str]:
     return "every group is all right or all wrong", remedy
 
 
+def _accepted(rows: Sequence[Row]) -> float | None:
+    """The share of explanations to learn from: those used again, and the accepted ones of the others."""
+    again, accepted = _mean(rows, "expo/reused") or 0.0, _mean(rows, "expo/explanation_accept_rate")
+    return None if accepted is None and not again else again + (1.0 - again) * (accepted or 0.0)
+
+
 def _refusal_remedy(rows: Sequence[Row]) -> str:
     remedies = {"truncated": LIMITS[0][2].remedy, "no_lift": "Take lift out of --explanation-filter."}
     other = "Read some with `expo-lite diagnose --show 4`; take --explanations-per-problem 4 or a larger model."
@@ -142,8 +148,8 @@ def _most_refused(rows: Sequence[Row]) -> str | None:
 
 
 def _reward_fallen(rows: Sequence[Row]) -> Finding | None:
-    """Find that the reward has been much better before."""
-    rewards = [row["reward"] for row in rows if "reward" in row]
+    """Find that the reward has been much better before; not of pairs, whose groups are of ever other problems."""
+    rewards = [row["reward"] for row in rows if "reward" in row and "pairs/used" not in row]
     if len(rewards) < 2 * RECENT:
         return None
     means = [mean(rewards[i : i + RECENT]) for i in range(len(rewards) - RECENT + 1)]

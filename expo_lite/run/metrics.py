@@ -39,7 +39,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def explanation_metrics(explanations: Sequence[Explanation]) -> dict[str, float]:
-    """Acceptance and the reasons for refusals, of one step's explanations."""
+    """Acceptance and the reasons for refusals, of one step's new explanations."""
     metrics = {"expo/explanation_accept_rate": mean(explanation.accepted for explanation in explanations)}
     for reason in sorted({e.reason for e in explanations if not e.accepted}):
         metrics[f"expo/refused/{reason}"] = mean(e.reason == reason for e in explanations)

@@ -42,7 +42,7 @@ class Panel:
 
 SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Learning", (
-        Panel("Reward", "The share of completions with the right answer, on the problems that are trained on.", "share",
+        Panel("Reward", "The share of completions with the right answer, on the problems that are trained on. With exp-dpo: on those that had no pair; offline, by the base model.", "share",
               (Metric("reward", "reward"),)),
         Panel("Reward by level", "The same, of the problems of each level that were drawn.", "share", (Metric(LEVEL_REWARD, "level "),)),
         Panel("Groups", "Only mixed groups have an advantage to learn from. All-wrong ones should become fewer.", "share",
@@ -59,9 +59,9 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         Panel("Learning rate", "As scheduled.", "", (Metric("learning_rate", "learning rate"),)),
     )),
     ("Explanations and chains", (
-        Panel("Explanations accepted", "The share that pass the filter; the others teach nothing.", "share",
-              (Metric("expo/explanation_accept_rate", "explanations accepted", "accepted", "good"),)),
-        Panel("Why explanations were refused", "Shares of all explanations.", "share", (Metric("expo/refused/", ""),),
+        Panel("Explanations accepted", "The share of new ones that pass the filter; the others teach nothing. And of all the share made before.", "share",
+              (Metric("expo/explanation_accept_rate", "explanations accepted", "accepted", "good"), Metric("expo/reused", "explanations used again", "used again"))),
+        Panel("Why explanations were refused", "Shares of new explanations.", "share", (Metric("expo/refused/", ""),),
               whole="expo/explanation_accept_rate"),
         Panel("Surprise of chains", "Negative log-likelihood after the plain prompt. Good positives are near the policy's own.", "nats",
               (Metric("expo/nll_own", "surprise of its own chains", "own"), Metric("expo/nll_explanation", "surprise of explanations", "explanation"),

@@ -261,18 +261,11 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
         raise ConfigError(
             f"{', '.join(sorted(unused))} set, but of no use with {having}; see examples/guides/choosing.md."
         )
-    check_rules(
-        [
-            (
-                in_plan or not clips or config.loss.updates_per_batch > 1,
-                f"{', '.join(sorted(clips))} set, but of no use with updates_per_batch 1: no ratio differs from 1.",
-            ),
-            (
-                in_plan or "max_reliance" not in expo or "reliance" in config.explanation.explanation_filter,
-                "max_reliance set, but of no use without the filter reliance; add it to explanation_filter.",
-            ),
-        ]
-    )
+    if clips and config.loss.updates_per_batch == 1 and not in_plan:
+        clipped = ", ".join(sorted(clips))
+        raise ConfigError(f"{clipped} set, but of no use with updates_per_batch 1: no ratio differs from 1.")
+    if "max_reliance" in expo and "reliance" not in config.explanation.explanation_filter and not in_plan:
+        raise ConfigError("max_reliance set, but of no use without reliance in explanation_filter.")
 
 
 def check_filters(filters: tuple[ExplanationFilter, ...]) -> None:

@@ -74,9 +74,8 @@ def sample_groups(run: Run, problems: Sequence[Problem]) -> tuple[list[Group], l
     rolled = _roll_out(run, "rollout", problems, [] if only_failed else missing)
     groups, attempts = list(rolled.groups), rolled.attempts
     if wants and only_failed:
-        wrong = {group.problem.problem_id for group in groups if group.kind is GroupKind.ALL_WRONG}
-        problems = [p for p in problems if p.problem_id in wrong]
-        attempts = _roll_out(run, "explanation", [], [p for p in missing if p.problem_id in wrong]).attempts
+        problems = [group.problem for group in groups if group.kind is GroupKind.ALL_WRONG]
+        attempts = _roll_out(run, "explanation", [], [p for p in problems if p.problem_id not in kept]).attempts
     judged = judge(run.policy, run.task, attempts, config.explanation, params=run.params, limits=run.limits)
     new = [best(candidates) for candidates in judged]
     run.explanations.put([e for e in new if e.accepted], step=run.step)  # a refused one is tried again the next time
@@ -129,7 +128,8 @@ def roll_out(
         sampled = sample(policy, questions + requests, params, limits=limits, seed=seed)
     else:
         sampled = sample(policy, questions, params, limits=limits, seed=seed)
-        sampled += sample(policy, requests, replace(params, temperature=temperature), limits=limits, seed=seed)
+        own = stream_seed(seed, "explanations") if questions else seed
+        sampled += sample(policy, requests, replace(params, temperature=temperature), limits=limits, seed=own)
     groups = grade_groups(task, [*problems, *to_explain], sampled)
     return Rollout(tuple(groups[: len(problems)]), tuple(groups[len(problems) :]))
 

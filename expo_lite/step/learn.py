@@ -94,9 +94,12 @@ def learn(
     last_good: str,
     limits: Limits | None = None,
 ) -> dict[str, float]:
-    """Take `updates_per_batch` optimiser steps on the rows; returns metrics of the last pass.
+    """Take `updates_per_batch` optimiser steps on the rows.
 
     Rows without a gradient cost nothing. Where no row has one, the adapter and the optimiser stay as they are.
+
+    Returns:
+        Metrics of the last pass; those of pairs (`dpo_metrics`) and the sampler's difference are of the first.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the adapter has not been changed by it.

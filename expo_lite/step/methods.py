@@ -1,6 +1,8 @@
 """The methods: what each samples to learn from, and how that becomes weighted rows of one batch.
 
 `settings/methods.py` says what each method asks for. To add one, name it there and name its rows in `METHOD_ROWS`.
+Where a method only samples or rewards in its own way, its rows are GRPO's, and the function in `METHOD_EXTRAS` says
+from which paper it is.
 """
 
 import contextlib
@@ -152,8 +154,11 @@ def experience_metrics(experience: Experience, config: RunConfig) -> dict[str, f
     metrics = dict(experience.metrics)
     if experience.groups:
         metrics |= group_metrics(experience.groups)
-    if experience.explanations:
-        metrics |= explanation_metrics(experience.explanations)
+    made = {id(attempt) for attempt in experience.attempts}
+    if new := [explanation for explanation in experience.explanations if id(explanation) in made]:
+        metrics |= explanation_metrics(new)
+    if n_again := len(experience.explanations) - len(new):
+        metrics["expo/reused"] = n_again / len(experience.explanations)
     if experience.attempts:
         metrics["expo/attempt_accept_rate"] = mean(attempt.accepted for attempt in experience.attempts)
     if experience.second:
@@ -270,7 +275,8 @@ def insert_rows(experience: Experience, config: RunConfig) -> list[Row]:
     joining = [
         (chain, advantage)
         for group, advantage in zip(experience.groups, advantages, strict=True)
-        if (chain := chains.get(group.completions[0].prompt_ids))
+        if (config.explanation.explain == "all" or group.kind is GroupKind.ALL_WRONG)
+        and (chain := chains.get(group.completions[0].prompt_ids))
     ]
     lengths = [len(row.completion_ids) for row in rows] + [len(chain.target_ids) for chain, _ in joining]
     weights, coefficient = _weights(lengths, config), coefficient_in_force(config, experience.progress)
@@ -317,18 +323,6 @@ def soft_explain_rows(experience: Experience, config: RunConfig) -> list[Row]:
     ]
 
 
-def likelihood_rows(experience: Experience, config: RunConfig) -> list[Row]:
-    """GRPO; in all-wrong groups a completion's reward is how much more probable it makes the answer (RLPR, 2506.18254).
-
-    That is the mean probability of the answer's tokens after the reasoning, minus that without it, at least 0
-    (`likelihood_rewards`; `mean_exp_log_softmax` and scoreB - scoreA in its code). Where this leaves the paper: where
-    the verifier tells completions apart, its reward stays; there is no reward of format, and no filter of groups whose
-    rewards hardly differ, so that --advantage-scale group makes small differences large. VeriFree (arXiv 2505.21493)
-    takes the product of the probabilities and also learns the answer itself; neither is done here.
-    """
-    return grpo_rows(experience, config)
-
-
 def grade_negatives_rows(experience: Experience, config: RunConfig) -> list[Row]:
     """GRPO; in all-wrong groups the more confident a completion, the worse (LENS, arXiv 2510.08696).
 
@@ -344,44 +338,6 @@ def grade_negatives_rows(experience: Experience, config: RunConfig) -> list[Row]
         for k, advantage in enumerate(graded.tolist(), start=i * len(completions)):
             rows[k] = replace(rows[k], advantage=advantage)
     return rows
-
-
-def prefix_rows(experience: Experience, config: RunConfig) -> list[Row]:
-    """GRPO on the rest of a reply whose first part is given, for all-wrong groups (EvoCoT, arXiv 2508.07809).
-
-    The given part is the beginning of the problem's own explanation (`prefixed`). Where this leaves the paper: the
-    plain group is sampled at each step, and only if it is all wrong is there one with a prefix; the part shrinks by
-    quarters of the tokens when the group's mean reward reaches a half, not by a paragraph of the chain at each stage
-    (`prepare_step_RL_data.py` of its code).
-    """
-    return grpo_rows(experience, config)
-
-
-def hint_rows(experience: Experience, config: RunConfig) -> list[Row]:
-    """GRPO; all-wrong groups are sampled again, all completions but one with a hint (NuRL, arXiv 2509.25666).
-
-    The policy turns its verified explanation z into a hint h ~ pi(q, z) without the answer (`hinted`). It stays in the
-    trained context as in NuRL and in SAGE (arXiv 2602.03143, `recipe/hint/hint_trainer.py` of its code), unless
-    --train-context is plain, which is ExPO's conditioning. Where this leaves NuRL: hints are made on the way, by the
-    policy as it is and from the first step on, not once before and after GRPO has converged; of z alone, as in SAGE,
-    where NuRL shows the answer too; and one that has the answer in any form is refused in code. Where it leaves SAGE:
-    hints have one level, not three; z is the policy's own explanation, not a reference solution; and one completion has
-    no hint. NuRL's text was not at hand, but summaries of it.
-    """
-    return grpo_rows(experience, config)
-
-
-def reformulate_rows(experience: Experience, config: RunConfig) -> list[Row]:
-    """GRPO; all-wrong groups are sampled again in an easier form of their problem (Cog-DRIFT, arXiv 2604.04767).
-
-    The forms are a choice of four, of ten, and the answer with digits masked, which the policy writes itself
-    (`reformulated`; `src/rewrite_questions.py` of its code). Where this leaves it: the open question is sampled at each
-    step, and the form only if all of its group are wrong; the policy as it is writes a form when it is needed, not the
-    base model before; a mean reward of 0.5 promotes, which has to be exceeded there (`adaptive_sampler.py`); options
-    are shuffled and have no letters; a mask must be the answer digit for digit, where their numbers are compared there;
-    and there is no reward of format. Its clipping, 0.2 and 0.28, and KL, 0.01, are settings. Its text was not at hand.
-    """
-    return grpo_rows(experience, config)
 
 
 METHOD_EXTRAS: dict[Method, Callable[[Run, Experience], dict[str, Any]]] = {
@@ -402,11 +358,11 @@ METHOD_ROWS: dict[Method, Callable[[Experience, RunConfig], list[Row]]] = {
     "star": star_rows,
     "sft": sft_rows,
     "insert": insert_rows,
-    "prefix": prefix_rows,
+    "prefix": grpo_rows,
     "self-distill": self_distill_rows,
     "soft-explain": soft_explain_rows,
-    "likelihood": likelihood_rows,
+    "likelihood": grpo_rows,
     "grade-negatives": grade_negatives_rows,
-    "hint": hint_rows,
-    "reformulate": reformulate_rows,
+    "hint": grpo_rows,
+    "reformulate": grpo_rows,
 }

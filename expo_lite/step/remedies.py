@@ -74,10 +74,13 @@ def resampled(run: Run, groups: Sequence[Group]) -> tuple[dict[int, Group], dict
 
 
 def prefixed(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation]) -> dict[int, Group]:
-    """Sample all-wrong groups again after the first part of the problem's explanation, and shorten what went well.
+    """Sample all-wrong groups again after the first part of the problem's explanation (EvoCoT, arXiv 2508.07809).
 
     The explanation is cut before its answer. `run.prefixes` has how many of `PREFIX_PARTS` equal parts of it, counted
-    in tokens, are given; where the group's mean reward reaches a half, the problem gets one less the next time.
+    in tokens, are given; where the group's mean reward reaches a half, the problem gets one less the next time. GRPO
+    learns from the rest of the reply. Where this leaves the paper: the plain group is sampled at each step, and only if
+    it is all wrong is there one with a prefix; the part shrinks by quarters of the tokens, not by a paragraph of the
+    chain at each stage (`prepare_step_RL_data.py` of its code).
     """
     chains = {e.problem.problem_id: e for e in explanations if e.accepted}
     asked = {}
@@ -113,15 +116,20 @@ def _scored(run: Run, score: Callable[..., T], *what: Any, **how: Any) -> T:
 def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tensor]]:
     """l_T - l_S [T] of the tokens of each completion of the all-wrong groups, nats.
 
-    l_S is what the sampler gave; the teacher scores the same tokens after the explanation prompt.
+    The teacher scores the same tokens after the explanation prompt. l_S is what the sampler gave, and in 16 bits, where
+    its error would go into every gap, the scorer's too.
     """
     places = failed(groups)
     completions = [completion for i in places for completion in groups[i].completions]
     prompts = [encode_shown(run.policy.tokenizer, groups[i].problem) for i in places]
     rows = [Row(prompt, c.token_ids) for i, prompt in zip(places, prompts, strict=True) for c in groups[i].completions]
+    own, temperature = [torch.tensor(c.logprobs) for c in completions], run.config.sampling.temperature
+    if not run.policy.samples_exactly:
+        plain = [Row(c.prompt_ids, c.token_ids) for c in completions]
+        own = _scored(run, score_rows, plain, temperature=temperature)
     with teacher(run):
-        scored = _scored(run, score_rows, rows, temperature=run.config.sampling.temperature)
-    gaps = iter(l_T - torch.tensor(c.logprobs) for l_T, c in zip(scored, completions, strict=True))
+        scored = _scored(run, score_rows, rows, temperature=temperature)
+    gaps = iter(l_T - l_S for l_T, l_S in zip(scored, own, strict=True))
     return {i: [next(gaps) for _ in groups[i].completions] for i in places}
 
 
@@ -133,10 +141,14 @@ def teacher_labels(run: Run, explanations: Sequence[Explanation]) -> list[SoftLa
 
 
 def likelihood_rewards(run: Run, groups: Sequence[Group]) -> dict[int, tuple[float, ...]]:
-    """Rewards of the completions of all-wrong groups: how much more probable each makes the right answer, at least 0.
+    """Rewards of the completions of all-wrong groups: how much more probable each makes the answer (RLPR, 2506.18254).
 
-    The mean probability of the answer's tokens after the completion's reasoning, minus that without it. A completion
-    without an answer, or cut off by the limit, has none to put the right one in place of, and gets 0.
+    The mean probability of the answer's tokens after the completion's reasoning, minus that without it, at least 0
+    (`mean_exp_log_softmax` and scoreB - scoreA in its code). A completion without an answer, or cut off by the limit,
+    has none to put the right one in place of, and gets 0. Where this leaves the paper: where the verifier tells
+    completions apart, its reward stays; there is no reward of format, and no filter of groups whose rewards hardly
+    differ, so that --advantage-scale group makes small differences large. VeriFree (arXiv 2505.21493) takes the product
+    of the probabilities and also learns the answer itself; neither is done here.
     """
     places = failed(groups)
     answered = {

@@ -66,10 +66,16 @@ def written(
 
 
 def hinted(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation]) -> dict[str, Any]:
-    """Sample all-wrong groups again, all completions but one with a hint in the question prompt.
+    """Sample all-wrong groups again, all completions but one with a hint in the prompt (NuRL, arXiv 2509.25666).
 
-    The policy makes the hint of the problem's accepted explanation and of nothing else, so that controls are controls;
-    one that shows the answer is refused. With --train-context plain all completions are trained after the plain prompt.
+    The policy makes the hint h ~ pi(q, z) of the problem's accepted explanation z and of nothing else, so that controls
+    are controls; one that shows the answer is refused. It stays in the trained context as in NuRL and in SAGE (arXiv
+    2602.03143, `recipe/hint/hint_trainer.py` of its code), unless --train-context is plain, which is ExPO's
+    conditioning. Where this leaves NuRL: hints are made on the way, by the policy as it is and from the first step on,
+    not once before and after GRPO has converged; of z alone, as in SAGE, where NuRL shows the answer too; and one that
+    has the answer in any form is refused in code. Where it leaves SAGE: hints have one level, not three; z is the
+    policy's own explanation, not a reference solution; and one completion has no hint. NuRL's text was not at hand, but
+    summaries of it.
     """
     chains = {e.problem.problem_id: e.completion.text.strip() for e in explanations if e.accepted}
     problems = {i: groups[i].problem for i in failed(groups) if groups[i].problem.problem_id in chains}
@@ -87,10 +93,16 @@ def hinted(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation
 
 
 def reformulated(run: Run, groups: Sequence[Group]) -> dict[str, Any]:
-    """Sample all-wrong groups again in an easier form of their problem, and promote the problems that went well.
+    """Sample all-wrong groups again in an easier form of their problem (Cog-DRIFT, arXiv 2604.04767).
 
-    `run.variants` has each problem's form, as its place in `FORMS`, and the text of it once the policy has written it.
-    A text of no use is not asked for again: the problem comes to its next form.
+    The forms are a choice of four, of ten, and the answer with digits masked, which the policy writes itself
+    (`src/rewrite_questions.py` of its code). `run.variants` has each problem's form, as its place in `FORMS`, and the
+    text of it once the policy has written it. A text of no use is not asked for again: the problem comes to its next
+    form. Where this leaves the paper: the open question is sampled at each step, and the form only if all of its group
+    are wrong; the policy as it is writes a form when it is needed, not the base model before; a mean reward of 0.5
+    promotes, which has to be exceeded there (`adaptive_sampler.py`); options are shuffled and have no letters; a mask
+    must be the answer digit for digit, where their numbers are compared there; and there is no reward of format. Its
+    clipping, 0.2 and 0.28, and KL, 0.01, are settings. Its text was not at hand.
     """
     problems = {i: groups[i].problem for i in failed(groups)}
     first = {problem.problem_id: i for i, problem in reversed(problems.items())}

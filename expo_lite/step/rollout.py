@@ -1,4 +1,4 @@
-"""Draw problems, sample within memory, and grade; the one place where seeds are spent."""
+"""Draw problems, sample within memory, and grade; the place where the seeds of random streams are made."""
 
 import hashlib
 import random
@@ -43,7 +43,7 @@ def sample_from(
     """Sample what follows each start, one tuple a start; `Completion.text` is the whole reply.
 
     Completions get what the given part leaves of `max_completion_tokens`, rounded down to eighths, so that they stay in
-    the context and depend on no other start.
+    the context, and the room of one start depends on no other. Its random numbers depend on those with as much room.
     """
     eighth = max(params.max_completion_tokens // 8, 1)
     rooms = [
