@@ -87,7 +87,13 @@ def test_a_coefficient_that_falls_is_logged(method: Method) -> None:
 def test_explanations_that_are_used_again_are_not_accepted_anew() -> None:
     def made(*, accepted: bool) -> Explanation:
         return Explanation(
-            Problem("p", "q", "1"), WRONG.completions[0], (1, 2), (3,), WRONG.verdicts[0], accepted, "no"
+            Problem("p", "q", "1"),
+            WRONG.completions[0],
+            (1, 2),
+            (3,),
+            WRONG.verdicts[0],
+            accepted,
+            "yes" if accepted else "no",
         )
 
     old, new, refused = made(accepted=True), made(accepted=True), made(accepted=False)
