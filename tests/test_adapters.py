@@ -134,7 +134,7 @@ def test_trained_embeddings_are_named(tmp_path: Path) -> None:
 
 def test_training_on_some_projections(tmp_path: Path, unchecked: None) -> None:
     policy, held_out = PolicyConfig(lora_targets=("q_proj", "v_proj"), lora_rank=4), HeldOutConfig(eval_problems=0)
-    few: dict[str, Any] = {"steps": 1, "group_size": 2, "problems_per_step": 2, "evaluation": held_out, "method": "sft"}
+    few: dict[str, Any] = {"steps": 1, "problems_per_step": 2, "evaluation": held_out, "method": "sft"}
     train(TrainConfig(model="tiny", policy=policy, output=tmp_path / "run", **few))
     found = find_target(str(tmp_path / "run"))
     assert found.adapter is not None

@@ -61,7 +61,7 @@ def test_a_revision(hub: FakeHub) -> None:
 def test_a_run_keeps_to_the_commit_that_it_began_with(
     hub: FakeHub, tmp_path: Path, unchecked: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few: dict[str, Any] = {"group_size": 2, "problems_per_step": 2, "method": "sft", "output": tmp_path / "run"}
+    few: dict[str, Any] = {"problems_per_step": 2, "method": "sft", "output": tmp_path / "run"}
     few |= {"evaluation": HeldOutConfig(eval_problems=0), "sampling": RolloutConfig(max_completion_tokens=48)}
     train(TrainConfig(model=REPOSITORY, steps=1, **few))
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]

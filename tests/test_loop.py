@@ -253,7 +253,7 @@ def test_sft_samples_nothing_that_it_does_not_use(
     tasks: dict[str, str], tmp_path: Path, learned: list[list[Row]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All problems are imitated, solved ones too; with the gate groups are sampled, to know which ones are failed."""
-    (metrics,) = train(tmp_path / "plain", tasks["both"], "--method sft --steps 1")
+    (metrics,) = train(tmp_path / "plain", tasks["both"].replace("--group-size 2", ""), "--method sft --steps 1")
     assert metrics["num_tokens"] == 0
     assert "reward" not in metrics
     assert read(tmp_path / "plain" / "samples.jsonl") == []
@@ -336,7 +336,7 @@ def test_a_schedule_that_is_stretched_by_more_steps_is_said(tmp_path: Path, caps
     words = (
         f"train --model tiny --method sft --learning-rate 0.001 --warmup-steps 0 --lr-schedule cosine {SHORT}".split()
     )
-    words += ["--output", str(tmp_path / "run")]
+    words += ["--group-size", "8", "--output", str(tmp_path / "run")]
     assert run([*words, "--steps", "2"]) == 0
     assert run([*words, "--steps", "2", "--resume"]) == 0
     assert "as if the run had begun" not in capsys.readouterr().out

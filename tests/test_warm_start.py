@@ -37,7 +37,7 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two supervised steps, with a rank that is not the default."""
     folder = tmp_path_factory.mktemp("runs") / "taught"
-    train(config(folder, method="sft", policy=PolicyConfig(lora_rank=4)))
+    train(config(folder, method="sft", group_size=8, policy=PolicyConfig(lora_rank=4)))
     return folder
 
 
