@@ -35,7 +35,8 @@ def make_run(
     """`problems` problems of levels 1 and 2, all drawn at every step; `words` random words lengthen each completion."""
     config = resolve(TrainConfig(model="tiny", method=method, steps=steps, seed=seed, output=path))
     folder, rng = RunFolder(path), random.Random(seed)
-    folder.create(config, device="cpu: 1 threads", prompts=AS_READ)
+    folder.create(config, device="cpu: 1 threads")
+    folder.complete(template="", prompts=AS_READ)
     pool = [Problem(f"made/{i}", f"What is {i} + {i}?", str(2 * i), i % 2 + 1) for i in range(problems)]
     samples: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = []

@@ -25,8 +25,7 @@ def run_findings(run: RunRecord) -> list[Finding]:
     rows = [{name: value for name, value in row.items() if isinstance(value, int | float)} for row in run.metrics]
     found = [*checkpoint_findings(run.path), *findings(rows)]
     told = no_gradient(rows) is not None  # with its cause, which may be these groups
-    spec = METHODS.get(run.settings["method"])
-    if not told and spec and spec.grpo and (dead := dead_groups(rows)):
+    if not told and (spec := METHODS.get(run.settings["method"])) and spec.grpo and (dead := dead_groups(rows)):
         found.append(dead)
     return [*found, *lost_levels(run)]
 

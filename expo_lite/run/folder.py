@@ -152,7 +152,7 @@ class RunFolder:
         """Read the run's own prompts from its copies."""
         return read_prompts(*(copy if copy.exists() else None for copy in self.prompt_files))
 
-    def create(self, config: RunConfig, *, device: str, start: Path | None = None, **about: Any) -> None:
+    def create(self, config: RunConfig, *, device: str, start: Path | None = None) -> None:
         """Make the folder with its config.json, a copy of the adapter in the folder `start`, and copies of prompts.
 
         Raises:
@@ -169,8 +169,7 @@ class RunFolder:
         for prompt, copy in zip(config.prompt_files, self.prompt_files, strict=True):
             if prompt is not None:
                 _copy(prompt, copy)
-        about = {"settings": to_json(config), "run_id": secrets.token_hex(4), **provenance(device), **about}
-        write_json(self.config_file, about)
+        write_json(self.config_file, {"settings": to_json(config), "run_id": secrets.token_hex(4)} | provenance(device))
 
     def complete(self, *, template: str, **about: Any) -> None:
         """Add what is known once the policy is loaded, and is not there: its chat template, and more `about` the run.

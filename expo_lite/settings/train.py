@@ -258,12 +258,10 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
         unused -= expo | drawn
     if unused:
         having = f"{config.dpo.pairs} pairs of {config.dpo.chosen}" if spec.pairs else f"method '{config.method}'"
-        raise ConfigError(
-            f"{', '.join(sorted(unused))} set, but of no use with {having}; see examples/guides/choosing.md."
-        )
+        having += "; see examples/guides/choosing.md"
+        raise ConfigError(f"{', '.join(sorted(unused))} set, but of no use with {having}.")
     if clips and config.loss.updates_per_batch == 1 and not in_plan:
-        clipped = ", ".join(sorted(clips))
-        raise ConfigError(f"{clipped} set, but of no use with updates_per_batch 1: no ratio differs from 1.")
+        raise ConfigError(f"{', '.join(sorted(clips))} set, but of no use with updates_per_batch 1.")
     if "max_reliance" in expo and "reliance" not in config.explanation.explanation_filter and not in_plan:
         raise ConfigError("max_reliance set, but of no use without reliance in explanation_filter.")
 
