@@ -160,7 +160,9 @@ def test_when_explanations_are_made(
     used = [{row["completion"] for row in own if row["step"] == step} for step in (1, 2, 3, 4)]
     for step in (1, 2, 3):  # the same ones again, or others
         assert (used[step] == used[step - 1]) == (n_asked[step] == 0)
-    assert all(row["expo/explanation_accept_rate"] == 1 and row["expo/sft_loss"] > 0 for row in metrics)
+    assert [row.get("expo/explanation_accept_rate") for row in metrics] == [1.0 if n else None for n in n_asked]
+    assert [row.get("expo/reused") for row in metrics] == [None if n else 1.0 for n in n_asked]
+    assert all(row["expo/sft_loss"] > 0 for row in metrics)
 
 
 def test_a_refused_explanation_is_tried_again(tasks: dict[str, str], tmp_path: Path, asked: list[list[str]]) -> None:

@@ -169,7 +169,10 @@ def judge(
     params: SamplingParams,
     limits: Limits,
 ) -> list[list[Explanation]]:
-    """Accept or refuse every attempt at every problem, with the reason; cheap filters come first."""
+    """Accept or refuse every attempt at every problem, with the reason; cheap filters come first.
+
+    Every filter but none also refuses a wrong final answer.
+    """
     filters = config.explanation_filter
     candidates = [
         _candidate(policy, task, attempt.problem, completion, verdict, config)
