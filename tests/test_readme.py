@@ -80,6 +80,7 @@ ELSEWHERE = {
     "sweep examples/star.toml --model tiny --output runs/star": "test_sweep.py: "
     "test_every_plan_can_be_read_and_controls_differ_alone",
     "replicate": "test_sweep.py: test_finished_runs_stay_and_broken_ones_go_on",
+    "replicate --seeds 0 1 2": "test_sweep.py: test_finished_runs_stay_and_broken_ones_go_on",
     "replicate --quick": "test_sweep.py: test_the_plan_of_replicate",
 }
 """Run by another test, on a smaller scale."""
