@@ -256,8 +256,8 @@ def test_lists_with_spaces_or_commas(typed: list[str]) -> None:
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path, trained: list[RunConfig]) -> None:
-    toml = "steps = 9\nseed = 5\nresume = true\nlevels = [4]\n[loss]\nkl_coef = 0.1\nclip_low = 0.3"
-    toml += '\n[data]\nfields = ["level=A"]'
+    toml = "steps = 9\nseed = 5\nresume = true\nlevels = [4]\n[loss]\nkl_coef = 0.1\nclip_low = 0.3\n"
+    toml += 'updates_per_batch = 2\n[data]\nfields = ["level=A"]'
     (tmp_path / "run.toml").write_text(toml + "\n")
     command = "train --config run.toml --task jsonl:x --seed 6 --clip-low 0.4 --no-resume --levels unset"
     assert cli.run(command.split()) == 0
