@@ -165,6 +165,8 @@ def ours(folder: str, bits: int) -> None:
             )
         )  # fmt: skip
         optimizer = optimizer or make_optimizer(policy, config)
+        config, plan = fitted(config)
+        limits = Limits.of(config, keeps=plan.keeps if plan else "inputs")
         started = time.perf_counter()
         params = SamplingParams(1.0, limit, rows=order.get("rows", 256))
         requests = [SampleRequest(p, group_size) for p in prompts]
@@ -186,8 +188,6 @@ def ours(folder: str, bits: int) -> None:
             Row(c.prompt_ids, c.token_ids, advantage=a, weight=w)
             for c, a, w in zip(completions, advantages, weights.tolist(), strict=True)
         ]
-        config, plan = fitted(config)
-        limits = Limits.of(config, keeps=plan.keeps if plan else "inputs")
         resident = reset_peak()
         learn.learn(policy, optimizer, rows, config, step=0, last_good="none", limits=limits)
         n_tokens = sum(len(c.token_ids) for c in completions)

@@ -245,7 +245,7 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
 def take_step(run: Run) -> dict[str, float]:
     """Sample groups and chains, update on them, and write down what happened; returns the row of metrics.jsonl."""
     config, policy, n_before = run.config, run.policy, run.policy.n_sampled_tokens
-    n_scored, score_s = policy.n_scored_tokens, -run.limits.updating_s
+    n_scored, updating_s = policy.n_scored_tokens, run.limits.updating_s
     started = time.monotonic()
     n = config.problems_per_step
     problems = draw(run.problems, n, step=run.step, seed=config.seed, by=config.draw, rates=run.rates)
@@ -262,8 +262,7 @@ def take_step(run: Run) -> dict[str, float]:
         )
     if config.diagnostics_every and run.step % config.diagnostics_every == 0:
         metrics |= chain_metrics(policy, experience.groups, experience.explanations, limits=run.limits)
-    score_s += run.limits.updating_s
-    learning = time.monotonic()
+    learning, score_s = time.monotonic(), run.limits.updating_s - updating_s
     sample_s = learning - started - score_s  # and grading
     good = state.last_good(run, before=run.step + 1)
     metrics |= learn(policy, run.optimizer, rows, config, step=run.step, last_good=good, limits=run.limits)

@@ -343,9 +343,12 @@ def make_plan(
         )
 
     rows = sampling_rows or 1
-    able: set[Keeps] = {"inputs", "products"} if workload.kind == "cpu" else {"inputs"}
-    able = {"inputs"} if workload.recomputes else {*COMPUTED} if shape.family in COUNTED else able
-    sizes = {name: micro_batch(name, rows) for name in COMPUTED if name in able}
+    able: tuple[Keeps, ...] = ("inputs",)
+    if not workload.recomputes and shape.family in COUNTED:
+        able = tuple(COMPUTED)
+    elif not workload.recomputes and workload.kind == "cpu":
+        able = ("products", "inputs")
+    sizes = {name: micro_batch(name, rows) for name in able}
     keeps = min(
         (name for name in sizes if name == "inputs" or fits(sizes[name], rows, name)),
         key=lambda name: COMPUTED[name] + READ[name] * TOKENS_A_READ / sizes[name],

@@ -25,7 +25,8 @@ def run_findings(run: RunRecord) -> list[Finding]:
     rows = [{name: value for name, value in row.items() if isinstance(value, int | float)} for row in run.metrics]
     found = [*checkpoint_findings(run.path), *findings(rows)]
     told = no_gradient(rows) is not None  # with its cause, which may be these groups
-    if not told and (spec := METHODS.get(run.settings["method"])) and spec.grpo and (dead := dead_groups(rows)):
+    is_grpo = run.settings.get("method") in {name for name, spec in METHODS.items() if spec.grpo}
+    if not told and is_grpo and (dead := dead_groups(rows)):
         found.append(dead)
     return [*found, *lost_levels(run)]
 

@@ -99,9 +99,9 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()), key=step_of)
 
 
-def step_of(checkpoint: Path) -> int:
-    """The number of training steps in a checkpoint's name."""
-    return int(checkpoint.name.removeprefix("step-"))
+def step_of(file: Path) -> int:
+    """The number of training steps in the name of a checkpoint or an evaluation."""
+    return int(file.stem.removeprefix("step-"))
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expo_lite.errors import CheckpointError
+from expo_lite.run.checkpoint import step_of
 from expo_lite.run.folder import LOCK, RunFolder, read_config, read_json, resuming, tail_rows
 from expo_lite.settings.metrics import METRICS, PANELS, described, percent, text_of
 from expo_lite.settings.train import RunConfig
@@ -94,11 +95,16 @@ class RunsState:
     seconds_left: float | None
     """By the time that steps have taken so far, in runs that are finished and in others; None before the first step."""
 
+    @property
+    def counted(self) -> str:
+        """The runs that are finished, of all."""
+        return f"{self.n_finished} of {self.total} runs"
+
     def __str__(self) -> str:
         left = (
             f", about {duration(self.seconds_left)} left" if self.seconds_left and self.n_finished < self.total else ""
         )
-        return f"{self.n_finished} of {self.total} runs{left}"
+        return f"{self.counted}{left}"
 
 
 def read_progress(runs: Sequence[tuple[Path, int]]) -> RunsState:
@@ -238,7 +244,7 @@ def holder_lives(path: Path) -> bool:
 
 def _measured(file: Path) -> str:
     """The step of an evaluation, and pass@1 of all held-out problems."""
-    step = int(file.stem.removeprefix("step-"))
+    step = step_of(file)
     try:
         return f"step {step} pass@1 {percent(read_json(file)['levels'][-1]['avg']['value'])}"
     except (CheckpointError, LookupError, TypeError):

@@ -260,9 +260,11 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
         having = f"{config.dpo.pairs} pairs of {config.dpo.chosen}" if spec.pairs else f"method '{config.method}'"
         having += "; see examples/guides/choosing.md"
         raise ConfigError(f"{', '.join(sorted(unused))} set, but of no use with {having}.")
-    if clips and config.loss.updates_per_batch == 1 and not in_plan:
+    if in_plan:
+        return
+    if clips and config.loss.updates_per_batch == 1:
         raise ConfigError(f"{', '.join(sorted(clips))} set, but of no use with updates_per_batch 1.")
-    if "max_reliance" in expo and "reliance" not in config.explanation.explanation_filter and not in_plan:
+    if "max_reliance" in expo and "reliance" not in config.explanation.explanation_filter:
         raise ConfigError("max_reliance set, but of no use without reliance in explanation_filter.")
 
 

@@ -137,8 +137,12 @@ def _sample_pairs(run: Run, problems: Sequence[Problem], progress: float) -> Exp
 
 def _gated(run: Run, groups: Sequence[Group]) -> list[Problem]:
     """The problems whose expert chains are imitated."""
-    everything = run.config.explanation.explain == "all"
-    return [group.problem for group in groups if everything or group.kind is GroupKind.ALL_WRONG]
+    return [group.problem for group in groups if _takes_chain(run.config, group)]
+
+
+def _takes_chain(config: RunConfig, group: Group) -> bool:
+    """Tell whether the gate lets the group's problem have a chain."""
+    return config.explanation.explain == "all" or group.kind is GroupKind.ALL_WRONG
 
 
 def _expert_chains(run: Run, problems: Iterable[Problem]) -> tuple[Chain, ...]:
@@ -275,8 +279,7 @@ def insert_rows(experience: Experience, config: RunConfig) -> list[Row]:
     joining = [
         (chain, advantage)
         for group, advantage in zip(experience.groups, advantages, strict=True)
-        if (config.explanation.explain == "all" or group.kind is GroupKind.ALL_WRONG)
-        and (chain := chains.get(group.completions[0].prompt_ids))
+        if _takes_chain(config, group) and (chain := chains.get(group.completions[0].prompt_ids))
     ]
     lengths = [len(row.completion_ids) for row in rows] + [len(chain.target_ids) for chain, _ in joining]
     weights, coefficient = _weights(lengths, config), coefficient_in_force(config, experience.progress)

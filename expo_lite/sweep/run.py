@@ -132,7 +132,7 @@ def jobs_of(plan: SweepPlan, work: Work) -> list[Job]:
         return Job(name, done, plan.folder / "logs" / f"{name}.txt", work)
 
     shared = plan.any_config
-    policy = {f.name: getattr(shared.policy, f.name) for f in fields(shared.policy)}
+    policy = {f.name: getattr(shared.policy, f.name) for f in fields(DiagnoseConfig) if hasattr(shared.policy, f.name)}
     jobs = [job(plan.base_file.stem, plan.base_file, partial(work.evaluate, shared, plan.base_file))]
     for seed in plan.seeds if plan.diagnose_problems else ():
         folder = diagnosis_folder(plan, seed)
@@ -148,7 +148,7 @@ def jobs_of(plan: SweepPlan, work: Work) -> list[Job]:
             explanation_prompt=shared.explanation.explanation_prompt,
             data=shared.data,
             output=folder,
-            **{name: value for name, value in policy.items() if name in DiagnoseConfig.__dataclass_fields__},
+            **policy,
         )
         jobs.append(job(folder.name, folder / DIAGNOSIS, partial(work.diagnose, settings)))
     for config in plan.configs():
@@ -187,8 +187,8 @@ def carry_out(
                 job, failure = ended
                 if failure is not None:
                     failures[job.name] = failure
-                counted, _, _ = str(read_progress(runs)).partition(",")  # the time left again when the next job runs
-                say(console, f"{job.name}: {failure or 'done'} ({counted})")
+                # the time left is told again when the next job runs
+                say(console, f"{job.name}: {failure or 'done'} ({read_progress(runs).counted})")
             elif not console.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
                 last_line = time.monotonic()
                 say(console, str(read_progress(runs)))
