@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,6 +217,18 @@ def test_rederivation_refuses_a_bare_answer_and_keeps_steps(policy: HfPolicy) ->
     attempts = [chain(problem, text, policy) for _, text in pair]
     steps, bare = judge(policy, attempts, config, HiddenRules())
     assert (steps.accepted, bare.accepted, bare.reason) == (True, False, "not_rederived")
+
+
+def test_the_filter_steps_refuses_a_right_answer_after_wrong_steps(policy: HfPolicy) -> None:
+    (problem,) = problems(5, 1)
+    right = own_chain(problem)
+    amount = re.search(r"\+(\d)", right)
+    assert amount is not None
+    wrong = right.replace(amount[0], f"+{(int(amount[1]) + 1) % 10}", 1)
+    attempts = [chain(problem, text, policy) for text in (right, wrong)]
+    assert [judge(policy, [a], ExpoConfig(), HiddenRules())[0].accepted for a in attempts] == [True, True]
+    kept, refused = judge(policy, attempts, ExpoConfig(explanation_filter=("steps",)), HiddenRules())
+    assert (kept.accepted, refused.accepted, refused.reason) == (True, False, "wrong_step")
 
 
 def test_rederivation_stays_in_the_context_and_no_chain_depends_on_another(policy: HfPolicy) -> None:

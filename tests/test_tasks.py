@@ -137,6 +137,7 @@ def test_without_the_hub_the_error_says_what_to_fetch(tmp_path: Path, grader: Gr
         ("reasoning_gym:gcd", "Did you mean 'reasoning-gym:gcd'?"),
         ("jsonl:", "expected jsonl:PATH"),
         ("hub:gsm8k", "expected hub:OWNER/NAME"),
+        ("python:", "expected python:FILE"),
         ("xyzzy", "Known: hidden-rules, gsm8k, math, math-500"),
     ],
 )
@@ -144,6 +145,19 @@ def test_an_unknown_task_is_a_config_error_that_suggests(name: str, text: str, g
     with pytest.raises(ConfigError, match="ask") as caught:
         load_task(name, grader=grader)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("TASK = 1", ConfigError, "has no TASK: expected an object with name, levels, problems and grade"),
+        ("import nothing_of_that_name", DataError, "cannot be run: ModuleNotFoundError: No module"),
+    ],
+)
+def test_a_python_file_that_is_no_task(text: str, error: type[Exception], says: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(error, match=says):
+        load_task(f"python:{tmp_path / 'mine.py'}")
 
 
 def test_levels_and_limits_that_cannot_be(tmp_path: Path, grader: Grader) -> None:

@@ -42,7 +42,7 @@ from expo_lite.step.explain import Rollout, answer_lifts, best, encode_chain, ju
 from expo_lite.step.rollout import stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
-from expo_lite.tasks.base import ChecksSteps
+from expo_lite.tasks.base import ChecksSteps, check_filters_of
 from expo_lite.terminal import Terminal, say, warning
 
 RESULTS = "diagnosis.json"
@@ -132,6 +132,7 @@ def diagnose_target(
     Raises:
         ExpoLiteError: the model cannot be loaded, memory runs out, or the folder cannot be written.
     """
+    check_filters_of(task, config.explanation_filter)
     console = console or Terminal(quiet=True)
     warn = warning(console)
     params = params_of(config, target)

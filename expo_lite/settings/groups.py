@@ -18,7 +18,7 @@ from expo_lite.settings.schema import (
 )
 
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
-ExplanationFilter = Literal["verified", "lift", "reliance", "re-derivation", "none"]
+ExplanationFilter = Literal["verified", "steps", "lift", "reliance", "re-derivation", "none"]
 Teacher = Literal["current", "frozen"]
 Thinking = Literal["auto", "on", "off"]
 PLAIN = "plain"
@@ -118,8 +118,9 @@ class ExpoConfig:
     """The answer that the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """The filters of explanations: verified, lift, reliance, re-derivation, or several of these; or none.
+    """The filters of explanations: verified, steps, lift, reliance, re-derivation, or several of these; or none.
     With each of them its own answer must be right, and verified asks for no more.
+    With steps the task must also find every step right; few tasks can tell.
     With lift it must also raise the probability of the right answer.
     With reliance it must also not lean on the answer shown by more than max_reliance.
     With re-derivation the policy must also reach the answer again from the chain without its answer.

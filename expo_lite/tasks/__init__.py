@@ -92,6 +92,14 @@ TASKS = {
     "csv": _file("csv", "your own problems, comma-separated with a header line"),
     "parquet": _file("parquet", "your own problems, as parquet"),
     "arrow": _file("arrow", "your own problems, as `datasets` saves them"),
+    "python": TaskSpec(
+        "python:FILE",
+        "your own task: a Python file that defines TASK (CONTRIBUTING.md, Add a task)",
+        sources.load_python,
+        license="the file's own",
+        chains="the file's own",
+        held_out="the file's own",
+    ),
     "hub": TaskSpec(
         "hub:OWNER/NAME[:CONFIG]",
         "any hub data set with a question and an answer field",

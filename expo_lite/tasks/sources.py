@@ -5,17 +5,19 @@ A data set keeps its own splits; without test problems the validation split is t
 MATH-500, the 500 test problems of Lightman et al. 2023, which has no train split.
 """
 
+import runpy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 from expo_lite.errors import ConfigError, DataError
 from expo_lite.grading import Grader
 from expo_lite.records import Problem, level_order
 from expo_lite.settings.groups import TaskOptions
-from expo_lite.tasks.base import FixedTask
+from expo_lite.tasks.base import FixedTask, Task
 from expo_lite.tasks.checks import doubts, summary, without_unmatched
 from expo_lite.tasks.fields import Fields, flat, problem_from_row
 from expo_lite.tasks.files import Row, hub_rows, read_rows, split_files, split_in_name
@@ -92,6 +94,25 @@ def load_hub(name: str, grader: Grader, options: TaskOptions) -> FixedTask:
         "csv:FOLDER, parquet:FOLDER or arrow:FOLDER."
     )
     return task_of_splits(name, hub_rows(repository, (config,), instead=instead), grader, options, prefix=repository)
+
+
+def load_python(name: str, _grader: Grader, _options: TaskOptions) -> Task:
+    """Run a Python file, and return what it calls TASK.
+
+    Raises:
+        ConfigError: it names no file, or the file has no TASK with problems and grade.
+        DataError: the file raises an error.
+    """
+    path = Path(name.partition(":")[2]).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"Task {name!r} names no file: expected python:FILE.")
+    try:
+        task = runpy.run_path(str(path), run_name=path.stem).get("TASK")
+    except Exception as error:  # anybody's code
+        raise DataError(f"'{path}' cannot be run: {type(error).__name__}: {error}") from error
+    if not all(hasattr(task, part) for part in ("name", "levels", "problems", "grade")):
+        raise ConfigError(f"'{path}' has no TASK: expected an object with name, levels, problems and grade.")
+    return cast(Task, task)
 
 
 def _rows_of(files: Mapping[str, Sequence[Path]], kind: str = "") -> Rows:
