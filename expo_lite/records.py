@@ -68,7 +68,8 @@ class Verdict:
 
     `reason` is one snake_case word for the outcome ("equal", "different", "no_answer", "timeout", ...), counted in
     the metrics; `how` names the comparison that decided; `answer` is the final answer found in the completion.
-    `partial` is the reward of a wrong completion, in [0, 1).
+    `partial` is the reward of a wrong completion, in [0, 1). `valid` says of a right one whether its steps are right
+    too, where the task can tell.
     """
 
     correct: bool
@@ -76,6 +77,7 @@ class Verdict:
     how: str
     answer: str | None = None
     partial: float = 0.0
+    valid: bool | None = None
 
     @property
     def reward(self) -> float:
@@ -83,9 +85,9 @@ class Verdict:
         return 1.0 if self.correct else self.partial
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; `partial` is left out if it is 0."""
-        about = asdict(self)
-        return about if self.partial else {name: value for name, value in about.items() if name != "partial"}
+        """Return plain JSON values; `partial` is left out if it is 0, and `valid` if it is None."""
+        unset = {"partial": 0.0, "valid": None}
+        return {name: value for name, value in asdict(self).items() if name not in unset or value != unset[name]}
 
 
 class FinishReason(StrEnum):

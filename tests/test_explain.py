@@ -33,6 +33,7 @@ from expo_lite.records import (
     Verdict,
 )
 from expo_lite.run.folder import JsonLines
+from expo_lite.run.metrics import explanation_metrics
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import ExplainWith, ExpoConfig, HeldOutConfig, PolicyConfig
 from expo_lite.settings.measuring import DiagnoseConfig
@@ -41,6 +42,7 @@ from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step import explain
 from expo_lite.step.explain import Rollout, answer_lifts, rederived, reliances, roll_out, with_wrong_answer
 from expo_lite.step.explain import judge as judge_all
+from expo_lite.step.rollout import grade_groups
 from expo_lite.step.run import RefreshStore
 from expo_lite.tasks import load_task
 from expo_lite.tasks.hidden_rules import HiddenRules, read_question
@@ -225,10 +227,13 @@ def test_the_filter_steps_refuses_a_right_answer_after_wrong_steps(policy: HfPol
     amount = re.search(r"\+(\d)", right)
     assert amount is not None
     wrong = right.replace(amount[0], f"+{(int(amount[1]) + 1) % 10}", 1)
-    attempts = [chain(problem, text, policy) for text in (right, wrong)]
+    rows = [chain(problem, text, policy).completions for text in (right, wrong)]
+    attempts = grade_groups(HiddenRules(), [problem, problem], rows)
     assert [judge(policy, [a], ExpoConfig(), HiddenRules())[0].accepted for a in attempts] == [True, True]
     kept, refused = judge(policy, attempts, ExpoConfig(explanation_filter=("steps",)), HiddenRules())
     assert (kept.accepted, refused.accepted, refused.reason) == (True, False, "wrong_step")
+    metrics = explanation_metrics([judge(policy, [a], ExpoConfig(), HiddenRules())[0] for a in attempts])
+    assert (metrics["expo/explanation_accept_rate"], metrics["expo/explanation_valid_rate"]) == (1.0, 0.5)
 
 
 def test_rederivation_stays_in_the_context_and_no_chain_depends_on_another(policy: HfPolicy) -> None:

@@ -43,7 +43,6 @@ from expo_lite.step.chain_text import before_answer, shows_answer, up_to_answer
 from expo_lite.step.rollout import Start, grade_groups, sample, sample_from, stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
-from expo_lite.tasks.base import ChecksSteps
 
 _BOX = "\\boxed{"
 ONE_EACH = ExpoConfig()
@@ -217,11 +216,7 @@ def _candidate(
         accepted, reason = False, "truncated"
     elif not verdict.correct:
         accepted, reason = False, verdict.reason
-    elif (
-        isinstance(task, ChecksSteps)
-        and "steps" in config.explanation_filter
-        and not task.check_steps(problem, completion.text)
-    ):
+    elif "steps" in config.explanation_filter and not verdict.valid:
         accepted, reason = False, "wrong_step"
     elif asked and (not outline or shows_answer(task, problem, outline)):
         accepted, reason = False, "outline_shows_answer" if outline else "no_outline"

@@ -11,6 +11,7 @@ from expo_lite.policy.base import Policy
 from expo_lite.records import Completion, FinishReason, Group, Problem, SampleRequest, SamplingParams, Verdict
 from expo_lite.settings.train import Draw
 from expo_lite.tasks import Task
+from expo_lite.tasks.base import ChecksSteps
 
 LEAST_CHANCE = 0.05
 GRADING_THREADS = 4
@@ -64,12 +65,15 @@ def sample_from(
 
 
 def grade_groups(task: Task, problems: Sequence[Problem], sampled: Sequence[tuple[Completion, ...]]) -> list[Group]:
-    """Grade every completion; the grader's own time limit bounds each."""
+    """Grade every completion, and the steps of right ones if the task can; the grader's time limit bounds each."""
     pairs = [(problem, completion) for problem, row in zip(problems, sampled, strict=True) for completion in row]
 
     def grade(pair: tuple[Problem, Completion]) -> Verdict:
         problem, completion = pair
-        return task.grade(problem, completion.text, truncated=completion.finish_reason is FinishReason.LENGTH)
+        verdict = task.grade(problem, completion.text, truncated=completion.finish_reason is FinishReason.LENGTH)
+        if not (verdict.correct and isinstance(task, ChecksSteps)):
+            return verdict
+        return replace(verdict, valid=task.check_steps(problem, completion.text))
 
     with ThreadPoolExecutor(GRADING_THREADS) as pool:
         verdicts = pool.map(grade, pairs)
