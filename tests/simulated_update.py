@@ -27,7 +27,7 @@ from expo_lite.policy import attention
 from expo_lite.policy.batching import MicroBatch, Row, micro_batches
 from expo_lite.policy.dense import checkpoint_contexts, use_lean_projections
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.settings.groups import PROJECTIONS
+from expo_lite.policy.load import linear_layers
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.learn import accumulate
 
@@ -107,15 +107,16 @@ class SimulatedPolicy(HfPolicy):
         hub = kind(**sizes, attn_implementation=attention.NAME, pad_token_id=None)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(hub, dtype=dtype)  # type: ignore[no-untyped-call]
+            adapted = {name.rpartition(".")[2] for name in linear_layers(model)}
             for name, module in list(model.named_modules()):
                 parent, _, own = name.rpartition(".")
-                if own in PROJECTIONS:
+                if type(module) is torch.nn.Linear and name != "lm_head":
                     setattr(model.get_submodule(parent), own, StandIn4bit(module, dtype))
             model.is_loaded_in_4bit = True
             model.requires_grad_(False)
             model.config.use_cache = False
             model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
-            lora = LoraConfig(r=lora_rank, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM")
+            lora = LoraConfig(r=lora_rank, target_modules=sorted(adapted), task_type="CAUSAL_LM")
             self._peft = get_peft_model(model, lora)
         self._model = self._peft.get_base_model()
         use_lean_projections(self._model)

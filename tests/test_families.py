@@ -1,5 +1,6 @@
 """The model families of today, each as a tiny random model: sampled, scored, trained, saved and exported."""
 
+import json
 import sys
 import tempfile
 import time
@@ -232,9 +233,35 @@ def test_two_steps_at_once_and_resumed_end_alike(
     assert all(torch.equal(two[name], resumed[name]) for name in two)
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name in FAMILIES])
+@pytest.mark.parametrize("name", [*(name for name in CONFIGS if name in FAMILIES), "gemma4_text", "qwen3_5_text"])
 def test_the_plan_counts_every_parameter(name: str) -> None:
+    """Of its configuration as it is on the hub, and as transformers saves it, which has other names for some sizes."""
     sizes = sizes_of(name)
+    assert shape_of(sizes).n_parameters == parameters_of(sizes)
+    kind: Any = CONFIG_MAPPING[name]
+    saved = kind(**{key: value for key, value in sizes.items() if key != "model_type"}).to_json_string()
+    assert shape_of(json.loads(saved)).n_parameters == shape_of(sizes).n_parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_parameters"),
+    [
+        ({"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 35, "num_key_value_heads": 1,
+          "num_kv_shared_layers": 20, "use_double_wide_mlp": True,
+          "layer_types": [*["sliding_attention"] * 4, "full_attention"] * 7}, 4_628_569_344),
+        ({"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 42, "num_key_value_heads": 2,
+          "num_kv_shared_layers": 18}, 7_463_013_376),
+    ],
+)  # fmt: skip
+def test_the_plan_counts_gemma_4_e2b_and_e4b(changes: dict[str, Any], n_parameters: int) -> None:
+    sizes = {"model_type": "gemma4_text", "num_attention_heads": 8, "head_dim": 256, "vocab_size": 262_144}
+    assert shape_of(sizes | {"max_position_embeddings": 131_072} | changes).n_parameters == n_parameters
+
+
+def test_the_plan_counts_keys_that_are_values() -> None:
+    """As in the larger models of Gemma 4."""
+    sizes = sizes_of("gemma4_text") | {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
+    sizes |= {"hidden_size_per_layer_input": 0, "use_double_wide_mlp": True}
     assert shape_of(sizes).n_parameters == parameters_of(sizes)
 
 

@@ -130,6 +130,24 @@ def test_on_a_cpu_the_plan_counts_an_update_in_fp32(keeps: Keeps) -> None:
     assert planned["update"] == pytest.approx(got.update, rel=0.03)
 
 
+def test_the_plan_knows_gemma_4() -> None:
+    """Two of four layers take the keys of earlier ones, two have wider heads, and each gets inputs of its own."""
+    kinds = ["sliding_attention", "full_attention"] * 2
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256, "global_head_dim": 512}
+    shared = {"num_hidden_layers": 4, "layer_types": kinds, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+    sizes = {"hidden_size": 1536, "intermediate_size": 6144, "vocab_size": 262144, "max_position_embeddings": 131072}
+    config = {"model_type": "gemma4_text"} | sizes | heads | shared
+    got, planned, workload = measured_against_plan(config, 6, 256, 768, "inputs")
+    shape = shape_of(config)
+    adapter = shape.n_adapter_weights(16) * 4
+    assert total(memory.base_parts(shape, workload)) + adapter == pytest.approx(got.static, rel=0.001)
+    assert planned["update"] == pytest.approx(got.update, rel=0.1)
+    assert planned["scoring"] == pytest.approx(got.scoring, rel=0.1)
+    # keys and values of a layer of 256 and one of 512, and the wider of them twice
+    short = Workload(prompt_tokens=60, completion_tokens=40)
+    assert memory.cache_bytes(shape, short, 5) == 5 * 128 * (2 * (256 + 512) + 512) * 2
+
+
 def small_vocabulary(**changes: int) -> dict[str, Any]:
     return CONFIGS["qwen2.5-0.5b"] | {"num_hidden_layers": 2} | changes
 

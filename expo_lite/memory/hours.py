@@ -84,7 +84,7 @@ def matrix_weights(shape: Shape) -> int:
 def decoding_bytes(shape: Shape, samples: Samples, slots: int, weight_bytes: float = BF16) -> float:
     """Bytes that are read to decode these completions, `slots` at a time; one that ends gives its slot to the next."""
     positions = samples.longest + max(samples.rows - slots, 0) * samples.mean / slots
-    cached = BF16 * 2 * shape.attention_layers * shape.kv_width * (samples.prompt + samples.mean / 2)
+    cached = BF16 * 2 * sum(layer.keys for layer in shape.each_layer) * (samples.prompt + samples.mean / 2)
     return positions * weight_bytes * matrix_weights(shape) + samples.rows * samples.mean * cached
 
 

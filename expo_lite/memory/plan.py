@@ -128,8 +128,8 @@ def optimizer_bytes(shape: Shape, workload: Workload) -> float:
 
 
 def kept_inputs(shape: Shape, workload: Workload, tokens: int) -> float:
-    """The input of every layer, which gradient checkpointing keeps."""
-    return shape.layers * tokens * shape.hidden * workload.element
+    """The input of every layer, which gradient checkpointing keeps, with what it gets of the token."""
+    return shape.layers * tokens * (shape.hidden + shape.per_layer) * workload.element
 
 
 def kept_products(shape: Shape, workload: Workload, tokens: int) -> float:
@@ -181,8 +181,9 @@ def logits(shape: Shape, workload: Workload, tokens: int) -> float:
 def cache_bytes(shape: Shape, workload: Workload, rows: int) -> float:
     """Keys and values for rows of the greatest length, one buffer copied at a time, and linear attention's states."""
     width = math.ceil(workload.width / CACHE_BLOCK) * CACHE_BLOCK
-    buffer = rows * width * shape.kv_width * workload.element
-    return buffer * (2 * shape.attention_layers + 1) + rows * shape.linear_layers * shape.linear_state * FP32
+    keys = [layer.keys for layer in shape.each_layer]
+    states = rows * sum(layer.state for layer in shape.each_layer) * FP32
+    return rows * width * (2 * sum(keys) + max(keys)) * workload.element + states
 
 
 def recorded_bytes(shape: Shape, workload: Workload, rows: int) -> float:

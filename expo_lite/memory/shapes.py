@@ -5,8 +5,9 @@ The aliases' sizes are shipped in `model_shapes.json`, under the names that a mo
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,23 @@ from expo_lite.errors import ConfigError, ModelError
 from expo_lite.settings.models import FAMILIES, PRESETS, Family, find_model
 
 ALIASES_FILE = Path(__file__).parent / "model_shapes.json"
+
+
+Projections = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The parts of a layer in which those of one model may differ."""
+
+    projections: Projections
+    """Inputs and outputs of those that are quantised and get an adapter."""
+    keys: int
+    """Those that it keeps of a token side by side; the values are as wide."""
+    weights: int
+    """Outside its projections and its wide norms."""
+    state: int = 0
+    """Numbers that it keeps of a row, whatever its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +55,13 @@ class Shape:
     """Weights of a layer's norms of queries and keys (Qwen3, OLMo 2)."""
     norms: int = 2
     """Norms of a layer that are as wide as the hidden state."""
-    gated: bool = False
-    """The query projection also makes a gate of each head's output (Qwen3.5)."""
-    linear_layers: int = 0
-    """Layers with linear attention in place of queries, keys and values (Qwen3.5)."""
-    linear_projections: tuple[tuple[int, int], ...] = ()
-    """Inputs and outputs of the projections of such a layer, without those of its MLP."""
+    unlike: tuple[Layer, ...] = ()
+    """All layers, where they are not alike; the widths above are then the greatest."""
     linear_values: int = 0
-    """All value heads of such a layer side by side."""
-    linear_state: int = 0
-    """Numbers that such a layer keeps of a row."""
-    linear_weights: int = 0
-    """Of such a layer, outside its projections and wide norms."""
+    """All value heads of linear attention side by side (Qwen3.5)."""
+    per_layer: int = 0
+    """Numbers of a token that each layer gets from embeddings of its own (Gemma 4)."""
+    per_layer_vocabulary: int = 0
     family: str = "llama"
     """The model's type by its configuration."""
 
@@ -63,38 +76,34 @@ class Shape:
         return self.kv_heads * self.head_dim
 
     @property
-    def projections(self) -> tuple[tuple[int, int], ...]:
-        """Inputs and outputs of a layer's seven projections: those that are quantised and get an adapter."""
+    def projections(self) -> Projections:
+        """Inputs and outputs of a layer's seven projections."""
         h, i, q, kv = self.hidden, self.intermediate, self.query_width, self.kv_width
-        return (h, q * (1 + self.gated)), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)
+        return (h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)
 
     @property
-    def attention_layers(self) -> int:
-        """Layers with queries, keys and values."""
-        return self.layers - self.linear_layers
-
-    @property
-    def all_projections(self) -> tuple[tuple[int, int], ...]:
-        """Inputs and outputs of the projections of all layers."""
-        linear = self.linear_projections + self.projections[-3:]
-        return self.attention_layers * self.projections + self.linear_layers * linear
+    def each_layer(self) -> tuple[Layer, ...]:
+        """All layers."""
+        biases = self.query_width + 2 * self.kv_width if self.attention_bias else 0
+        return self.unlike or (Layer(self.projections, self.kv_width, biases + self.head_norms),) * self.layers
 
     @property
     def n_projection_weights(self) -> int:
-        """Weights of all projections of all layers."""
-        return sum(n_in * n_out for n_in, n_out in self.all_projections)
+        """All that are quantised: of the layers, and of the one that makes their own inputs from the embeddings."""
+        n_layers = sum(n_in * n_out for layer in self.each_layer for n_in, n_out in layer.projections)
+        return n_layers + self.hidden * self.layers * self.per_layer
 
     @property
     def n_embedding_weights(self) -> int:
         """Of the embeddings, and of the head where it is a matrix of its own."""
-        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+        per_layer = self.per_layer_vocabulary * self.layers * self.per_layer
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + per_layer
 
     @property
     def n_other_weights(self) -> int:
         """Norms and biases."""
-        biases = self.query_width + 2 * self.kv_width if self.attention_bias else 0
         wide = (self.layers * self.norms + 1) * self.hidden
-        return wide + self.attention_layers * (biases + self.head_norms) + self.linear_layers * self.linear_weights
+        return wide + self.per_layer + sum(layer.weights for layer in self.each_layer)
 
     @property
     def n_parameters(self) -> int:
@@ -103,7 +112,7 @@ class Shape:
 
     def n_adapter_weights(self, rank: int) -> int:
         """Parameters of a LoRA adapter of this rank on all projections."""
-        return rank * sum(map(sum, self.all_projections))
+        return rank * sum(map(sum, chain.from_iterable(layer.projections for layer in self.each_layer)))
 
 
 def find_shape(name: str, revision: str | None = None) -> Shape:
@@ -158,38 +167,79 @@ def shape_of(config: dict[str, Any]) -> Shape:
     family = FAMILIES.get(kind, Family())
     kv_heads, head_dim = int(config.get("num_key_value_heads") or heads), int(config.get("head_dim") or hidden // heads)
     head_norms = {"": 0, "each": 2 * head_dim, "joint": (heads + kv_heads) * head_dim}
-    layers, every = int(config["num_hidden_layers"]), config.get("full_attention_interval")
-    return Shape(
+    shape = Shape(
         hidden=hidden,
         intermediate=int(config["intermediate_size"]),
-        layers=layers,
+        layers=int(config["num_hidden_layers"]),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocabulary=int(config["vocab_size"]),
         positions=int(config["max_position_embeddings"]),
-        tied=bool(config.get("tie_word_embeddings", family.gemma)),
+        tied=bool(config.get("tie_word_embeddings", kind.startswith("gemma"))),
         attention_bias=family.biased or bool(config.get("attention_bias", False)),
-        head_norms=head_norms["each" if every else family.head_norms],
+        head_norms=head_norms[family.head_norms],
         norms=sum(map(bool, family.norms)),
         family=kind,
-        **(_linear_attention(config, hidden, layers - layers // every) if every else {}),
     )
+    if kind == "gemma4_text":
+        return _gemma_4(config, shape)
+    return _linear_attention(config, shape) if "linear_num_key_heads" in config else shape
 
 
-def _linear_attention(config: dict[str, Any], hidden: int, layers: int) -> dict[str, Any]:
-    """The sizes of layers with the gated delta net (arXiv 2412.06464), and of the gates in the others."""
-    names = ("num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim")
-    n_keys, key_dim, n_values, value_dim, kernel = (int(config[f"linear_{name}"]) for name in names)
+def _kinds(config: dict[str, Any], every: int) -> list[str]:
+    """The kind of each layer; by default one in so many has full attention."""
+    n_layers, every = int(config["num_hidden_layers"]), int(config.get("full_attention_interval", every))
+    return config.get("layer_types") or ["" if i % every else "full_attention" for i in range(1, n_layers + 1)]
+
+
+def _linear_attention(config: dict[str, Any], shape: Shape) -> Shape:
+    """With layers that have the gated delta net (arXiv 2412.06464), and gates of the heads' outputs in the others."""
+    names = ("num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim")
+    n_keys, key_dim, n_values, value_dim = (int(config[f"linear_{name}"]) for name in names)
+    kernel = int(config.get("linear_conv_kernel_dim", 4))
     values, mixed = n_values * value_dim, 2 * n_keys * key_dim + n_values * value_dim
-    return {
-        "gated": bool(config.get("attn_output_gate", True)),
-        "linear_layers": layers,
-        "linear_projections": (*((hidden, n) for n in (mixed, values, n_values, n_values)), (values, hidden)),
-        "linear_values": values,
-        "linear_state": values * key_dim + mixed * kernel,
-        "linear_weights": mixed * kernel + 2 * n_values + value_dim,
-    }
+    inputs, (q, *kvo) = [(shape.hidden, n) for n in (mixed, values, n_values, n_values)], shape.projections
+    linear = Layer(
+        (*inputs, (values, shape.hidden), *shape.projections[-3:]),
+        keys=0,
+        weights=mixed * kernel + 2 * n_values + value_dim,
+        state=values * key_dim + mixed * kernel,
+    )
+    gates = 2 if config.get("attn_output_gate", True) else 1
+    full = Layer(((q[0], q[1] * gates), *kvo), shape.kv_width, 2 * shape.head_dim)
+    layers = tuple(full if kind == "full_attention" else linear for kind in _kinds(config, 4))
+    return replace(shape, head_norms=2 * shape.head_dim, unlike=layers, linear_values=values)
+
+
+def _gemma_4(config: dict[str, Any], shape: Shape) -> Shape:
+    """With wider heads in layers of full attention, layers that take an earlier one's keys, and inputs for each."""
+    wide = {"head_dim": config.get("global_head_dim", 512)}
+    if config.get("attention_k_eq_v"):  # there the keys are the values too
+        wide |= {"num_key_value_heads": config.get("num_global_key_value_heads") or shape.kv_heads}
+    full = [str(i) for i, kind in enumerate(_kinds(config, 6)) if kind == "full_attention"]
+    special = config.get("per_layer_config") or dict.fromkeys(full, wide)
+    h, n_inputs = shape.hidden, int(config.get("hidden_size_per_layer_input", 256))
+    layers = []
+    for i in range(shape.layers):
+        layer, shares = config | special.get(str(i), {}), i >= shape.layers - config.get("num_kv_shared_layers", 0)
+        dim = layer["head_dim"]
+        q, kv, inner = shape.heads * dim, layer["num_key_value_heads"] * dim, shape.intermediate
+        inner *= 2 if shares and config.get("use_double_wide_mlp") else 1
+        made = 0 if shares else 1 if config.get("attention_k_eq_v") and str(i) in full else 2
+        projections = ((h, q), *((h, kv),) * made, (q, h), (h, inner), (h, inner), (inner, h))
+        per_layer = ((h, n_inputs), (n_inputs, h)) if n_inputs else ()
+        layers.append(Layer(projections + per_layer, 0 if shares else kv, dim if shares else 2 * dim))
+    return replace(
+        shape,
+        intermediate=max(layer.projections[-3 if n_inputs else -1][0] for layer in layers),
+        head_dim=max(layer.projections[0][1] for layer in layers) // shape.heads,
+        head_norms=2,
+        norms=5 if n_inputs else 4,
+        unlike=tuple(layers),
+        per_layer=n_inputs,
+        per_layer_vocabulary=int(config.get("vocab_size_per_layer_input", 262_144)),
+    )
 
 
 @cache
