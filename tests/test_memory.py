@@ -148,6 +148,17 @@ def test_the_plan_knows_gemma_4() -> None:
     assert memory.cache_bytes(shape, short, 5) == 5 * 128 * (2 * (256 + 512) + 512) * 2
 
 
+def test_each_layer_of_a_hybrid_keeps_products_of_its_own() -> None:
+    """By hand, of Qwen3.5-4B: layers of linear attention, and of gated queries. The last product is not kept."""
+    config = CONFIGS["qwen3.5-4b"]
+    assert (config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]) == (2560, 9216, 16)
+    shape, workload = shape_of(config), Workload(kind="cpu", sampler="native")
+    update = next(phase for phase in phases(shape, workload, workload.width, 1, "products") if phase.name == "update")
+    full = 2 * 16 * 256 + 2 * 4 * 256 + 2560 + 2 * 9216
+    linear = (2 * 16 * 128 + 32 * 128) + 32 * 128 + 2 * 32 + 2560 + 2 * 9216
+    assert update.parts["kept products"] == workload.width * 4 * (8 * full + 24 * linear)
+
+
 def small_vocabulary(**changes: int) -> dict[str, Any]:
     return CONFIGS["qwen2.5-0.5b"] | {"num_hidden_layers": 2} | changes
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from expo_lite.memory.shapes import Shape
+from expo_lite.memory.shapes import Layer, Shape
 from expo_lite.settings.machine import Sampler
 from expo_lite.settings.models import COUNTED, FAMILIES
 
@@ -132,9 +132,9 @@ def kept_inputs(shape: Shape, workload: Workload, tokens: int) -> float:
     return shape.layers * tokens * (shape.hidden + shape.per_layer) * workload.element
 
 
-def kept_products(shape: Shape, workload: Workload, tokens: int) -> float:
-    """The products of one layer's projections but the last."""
-    return tokens * sum(n_out for _, n_out in shape.projections[:-1]) * workload.element
+def kept_products(layer: Layer, workload: Workload, tokens: int) -> float:
+    """The products of a layer's projections but the last."""
+    return tokens * sum(n_out for _, n_out in layer.projections[:-1]) * workload.element
 
 
 def kept_activations(shape: Shape, workload: Workload, tokens: int) -> float:
@@ -236,8 +236,8 @@ def phases(
         scoring = update | {"adapter put aside": adapter}
     layer = layer_activations(shape, workload, tokens)
     if keeps == "products":  # a layer that is computed again takes its own
-        products = kept_products(shape, workload, tokens)
-        update, layer = update | {"kept products": shape.layers * products}, layer - products
+        products = [kept_products(each, workload, tokens) for each in shape.each_layer]
+        update, layer = update | {"kept products": sum(products)}, layer - min(products)
     elif keeps == "activations":
         update = steady | {
             "gradients": adapter,

@@ -15,8 +15,6 @@ from expo_lite.errors import ConfigError, ModelError
 from expo_lite.settings.models import FAMILIES, PRESETS, Family, find_model
 
 ALIASES_FILE = Path(__file__).parent / "model_shapes.json"
-
-
 Projections = tuple[tuple[int, int], ...]
 
 
@@ -214,26 +212,28 @@ def _linear_attention(config: dict[str, Any], shape: Shape) -> Shape:
 
 def _gemma_4(config: dict[str, Any], shape: Shape) -> Shape:
     """With wider heads in layers of full attention, layers that take an earlier one's keys, and inputs for each."""
+    keys_are_values, n_sharing = bool(config.get("attention_k_eq_v")), int(config.get("num_kv_shared_layers", 0))
     wide = {"head_dim": config.get("global_head_dim", 512)}
-    if config.get("attention_k_eq_v"):  # there the keys are the values too
+    if keys_are_values:
         wide |= {"num_key_value_heads": config.get("num_global_key_value_heads") or shape.kv_heads}
     full = [str(i) for i, kind in enumerate(_kinds(config, 6)) if kind == "full_attention"]
     special = config.get("per_layer_config") or dict.fromkeys(full, wide)
     h, n_inputs = shape.hidden, int(config.get("hidden_size_per_layer_input", 256))
-    layers = []
+    widest = shape.intermediate * (2 if n_sharing and config.get("use_double_wide_mlp") else 1)
+    per_layer = ((h, n_inputs), (n_inputs, h)) if n_inputs else ()
+    layers, dims = [], []
     for i in range(shape.layers):
-        layer, shares = config | special.get(str(i), {}), i >= shape.layers - config.get("num_kv_shared_layers", 0)
+        layer, shares = config | special.get(str(i), {}), i >= shape.layers - n_sharing
         dim = layer["head_dim"]
-        q, kv, inner = shape.heads * dim, layer["num_key_value_heads"] * dim, shape.intermediate
-        inner *= 2 if shares and config.get("use_double_wide_mlp") else 1
-        made = 0 if shares else 1 if config.get("attention_k_eq_v") and str(i) in full else 2
-        projections = ((h, q), *((h, kv),) * made, (q, h), (h, inner), (h, inner), (inner, h))
-        per_layer = ((h, n_inputs), (n_inputs, h)) if n_inputs else ()
-        layers.append(Layer(projections + per_layer, 0 if shares else kv, dim if shares else 2 * dim))
+        q, kv, inner = shape.heads * dim, layer["num_key_value_heads"] * dim, widest if shares else shape.intermediate
+        made = () if shares else ((h, kv),) * (1 if keys_are_values and str(i) in full else 2)
+        projections = ((h, q), *made, (q, h), (h, inner), (h, inner), (inner, h), *per_layer)
+        layers.append(Layer(projections, 0 if shares else kv, dim if shares else 2 * dim))
+        dims.append(dim)
     return replace(
         shape,
-        intermediate=max(layer.projections[-3 if n_inputs else -1][0] for layer in layers),
-        head_dim=max(layer.projections[0][1] for layer in layers) // shape.heads,
+        intermediate=widest,
+        head_dim=max(dims),
         head_norms=2,
         norms=5 if n_inputs else 4,
         unlike=tuple(layers),
