@@ -304,6 +304,17 @@ def test_an_outline_is_no_part_of_the_chain(policy: HfPolicy, grader: Grader) ->
     assert encode_shown(policy.tokenizer, attempt.problem) == bare.completions[0].prompt_ids
 
 
+def test_steps_in_an_outline_are_no_steps_of_the_chain(policy: HfPolicy) -> None:
+    problem = problems(5, 1)[0]
+    steps = own_chain(problem)
+    first = steps.partition("\n")[0]
+    reply = outlined(problem, f"<outline>{first}</outline>\n{steps}", policy)
+    (attempt,) = grade_groups(HiddenRules(), [reply.problem], [reply.completions])
+    assert attempt.verdicts[0].valid is False  # the whole reply has the first step twice
+    (explanation,) = judge(policy, [attempt], ExpoConfig(explanation_filter=("steps",)), HiddenRules())
+    assert explanation.accepted and explanation.verdict.valid is True
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -41,7 +41,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 def explanation_metrics(explanations: Sequence[Explanation]) -> dict[str, float]:
     """Acceptance and the reasons for refusals, of one step's new explanations."""
     metrics = {"expo/explanation_accept_rate": mean(explanation.accepted for explanation in explanations)}
-    if valid := [bool(e.verdict.valid) for e in explanations if e.accepted and e.verdict.valid is not None]:
+    if valid := [e.verdict.valid for e in explanations if e.accepted and e.verdict.valid is not None]:
         metrics["expo/explanation_valid_rate"] = mean(valid)
     for reason in sorted({e.reason for e in explanations if not e.accepted}):
         metrics[f"expo/refused/{reason}"] = mean(e.reason == reason for e in explanations)

@@ -40,7 +40,7 @@ from expo_lite.records import (
 from expo_lite.settings.groups import ExplainWith, ExpoConfig
 from expo_lite.settings.methods import METHODS
 from expo_lite.step.chain_text import before_answer, shows_answer, up_to_answer
-from expo_lite.step.rollout import Start, grade_groups, sample, sample_from, stream_seed
+from expo_lite.step.rollout import Start, grade_groups, sample, sample_from, steps_checked, stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
 
@@ -206,7 +206,12 @@ def _candidate(
     policy: Policy, task: Task, problem: Problem, completion: Completion, verdict: Verdict, config: ExpoConfig
 ) -> Explanation:
     asked = asks_outline(problem) and config.explain_with != "no-answer"
-    completion, outline_ids = _without_outline(policy, completion) if asked else (completion, ())
+    outline_ids: tuple[int, ...] = ()
+    if asked:
+        completion, outline_ids = _without_outline(policy, completion)
+        verdict = steps_checked(
+            task, problem, completion.text, verdict
+        )  # those of the outline are no part of the chain
     outline = policy.tokenizer.decode(outline_ids) if outline_ids else ""
     target_ids, accepted, reason = completion.token_ids, True, "accepted"
     if "none" in config.explanation_filter:
