@@ -48,6 +48,22 @@ def test_figures_by_hand() -> None:
     assert evaluation.subjects[0].avg.value == 0.75
 
 
+def test_valid_samples_are_counted_where_the_task_can_tell() -> None:
+    problem = Problem("a", "?", "7")
+    right, copied, wrong = (
+        Sample(ok, "", "7", False, 1, valid) for ok, valid in ((True, True), (True, False), (False, None))
+    )
+    known = GradedProblem(problem, right, (right, copied, wrong, wrong))
+    unknown = GradedProblem(problem, right, (Sample(True, "", "7", False, 1), right, wrong, wrong))
+    never = GradedProblem(problem, wrong, (wrong,) * 4)
+    assert [each.n_valid for each in (known, unknown, never)] == [1, None, 0]
+    assert evaluation_of([known, never], 0.7).levels[0].valid_rate == 1 / 8
+    assert evaluation_of([known, never], 0.7).scalars()["valid_rate"] == 1 / 8
+    for members in ([known, unknown], [never]):
+        assert evaluation_of(members, 0.7).levels[0].valid_rate is None
+        assert "valid_rate" not in evaluation_of(members, 0.7).scalars()
+
+
 def test_spellings_of_an_answer_vote_together() -> None:
     problem = Problem("a", "?", "1/2")
     answers = ["\\frac{1}{2}", "\\dfrac{1}{2} ", "$\\frac12$", "3", "3"]

@@ -168,7 +168,7 @@ def _by_problem(problems: Sequence[Problem], rows: Sequence[SampleRow]) -> list[
     graded: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for row in rows:
         truncated = row["finish_reason"] == FinishReason.LENGTH.value
-        one = Sample(row["correct"], row["reason"], row["answer"], truncated, row["n_tokens"])
+        one = Sample(row["correct"], row["reason"], row["answer"], truncated, row["n_tokens"], row.get("valid"))
         graded[row["kind"], row["problem_id"]].append(one)
     return [
         GradedProblem(p, graded["greedy", p.problem_id][0], tuple(graded["sample", p.problem_id])) for p in problems

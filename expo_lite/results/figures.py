@@ -22,6 +22,8 @@ class Sample:
     answer: str | None
     truncated: bool
     n_tokens: int
+    valid: bool | None = None
+    """Of a right one: whether its steps are right too; None where the task cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class GradedProblem:
     def n_correct(self) -> int:
         """The number of right samples."""
         return sum(sample.correct for sample in self.samples)
+
+    @property
+    def n_valid(self) -> int | None:
+        """The number of right samples whose steps are right too; None where the task cannot tell."""
+        right = [sample.valid for sample in self.samples if sample.correct]
+        return None if None in right else sum(map(bool, right))
 
     @cached_property
     def votes(self) -> tuple[str | None, ...]:
@@ -57,7 +65,8 @@ class LevelResult:
 
     `pass_at` and `maj_at` are by k; `avg` is the mean over all samples (avg@n). Rates, `mean_tokens` and `reasons`
     (verdicts, counted) are of the samples, not of the greedy completions; `no_answer_rate` includes truncated ones.
-    `frac_all_wrong` is a share of the problems.
+    `frac_all_wrong` is a share of the problems. `valid_rate` counts right samples whose steps are right too; it is None
+    where the task cannot tell, or none is right.
     """
 
     level: str
@@ -72,6 +81,7 @@ class LevelResult:
     no_answer_rate: float
     mean_tokens: float
     reasons: dict[str, int]
+    valid_rate: float | None = None
 
     @property
     def all_wrong(self) -> Estimate:
@@ -89,6 +99,8 @@ class ProblemResult:
     greedy: bool
     n_correct: int
     n: int
+    n_valid: int | None = None
+    """Right ones whose steps are right too; None where the task cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,7 @@ class Evaluation:
             figures |= {f"maj_at_{k}": estimate.value for k, estimate in row.maj_at.items()}
             rates = ("frac_all_wrong", "truncated_rate", "no_answer_rate", "mean_tokens")
             figures |= {name: getattr(row, name) for name in rates}
+            figures |= {} if row.valid_rate is None else {"valid_rate": row.valid_rate}
             values |= {f"{name}{end}": value for name, value in figures.items()}
         return values
 
@@ -131,7 +144,9 @@ def evaluation_of(measured: Sequence[GradedProblem], temperature: float) -> Eval
         temperature,
         tuple(level_result(name, [m for m in measured if m.problem.subject == name]) for name in subjects),
         tuple(
-            ProblemResult(m.problem.problem_id, m.problem.level, m.greedy.correct, m.n_correct, len(m.samples))
+            ProblemResult(
+                m.problem.problem_id, m.problem.level, m.greedy.correct, m.n_correct, len(m.samples), m.n_valid
+            )
             for m in measured
         ),
     )
@@ -141,6 +156,8 @@ def level_result(level: str, measured: Sequence[GradedProblem]) -> LevelResult:
     """The figures of one set of problems."""
     samples = [sample for m in measured for sample in m.samples]
     ks = ks_up_to(len(measured[0].samples))
+    n_valid = [m.n_valid for m in measured]
+    checked = any(m.n_correct for m in measured) and None not in n_valid
     return LevelResult(
         level=level,
         n_problems=len(measured),
@@ -154,4 +171,5 @@ def level_result(level: str, measured: Sequence[GradedProblem]) -> LevelResult:
         no_answer_rate=mean(sample.answer is None for sample in samples),
         mean_tokens=mean(sample.n_tokens for sample in samples),
         reasons=dict(sorted(Counter(sample.reason for sample in samples).items())),
+        valid_rate=sum(n or 0 for n in n_valid) / len(samples) if checked else None,
     )

@@ -90,10 +90,13 @@ def _accuracies(rows: Sequence[LevelResult], first: str, title: str) -> Table:
 
 def _failures(rows: Sequence[LevelResult], name: str) -> Table:
     title = f"{name}: of {rows[0].n_samples} samples a problem, percent"
-    table = new_table("level", "all wrong", "truncated", "no answer", "mean tokens", title=title)
+    checked = any(row.valid_rate is not None for row in rows)  # of a task that can check steps
+    heads = ("all wrong", *["valid"] * checked, "truncated", "no answer", "mean tokens")
+    table = new_table("level", *heads, title=title)
     for row in rows:
+        valid = ["-" if row.valid_rate is None else f"{100 * row.valid_rate:.1f}"] * checked
         rates = (f"{100 * rate:.1f}" for rate in (row.truncated_rate, row.no_answer_rate))
-        table.add_row(row.level, interval_cell(row.all_wrong), *rates, f"{row.mean_tokens:.0f}")
+        table.add_row(row.level, interval_cell(row.all_wrong), *valid, *rates, f"{row.mean_tokens:.0f}")
     return table
 
 

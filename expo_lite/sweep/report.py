@@ -25,6 +25,8 @@ from expo_lite.terminal import heads_and_rows, markdown, new_table, visible_line
 
 STYLES = {ClaimVerdict.HOLDS: "green", ClaimVerdict.FAILS: "red", ClaimVerdict.UNDECIDED: "yellow"}
 COSTS = {"num_tokens": "sampled tokens", "num_scored_tokens": "scored tokens", "step_time": "seconds of steps"}
+EXPLANATIONS = {"expo/explanation_accept_rate": "accepted", "expo/explanation_valid_rate": "of these valid"}
+"""Means over the steps: of the explanations, those accepted; of these, those whose steps are right."""
 CURVES = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "expo/nll_explanation", "loss", "grad_norm", "kl",
           "completions/mean_length", "completions/clipped_ratio")  # fmt: skip
 """Metrics that are drawn; the rewards of levels come after the first."""
@@ -94,6 +96,17 @@ class SweepReport:
                 tables[-1].add_row(name, *map(interval_cell, figures))
         return tables
 
+    def validity(self) -> list[Table]:
+        """Of a task that can check steps: the held-out samples that are right in every step, and the explanations."""
+        results, title = self.results, "Right in every step: held-out samples, and accepted explanations"
+        if not results.knows_steps:
+            return []
+        table = new_table("run", *results.columns, *EXPLANATIONS.values(), title=title)
+        for name in (BASE, *results.runs):
+            rates = [None if name == BASE else results.average(name, metric) for metric in EXPLANATIONS]
+            table.add_row(name, *map(interval_cell, [*(results.valid(name, c) for c in results.columns), *rates]))
+        return [table]
+
     def costs(self) -> Table:
         """Seeds, sampled tokens, tokens scored beside the update, and seconds of every finished run."""
         table = new_table("run", "seeds", *COSTS.values(), title="Cost: mean over seeds, lowest to highest")
@@ -105,7 +118,7 @@ class SweepReport:
 
     def tables(self) -> list[Table]:
         """All of it, in the order of the page."""
-        return [*self.judged(), *self.accuracies(), self.costs()]
+        return [*self.judged(), *self.accuracies(), *self.validity(), self.costs()]
 
     def write(self, page: Path | None = None) -> list[Path]:
         """Write Markdown and JSON into the plan's folder, the page there too unless it is given; return the files.

@@ -56,10 +56,22 @@ class Results:
         """The hardest level."""
         return self.levels[-1]
 
+    @property
+    def knows_steps(self) -> bool:
+        """Tell whether the task has checked the steps of every right sample."""
+        after = [result.after for by_seed in self.runs.values() for result in by_seed.values()]
+        right = [p.n_valid for each in (self.before, *after) for p in each.problems if p.n_correct]
+        return bool(right) and None not in right
+
     def accuracy(self, run: str, level: str, k: int | None = None) -> Estimate:
         """pass@k of a run after training, or of the base, at a level or at "all"."""
         measured = [self.before] if run == BASE else [result.after for result in self.runs[run].values()]
         return over_seeds_and_problems([_solved(each, level, k or self.k) for each in measured])
+
+    def valid(self, run: str, level: str) -> Estimate:
+        """The share of samples that are right in every step, of a run after training or of the base (`knows_steps`)."""
+        measured = [self.before] if run == BASE else [result.after for result in self.runs[run].values()]
+        return over_seeds_and_problems([_valid(each, level) for each in measured])
 
     def difference(self, ours: str, theirs: str, level: str, k: int | None = None) -> Estimate:
         """pass@k of one run minus another's (or the base's), paired by seed and problem."""
@@ -80,6 +92,12 @@ class Results:
         """A metric's sum over a run's steps: the mean over seeds, with the lowest and the highest as its ends."""
         sums = [sum(row.get(name, 0.0) for row in result.metrics) for result in self.runs[run].values()]
         return Estimate(mean(sums), min(sums), max(sums))
+
+    def average(self, run: str, name: str) -> Estimate | None:
+        """A metric's mean over a run's steps: the mean over seeds, with its ends as in `total`; None if none has it."""
+        each = [[row[name] for row in result.metrics if name in row] for result in self.runs[run].values()]
+        means = [mean(values) for values in each if values]
+        return Estimate(mean(means), min(means), max(means)) if means else None
 
     def diagnosed(self, figure: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]) -> Estimate:
         """A figure of the diagnoses; its interval carries the seeds', and the problems' as each diagnosis has it."""
@@ -115,6 +133,10 @@ def _estimate(figure: Mapping[str, Any]) -> Estimate:
     """A figure of diagnosis.json, where null is an open end: a single problem leaves both open."""
     low, high = figure["low"], figure["high"]
     return Estimate(figure["value"], -math.inf if low is None else low, math.inf if high is None else high)
+
+
+def _valid(evaluation: Evaluation, level: str) -> list[float]:
+    return [(p.n_valid or 0) / p.n for p in evaluation.problems if level in (ALL, str(p.level))]
 
 
 def _solved(evaluation: Evaluation, level: str, k: int) -> list[float]:
