@@ -78,7 +78,7 @@ def test_every_plan_can_be_read_and_controls_differ_alone(
     plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    task = "jsonl:problems.jsonl" if Path(plan).stem in ("qwen", "smollm2") else None
+    task = "jsonl:problems.jsonl" if Path(plan).stem in ("qwen", "smollm2", "pretrained") else None
     for quick in (False, True):
         read = read_plan(Path(plan), RunsConfig(model="tiny", task=task, quick=quick))
         assert len(read.runs) > 1
@@ -372,6 +372,10 @@ def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "pass@1 by level" in out
     assert "exp_sft_coef=0.04" in out
     assert "scored tokens" in out and "seconds of steps" in out
+    # the task can check steps: those of held-out samples, and of explanations
+    valid = (folder / "sweep.md").read_text().partition("## Right in every step")[2].partition("## Cost")[0]
+    assert "| accepted | of these valid |" in valid
+    assert "| base | 99" in valid or "| base | 100" in valid
     assert "claim" not in out
     assert f"open in a browser: {(folder / 'report.html').as_uri()}" in out
     assert "exp_sft_coef=0.04" in (folder / "report.html").read_text()

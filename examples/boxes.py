@@ -1,0 +1,205 @@
+r"""Word problems for a pretrained model that can explain: the task `python:examples/boxes.py`, and its lessons.
+
+    uv run python examples/boxes.py GGUF FOLDER
+
+teaches SmolLM2-135M-Instruct the problems of levels 1 to 3, alone and with their answers shown, and writes the model to
+FOLDER. Levels 4 and 5 are for reinforcement learning:
+
+| level | problem | in the lessons |
+| ----- | ------- | -------------- |
+| 1 | a product of two digits, one of them up to 5 | yes |
+| 2 | the same, and 2 to 30 more or less | yes |
+| 3 | a digit times a number of two digits, in parts; no two digits above 5 meet | yes |
+| 4 | a product of two digits from 6 on, and 11 to 49 more or less | no |
+| 5 | the same product, and 101 to 499 more | no |
+
+A chain is brief: "Karl buys 8 boxes with 7 stickers in each and finds 346 more. How many stickers does Karl have?" has
+`8*7=56. 56+346=402. \boxed{402}`. No name and no thing of the task occurs in the lessons, and no product of levels 4
+and 5. The splits share these nine products and differ in the numbers beside them.
+"""
+
+import argparse
+import random
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expo_lite.grading import Grader
+from expo_lite.records import Problem
+from expo_lite.tasks.base import FixedTask, Split
+
+LEVELS = (1, 2, 3, 4, 5)
+N_PROBLEMS = {"train": 2_000, "test": 200}
+"""At most so many a level."""
+NAMES = ("Karl", "Lena", "Marco", "Nora", "Oscar", "Paula", "Quentin", "Rosa", "Simon", "Tara")
+THINGS = ("pencils", "shells", "stamps", "stickers", "tickets")
+LESSON_NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas")
+LESSON_THINGS = ("apples", "books", "cards", "coins", "marbles")
+LESSONS = (1, 2, 2, 3, 3)
+"""The levels that a problem of the lessons is drawn from."""
+N_DRILLS = 5
+"""The rows of 16 that drill sums and differences: on these the lessons depend most."""
+LEARNING_RATE = 4e-4
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The model's own without its system prompt, which would be a fifth of the tokens."""
+_EQUATION = re.compile(r"(\d+)([-+*])(\d+)=(\d+)")
+
+
+def numbers(rng: random.Random, level: int) -> tuple[int, int, int]:
+    """Draw the number of boxes, of things in each, and of things found; the last is negative for things given away."""
+    while True:
+        boxes, each = rng.randint(2, 9), rng.randint(12, 99) if level == 3 else rng.randint(2, 9)
+        tens, ones = divmod(each, 10)
+        if level == 3 and (ones < 2 or min(boxes, tens) > 5 or min(boxes, ones) > 5):
+            continue
+        if level != 3 and (min(boxes, each) > 5) != (level > 3):
+            continue
+        more = {1: 0, 2: rng.randint(2, 30), 3: 0, 4: rng.randint(11, 49), 5: rng.randint(101, 499)}[level]
+        sign = 1 if level == 5 or boxes * each - more < 2 else rng.choice((-1, 1))
+        if boxes * each != 36 or level < 4:  # 6*6 is 4*9, which is taught
+            return boxes, each, sign * more
+
+
+def problem(rng: random.Random, level: int, names: tuple[str, ...], things: tuple[str, ...]) -> Problem:
+    """Draw a problem with its chain."""
+    (boxes, each, more), name, thing = numbers(rng, level), rng.choice(names), rng.choice(things)
+    found = f" and finds {more} more" if more > 0 else f" and gives {-more} to a friend" if more else ""
+    tens, ones = each // 10 * 10, each % 10
+    total = boxes * each
+    steps = [f"{boxes}*{each}={total}"]
+    if tens:
+        steps = [f"{tens}*{boxes}={tens * boxes}", f"{ones}*{boxes}={ones * boxes}"]
+        steps.append(f"{tens * boxes}+{ones * boxes}={total}")
+    if more:
+        steps.append(f"{total}{more:+}={total + more}")
+    answer = str(total + more)
+    question = f"{name} buys {boxes} boxes with {each} {thing} in each{found}. How many {thing} does {name} have?"
+    return Problem(question, question, answer, level, None, ". ".join([*steps, f"\\boxed{{{answer}}}"]))
+
+
+def problems(split: Split, level: int) -> Iterator[Problem]:
+    """Draw distinct problems of a level; the numbers alone decide whether one belongs to the test split."""
+    rng, seen = random.Random(f"boxes-{split}-{level}"), set[str]()
+    for _ in range(20 * N_PROBLEMS[split]):
+        drawn = problem(rng, level, NAMES, THINGS)
+        is_test = random.Random(drawn.expert_chain).random() < 0.2
+        if is_test == (split == "test") and drawn.question not in seen and len(seen) < N_PROBLEMS[split]:
+            seen.add(drawn.question)
+            yield drawn
+
+
+def equations(chain: str) -> list[tuple[str, list[str], str]]:
+    """The equations of a chain: sign, numbers and result. The two numbers of a sum or product come in either order."""
+    found = _EQUATION.findall(chain)
+    return [(sign, [a, b] if sign == "-" else sorted((a, b)), result) for a, sign, b, result in found]
+
+
+@dataclass(frozen=True)
+class Boxes(FixedTask):
+    """The task; it can also tell whether the steps of a chain are right."""
+
+    def check_steps(self, problem: Problem, completion: str) -> bool:
+        """Return whether the chain has the equations of the expert's and no other, and ends in the answer.
+
+        That is strict: it refuses a right chain that gets there in another way.
+        """
+        expected = equations(problem.expert_chain or "")
+        right_box = completion.rstrip(". \n").endswith(f"\\boxed{{{problem.answer}}}")
+        return equations(completion) == expected and completion.count("=") == len(expected) and right_box
+
+
+def pool(split: Split) -> tuple[Problem, ...]:
+    """The problems of a split, level by level."""
+    return tuple(drawn for level in LEVELS for drawn in problems(split, level))
+
+
+TASK = Boxes("boxes", LEVELS, pool("train"), pool("test"), Grader())
+
+Pieces = list[tuple[list[int], bool]]
+"""A row's tokens in pieces; the second value says whether a piece is to be learned."""
+
+
+def lesson(tokenizer: Any, rng: random.Random, i: int) -> Pieces:
+    """Draw the row `i` of a batch: twelve sums and differences, or a problem, alone or with its answer shown."""
+    from expo_lite.prompts import encode_explanation, encode_question
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    if i < N_DRILLS:
+        chains = [problem(rng, 2, LESSON_NAMES, LESSON_THINGS).expert_chain or "" for _ in range(12)]
+        sums = [chain.split(". ")[1].partition("=") for chain in chains]
+        return [
+            piece for asked, _, result in sums for piece in ((encode(asked + "="), False), (encode(result + "."), True))
+        ]
+    drawn = problem(rng, rng.choice(LESSONS), LESSON_NAMES, LESSON_THINGS)
+    prompt = encode_explanation(tokenizer, drawn) if i % 3 == 0 else encode_question(tokenizer, drawn)
+    return [(list(prompt), False), (encode(f"{drawn.expert_chain}{tokenizer.eos_token}"), True)]
+
+
+def teach(source: str, folder: Path, *, steps: int, seed: int) -> None:
+    """Train all weights on the lessons, and write the model in fp32.
+
+    Args:
+        source: the GGUF file of SmolLM2-135M-Instruct, or another model.
+        folder: where the model goes.
+        steps: of 16 rows.
+        seed: of the rows.
+    """
+    import torch
+
+    from expo_lite.policy.device import find_device
+    from expo_lite.policy.load import load_base
+    from expo_lite.settings.groups import PolicyConfig
+
+    model, tokenizer = load_base(source, source, PolicyConfig(bits=16), find_device())
+    tokenizer.chat_template = CHAT_TEMPLATE
+    model.requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+    rng, started = random.Random(seed), time.monotonic()
+    for step in range(steps):
+        rows = [lesson(tokenizer, rng, i) for i in range(16)]
+        width = max(sum(len(ids) for ids, _ in row) for row in rows)
+        input_ids_BT = torch.zeros(len(rows), width, dtype=torch.long, device=model.device)
+        learned_BT = torch.zeros_like(input_ids_BT, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            flat = [(token, learned) for ids, learned in row for token in ids]
+            input_ids_BT[i, : len(flat)] = torch.tensor([token for token, _ in flat])
+            learned_BT[i, : len(flat)] = torch.tensor([learned for _, learned in flat])
+        hidden_BTH = model.model(input_ids=input_ids_BT).last_hidden_state[:, :-1]
+        logits_NV = model.lm_head(hidden_BTH[learned_BT[:, 1:]])
+        loss = torch.nn.functional.cross_entropy(logits_NV, input_ids_BT[:, 1:][learned_BT[:, 1:]])
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min((step + 1) / 10, (1 - step / steps) / 0.6, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 10 == 9:
+            print(f"step {step + 1}: {loss.item():.4f} nats a token, {time.monotonic() - started:.0f} s", flush=True)
+    model.config.__dict__.pop("quantization_config", None)
+    model.hf_quantizer = None  # the GGUF's quantiser would refuse to save
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Teach, and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="GGUF file of SmolLM2-135M-Instruct")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    teach(given.model, given.folder, steps=given.steps, seed=given.seed)
+
+
+if __name__ == "__main__":
+    main()
