@@ -119,7 +119,7 @@ def test_every_alias_is_known() -> None:
         kind: Any = CONFIG_MAPPING[sizes["model_type"]]
         if not is_known(kind(**{name: value for name, value in sizes.items() if name != "model_type"})):
             unknown.add(sizes["model_type"])
-    assert unknown == {"qwen3_5_text", "phi3"}  # transformers samples these
+    assert unknown == {"gemma4_text", "qwen3_5_text", "phi3"}  # transformers samples these
 
 
 def test_other_models_are_sampled_by_their_own_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,8 @@ PRESETS = {
     "gemma-3-270m": Preset("google/gemma-3-270m-it", "268M", "Gemma Terms of Use", learning_rate=5e-5, dpo_learning_rate=1e-5, max_completion_tokens=512),
     "gemma-3-1b": Preset("google/gemma-3-1b-it", "1.0B", "Gemma Terms of Use"),
     "gemma-3-4b": Preset("google/gemma-3-4b-it", "3.9B", "Gemma Terms of Use"),
+    "gemma-4-e2b": Preset("google/gemma-4-E2B-it", "4.6B", "Apache-2.0"),
+    "gemma-4-e4b": Preset("google/gemma-4-E4B-it", "7.5B", "Apache-2.0"),
     "ministral-3-3b": Preset("mistralai/Ministral-3-3B-Instruct-2512-BF16", "3.4B", "Apache-2.0"),
     "ministral-3-8b": Preset("mistralai/Ministral-3-8B-Instruct-2512-BF16", "8.5B", "Apache-2.0"),
     "smollm3-3b": Preset("HuggingFaceTB/SmolLM3-3B", "3.1B", "Apache-2.0"),
