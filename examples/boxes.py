@@ -21,6 +21,7 @@ and 5. The splits share these nine products and differ in the numbers beside the
 import argparse
 import random
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,11 +39,6 @@ NAMES = ("Karl", "Lena", "Marco", "Nora", "Oscar", "Paula", "Quentin", "Rosa", "
 THINGS = ("pencils", "shells", "stamps", "stickers", "tickets")
 LESSON_NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 LESSON_THINGS = ("apples", "books", "cards", "coins", "marbles")
-LESSONS = (1, 2, 2, 3, 3)
-"""The levels that a problem of the lessons is drawn from."""
-N_DRILLS = 5
-"""The rows of 16 that drill sums and differences: on these the lessons depend most."""
-LEARNING_RATE = 4e-4
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -121,84 +117,82 @@ def pool(split: Split) -> tuple[Problem, ...]:
 
 TASK = Boxes("boxes", LEVELS, pool("train"), pool("test"), Grader())
 
-Pieces = list[tuple[list[int], bool]]
-"""A row's tokens in pieces; the second value says whether a piece is to be learned."""
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the lessons, with an adapter of its own that is merged at its end."""
+
+    steps: int
+    learning_rate: float
+    """The peak; after five steps it falls to 0 in a line."""
+    levels: tuple[int, ...]
+    """A problem's level is drawn from these."""
 
 
-def lesson(tokenizer: Any, rng: random.Random, i: int) -> Pieces:
-    """Draw the row `i` of a batch: twelve sums and differences, or a problem, alone or with its answer shown."""
+STAGES = (
+    Stage(100, 1e-3, (1, 2, 3)),
+    Stage(70, 7e-4, (1, 2, 2, 2, 3, 3)),
+)
+N_PROBLEMS_A_STEP = 16  # every other one has its answer shown
+
+
+def rows_of(policy: Any, rng: random.Random, stage: Stage) -> list[Any]:
+    """Draw the rows of a step, whose weights sum to 1 over all tokens to learn."""
+    from expo_lite.policy.batching import Row
     from expo_lite.prompts import encode_explanation, encode_question
+    from expo_lite.step.explain import encode_target
 
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
-    if i < N_DRILLS:
-        chains = [problem(rng, 2, LESSON_NAMES, LESSON_THINGS).expert_chain or "" for _ in range(12)]
-        sums = [chain.split(". ")[1].partition("=") for chain in chains]
-        return [
-            piece for asked, _, result in sums for piece in ((encode(asked + "="), False), (encode(result + "."), True))
-        ]
-    drawn = problem(rng, rng.choice(LESSONS), LESSON_NAMES, LESSON_THINGS)
-    prompt = encode_explanation(tokenizer, drawn) if i % 3 == 0 else encode_question(tokenizer, drawn)
-    return [(list(prompt), False), (encode(f"{drawn.expert_chain}{tokenizer.eos_token}"), True)]
+    tokenizer = policy.tokenizer
+    pairs = []
+    for i in range(N_PROBLEMS_A_STEP):
+        drawn = problem(rng, rng.choice(stage.levels), LESSON_NAMES, LESSON_THINGS)
+        prompt = (encode_explanation if i % 2 else encode_question)(tokenizer, drawn)
+        pairs.append((prompt, encode_target(policy, drawn.expert_chain)))
+    n_tokens = sum(len(target) for _, target in pairs)
+    return [Row(prompt, target, sft_weight=1 / n_tokens) for prompt, target in pairs]
 
 
-def teach(source: str, folder: Path, *, steps: int, seed: int) -> None:
-    """Train all weights on the lessons, and write the model in fp32.
+def teach(source: str, folder: Path, stage: Stage, *, seed: int) -> None:
+    """Train an adapter on a stage of the lessons, and write the model with the adapter merged, in fp32.
 
     Args:
-        source: the GGUF file of SmolLM2-135M-Instruct, or another model.
+        source: the GGUF file of SmolLM2-135M-Instruct, or the folder of the stage before.
         folder: where the model goes.
-        steps: of 16 rows.
-        seed: of the rows.
+        stage: what is taught.
+        seed: of the adapter and the problems.
     """
-    import torch
+    from expo_lite.policy.export import write_merged
+    from expo_lite.policy.hf import HfPolicy
+    from expo_lite.settings.groups import OptimizerConfig, PolicyConfig, RolloutConfig
+    from expo_lite.settings.train import TrainConfig, resolve
+    from expo_lite.step.learn import learn, make_optimizer
 
-    from expo_lite.policy.device import find_device
-    from expo_lite.policy.load import load_base
-    from expo_lite.settings.groups import PolicyConfig
-
-    model, tokenizer = load_base(source, source, PolicyConfig(bits=16), find_device())
-    tokenizer.chat_template = CHAT_TEMPLATE
-    model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-    rng, started = random.Random(seed), time.monotonic()
-    for step in range(steps):
-        rows = [lesson(tokenizer, rng, i) for i in range(16)]
-        width = max(sum(len(ids) for ids, _ in row) for row in rows)
-        input_ids_BT = torch.zeros(len(rows), width, dtype=torch.long, device=model.device)
-        learned_BT = torch.zeros_like(input_ids_BT, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            flat = [(token, learned) for ids, learned in row for token in ids]
-            input_ids_BT[i, : len(flat)] = torch.tensor([token for token, _ in flat])
-            learned_BT[i, : len(flat)] = torch.tensor([learned for _, learned in flat])
-        hidden_BTH = model.model(input_ids=input_ids_BT).last_hidden_state[:, :-1]
-        logits_NV = model.lm_head(hidden_BTH[learned_BT[:, 1:]])
-        loss = torch.nn.functional.cross_entropy(logits_NV, input_ids_BT[:, 1:][learned_BT[:, 1:]])
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min((step + 1) / 10, (1 - step / steps) / 0.6, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    policy = HfPolicy(source, PolicyConfig(bits=16, lora_rank=32, lora_alpha=64), seed=seed)
+    policy.tokenizer.chat_template = CHAT_TEMPLATE
+    rate = OptimizerConfig(learning_rate=stage.learning_rate, lr_schedule="linear", micro_batch_tokens=1024)
+    config = resolve(
+        TrainConfig(model="tiny", steps=stage.steps, sampling=RolloutConfig(max_completion_tokens=64), optimizer=rate)
+    )
+    optimizer, rng, started = make_optimizer(policy, config), random.Random(seed), time.monotonic()
+    for step in range(stage.steps):
+        metrics = learn(policy, optimizer, rows_of(policy, rng, stage), config, step=step, last_good="none")
         if step % 10 == 9:
-            print(f"step {step + 1}: {loss.item():.4f} nats a token, {time.monotonic() - started:.0f} s", flush=True)
-    model.config.__dict__.pop("quantization_config", None)
-    model.hf_quantizer = None  # the GGUF's quantiser would refuse to save
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+            print(
+                f"step {step + 1}: {metrics['expo/sft_loss']:.4f} nats a token, {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
+    write_merged(policy, folder, "f32")
 
 
 def main() -> None:
-    """Teach, and write the folder."""
+    """Teach stage by stage, and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="GGUF file of SmolLM2-135M-Instruct")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    teach(given.model, given.folder, steps=given.steps, seed=given.seed)
+    with tempfile.TemporaryDirectory() as first:
+        for number, (source, folder) in enumerate(((given.model, Path(first)), (first, given.folder))):
+            teach(source, folder, STAGES[number], seed=number)
 
 
 if __name__ == "__main__":

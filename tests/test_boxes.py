@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
 from expo_lite.records import Problem
-from expo_lite.settings.models import TINY
 
 boxes = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "boxes.py"), run_name="boxes")
 TASK = boxes["TASK"]
@@ -72,19 +70,3 @@ def test_a_difference_keeps_its_order() -> None:
     problem = replace(PROBLEM, answer="26", expert_chain=r"8*7=56. 56-30=26. \boxed{26}")
     assert TASK.check_steps(problem, r"7*8=56. 56-30=26. \boxed{26}")
     assert not TASK.check_steps(problem, r"7*8=56. 30-56=26. \boxed{26}")
-
-
-def test_rows_of_the_lessons_by_hand() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(TINY.source)
-    rng = random.Random(0)
-    drill, shown, plain = (boxes["lesson"](tokenizer, rng, i) for i in (0, 6, 7))
-    texts = [[(str(tokenizer.decode(ids)), learned) for ids, learned in row] for row in (drill, shown, plain)]
-    sums = "".join(text for text, _ in texts[0])
-    assert len(re.findall(r"\d+[-+]\d+=\d+\.", sums)) == 12
-    assert all(int(a) + int(b) == int(c) for a, b, c in re.findall(r"(\d+)([-+]\d+)=(\d+)\.", sums))
-    assert all(re.fullmatch(r"\d+\." if learned else r"\d+[-+]\d+=", text) for text, learned in texts[0])
-    for row in texts[1:]:
-        (prompt, asked), (chain, learned) = row
-        assert (asked, learned) == (False, True)
-        assert re.search(r"\\boxed\{\d+\}<\|im_end\|>$", chain)
-        assert ("The correct answer is" in prompt) == (row is texts[1])
