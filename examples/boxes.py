@@ -147,7 +147,7 @@ def rows_of(policy: Any, rng: random.Random, stage: Stage) -> list[Any]:
     for i in range(N_PROBLEMS_A_STEP):
         drawn = problem(rng, rng.choice(stage.levels), LESSON_NAMES, LESSON_THINGS)
         prompt = (encode_explanation if i % 2 else encode_question)(tokenizer, drawn)
-        pairs.append((prompt, encode_target(policy, drawn.expert_chain)))
+        pairs.append((prompt, encode_target(policy, drawn.expert_chain or "")))
     n_tokens = sum(len(target) for _, target in pairs)
     return [Row(prompt, target, sft_weight=1 / n_tokens) for prompt, target in pairs]
 
