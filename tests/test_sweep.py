@@ -378,7 +378,8 @@ def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "| base | 99" in valid or "| base | 100" in valid
     assert "claim" not in out
     assert f"open in a browser: {(folder / 'report.html').as_uri()}" in out
-    assert "exp_sft_coef=0.04" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "exp_sft_coef=0.04" in page and "of these valid" in page
     results = json.loads((folder / "sweep.json").read_text())
     assert results["seeds"] == [0, 1]
     assert set(results["runs"]) == {"base", "exp_sft_coef=0.0", "exp_sft_coef=0.04"}
