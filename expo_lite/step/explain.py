@@ -209,9 +209,8 @@ def _candidate(
     outline_ids: tuple[int, ...] = ()
     if asked:
         completion, outline_ids = _without_outline(policy, completion)
-        verdict = steps_checked(
-            task, problem, completion.text, verdict
-        )  # those of the outline are no part of the chain
+        # steps of the outline are no part of the chain
+        verdict = steps_checked(task, problem, completion.text, verdict)
     outline = policy.tokenizer.decode(outline_ids) if outline_ids else ""
     target_ids, accepted, reason = completion.token_ids, True, "accepted"
     if "none" in config.explanation_filter:
