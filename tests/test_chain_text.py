@@ -46,6 +46,15 @@ def test_every_statement_goes_and_every_step_stays() -> None:
         ("40 + 2 = 420, so \\boxed{42}", "40 + 2 = 420, so "),  # another number
         ("Add 42.\n\\boxed{42}", "Add 42.\n"),  # no result: it stands behind no sign or word of one
         ("6*7 = 42 apples. Therefore 42 apples.\nThe answer is \\boxed{42}.", "6*7 = "),
+        # the answer alone, after or before steps that do not lead to it: as a model in training learned to write
+        ("9*8=72. 72+360=426. 432. \\boxed{432}", "9*8=72. 72+360=426. "),
+        ("9*8=72. 72+360=426.\n432\n\\boxed{432}", "9*8=72. 72+360=426.\n\n"),
+        ("432. 9*8=72. 72+360=426. \\boxed{432}", " 9*8=72. 72+360=426. "),
+        ("9*8=72. **432** stickers. 72+360=426. \\boxed{432}", "9*8=72. 72+360=426. "),
+        (
+            "20+22=42.\n42 apples - 2 apples = 40.\n40+2=42.\n\\boxed{42}",
+            "20+22=42.\n42 apples - 2 apples = 40.\n40+2=",
+        ),
         ("1/2 + 1/4 = \\frac{3}{4}. So \\boxed{\\frac{3}{4}}", "1/2 + 1/4 = "),
     ],
 )
@@ -72,5 +81,14 @@ def test_up_to_answer(text: str, before: str) -> None:
 
 def test_a_long_reply_is_read_in_linear_time() -> None:
     """A pattern that goes back and forth over a long stretch would not end within the suite's patience."""
-    for text in ("= 42 " * 4_000, "the answer is " * 4_000, "4" * 20_000, "$" * 20_000, " " * 4_000):
+    for text in (
+        "= 42 " * 4_000,
+        "the answer is " * 4_000,
+        "4" * 20_000,
+        "$" * 20_000,
+        " " * 4_000,
+        "\n" * 20_000,
+        "42. " * 4_000,
+        "42" + "$ )" * 9_000,
+    ):
         before_answer(text + "\n\\boxed{42}")

@@ -5,7 +5,8 @@ worth can be measured. The rule, with "the answer" for what the chain ends with 
 
 1. The last statement goes, with all that follows it.
 2. Earlier statements of the same answer go, and what lies between them stays: a box, a tag, a line of ####, "the answer
-   is 42", a goal ("we need to get 42"), in front or in the middle.
+   is 42", a goal ("we need to get 42"), a sentence or line of the answer alone ("42." or "42 apples."), in front or in
+   the middle.
 3. At the end the result of the last step goes where it is the answer ("40 + 2 = 42" becomes "40 + 2 = "), with what
    repeats it. It must follow a sign or word of a result, and no figure may follow it: then nothing more is worked
    out from it.
@@ -40,6 +41,9 @@ _RESULT = (
 _OPEN, _CLOSE = r"(?:[\s$*(]|\\boxed\s*\{|\\text\s*\{|\\\(|\\\[){0,6}", r"(?:[$*)}]|\\\)|\\\]){0,6}\.?"
 _FRONTS = (r"\\(?:boxed|fbox)\s*\{\s*\$?", r"<answer>\s*", r"\#\#\#\#[ \t]*")
 _BACKS = (r"\s*\$?\s*\}", r"\s*</answer>", r"(?=[ \t]*(?:\n|\Z))")
+_BEGINS = r"(?:\A|(?<=[.!?;\n]))[ \t$*(]*+"
+_ENDS = r"[$*)]*+[^\d\n.!?;=+*/^\u2212\u00d7\u00f7\u00b7-]*+(?:[.!?;](?=\s|\Z)|(?=\n)|\Z)"
+"""The borders of a sentence or line that says nothing else; words may follow the answer, but no other figure."""
 _FIGURES = re.compile(r"\d")
 _SPAN = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _ITEM = re.compile(r"^[ \t]*(\d{1,3})[.)](?=\s)", re.MULTILINE)
@@ -134,7 +138,7 @@ def _statements(written: str) -> re.Pattern[str]:
     """The statements of an answer, however they are introduced."""
     worded = rf"(?:{_STATED}|{_AIM}){_OPEN}{written}{_CLOSE}"
     marked = (rf"{front}{written}{back}" for front, back in zip(_FRONTS, _BACKS, strict=True))
-    return re.compile("|".join((*marked, worded)), re.IGNORECASE)
+    return re.compile("|".join((*marked, worded, f"{_BEGINS}{written}{_ENDS}")), re.IGNORECASE)
 
 
 def _without_last_result(steps: str, written: str) -> str:
