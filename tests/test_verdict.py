@@ -59,6 +59,7 @@ def level(**changes: Any) -> LevelDiagnosis:
         ({"misled": 0.45}, "no", "the prompt helps, not the answer"),  # half of 0.9
         ({"misled": 0.44}, "yes", ""),
         ({"valid": 0.3}, "no", "only 30% of those accepted have right steps"),
+        ({"valid": 0.6}, "undecided", "only 60% of those accepted have right steps"),
         ({"valid": 0.95, "rederived": 0.1}, "yes", ""),  # where steps are checked, the checker decides
         ({"valid": None, "rederived": 0.1}, "no", "from only 10%"),
         ({"lift": -5.0}, "no", "no positive signal"),

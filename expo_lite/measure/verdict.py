@@ -1,6 +1,8 @@
 """Figures of chains by level, and the verdict on each level: are explanations good positives? Free of torch.
 
 The bounds were settled by hand, on the built-in task. They are coarse on purpose: look at what lies near one of them.
+Right steps have two. On problems of `examples/boxes.py`, 42% of 400 explanations had right steps; of the first eight it
+was more than half, and a run that took them all unlearned every level.
 """
 
 import math
@@ -195,7 +197,7 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
     misled, valid, rederived = map(_value, (row.right.get(CONTROL), row.valid.get("explanation"), row.rederived))
     lift, own_lift = _value(row.lift.get("explanation")), _value(row.lift.get("own"))
     nll, expert_nll = row.nll.get("explanation"), row.nll.get("expert")
-    copied = "--explanation-filter verified re-derivation, a larger model, or expert chains"
+    instead = "a larger model, or expert chains"
     if row.n_problems < FEW:
         return LevelVerdict("undecided", f"{row.n_problems} problems are too few", f"--problems {4 * FEW}")
     if right >= SOLVED:
@@ -210,10 +212,14 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
         why = f"with a wrong answer shown {misled:.0%} are right too: the prompt helps, not the answer"
         return LevelVerdict("no", why, "the explanation prompt's wording as the plain prompt, or star")
     if valid is not None and valid < HALF:
-        return LevelVerdict("no", f"only {valid:.0%} of those accepted have right steps: the answer is copied", copied)
+        why = f"only {valid:.0%} of those accepted have right steps: the answer is copied"
+        return LevelVerdict("no", why, f"--explanation-filter steps, {instead}")
+    if valid is not None and valid < SOLVED:
+        why = f"only {valid:.0%} of those accepted have right steps"
+        return LevelVerdict("undecided", why, f"--explanation-filter steps, {instead}")
     if valid is None and rederived is not None and rederived < HALF:
         why = f"from only {rederived:.0%} of those accepted is the answer reached again: it is copied"
-        return LevelVerdict("no", why, copied)
+        return LevelVerdict("no", why, f"--explanation-filter verified re-derivation, {instead}")
     if lift is not None and own_lift is not None and lift <= own_lift:
         why = f"no positive signal: lift {lift:.2f} nats, of the model's own chains {own_lift:.2f}"
         return LevelVerdict("no", why, "--explanation-filter verified lift")
