@@ -211,12 +211,9 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
     if misled is not None and misled >= HALF * accepted:
         why = f"with a wrong answer shown {misled:.0%} are right too: the prompt helps, not the answer"
         return LevelVerdict("no", why, "the explanation prompt's wording as the plain prompt, or star")
-    if valid is not None and valid < HALF:
-        why = f"only {valid:.0%} of those accepted have right steps: the answer is copied"
-        return LevelVerdict("no", why, f"--explanation-filter steps, {instead}")
     if valid is not None and valid < SOLVED:
-        why = f"only {valid:.0%} of those accepted have right steps"
-        return LevelVerdict("undecided", why, f"--explanation-filter steps, {instead}")
+        why = f"only {valid:.0%} of those accepted have right steps" + ": the answer is copied" * (valid < HALF)
+        return LevelVerdict("no" if valid < HALF else "undecided", why, f"--explanation-filter steps, {instead}")
     if valid is None and rederived is not None and rederived < HALF:
         why = f"from only {rederived:.0%} of those accepted is the answer reached again: it is copied"
         return LevelVerdict("no", why, f"--explanation-filter verified re-derivation, {instead}")
