@@ -128,6 +128,16 @@ def test_what_is_used_again_counts_as_accepted() -> None:
     assert findings([refused | {"expo/reused": 0.75}] * 30) == []
 
 
+def test_accepted_explanations_with_wrong_steps() -> None:
+    """Where the task can check steps; a few steps may be chance."""
+    half = {"grad_norm": 0.1, "reward": 0.1, "expo/explanation_accept_rate": 0.9, "expo/explanation_valid_rate": 0.5}
+    (found,) = findings([half] * 5)
+    assert found.what == "Explanations with wrong steps are trained on"
+    assert "50%" in found.figures and "--explanation-filter steps" in found.remedy
+    assert not findings([half] * 4)
+    assert not findings([half | {"expo/explanation_valid_rate": 0.95}] * 30)
+
+
 def test_train_says_so_once_while_it_runs_and_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"question": f"What is {i} + 1?", "answer": "99999"} for i in range(4)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

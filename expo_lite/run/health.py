@@ -64,6 +64,11 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         reason = _most_refused(recent)
         figures = percent(accepted) + (f"; most refused as {reason}" if reason else "")
         found.append(Finding("Hardly any explanation is accepted", figures, _refusal_remedy(recent)))
+    valid = [row["expo/explanation_valid_rate"] for row in recent if "expo/explanation_valid_rate" in row]
+    if len(valid) >= STALLED_STEPS and mean(valid) < NEARLY_ALL:
+        figures = f"of those accepted {percent(mean(valid))} have right steps"
+        remedy = "Take --explanation-filter steps, or expert chains."
+        found.append(Finding("Explanations with wrong steps are trained on", figures, remedy))
     found.append(_reward_fallen(rows))
     return [finding if finding.where else finding._replace(where=_steps(recent)) for finding in found if finding]
 
