@@ -85,9 +85,11 @@ def problems(split: Split, level: int) -> Iterator[Problem]:
     for _ in range(20 * N_PROBLEMS[split]):
         drawn = problem(rng, level, NAMES, THINGS)
         is_test = random.Random(drawn.expert_chain).random() < 0.2
-        if is_test == (split == "test") and drawn.question not in seen and len(seen) < N_PROBLEMS[split]:
+        if is_test == (split == "test") and drawn.question not in seen:
             seen.add(drawn.question)
             yield drawn
+        if len(seen) == N_PROBLEMS[split]:
+            return
 
 
 def equations(chain: str) -> list[tuple[str, list[str], str]]:

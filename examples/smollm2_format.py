@@ -17,11 +17,11 @@ import argparse
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 from smollm2_boxes import Split, problems
 
 from expo_lite.policy.batching import Row
+from expo_lite.policy.export import write_merged
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.prompts import encode_question
 from expo_lite.records import Problem
@@ -62,12 +62,7 @@ def main() -> None:
         ]
         metrics = learn(policy, optimizer, batch, config, step=step, last_good="none")
         print(f"step {step + 1}: {metrics['expo/sft_loss']:.3f} nats a token", flush=True)
-    peft: Any = policy._peft
-    merged = peft.merge_and_unload()
-    merged.config.__dict__.pop("quantization_config", None)
-    merged.hf_quantizer = None  # the GGUF's quantiser would refuse to save
-    merged.save_pretrained(given.folder)
-    policy.tokenizer.save_pretrained(given.folder)
+    write_merged(policy, given.folder, "f32")
     write_problems(given.folder / "problems")
 
 
