@@ -39,7 +39,7 @@ from expo_lite.step.pairs import pair_rows
 from expo_lite.step.rollout import draw, remember
 from expo_lite.step.run import CHECKED_PROBLEMS, Run
 from expo_lite.tasks import Task, load_task
-from expo_lite.tasks.base import check_filters_of, say_read
+from expo_lite.tasks.base import say_read
 from expo_lite.terminal import Terminal, command, counted, say, warning
 
 TREND_BINS = 30
@@ -151,7 +151,6 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console, he
     say(console, f"device: {device}{(busy and '; ' + busy) or ''}")
     if config.policy.backend == "auto" and (missed := missed_unsloth()):
         say(console, f"{missed} To install it: {how_to_install('unsloth')}.")
-    check_filters_of(task, config.explanation.explanation_filter)
     say_read(task, console)
     config, plan = fitted(config, read_config(folder.path) if config.resume else None)
     prompts = run_prompts(config, folder, warn)

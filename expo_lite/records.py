@@ -69,7 +69,7 @@ class Verdict:
     `reason` is one snake_case word for the outcome ("equal", "different", "no_answer", "timeout", ...), counted in
     the metrics; `how` names the comparison that decided; `answer` is the final answer found in the completion.
     `partial` is the reward of a wrong completion, in [0, 1). `valid` says of a right one whether its steps are right
-    too, where the task can tell.
+    too, where the task can tell, or of an explanation its arithmetic.
     """
 
     correct: bool

@@ -209,13 +209,6 @@ CASES = [
         ("steps of 1e20", typed("train", "--steps", str(10**20)), 2, "steps must be less than"),
         ("a rate of NaN", typed("train", "--learning-rate", "nan"), 2, "learning_rate must be"),
         ("year 146,138", parquet("when", [2**62, 1], lambda p: p.timestamp("us")), 1, "d.parquet, row 1: a value"),
-        ("steps without a check", data(then=("--explanation-filter", "steps")), 2, "cannot check steps"),
-        (
-            "steps without a check, diagnose",
-            data(then=("--explanation-filter", "steps"), command=("diagnose", "--model", "tiny")),
-            2,
-            "cannot check steps",
-        ),
         (
             "more problems than there are",
             typed(*TRAIN, "--levels", "1", "--train-problems", "9000"),

@@ -28,9 +28,8 @@ GRADER = Grader()
 
 
 def judge(policy: Policy, attempts: Sequence[Group], config: ExpoConfig, task: Any = GRADER) -> list[Explanation]:
-    """The best attempt at each problem; `task` grades those that are derived again."""
-    params, limits = SamplingParams(1.0, 64), Limits(4096, sampling_rows=8)
-    judged = explain.judge(policy, task, attempts, config, params=params, limits=limits)
+    """The best attempt at each problem; `task` is one that can check steps, or not."""
+    judged = explain.judge(policy, task, attempts, config, limits=Limits(4096, sampling_rows=8))
     return [explain.best(candidates) for candidates in judged]
 
 

@@ -91,7 +91,7 @@ WRONG = {
     "train --steps ten": "error: --steps must be a whole number, not 'ten'.",
     "train --group-size 1": "error: group_size must be",
     "train --explanation-filter none,verified": "error: explanation_filter takes 'none' alone",
-    "train --explanation-filter verify": "one of verified, steps, lift, reliance, re-derivation, none, not 'verify'.",
+    "train --explanation-filter verify": "one of verified, steps, arithmetic, lift, reliance, none, not 'verify'.",
     "train --dpo-beta 0.2": "error: dpo_beta set, but of no use with method 'exp-grpo'",
     "train --method grpo --explain-with answer --explain all": "error: explain set, but of no use with method 'grpo'",
     "train --config missing.toml": "error: Cannot read the settings file 'missing.toml'",

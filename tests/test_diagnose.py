@@ -106,7 +106,6 @@ def test_explanations_are_good_positives_for_the_tiny_model_on_hidden_words(
     # quarters of a chain differ by a token at most
     assert sum(by_quarter) / 4 == pytest.approx(hard["reliance"]["explanation"]["value"], abs=0.05)
     assert out.count("of quarter 4") == 2
-    assert hard["rederived"]["value"] > 0.8
     assert run([*words, "--output", str(folder)]) == 1  # nothing is overwritten
 
 

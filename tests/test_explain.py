@@ -28,7 +28,6 @@ from expo_lite.records import (
     Group,
     Problem,
     Prompts,
-    SampleRequest,
     SamplingParams,
     Verdict,
 )
@@ -40,7 +39,7 @@ from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.models import SKELETON, prompt_file
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step import explain
-from expo_lite.step.explain import Rollout, answer_lifts, rederived, reliances, roll_out, with_wrong_answer
+from expo_lite.step.explain import Rollout, answer_lifts, reliances, roll_out, with_wrong_answer
 from expo_lite.step.explain import judge as judge_all
 from expo_lite.step.rollout import grade_groups
 from expo_lite.step.run import RefreshStore
@@ -197,28 +196,28 @@ def problems(level: int, n: int) -> list[Problem]:
     return HiddenRules().problems("train", levels=(level,), limit=n)
 
 
-def chain(problem: Problem, text: str, policy: HfPolicy) -> Group:
+def chain(problem: Problem, text: str, policy: HfPolicy, verdict: Verdict | None = None) -> Group:
     ids = (*policy.tokenizer.encode(text), policy.end_id)
     completion = Completion(
         encode_explanation(policy.tokenizer, problem), ids, (0.0,) * len(ids), text, FinishReason.STOP
     )
-    return Group(problem, (completion,), (HiddenRules().grade(problem, text),))
+    return Group(problem, (completion,), (verdict or HiddenRules().grade(problem, text),))
 
 
 def own_chain(problem: Problem) -> str:
     return read_question(problem.question).own_chain
 
 
-def test_rederivation_refuses_a_bare_answer_and_keeps_steps(policy: HfPolicy) -> None:
-    """Hidden words cannot be known: the steps lead to the answer again, and the answer alone does not."""
-    (problem,) = problems(5, 1)
-    boxed = f"\\boxed{{{problem.answer}}}"
-    pair = [(problem, own_chain(problem)), (problem, boxed)]
-    assert rederived(policy, HiddenRules(), pair, params=PLAIN, limits=Limits(BUDGET, 8)) == [True, False]
-    config = ExpoConfig(explanation_filter=("verified", "re-derivation"))
-    attempts = [chain(problem, text, policy) for _, text in pair]
-    steps, bare = judge(policy, attempts, config, HiddenRules())
-    assert (steps.accepted, bare.accepted, bare.reason) == (True, False, "not_rederived")
+def test_of_a_task_that_cannot_check_steps_the_arithmetic_counts(policy: HfPolicy) -> None:
+    problem = Problem("1", "8 boxes with 7 each, and 346 more?", "402")
+    texts = ["8*7=56. 56+346=402. \\boxed{402}", "8*7=54. 54+346=402. \\boxed{402}", "It is \\boxed{402}"]
+    attempts = [chain(problem, text, policy, Verdict(True, "equal", "number", "402")) for text in texts]
+    judged = judge(policy, attempts, ExpoConfig(explanation_filter=("steps",)))
+    assert [e.reason for e in judged] == ["accepted", "wrong_step", "unread_steps"]
+    assert judged == judge(policy, attempts, ExpoConfig(explanation_filter=("arithmetic",)))
+    assert [e.verdict.valid for e in judged] == [True, False, None]
+    metrics = explanation_metrics(judge(policy, attempts, ExpoConfig()))
+    assert (metrics["expo/explanation_accept_rate"], metrics["expo/explanation_valid_rate"]) == (1.0, 0.5)
 
 
 def test_the_filter_steps_refuses_a_right_answer_after_wrong_steps(policy: HfPolicy) -> None:
@@ -234,27 +233,6 @@ def test_the_filter_steps_refuses_a_right_answer_after_wrong_steps(policy: HfPol
     assert (kept.accepted, refused.accepted, refused.reason) == (True, False, "wrong_step")
     metrics = explanation_metrics([judge(policy, [a], ExpoConfig(), HiddenRules())[0] for a in attempts])
     assert (metrics["expo/explanation_accept_rate"], metrics["expo/explanation_valid_rate"]) == (1.0, 0.5)
-
-
-def test_rederivation_stays_in_the_context_and_no_chain_depends_on_another(policy: HfPolicy) -> None:
-    """The limit of a completion is for the chain and what comes after it."""
-    (problem,) = problems(5, 1)
-    asked: list[tuple[int, int]] = []
-    sample = policy.sample
-
-    def watching(requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int) -> Any:
-        plain = len(encode_question(policy.tokenizer, problem))
-        asked.extend((len(r.prompt_ids) - plain, params.max_completion_tokens) for r in requests)
-        return sample(requests, params, seed=seed)
-
-    watched: Any = SimpleNamespace(**vars(policy), sample=watching)
-    texts = ["So \\boxed{1}", own_chain(problem), "word " * 11 + "\\boxed{1}", "word " * 90 + "\\boxed{1}"]
-    before = policy.n_sampled_tokens
-    rederived(watched, HiddenRules(), [(problem, text) for text in texts], params=PLAIN, limits=Limits(BUDGET, 8))
-    assert policy.n_sampled_tokens > before
-    assert len(asked) == 4
-    assert all(limit >= 1 and (n + limit <= 64 or (n >= 64 and limit == 1)) for n, limit in asked)
-    assert sorted(asked)[0][1] == 56  # of one token: the eighths of 64 in 63
 
 
 def test_reliance_is_high_where_the_chain_needs_the_answer(policy: HfPolicy) -> None:
@@ -368,9 +346,7 @@ def test_every_attempt_is_judged(policy: HfPolicy) -> None:
     right, wrong = (chain(problem, text, policy) for text in (own_chain(problem), "\\boxed{A=0}"))
     both = Group(problem, right.completions + wrong.completions, right.verdicts + wrong.verdicts)
     config = ExpoConfig(explanations_per_problem=2)
-    ((first, second),) = judge_all(
-        policy, HiddenRules(), [both], config, params=PLAIN, limits=Limits(BUDGET, sampling_rows=1)
-    )
+    ((first, second),) = judge_all(policy, HiddenRules(), [both], config, limits=Limits(BUDGET, sampling_rows=1))
     assert (first.accepted, second.accepted, second.reason) == (True, False, "different")
 
 

@@ -243,14 +243,6 @@ def test_an_explanation_is_learned_behind_the_plain_prompt(
             assert "\\boxed{99999}" in policy.tokenizer.decode(row.completion_ids)
 
 
-def test_all_that_is_sampled_counts_as_sampled(tasks: dict[str, str], tmp_path: Path) -> None:
-    """What the filter re-derivation samples is in no file."""
-    words = "--steps 1 --method exp-grpo --explain all --explanation-filter verified re-derivation"
-    (metrics,) = train(tmp_path / "run", tasks["right"], words)
-    assert metrics["expo/explanation_accept_rate"] > 0
-    assert metrics["num_tokens"] > sum(row["n_tokens"] for row in read(tmp_path / "run" / "samples.jsonl"))
-
-
 def test_sft_samples_nothing_that_it_does_not_use(
     tasks: dict[str, str], tmp_path: Path, learned: list[list[Row]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,16 @@ from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.scoring import score_rows, soft_labels
 from expo_lite.prompts import encode_explanation, encode_question
-from expo_lite.records import Completion, Explanation, FinishReason, Group, Problem, Verdict
+from expo_lite.records import (
+    Completion,
+    Explanation,
+    FinishReason,
+    Group,
+    Problem,
+    SampleRequest,
+    SamplingParams,
+    Verdict,
+)
 from expo_lite.run.folder import RunFolder
 from expo_lite.settings.groups import ExpoConfig, RolloutConfig
 from expo_lite.settings.methods import Method
@@ -35,7 +45,7 @@ from expo_lite.step.remedies import (
     teacher_gaps,
     teacher_labels,
 )
-from expo_lite.step.rollout import Start
+from expo_lite.step.rollout import Start, sample_from
 from expo_lite.step.run import Run, training_problems
 from expo_lite.tasks.hidden_rules import HiddenRules
 from expo_lite.tasks.rows import task_from_rows
@@ -94,6 +104,23 @@ def test_a_second_group_has_the_prompt_and_the_given_part(policy: HfPolicy, tmp_
     # the graded text is the whole reply
     boxed = {0: (EASY, [Start(plain, 2, given, f"So \\boxed{{{EASY.answer}}}. Done. ")])}
     assert all(v.answer for v in sample_again(run, boxed, stream="any")[0].verdicts)
+
+
+def test_a_given_part_leaves_room_in_eighths_of_the_limit(policy: HfPolicy) -> None:
+    """So that all stays in the context, and completions are sampled in few calls."""
+    asked: list[tuple[int, int]] = []
+
+    def watching(requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int) -> Any:
+        asked.extend((len(r.prompt_ids) - len(plain), params.max_completion_tokens) for r in requests)
+        return policy.sample(requests, params, seed=seed)
+
+    plain = encode_question(policy.tokenizer, HARD)
+    watched: Any = SimpleNamespace(**vars(policy), sample=watching)
+    starts = [Start(plain, 1, encode_text(policy, "word " * n)) for n in (0, 1, 11, 90)]
+    sample_from(watched, starts, SamplingParams(1.0, 64), limits=Limits(4096, 8), seed=0)
+    assert asked[-1] == (0, 64)
+    assert all(limit in (1, 8, 16, 24, 32, 40, 48, 56) for _, limit in asked[:-1])
+    assert all(n + limit <= 64 or limit == 1 for n, limit in asked)
 
 
 def test_all_wrong_groups_are_resampled_until_one_is_mixed(policy: HfPolicy, tmp_path: Path) -> None:

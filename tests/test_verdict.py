@@ -14,7 +14,6 @@ GOOD: dict[str, Any] = {
     "truncated": 0.0,
     "misled": 0.0,
     "valid": 0.95,
-    "rederived": 1.0,
     "lift": 20.0,
     "own_lift": -5.0,
     "nll": Estimate(0.2, 0.1, 0.3),
@@ -42,7 +41,6 @@ def level(**changes: Any) -> LevelDiagnosis:
         right={"wrong-answer": point("misled")},
         valid={"explanation": point("valid")},
         reliance={},
-        rederived=point("rederived"),
         explanations_truncated=point("truncated"),
     )
 
@@ -60,12 +58,10 @@ def level(**changes: Any) -> LevelDiagnosis:
         ({"misled": 0.44}, "yes", ""),
         ({"valid": 0.3}, "no", "only 30% of those accepted have right steps"),
         ({"valid": 0.6}, "undecided", "only 60% of those accepted have right steps"),
-        ({"valid": 0.95, "rederived": 0.1}, "yes", ""),  # where steps are checked, the checker decides
-        ({"valid": None, "rederived": 0.1}, "no", "from only 10%"),
         ({"lift": -5.0}, "no", "no positive signal"),
         ({"nll": Estimate(0.9, 0.81, 1.0)}, "no", "expert chains are more probable"),
         ({"nll": Estimate(0.9, 0.79, 1.0)}, "yes", ""),  # intervals meet
-        ({"expert_nll": None, "misled": None, "valid": None, "rederived": None}, "yes", ""),
+        ({"expert_nll": None, "misled": None, "valid": None}, "yes", ""),
         ({"accepted": 0.05, "valid": 0.0, "misled": 0.5}, "no", "only 5% of explanations"),  # the first rule
     ],
 )

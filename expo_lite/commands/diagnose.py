@@ -110,6 +110,4 @@ def chain_table(row: LevelDiagnosis) -> Table:
     ):
         cells = (interval_cell(figures.get(kind), scale=scale, digits=digits) for kind in COLUMNS.values())
         chains.add_row(what, *cells)
-    if row.rederived:
-        chains.add_row("answer reached again, %", "", interval_cell(row.rederived, scale=100, digits=0))
     return chains

@@ -38,11 +38,11 @@ from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.measuring import DiagnoseConfig
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import RunConfig
-from expo_lite.step.explain import Rollout, answer_lifts, best, encode_chain, judge, rederived, roll_out, score_once
+from expo_lite.step.explain import Rollout, answer_lifts, best, encode_chain, judge, roll_out, score_once
 from expo_lite.step.rollout import stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
-from expo_lite.tasks.base import ChecksSteps, check_filters_of
+from expo_lite.tasks.base import ChecksSteps, steps_right
 from expo_lite.terminal import Terminal, say, warning
 
 RESULTS = "diagnosis.json"
@@ -115,7 +115,7 @@ class Subject:
 
     def judge(self, attempts: Sequence[Group], explaining: ExpoConfig) -> list[Explanation]:
         """The explanation of each problem."""
-        judged = judge(self.policy, self.task, attempts, explaining, params=self.params, limits=self.limits)
+        judged = judge(self.policy, self.task, attempts, explaining, limits=self.limits)
         return [best(candidates) for candidates in judged]
 
 
@@ -132,7 +132,6 @@ def diagnose_target(
     Raises:
         ExpoLiteError: the model cannot be loaded, memory runs out, or the folder cannot be written.
     """
-    check_filters_of(task, config.explanation_filter)
     console = console or Terminal(quiet=True)
     warn = warning(console)
     params = params_of(config, target)
@@ -207,13 +206,15 @@ def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
         budget = limits.micro_batch_tokens  # halved where memory runs out
         return chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls, whole=True)
 
-    figures = limits.updating(scored)
-    if isinstance(task, ChecksSteps):
-        figures = [replace(f, valid=task.check_steps(f.problem, f.text)) for f in figures]
-    accepted = [(f.problem, f.text) for f in figures if f.kind == "explanation"]
-    again = iter(rederived(policy, task, accepted, params=subject.params, limits=limits))
-    figures = [replace(f, reached=next(again)) if f.kind == "explanation" else f for f in figures]
+    figures = [replace(f, valid=_steps_right(task, f)) for f in limits.updating(scored)]
     return Diagnosis(tuple(levels_of(rolled.groups, explanations, figures)), rolled.groups, tuple(explanations))
+
+
+def _steps_right(task: Task, chain: ChainFigure) -> bool | None:
+    """Check a chain's steps; a wrong answer's arithmetic says nothing of them."""
+    if chain.right is False and not isinstance(task, ChecksSteps):
+        return None
+    return steps_right(task, chain.problem, chain.text)
 
 
 def _controls(subject: Subject) -> list[Explanation]:

@@ -45,9 +45,7 @@ class ChainFigure:
     right: bool | None = None
     """The chain's own answer is right; None of an expert's."""
     valid: bool | None = None
-    """Its steps are right, where the task can tell."""
-    reached: bool | None = None
-    """Of an accepted explanation: without its answer, the policy reaches the answer again."""
+    """Its steps are right, where the task or its arithmetic can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +68,9 @@ class LevelDiagnosis:
     right: dict[str, Estimate | None]
     """By kind of chain: with the right answer; of explanations all attempts count, not only those accepted."""
     valid: dict[str, Estimate | None]
-    """By kind: with right steps, where the task can tell; of explanations those accepted."""
+    """By kind: with right steps, where the task or the arithmetic can tell; of explanations those accepted."""
     reliance: dict[str, Estimate | None]
     """By kind: nats a token by which an answer in the prompt makes the chain more probable."""
-    rederived: Estimate | None
-    """Of accepted explanations: those from which, without the answer, the policy reaches it again."""
     explanations_truncated: Estimate | None
     anchoring: dict[str, dict[str, Estimate | None]] = field(default_factory=dict)
     """Where the reliance lies: by quarter of the chain, then by kind."""
@@ -141,7 +137,6 @@ def _level(
         },
         valid={kind: share(kind, "valid") for kind in (*KINDS, CONTROL)},
         reliance=means("reliance"),
-        rederived=share("explanation", "reached"),
         anchoring={str(q + 1): quarter(q) for q in range(QUARTERS)},
         explanations_truncated=_share(e.completion.finish_reason is FinishReason.LENGTH for e in explanations),
     )
@@ -194,7 +189,7 @@ def verdicts_of(levels: Sequence[LevelDiagnosis]) -> dict[str, LevelVerdict]:
 def judge_level(row: LevelDiagnosis) -> LevelVerdict:
     """The first rule that applies decides: what would make all later figures worthless comes first."""
     right, accepted = row.reward.value, row.accepted.value
-    misled, valid, rederived = map(_value, (row.right.get(CONTROL), row.valid.get("explanation"), row.rederived))
+    misled, valid = _value(row.right.get(CONTROL)), _value(row.valid.get("explanation"))
     lift, own_lift = _value(row.lift.get("explanation")), _value(row.lift.get("own"))
     nll, expert_nll = row.nll.get("explanation"), row.nll.get("expert")
     instead = "a larger model, or expert chains"
@@ -214,9 +209,6 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
     if valid is not None and valid < SOLVED:
         why = f"only {valid:.0%} of those accepted have right steps" + ": the answer is copied" * (valid < HALF)
         return LevelVerdict("no" if valid < HALF else "undecided", why, f"--explanation-filter steps, {instead}")
-    if valid is None and rederived is not None and rederived < HALF:
-        why = f"from only {rederived:.0%} of those accepted is the answer reached again: it is copied"
-        return LevelVerdict("no", why, f"--explanation-filter verified re-derivation, {instead}")
     if lift is not None and own_lift is not None and lift <= own_lift:
         why = f"no positive signal: lift {lift:.2f} nats, of the model's own chains {own_lift:.2f}"
         return LevelVerdict("no", why, "--explanation-filter verified lift")

@@ -18,7 +18,7 @@ from expo_lite.settings.schema import (
 )
 
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
-ExplanationFilter = Literal["verified", "steps", "lift", "reliance", "re-derivation", "none"]
+ExplanationFilter = Literal["verified", "steps", "arithmetic", "lift", "reliance", "none"]
 Teacher = Literal["current", "frozen"]
 Thinking = Literal["auto", "on", "off"]
 PLAIN = "plain"
@@ -118,12 +118,12 @@ class ExpoConfig:
     """The answer that the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """The filters of explanations: verified, steps, lift, reliance, re-derivation, or several of these; or none.
+    """The filters of explanations: verified, steps, arithmetic, lift, reliance, or several of these; or none.
     With each of them its own answer must be right, and verified asks for no more.
-    With steps the task must also find every step right; few tasks can tell.
+    With steps every step must also be right, as far as the task can check it. Where a task cannot, the equations must
+    hold and lead to the answer, and a chain without any is refused; with arithmetic that is the check of every task.
     With lift it must also raise the probability of the right answer.
     With reliance it must also not lean on the answer shown by more than max_reliance.
-    With re-derivation the policy must also reach the answer again from the chain without its answer.
     With none it counts as it is, and the answer is put at its end."""
     explanations_per_problem: Annotated[int, COMPLETIONS] = 1
     """Explanations sampled for a problem. Of those accepted the one with the highest lift is used."""

@@ -110,7 +110,7 @@ class DiagnoseConfig(MeasuringConfig):
     explain_with: ExplainWith = "answer"
     """The answer in the explanation prompt: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """The filters that an explanation must pass: verified, lift, reliance, re-derivation or none, as in training."""
+    """The filters of explanations, as in training: verified, steps, arithmetic, lift, reliance or none."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, or skeleton, as in training. Default: the run's own, else ours."""
     show: Annotated[int, AT_LEAST_0] = 0

@@ -14,13 +14,14 @@ ends with the answer, which the filter reads.
 
 import random
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from expo_lite.errors import ConfigError
+from expo_lite.grading.arithmetic import check_arithmetic
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
@@ -40,9 +41,10 @@ from expo_lite.records import (
 from expo_lite.settings.groups import ExplainWith, ExpoConfig
 from expo_lite.settings.methods import METHODS
 from expo_lite.step.chain_text import before_answer, shows_answer, up_to_answer
-from expo_lite.step.rollout import Start, grade_groups, sample, sample_from, steps_checked, stream_seed
+from expo_lite.step.rollout import grade_groups, sample, steps_checked, stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
+from expo_lite.tasks.base import steps_right
 
 _BOX = "\\boxed{"
 ONE_EACH = ExpoConfig()
@@ -76,7 +78,7 @@ def sample_groups(run: Run, problems: Sequence[Problem]) -> tuple[list[Group], l
     if wants and only_failed:
         problems = [group.problem for group in groups if group.kind is GroupKind.ALL_WRONG]
         attempts = _roll_out(run, "explanation", [], [p for p in problems if p.problem_id not in kept]).attempts
-    judged = judge(run.policy, run.task, attempts, config.explanation, params=run.params, limits=run.limits)
+    judged = judge(run.policy, run.task, attempts, config.explanation, limits=run.limits)
     new = [best(candidates) for candidates in judged]
     run.explanations.put([e for e in new if e.accepted], step=run.step)  # a refused one is tried again the next time
     again = [kept[p.problem_id] for p in problems if p.problem_id in kept]  # one that is drawn twice counts twice
@@ -166,7 +168,6 @@ def judge(
     attempts: Sequence[Group],
     config: ExpoConfig,
     *,
-    params: SamplingParams,
     limits: Limits,
 ) -> list[list[Explanation]]:
     """Accept or refuse every attempt at every problem, with the reason; cheap filters come first.
@@ -188,16 +189,11 @@ def judge(
             candidates[i] = _kept_if(reliance <= config.max_reliance, explanation, "reliance")
     if "lift" in filters or config.explanations_per_problem > 1:
         lifted = _accepted(candidates)
-        chains = _chains(candidates, lifted)
+        chains = [(candidates[i].problem, candidates[i].completion.text) for i in lifted]
         nats = limits.updating(lambda: answer_lifts(policy, chains, token_budget=limits.micro_batch_tokens))
         for i, lift in zip(lifted, nats, strict=True):
             explanation = replace(candidates[i], lift_nats=lift)
             candidates[i] = _kept_if(lift > 0 or "lift" not in filters, explanation, "no_lift")
-    if "re-derivation" in filters:
-        tried = _accepted(candidates)
-        reached = rederived(policy, task, _chains(candidates, tried), params=params, limits=limits)
-        for i, again in zip(tried, reached, strict=True):
-            candidates[i] = _kept_if(again, candidates[i], "not_rederived")
     remaining = iter(candidates)
     return [[next(remaining) for _ in attempt.completions] for attempt in attempts]
 
@@ -211,6 +207,11 @@ def _candidate(
         completion, outline_ids = _without_outline(policy, completion)
         # steps of the outline are no part of the chain
         verdict = steps_checked(task, problem, completion.text, verdict)
+    if verdict.correct and verdict.valid is None:
+        verdict = replace(verdict, valid=steps_right(task, problem, completion.text))
+    right_steps = verdict.valid
+    if verdict.correct and "arithmetic" in config.explanation_filter:
+        right_steps = check_arithmetic(problem.question, problem.answer, completion.text)
     outline = policy.tokenizer.decode(outline_ids) if outline_ids else ""
     target_ids, accepted, reason = completion.token_ids, True, "accepted"
     if "none" in config.explanation_filter:
@@ -220,8 +221,8 @@ def _candidate(
         accepted, reason = False, "truncated"
     elif not verdict.correct:
         accepted, reason = False, verdict.reason
-    elif "steps" in config.explanation_filter and not verdict.valid:
-        accepted, reason = False, "wrong_step"
+    elif {"steps", "arithmetic"}.intersection(config.explanation_filter) and not right_steps:
+        accepted, reason = False, "unread_steps" if right_steps is None else "wrong_step"
     elif asked and (not outline or shows_answer(task, problem, outline)):
         accepted, reason = False, "outline_shows_answer" if outline else "no_outline"
     prompt_ids = encode_question(policy.tokenizer, problem)
@@ -246,10 +247,6 @@ def _without_outline(policy: Policy, completion: Completion) -> tuple[Completion
 
 def _accepted(candidates: Sequence[Explanation]) -> list[int]:
     return [i for i, explanation in enumerate(candidates) if explanation.accepted]
-
-
-def _chains(candidates: Sequence[Explanation], chosen: Iterable[int]) -> list[tuple[Problem, str]]:
-    return [(candidates[i].problem, candidates[i].completion.text) for i in chosen]
 
 
 def _kept_if(passed: bool, explanation: Explanation, reason: str) -> Explanation:
@@ -297,23 +294,6 @@ def reliances(policy: Policy, explanations: Sequence[Explanation], *, token_budg
     rows = [Row(prompt, e.target_ids) for e, both in zip(explanations, prompts, strict=True) for prompt in both]
     means = [float(s.mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=token_budget)]
     return [shown - plain for shown, plain in zip(means[::2], means[1::2], strict=True)]
-
-
-def rederived(
-    policy: Policy, task: Task, chains: Sequence[tuple[Problem, str]], *, params: SamplingParams, limits: Limits
-) -> list[bool]:
-    """Check of each (problem, chain text) whether the policy reaches the answer again from the chain without it.
-
-    The policy continues greedily after the plain prompt and the chain. A chain that only states the answer does not
-    lead to it. Each costs one short completion.
-    """
-    starts = []
-    for problem, text in chains:
-        before = before_answer(text)
-        starts.append(Start(encode_question(policy.tokenizer, problem), 1, encode_text(policy, before), before))
-    whole = sample_from(policy, starts, replace(params, temperature=0.0), limits=limits, seed=0)
-    groups = grade_groups(task, [problem for problem, _ in chains], whole)
-    return [group.verdicts[0].correct for group in groups]
 
 
 def encode_text(policy: Policy, text: str) -> tuple[int, ...]:

@@ -1,13 +1,13 @@
 """The interface of tasks: problems by split and level, and a verdict on a completion."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from rich.console import Console
 
-from expo_lite.errors import ConfigError, DataError
+from expo_lite.errors import DataError
 from expo_lite.grading import Grader
+from expo_lite.grading.arithmetic import check_arithmetic
 from expo_lite.records import Level, Problem, Verdict
 from expo_lite.tasks.splits import select
 from expo_lite.terminal import say
@@ -59,13 +59,15 @@ class ChecksSteps(Protocol):
         """Return whether every step of the chain is right."""
 
 
-def check_filters_of(task: Task, filters: Collection[str]) -> None:
-    """Raise ConfigError if explanations are to be filtered by their steps, and the task cannot tell which are right."""
-    if "steps" in filters and not isinstance(task, ChecksSteps):
-        raise ConfigError(
-            f"Task {task.name!r} cannot check steps, which --explanation-filter steps asks for: choose another filter, "
-            "or give the task a method check_steps."
-        )
+def steps_right(task: Task, problem: Problem, chain: str) -> bool | None:
+    """Check the steps of a chain that ends in the right answer, as the task does, else by its arithmetic.
+
+    Returns:
+        None where the task cannot check steps, and `check_arithmetic` cannot tell.
+    """
+    if isinstance(task, ChecksSteps):
+        return task.check_steps(problem, chain)
+    return check_arithmetic(problem.question, problem.answer, chain)
 
 
 @dataclass(frozen=True)
