@@ -140,7 +140,7 @@ def grade_into(name: str) -> Callable[[], list[str]]:
 
 
 TERMINAL = "terminal codes and markup"
-UTF8 = "text that is no UTF-8"
+UTF8 = "text that is not UTF-8"
 LONG = "too long"
 NUMBERS = "numbers"
 FILES = "paths and files of another kind"
@@ -169,7 +169,7 @@ CASES = [
         ("question", data({**GOOD[0], "question": "\ud800"}), 1, LINE_1 + "'question' has half"),
         ("bytes", data(b'{"question": "\xff", "answer": "1"}'), 1, LINE_1 + "not UTF-8 (byte 15 of the line)"),
         ("prompt", prompt(b"{question} \xff"), 2, "Cannot read the question prompt 'p.txt': it is not UTF-8"),
-        ("file to grade", typed("grade", "\udcff.jsonl"), 1, "No such file"),
+        ("file to grade", typed("grade", "\udcff.jsonl"), 1, "No file"),
         ("settings", toml(b'model = "\xff"'), 2, "is not valid TOML"),
         ("reply", graded({"gold": "\ud800", "reply": "\\boxed{\ud800}", "id": "\udfff"}), 0, "of 1 correct"),
         ("setting of a run", run_folder('{"settings": {"method": "\\ud800"}}', "report", "r"), 0, "written to"),
@@ -243,7 +243,12 @@ CASES = [
         ("lists in settings", toml(f"steps = {LISTS}"), 2, "is not valid TOML"),
         ("400 lists", toml(f"steps = {'[' * 400}{']' * 400}"), 2, "nested too deeply"),
         ("a date", toml("steps = 1979-05-27"), 2, "steps must be a valid integer, not '1979-05-27'"),
-        ("lists to grade", lambda: ["grade", rows("g.jsonl", [LISTS.encode()])], 1, "g.jsonl, line 1: not valid JSON"),
+        (
+            "lists to grade",
+            lambda: ["grade", rows("g.jsonl", [LISTS.encode()])],
+            1,
+            "g.jsonl, line 1: not a JSON object",
+        ),
         ("a level with a comma", data({**GOOD[0], "level": "easy,hard"}), 1, "without a comma"),
         ("levels of both kinds", data({**GOOD[0], "level": "easy"}, {**GOOD[1], "level": 3}), 0, "run folder: run"),
         ("a label that is a list", graded({"gold": "1", "reply": "1", "label": [1]}), 1, "field 'label' is [1]"),

@@ -10,7 +10,7 @@ from expo_lite.grading.arithmetic import check_arithmetic
 
 CHAINS = Path(__file__).parent / "data" / "arithmetic_chains.jsonl"
 """60 sound chains and 60 that end in the right answer after a fault, on problems of GSM8K, as small models write.
-They were written by another hand than the rules, and before it saw them."""
+They were written by another hand than the rules. By the first form of these 55 of the sound ones were found right."""
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,25 @@ They were written by another hand than the rules, and before it saw them."""
         ("2x + 4 = 10\n10 - 4 = 6\n6 / 2 = 3", "3", True),
         ("15 gallons = 120 pints. 120 / 5 = 24", "24", True),  # nothing is worked out in the first
         ("1/0 = 5. 2 + 3 = 5", "5", True),  # not read
+        ("5 boxes x $3 = $15", "15", True),
+        ("5 boxes x $3 = $16. 16 - 1 = 15", "15", False),
+        ("(5 apples + 10 pears) x 2 = 31. 31 - 16 = 15", "15", False),
+        ("Tom + 5 = 12, so Tom = 12 - 5 = 7", "7", True),  # a word stands for a number
+        ("2a + 4 = 20, 2a = 16, a = 16 / 2 = 8", "8", True),
+        ("3/4 of the students = 3/4 * 80 = 60", "60", True),
+        ("7/9 * 100 = 77.78%", "77.78", True),
+        ("2/8 = 0.25 = 25%", "25", True),
+        ("20% of 50 = 1000", "1000", False),
+        ("80 * 50% = 4000. 4000/100 = 40", "40", False),
+        ("1 hour + 30 minutes = 90 minutes", "90", None),  # units explain it
+        ("$50 + 20% = $60", "60", None),
+        ("half of (10 + 6) = 8", "8", None),
+        ("Try x = 2: 2*2 + 1 = 7? No, 5. Then 2*4 - 1 = 7", "7", True),
+        ("1/2 + 1/3 = 2/5", "2/5", False),
+        ("$2.50 + $3.75 = $7", "7", False),
+        ("1,200 - 200 = 1,000. 1,000 + 200 = 1,200", "1200", None),
+        ("12 \\div 1/2 = 24", "24", True),  # as models write it
+        ("Total = 5 + 3\n= 8", "8", True),
         ("2 + 3 = 5", "x + 1", None),  # no number
     ],
 )
@@ -60,10 +79,9 @@ def test_chains_by_another_hand() -> None:
     for line in CHAINS.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         found[row["fault"] or "sound", check_arithmetic(row["question"], row["answer"], row["chain"])] += 1
-    assert found["sound", True] == 56
-    assert found["sound", False] == 1  # 3 ÷ 1/3 = 9
+    assert (found["sound", True], found["sound", False]) == (57, 0)
     passed = {fault: n for (fault, right), n in found.items() if right and fault != "sound"}
-    assert passed == {"misread": 5, "false_equation": 1}  # of 60; the latter's false step is in words
+    assert passed == {"misread": 4, "false_equation": 1}  # of 60; the latter's false step is in words
 
 
 @pytest.mark.parametrize(

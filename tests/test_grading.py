@@ -7,14 +7,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from expo_lite.commands.grade import Graded, grade_file
 from expo_lite.errors import DataError
-from expo_lite.grading import RULES, GradeItem, Grader, final_answer, grade_file, judge
+from expo_lite.grading import RULES, GradeItem, Grader, final_answer, judge
 from expo_lite.grading.process import Worker
 from expo_lite.grading.reading.extract import answer_start, gold_answer
 from expo_lite.grading.reading.normalise import normalise
@@ -499,16 +500,12 @@ def test_grade_file_writes_rows_in_order_and_reports(tmp_path: Path, grader: Gra
     ]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
-    report = grade_file(source, target, grader)
-    graded = [json.loads(line) for line in target.read_text().splitlines()]
-    assert [row["correct"] for row in graded] == [True, False, True, False, True, True]
-    assert graded[0] == {**rows[0], "correct": True, "reason": "equal", "how": "text"}
-    assert (report.n_rows, report.n_correct, report.n_labelled) == (6, 4, 5)
-    assert report.reasons == {"equal": 4, "different": 1, "no_answer": 1}
-    # Of three labelled right two are found; of three found among the labelled two are right.
-    assert report.recall == pytest.approx(2 / 3)
-    assert report.precision == pytest.approx(2 / 3)
-    assert [(entry.line, entry.label) for entry in report.disagreements] == [(4, True), (5, False)]
+    graded = grade_file(source, target, grader)
+    written = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["correct"] for row in written] == [True, False, True, False, True, True]
+    assert written[0] == {**rows[0], "correct": True, "reason": "equal", "how": "text"}
+    assert [each.label for each in graded] == [True, False, True, True, False, None]
+    assert [each.verdict.reason for each in graded] == [row["reason"] for row in written]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -516,12 +513,12 @@ def test_grade_file_writes_rows_in_order_and_reports(tmp_path: Path, grader: Gra
     ("content", "says"),
     [
         ('{"gold": "5", "reply": "5"}\n{"gold": "5"}\n', "line 2: field 'reply' is missing"),
-        ('{"gold": "5", "reply": "5"}\nnot json\n', "line 2: not valid JSON"),
-        ("[1]\n", "line 1: expected an object"),
+        ('{"gold": "5", "reply": "5"}\nnot json\n', "line 2: not a JSON object"),
+        ("[1]\n", "item 1: expected a JSON object"),
         ('{"gold": null, "reply": "5"}\n', "field 'gold'"),
         ('{"gold": "5", "reply": "5", "label": "maybe"}\n', "field 'label'"),
         ('{"gold": "5", "reply": "\xff"}\n', "line 1"),
-        ("", "no rows"),
+        ("", "is empty"),
     ],
 )
 def test_grade_file_names_file_and_line_and_leaves_no_output(
@@ -536,7 +533,7 @@ def test_grade_file_names_file_and_line_and_leaves_no_output(
 
 
 def test_grade_file_of_a_missing_file(tmp_path: Path, grader: Grader) -> None:
-    with pytest.raises(DataError, match="Cannot read"):
+    with pytest.raises(DataError, match="No file"):
         grade_file(tmp_path / "none.jsonl", tmp_path / "out.jsonl", grader)
     with pytest.raises(DataError, match="Cannot write"):
         grade_file(tmp_path / "none.jsonl", tmp_path / "no" / "out.jsonl", grader)
@@ -556,13 +553,17 @@ def test_no_mutated_reply_of_many_stops_the_grader() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def disagreeing(graded: Sequence[Graded]) -> list[Graded]:
+    return [each for each in graded if each.label not in (None, each.verdict.correct)]
+
+
 def test_blind_sets(tmp_path: Path, grader: Grader) -> None:
     """Of 1,253 right and 1,790 wrong replies."""
     n_right = n_wrong = 0
     for name in ("a", "b"):
-        report = grade_file(DATA / f"grading_blind_{name}.jsonl", tmp_path / "out.jsonl", grader)
-        wrong = sum(entry.verdict.correct for entry in report.disagreements)
-        n_right, n_wrong = n_right + report.n_correct - wrong, n_wrong + wrong
+        graded = grade_file(DATA / f"grading_blind_{name}.jsonl", tmp_path / "out.jsonl", grader)
+        n_right += sum(each.verdict.correct and each.label is not False for each in graded)
+        n_wrong += len([each for each in disagreeing(graded) if each.verdict.correct])
     assert n_right >= 1221 and n_wrong <= 13
 
 
@@ -581,7 +582,6 @@ def test_the_duel_prints_both_sides(tmp_path: Path) -> None:
 
 
 def test_replies_with_labels(tmp_path: Path, grader: Grader) -> None:
-    report = grade_file(DATA / "grading_replies.jsonl", tmp_path / "out.jsonl", grader)
-    assert report.n_rows == report.n_labelled >= 264
-    assert report.disagreements == ()
-    assert report.recall == report.precision == 1
+    graded = grade_file(DATA / "grading_replies.jsonl", tmp_path / "out.jsonl", grader)
+    assert len(graded) >= 264 and all(each.label is not None for each in graded)
+    assert disagreeing(graded) == []

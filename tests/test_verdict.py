@@ -56,8 +56,8 @@ def level(**changes: Any) -> LevelDiagnosis:
         ({"accepted": 0.05, "truncated": 0.6}, "no", "60% of explanations are cut off"),
         ({"misled": 0.45}, "no", "the prompt helps, not the answer"),  # half of 0.9
         ({"misled": 0.44}, "yes", ""),
-        ({"valid": 0.3}, "no", "only 30% of those accepted have right steps"),
-        ({"valid": 0.6}, "undecided", "only 60% of those accepted have right steps"),
+        ({"valid": 0.3}, "no", "only 30% of those accepted and checked have right steps"),
+        ({"valid": 0.6}, "undecided", "only 60% of those accepted and checked have right steps"),
         ({"lift": -5.0}, "no", "no positive signal"),
         ({"nll": Estimate(0.9, 0.81, 1.0)}, "no", "expert chains are more probable"),
         ({"nll": Estimate(0.9, 0.79, 1.0)}, "yes", ""),  # intervals meet

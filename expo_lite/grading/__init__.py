@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from expo_lite.grading.comparing import Result, Scope, equations, leaves, lists, regions, words
-from expo_lite.grading.files import GradeReport, grade_file
 from expo_lite.grading.grader import GradeItem, Grader
 from expo_lite.grading.reading.extract import final_answer
 from expo_lite.grading.reading.normalise import normalise, text_key
 from expo_lite.settings.groups import Rounding
 
-__all__ = ["RULES", "GradeItem", "GradeReport", "Grader", "Rule", "final_answer", "grade_file", "judge"]
+__all__ = ["RULES", "GradeItem", "Grader", "Rule", "final_answer", "judge"]
 
 _MAX_CHARS = 3000
 _MAX_NESTING = 60

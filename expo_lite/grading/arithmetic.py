@@ -1,32 +1,52 @@
-r"""Check the arithmetic of a chain of thought: whether its equations hold, and lead to the answer.
+r"""Check the arithmetic of a chain of thought: its equations must hold, and lead to the answer.
 
-A verifier of final answers accepts a chain that pastes the answer after wrong steps. Read here are equations of numbers
-alone, `8*7 = 56`, in text, Markdown or LaTeX, with units or without: "5 boxes x $3 = $15", `\(20\% \times 50 = 10\)`,
-`2 + 3 = 10/2 = 5`. One with a variable is not read, nor is one that states a number without working it out ("x = 4").
+A verifier of final answers accepts a chain that pastes the answer after wrong steps. This reads the equations of
+numbers in a chain, with or without units, in text, Markdown or LaTeX: "5 boxes x $3 = $15", `\(20\% \times 50 = 10\)`,
+`2 + 3 = 10/2 = 5`. It skips equations with a variable, and those that only state a number ("x = 4"). It does not check
+where numbers come from: a chain that misreads the question can pass.
 """
 
 import re
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import pairwise
 
 from expo_lite.grading.comparing.expression import NotUnderstood, parse
 from expo_lite.grading.comparing.leaves import NotRational, exact_value
 
-_NO_PART = re.compile(
-    r"<<[^<>]*>>|\\(?:text|mathrm)\s*\{[^{}]*\}|\\(?:left|right|quad|[,;!])|\\(?=%)|\*\*|\\?\$|&|(?<=\d),(?=\d{3}(?!\d))"
-    r"|^[ \t]*(?:[-*•]|\d+[.)])\s", re.MULTILINE
-)  # fmt: skip
-"""Calculator notes, units in LaTeX, layout, currency, thousands commas and bullets."""
-_BOX = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*+)\}")
-_TIMES = re.compile(r"[\u00d7\u00b7]|(?<=[\d)%])\s*\b(?:of|x|X|times)\b\s*(?=[\d.(\\])")
-_BREAK = re.compile(r"\n|[.;:?!,](?=\s|$)|\\[()\[\]\\]")
-_EQUALS = re.compile(r"=|≈|\\approx")
-_WORD = r"(?:/\s*|(?<=\d)-)?(?<![\\A-Za-z])(?:[^\W\d_][\w'\u2019-]++|[aAI](?!\w))"
-"""A word, or a unit as in "6 miles/hour" and "3-day"; a single letter is a variable."""
-_UNIT = re.compile(rf"(?<=[\d)%}}])\s*+(?:{_WORD}\s*+)++(?=[-+*/\u00f7]|\\|$)")
-_SIGN = re.compile(r"[-+*/\u00f7^]|\\(?:[dt]?frac|times|cdot|div)")
-_NUMBER = re.compile(r"(?<![\d.])\d{0,40}\.?\d{1,40}(?![\d])")
+_REWRITTEN = tuple(
+    (re.compile(pattern, re.MULTILINE), instead)
+    for pattern, instead in (
+        (r"<<[^<>]*>>|\*\*|`|\\(?:left|right|quad|[,;!])|\\?[$£€]|&|\\(?=[%*])", ""),  # notes, layout, currency
+        (r"\\(?:text|mathrm)\s*\{([^{}]*)\}", r" \1 "),
+        (r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*+)\}", r"\1"),
+        (r"(?<=\d)\{?,\}?(?=\d{3}(?!\d))", ""),
+        (r"[\u2212\u2013]", "-"),
+        (r"\n[ \t]*(?==)", " "),
+        (r"(?:^|(?<=[.;:!,?]))[^.;:!,?\n]*+\?", ""),  # a guess
+        (r"\d+(?:st|nd|rd|th)\b", "nth"),
+        (r"^[ \t]*(?:[-*\u2022]|\(?\d+[.)])\s", ""),  # a bullet
+        (r"\([A-Za-z][A-Za-z ,'-]*\)", " "),
+        (r"[\u00d7\u00b7]|\\(?:times|cdot)\b", "*"),
+        (r"(?:(?<=[\d)%])\s*(?:[xX]|\btimes)\s*|(?<=[a-z])\s+[xX]\s+)(?=[\d.(\\])", "*"),
+        (r"(%|/\s*\d+\)?)\s+of\s+(?=[\d.(\\])", r"\1*"),
+        (r"(?:\u00f7|\\div)\s*(\d+/\d+)", r"/(\1)"),
+        (r"\u00f7|\\div", "/"),
+    )
+)
+_BREAK = re.compile(r"\n|[.;:!,](?=\s|$)|\\[()\[\]\\]")
+_EQUALS = re.compile(r"(=|\u2248|\\approx)")
+_WORD = r"(?:/\s*|(?<=\d)-)?(?<![\\A-Za-z])(?:[^\W\d_][\w'\u2019-]++|[aI](?=\s+[A-Za-z]{2}))"
+"""A word, or a unit as in "6 miles/hour" and "3-day"; another single letter is a variable."""
+_UNIT = re.compile(rf"(?<=[\d)%}}])\s*+(?:{_WORD}\s*+)++(?=[-+*/)]|\\|$)")
+_UNKNOWN = re.compile(
+    r"(?<!\\)\b(?:half|twice|double|triple|average|mean|sum|sqrt|abs|mod|plus|minus|by|times"
+    r"|dozen|hundred|thousand|million|billion|cents?|[ap]\.?m)\b(?:\s+of\b)?",
+    re.IGNORECASE,
+)
+"""What says that more than the figures is meant."""
+_SIGN = re.compile(r"[-+*/^]|\\[dt]?frac")
+_SHARE = re.compile(r"\d+/\d+|\\[dt]?frac\{\d+\}\{\d+\}")
+_NUMBER = re.compile(r"(?<![\d.])\d{0,40}\.?\d{1,40}(?!\d)")
 
 
 def check_arithmetic(question: str, answer: str, chain: str) -> bool | None:
@@ -38,33 +58,48 @@ def check_arithmetic(question: str, answer: str, chain: str) -> bool | None:
         chain: what the model wrote.
 
     Returns:
-        False if an equation is wrong. True if all that are read hold, and the answer is the result of one before any
-        other uses it. Else None: nothing shows that the steps are right, or wrong.
+        False if an equation is wrong. True if every equation that was read holds, and the answer is a result before it
+        is used. None if the equations do not tell.
     """
     gold, given, worked_out, leads_there = _value(_cleaned(answer)), _numbers(question), set[Fraction](), True
-    for left, right in _equations(chain):
+    for left, right, doubtful in _equations(_cleaned(chain)):
         a, b = _value(left), _value(right)
         if a is None or b is None:
             continue
-        if not _holds(a, b, left + right, right):
+        if not _holds(a, b, left, right):
+            if doubtful:
+                continue
             return False
         leads_there &= gold not in _numbers(left) - given - worked_out
         worked_out |= {b, *_numbers(right)}
-    return True if leads_there and gold is not None and {gold, gold / 100} & worked_out else None
+    return True if leads_there and gold in worked_out else None
 
 
-def _equations(chain: str) -> Iterator[tuple[str, str]]:
-    """Both sides of each equation, without words, where the left one is worked out."""
-    for line in _BREAK.split(_cleaned(chain)):
-        sides = [re.split(_WORD, _UNIT.sub(" ", side)) for side in _EQUALS.split(line)]
-        for before, after in pairwise([[part.strip() for part in side if part.strip()] for side in sides]):
-            if before and after and _SIGN.search(before[-1].lstrip("-(")):
-                yield before[-1], after[0]
+def _equations(text: str) -> Iterator[tuple[str, str, bool]]:
+    """Both sides of each equation that is worked out on the left, without words, and whether units may explain it."""
+    for line in _BREAK.split(text):
+        before, *rest = _EQUALS.split(line)
+        for sign, after in zip(rest[::2], rest[1::2], strict=True):
+            left, right = _pieces(before)[-1], _pieces(after)[0]
+            works = sign == "=" and (_SIGN.search(left.lstrip("-(")) or ("%" in right and "." in left))
+            is_cut = left[:1] in "+-*/^" and not before.lstrip().startswith(left)  # Tom + 5
+            is_share = _SHARE.fullmatch(left) and not before.rstrip().endswith(left)  # 3/4 of the eggs
+            if works and not is_cut and not is_share:
+                units = {found.group().split()[-1].lower().rstrip("s") for found in _UNIT.finditer(before)}
+                yield left, right, (len(units) > 1 or "%" in left) and not re.search(r"[*/]", left)
+            before = after
+
+
+def _pieces(side: str) -> list[str]:
+    """What stands between the words of a side; a unit is no word."""
+    pieces = re.split(_WORD, _UNIT.sub(" ", _UNKNOWN.sub("?", side)))
+    return [piece.strip() for piece in pieces if piece.strip()] or [""]
 
 
 def _cleaned(text: str) -> str:
-    text = _BOX.sub(r"\1", _NO_PART.sub(" ", text).replace("\u2212", "-").replace("\u2013", "-"))
-    return _TIMES.sub("*", text)
+    for pattern, instead in _REWRITTEN:
+        text = pattern.sub(instead, text)
+    return text
 
 
 def _numbers(text: str) -> set[Fraction]:
@@ -73,15 +108,17 @@ def _numbers(text: str) -> set[Fraction]:
 
 def _value(text: str) -> Fraction | None:
     try:
-        return exact_value(parse(text.replace("\u00f7", "/")))
+        return exact_value(parse(text))
     except (NotUnderstood, NotRational, ZeroDivisionError):
         return None
 
 
-def _holds(a: Fraction, b: Fraction, written: str, result: str) -> bool:
-    """Compare both sides: percent may be written as a number, and what is no whole number may be rounded or cut."""
-    if "%" in written and b in (100 * a, a / 100):
-        return True
-    percent, places = 100 if "%" in result else 1, len(result.partition(".")[2].rstrip("%) "))
-    a, b = percent * a, percent * b
-    return a == b or (a.denominator > 1 and abs(a - b) < Fraction(1, 10**places))
+def _holds(a: Fraction, b: Fraction, left: str, right: str) -> bool:
+    """Compare both sides: a quotient may be rounded or cut, other decimals rounded, and per cent be written as such."""
+    unit = Fraction(1, 10 ** len(right.partition(".")[2].rstrip("%) ")))
+    exact = a.denominator == 1 or "/" in right or "frac" in right
+    room = 0 if exact else unit if "/" in left or "frac" in left else unit / 2
+    if "%" in right:
+        return any(x == 100 * b or abs(x - 100 * b) < room for x in (a, 100 * a))
+    all_percent = "%" in left and not re.search(r"\d(?![\d.]*%)", left)
+    return a == b or abs(a - b) <= room or (100 * a == b and (all_percent or "100%" in left))

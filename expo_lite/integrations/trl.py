@@ -3,7 +3,7 @@
 TRL samples, scores and updates, on as many processes as `accelerate launch` starts, with DDP, FSDP or DeepSpeed, and
 with vLLM if asked. What is added: where all of a group are wrong, one more completion after question and right answer;
 if its own answer is right, -exp_sft_coef log pi of it after the question alone, averaged over the problems of the step.
-Prompts, grading, gate, filters, controls, schedule and normalisation are those of `expo-lite train`, and so are the
+Prompts, grading, gate, controls, schedule and normalisation are those of `expo-lite train`, and so are the
 names of metrics.
 
 Two methods of TRL's that are not public are extended: `_calculate_rewards`, for the rewards of whole groups are not in
@@ -38,7 +38,7 @@ from expo_lite.tasks.base import steps_right
 TESTED = ((1, 15), (1, 16))
 """From this version of TRL on, and below that one."""
 FILTERS = ("verified", "steps")
-"""Those that need no pass of the policy and change no text; the others are for `expo-lite train`."""
+"""Those of this trainer; the others are for `expo-lite train`."""
 ACCEPTED = "accepted"
 
 

@@ -207,8 +207,9 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
         why = f"with a wrong answer shown {misled:.0%} are right too: the prompt helps, not the answer"
         return LevelVerdict("no", why, "the explanation prompt's wording as the plain prompt, or star")
     if valid is not None and valid < SOLVED:
-        why = f"only {valid:.0%} of those accepted have right steps" + ": the answer is copied" * (valid < HALF)
-        return LevelVerdict("no" if valid < HALF else "undecided", why, f"--explanation-filter steps, {instead}")
+        copied = ": the answer is copied" if valid < HALF else ""
+        why = f"only {valid:.0%} of those accepted and checked have right steps{copied}"
+        return LevelVerdict("no" if copied else "undecided", why, f"--explanation-filter steps, {instead}")
     if lift is not None and own_lift is not None and lift <= own_lift:
         why = f"no positive signal: lift {lift:.2f} nats, of the model's own chains {own_lift:.2f}"
         return LevelVerdict("no", why, "--explanation-filter verified lift")

@@ -66,7 +66,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         found.append(Finding("Hardly any explanation is accepted", figures, _refusal_remedy(recent)))
     valid = [row["expo/explanation_valid_rate"] for row in recent if "expo/explanation_valid_rate" in row]
     if len(valid) >= STALLED_STEPS and mean(valid) < NEARLY_ALL:
-        figures = f"of those accepted {percent(mean(valid))} have right steps"
+        figures = f"of those accepted and checked {percent(mean(valid))} have right steps"
         remedy = "Take --explanation-filter steps, or expert chains."
         found.append(Finding("Explanations with wrong steps are trained on", figures, remedy))
     found.append(_reward_fallen(rows))

@@ -119,12 +119,12 @@ class ExpoConfig:
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
     """The filters of explanations: verified, steps, arithmetic, lift, reliance, or several of these; or none.
-    With each of them its own answer must be right, and verified asks for no more.
-    With steps every step must also be right, as far as the task can check it. Where a task cannot, the equations must
-    hold and lead to the answer, and a chain without any is refused; with arithmetic that is the check of every task.
-    With lift it must also raise the probability of the right answer.
-    With reliance it must also not lean on the answer shown by more than max_reliance.
-    With none it counts as it is, and the answer is put at its end."""
+    All but none ask for a right answer, and verified for nothing else.
+    steps: the task finds every step right. Where it has no check, the equations hold and lead to the answer; a chain
+    without equations is refused. arithmetic: the equations, even where the task has a check.
+    lift: the chain makes the right answer more probable.
+    reliance: seeing the answer adds at most max_reliance.
+    With none every explanation counts, and the right answer replaces its own; controls stay as they were written."""
     explanations_per_problem: Annotated[int, COMPLETIONS] = 1
     """Explanations sampled for a problem. Of those accepted the one with the highest lift is used."""
     max_reliance: Annotated[float, POSITIVE] = 0.5

@@ -28,7 +28,7 @@ class LoadingConfig:
 
     bits: Literal[4, 16] | None = None
     """Bits of the base model's weights. Default: those that the adapter was trained on.
-    Where nothing says them 4, and 16 for chat and export."""
+    If it does not say: 4, and 16 for chat and export."""
     revision: str | None = None
     """The revision of a hub model: a branch, tag or commit. Default: the run's own, else the newest."""
     trust_remote_code: bool = False
