@@ -55,7 +55,7 @@ QUESTIONS = (
 
 
 def lengths(case: str, limit: int, rows: int) -> list[int]:
-    """How long each completion of a step is, its end token counted; a few per cent of `spread` reach the limit."""
+    """The length of each completion of a step, its end token counted; a few per cent of `spread` reach the limit."""
     rng = random.Random(0)
     drawn = (limit if case == "equal" else round(limit * rng.lognormvariate(-1.0, 0.55)) for _ in range(rows))
     return [min(max(n, 2), limit) for n in drawn]
@@ -257,7 +257,7 @@ def chat(i: int) -> list[dict[str, str]]:
 
 
 class Turns:
-    """What the peer's side knows of the step it is in: the order, and what has been timed and counted."""
+    """The peer's knowledge of the step it is in: the order, and what has been timed and counted."""
 
     def __init__(self) -> None:
         """Wait for the first order."""

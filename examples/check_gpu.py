@@ -201,7 +201,7 @@ def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) ->
 
 
 def norms_agree(found: list[Finding]) -> list[Finding]:
-    """Whether all backends give the same rows the same gradient, against the first one."""
+    """Check that all backends give the same rows the same gradient, against the first one."""
     norms = [(f.backend, f.value) for f in found if f.what.startswith("gradient's norm") and f.value is not None]
     if len(norms) < 2:
         return []

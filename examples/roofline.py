@@ -1,4 +1,4 @@
-"""What a card allows: seconds of a training step's sampling, and of its update by what it keeps. Arithmetic alone.
+"""The seconds that a card allows for a step's sampling, and for its update by what it keeps. Arithmetic alone.
 
     uv run python examples/roofline.py
 

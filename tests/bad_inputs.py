@@ -269,7 +269,7 @@ CASES = [
 
 
 def table() -> str:
-    """How many of each kind were tried, refused and carried out, as Markdown."""
+    """The numbers of each kind that were tried, refused and carried out, as Markdown."""
     lines = ["| kind | tried | refused in one line | carried out |", "| --- | --- | --- | --- |"]
     counts = Counter((case.kind, case.code > 0) for case in CASES)
     for kind in dict.fromkeys(case.kind for case in CASES):

@@ -10,5 +10,5 @@ _OWN = re.compile(r"\x1b\[(?:[0-9;]*m|\d*A|2K|\?25[lh])|\r")
 
 
 def bare(written: str) -> str:
-    """What was written to a terminal, without the codes of our own console."""
+    """The text that was written to a terminal, without the codes of our own console."""
     return _OWN.sub("", written)

@@ -11,7 +11,7 @@ from expo_lite.terminal import visible
 
 GUIDE = Path(__file__).parent.parent / "examples" / "guides" / "robustness.md"
 LIMIT_S = 60.0
-"""What takes 3 s at most on a free machine, once torch is there."""
+"""No case may take longer, once torch is there; on a free machine all take 3 s at most."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {visible(case.name)}")

@@ -30,7 +30,7 @@ from expo_lite.sweep.plan import read_plan
 from expo_lite.tasks import TASKS
 
 LIMIT_S = 2.5
-"""What must take less than 1 s on a free machine."""
+"""Commands that must take less than 1 s on a free machine."""
 
 FRESH = """
 import contextlib, io, json, os, sys, tempfile, time
@@ -188,7 +188,7 @@ def test_an_existing_run_folder_is_an_error_before_anything_is_loaded(
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunConfig]]:
-    """What the training loop was called with; the loop itself stays away."""
+    """The settings that the training loop was called with; the loop itself stays away."""
     seen: list[RunConfig] = []
     monkeypatch.setattr("expo_lite.settings.machine.has_gpu", lambda: False)
     monkeypatch.setattr("expo_lite.commands.train.load_task", lambda *_, **__: None)

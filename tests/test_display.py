@@ -1,4 +1,4 @@
-"""What is seen while a run goes on: plain lines where there is no terminal, bars on one."""
+"""The display while a run goes on: plain lines where there is no terminal, bars on one."""
 
 import io
 import re
@@ -39,7 +39,7 @@ def console(*, terminal: bool, width: int = 100) -> tuple[Console, io.StringIO]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What time it is, to set."""
+    """A clock to set."""
     now = [1000.0]
     monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now

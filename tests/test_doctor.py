@@ -209,7 +209,7 @@ def test_the_training_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_short_run_whose_adapter_does_not_move_or_whose_sampler_is_apart(tmp_path: Path) -> None:
-    """What the self-test's own words leave, harmed afterwards."""
+    """The run that the self-test's own words leave, harmed afterwards."""
     run = tmp_path / "run"
     assert cli.run([*checks.TRAIN.split(), "--output", str(run)]) == 0
     assert checks.judge(run, 1.0).state == "ok"

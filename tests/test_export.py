@@ -1,4 +1,4 @@
-"""What is taken away is what was trained: read back by transformers, and by llama.cpp where it is installed."""
+"""An export is what was trained: read back by transformers, and by llama.cpp where it is installed."""
 
 import copy
 import json

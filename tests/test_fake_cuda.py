@@ -1,4 +1,4 @@
-"""What runs on a GPU, run on fake CUDA tensors: no value is looked at, and nothing is left on the CPU.
+"""The code for a GPU, run on fake CUDA tensors: no value is looked at, and nothing is left on the CPU.
 
 Fake tensors have a device and a shape and no values. Whatever looks at a value raises, as it would have to wait for the
 GPU, and could not be recorded as a CUDA graph. So does every operator that gets or makes a tensor on the CPU; what is
@@ -37,7 +37,7 @@ CUDA = torch.device("cuda")
 SENDS = {getattr(torch.ops.aten, name).default for name in ("_to_copy", "lift_fresh", "detach")} | {
     torch.ops.prim.device.default
 }
-"""What makes a tensor from Python's numbers, and sends it to the device."""
+"""The functions that make a tensor from Python's numbers, and send it to the device."""
 
 
 class LeftOnTheCpu(Exception):

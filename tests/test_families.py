@@ -348,7 +348,7 @@ def row_of(name: str, root: Path) -> str:
         return shaken(HfPolicy(folder, PolicyConfig(bits=bits, lora_rank=4, sampler="native"), seed=0), 0.1)
 
     def agrees(policy: HfPolicy, sampler: str) -> tuple[str, float]:
-        """Whether the sampler's log-probabilities are the scorer's, and its CPU seconds."""
+        """Compare the sampler's log-probabilities with the scorer's; and its CPU seconds."""
         policy._sampler, start = sampler, time.process_time()
         groups = policy.sample([SampleRequest(prompt, 8) for prompt in PROMPTS], SamplingParams(1.0, 12), seed=0)
         seconds, completions = time.process_time() - start, [c for group in groups for c in group]

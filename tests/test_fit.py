@@ -57,7 +57,7 @@ class RunsOut:
         monkeypatch.setattr(module, name, function)
 
     def wait_for_the_first_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What comes before does not count."""
+        """Count from here on."""
         self.armed, take_step = False, loop.take_step
 
         def armed_step(run: Run) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the rules say of made-up metrics, and that a run on hopeless problems says so itself."""
+"""The findings of the rules on made-up metrics, and that a run on hopeless problems says so itself."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What RUN|MODEL stands for."""
+"""The meanings of RUN|MODEL."""
 
 import json
 import re

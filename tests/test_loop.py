@@ -102,7 +102,7 @@ def moved(folder: Path, step: int) -> bool:
 
 @pytest.fixture
 def n_scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How often the policy was asked to score: a forward pass, for a backward pass or the reference."""
+    """A count of the calls for scores: a forward pass, for a backward pass or the reference."""
     calls = []
     original = HfPolicy.logprobs
 

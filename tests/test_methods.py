@@ -240,7 +240,7 @@ def test_grade_negatives_rows_by_hand() -> None:
 
 @pytest.mark.parametrize("method", tuple(METHODS)[6:])
 def test_groups_do_not_see_each_other(method: Method) -> None:
-    """What a group's rows learn depends on no other group; their weights follow from all lengths, as in GRPO."""
+    """A group's rows learn the same in any batch; their weights follow from all lengths, as in GRPO."""
     chains = (Chain((1, 2), (3, 4)),)
     label = SoftLabels(torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 1))
 

@@ -222,7 +222,7 @@ def wait_until_it_fits(page: webdriver.Chrome, width: int) -> None:
 
 
 def lightness(page: webdriver.Chrome) -> bool:
-    """Whether paper is light and ink dark."""
+    """Check that paper is light and ink dark."""
     script = "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
     paper, ink = (sum(map(int, colour[4:-1].split(","))) for colour in page.execute_script(script))
     assert abs(paper - ink) > 300  # of 765: read with ease either way

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "expo_lite"
+ROOT = Path(__file__).parent.parent
 QUESTION = re.compile(r"(What|Whether|How)\b")
 
 
@@ -17,9 +17,9 @@ def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def test_docstrings_name_the_thing() -> None:
-    files = sorted(PACKAGE.rglob("*.py"))
+    files = sorted(path for folder in ("expo_lite", "examples", "tests") for path in (ROOT / folder).rglob("*.py"))
     found = [
-        f"{path.relative_to(PACKAGE)}:{line}: {text.splitlines()[0]}"
+        f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"
         for path in files
         for line, text in docstrings(ast.parse(path.read_text(encoding="utf-8")))
         if QUESTION.match(text)

@@ -1,4 +1,4 @@
-"""What the remedies ask the policy again: second groups, a teacher's passes, and how probable answers are."""
+"""The remedies' further questions to the policy: second groups, a teacher's passes, and how probable answers are."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What a report takes from run folders: labels, differing settings, curves, figures, the overview."""
+"""The parts of a report that come from run folders: labels, differing settings, curves, figures, the overview."""
 
 import json
 from dataclasses import replace

@@ -23,7 +23,7 @@ def settings(folder: Path, **changes: Any) -> RunConfig:
 
 
 def reopen(folder: RunFolder, config: RunConfig) -> tuple[Path | None, list[str]]:
-    """What a resumed run does."""
+    """Do as a resumed run does."""
     folder.check(config)
     return folder.cut_back()
 

@@ -37,7 +37,7 @@ def policy() -> HfPolicy:
 
 
 def generated(policy: HfPolicy, prompts: Sequence[tuple[int, ...]], limit: int) -> list[tuple[int, ...]]:
-    """What transformers' own `generate` says, greedily, each prompt alone; cut behind the first end token."""
+    """The completions of transformers' own `generate`, greedy, each prompt alone; cut behind the first end token."""
     policy._peft.eval()
     replies = []
     for prompt in prompts:
@@ -257,7 +257,7 @@ def test_nothing_is_asked_for(policy: HfPolicy) -> None:
 
 
 class Passes:
-    """What the decoder is given: prompts to prefill, and rows in each step."""
+    """The decoder's inputs: prompts to prefill, and rows in each step."""
 
     def __init__(self) -> None:
         self.prompts: list[tuple[int, ...]] = []

@@ -97,7 +97,7 @@ def prompt(tokenizer: Any) -> str:
 
 
 def turn(tokenizer: Any, chain: str) -> str:
-    """What is trained on, prompt and chain, from where the assistant's turn begins."""
+    """The ids that are trained on, prompt and chain, from where the assistant's turn begins."""
     text = chain_text(tokenizer, Problem("p1", "1 + 1?", "2", expert_chain=chain))
     return (prompt(tokenizer) + text).rpartition("\\boxed{}.")[2].partition("ssistant")[2]
 

@@ -1,4 +1,4 @@
-"""What reaches the terminal: text from outside as visible text, whichever way it goes there."""
+"""The terminal: text from outside as visible text, whichever way it goes there."""
 
 import io
 import json

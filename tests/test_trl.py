@@ -76,7 +76,7 @@ def test_two_processes_learn_what_one_does(folder: Path) -> None:
 
 
 def sampled(policy: HfPolicy) -> Experience:
-    """What tests/trl_process.py makes up, as our own records."""
+    """The problems of tests/trl_process.py as our own records."""
     task = task_from_rows(ROWS, test_rows=[{"question": "?", "answer": "1"}])
     groups, chains = [], []
     for number, problem in enumerate(task.problems("train")):
@@ -180,7 +180,7 @@ def test_the_filter_is_that_of_our_own_loop(policy: HfPolicy) -> None:
 
 @pytest.mark.parametrize("explain_with", ["answer", "wrong-answer", "no-answer"])
 def test_the_controls_are_those_of_our_own_loop(explain_with: Any) -> None:
-    """What is shown in the answer's place; and a control is taken whatever it says."""
+    """The answer shown is another one or none; and a control is taken whatever it says."""
     from types import SimpleNamespace
 
     from expo_lite.integrations.trl import ExplainingGRPOTrainer

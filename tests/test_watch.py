@@ -129,7 +129,7 @@ def test_a_run_that_is_starting_is_waited_for(tmp_path: Path) -> None:
 
 
 def on_a_terminal(words: Sequence[str], columns: int, resize_to: int | None = None) -> tuple[str, float]:
-    """What a command prints on a terminal, and the longest silence before its end, seconds."""
+    """The output of a command on a terminal, and the longest silence before its end, seconds."""
     parent, child = pty.openpty()
 
     def resize(width: int) -> None:

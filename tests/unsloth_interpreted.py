@@ -80,7 +80,7 @@ def as_on_a_card() -> None:
 
 
 def load_as_on_a_card(**given: Any) -> tuple[Any, None]:
-    """What `FastLanguageModel.from_pretrained` does there to a Qwen2 in 16 bits, but for placing it on the card."""
+    """Do as `FastLanguageModel.from_pretrained` does there to a Qwen2 in 16 bits, but for placing it on the card."""
     transformers, llama = module("transformers"), module("unsloth.models.llama")
     family = module("unsloth.models.qwen2").FastQwen2Model
     before = llama._snapshot_transformers_modules(family)
@@ -151,7 +151,7 @@ def scores(policy: Policy) -> list[list[float]]:
 
 
 def count_kernels() -> dict[str, int]:
-    """How often each Triton kernel is interpreted, from now on."""
+    """Count how often each Triton kernel is interpreted, from now on."""
     executor = module("triton.runtime.interpreter").GridExecutor
     ran: dict[str, int] = {}
     call = executor.__call__

@@ -43,7 +43,7 @@ _UNKNOWN = re.compile(
     r"|dozen|hundred|thousand|million|billion|cents?|[ap]\.?m)\b(?:\s+of\b)?",
     re.IGNORECASE,
 )
-"""What says that more than the figures is meant."""
+"""Words by which more than the figures is meant."""
 _SIGN = re.compile(r"[-+*/^]|\\[dt]?frac")
 _SHARE = re.compile(r"\d+/\d+|\\[dt]?frac\{\d+\}\{\d+\}")
 _NUMBER = re.compile(r"(?<![\d.])\d{0,40}\.?\d{1,40}(?!\d)")
@@ -91,7 +91,7 @@ def _equations(text: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def _pieces(side: str) -> list[str]:
-    """What stands between the words of a side; a unit is no word."""
+    """The parts of a side between its words; a unit is not one."""
     pieces = re.split(_WORD, _UNIT.sub(" ", _UNKNOWN.sub("?", side)))
     return [piece.strip() for piece in pieces if piece.strip()] or [""]
 
