@@ -41,7 +41,7 @@ from expo_lite.records import (
 from expo_lite.settings.groups import ExplainWith, ExpoConfig
 from expo_lite.settings.methods import METHODS
 from expo_lite.step.chain_text import before_answer, shows_answer, up_to_answer
-from expo_lite.step.rollout import grade_groups, sample, steps_checked, stream_seed
+from expo_lite.step.rollout import grade_groups, sample, stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
 from expo_lite.tasks.base import steps_right
@@ -205,9 +205,7 @@ def _candidate(
     outline_ids: tuple[int, ...] = ()
     if asked:
         completion, outline_ids = _without_outline(policy, completion)
-        # steps of the outline are no part of the chain
-        verdict = steps_checked(task, problem, completion.text, verdict)
-    if verdict.correct and verdict.valid is None:
+    if verdict.correct:  # of the chain alone: an outline's steps are no part of it
         verdict = replace(verdict, valid=steps_right(task, problem, completion.text))
     right_steps = verdict.valid
     if verdict.correct and "arithmetic" in config.explanation_filter:

@@ -71,7 +71,9 @@ def grade_groups(task: Task, problems: Sequence[Problem], sampled: Sequence[tupl
     def grade(pair: tuple[Problem, Completion]) -> Verdict:
         problem, completion = pair
         verdict = task.grade(problem, completion.text, truncated=completion.finish_reason is FinishReason.LENGTH)
-        return steps_checked(task, problem, completion.text, verdict)
+        if verdict.correct and isinstance(task, ChecksSteps):
+            verdict = replace(verdict, valid=task.check_steps(problem, completion.text))
+        return verdict
 
     with ThreadPoolExecutor(GRADING_THREADS) as pool:
         verdicts = pool.map(grade, pairs)
@@ -79,13 +81,6 @@ def grade_groups(task: Task, problems: Sequence[Problem], sampled: Sequence[tupl
             Group(problem, tuple(row), tuple(next(verdicts) for _ in row))
             for problem, row in zip(problems, sampled, strict=True)
         ]
-
-
-def steps_checked(task: Task, problem: Problem, chain: str, verdict: Verdict) -> Verdict:
-    """The verdict with `valid` set, if it is a right one and the task can check the chain's steps."""
-    if not (verdict.correct and isinstance(task, ChecksSteps)):
-        return verdict
-    return replace(verdict, valid=task.check_steps(problem, chain))
 
 
 def stream_seed(seed: int, *purpose: str | int) -> int:

@@ -26,7 +26,6 @@ _SIMPLE = (
 _NAME = re.compile(rf"^(?:{_SIMPLE})$")
 _NAMES = re.compile(rf"^\(?\s?(?:{_LETTER})(?:\s?,\s?(?:{_LETTER}))+\s?\)?$")
 _EQUALS = frozenset(("=",))
-_FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
 _FUNCTION = re.compile(r"^(\\?[A-Za-z]+)\s?\(\s?(.*?)\s?\)$")
 
 
@@ -158,7 +157,7 @@ def _moved(one: Relation, other: Relation) -> bool:
     for relation in (one, other):
         sign, sides = relation.signs[0], relation.sides
         if sign in ("<", r"\le"):
-            sign, sides = _FLIPPED[sign], sides[::-1]
+            sign, sides = ">" if sign == "<" else r"\ge", sides[::-1]
         try:
             differences.append(("add", parse(sides[0]), ("mul", number(-1), parse(sides[1]))))
         except NotUnderstood:

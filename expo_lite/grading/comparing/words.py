@@ -61,10 +61,6 @@ _TIME = re.compile(
     re.IGNORECASE,
 )
 _HALF_OF_DAY = re.compile(r"(?: o'clock)? ?(?:in the (morning|afternoon|evening)|at (night))$", re.IGNORECASE)
-_BASES = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
-    "twelve": 12, "sixteen": 16,
-}  # fmt: skip
 _IN_BASE = re.compile(
     r"^\(?(?:\\text\{)?(?P<digits>-?[0-9A-Fa-f ]+(?:\.[0-9A-F]+)?)\}?\)?"
     r"(?:_ ?\{? ?(?:\\text\{ ?)?\(?(?P<low>\d{1,2}|[a-z]+)\)?(?: ?\})*"
@@ -171,7 +167,7 @@ def _number_in_base(text: str) -> tuple[str, int] | None:
     if match is None:
         return None
     base = match.group("low") or match.group("word")
-    number = _BASES.get(base) if base.isalpha() else int(base)
+    number = _SMALL.get(base) if base.isalpha() else int(base)
     digits = match.group("digits").replace(" ", "").upper()
     if number is None or not 2 <= number <= 36:
         return None
@@ -241,7 +237,7 @@ def digits_for_words(normalised: str) -> str:
     if used == 0:
         return normalised
     rest = tokens[used:]
-    if rest[:1] and rest[0].rstrip("s") in _PARTS and (used or rest[0] == "half"):
+    if rest[:1] and rest[0].rstrip("s") in _PARTS:
         return " ".join([f"{value}/{_PARTS[rest[0].rstrip('s')]}", *rest[1:]])
     if rest[:3] == ["and", "a", "half"]:
         return " ".join([f"{2 * value + 1}/2", *rest[3:]])
@@ -253,8 +249,6 @@ def _read_number(tokens: list[str]) -> tuple[int, int]:
     total = current = used = 0
     if tokens[:2] == ["a", "dozen"]:
         return 12, 2
-    if tokens[:1] == ["half"]:
-        return 1, 0
     index = 1 if tokens[:2] in (["a", "hundred"], ["a", "thousand"], ["a", "million"]) else 0
     current = index
     for token in tokens[index:]:

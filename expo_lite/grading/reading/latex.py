@@ -15,7 +15,7 @@ _RENAMED = {
     "vartheta": r"\theta ", "simeq": r"\approx ", "approxeq": r"\approx ", "cong": r"\approx ", "bigcup": r"\cup ",
     "bigcap": r"\cap ", "reals": r"\R ", "iff": r"\text{ or }", "tg": r"\tan ", "ctg": r"\cot ", "arctg": r"\arctan ",
     "cosec": r"\csc ", "lg": r"\log ", "cent": "¢", "textcent": "¢", "imath": "i", "jmath": "j", "dotsm": r"\dots ",
-    "tan^{-1}": r"\arctan ", "exponentialE": "e", "imaginaryI": "i",
+    "exponentialE": "e", "imaginaryI": "i",
 }  # fmt: skip
 _DROPPED = frozenset(
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle "
