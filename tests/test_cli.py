@@ -103,9 +103,6 @@ WRONG = {
     "chat tiny --temperature -1": "error: temperature must be",
     "export tiny --to adapter": "without an adapter",
     "grade": "error: FILE is missing:",
-    "hard --model tiny": "expo-lite eval MODEL --write-unsolved FILE",
-    "explain": "expo-lite diagnose --show",
-    "compare a b": "expo-lite report RUN RUN",
 }
 """Lines that are refused with code 2, and what is said of each."""
 

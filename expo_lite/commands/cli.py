@@ -53,8 +53,6 @@ WIDE = 160
 
 VERBS = (Train, Eval, Diagnose, Report, Watch, Doctor, Export, Chat, Sweep, Replicate, Plan, Grade, Models, Tasks)
 COMMANDS: dict[str, type[Command]] = {verb.__name__.lower(): verb for verb in VERBS}
-REPLACED = {"hard": "eval MODEL --write-unsolved FILE", "explain": "diagnose --show 4", "compare": "report RUN RUN"}
-"""Commands of earlier versions, with the command that does the same now."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -107,8 +105,6 @@ def parse(words: Sequence[str]) -> Command:
     if verb == "--version":
         sys.stdout.write(f"expo-lite {VERSION}\n")
         sys.exit(0)
-    if verb in REPLACED:
-        raise ConfigError(f"`{verb}` is now `expo-lite {REPLACED[verb]}`.")
     if verb not in COMMANDS:
         hint = suggestion(verb, COMMANDS) or f" Commands: {', '.join(COMMANDS)}."
         raise ConfigError(f"There is no command '{verb}'.{hint} `expo-lite --help` says what each does.")
