@@ -86,15 +86,18 @@ ELSEWHERE = {
 """Run by another test, on a smaller scale."""
 
 HUB_AND_GPU = "the model comes from the hub, and it is too large for a CPU"
-SMOLLM2 = "needs SmolLM2-135M-Instruct, a download of 90 MB, taught for minutes; tests -m slow run that model"
+SMOLLM2 = "needs SmolLM2-135M-Instruct, a download of 90 MB, taught for an hour; tests -m slow run that model"
 NOT_RUN = {
     "train --model qwen2.5-3b --task math": HUB_AND_GPU,
     "diagnose --model qwen2.5-3b --task math": HUB_AND_GPU,
     "replicate --model qwen2.5-3b --task math": HUB_AND_GPU,
     "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data are the hub's; OWNER/NAME stands for yours",
-    "sweep examples/smollm2.toml --model smollm2-format --task jsonl:smollm2-format/problems "
-    "--output runs/smollm2": SMOLLM2 + "; the runs take an hour",
-    "diagnose --model smollm2-format --bits 16 --task jsonl:smollm2-format/problems --show 4": SMOLLM2,
+    "sweep examples/pretrained.toml --model boxes --task python:examples/boxes.py --output runs/pretrained": SMOLLM2
+    + "; the runs take ten hours",
+    "diagnose --model boxes --bits 16 --task python:examples/boxes.py --split test --levels 5 --problems 200 "
+    "--group-size 16 --max-completion-tokens 64 --temperature 1": SMOLLM2,
+    "diagnose --model boxes --bits 16 --task gsm8k --split test --problems 60 --group-size 8 "
+    "--max-completion-tokens 96 --temperature 1 --show 4": SMOLLM2 + "; the data are the hub's",
 }
 """With the reason. They are parsed all the same."""
 
@@ -110,7 +113,7 @@ def lines() -> list[str]:
 
 
 def commands() -> list[str]:
-    """What stands after `expo-lite` in these lines."""
+    """The words after `expo-lite` in these lines."""
     parts = [part.strip() for line in lines() for part in line.split("&&")]
     words = [re.fullmatch(r"(?:uv run (?:--extra \w+ )?)?expo-lite (.+)", part) for part in parts]
     return sorted({" ".join(found[1].split()) for found in words if found})
@@ -159,7 +162,7 @@ def test_what_runs_a_command_elsewhere_is_there(place: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the commands read: problems, replies and finished runs."""
+    """The files that the commands read: problems, replies and finished runs."""
     problems = [{"question": f"What is {i} + {i * 7 % 5}?", "answer": str(i + i * 7 % 5)} for i in range(24)]
     text = "".join(json.dumps(row) + "\n" for row in problems)
     (tmp_path / "problems.jsonl").write_text(text)
@@ -213,7 +216,7 @@ def test_links_lead_to_files(file: Path) -> None:
 
 def test_scripts_that_are_named_exist() -> None:
     named = {word for line in lines() for word in line.split() if word.startswith("examples/")}
-    assert {"examples/check_gpu.py", "examples/benchmark_vs_trl.py", "examples/smollm2_format.py"} <= named
+    assert {"examples/check_gpu.py", "examples/benchmark_vs_trl.py", "examples/boxes.py"} <= named
     assert not [name for name in named if not (ROOT / name).exists()]
 
 

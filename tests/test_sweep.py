@@ -78,7 +78,7 @@ def test_every_plan_can_be_read_and_controls_differ_alone(
     plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    task = "jsonl:problems.jsonl" if Path(plan).stem in ("qwen", "smollm2", "pretrained") else None
+    task = "jsonl:problems.jsonl" if Path(plan).stem in ("qwen", "pretrained") else None
     for quick in (False, True):
         read = read_plan(Path(plan), RunsConfig(model="tiny", task=task, quick=quick))
         assert len(read.runs) > 1
