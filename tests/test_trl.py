@@ -153,29 +153,33 @@ def test_what_only_our_own_loop_has_is_refused(settings: ExpoConfig, said: str) 
         ExplainingGRPOTrainer("unused", task=task_from_rows(ROWS), explanation=settings)
 
 
-def test_the_filter_is_that_of_our_own_loop(policy: HfPolicy) -> None:
+@pytest.mark.parametrize(
+    ("accepting", "accepted"), [("verified", ["1 + 2 = 3", "1 + 1 = 3", ""]), ("steps", ["1 + 2 = 3"])]
+)
+def test_the_filter_is_that_of_our_own_loop(policy: HfPolicy, accepting: Any, accepted: list[str]) -> None:
     """On right, wrong and cut off texts; what the trainer needs for it is its task and the end tokens."""
     from types import SimpleNamespace
 
     from expo_lite.integrations.trl import ExplainingGRPOTrainer
 
-    settings = ExpoConfig()
+    settings = ExpoConfig(explanation_filter=(accepting,))
     task = task_from_rows(ROWS)
     problem = next(p for p in (*task.problems("train"), *task.problems("test")) if p.answer == "3")
     end = policy.tokenizer.eos_token_id
     trainer: Any = SimpleNamespace(_explanation=settings, _task=task, eos_token_ids=[end])
     trainer._judge = lambda *given: ExplainingGRPOTrainer._judge(trainer, *given)
     found = []
-    for text in ("So \\boxed{3}.", "So \\boxed{9}."):
+    for steps, answer in (("1 + 2 = 3", 3), ("1 + 1 = 3", 3), ("", 3), ("1 + 2 = 3", 9)):
+        text = f"{steps}. So \\boxed{{{answer}}}."
         for finish in (FinishReason.STOP, FinishReason.LENGTH):
             cut = finish is FinishReason.LENGTH
             ids = (*policy.tokenizer.encode(text), *(() if cut else (end,)))
             made = Completion(encode_question(policy.tokenizer, problem), ids, (0.0,) * len(ids), text, finish)
             attempt = Group(problem, (made,), (task.grade(problem, text, truncated=cut),))
             (ours,) = judge(policy, [attempt], settings)
-            found.append(ours.accepted)
+            found += [steps] * ours.accepted
             assert ExplainingGRPOTrainer._reason(trainer, problem, text, ids) == ours.reason
-    assert found == [True, False, False, False]
+    assert found == accepted
 
 
 @pytest.mark.parametrize("explain_with", ["answer", "wrong-answer", "no-answer"])
