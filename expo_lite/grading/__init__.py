@@ -1,4 +1,4 @@
-r"""Right or wrong: whether a completion's final answer equals the reference answer.
+r"""Right or wrong: a completion's final answer, and the equations of a chain.
 
 `Grader.grade` finds the final answer (`reading.extract`) and decides equal texts and plain numbers at once. A worker
 process, which is killed at its limits, decides everything else with `judge`: it tries the rules below in order, and the
