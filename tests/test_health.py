@@ -108,6 +108,16 @@ def test_one_thing_that_is_wrong(harm: dict[str, float], what: str, figures: str
     assert finding.remedy.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [("no_lift", "Take lift out"), ("unread_steps", "no equations"), ("different", "diagnose --show")],
+)
+def test_the_remedy_is_that_of_the_commonest_refusal(reason: str, said: str) -> None:
+    harm = {"expo/explanation_accept_rate": 0.05, f"expo/refused/{reason}": 0.9, "expo/refused/no_answer": 0.05}
+    (finding,) = findings([GOOD | harm] * 20)
+    assert said in finding.remedy
+
+
 def test_a_reason_that_few_verdicts_had_counts_where_it_is_absent() -> None:
     """One step of 20 with 60% timeouts is 3%, below the limit of 5%."""
     assert findings([GOOD] * 19 + [GOOD | {"verdicts/timeout": 0.6}]) == []
