@@ -61,7 +61,8 @@ def check_arithmetic(question: str, answer: str, chain: str) -> bool | None:
         False if an equation is wrong. True if every equation that was read holds, and the answer is a result before it
         is used. None if the equations do not tell.
     """
-    gold, given, worked_out, leads_there = _value(_cleaned(answer)), _numbers(question), set[Fraction](), True
+    gold, given = _value(_cleaned(answer)), _numbers(_cleaned(question))
+    worked_out, leads_there = set[Fraction](), True
     for left, right, doubtful in _equations(_cleaned(chain)):
         a, b = _value(left), _value(right)
         if a is None or b is None:
@@ -103,7 +104,7 @@ def _cleaned(text: str) -> str:
 
 
 def _numbers(text: str) -> set[Fraction]:
-    return {Fraction(number) for number in _NUMBER.findall(_cleaned(text))}
+    return {Fraction(number) for number in _NUMBER.findall(text)}
 
 
 def _value(text: str) -> Fraction | None:

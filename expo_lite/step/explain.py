@@ -205,7 +205,7 @@ def _candidate(
     outline_ids: tuple[int, ...] = ()
     if asked:
         completion, outline_ids = _without_outline(policy, completion)
-    if verdict.correct:  # of the chain alone: an outline's steps are no part of it
+    if verdict.correct and (asked or verdict.valid is None):  # of the chain alone, without its outline
         verdict = replace(verdict, valid=steps_right(task, problem, completion.text))
     right_steps = verdict.valid
     if verdict.correct and "arithmetic" in config.explanation_filter:
