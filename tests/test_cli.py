@@ -405,6 +405,11 @@ def test_grade_counts_and_compares_with_labels(tmp_path: Path, capsys: pytest.Ca
     assert "1 of 3 correct" in outcome.out
     assert "against 2 labels: recall 50.0%, precision 100.0%" in outcome.out
     assert "line 2: gold '3', answer '4': wrong" in outcome.out
+    more = {"gold": "5", "reply": "\\boxed{5}"}
+    rows += [more | {"label": True}, more | {"label": False}]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # of three labelled right two are found; of three found two are right
+    assert "against 4 labels: recall 66.7%, precision 66.7%" in in_this_process(capsys, "grade", "more.jsonl").out
     graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["correct"] for row in graded] == [True, False, False]
     assert graded[0]["reply"] == "\\boxed{0.5}"
