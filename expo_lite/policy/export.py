@@ -67,13 +67,12 @@ def merged_state(policy: LoraPolicy, dtype: torch.dtype) -> dict[str, torch.Tens
     """All weights under their names in transformers, on the CPU: the quantised base with the adapter merged in."""
     model = policy.base_model
     modules = dict(model.named_modules())
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     stored = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in stored]  # such as Gemma 4's scales
     state: dict[str, torch.Tensor] = {}
     for full, parameter in [*model.named_parameters(remove_duplicate=True), *buffers]:
         module, _, name = full.rpartition(".")
-        if ".lora_" in full or (tied and full.startswith("lm_head.")):
+        if ".lora_" in full:
             continue
         projection = modules[module.removesuffix(".base_layer")]
         with_adapter = module.endswith(".base_layer") and name == "weight"

@@ -4,6 +4,7 @@ Names and layout are GGUF's own (https://github.com/ggml-org/ggml/blob/master/do
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from expo_lite.errors import ModelError
-from expo_lite.policy.gguf_tokenizer import SPLITTINGS
+from expo_lite.policy.gguf_tokenizer import SPACE, SPLITTINGS
 from expo_lite.policy.merged import head_dim, rope
 from expo_lite.prompts import rendered
 from expo_lite.settings.models import FAMILIES, Family
@@ -49,13 +50,13 @@ def write_gguf(
     Raises:
         ModelError: GGUF has no form for the model or its tokenizer.
     """
-    kind = FAMILIES.get(config.model_type, Family()).gguf
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if not kind or sliding:
+    family = FAMILIES.get(config.model_type, Family())
+    unlike = _has_other_windows(config, family)
+    if not family.gguf or unlike:
         known = ", ".join(name for name, family in FAMILIES.items() if family.gguf)
-        what = f"'{config.model_type}'{' with a sliding window' if sliding else ''}"
+        what = f"'{config.model_type}'{' with these sliding windows' if unlike else ''}"
         raise ModelError(f"Only {known} models can be written as GGUF, not {what}.")
-    arch = gguf.MODEL_ARCH[kind.upper()]
+    arch = gguf.MODEL_ARCH[family.gguf.upper()]
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_name(name)
     _add_sizes(writer, config)
@@ -80,6 +81,14 @@ def write_gguf(
     writer.close()
 
 
+def _has_other_windows(config: Any, family: Family) -> bool:
+    """Tell whether the readers of GGUF files would attend otherwise: Gemma 3's fixed pattern is all that they know."""
+    full = [kind == "full_attention" for kind in getattr(config, "layer_types", None) or ()]
+    if family.gguf == "gemma3":
+        return full != [i % 6 == 0 for i in range(1, len(full) + 1)]
+    return not all(full)
+
+
 def _add_sizes(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -95,8 +104,10 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Any) -> None:
 
 
 def _tensors(config: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the weights; those of a Llama with the pairs of its rotation side by side, as GGUF has them."""
+    """Yield the weights as GGUF has them: Llama's pairs of a rotation side by side, Gemma's norms plus 1."""
     for name, tensor in weights.items():
+        if FAMILIES[config.model_type].gemma and name.endswith("norm.weight"):
+            tensor = tensor.float() + 1
         for projection, n_heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
             if config.model_type == "llama" and f".{projection}." in name:
                 halves = tensor.reshape(n_heads, 2, tensor.shape[0] // n_heads // 2, *tensor.shape[1:])
@@ -115,6 +126,10 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, tensor: torch.Tensor, dtype:
 def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
     """Write the base of the rotation and its scaling: a rule that GGUF knows, or a factor for each frequency."""
     about = config.rope_parameters
+    if "sliding_attention" in about:
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_rope_freq_base_swa(about["sliding_attention"]["rope_theta"])
+        about = about["full_attention"]
     writer.add_rope_freq_base(about["rope_theta"])
     kind = about["rope_type"]
     if kind in ("linear", "yarn"):
@@ -137,27 +152,52 @@ def begins_with_bos(tokenizer: Any) -> bool:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -> None:
-    """Write a byte-level BPE tokenizer: tokens, their kinds, merges, and the rule that splits text."""
+    """Write a BPE tokenizer: tokens, their kinds, and what is merged.
+
+    One of bytes has merges and a rule that splits text; one of characters (SentencePiece) has a score for each token.
+    """
     about = json.loads(tokenizer.backend_tokenizer.to_str())
     model, added = about["model"], {token["id"]: token for token in about["added_tokens"]}
     tokens = {number: text for text, number in model["vocab"].items()}
     tokens |= {number: token["content"] for number, token in added.items()}
-    kinds = gguf.TokenType
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    kinds, space = gguf.TokenType, _puts_space_first(about)
 
     def kind(number: int) -> gguf.TokenType:
         if number in added:
             return kinds.CONTROL if added[number]["special"] else kinds.USER_DEFINED
-        return kinds.NORMAL if number in tokens else kinds.UNUSED
+        is_byte = space is not None and re.fullmatch(r"<0x[0-9A-F]{2}>", tokens.get(number, ""))
+        return kinds.BYTE if is_byte else kinds.NORMAL if number in tokens else kinds.UNUSED
 
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_splitting(about))
-    writer.add_token_list([tokens.get(number, f"[PAD{number}]") for number in range(n_vocabulary)])
+    names = [tokens.get(number, f"[PAD{number}]") for number in range(n_vocabulary)]
+    writer.add_token_list(names)
     writer.add_token_types([kind(number) for number in range(n_vocabulary)])
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
+    if space is None:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_splitting(about))
+        writer.add_token_merges(merges)
+    else:
+        scores = {merge.replace(" ", ""): -float(rank) for rank, merge in reversed(list(enumerate(merges)))}
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores([scores.get(name, 0.0) for name in names])
+        writer.add_add_space_prefix(space)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
+    if tokenizer.unk_token_id is not None:
+        writer.add_unk_token_id(tokenizer.unk_token_id)
+
+
+def _puts_space_first(about: dict[str, Any]) -> bool | None:
+    """Tell whether a SentencePiece tokenizer puts a space before the text; None for a tokenizer of another kind."""
+    normaliser = about["normalizer"] or {}
+    *before, last = normaliser.get("normalizers", [normaliser])
+    splits = about["pre_tokenizer"] or {
+        "pattern": last.get("pattern")
+    }  # Gemma's splits at spaces that are gone by then
+    spaces = last.get("content") == SPACE and splits.get("pattern") == last["pattern"]
+    return bool(before) if spaces and about["model"].get("byte_fallback") else None
 
 
 def _splitting(about: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ FAMILIES = {
     "olmo2": Family(_AFTER, head_norms="joint"),
     "olmo3": Family(_AFTER, head_norms="joint"),
     "gemma": Family(gemma=True),
-    "gemma3_text": Family(_FOUR, head_norms="each", gemma=True),
+    "gemma3_text": Family(_FOUR, head_norms="each", gemma=True, gguf="gemma3"),
 }
 """Model types that our decoder samples, whose completions share their prompt when scored, and whose memory is planned.
 Windows, rotations and scales are read from the configuration. All their attention is in transformers' interface."""
