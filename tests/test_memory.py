@@ -123,6 +123,22 @@ def test_the_plan_is_the_update_step_s_own_peak_within_10_percent(
     assert planned["scoring"] == pytest.approx(got.scoring, rel=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("keeps", ["inputs", "products"])
+@pytest.mark.parametrize("alias", [alias for alias in CONFIGS if alias != "tiny"])
+def test_the_plan_of_every_preset_is_within_10_percent(alias: str, keeps: Keeps) -> None:
+    """Of four layers at full width, each kind of layer among them."""
+    config, full = CONFIGS[alias], "full_attention"
+    kinds = {"gemma4_text": ["sliding_attention", full] * 2}.get(config["model_type"])
+    if kinds is None and "layer_types" in config:
+        kinds = [*config["layer_types"][:3], full]
+    changes = {"num_hidden_layers": 4, "num_kv_shared_layers": 2} | ({"layer_types": kinds} if kinds else {})
+    roped = {"no_rope_layers": config["no_rope_layers"][:4]} if "no_rope_layers" in config else {}
+    got, planned, _ = measured_against_plan(config | changes | roped, 4, 256, 512, keeps)
+    assert planned["update"] == pytest.approx(got.update, rel=0.1)
+    assert planned["scoring"] == pytest.approx(got.scoring, rel=0.2)
+
+
 @pytest.mark.parametrize("keeps", get_args(Keeps))
 def test_on_a_cpu_the_plan_counts_an_update_in_fp32(keeps: Keeps) -> None:
     config = CONFIGS["qwen3-0.6b"] | {"num_hidden_layers": 4}
