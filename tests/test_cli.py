@@ -91,7 +91,7 @@ WRONG = {
     "train --steps ten": "error: --steps must be a whole number, not 'ten'.",
     "train --group-size 1": "error: group_size must be",
     "train --explanation-filter none,verified": "error: explanation_filter takes 'none' alone",
-    "train --explanation-filter verify": "one of verified, steps, arithmetic, lift, reliance, none, not 'verify'.",
+    "train --explanation-filter verify": "one of arithmetic, verified, steps, lift, reliance, none, not 'verify'.",
     "train --dpo-beta 0.2": "error: dpo_beta set, but of no use with method 'exp-grpo'",
     "train --method grpo --explain-with answer --explain all": "error: explain set, but of no use with method 'grpo'",
     "train --config missing.toml": "error: Cannot read the settings file 'missing.toml'",
@@ -312,10 +312,10 @@ def test_help_has_an_example_that_works_first_and_then_what_people_need(answers:
     assert sections == ["flags", "data", "sampling", "explanation", "optimizer", "evaluation", "policy", "loss", "dpo",
                         "every command"]  # fmt: skip
     assert re.findall(r"^([a-z ]+):$", answers["eval --help"].out, re.MULTILINE)[0] == "arguments"
-    assert "All but none ask for a right answer, and verified for nothing else" in re.sub(
+    assert "All but none ask for a right answer, and verified for nothing else, as the paper does" in re.sub(
         r"\s+", " ", answers["train --help"].out
     )
-    assert "(default: verified)" in answers["train --help"].out and "at most --max-reliance" in re.sub(
+    assert "(default: arithmetic)" in answers["train --help"].out and "at most --max-reliance" in re.sub(
         r"\s+", " ", answers["train --help"].out
     )
 

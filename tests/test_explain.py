@@ -214,9 +214,10 @@ def test_of_a_task_that_cannot_check_steps_the_arithmetic_counts(policy: HfPolic
     attempts = [chain(problem, text, policy, Verdict(True, "equal", "number", "402")) for text in texts]
     judged = judge(policy, attempts, ExpoConfig(explanation_filter=("steps",)))
     assert [e.reason for e in judged] == ["accepted", "wrong_step", "unread_steps"]
-    assert judged == judge(policy, attempts, ExpoConfig(explanation_filter=("arithmetic",)))
     assert [e.verdict.valid for e in judged] == [True, False, None]
-    metrics = explanation_metrics(judge(policy, attempts, ExpoConfig()))
+    by_default = judge(policy, attempts, ExpoConfig())
+    assert [e.reason for e in by_default] == ["accepted", "wrong_step", "accepted"]
+    metrics = explanation_metrics(judge(policy, attempts, ExpoConfig(explanation_filter=("verified",))))
     assert (metrics["expo/explanation_accept_rate"], metrics["expo/explanation_valid_rate"]) == (1.0, 0.5)
 
 

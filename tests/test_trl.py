@@ -154,7 +154,8 @@ def test_what_only_our_own_loop_has_is_refused(settings: ExpoConfig, said: str) 
 
 
 @pytest.mark.parametrize(
-    ("accepting", "accepted"), [("verified", ["1 + 2 = 3", "1 + 1 = 3", ""]), ("steps", ["1 + 2 = 3"])]
+    ("accepting", "accepted"),
+    [("verified", ["1 + 2 = 3", "1 + 1 = 3", ""]), ("arithmetic", ["1 + 2 = 3", ""]), ("steps", ["1 + 2 = 3"])],
 )
 def test_the_filter_is_that_of_our_own_loop(policy: HfPolicy, accepting: Any, accepted: list[str]) -> None:
     """On right, wrong and cut off texts; what the trainer needs for it is its task and the end tokens."""

@@ -31,13 +31,13 @@ from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
 from expo_lite.settings.schema import check_rules, typed
 from expo_lite.settings.train import check_filters, coefficient
-from expo_lite.step.explain import with_wrong_answer
+from expo_lite.step.explain import fault_of_steps, with_wrong_answer
 from expo_lite.tasks import Task
 from expo_lite.tasks.base import steps_right
 
 TESTED = ((1, 15), (1, 16))
 """From this version of TRL on, and below that one."""
-FILTERS = ("verified", "steps")
+FILTERS = ("verified", "arithmetic", "steps")
 """Those of this trainer; the others are for `expo-lite train`."""
 ACCEPTED = "accepted"
 
@@ -211,10 +211,10 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         if "none" in self._explanation.explanation_filter:
             return ACCEPTED  # a control is trained on as it is
         verdict = self._judge(problem, text, ids)
-        if verdict.correct and "steps" in self._explanation.explanation_filter:
-            right = steps_right(self._task, problem, text)
-            return ACCEPTED if right else "unread_steps" if right is None else "wrong_step"
-        return ACCEPTED if verdict.correct else verdict.reason
+        if not verdict.correct:
+            return verdict.reason
+        valid = steps_right(self._task, problem, text)
+        return fault_of_steps(self._explanation.explanation_filter, problem, text, valid) or ACCEPTED
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's loss, and the term of this micro-batch's explanations."""

@@ -212,7 +212,7 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
         return LevelVerdict("no" if copied else "undecided", why, f"--explanation-filter steps, {instead}")
     if lift is not None and own_lift is not None and lift <= own_lift:
         why = f"no positive signal: lift {lift:.2f} nats, of the model's own chains {own_lift:.2f}"
-        return LevelVerdict("no", why, "--explanation-filter verified lift")
+        return LevelVerdict("no", why, "--explanation-filter arithmetic lift")
     if nll and expert_nll and nll.low > expert_nll.high:
         return LevelVerdict("no", "expert chains are more probable than explanations", "gt-sft-grpo, or sft")
     return LevelVerdict("yes", f"{accepted:.0%} accepted, and the answer is what they follow from")

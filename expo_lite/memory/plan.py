@@ -34,7 +34,7 @@ RECORDED_LAYER_BYTES = 24 * 2**20 / 64
 """Memory that a recording holds a layer, beside the tensors of the step. Others report 24 MiB for a model of 64 layers
 (github.com/vllm-project/vllm/issues/50780); ours has not been measured."""
 LINEAR_UPDATE, LINEAR_FORWARD = 66, 34
-"""Bytes a token for each value of linear attention, by transformers' own code: as counted for the four sizes of Qwen3.5,
+"""Bytes a token for each value of linear attention, by transformers' own code: as counted for the sizes of Qwen3.5,
 without the kernels of flash-linear-attention, which need less."""
 PREFILL_TOKENS = 8192
 """Prompt tokens in one prefill pass."""

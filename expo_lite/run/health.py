@@ -143,7 +143,7 @@ def _refusal_remedy(rows: Sequence[Row]) -> str:
     remedies = {
         "truncated": LIMITS[0][2].remedy,
         "no_lift": "Take lift out of --explanation-filter.",
-        "unread_steps": "Chains have no equations that can be read: take verified or lift as --explanation-filter.",
+        "unread_steps": "Chains have no equations that can be read: take arithmetic or lift as --explanation-filter.",
     }
     other = "Read some with `expo-lite diagnose --show 4`; take --explanations-per-problem 4 or a larger model."
     return remedies.get(_most_refused(rows) or "", other)

@@ -18,7 +18,7 @@ from expo_lite.settings.schema import (
 )
 
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
-ExplanationFilter = Literal["verified", "steps", "arithmetic", "lift", "reliance", "none"]
+ExplanationFilter = Literal["arithmetic", "verified", "steps", "lift", "reliance", "none"]
 Teacher = Literal["current", "frozen"]
 Thinking = Literal["auto", "on", "off"]
 PLAIN = "plain"
@@ -117,11 +117,12 @@ class ExpoConfig:
     explain_with: ExplainWith = "answer"
     """The answer that the explanation prompt shows. wrong-answer (another problem's) and no-answer are controls.
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
-    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """The filters of explanations: verified, steps, arithmetic, lift, reliance, or several of these; or none.
-    All but none ask for a right answer, and verified for nothing else.
+    explanation_filter: tuple[ExplanationFilter, ...] = ("arithmetic",)
+    """The filters of explanations: arithmetic, verified, steps, lift, reliance, or several of these; or none.
+    All but none ask for a right answer, and verified for nothing else, as the paper does.
+    arithmetic: no equation in the chain is wrong.
     steps: the task finds every step right. Where it has no check, the equations hold and lead to the answer; a chain
-    without equations is refused. arithmetic: the equations, even where the task has a check.
+    without equations is refused.
     lift: the chain makes the right answer more probable.
     reliance: seeing the answer adds at most max_reliance.
     With none every explanation counts, and the right answer replaces its own; controls stay as they were written."""

@@ -109,8 +109,8 @@ class DiagnoseConfig(MeasuringConfig):
     """Completions of each problem's plain prompt, for the share of all-wrong groups."""
     explain_with: ExplainWith = "answer"
     """The answer in the explanation prompt: answer, wrong-answer (another problem's) or no-answer, as in training."""
-    explanation_filter: tuple[ExplanationFilter, ...] = ("verified",)
-    """The filters of explanations, as in training: verified, steps, arithmetic, lift, reliance or none."""
+    explanation_filter: tuple[ExplanationFilter, ...] = ("arithmetic",)
+    """The filters of explanations, as in training: arithmetic, verified, steps, lift, reliance or none."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, or skeleton, as in training. Default: the run's own, else ours."""
     show: Annotated[int, AT_LEAST_0] = 0

@@ -14,7 +14,7 @@ ends with the answer, which the filter reads.
 
 import random
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -207,9 +207,6 @@ def _candidate(
         completion, outline_ids = _without_outline(policy, completion)
     if verdict.correct and (asked or verdict.valid is None):  # of the chain alone, without its outline
         verdict = replace(verdict, valid=steps_right(task, problem, completion.text))
-    right_steps = verdict.valid
-    if verdict.correct and "arithmetic" in config.explanation_filter:
-        right_steps = check_arithmetic(problem.question, problem.answer, completion.text)
     outline = policy.tokenizer.decode(outline_ids) if outline_ids else ""
     target_ids, accepted, reason = completion.token_ids, True, "accepted"
     if "none" in config.explanation_filter:
@@ -219,14 +216,29 @@ def _candidate(
         accepted, reason = False, "truncated"
     elif not verdict.correct:
         accepted, reason = False, verdict.reason
-    elif {"steps", "arithmetic"}.intersection(config.explanation_filter) and not right_steps:
-        accepted, reason = False, "unread_steps" if right_steps is None else "wrong_step"
+    elif fault := fault_of_steps(config.explanation_filter, problem, completion.text, verdict.valid):
+        accepted, reason = False, fault
     elif asked and (not outline or shows_answer(task, problem, outline)):
         accepted, reason = False, "outline_shows_answer" if outline else "no_outline"
     prompt_ids = encode_question(policy.tokenizer, problem)
     return Explanation(
         problem, completion, prompt_ids, target_ids, verdict, accepted, reason, outline_ids=outline_ids, outline=outline
     )
+
+
+def fault_of_steps(filters: Collection[str], problem: Problem, chain: str, valid: bool | None) -> str:
+    """The reason for which filters refuse the steps of a chain that ends in the right answer; empty if they do not.
+
+    Args:
+        filters: steps refuses what is not known to be right, arithmetic an equation that is wrong.
+        problem: the chain's.
+        chain: without its outline.
+        valid: the finding of `steps_right`.
+    """
+    if "steps" in filters and not valid:
+        return "unread_steps" if valid is None else "wrong_step"
+    wrong = "arithmetic" in filters and check_arithmetic(problem.question, problem.answer, chain) is False
+    return "wrong_step" if wrong else ""
 
 
 def _without_outline(policy: Policy, completion: Completion) -> tuple[Completion, tuple[int, ...]]:
