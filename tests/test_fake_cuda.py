@@ -173,7 +173,7 @@ def test_scoring_stays_on_the_gpu(name: str) -> None:
     with fake_cuda() as mode:
         policy.materialise()
         sent = on_the_gpu(mode, made)
-        assert scoring.is_packable(policy._model)
+        assert scoring.is_packed(policy._model)
         policy._peft.train()
         with OnlyCuda():  # type: ignore[no-untyped-call]
             logprobs_N = policy.logprobs(sent, temperature=0.7)

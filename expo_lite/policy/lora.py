@@ -89,7 +89,7 @@ class LoraPolicy:
         self.eos_ids = _eos_ids(tokenizer, self._model)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(tokenizer, self.eos_ids)
-        self.packs = scoring.is_packable(self._model)
+        self.packs = scoring.is_packed(self._model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=_computes_in(self._model) == torch.float16)
         self.samples_exactly = _computes_in(self._model) == torch.float32
         self.n_sampled_tokens = self.n_scored_tokens = 0

@@ -45,7 +45,7 @@ def score_listed(
 
 def _hidden(model: Any, batch: MicroBatch, gradient: bool) -> tuple[torch.Tensor, float | None]:
     """The hidden states [N, H] whose products with the head are the logits, and the cap of those."""
-    hidden_NH = packed_hidden(model, batch) if is_packable(model) else padded_hidden(model, batch)
+    hidden_NH = packed_hidden(model, batch) if is_packed(model) else padded_hidden(model, batch)
     factor, cap = logit_shape(model.config)
     hidden_NH = hidden_NH if factor == 1 else hidden_NH * factor
     return hidden_NH if gradient else hidden_NH.detach(), cap
@@ -64,7 +64,7 @@ def decoder_of(model: Any) -> Any:
     return model.model if found is model else found  # Llama 4 does not find its own
 
 
-def is_packable(model: Any) -> bool:
+def is_packed(model: Any) -> bool:
     """Tell whether `score` lays this model's rows end to end."""
     # this imports transformers, which must wait for Unsloth, so not before a model is loaded
     from expo_lite.policy import attention
