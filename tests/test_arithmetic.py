@@ -8,6 +8,7 @@ import pytest
 
 from expo_lite.grading.arithmetic import check_arithmetic
 
+SOUND = Path(__file__).parent / "data" / "arithmetic_sound.jsonl"
 CHAINS = Path(__file__).parent / "data" / "arithmetic_chains.jsonl"
 """60 sound chains and 60 that end in the right answer after a fault, on problems of GSM8K, as small models write.
 They were written by another hand than the rules. By the first form of these 55 of the sound ones were found right."""
@@ -62,6 +63,8 @@ They were written by another hand than the rules. By the first form of these 55 
         ("12 \\div 1/2 = 24", "24", True),  # as models write it
         ("Total = 5 + 3\n= 8", "8", True),
         ("2 + 3 = 5", "x + 1", None),  # no number
+        ("1 1/2 miles = 1.5 x 5,280 = 7,920 feet", "7920", True),
+        ("$\\frac{3}{9} = \\frac{1}{3}$ and $\\frac{4}{12} = \\frac{1}{3}$", "\\frac{1}{3}", True),
     ],
 )
 def test_the_rules(chain: str, answer: str, right: bool | None) -> None:
@@ -82,6 +85,13 @@ def test_chains_by_another_hand() -> None:
     assert (found["sound", True], found["sound", False]) == (57, 0)
     passed = {fault: n for (fault, right), n in found.items() if right and fault != "sound"}
     assert passed == {"misread": 4, "false_equation": 1}  # of 60; the latter's false step is in words
+
+
+def test_sound_chains_in_the_styles_of_larger_models() -> None:
+    """By a third hand, before it saw the rules, which called 4 of them wrong. Now one: it says that 5 + 3 is not 9."""
+    rows = [json.loads(line) for line in SOUND.read_text(encoding="utf-8").splitlines()]
+    found = Counter(check_arithmetic(row["question"], row["answer"], row["chain"]) for row in rows)
+    assert found == {True: 103, None: 56, False: 1}
 
 
 @pytest.mark.parametrize(

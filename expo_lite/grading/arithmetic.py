@@ -26,6 +26,7 @@ _REWRITTEN = tuple(
         (r"(?<!\d)\d++(?:st|nd|rd|th)\b", "nth"),
         (r"^[ \t]*(?:[-*\u2022]|\(?\d+[.)])\s", ""),  # a bullet
         (r"\([A-Za-z][A-Za-z ,'-]*\)", " "),
+        (r"\band\b", ";"),
         (r"[\u00d7\u00b7]|\\(?:times|cdot)\b", "*"),
         (r"(?:(?<=[\d)%])\s*(?:[xX]|\btimes)\s*|(?<=[a-z])\s+[xX]\s+)(?=[\d.(\\])", "*"),
         (r"(%|/\s*\d+\)?)\s+of\s+(?=[\d.(\\])", r"\1*"),
@@ -45,7 +46,7 @@ _UNKNOWN = re.compile(
 )
 """Words by which more than the figures is meant."""
 _SIGN = re.compile(r"[-+*/^]|\\[dt]?frac")
-_SHARE = re.compile(r"\d+/\d+|\\[dt]?frac\{\d+\}\{\d+\}")
+_SHARE = re.compile(r"(?:\d+ )?\d+/\d+|\\[dt]?frac\{\d+\}\{\d+\}")
 _NUMBER = re.compile(r"(?<![\d.])\d{0,40}\.?\d{1,40}(?!\d)")
 
 
