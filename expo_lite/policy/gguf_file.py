@@ -193,11 +193,9 @@ def _puts_space_first(about: dict[str, Any]) -> bool | None:
     """Tell whether a SentencePiece tokenizer puts a space before the text; None for a tokenizer of another kind."""
     normaliser = about["normalizer"] or {}
     *before, last = normaliser.get("normalizers", [normaliser])
-    splits = about["pre_tokenizer"] or {
-        "pattern": last.get("pattern")
-    }  # Gemma's splits at spaces that are gone by then
-    spaces = last.get("content") == SPACE and splits.get("pattern") == last["pattern"]
-    return bool(before) if spaces and about["model"].get("byte_fallback") else None
+    pattern = (about["pre_tokenizer"] or last).get("pattern")  # Gemma's splits at spaces, which are gone by then
+    spaces = last.get("content") == SPACE and pattern == last["pattern"] and about["model"].get("byte_fallback")
+    return bool(before) if spaces else None
 
 
 def _splitting(about: dict[str, Any]) -> str:
