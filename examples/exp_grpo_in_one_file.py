@@ -10,7 +10,7 @@ are wrong there is nothing to compare. There the model sees the right answer, ex
 This file leaves out:
 1. Four-bit weights, prompts computed once a group, logits made in chunks, continuous batching, memory limits.
 2. Several updates a batch (so the ratio is always 1), the KL penalty, schedules, a correction for inexact samplers.
-3. Other gates, controls and filters (`tiny` writes no equations); explanations kept, or the best of several.
+3. Gates, controls, and filters beyond the answer (the default one reads nothing here); explanations kept, or the best.
 4. The grader: an answer counts here if it is the same text.
 5. Checkpoints, resuming, logs, reports, intervals, and the diagnosis before a run.
 

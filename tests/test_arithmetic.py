@@ -88,7 +88,7 @@ def test_chains_by_another_hand() -> None:
 
 
 def test_sound_chains_in_the_styles_of_larger_models() -> None:
-    """By a third hand, before it saw the rules, which called 4 of them wrong. Now one: it says that 5 + 3 is not 9."""
+    """Written by a third hand that had not seen the rules. The first form called 4 wrong; the one left says "not 9"."""
     rows = [json.loads(line) for line in SOUND.read_text(encoding="utf-8").splitlines()]
     found = Counter(check_arithmetic(row["question"], row["answer"], row["chain"]) for row in rows)
     assert found == {True: 103, None: 56, False: 1}

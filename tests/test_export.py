@@ -162,7 +162,7 @@ def test_a_gguf_file_is_read_back(run: Path, dtype: str, capsys: pytest.CaptureF
 
 def test_llama_cpp_answers_alike(run: Path, replies: list[tuple[tuple[int, ...], str]]) -> None:
     """The same token ids out of the same text, and the same greedy completions."""
-    (file,) = export(run, "gguf", "--dtype", "f32").glob("*.gguf")
+    (file,) = export(run, "gguf").glob("*.gguf")
     tokenizer: Any = AutoTokenizer.from_pretrained(TINY)
     model = Llama(file)
     for prompt, text in replies:

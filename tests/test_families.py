@@ -205,7 +205,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_gguf_files_as_transformers_and_llama_cpp_read_them(name: str, tmp_path: Path) -> None:
-    """After windows of 8, with another rotation in each kind of layer; llama.cpp takes GELU out of a table."""
+    """Prompts are longer than windows, and each kind of layer has its own rotation; llama.cpp reads GELU in a table."""
     folder = random_model(sizes_of(name) | WRITTEN[name], tmp_path / "model")
     policy = shaken(HfPolicy(str(folder), PolicyConfig(bits=16, lora_rank=4), seed=0), 0.1)
     completions = greedy(policy, PROMPTS, 24)

@@ -2,7 +2,7 @@
 
 TRL samples, scores and updates, on as many processes as `accelerate launch` starts, with DDP, FSDP or DeepSpeed, and
 with vLLM if asked. What is added: where all of a group are wrong, one more completion after question and right answer;
-if its own answer is right, -exp_sft_coef log pi of it after the question alone, averaged over the problems of the step.
+if it is accepted, -exp_sft_coef log pi of it after the question alone, averaged over the problems of the step.
 Prompts, grading, gate, controls, schedule and normalisation are those of `expo-lite train`, and so are the
 names of metrics.
 

@@ -189,7 +189,8 @@ def verdicts_of(levels: Sequence[LevelDiagnosis]) -> dict[str, LevelVerdict]:
 def judge_level(row: LevelDiagnosis) -> LevelVerdict:
     """The first rule that applies decides: what would make all later figures worthless comes first."""
     right, accepted = row.reward.value, row.accepted.value
-    misled, valid = _value(row.right.get(CONTROL)), _value(row.valid.get("explanation"))
+    misled, shown = (_value(row.right.get(kind)) for kind in (CONTROL, "explanation"))
+    valid = _value(row.valid.get("explanation"))
     lift, own_lift = _value(row.lift.get("explanation")), _value(row.lift.get("own"))
     nll, expert_nll = row.nll.get("explanation"), row.nll.get("expert")
     instead = "a larger model, or expert chains"
@@ -203,7 +204,7 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
             return LevelVerdict("no", f"{cut:.0%} of explanations are cut off by the limit", "--max-completion-tokens")
         remedy = "a larger model, --explanations-per-problem 4, or examples by --explanation-prompt"
         return LevelVerdict("no", f"only {accepted:.0%} of explanations are accepted", remedy)
-    if misled is not None and misled >= HALF * accepted:
+    if misled is not None and misled >= HALF * (accepted if shown is None else shown):
         why = f"with a wrong answer shown {misled:.0%} are right too: the prompt helps, not the answer"
         return LevelVerdict("no", why, "the explanation prompt's wording as the plain prompt, or star")
     if valid is not None and valid < SOLVED:

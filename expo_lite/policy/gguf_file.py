@@ -82,7 +82,7 @@ def write_gguf(
 
 
 def _has_other_windows(config: Any, family: Family) -> bool:
-    """Tell whether the readers of GGUF files would attend otherwise: Gemma 3's fixed pattern is all that they know."""
+    """Tell whether the readers of GGUF files would use other windows: Gemma 3's fixed pattern is all that they know."""
     full = [kind == "full_attention" for kind in getattr(config, "layer_types", None) or ()]
     if family.gguf == "gemma3":
         return full != [i % 6 == 0 for i in range(1, len(full) + 1)]
@@ -152,7 +152,7 @@ def begins_with_bos(tokenizer: Any) -> bool:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -> None:
-    """Write a BPE tokenizer: tokens, their kinds, and what is merged.
+    """Write a BPE tokenizer: tokens, their kinds, and merges or scores.
 
     One of bytes has merges and a rule that splits text; one of characters (SentencePiece) has a score for each token.
     """
@@ -160,8 +160,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -
     model, added = about["model"], {token["id"]: token for token in about["added_tokens"]}
     tokens = {number: text for text, number in model["vocab"].items()}
     tokens |= {number: token["content"] for number, token in added.items()}
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     kinds, space = gguf.TokenType, _puts_space_first(about)
+    splitting = _splitting(about) if space is None else ""
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
 
     def kind(number: int) -> gguf.TokenType:
         if number in added:
@@ -174,7 +175,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -
     writer.add_token_types([kind(number) for number in range(n_vocabulary)])
     if space is None:
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(_splitting(about))
+        writer.add_tokenizer_pre(splitting)
         writer.add_token_merges(merges)
     else:
         scores = {merge.replace(" ", ""): -float(rank) for rank, merge in reversed(list(enumerate(merges)))}
@@ -191,11 +192,13 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -
 
 def _puts_space_first(about: dict[str, Any]) -> bool | None:
     """Tell whether a SentencePiece tokenizer puts a space before the text; None for a tokenizer of another kind."""
-    normaliser = about["normalizer"] or {}
-    *before, last = normaliser.get("normalizers", [normaliser])
-    pattern = (about["pre_tokenizer"] or last).get("pattern")  # Gemma's splits at spaces, which are gone by then
-    spaces = last.get("content") == SPACE and pattern == last["pattern"] and about["model"].get("byte_fallback")
-    return bool(before) if spaces else None
+    normaliser, space = about["normalizer"] or {}, {"String": " "}
+    # Gemma's splits at spaces, which are gone by then
+    if not about["model"].get("byte_fallback") or (about["pre_tokenizer"] or {}).get("pattern", space) != space:
+        return None
+    replaced = {"type": "Replace", "pattern": space, "content": SPACE}
+    shapes = {False: [replaced], True: [{"type": "Prepend", "prepend": SPACE}, replaced]}
+    return next((put for put, shape in shapes.items() if normaliser.get("normalizers", [normaliser]) == shape), None)
 
 
 def _splitting(about: dict[str, Any]) -> str:

@@ -142,6 +142,7 @@ def _accepted(rows: Sequence[Row]) -> float | None:
 def _refusal_remedy(rows: Sequence[Row]) -> str:
     remedies = {
         "truncated": LIMITS[0][2].remedy,
+        "wrong_step": "They copy the answer after a wrong equation: take a larger model, or expert chains.",
         "no_lift": "Take lift out of --explanation-filter.",
         "unread_steps": "Chains have no equations that can be read: take arithmetic or lift as --explanation-filter.",
     }

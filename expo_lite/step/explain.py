@@ -230,12 +230,14 @@ def fault_of_steps(filters: Collection[str], problem: Problem, chain: str, valid
     """The reason for which filters refuse the steps of a chain that ends in the right answer; empty if they do not.
 
     Args:
-        filters: steps refuses what is not known to be right, arithmetic an equation that is wrong.
-        problem: the chain's.
-        chain: without its outline.
-        valid: the finding of `steps_right`.
+        filters: steps refuses all that is not known to be right, and arithmetic refuses a wrong equation.
+        problem: the problem that the chain solves.
+        chain: its text, without an outline.
+        valid: the result of `steps_right`, which overrules the equations where it is True.
     """
-    if "steps" in filters and not valid:
+    if valid:
+        return ""
+    if "steps" in filters:
         return "unread_steps" if valid is None else "wrong_step"
     wrong = "arithmetic" in filters and check_arithmetic(problem.question, problem.answer, chain) is False
     return "wrong_step" if wrong else ""
