@@ -95,9 +95,10 @@ NOT_RUN = {
     "sweep examples/pretrained.toml --model boxes --task python:examples/boxes.py --output runs/pretrained": SMOLLM2
     + "; the runs take ten hours",
     "diagnose --model boxes --bits 16 --task python:examples/boxes.py --split test --levels 5 --problems 200 "
-    "--group-size 16 --max-completion-tokens 64 --temperature 1": SMOLLM2,
+    "--group-size 16 --max-completion-tokens 64 --temperature 1 --explanation-filter verified": SMOLLM2,
     "diagnose --model boxes --bits 16 --task gsm8k --split test --problems 60 --group-size 8 "
-    "--max-completion-tokens 96 --temperature 1 --show 4": SMOLLM2 + "; the data are the hub's",
+    "--max-completion-tokens 96 --temperature 1 --show 4 --explanation-filter verified": SMOLLM2
+    + "; the data are the hub's",
 }
 """With the reason. They are parsed all the same."""
 
