@@ -182,6 +182,10 @@ def test_every_architecture(kind: str, tmp_path: Path) -> None:
     write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=str(tmp_path), name="a")
     found = check_export(tmp_path / "a.gguf", completions, CPU, plain_config(policy, torch.float32))
     assert (found.n_same, found.mean_nats < 1e-4) == (len(PROMPTS), True)
+    model = Llama(tmp_path / "a.gguf")
+    for c in completions:
+        by_llama_cpp = model.logprobs(c.prompt_ids, c.token_ids, policy.base_model.config.vocab_size)
+        assert by_llama_cpp == pytest.approx(c.logprobs, abs=1e-4)
 
 
 def test_another_model_is_not_kept(tmp_path: Path) -> None:

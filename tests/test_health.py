@@ -110,7 +110,12 @@ def test_one_thing_that_is_wrong(harm: dict[str, float], what: str, figures: str
 
 @pytest.mark.parametrize(
     ("reason", "said"),
-    [("no_lift", "Take lift out"), ("unread_steps", "no equations"), ("different", "diagnose --show")],
+    [
+        ("no_lift", "Take lift out"),
+        ("wrong_step", "wrong equation"),
+        ("unread_steps", "no equations"),
+        ("different", "diagnose --show"),
+    ],
 )
 def test_the_remedy_is_that_of_the_commonest_refusal(reason: str, said: str) -> None:
     harm = {"expo/explanation_accept_rate": 0.05, f"expo/refused/{reason}": 0.9, "expo/refused/no_answer": 0.05}

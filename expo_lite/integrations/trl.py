@@ -214,7 +214,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         if not verdict.correct:
             return verdict.reason
         valid = steps_right(self._task, problem, text)
-        return fault_of_steps(self._explanation.explanation_filter, problem, text, valid) or ACCEPTED
+        return fault_of_steps(self._explanation.explanation_filter, self._task, problem, text, valid) or ACCEPTED
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's loss, and the term of this micro-batch's explanations."""

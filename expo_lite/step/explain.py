@@ -44,7 +44,7 @@ from expo_lite.step.chain_text import before_answer, shows_answer, up_to_answer
 from expo_lite.step.rollout import grade_groups, sample, stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
-from expo_lite.tasks.base import steps_right
+from expo_lite.tasks.base import ChecksSteps, steps_right
 
 _BOX = "\\boxed{"
 ONE_EACH = ExpoConfig()
@@ -216,7 +216,7 @@ def _candidate(
         accepted, reason = False, "truncated"
     elif not verdict.correct:
         accepted, reason = False, verdict.reason
-    elif fault := fault_of_steps(config.explanation_filter, problem, completion.text, verdict.valid):
+    elif fault := fault_of_steps(config.explanation_filter, task, problem, completion.text, verdict.valid):
         accepted, reason = False, fault
     elif asked and (not outline or shows_answer(task, problem, outline)):
         accepted, reason = False, "outline_shows_answer" if outline else "no_outline"
@@ -226,11 +226,12 @@ def _candidate(
     )
 
 
-def fault_of_steps(filters: Collection[str], problem: Problem, chain: str, valid: bool | None) -> str:
+def fault_of_steps(filters: Collection[str], task: Task, problem: Problem, chain: str, valid: bool | None) -> str:
     """The reason for which filters refuse the steps of a chain that ends in the right answer; empty if they do not.
 
     Args:
         filters: steps refuses all that is not known to be right, and arithmetic refuses a wrong equation.
+        task: the one whose problem it is.
         problem: the problem that the chain solves.
         chain: its text, without an outline.
         valid: the result of `steps_right`, which overrules the equations where it is True.
@@ -239,8 +240,9 @@ def fault_of_steps(filters: Collection[str], problem: Problem, chain: str, valid
         return ""
     if "steps" in filters:
         return "unread_steps" if valid is None else "wrong_step"
-    wrong = "arithmetic" in filters and check_arithmetic(problem.question, problem.answer, chain) is False
-    return "wrong_step" if wrong else ""
+    if "arithmetic" in filters and isinstance(task, ChecksSteps):
+        valid = check_arithmetic(problem.question, problem.answer, chain)  # in place of the task's own check
+    return "wrong_step" if "arithmetic" in filters and valid is False else ""
 
 
 def _without_outline(policy: Policy, completion: Completion) -> tuple[Completion, tuple[int, ...]]:
