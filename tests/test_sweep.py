@@ -130,6 +130,17 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     assert [config.seed for config in plan.configs()] == [3] * 8 + [1] * 8
 
 
+def test_a_plan_starts_from_one_of_the_package(tmp_path: Path) -> None:
+    own = "seeds = [7]\ncommon.steps = 9\nruns.prefix.sampling.temperature = 0.5\nruns.new.method = 'grpo'"
+    (tmp_path / "plan.toml").write_text(f"base = 'remedies'\n{own}")
+    ours, theirs = (read_plan(Path(plan), RunsConfig(model="tiny")) for plan in (tmp_path / "plan.toml", "remedies"))
+    assert list(ours.runs) == [*theirs.runs, "new"]
+    assert (ours.seeds, ours.against) == ((7,), theirs.against)
+    for name, its in theirs.runs.items():
+        sampling = replace(its.sampling, temperature=0.5) if name == "prefix" else its.sampling
+        assert ours.runs[name] == replace(its, steps=9, sampling=sampling)
+
+
 @pytest.mark.parametrize(
     "grid",
     [
@@ -192,7 +203,7 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
     [
         (
             "seedz = [0]",
-            "unknown setting 'seedz'. A plan has seeds, diagnose_problems, common, runs, grid, quick, against; ",
+            "unknown setting 'seedz'. A plan has base, seeds, diagnose_problems, common, runs, grid, quick, against; ",
         ),
         ("methods = ['grpo']", "those of `train` go in [common] or [runs.NAME]."),
         ("seeds = [0]\n[quick]\nstep = 3", "quick: unknown setting 'step'."),
@@ -205,6 +216,7 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
         ("seeds = [0]\n[runs.a]\nmethod = 'ppo'", "runs.a: method must be 'grpo'"),
         ("seeds = [0]\n[runs.a]\nseed = 3", "runs.a: 'seed' is not the plan's"),
         ("seeds = [0]\n[runs.a]\nevaluation.eval_problems = 0", "give evaluation.eval_problems above 0"),
+        ("base = 'remedy'\nseeds = [0]", "base must be a plan of the package: ablate-coef"),
         ("seeds = [0]\nagainst = ['grop']\n[runs.grpo]", "no run of the plan. Did you mean 'grpo'?"),
     ],
 )

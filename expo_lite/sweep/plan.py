@@ -1,5 +1,6 @@
 """Read a plan of runs from TOML: the settings that all runs share, those of each run, and the seeds; no torch.
 
+base = "remedies"             # start from a plan that comes with the package; what follows replaces its values
 seeds = [0, 1, 2]
 [common]                      # settings of `train`, for all runs
 steps = 100
@@ -135,15 +136,7 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
         ConfigError: the file is missing or not a plan, or settings are wrong; the text names the run.
     """
     check_sweep(config)
-    file = HERE / f"{plan}.toml" if str(plan) in PRESETS and not plan.exists() else plan
-    if not file.exists():
-        hint = suggestion(str(plan), PRESETS)
-        raise ConfigError(f"There is no plan '{plan}'. Give a TOML file, or one of {', '.join(PRESETS)}.{hint}")
-    values = toml_values(file)
-    written = _plan_file(values, str(file))
-    _plan_file(written.quick, f"{file}: quick")
-    if config.quick:
-        written = from_mapping(PlanFile, merged(values, written.quick), str(file))
+    file, written = _written(plan, quick=config.quick)
     seeds = config.seeds or written.seeds
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"{file}: a plan has seeds, and they differ, not '{', '.join(map(str, seeds))}'.")
@@ -159,16 +152,15 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
         raise ConfigError(
             f"{file}: against names '{wrong[0]}', which is no run of the plan.{suggestion(wrong[0], runs)}"
         )
-    folder = config.output or Path("runs") / name
-    read = SweepPlan(file.stem, seeds, written.diagnose_problems, runs, folder, written.against)
+    output = config.output or Path("runs") / name
+    read = SweepPlan(file.stem, seeds, written.diagnose_problems, runs, output, written.against)
     if not read.any_config.evaluation.eval_problems:
         raise ConfigError(f"{file}: runs are compared by their evaluations: give evaluation.eval_problems above 0.")
     shared = _evaluated(read.any_config)
     for run in runs:
         resolved = read.config(run, seeds[0])
         check_name(resolved.task, resolved.data, resolved.levels)
-        differing = [key for key, value in _evaluated(resolved).items() if value != shared[key]]
-        if differing:
+        if differing := [key for key, value in _evaluated(resolved).items() if value != shared[key]]:
             raise ConfigError(
                 f"{file}: runs.{run} has another {', '.join(differing)} than the first run. All runs of a plan start "
                 "from one model and are evaluated alike; make two plans."
@@ -176,11 +168,29 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
     return read
 
 
+def _written(plan: Path, *, quick: bool) -> tuple[Path, PlanFile]:
+    """Find and read a plan, with the plan that it starts from."""
+    file = HERE / f"{plan}.toml" if str(plan) in PRESETS and not plan.exists() else plan
+    if not file.exists():
+        hint = suggestion(str(plan), PRESETS)
+        raise ConfigError(f"There is no plan '{plan}'. Give a TOML file, or one of {', '.join(PRESETS)}.{hint}")
+    values = toml_values(file)
+    if (base := values.pop("base", None)) is not None:
+        if base not in PRESETS:
+            raise ConfigError(f"{file}: base must be a plan of the package: {', '.join(PRESETS)}, not {base!r}.")
+        values = merged(toml_values(HERE / f"{base}.toml"), values)
+    written = _plan_file(values, str(file))
+    _plan_file(written.quick, f"{file}: quick")
+    if quick:
+        written = from_mapping(PlanFile, merged(values, written.quick), str(file))
+    return file, written
+
+
 def _plan_file(values: dict[str, Any], where: str) -> PlanFile:
     """Build a plan from its tables; an unknown name is answered with those that a plan has."""
     if wrong := [name for name in values if name not in PlanFile.__dataclass_fields__]:
-        has = f"A plan has {', '.join(PlanFile.__dataclass_fields__)}; those of `train` go in [common] or [runs.NAME]."
-        raise ConfigError(f"{where}: unknown setting '{wrong[0]}'. {has}")
+        has = f"base, {', '.join(PlanFile.__dataclass_fields__)}; those of `train` go in [common] or [runs.NAME]."
+        raise ConfigError(f"{where}: unknown setting '{wrong[0]}'. A plan has {has}")
     return from_mapping(PlanFile, values, where)
 
 
