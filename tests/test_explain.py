@@ -217,7 +217,10 @@ def test_of_a_task_that_cannot_check_steps_the_arithmetic_counts(policy: HfPolic
     assert [e.verdict.valid for e in judged] == [True, False, None]
     by_default = judge(policy, attempts, ExpoConfig())
     assert [e.reason for e in by_default] == ["accepted", "wrong_step", "accepted"]
+    metrics = explanation_metrics(by_default)
+    assert (metrics["expo/explanation_checked_rate"], metrics["expo/explanation_valid_rate"]) == (0.5, 1.0)
     metrics = explanation_metrics(judge(policy, attempts, ExpoConfig(explanation_filter=("verified",))))
+    assert metrics["expo/explanation_checked_rate"] == pytest.approx(2 / 3)
     assert (metrics["expo/explanation_accept_rate"], metrics["expo/explanation_valid_rate"]) == (1.0, 0.5)
 
 

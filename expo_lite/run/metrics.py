@@ -41,8 +41,10 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 def explanation_metrics(explanations: Sequence[Explanation]) -> dict[str, float]:
     """Acceptance and the reasons for refusals, of one step's new explanations."""
     metrics = {"expo/explanation_accept_rate": mean(explanation.accepted for explanation in explanations)}
-    if valid := [e.verdict.valid for e in explanations if e.accepted and e.verdict.valid is not None]:
-        metrics["expo/explanation_valid_rate"] = mean(valid)
+    if accepted := [e.verdict.valid for e in explanations if e.accepted]:
+        metrics["expo/explanation_checked_rate"] = mean(valid is not None for valid in accepted)
+    if checked := [valid for valid in accepted if valid is not None]:
+        metrics["expo/explanation_valid_rate"] = mean(checked)
     for reason in sorted({e.reason for e in explanations if not e.accepted}):
         metrics[f"expo/refused/{reason}"] = mean(e.reason == reason for e in explanations)
     return metrics

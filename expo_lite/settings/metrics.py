@@ -59,8 +59,8 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         Panel("Learning rate", "As scheduled.", "", (Metric("learning_rate", "learning rate"),)),
     )),
     ("Explanations and chains", (
-        Panel("Explanations accepted", "The share of new ones that pass the filter; the others teach nothing. Of those accepted whose steps can be checked, the share with right ones. Of all, the share made at an earlier step.", "share",
-              (Metric("expo/explanation_accept_rate", "explanations accepted", "accepted", "good"), Metric("expo/explanation_valid_rate", "accepted explanations with right steps", "right steps"), Metric("expo/reused", "explanations used again", "used again"))),
+        Panel("Explanations accepted", "The share of new ones that pass the filter; the others teach nothing. Of those accepted, the share whose steps could be checked; of these, the share with right ones. Of all, the share made at an earlier step.", "share",
+              (Metric("expo/explanation_accept_rate", "explanations accepted", "accepted", "good"), Metric("expo/explanation_checked_rate", "accepted explanations with steps that can be checked", "steps checked"), Metric("expo/explanation_valid_rate", "accepted explanations with right steps", "right steps"), Metric("expo/reused", "explanations used again", "used again"))),
         Panel("Why explanations were refused", "Shares of new explanations.", "share", (Metric("expo/refused/", ""),),
               whole="expo/explanation_accept_rate"),
         Panel("Surprise of chains", "Negative log-likelihood after the plain prompt. Good positives are near the policy's own.", "nats",
