@@ -3,7 +3,7 @@ r"""Word problems for a pretrained model that can explain: the task `python:exam
     uv run python examples/boxes.py GGUF FOLDER
 
 teaches SmolLM2-135M-Instruct the problems of levels 1 to 3, alone and with their answers shown, and writes the model to
-FOLDER: 170 steps, some 80 CPU minutes. Levels 4 and 5 are for reinforcement learning:
+FOLDER: 170 steps, 40 to 80 CPU minutes. Levels 4 and 5 are for reinforcement learning:
 
 | level | problem | in the lessons |
 | ----- | ------- | -------------- |

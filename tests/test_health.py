@@ -113,7 +113,7 @@ def test_one_thing_that_is_wrong(harm: dict[str, float], what: str, figures: str
     [
         ("no_lift", "Take lift out"),
         ("wrong_step", "wrong equation"),
-        ("unread_steps", "no equations"),
+        ("unread_steps", "cannot be read"),
         ("different", "diagnose --show"),
     ],
 )

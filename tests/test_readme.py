@@ -89,6 +89,7 @@ HUB_AND_GPU = "the model comes from the hub, and it is too large for a CPU"
 SMOLLM2 = "needs SmolLM2-135M-Instruct, a download of 90 MB, taught for an hour; tests -m slow run that model"
 NOT_RUN = {
     "train --model qwen2.5-3b --task math": HUB_AND_GPU,
+    "diagnose --model qwen2.5-3b --task math --explanation-filter verified": HUB_AND_GPU,
     "diagnose --model qwen2.5-3b --task math": HUB_AND_GPU,
     "replicate --model qwen2.5-3b --task math": HUB_AND_GPU,
     "train --model qwen2.5-0.5b --task hub:OWNER/NAME": "model and data are the hub's; OWNER/NAME stands for yours",

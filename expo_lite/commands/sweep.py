@@ -29,7 +29,8 @@ class Sweep(Printing, ConfiguredCommand):
 
     Example: expo-lite sweep ablate-gate --model tiny --seeds 0 1 2
 
-    A plan of your own is a TOML file, with settings of `train`:
+    A plan of your own is a TOML file, with settings of `train`. With base = "remedies"
+    it starts from a plan of the package, and replaces some of its values.
 
       seeds = [0, 1]
       common.steps = 100                      # for all runs

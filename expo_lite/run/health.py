@@ -144,7 +144,7 @@ def _refusal_remedy(rows: Sequence[Row]) -> str:
         "truncated": LIMITS[0][2].remedy,
         "wrong_step": "They copy the answer after a wrong equation: take a larger model, or expert chains.",
         "no_lift": "Take lift out of --explanation-filter.",
-        "unread_steps": "Chains have no equations that can be read: take arithmetic or lift as --explanation-filter.",
+        "unread_steps": "Equations cannot be read, or do not lead to the answer: take --explanation-filter arithmetic.",
     }
     other = "Read some with `expo-lite diagnose --show 4`; take --explanations-per-problem 4 or a larger model."
     return remedies.get(_most_refused(rows) or "", other)

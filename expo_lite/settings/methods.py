@@ -24,7 +24,7 @@ class MethodSpec:
     gate: Gate = "all-wrong"
     """Which problems get a chain by default.
 
-    The paper's formula has no gate. Without one the term also pulls where nothing is wrong: of five runs of 200 steps
+    The paper's formula has no gate. Without one the term also pulls where nothing is wrong: of three runs of 200 steps
     on the built-in model all collapsed, and with the gate none did (examples/results/replicate.md). Pairs have no such
     term, and need every problem with a wrong completion; plain supervised training has nothing beside it.
     """
