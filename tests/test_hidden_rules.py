@@ -56,7 +56,7 @@ def test_a_level_has_its_number_of_words_and_of_hidden_ones(level: int) -> None:
 @pytest.mark.parametrize("level", [1, 5])
 def test_splits_share_no_question_and_are_full(level: int) -> None:
     task = HiddenRules()
-    train, test = (task.problems(split, levels=(level,)) for split in ("train", "test"))
+    train, test = (task.problems(split, levels=(level,), limit=n) for split, n in (("train", 2_000), ("test", None)))
     questions = {problem.question for problem in train}, {problem.question for problem in test}
     assert (len(questions[0]), len(questions[1])) == (2_000, 200)
     assert not questions[0] & questions[1]
@@ -69,6 +69,7 @@ def test_the_problems_are_the_same_every_time_and_a_limit_takes_a_part_of_them()
     assert whole == task.problems("test", levels=(5,), seed=9)
     assert len(part) == 20 and set(part) < set(whole)
     assert part != task.problems("test", levels=(5,), limit=20, seed=4)
+    assert task.problems("train", levels=(5,), seed=3) == task.problems("train", levels=(5,), limit=64, seed=3)
 
 
 def test_every_test_problem_has_chains_that_pass_the_step_checker_and_the_grade() -> None:

@@ -84,7 +84,8 @@ class TrainConfig:
     diagnose_first: Annotated[int, AT_LEAST_0] = 8
     """Before a run of 50 steps or more, check explanations on this many problems per level (0: skip)."""
     train_problems: Annotated[int | None, PROBLEMS] = None
-    """Train on at most this many problems of each level; of a task without levels, this many in all. Default: all."""
+    """Train on at most this many problems of each level; of a task without levels, this many in all.
+    Default: all, of hidden-rules 64."""
     question_prompt: Path | None = None
     """A text file with the prompt that asks a problem, in training and evaluation. It has {question} in it.
     Lines '--- system', '--- user' and '--- assistant' begin a turn each, for a system prompt or worked examples."""

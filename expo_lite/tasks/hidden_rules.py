@@ -50,6 +50,8 @@ OPENING, CLOSING = "Start with ", "Write the results one after the other."
 EXAMPLE = f"{OPENING}4. A: blorp. B: hop. {CLOSING}"
 """A question in one line, with a hidden word and a known one, for whoever asks `tiny` by hand."""
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
+N_BY_DEFAULT = {"train": 64, "test": 200}
+"""Problems a level without a limit. With 2,000 to train on, ExP-GRPO of `tiny` is less stable (replication.md)."""
 _TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
 _DRAWS_IN_VAIN = 100_000  # after so many draws without a new question there are taken to be no more
 
@@ -181,11 +183,12 @@ class HiddenRules:
     def problems(
         self, split: Split, *, levels: tuple[Level, ...] = (), limit: int | None = None, seed: int = 0
     ) -> list[Problem]:
-        """Problems by ascending level: 2,000 a level to train on and 200 to test on, more only if the limit is higher.
+        """Problems by ascending level; without a limit 64 a level to train on, picked from 2,000, and 200 to test on.
 
         Raises ConfigError for levels or limits that cannot be.
         """
-        n_a_level = max(limit or 0, N_PROBLEMS[split])
+        limit = N_BY_DEFAULT[split] if limit is None else limit
+        n_a_level = max(limit, N_PROBLEMS[split])
         pool = [p for level in self.levels if not levels or level in levels for p in _drawn(split, level, n_a_level)]
         return select(pool, task=self.name, known_levels=self.levels, levels=levels, limit=limit, seed=seed)
 
