@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from safetensors import SafetensorError
 
-from expo_lite.errors import CheckpointError, DivergedError, ExpoLiteError, ModelError
+from expo_lite.errors import CheckpointError, ConfigError, DivergedError, ExpoLiteError, ModelError
 from expo_lite.grading import Grader
 from expo_lite.measure.diagnose import CHAINS, chain_metrics, diagnose_first, diagnosed
 from expo_lite.measure.evaluate import evaluate_and_compare, evaluate_once, held_out, is_due, load_evaluation
+from expo_lite.measure.samples import problems_sha256
 from expo_lite.memory.limits import Limits, fitted, fitting, peak_memory_gib, peak_reserved_gib
 from expo_lite.memory.machine import out_of_memory, short_of_memory
 from expo_lite.memory.plan import GIB, MemoryPlan
@@ -23,7 +24,7 @@ from expo_lite.prompts import prompts_as_read
 from expo_lite.results.figures import Evaluation
 from expo_lite.results.tables import before_and_after
 from expo_lite.run.dashboard import binned, sparkline, title_of
-from expo_lite.run.folder import RunFolder, check_new, locked, read_config, resuming
+from expo_lite.run.folder import RunFolder, check_new, locked, read_config, read_json, resuming
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import sample_rows
@@ -177,8 +178,16 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console, he
         folder.create(config, device=device, start=adapter)
         held.enter_context(locked(folder.path))
     shown = prompts_as_read(policy.tokenizer, prompts, config.explanation.explain_with)
-    folder.complete(template=policy.tokenizer.chat_template, prompts=shown, update_keeps=limits.keeps)
     tested = held_out(task, config, policy, prompts, warn)
+    digest = problems_sha256([*problems, *tested])
+    folder.complete(
+        template=policy.tokenizer.chat_template, prompts=shown, update_keeps=limits.keeps, problems_sha256=digest
+    )
+    if read_json(folder.config_file)["problems_sha256"] != digest:
+        raise ConfigError(
+            f"The problems of task '{config.task}' are not those that the run in '{folder.path}' began with. Resume it "
+            "with the same data, or train on this data with another --output."
+        )
     run = Run(config, folder, policy, task, problems, tested, make_optimizer(policy, config), limits)
     if plan is not None:
         run.planned_gib = planned_peak_gib(run, plan)

@@ -14,6 +14,8 @@ def test_unsolved_then_train_then_eval_against_the_base(tmp_path: Path, capsys: 
     trained, file = tmp_path / "run", tmp_path / "hard.jsonl"
     words = ["eval", MODEL, "--samples", "2", "--levels", "5", "--problems", "40", "--write-unsolved", str(file)]
     assert run([*words, "--output", str(tmp_path / "eval")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "task 'hidden-rules' judges replies itself" in said and "train on them" not in said
     found = [json.loads(line) for line in file.read_text().splitlines()]
     assert 10 <= len(found) <= 40  # level 5 is out of reach of the model as it is
 

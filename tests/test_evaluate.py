@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,14 +10,16 @@ from scripted_policy import GRADER, ScriptedPolicy, install, write_problems
 
 from expo_lite.commands.eval import Eval
 from expo_lite.errors import CheckpointError, ConfigError
-from expo_lite.measure.evaluate import evaluate
+from expo_lite.measure.evaluate import evaluate, held_out
 from expo_lite.measure.samples import SampleFolder, SampleSpec, graded_problems
 from expo_lite.memory.limits import Limits
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.records import SamplingParams
+from expo_lite.policy.load import load_tokenizer
+from expo_lite.records import Prompts, SamplingParams
 from expo_lite.results.figures import Evaluation
 from expo_lite.settings.groups import HeldOutConfig, PolicyConfig
 from expo_lite.settings.measuring import EvalConfig
+from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.tasks import load_task
 
 
@@ -225,3 +228,12 @@ def test_a_file_is_not_overwritten_and_a_broken_evaluation_goes_on(
     with pytest.raises(CheckpointError, match="--write-unsolved"):
         measure(config | {"output": config["output"].with_name("other")})
     assert not policy.loaded
+
+
+def test_the_prompt_of_explanations_does_not_choose_what_is_held_out(tmp_path: Path) -> None:
+    """Runs of a sweep may differ in it, and are compared problem by problem."""
+    config = resolve(TrainConfig(model="tiny", output=tmp_path))
+    policy: Any = SimpleNamespace(tokenizer=load_tokenizer("tiny", PolicyConfig()))
+    longest = Prompts(explanation="{question} {answer}" + " Explain." * 500)
+    usual, other = (held_out(load_task(config.task), config, policy, prompts) for prompts in (Prompts(), longest))
+    assert len(usual) == 200 and usual == other

@@ -274,8 +274,10 @@ def test_an_outline_is_no_part_of_the_chain(policy: HfPolicy, grader: Grader) ->
     assert cut.logprobs == whole.logprobs[-len(cut.token_ids) :]
     assert explanation.prompt_ids == encode_question(policy.tokenizer, problem)  # neither answer nor outline
     kept: RefreshStore[Explanation] = RefreshStore(Explanation, 0)
-    kept.load_json(json.loads(json.dumps([{"made": 0, "record": dataclasses.asdict(explanation)}])))
-    assert kept.get(problem.problem_id, step=1) == explanation  # a resumed run has the outline too
+    odd = dataclasses.replace(explanation, problem=dataclasses.replace(problem, question="a\0b"))  # a text may have it
+    for each in (explanation, odd):
+        kept.load_json(json.loads(json.dumps([{"made": 0, "record": dataclasses.asdict(each)}])))
+        assert kept.get(problem.problem_id, step=1) == each  # a resumed run has the outline too
     # reliance is on the answer alone: the outline stands on both sides
     rows = [Row(prompt + explanation.outline_ids, cut.token_ids)
             for prompt in (whole.prompt_ids, explanation.prompt_ids)]  # fmt: skip

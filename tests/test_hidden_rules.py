@@ -56,7 +56,7 @@ def test_a_level_has_its_number_of_words_and_of_hidden_ones(level: int) -> None:
 @pytest.mark.parametrize("level", [1, 5])
 def test_splits_share_no_question_and_are_full(level: int) -> None:
     task = HiddenRules()
-    train, test = (task.problems(split, levels=(level,), limit=n) for split, n in (("train", 2_000), ("test", None)))
+    train, test = task.problems("train", levels=(level,), limit=2_000), task.problems("test", levels=(level,))
     questions = {problem.question for problem in train}, {problem.question for problem in test}
     assert (len(questions[0]), len(questions[1])) == (2_000, 200)
     assert not questions[0] & questions[1]

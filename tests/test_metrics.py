@@ -61,6 +61,7 @@ def test_explanations_by_hand() -> None:
     refused = [explanation(accepted=False, reason=reason) for reason in ("no_lift", "truncated", "no_lift")]
     assert explanation_metrics([explanation(accepted=True), *refused]) == {
         "expo/explanation_accept_rate": 0.25,
+        "expo/explanation_checked_rate": 0.0,
         "expo/refused/no_lift": 0.5,
         "expo/refused/truncated": 0.25,
     }

@@ -1,13 +1,18 @@
 """Evaluations during training: they change nothing, the best checkpoint is kept."""
 
 import io
+import os
+import pty
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from forked_runs import wait_until
 from made_run import write_evaluation
 
 from expo_lite.commands import cli
@@ -87,6 +92,51 @@ def test_a_run_in_another_thread_has_no_signals() -> None:
     thread.join()
     assert failures == []
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_resumed_run_trains_on_the_problems_that_it_began_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, more = tmp_path / "sums.jsonl", "--eval-problems 2 --save-every 1"
+    for first, code in ((2, 0), (2, 0), (3, 2)):
+        file.write_text("".join(f'{{"question": "{a} + 1?", "answer": "{a + 1}"}}\n' for a in range(first, 30)))
+        words = f"train --model tiny --task jsonl:{file} {SHORT} {more} --steps {2 if code else 1}".split()
+        resume = ["--resume"] * (tmp_path / "run").exists()
+        assert cli.run([*words, *resume, "--output", str(tmp_path / "run")]) == code
+    assert "are not those that the run in" in capsys.readouterr().err
+
+
+HANGS_UP = """
+import os, pathlib, sys, time
+from expo_lite.run.progress import Display, StopRequests
+from expo_lite.terminal import Terminal
+console = Terminal()
+with StopRequests(console) as stops, Display(console, 10**6) as display:
+    pathlib.Path("ready").touch()
+    deadline = time.monotonic() + float(sys.argv[1])
+    while not stops.requested and time.monotonic() < deadline:
+        display.step({"step": 1, "reward": 0.1, "step_time": 0.05})
+        time.sleep(0.02)
+pathlib.Path("ended").write_text("saved" if stops.requested else "went on")
+"""
+
+
+@pytest.mark.parametrize(("before", "seconds", "ended"), [("", 60, "saved"), ("trap '' HUP; ", 2, "went on")])
+def test_a_terminal_that_closes_asks_for_a_stop_unless_that_is_ignored(
+    before: str, seconds: int, ended: str, tmp_path: Path
+) -> None:
+    """The process leads a session, so the terminal that it opens is its own; `nohup` ignores signals as trap does."""
+    master, slave = pty.openpty()
+    output = "said.txt 2>&1" if before else "/dev/tty 2>&1"
+    script = f'{before}exec "$0" -c "$1" {seconds} < {os.ttyname(slave)} > {output}'
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", script, sys.executable, HANGS_UP], cwd=tmp_path, start_new_session=True
+    )
+    os.close(slave)
+    wait_until((tmp_path / "ready").exists)
+    os.close(master)
+    assert process.wait(60) == 0
+    assert (tmp_path / "ended").read_text() == ended
 
 
 def test_what_needs_what(capsys: pytest.CaptureFixture[str]) -> None:

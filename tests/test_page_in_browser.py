@@ -247,6 +247,7 @@ def test_figures_are_saved_and_problems_lead_to_their_samples(browser: webdriver
     row = samples(run)[0] | {"problem_id": "held/0", "kind": "sample"}
     (run / "evaluation" / "step-000003").mkdir()
     (run / "evaluation" / "step-000003" / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    (run / "evaluation" / "step-000003" / "config.json").write_text('{"settings": {}}')
     show(browser, report_of(run))
     won = find(browser, "#results .two .card")
     assert won.text.splitlines()[:2] == ["Won: 1 problem, never right before, right after", "held/0"]

@@ -1,6 +1,7 @@
 """The parts of a report that come from run folders: labels, differing settings, curves, figures, the overview."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from expo_lite.report.overview import (
 )
 from expo_lite.results.record import RunRecord, differing, labels, read_runs
 from expo_lite.run.dashboard import duration
+from expo_lite.run.folder import write_json
 from expo_lite.settings.metrics import METRICS, Metric, Panel, described, percent
 
 
@@ -54,6 +56,11 @@ def test_samples_of_evaluations_are_read_where_they_are_kept(tmp_path: Path) -> 
     row = {"kind": "greedy", "problem_id": "held/0", "sample": 0, "level": 1, "prompt": "?"}
     row |= {"completion": "!", "gold": "2"}
     (kept / "samples.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"kind": "sample"}) + "\n")
+    write_json(kept / "config.json", {"settings": {"task": "hidden-rules", "split": "test"}})
+    for name, about in (("train", {"split": "train"}), ("gsm8k-test", {"task": "gsm8k", "split": "test"})):
+        other = kept.with_name(f"step-000002-{name}-seed0")
+        shutil.copytree(kept, other)
+        write_json(other / "config.json", {"settings": about})
     (run,) = read_runs([folder])
     assert [(row["step"], row["kind"]) for row in run.held_out] == [(2, "held-out greedy"), (2, "held-out")]
 

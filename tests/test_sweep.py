@@ -27,7 +27,7 @@ from expo_lite.settings.plans import ReplicateConfig, RunsConfig
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.sweep import run as sweep_run
 from expo_lite.sweep.claims import CLAIMS
-from expo_lite.sweep.plan import PRESETS, REPLICATE, read_plan
+from expo_lite.sweep.plan import PRESETS, REPLICATE, SweepPlan, keep_plan, read_plan
 from expo_lite.sweep.report import over_seeds_of
 from expo_lite.sweep.results import RunResult
 
@@ -114,7 +114,7 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
         method = "grpo"
         [grid]
         levels = [[5], [4, 5]]
-        "optimizer.learning_rate" = [1e-3, 2e-3]
+        optimizer.learning_rate = [1e-3, 2e-3]
         """
     )
     plan = read_plan(file, RunsConfig(model="tiny"))
@@ -130,9 +130,11 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     assert [config.seed for config in plan.configs()] == [3] * 8 + [1] * 8
 
 
-def test_a_plan_starts_from_one_of_the_package(tmp_path: Path) -> None:
+def test_a_plan_starts_from_one_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = "seeds = [7]\ncommon.steps = 9\nruns.prefix.sampling.temperature = 0.5\nruns.new.method = 'grpo'"
     (tmp_path / "plan.toml").write_text(f"base = 'remedies'\n{own}")
+    (tmp_path / "remedies").mkdir()  # a folder of a plan's name does not hide it
+    monkeypatch.chdir(tmp_path)
     ours, theirs = (read_plan(Path(plan), RunsConfig(model="tiny")) for plan in (tmp_path / "plan.toml", "remedies"))
     assert list(ours.runs) == [*theirs.runs, "new"]
     assert (ours.seeds, ours.against) == ((7,), theirs.against)
@@ -217,6 +219,9 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
         ("seeds = [0]\n[runs.a]\nseed = 3", "runs.a: 'seed' is not the plan's"),
         ("seeds = [0]\n[runs.a]\nevaluation.eval_problems = 0", "give evaluation.eval_problems above 0"),
         ("base = 'remedy'\nseeds = [0]", "base must be a plan of the package: ablate-coef"),
+        ("seeds = [0]\n[grid]\n'loss.kl_coef' = [0.0]", "write grid.loss.kl_coef without quotes"),
+        ("seeds = [0]\n[runs.base]", "runs.base: the name of a run is not 'base'"),
+        ("seeds = [0]\n[runs.'../a']", "runs.../a: the name of a run"),
         ("seeds = [0]\nagainst = ['grop']\n[runs.grpo]", "no run of the plan. Did you mean 'grpo'?"),
     ],
 )
@@ -273,6 +278,31 @@ def test_finished_runs_stay_and_broken_ones_go_on(
     capsys.readouterr()
     assert run([*words, "--resume"]) == 2
     assert "has other settings than the plan" in capsys.readouterr().err
+
+
+def test_another_plan_does_not_take_over_a_folder_without_runs(tmp_path: Path) -> None:
+    def plan(text: str = SMALL, model: str = "tiny") -> SweepPlan:
+        (tmp_path / "plan.toml").write_text(text)
+        return read_plan(tmp_path / "plan.toml", RunsConfig(model=model, output=tmp_path))
+
+    keep_plan(plan())
+    keep_plan(plan(SMALL.replace("seeds = [0]", "seeds = [0, 1]")))
+    with pytest.raises(ConfigError, match=r"other settings: diagnose_problems \(2 there, 3 given\)"):
+        keep_plan(plan(SMALL.replace("diagnose_problems = 2", "diagnose_problems = 3")))
+    with pytest.raises(ConfigError, match=r"other settings: model \(tiny there, smollm2-135m given\)"):
+        keep_plan(plan(model="smollm2-135m"))
+
+
+def test_an_error_that_nobody_foresaw_is_the_failure_of_its_job_alone(tmp_path: Path) -> None:
+    def divide() -> None:
+        divmod(1, 0)
+
+    failure = sweep_run.Job("a", tmp_path / "a", tmp_path / "logs" / "a.txt", divide).carry_out()
+    assert failure is not None
+    assert failure.startswith("ZeroDivisionError: ") and "test_sweep.py" in failure
+    (tmp_path / "full").touch()
+    failure = sweep_run.Job("a", tmp_path / "a", tmp_path / "full" / "a.txt", divide).carry_out()
+    assert failure is not None and failure.startswith("FileExistsError: ")
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,8 @@ def test_hold_out_is_decided_by_the_text_alone() -> None:
     assert hold_out(problems[:500])[1] == [p for p in test if int(p.problem_id) < 500]
     shouted = [Problem(p.problem_id, f" {p.question.upper()} ", "1") for p in problems]
     assert [p.problem_id for p in hold_out(shouted)[1]] == [p.problem_id for p in test]
+    left, again = hold_out(train)  # of a file that was split in this way before
+    assert len(again) == len(train) // 10 and left + again != train and set(left) | set(again) == set(train)
     for n in (2, 3, 11):  # something on both sides of a small file
         train, test = hold_out(problems[:n])
         assert train and test and len(train) + len(test) == n

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from expo_lite import TrainConfig, train
 from expo_lite.commands import cli
+from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.policy.batching import Row
 from expo_lite.policy.factory import load_policy
 from expo_lite.policy.scoring import score_rows
-from expo_lite.run.target import find_target
+from expo_lite.run.target import find_target, resolve_run, starting_adapter
 from expo_lite.settings.groups import HeldOutConfig, LossConfig, OptimizerConfig, PolicyConfig, RolloutConfig
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -37,7 +38,7 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two supervised steps, with a rank that is not the default."""
     folder = tmp_path_factory.mktemp("runs") / "taught"
-    train(config(folder, method="sft", group_size=8, policy=PolicyConfig(lora_rank=4)))
+    train(config(folder, method="sft", group_size=8, policy=PolicyConfig(lora_rank=4), save_every=1))
     return folder
 
 
@@ -69,6 +70,22 @@ def test_it_is_resumed_to_the_byte_without_its_source(taught: Path, tmp_path: Pa
     train(config(tmp_path / "parts", model=str(source), resume=True))
     whole, parts = weights(tmp_path / "whole", 2), weights(tmp_path / "parts", 2)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_resumed_run_takes_no_other_settings_of_the_policy(taught: Path, tmp_path: Path) -> None:
+    train(config(tmp_path / "run", model=str(taught), steps=1))
+    with pytest.raises(ConfigError, match=r"bits is 16, but the adapter in .* has 4"):
+        train(config(tmp_path / "run", model=str(taught), resume=True, policy=PolicyConfig(bits=16)))
+
+
+def test_a_source_that_has_gone_on_is_not_what_was_planned(taught: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(taught, source)
+    planned = resolve_run(config(tmp_path / "run", model=str(source)))
+    assert starting_adapter(planned) == source / "checkpoints" / "step-000002"
+    shutil.rmtree(source / "checkpoints" / "step-000002")  # as if the newest one were another
+    with pytest.raises(CheckpointError, match="has changed since"):
+        starting_adapter(planned)
 
 
 def test_the_reference_is_where_the_run_began(taught: Path, tmp_path: Path) -> None:

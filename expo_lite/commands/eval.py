@@ -25,6 +25,7 @@ from expo_lite.settings.measuring import EvalConfig, check_measuring
 from expo_lite.settings.schema import to_json
 from expo_lite.settings.train import task_label
 from expo_lite.tasks import Task, load_task
+from expo_lite.tasks.base import FixedTask
 from expo_lite.terminal import command as command_line
 from expo_lite.terminal import counted, say, warning
 
@@ -88,7 +89,7 @@ class Eval(command.Printing, command.ConfiguredCommand):
         self.show(*results_of(graded, config, targets, folders[0]))
         say(console, f"written to: {output}")
         if config.write_unsolved:
-            write_unsolved(config.write_unsolved, graded[0], config, console)
+            write_unsolved(config.write_unsolved, graded[0], config, task, console)
 
 
 def results_of(
@@ -208,7 +209,7 @@ def check_unsolved_file(config: EvalConfig) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
 
 
-def write_unsolved(file: Path, graded: list[GradedProblem], config: EvalConfig, console: Console) -> None:
+def write_unsolved(file: Path, graded: list[GradedProblem], config: EvalConfig, task: Task, console: Console) -> None:
     """Write the problems without a right completion as rows that `--task jsonl:FILE` reads."""
     unsolved = [each.problem for each in graded if not each.n_correct and not each.greedy.correct]
     rows = [{name: getattr(problem, name) for name in ROW} for problem in unsolved]
@@ -218,5 +219,11 @@ def write_unsolved(file: Path, graded: list[GradedProblem], config: EvalConfig, 
     if unsolved and len(unsolved) == len(graded):
         line = "not one was solved: see in the samples that replies and answers can be compared, before you train"
         warning(console)(f"{line}. The first answer is {unsolved[0].answer!r}.")
-    if unsolved:
-        say(console, f"train on them: {command_line('train', '--model', config.target, '--task', f'jsonl:{file}')}")
+    if unsolved and type(task) is not FixedTask:
+        line = f"judges replies itself, and --task jsonl:{file} compares answers: train on it only if that is as good"
+        warning(console)(f"task '{config.task}' {line}")
+    elif unsolved:
+        words = ["train", "--model", config.target, "--task", f"jsonl:{file}"]
+        words += ["--rounding", config.data.rounding] if config.data.rounding != TaskOptions().rounding else []
+        words += ["--question-prompt", str(config.question_prompt)] if config.question_prompt else []
+        say(console, f"train on them: {command_line(*words)}")

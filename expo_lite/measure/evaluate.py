@@ -75,7 +75,8 @@ def held_out(
     """The held-out problems of all levels that fit the model's context, the same for every seed."""
     n, tokens = config.evaluation.eval_problems, config.sampling.max_completion_tokens
     said = warn if n != _DEFAULT.eval_problems else lambda line: None  # the default asks for what there is
-    problems = problems_of(task, "test", levels=(), limit=n, seed=0, warn=said, prompts=prompts) if n else []
+    asked = Prompts(prompts.question)  # no other prompt decides which problems fit
+    problems = problems_of(task, "test", levels=(), limit=n, seed=0, warn=said, prompts=asked) if n else []
     return fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
 
 

@@ -61,11 +61,16 @@ class SampleSpec:
 
     def settings(self) -> dict[str, Any]:
         """Everything that the samples depend on beside the policy, as JSON values."""
-        texts = [(p.problem_id, p.question, p.answer, *filter(None, [p.prompts.question])) for p in self.problems]
-        digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-        about = {"n_problems": len(texts), "problems_sha256": digest, "n_samples": self.n_samples, "seed": self.seed}
+        n, digest = len(self.problems), problems_sha256(self.problems)
+        about = {"n_problems": n, "problems_sha256": digest, "n_samples": self.n_samples, "seed": self.seed}
         params = {name: value for name, value in asdict(self.params).items() if name != "rows"}
         return about | {"greedy": True} | params
+
+
+def problems_sha256(problems: Sequence[Problem]) -> str:
+    """Digest what samples depend on of the problems, in their order."""
+    texts = [(p.problem_id, p.question, p.answer, *filter(None, [p.prompts.question])) for p in problems]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 class SampleFolder:

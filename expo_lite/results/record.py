@@ -7,12 +7,12 @@ from typing import Any
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.results.figures import Evaluation
-from expo_lite.run.folder import JsonLines, RunFolder, read_json
+from expo_lite.run.folder import JsonLines, RunFolder, read_json, read_settings
 from expo_lite.settings.schema import flat
 
 PLACES = ("output", "resume", "log")
 """Settings of the place of a run and its loggers, which do not make it another run."""
-OF_ONE_RUN = ("settings", "run_id", "prompts")
+OF_ONE_RUN = ("settings", "run_id", "prompts", "problems_sha256")
 """Entries of config.json that are not what a run was made with."""
 HELD_OUT = "held-out"
 """The kind of an evaluation's samples; greedy ones are 'held-out greedy'."""
@@ -77,7 +77,7 @@ def read_run(path: Path, label: str) -> RunRecord:
         samples=folder.samples.read(),
         pairs=folder.pairs.read(),
         prompts=about.get("prompts", {}),
-        held_out=list(_held_out(path / "evaluation")),
+        held_out=list(_held_out(path / "evaluation", about["settings"].get("task"))),
         evaluated=tuple(
             Evaluated(int(found.stem.removeprefix("step-")), read_evaluation(found))
             for found in sorted((path / "evaluation").glob("step-*.json"))
@@ -110,11 +110,12 @@ def shown(value: Any) -> str:
     return "unset" if value is None else str(value)
 
 
-def _held_out(folder: Path) -> Iterator[dict[str, Any]]:
+def _held_out(folder: Path, task: str) -> Iterator[dict[str, Any]]:
     """The rows in folders whose name begins with the step: those in training, and those of `expo-lite eval RUN`."""
     for file in sorted(folder.glob("step-*/samples.jsonl")):
-        step = int(file.parent.name.split("-")[1])
-        for row in JsonLines(file).read():
+        step, about = int(file.parent.name.split("-")[1]), read_settings(file.parent)
+        own = about.get("task", task) == task and about.get("split", "test") == "test"
+        for row in JsonLines(file).read() if own else ():
             kind = f"{HELD_OUT} greedy" if row["kind"] == "greedy" else HELD_OUT
             yield {**row, "step": step, "kind": kind}
 

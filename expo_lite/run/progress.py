@@ -140,7 +140,10 @@ class Stopped(Exception):
 
 
 class StopRequests:
-    """A context in which the first Ctrl-C, SIGTERM or SIGHUP asks for a stop, and the second one interrupts."""
+    """A context in which the first Ctrl-C, SIGTERM or SIGHUP asks for a stop, and the second one interrupts.
+
+    A signal that is ignored, as `nohup` ignores SIGHUP, stays so.
+    """
 
     def __init__(self, console: Console) -> None:
         """Say on `console` that a request was heard."""
@@ -150,7 +153,8 @@ class StopRequests:
 
     def __enter__(self) -> "StopRequests":
         if threading.current_thread() is threading.main_thread():  # no other thread may take signals
-            self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._ask) for number in heard}
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -167,8 +171,9 @@ class StopRequests:
 
         return checked
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        self.console.quiet |= number == signal.SIGHUP  # its terminal is gone, and to write there would raise
         say(self.console, "Finishing what is being computed and saving; press Ctrl-C again to stop at once.")

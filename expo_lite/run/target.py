@@ -3,8 +3,8 @@
 import filecmp
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,6 +119,10 @@ def resolve_run(config: TrainConfig) -> RunConfig:
     if config.resume and config.output and (config.output / "config.json").exists():
         kept = read_config(config.output)
         if kept.start_from == path:
+            own = {f.name: getattr(kept.policy, f.name) for f in fields(kept.policy)}
+            _refuse_others(
+                config, {name: value for name, value in own.items() if name not in ("backend", "sampler")}, kept.output
+            )
             policy = replace(kept.policy, backend=config.policy.backend, sampler=config.policy.sampler)
             same = resolve(replace(config, model=kept.model, policy=policy))
             return replace(same, start_from=kept.start_from, start_sha256=kept.start_sha256)
@@ -129,24 +133,36 @@ def resolve_run(config: TrainConfig) -> RunConfig:
     shape = {name: getattr(target.policy, name) for name in ("lora_targets", "lora_rank", "lora_alpha")}
     if target.policy.revision:
         shape["revision"] = target.policy.revision
-    for name, value in shape.items():
-        given = getattr(config.policy, name)
-        if given not in (value, getattr(PolicyConfig(), name)):
-            raise ConfigError(
-                f"{name} is {given}, but the adapter in '{target.adapter}' has {value}. "
-                f"Leave --{name.replace('_', '-')} out: a run goes on with the adapter that it starts from."
-            )
+    _refuse_others(config, shape, target.adapter)
     template = config.policy.chat_template or target.policy.chat_template
     policy = replace(config.policy, bits=target.policy.bits, **shape, chat_template=template)
     resolved = resolve(replace(config, model=target.model, policy=policy))
     return replace(resolved, start_from=path, start_sha256=target.adapter_sha256)
 
 
+def _refuse_others(config: TrainConfig, own: Mapping[str, Any], where: Path | None) -> None:
+    """Raise ConfigError for a given setting of the policy that is not the adapter's own."""
+    for name, value in own.items():
+        given = getattr(config.policy, name)
+        if given not in (value, getattr(PolicyConfig(), name)):
+            raise ConfigError(
+                f"{name} is {given}, but the adapter in '{where}' has {value}. "
+                f"Leave --{name.replace('_', '-')} out: a run goes on with the adapter that it starts from."
+            )
+
+
 def starting_adapter(config: RunConfig, run: RunFolder | None = None) -> Path | None:
     """Find the adapter that a run begins with: its own copy, once it has one; None for the base model."""
     if config.start_from is None:
         return None
-    return run.start if run and run.start.exists() else find_target(str(config.start_from)).adapter
+    if run and run.start.exists():
+        return run.start
+    found = find_target(str(config.start_from))
+    if found.adapter_sha256 != config.start_sha256:
+        raise CheckpointError(
+            f"The adapter in '{config.start_from}' has changed since these runs were planned. Begin anew."
+        )
+    return found.adapter
 
 
 def policy_settings(config: RunConfig, run: RunFolder) -> PolicyConfig:

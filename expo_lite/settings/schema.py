@@ -43,10 +43,11 @@ COEFFICIENT = Interval(ge=0, le=1_000)
 POSITIVE = Interval(gt=0, le=1_000)
 
 
-def from_mapping(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+def from_mapping(cls: type[T], values: dict[str, Any], where: str = "", *, any_text: bool = False) -> T:
     """Build a dataclass from nested tables; what they leave out keeps its default.
 
-    Values must have the field's own type, but a text becomes a path and a list a tuple.
+    Values must have the field's own type, but a text becomes a path and a list a tuple. With `any_text`, for what is no
+    setting, a text may have a NUL.
 
     Raises:
         ConfigError: an unknown name, a missing value, or a value of the wrong type or out of bounds. The error names
@@ -59,7 +60,7 @@ def from_mapping(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     try:
         # As JSON, so that strict types still take a list for a tuple and a text for a path
         text = json.dumps(values, default=str)
-        if "\\u0000" in text:
+        if "\\u0000" in text and not any_text:
             raise ConfigError(prefix + UNREADABLE)
         built: T = _with_home(_adapter(cls).validate_json(text, strict=True))  # type: ignore[arg-type]
     except ValidationError as error:

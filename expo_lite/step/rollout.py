@@ -112,11 +112,13 @@ def draw(
             }
             drawn += [problems[i] for i in sorted(keys, key=lambda i: -keys[i])[: n - len(drawn)]]
         return drawn
+    orders: dict[int, list[int]] = {}
     for position in range(step * n, (step + 1) * n):
         epoch, place = divmod(position, len(problems))
-        order = list(range(len(problems)))
-        random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)  # noqa: S311
-        drawn.append(problems[order[place]])
+        if epoch not in orders:
+            orders[epoch] = list(range(len(problems)))
+            random.Random(stream_seed(seed, "epoch", epoch)).shuffle(orders[epoch])  # noqa: S311
+        drawn.append(problems[orders[epoch][place]])
     return drawn
 
 

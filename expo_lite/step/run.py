@@ -66,7 +66,7 @@ class RefreshStore(Generic[Kept]):
         """
         try:
             for row in rows:
-                record = from_mapping(self._kind, row["record"], "record")
+                record = from_mapping(self._kind, row["record"], "record", any_text=True)
                 self._kept[record.problem.problem_id] = (row["made"], record)
         except (ConfigError, LookupError, TypeError) as error:
             raise CheckpointError(f"The checkpoint's kept explanations or pairs cannot be read: {error}") from error

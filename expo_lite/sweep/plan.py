@@ -7,7 +7,7 @@ steps = 100
 [runs.exp-grpo]               # settings of one run, under its name
 method = "exp-grpo"
 [grid]                        # each run (or a single one) with every combination of these
-"explanation.exp_sft_coef" = [0.04, 0.5]
+explanation.exp_sft_coef = [0.04, 0.5]
 [quick]                       # replaces these with --quick
 seeds = [0]
 [quick.common]
@@ -26,13 +26,14 @@ from typing import Annotated, Any
 from annotated_types import Interval
 
 from expo_lite.errors import ConfigError
-from expo_lite.run.folder import read_json, write_json
+from expo_lite.run.folder import differing, read_json, write_json
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
 from expo_lite.settings.plans import RunsConfig, check_sweep
 from expo_lite.settings.schema import SEED, flat, from_mapping, merged, to_json, toml_values
 from expo_lite.settings.train import RunConfig, TrainConfig, run_name
+from expo_lite.sweep.results import BASE
 from expo_lite.tasks import check_name
 
 HERE = Path(__file__).parent
@@ -65,12 +66,16 @@ class PlanFile:
         """The settings of every run by name: the common ones, its own, and one choice from the grid.
 
         Raises:
-            ConfigError: a choice of the grid is no list, or there are no runs.
+            ConfigError: a choice of the grid is no list, there are no runs, or a name is none for a folder.
         """
         axes = list(flat(self.grid))
         for key, choices in axes:
             if not isinstance(choices, list) or not choices:
                 raise ConfigError(f"{where}: grid.{key} must be a list of at least one value, not {choices!r}.")
+        if wrong := [key for key in self.grid if "." in key]:  # a plan that replaces it would have the setting twice
+            raise ConfigError(f"{where}: write grid.{wrong[0]} without quotes.")
+        if wrong := [name for name in self.runs if name == BASE or "/" in name]:
+            raise ConfigError(f"{where}: runs.{wrong[0]}: the name of a run is not '{BASE}', and has no '/'.")
         if not self.runs and not axes:
             raise ConfigError(f"{where}: a plan has at least one run under [runs.NAME], or a [grid].")
         runs = {}
@@ -118,7 +123,16 @@ class SweepPlan:
 
 
 def keep_plan(plan: SweepPlan) -> None:
-    """Write the plan into its folder; raises CheckpointError if that is impossible."""
+    """Write the plan into its folder.
+
+    Raises:
+        CheckpointError: it cannot be written.
+        ConfigError: what is there was made for a plan that starts from another model, or is measured otherwise.
+    """
+    if kept := kept_plan(plan.folder):
+        there, given = ({"diagnose_problems": p.diagnose_problems} | _evaluated(p.any_config) for p in (kept, plan))
+        if details := differing(there, given):
+            raise ConfigError(f"The sweep in '{plan.folder}' has other settings: {details}. Choose another --output.")
     write_json(plan.folder / KEPT, to_json(plan))
 
 
@@ -170,7 +184,7 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
 
 def _written(plan: Path, *, quick: bool) -> tuple[Path, PlanFile]:
     """Find and read a plan, with the plan that it starts from."""
-    file = HERE / f"{plan}.toml" if str(plan) in PRESETS and not plan.exists() else plan
+    file = HERE / f"{plan}.toml" if str(plan) in PRESETS and not plan.is_file() else plan
     if not file.exists():
         hint = suggestion(str(plan), PRESETS)
         raise ConfigError(f"There is no plan '{plan}'. Give a TOML file, or one of {', '.join(PRESETS)}.{hint}")

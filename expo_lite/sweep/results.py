@@ -11,7 +11,7 @@ from expo_lite.results.statistics import Estimate, in_quadrature, over_seeds_and
 from expo_lite.run.metrics import mean
 
 BASE = "base"
-"""Names the policy before training in place of a run."""
+"""Names the policy before training in place of a run; no run has this name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from rich.console import Console, Group
@@ -75,13 +76,15 @@ class Job:
     work: Callable[[], None]
 
     def carry_out(self) -> str | None:
-        """Do it, and print into its log; returns what went wrong if that could be foreseen."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with _AT_WORK, self.log.open("a", encoding="utf-8") as file, redirect_stdout(file):
-            try:
+        """Do it, and print into its log; returns what went wrong, so that other jobs go on."""
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with _AT_WORK, self.log.open("a", encoding="utf-8") as file, redirect_stdout(file):
                 self.work()
-            except ExpoLiteError as error:
-                return " ".join(str(error).split())
+        except ExpoLiteError as error:
+            return " ".join(str(error).split())
+        except Exception as error:  # noqa: BLE001
+            return " ".join(f"{type(error).__name__}: {error} {extract_tb(error.__traceback__)[-1]}".split())
         return None if self.done.exists() else "stopped before its end"
 
 
@@ -226,7 +229,7 @@ def on_processes(
 ) -> Iterator[tuple[Job, str | None] | None]:
     """Run on `n` processes side by side that share the cores, and have a GPU each where there are several."""
     names = gpu_names()
-    n_processes = n or len(names) or os.cpu_count() or 1
+    n_processes = min(n or len(names) or os.cpu_count() or 1, len(jobs))
     threads = max((os.cpu_count() or 1) // n_processes, 1)
     # One process imports, and the others are its copies; not with a GPU, which a copied process may be unable to use
     context = multiprocessing.get_context("spawn" if names else "forkserver")

@@ -27,14 +27,14 @@ def normalised(question: str) -> str:
 def hold_out(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
     """Split into train and test: a fixed 10% by CRC-32 of the normalised question is held out.
 
-    Both sides get at least one of two or more different questions, so that a small file can be used: where the CRC puts
-    all on one side, the question with the extreme CRC changes over.
+    Both sides get at least one of two or more different questions. Where the CRC holds out none, as in a file that was
+    split in this way before, the tenth with the lowest are held out; where it holds out all, the highest is not.
     """
     codes = [zlib.crc32(normalised(problem.question).encode()) for problem in problems]
     held = {code for code in codes if code % _HELD_OUT_SHARE == 0}
     if len(set(codes)) > 1:
         if not held:
-            held = {min(codes)}
+            held = set(sorted(set(codes))[: max(len(set(codes)) // _HELD_OUT_SHARE, 1)])
         elif len(held) == len(set(codes)):
             held.remove(max(held))
     train = [problem for problem, code in zip(problems, codes, strict=True) if code not in held]
