@@ -107,6 +107,11 @@ def test_explanations_are_good_positives_for_the_tiny_model_on_hidden_words(
     assert sum(by_quarter) / 4 == pytest.approx(hard["reliance"]["explanation"]["value"], abs=0.05)
     assert out.count("of quarter 4") == 2
     assert run([*words, "--output", str(folder)]) == 1  # nothing is overwritten
+    # what an amount is worth cannot be known without the answer, so no such chain passes, and every known one does
+    only = ["--explanation-filter", "reliance", "--max-reliance", "0.1", "--output", str(tmp_path / "reliance")]
+    assert run([*words, *only]) == 0
+    known, hidden, _ = json.loads((tmp_path / "reliance" / "diagnosis.json").read_text())["levels"]
+    assert (known["accepted"]["value"], hidden["accepted"]["value"]) == (1.0, 0.0)
 
 
 def test_anchoring_by_hand() -> None:

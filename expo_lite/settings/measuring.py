@@ -10,6 +10,7 @@ from expo_lite.settings.machine import Backend, Sampler, backend_rules
 from expo_lite.settings.schema import (
     AT_LEAST_0,
     COMPLETIONS,
+    POSITIVE,
     PROBLEMS,
     ROWS,
     SEED,
@@ -111,6 +112,8 @@ class DiagnoseConfig(MeasuringConfig):
     """The answer in the explanation prompt: answer, wrong-answer (another problem's) or no-answer, as in training."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("arithmetic",)
     """The filters of explanations, as in training: arithmetic, verified, steps, lift, reliance or none."""
+    max_reliance: Annotated[float, POSITIVE] = ExpoConfig().max_reliance
+    """Of the filter reliance, as in training."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, or skeleton, as in training. Default: the run's own, else ours."""
     show: Annotated[int, AT_LEAST_0] = 0
@@ -121,7 +124,8 @@ class DiagnoseConfig(MeasuringConfig):
     @property
     def explaining(self) -> ExpoConfig:
         """The settings of explanations, as in training: one a problem."""
-        return ExpoConfig(explanation_filter=self.explanation_filter, explain_with=self.explain_with)
+        names = ("explanation_filter", "max_reliance", "explain_with")
+        return ExpoConfig(**{name: getattr(self, name) for name in names})
 
 
 def check_measuring(config: MeasuringConfig) -> None:
