@@ -216,6 +216,14 @@ def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.
         ("seeds = [0]\n[grid]\nsteps = 3", "grid.steps must be a list"),
         ("seeds = [0]\n[grid]\nstep = [3]", "unknown setting 'step'. Did you mean 'steps'?"),
         ("seeds = [0]\n[runs.a]\nmethod = 'ppo'", "runs.a: method must be 'grpo'"),
+        (
+            "seeds = [0]\nruns.a = { method = 'grpo', explanation.exp_sft_coef = 1.0 }",
+            "exp_sft_coef set, but of no use",
+        ),
+        (
+            "seeds = [0]\nruns.a.method = 'grpo'\n[grid]\nexplanation.exp_sft_coef = [1.0]",
+            "exp_sft_coef set, but of no use",
+        ),
         ("seeds = [0]\n[runs.a]\nseed = 3", "runs.a: 'seed' is not the plan's"),
         ("seeds = [0]\n[runs.a]\nevaluation.eval_problems = 0", "give evaluation.eval_problems above 0"),
         ("base = 'remedy'\nseeds = [0]", "base must be a plan of the package: ablate-coef"),

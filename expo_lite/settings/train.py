@@ -5,6 +5,7 @@ Groups exist for reading and for TOML tables; on the command line their fields s
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -226,8 +227,8 @@ def _check(config: TrainConfig) -> None:
     )
 
 
-def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
-    """Refuse settings that do nothing with the method and the others; in a plan its runs may share some of them.
+def check_of_use(config: TrainConfig, *, in_plan: bool = False, own: Collection[str] = ()) -> None:
+    """Refuse settings that do nothing with the method and the others; in a plan runs may share some, not of their own.
 
     The explanation prompt always counts: `diagnose RUN` asks in its words.
 
@@ -256,7 +257,7 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False) -> None:
     ]
     unused = {name for of_use, names in rules if not of_use for name in names}
     if in_plan:
-        unused -= expo | drawn
+        unused -= (expo | drawn).difference(own)
     if unused:
         having = f"{config.dpo.pairs} pairs of {config.dpo.chosen}" if spec.pairs else f"method '{config.method}'"
         having += "; see examples/guides/choosing.md"

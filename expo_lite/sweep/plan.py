@@ -32,7 +32,7 @@ from expo_lite.settings.machine import default_model
 from expo_lite.settings.models import suggestion
 from expo_lite.settings.plans import RunsConfig, check_sweep
 from expo_lite.settings.schema import SEED, flat, from_mapping, merged, to_json, toml_values
-from expo_lite.settings.train import RunConfig, TrainConfig, run_name
+from expo_lite.settings.train import RunConfig, TrainConfig, check_of_use, run_name
 from expo_lite.sweep.results import BASE
 from expo_lite.tasks import check_name
 
@@ -62,8 +62,8 @@ class PlanFile:
     against: tuple[str, ...] = ()
     """Runs that each of the others is compared with."""
 
-    def settings(self, where: str) -> dict[str, dict[str, Any]]:
-        """The settings of every run by name: the common ones, its own, and one choice from the grid.
+    def settings(self, where: str) -> dict[str, tuple[dict[str, Any], set[str]]]:
+        """The settings of every run by name: common ones, its own, a choice of the grid; and the names of the last two.
 
         Raises:
             ConfigError: a choice of the grid is no list, there are no runs, or a name is none for a folder.
@@ -83,8 +83,9 @@ class PlanFile:
             for values in product(*(choices for _, choices in axes)):
                 chosen = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
                 words = [f"{key.rsplit('.', 1)[-1]}={_word(value)}" for key, value in chosen]
-                runs["-".join([name, *words] if name else words)] = reduce(
-                    lambda below, choice: merged(below, _nested(*choice)), chosen, merged(self.common, own)
+                runs["-".join([name, *words] if name else words)] = (
+                    reduce(lambda below, choice: merged(below, _nested(*choice)), chosen, merged(self.common, own)),
+                    {key.rpartition(".")[2] for key, _ in [*flat(own), *chosen]},
                 )
         return runs
 
@@ -156,10 +157,11 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
         raise ConfigError(f"{file}: a plan has seeds, and they differ, not '{', '.join(map(str, seeds))}'.")
     given = {name: value for name in ("model", "task") if (value := getattr(config, name)) is not None}
     runs = {}
-    for name, settings in written.settings(str(file)).items():
+    for name, (settings, own) in written.settings(str(file)).items():
         if wrong := [setting for setting in FIXED if setting in settings]:
             raise ConfigError(f"{file}: runs.{name}: '{wrong[0]}' is not the plan's: the command sets it for each run.")
         runs[name] = from_mapping(TrainConfig, settings | given, f"{file}: runs.{name}")
+        check_of_use(runs[name], in_plan=True, own=own)
     some = next(iter(runs.values()))
     name = f"{file.stem}-{run_name(some.model or default_model(), some.task)}{'-quick' if config.quick else ''}"
     if wrong := [run for run in written.against if run not in runs]:
