@@ -26,9 +26,8 @@ from expo_lite.policy.scoring import score_rows
 from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings import machine
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import backend_rules, is_installed
+from expo_lite.settings.machine import check_backend, is_installed
 from expo_lite.settings.models import PRESETS
-from expo_lite.settings.schema import check_rules
 
 HERE = Path(__file__).parent
 installed = pytest.mark.skipif(not is_installed("unsloth"), reason="unsloth is not installed (extra 'unsloth')")
@@ -254,9 +253,9 @@ def test_the_gpu_code_scores_learns_and_samples_alike(
 
 def test_a_backend_that_is_not_installed_is_found_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expo_lite.settings.machine.is_installed", lambda package: False)
-    check_rules(backend_rules("hf"))
+    check_backend("hf")
     with pytest.raises(ConfigError, match="uv sync --extra unsloth"):
-        check_rules(backend_rules("unsloth"))
+        check_backend("unsloth")
 
 
 def test_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

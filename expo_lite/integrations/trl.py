@@ -29,7 +29,7 @@ from expo_lite.prompts import Turns, encode_question, explanation_turns, questio
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install
-from expo_lite.settings.schema import check_rules, typed
+from expo_lite.settings.schema import changed, typed
 from expo_lite.settings.train import check_filters, coefficient
 from expo_lite.step.explain import fault_of_steps, with_wrong_answer
 from expo_lite.tasks import Task
@@ -313,18 +313,12 @@ def padded(
 def _check(settings: ExpoConfig) -> None:
     typed(settings)
     check_filters(settings.explanation_filter)
-    usual = ExpoConfig()
     own = ("explanation_refresh_steps", "explanations_per_problem", "explanation_temperature", "explanation_prompt",
            "teacher", "train_context")  # fmt: skip
-    changed = [name for name in own if getattr(settings, name) != getattr(usual, name)]
     allowed = FILTERS if settings.explain_with == "answer" else (*FILTERS, "none")
     foreign = [name for name in settings.explanation_filter if name not in allowed]
-    check_rules(
-        [
-            (
-                not foreign,
-                f"explanation_filter {', '.join(foreign)} is for `expo-lite train`; here: {', '.join(allowed)}.",
-            ),
-            (not changed, f"{', '.join(changed)} is for `expo-lite train` only."),
-        ]
-    )
+    if foreign:
+        names = ", ".join(foreign)
+        raise ConfigError(f"explanation_filter {names} is for `expo-lite train`; here: {', '.join(allowed)}.")
+    if other := [name for name in own if name in changed(settings)]:
+        raise ConfigError(f"{', '.join(other)} is for `expo-lite train` only.")

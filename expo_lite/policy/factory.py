@@ -6,8 +6,8 @@ from pathlib import Path
 from expo_lite.errors import ModelError
 from expo_lite.policy.base import Policy
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import backend_rules, importing, takes_unsloth
-from expo_lite.settings.schema import check_rules, typed
+from expo_lite.settings.machine import check_backend, importing, takes_unsloth
+from expo_lite.settings.schema import typed
 
 
 def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | None = None) -> Policy:
@@ -24,7 +24,7 @@ def load_policy(name: str, config: PolicyConfig, *, seed: int, adapter: Path | N
         ModelError: the model cannot be found, read or held in memory, or it is too late to import Unsloth.
     """
     config = typed(config)
-    check_rules(backend_rules(config.backend))
+    check_backend(config.backend)
     if not takes_unsloth(config.backend):
         with importing("peft"):
             from expo_lite.policy.hf import HfPolicy

@@ -13,6 +13,8 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Literal
 
+from expo_lite.errors import ConfigError
+
 Backend = Literal["auto", "unsloth", "hf"]
 Sampler = Literal["auto", "own", "native"]
 
@@ -154,11 +156,8 @@ def how_to_install(extra: str) -> str:
     return f"in the clone, `uv sync --extra {extra}` or `pip install '.[{extra}]'`"
 
 
-def backend_rules(backend: Backend | None) -> list[tuple[bool, str]]:
-    """Rules for a backend that need no import of it; see `check_rules`."""
-    return [
-        (
-            backend != "unsloth" or is_installed("unsloth"),
-            f"backend 'unsloth' is not installed: {how_to_install('unsloth')}; or take --backend hf.",
-        ),
-    ]
+def check_backend(backend: Backend | None) -> None:
+    """Raise ConfigError for a backend that is not installed; it is not imported."""
+    if backend == "unsloth" and not is_installed("unsloth"):
+        hint = f"{how_to_install('unsloth')}; or take --backend hf."
+        raise ConfigError(f"backend 'unsloth' is not installed: {hint}")

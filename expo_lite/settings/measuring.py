@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from expo_lite.records import Level
 from expo_lite.settings.groups import ExplainWith, ExplanationFilter, ExpoConfig, TaskOptions, Thinking
-from expo_lite.settings.machine import Backend, Sampler, backend_rules
+from expo_lite.settings.machine import Backend, Sampler, check_backend
 from expo_lite.settings.schema import (
     AT_LEAST_0,
     COMPLETIONS,
@@ -17,7 +17,6 @@ from expo_lite.settings.schema import (
     SHARE,
     TEMPERATURE,
     TOKENS,
-    check_rules,
     typed,
 )
 from expo_lite.settings.train import check_filters
@@ -131,6 +130,6 @@ class DiagnoseConfig(MeasuringConfig):
 def check_measuring(config: MeasuringConfig) -> None:
     """Hold the settings of a measuring command against all their rules; raises ConfigError."""
     typed(config)
-    check_rules(backend_rules(config.backend))
+    check_backend(config.backend)
     if isinstance(config, DiagnoseConfig):
         check_filters(config.explanation_filter)

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from expo_lite.errors import ConfigError
 from expo_lite.settings.machine import Sampler
-from expo_lite.settings.schema import COMPLETIONS, ROWS, SEED, TOKENS, check_rules, flat, from_mapping, typed
+from expo_lite.settings.schema import COMPLETIONS, ROWS, SEED, TOKENS, flat, from_mapping, typed
 from expo_lite.settings.train import TrainConfig
 
 
@@ -100,4 +101,5 @@ class ReplicateConfig(RunsConfig):
 def check_sweep(config: RunsConfig) -> None:
     """Hold the settings of a sweep against all their rules; raises ConfigError."""
     typed(config)
-    check_rules([(not (config.ray and config.jobs), "jobs is not for a Ray cluster, which places runs by itself.")])
+    if config.ray and config.jobs:
+        raise ConfigError("jobs is not for a Ray cluster, which places runs by itself.")

@@ -114,13 +114,6 @@ def _with_home(value: Any) -> Any:
     return dataclasses.replace(value, **{f.name: _with_home(getattr(value, f.name)) for f in dataclasses.fields(value)})
 
 
-def check_rules(rules: Sequence[tuple[bool, str]]) -> None:
-    """Raise ConfigError with the message of the first rule that does not hold."""
-    for holds, message in rules:
-        if not holds:
-            raise ConfigError(message)
-
-
 def changed(group: Any) -> list[str]:
     """The settings of a group that are not at their default."""
     return [f.name for f in dataclasses.fields(group) if getattr(group, f.name) != f.default]

@@ -35,7 +35,6 @@ from expo_lite.settings.schema import (
     PROBLEMS,
     SEED,
     changed,
-    check_rules,
     typed,
 )
 
@@ -207,24 +206,17 @@ def _fields(settings: Any) -> dict[str, Any]:
 
 
 def _check(config: TrainConfig) -> None:
-    """Every rule of the settings: bounds, those between fields, and those of the method."""
-    typed(config)
+    """Every rule of the settings beside their bounds: those between fields, and those of the method."""
     check_filters(config.explanation.explanation_filter)
     check_of_use(config, in_plan=True)
-    check_rules(
-        [
-            *machine.backend_rules(config.policy.backend),
-            *(
-                (machine.is_installed(name), f"logger '{name}' is not installed: {machine.how_to_install(name)}.")
-                for name in config.log
-            ),
-            (len({*config.policy.lora_targets}) == len(config.policy.lora_targets), "lora_targets has a name twice."),
-            (
-                not config.evaluation.eval_every or config.evaluation.eval_problems > 0,
-                "eval_every needs --eval-problems above 0.",
-            ),
-        ]
-    )
+    machine.check_backend(config.policy.backend)
+    for name in config.log:
+        if not machine.is_installed(name):
+            raise ConfigError(f"logger '{name}' is not installed: {machine.how_to_install(name)}.")
+    if len({*config.policy.lora_targets}) < len(config.policy.lora_targets):
+        raise ConfigError("lora_targets has a name twice.")
+    if config.evaluation.eval_every and not config.evaluation.eval_problems:
+        raise ConfigError("eval_every needs --eval-problems above 0.")
 
 
 def check_of_use(config: TrainConfig, *, in_plan: bool = False, own: Collection[str] = ()) -> None:
