@@ -27,3 +27,9 @@ class CheckpointError(ExpoLiteError):
 
 class DivergedError(ExpoLiteError):
     """A loss or gradient is no longer finite; the text names the step and the last good checkpoint."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, with a full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".") + "."

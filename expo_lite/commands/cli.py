@@ -30,8 +30,8 @@ from expo_lite.commands.plan import Plan
 from expo_lite.commands.report import Report, Watch
 from expo_lite.commands.sweep import Replicate, Sweep
 from expo_lite.commands.train import Train
-from expo_lite.errors import ConfigError, ExpoLiteError, ModelError
-from expo_lite.memory.machine import first_line, out_of_memory, short_of_memory
+from expo_lite.errors import ConfigError, ExpoLiteError, ModelError, first_line
+from expo_lite.memory.machine import out_of_memory, short_of_memory
 from expo_lite.settings.machine import prepare_torch
 from expo_lite.settings.models import suggestion
 from expo_lite.terminal import Terminal, say, visible, visible_line

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from expo_lite.errors import ConfigError, DataError, ModelError
-from expo_lite.memory.machine import first_line, out_of_memory, ram_bytes
+from expo_lite.errors import ConfigError, DataError, ModelError, first_line
+from expo_lite.memory.machine import out_of_memory, ram_bytes
 from expo_lite.memory.plan import (
     CONTEXT,
     GIB,

@@ -9,6 +9,8 @@ import errno
 import os
 from pathlib import Path
 
+from expo_lite.errors import first_line
+
 FORMS = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -40,12 +42,6 @@ def out_of_memory(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return False
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".") + "."
 
 
 def short_of_memory(error: BaseException) -> str:

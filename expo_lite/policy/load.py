@@ -38,8 +38,8 @@ from transformers import (
     logging,
 )
 
-from expo_lite.errors import ModelError
-from expo_lite.memory.machine import first_line, out_of_memory
+from expo_lite.errors import ModelError, first_line
+from expo_lite.memory.machine import out_of_memory
 from expo_lite.policy.device import compute_type, wrong_widths
 from expo_lite.policy.gguf_tokenizer import read_tokenizer
 from expo_lite.policy.template import settle

@@ -18,8 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from expo_lite.errors import CheckpointError, ModelError
-from expo_lite.memory.machine import first_line
+from expo_lite.errors import CheckpointError, ModelError, first_line
 from expo_lite.memory.plan import Keeps
 from expo_lite.policy import native, scoring, slots
 from expo_lite.policy.batching import MicroBatch

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from expo_lite.errors import ConfigError
+from expo_lite.errors import ConfigError, first_line
 from expo_lite.run.folder import RunFolder
 from expo_lite.settings.schema import flat
 
@@ -76,7 +76,7 @@ class Logs:
             except Exception as error:
                 self.close()
                 raise ConfigError(
-                    f"The logger {name} cannot be started: {_said(error)} Or leave it out of --log."
+                    f"The logger {name} cannot be started: {first_line(error)} Or leave it out of --log."
                 ) from error
 
     def step(self, row: Mapping[str, Any]) -> None:
@@ -105,9 +105,6 @@ class Logs:
             action(self._open[name])
         except Exception as error:  # noqa: BLE001 (each logger has errors of its own)
             del self._open[name]
-            self._warn(f"the logger {name} has failed: {_said(error)} The run goes on; metrics.jsonl has all steps.")
-
-
-def _said(error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text.rstrip(".") + "."
+            self._warn(
+                f"the logger {name} has failed: {first_line(error)} The run goes on; metrics.jsonl has all steps."
+            )

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from expo_lite.errors import DataError
-from expo_lite.memory.machine import first_line
+from expo_lite.errors import DataError, first_line
 from expo_lite.records import Problem
 from expo_lite.settings.schema import not_a_file
 
