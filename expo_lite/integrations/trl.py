@@ -18,7 +18,6 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from expo_lite.objectives import scheduled
 from expo_lite.prompts import Turns, encode_question, explanation_turns, question_turns
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
-from expo_lite.settings.machine import how_to_install
+from expo_lite.settings.machine import how_to_install, installed_version
 from expo_lite.settings.schema import changed, typed
 from expo_lite.settings.train import check_filters, coefficient
 from expo_lite.step.explain import fault_of_steps, with_wrong_answer
@@ -52,14 +51,7 @@ def check_version(found: str | None) -> None:
         raise ConfigError(f"TRL {found} is not among those that this was tested with: from {wanted}.")
 
 
-def _installed() -> str | None:
-    try:
-        return version("trl")
-    except PackageNotFoundError:
-        return None
-
-
-check_version(_installed())
+check_version(installed_version("trl"))
 
 from accelerate.utils import gather_object
 from datasets import Dataset

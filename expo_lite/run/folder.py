@@ -12,7 +12,6 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.prompts import TEMPLATE, read_prompts
 from expo_lite.records import Prompts
 from expo_lite.run.checkpoint import load_state, newest_whole, step_of
+from expo_lite.settings.machine import installed_version
 from expo_lite.settings.schema import flat, from_mapping, to_json
 from expo_lite.settings.train import RunConfig
 from expo_lite.terminal import command
@@ -351,7 +351,7 @@ def settings_to_resume(folder: Path) -> dict[str, Any]:
 
 def provenance(device: str) -> dict[str, Any]:
     """Versions, git revision and device, for the config.json of whatever is made."""
-    versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    versions = {name: installed_version(name) for name in PACKAGES} | {"python": platform.python_version()}
     return {"versions": versions, "git_revision": _git_revision(), "device": device}
 
 
@@ -362,13 +362,6 @@ def _lines(rows: Iterable[dict[str, Any]]) -> str:
 def _copy(source: Path, copy: Path) -> None:
     with _disk_errors(f"copy '{source}' to '{copy}'"):
         shutil.copyfile(source, copy)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _git_revision() -> str | None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, MutableMapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -127,6 +128,14 @@ EXTRAS = ("reasoning-gym", "unsloth", "ray", "trl", "tensorboard", "wandb", "tra
 def is_installed(package: str) -> bool:
     """True if a package can be imported; it is not imported."""
     return importlib.util.find_spec(package) is not None
+
+
+def installed_version(package: str) -> str | None:
+    """The version of a package, which is not imported; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def takes_unsloth(backend: Backend) -> bool:
