@@ -69,19 +69,16 @@ class Totals:
 
     def metrics(self) -> dict[str, float]:
         """Means over the tokens that each sum was taken over."""
-        metrics = {"update/n_tokens": float(self.n_tokens)}
-        if self.n_policy_tokens:
-            metrics["clip_ratio/region_mean"] = float(self.n_clipped) / self.n_policy_tokens
-        if self.n_kl_tokens:
-            metrics["kl"] = float(self.kl_nats) / self.n_kl_tokens
-        if self.n_corrected_tokens:
-            metrics["sampling/importance_sampling_ratio/mean"] = float(self.correction) / self.n_corrected_tokens
-            metrics["sampling/importance_sampling_ratio/cut"] = float(self.n_cut) / self.n_corrected_tokens
-        if self.n_sft_tokens:
-            metrics["expo/sft_loss"] = float(self.sft_nats) / self.n_sft_tokens
-        if self.n_soft_tokens:
-            metrics["expo/divergence"] = float(self.divergence) / self.n_soft_tokens
-        return metrics
+        sums = {
+            "clip_ratio/region_mean": (self.n_clipped, self.n_policy_tokens),
+            "kl": (self.kl_nats, self.n_kl_tokens),
+            "sampling/importance_sampling_ratio/mean": (self.correction, self.n_corrected_tokens),
+            "sampling/importance_sampling_ratio/cut": (self.n_cut, self.n_corrected_tokens),
+            "expo/sft_loss": (self.sft_nats, self.n_sft_tokens),
+            "expo/divergence": (self.divergence, self.n_soft_tokens),
+        }
+        means = {name: float(total) / n for name, (total, n) in sums.items() if n}
+        return {"update/n_tokens": float(self.n_tokens)} | means
 
 
 def learn(
