@@ -7,7 +7,7 @@ treated as several queries of it, so keys and values are never repeated. Prompts
 each is computed once for its group, and its keys and values are copied into each row's slot.
 
 Axes: R rows (slots 0 to R), S slots, T positions in a slot, W positions attended to, N tokens laid end to end, H
-hidden, h query, key and value heads, k key heads, g query heads a key head, d head dimension.
+hidden, h query, key and value heads, k key heads, g query heads a key head, d head dimension, n rotations.
 """
 
 import warnings
@@ -102,15 +102,12 @@ class Decoder:
 
     def rope_table(self, n_positions: int) -> Rope:
         """Cosines and sines of all positions; the sines of a head's first half are negative."""
-        positions_T = torch.arange(n_positions, device=self.device, dtype=torch.float32)
-        tables: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
-        for frequencies_d, scale in self.weights.ropes:
-            angles_Td = positions_T[:, None] * frequencies_d
-            cos_Td, sin_Td = angles_Td.cos() * scale, angles_Td.sin() * scale
-            tables[0].append(torch.cat([cos_Td, cos_Td], dim=1))
-            tables[1].append(torch.cat([-sin_Td, sin_Td], dim=1))
+        positions_T1 = torch.arange(n_positions, device=self.device, dtype=torch.float32)[:, None]
+        angles_Tnd = torch.stack([positions_T1 * frequencies_d for frequencies_d, _ in self.weights.ropes], dim=1)
+        scales_n1 = torch.tensor([[scale] for _, scale in self.weights.ropes], device=self.device)
+        cos_Tnd, sin_Tnd = angles_Tnd.cos() * scales_n1, angles_Tnd.sin() * scales_n1
         dtype = self.weights.embeddings_VH.dtype
-        return torch.stack(tables[0], dim=1).to(dtype), torch.stack(tables[1], dim=1).to(dtype)
+        return torch.cat([cos_Tnd, cos_Tnd], dim=2).to(dtype), torch.cat([-sin_Tnd, sin_Tnd], dim=2).to(dtype)
 
     def step(
         self,
