@@ -182,12 +182,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, n_vocabulary: int) -
         writer.add_tokenizer_model("llama")
         writer.add_token_scores([scores.get(name, 0.0) for name in names])
         writer.add_add_space_prefix(space)
-    if tokenizer.pad_token_id is not None:
-        writer.add_pad_token_id(tokenizer.pad_token_id)
-    if tokenizer.bos_token_id is not None:
-        writer.add_bos_token_id(tokenizer.bos_token_id)
-    if tokenizer.unk_token_id is not None:
-        writer.add_unk_token_id(tokenizer.unk_token_id)
+    for role in ("pad", "bos", "unk"):
+        if (number := getattr(tokenizer, f"{role}_token_id")) is not None:
+            getattr(writer, f"add_{role}_token_id")(number)
 
 
 def _puts_space_first(about: dict[str, Any]) -> bool | None:

@@ -94,13 +94,10 @@ def load_base(
         _check_files(Path(folder), name)
         tokenizer = load_tokenizer(name, config, folder)  # its faults are told before the weights are read
         model, missing = (read or _read)(folder, config, device)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(f"Model '{name}' does not fit into the GPU's memory: {first_line(error)}") from error
     except (*_UNREADABLE, MemoryError) as error:
         if out_of_memory(error):
-            raise ModelError(
-                f"Model '{name}' does not fit into the memory that is free: {first_line(error)}"
-            ) from error
+            room = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "the memory that is free"
+            raise ModelError(f"Model '{name}' does not fit into {room}: {first_line(error)}") from error
         raise _unread(name, source, error) from error
     missing = missing or _misshapen(model)  # a missing weight has not been quantised
     if missing:
