@@ -24,6 +24,7 @@ import torch
 
 from expo_lite.errors import ConfigError
 from expo_lite.objectives import scheduled
+from expo_lite.policy.base import having
 from expo_lite.prompts import Turns, encode_question, explanation_turns, question_turns
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
@@ -162,11 +163,8 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         """Sample an explanation of each problem `to_sample`; those of `own` that pass are ready to be trained on."""
         shown = [self._shown(self._problems[place]) for place in to_sample]
         before = {name: list(values) for name, values in self._metrics["train"].items()}
-        n_generations, self.num_generations = self.num_generations, 1
-        try:
+        with having(self, num_generations=1):
             _, ids_of, _, said, *_ = self._generate(shown)
-        finally:
-            self.num_generations = n_generations
         # lengths and truncation of rollouts stay those of rollouts
         self._metrics["train"].update({n: v for n, v in before.items() if n != "num_tokens"})
         progress = self.state.global_step / max(self.state.max_steps, 1)

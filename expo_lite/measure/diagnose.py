@@ -25,7 +25,7 @@ from expo_lite.measure.verdict import (
     verdicts_of,
 )
 from expo_lite.memory.limits import Limits, fitted_policy, fitting
-from expo_lite.policy.base import Policy, listening
+from expo_lite.policy.base import Policy, having
 from expo_lite.policy.batching import Row
 from expo_lite.policy.factory import load_policy
 from expo_lite.prompts import encode_shown
@@ -190,7 +190,7 @@ def measure(
     What counts the completions that end is wrapped by `watched`, which may raise, to stop.
     """
     n_completions = len(subject.problems) * (subject.config.group_size + 1)
-    with CompletionBar(console, "sampling", n_completions) as bar, listening(subject.policy, watched(bar.ended)):
+    with CompletionBar(console, "sampling", n_completions) as bar, having(subject.policy, on_ended=watched(bar.ended)):
         rolled = subject.roll_out("diagnose", subject.problems, subject.explaining)
     with working(console, "scoring chains"):
         return _measured(subject, rolled)

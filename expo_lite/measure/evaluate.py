@@ -11,7 +11,7 @@ from rich.console import Console
 from expo_lite.measure.samples import SampleFolder, SampleSpec, graded_problems
 from expo_lite.memory.limits import Limits, fitting
 from expo_lite.memory.plan import MOST_MICRO_BATCH_TOKENS
-from expo_lite.policy.base import Policy, listening
+from expo_lite.policy.base import Policy, having
 from expo_lite.records import Problem, Prompts, SamplingParams
 from expo_lite.results.figures import Evaluation, evaluation_of
 from expo_lite.results.record import read_evaluation
@@ -92,7 +92,7 @@ def evaluate_once(run: Run, console: Console, stops: StopRequests) -> Evaluation
     say(console, f"evaluating on {len(problems)} held-out problem{'s' * (len(problems) > 1)} ...")
     file = run.folder.evaluation_file(run.step)
     total = len(problems) * (config.evaluation.eval_samples + 1)
-    with CompletionBar(console, "evaluating", total) as bar, listening(run.policy, bar.ended):
+    with CompletionBar(console, "evaluating", total) as bar, having(run.policy, on_ended=bar.ended):
         result = evaluate(
             run.policy,
             run.task,

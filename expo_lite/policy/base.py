@@ -75,10 +75,13 @@ class Policy(Protocol):
 
 
 @contextmanager
-def listening(policy: Policy, on_ended: Callable[[int], None]) -> Iterator[None]:
-    """Call `on_ended` in this context with the number of completions that have just ended."""
-    before, policy.on_ended = policy.on_ended, on_ended
+def having(owner: object, **values: Any) -> Iterator[None]:
+    """Give attributes of an object other values in this context."""
+    before = {name: getattr(owner, name) for name in values}
+    for name, value in values.items():
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        policy.on_ended = before
+        for name, value in before.items():
+            setattr(owner, name, value)

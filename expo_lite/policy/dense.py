@@ -13,13 +13,14 @@ import contextlib
 import ctypes
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 
+from expo_lite.policy.base import having
 from expo_lite.policy.merged import dequantised
 from expo_lite.policy.products import linear
 from expo_lite.settings.models import FAMILIES
@@ -116,26 +117,13 @@ class _Memory:
         self.keep = False
         self.run: Run = lambda compute, ends_layer: compute()
 
-    @contextlib.contextmanager
-    def doing(self, run: Run) -> Iterator[None]:
-        before, self.run = self.run, run
-        try:
-            yield
-        finally:
-            self.run = before
-
 
 _memory = _Memory()
 
 
-@contextlib.contextmanager
-def kept_products(keep: bool) -> Iterator[None]:
+def kept_products(keep: bool) -> AbstractContextManager[None]:
     """Choose whether the layers run in this context keep their products for the backward pass."""
-    before, _memory.keep = _memory.keep, keep
-    try:
-        yield
-    finally:
-        _memory.keep = before
+    return having(_memory, keep=keep)
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -153,4 +141,4 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContext
     def again(compute: Compute, ends_layer: bool) -> torch.Tensor:
         return kept.popleft() if keep or ends_layer else compute()
 
-    return _memory.doing(first), _memory.doing(again)
+    return having(_memory, run=first), having(_memory, run=again)
