@@ -57,23 +57,33 @@ def explanation_turns(problem: Problem) -> Turns:
     return turns if turns[0]["role"] == "system" else [*system_turn(problem.prompts), *turns]
 
 
+def shown_turns(problem: Problem, explain_with: str) -> Turns:
+    """The conversation after which a problem is explained; that of the question where no answer is shown."""
+    return question_turns(problem) if explain_with == "no-answer" else explanation_turns(problem)
+
+
 def system_turn(prompts: Prompts) -> Turns:
     """The system turn of the user's question prompt; empty if it has none."""
     return [turn for turn in _turns(prompts.question or "", Problem("", "", "")) if turn["role"] == "system"]
 
 
 def encode_question(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
-    """Token ids of the question prompt, up to where the assistant begins; raises ConfigError as the next does."""
-    return tuple(_encode(tokenizer, question_turns(problem)))
+    """Token ids of the question prompt, up to where the assistant begins; raises ConfigError as `encode_turns`."""
+    return encode_turns(tokenizer, question_turns(problem))
 
 
 def encode_explanation(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
-    """Token ids of the explanation prompt (question and answer), up to where the assistant begins.
+    """Token ids of the explanation prompt (question and answer), likewise."""
+    return encode_turns(tokenizer, explanation_turns(problem))
+
+
+def encode_turns(tokenizer: ChatTokenizer, turns: Turns) -> tuple[int, ...]:
+    """Token ids of a prompt, up to where the assistant begins.
 
     Raises:
         ConfigError: the model's chat template refuses the turns of the user's prompt.
     """
-    return tuple(_encode(tokenizer, explanation_turns(problem)))
+    return tuple(_encode(tokenizer, turns))
 
 
 def asks_outline(problem: Problem) -> bool:
@@ -102,10 +112,7 @@ def prompts_as_read(tokenizer: ChatTokenizer, prompts: Prompts, explain_with: st
     """Both prompts as the model reads them, with {question} and {answer} for those of a problem."""
     shown = "{answer}" if explain_with == "answer" else "(the answer of another problem)"
     problem = Problem("", "{question}", shown, prompts=prompts)
-    turns = (
-        question_turns(problem),
-        question_turns(problem) if explain_with == "no-answer" else explanation_turns(problem),
-    )
+    turns = question_turns(problem), shown_turns(problem, explain_with)
     return dict(zip(("question", "explanation"), (rendered(tokenizer, asked) for asked in turns), strict=True))
 
 

@@ -25,7 +25,7 @@ import torch
 from expo_lite.errors import ConfigError
 from expo_lite.objectives import scheduled
 from expo_lite.policy.base import having
-from expo_lite.prompts import Turns, encode_question, explanation_turns, question_turns
+from expo_lite.prompts import Turns, encode_question, question_turns, shown_turns
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.machine import how_to_install, installed_version
@@ -190,11 +190,9 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
 
     def _shown(self, problem: Problem) -> Turns:
         """The turns after which a problem is explained, or what a control has in their place."""
-        if self._explanation.explain_with == "no-answer":
-            return question_turns(problem)
         if self._explanation.explain_with == "wrong-answer":
             problem = with_wrong_answer(problem, self._problems, self.args.seed + self.state.global_step)
-        return explanation_turns(problem)
+        return shown_turns(problem, self._explanation.explain_with)
 
     def _reason(self, problem: Problem, text: str, ids: Sequence[int]) -> str:
         """Why an explanation is refused, as in step/explain.py."""

@@ -16,7 +16,6 @@ import random
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -26,7 +25,7 @@ from expo_lite.memory.limits import Limits
 from expo_lite.policy.base import Policy
 from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
-from expo_lite.prompts import OUTLINE_END, asks_outline, chain_text, encode_explanation, encode_question
+from expo_lite.prompts import OUTLINE_END, asks_outline, chain_text, encode_question, encode_turns, shown_turns
 from expo_lite.records import (
     Completion,
     Explanation,
@@ -38,7 +37,7 @@ from expo_lite.records import (
     SamplingParams,
     Verdict,
 )
-from expo_lite.settings.groups import ExplainWith, ExpoConfig
+from expo_lite.settings.groups import ExpoConfig
 from expo_lite.settings.methods import METHODS
 from expo_lite.step.chain_text import before_answer, shows_answer, up_to_answer
 from expo_lite.step.rollout import grade_groups, sample, stream_seed
@@ -123,7 +122,9 @@ def roll_out(
     of one of the `others`, or none.
     """
     questions = [SampleRequest(encode_question(policy.tokenizer, p), group_size) for p in problems]
-    prompts = [_explanation_prompt(policy.tokenizer, p, explaining.explain_with, others, seed) for p in to_explain]
+    is_wrong = explaining.explain_with == "wrong-answer"
+    shown = [with_wrong_answer(p, others, seed) if is_wrong else p for p in to_explain]
+    prompts = [encode_turns(policy.tokenizer, shown_turns(p, explaining.explain_with)) for p in shown]
     requests = [SampleRequest(prompt, explaining.explanations_per_problem) for prompt in prompts]
     temperature = explaining.explanation_temperature or params.temperature
     if temperature == params.temperature:
@@ -134,15 +135,6 @@ def roll_out(
         sampled += sample(policy, requests, replace(params, temperature=temperature), limits=limits, seed=own)
     groups = grade_groups(task, [*problems, *to_explain], sampled)
     return Rollout(tuple(groups[: len(problems)]), tuple(groups[len(problems) :]))
-
-
-def _explanation_prompt(
-    tokenizer: Any, problem: Problem, explain_with: ExplainWith, others: Sequence[Problem], seed: int
-) -> tuple[int, ...]:
-    if explain_with == "no-answer":
-        return encode_question(tokenizer, problem)
-    shown = with_wrong_answer(problem, others, seed) if explain_with == "wrong-answer" else problem
-    return encode_explanation(tokenizer, shown)
 
 
 def with_wrong_answer(problem: Problem, others: Sequence[Problem], seed: int) -> Problem:
