@@ -10,6 +10,7 @@ libraries. No figure for a GPU has been held against a GPU yet. On a CPU, what s
 
 import dataclasses
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -404,12 +405,8 @@ def longest_completion(shape: Shape, workload: Workload, total: float) -> int:
 
 def largest(fits: Callable[[int], bool], *, step: int, most: int, least: int) -> int:
     """The largest value up to `most` that fits, in steps; below one step, `least` times powers of two."""
-    low, high = 0, most // step
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle * step) else (low, middle - 1)
-    if low:
-        return low * step
+    if n := bisect_left(range(1, most // step + 1), True, key=lambda n: not fits(n * step)):
+        return n * step
     value = step // 2
     while value > least and not fits(value):
         value //= 2

@@ -4,7 +4,7 @@ import filecmp
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,10 +119,8 @@ def resolve_run(config: TrainConfig) -> RunConfig:
     if config.resume and config.output and (config.output / "config.json").exists():
         kept = read_config(config.output)
         if kept.start_from == path:
-            own = {f.name: getattr(kept.policy, f.name) for f in fields(kept.policy)}
-            _refuse_others(
-                config, {name: value for name, value in own.items() if name not in ("backend", "sampler")}, kept.output
-            )
+            own = {name: value for name, value in asdict(kept.policy).items() if name not in ("backend", "sampler")}
+            _refuse_others(config, own, kept.output)
             policy = replace(kept.policy, backend=config.policy.backend, sampler=config.policy.sampler)
             same = resolve(replace(config, model=kept.model, policy=policy))
             return replace(same, start_from=kept.start_from, start_sha256=kept.start_sha256)
