@@ -198,15 +198,10 @@ def measure(
 
 def _measured(subject: Subject, rolled: Rollout) -> Diagnosis:
     """The figures of what has been sampled."""
-    policy, task, limits = subject.policy, subject.task, subject.limits
     explanations = subject.judge(rolled.attempts, subject.explaining)
-    controls = _controls(subject)
-
-    def scored() -> list[ChainFigure]:
-        budget = limits.micro_batch_tokens  # halved where memory runs out
-        return chain_figures(policy, rolled.groups, explanations, token_budget=budget, controls=controls, whole=True)
-
-    figures = [replace(f, valid=_steps_right(task, f)) for f in limits.updating(scored)]
+    about = {"controls": _controls(subject), "whole": True}
+    scored = subject.limits.scored(chain_figures, subject.policy, rolled.groups, explanations, **about)
+    figures = [replace(f, valid=_steps_right(subject.task, f)) for f in scored]
     return Diagnosis(tuple(levels_of(rolled.groups, explanations, figures)), rolled.groups, tuple(explanations))
 
 
@@ -271,9 +266,7 @@ def chain_metrics(
 
     And where explanations lean on the answer, by quarter. A kind that is absent has no entry.
     """
-    figures = limits.updating(
-        lambda: chain_figures(policy, groups, explanations, token_budget=limits.micro_batch_tokens)
-    )
+    figures = limits.scored(chain_figures, policy, groups, explanations)
     metrics = {}
     for kind in KINDS:
         if own := [figure for figure in figures if figure.kind == kind]:

@@ -119,6 +119,10 @@ class Limits:
         self.updating_s += time.monotonic() - started
         return done
 
+    def scored(self, score: Callable[..., T], *what: Any, **how: Any) -> T:
+        """Call a function that scores, with as many tokens at a time as fit as its `token_budget`; raises as above."""
+        return self.updating(lambda: score(*what, **how, token_budget=self.micro_batch_tokens))
+
     def _repeat(self, phase: Callable[[], T], smaller: Callable[[], str | None], lower: str) -> T:
         while True:
             try:

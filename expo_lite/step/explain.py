@@ -174,15 +174,14 @@ def judge(
     ]
     if "reliance" in filters:
         relied = _accepted(candidates)
-        explanations = [candidates[i] for i in relied]
-        nats = limits.updating(lambda: reliances(policy, explanations, token_budget=limits.micro_batch_tokens))
+        nats = limits.scored(reliances, policy, [candidates[i] for i in relied])
         for i, reliance in zip(relied, nats, strict=True):
             explanation = replace(candidates[i], reliance_nats=reliance)
             candidates[i] = _kept_if(reliance <= config.max_reliance, explanation, "reliance")
     if "lift" in filters or config.explanations_per_problem > 1:
         lifted = _accepted(candidates)
         chains = [(candidates[i].problem, candidates[i].completion.text) for i in lifted]
-        nats = limits.updating(lambda: answer_lifts(policy, chains, token_budget=limits.micro_batch_tokens))
+        nats = limits.scored(answer_lifts, policy, chains)
         for i, lift in zip(lifted, nats, strict=True):
             explanation = replace(candidates[i], lift_nats=lift)
             candidates[i] = _kept_if(lift > 0 or "lift" not in filters, explanation, "no_lift")

@@ -109,7 +109,7 @@ def sample_experience(run: Run, problems: Sequence[Problem]) -> Experience:
 
 def _sample_pairs(run: Run, problems: Sequence[Problem], progress: float) -> Experience:
     """Take pairs that are young enough and make the others; offline, by the initial policy: the adapter is off."""
-    store, limits, config = run.pairs, run.limits, run.config
+    store, config = run.pairs, run.config
     missing = [p for p in problems if store.get(p.problem_id, step=run.step) is None]
     with run.policy.reference() if config.dpo.pairs == "offline" else contextlib.nullcontext():
         groups, explanations, attempts = sample_groups(run, missing) if missing else ([], [], [])
@@ -117,10 +117,7 @@ def _sample_pairs(run: Run, problems: Sequence[Problem], progress: float) -> Exp
     if config.chain_source == "expert":
         gated = [p for p in _gated(run, groups) if p.expert_chain]
         chosen = {p.problem_id: c.target_ids for p, c in zip(gated, _expert_chains(run, gated), strict=True)}
-    temperature = config.sampling.temperature
-    new, metrics = limits.updating(
-        lambda: make_pairs(run.policy, groups, chosen, temperature=temperature, token_budget=limits.micro_batch_tokens)
-    )
+    new, metrics = run.limits.scored(make_pairs, run.policy, groups, chosen, temperature=config.sampling.temperature)
     store.put(new, step=run.step)
     pairs = tuple(pair for p in problems if (pair := store.get(p.problem_id, step=run.step)) is not None)
     return Experience(

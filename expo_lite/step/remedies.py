@@ -8,8 +8,7 @@ step.
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -24,7 +23,6 @@ from expo_lite.step.explain import answer_logprobs, encode_text
 from expo_lite.step.rollout import Start, grade_groups, sample_from, stream_seed
 from expo_lite.step.run import Run
 
-T = TypeVar("T")
 SOFT_TOKENS = 64
 """Tokens of a teacher's distribution that count one by one; the rest counts as one."""
 PREFIX_PARTS = 4
@@ -108,11 +106,6 @@ def teacher(run: Run) -> contextlib.AbstractContextManager[None]:
     return run.policy.reference() if run.config.explanation.teacher == "frozen" else contextlib.nullcontext()
 
 
-def _scored(run: Run, score: Callable[..., T], *what: Any, **how: Any) -> T:
-    """Score with the run's policy, in micro-batches that fit."""
-    return run.limits.updating(lambda: score(run.policy, *what, **how, token_budget=run.limits.micro_batch_tokens))
-
-
 def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tensor]]:
     """l_T - l_S [T] of the tokens of each completion of the all-wrong groups, nats.
 
@@ -126,9 +119,9 @@ def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tens
     own, temperature = [torch.tensor(c.logprobs) for c in completions], run.config.sampling.temperature
     if not run.policy.samples_exactly:
         plain = [Row(c.prompt_ids, c.token_ids) for c in completions]
-        own = _scored(run, score_rows, plain, temperature=temperature)
+        own = run.limits.scored(score_rows, run.policy, plain, temperature=temperature)
     with teacher(run):
-        scored = _scored(run, score_rows, rows, temperature=temperature)
+        scored = run.limits.scored(score_rows, run.policy, rows, temperature=temperature)
     gaps = iter(l_T - l_S for l_T, l_S in zip(scored, own, strict=True))
     return {i: [next(gaps) for _ in groups[i].completions] for i in places}
 
@@ -136,8 +129,9 @@ def teacher_gaps(run: Run, groups: Sequence[Group]) -> dict[int, list[torch.Tens
 def teacher_labels(run: Run, explanations: Sequence[Explanation]) -> list[SoftLabels]:
     """The teacher's distribution at each token of each explanation, after the prompt that showed it the answer."""
     rows = [Row(e.completion.prompt_ids, e.target_ids) for e in explanations]
+    temperature = run.config.sampling.temperature
     with teacher(run):
-        return _scored(run, soft_labels, rows, SOFT_TOKENS, temperature=run.config.sampling.temperature)
+        return run.limits.scored(soft_labels, run.policy, rows, SOFT_TOKENS, temperature=temperature)
 
 
 def likelihood_rewards(run: Run, groups: Sequence[Group]) -> dict[int, tuple[float, ...]]:
@@ -157,7 +151,7 @@ def likelihood_rewards(run: Run, groups: Sequence[Group]) -> dict[int, tuple[flo
         for k, (completion, verdict) in enumerate(zip(groups[i].completions, groups[i].verdicts, strict=True))
         if verdict.answer is not None
     }
-    scored = _scored(run, answer_logprobs, list(answered.values()))
+    scored = run.limits.scored(answer_logprobs, run.policy, list(answered.values()))
     gains = {
         place: max(float(with_chain.exp().mean() - without.exp().mean()), 0.0)
         for place, (with_chain, without) in zip(answered, scored, strict=True)

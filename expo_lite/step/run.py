@@ -236,13 +236,6 @@ def check_sampler(run: Run, console: Console) -> None:
     started = time.monotonic()
     prompts = both_prompts(run, run.problems[:CHECKED_PROBLEMS])
     with working(console, "checking that sampler and scorer agree"):
-        mean = run.limits.updating(
-            lambda: self_check(
-                run.policy,
-                prompts,
-                temperature=run.config.sampling.temperature,
-                token_budget=run.limits.micro_batch_tokens,
-            )
-        )
+        mean = run.limits.scored(self_check, run.policy, prompts, temperature=run.config.sampling.temperature)
     took = f"{time.monotonic() - started:.1f} s"
     say(console, f"self-check: sampler and scorer agree to {mean:.1e} nats a token ({took})")
