@@ -240,10 +240,8 @@ def phases(
         products = [kept_products(each, workload, tokens) for each in shape.each_layer]
         update, layer = update | {"kept products": sum(products)}, layer - min(products)
     elif keeps == "activations":
-        update = steady | {
-            "gradients": adapter,
-            "kept activations": shape.layers * kept_activations(shape, workload, tokens),
-        }
+        activations = shape.layers * kept_activations(shape, workload, tokens)
+        update = steady | {"gradients": adapter, "kept activations": activations}
         i, h = (8, 4) if workload.element == FP32 else (10, 8)
         layer = tokens * (i * shape.intermediate + h * shape.hidden)
 

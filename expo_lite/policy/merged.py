@@ -227,11 +227,9 @@ def _head_norms(attention: Any, n_queries: int, n_keys: int, family: Family) -> 
     if not family.head_norms:
         return None
     queries, keys = (_norm(norm, family) for norm in (attention.q_norm, attention.k_norm))
-    return (
-        torch.cat([queries.expand(n_queries, -1), keys.expand(n_keys, -1)])
-        if family.head_norms == "each"
-        else (torch.cat([queries.view(n_queries, -1), keys.view(n_keys, -1)]))
-    )
+    if family.head_norms == "each":
+        return torch.cat([queries.expand(n_queries, -1), keys.expand(n_keys, -1)])
+    return torch.cat([queries.view(n_queries, -1), keys.view(n_keys, -1)])
 
 
 def rope(config: Any, device: torch.device, layer_type: str | None = None) -> tuple[torch.Tensor, float]:

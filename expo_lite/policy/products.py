@@ -44,11 +44,8 @@ class Product:
     ):
         """Pack the weight if it is large enough, and not larger than `most_bytes`: a packed weight is a copy."""
         self.bias_O = bias_O
-        self.is_packed = (
-            has_onednn(weight_OI.device, weight_OI.dtype)
-            and weight_OI.numel() >= PACKED_FROM
-            and weight_OI.nbytes <= most_bytes
-        )
+        is_of_use = weight_OI.numel() >= PACKED_FROM and weight_OI.nbytes <= most_bytes
+        self.is_packed = is_of_use and has_onednn(weight_OI.device, weight_OI.dtype)
         self.weight: torch.Tensor = (
             torch.ops.mkldnn._reorder_linear_weight(weight_OI, PACKED_FOR_ROWS) if self.is_packed else weight_OI
         )

@@ -48,10 +48,8 @@ class Ranked:
 
 def pack_samples(runs: Sequence[RunRecord], budget: int) -> PackedSamples:
     """Pack as many samples as fit into `budget` characters, chosen by `RULE`."""
-    ranked = sorted(
-        (ranked for number, run in enumerate(runs) for ranked in rank(number, rows_of(run))),
-        key=lambda ranked: ranked.rank,
-    )
+    ranked = [each for number, run in enumerate(runs) for each in rank(number, rows_of(run))]
+    ranked.sort(key=lambda each: each.rank)
     n, kept, text = min(len(ranked), FIRST), 0, pack([])
     for _ in range(ROUNDS):
         tried = pack(ranked[:n])

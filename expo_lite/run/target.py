@@ -256,12 +256,10 @@ def _adapter(folder: Path) -> Target:
         raise CheckpointError(f"'{folder / ADAPTER_CONFIG}' cannot be used: {error}") from error
     except (OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"'{folder / ADAPTER_CONFIG}' is not a LoRA adapter's configuration.") from error
-    if used or not (folder / ADAPTER_WEIGHTS).is_file():
-        what = (
-            f"uses {used}, which is not supported; peft can merge it into its base (merge_and_unload)"
-            if used
-            else f"has no {ADAPTER_WEIGHTS}"
-        )
+    what = "" if (folder / ADAPTER_WEIGHTS).is_file() else f"has no {ADAPTER_WEIGHTS}"
+    if used:
+        what = f"uses {used}, which is not supported; peft can merge it into its base (merge_and_unload)"
+    if what:
         raise CheckpointError(f"The adapter in '{folder}' {what}.")
     above = folder.absolute().parent
     run = above.parent if above.name == "checkpoints" and RunFolder(above.parent).config_file.exists() else None

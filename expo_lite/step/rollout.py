@@ -46,13 +46,9 @@ def sample_from(
     Completions get what the given part leaves of `max_completion_tokens`, rounded down to eighths, so that they stay in
     the context, and the room of one start depends on no other. Its random numbers depend on those with as much room.
     """
-    eighth = max(params.max_completion_tokens // 8, 1)
-    rooms = [
-        max((params.max_completion_tokens - len(start.given_ids)) // eighth * eighth, 1)
-        if start.given_ids
-        else params.max_completion_tokens
-        for start in starts
-    ]
+    most = params.max_completion_tokens
+    eighth, left = max(most // 8, 1), [most - len(start.given_ids) for start in starts]
+    rooms = [room if room == most else max(room // eighth * eighth, 1) for room in left]
     sampled: dict[int, tuple[Completion, ...]] = {}
     for room in sorted(set(rooms)):
         alike = [i for i, own in enumerate(rooms) if own == room]

@@ -198,9 +198,8 @@ def _bracketed(text: str) -> Structure:
     if opening is None or closing is None or len(text) < len(opening) + len(closing):
         return Leaf(text)
     inside = text[len(opening) : len(text) - len(closing)]
-    if ((opening == "]" or (opening in "([" and closing == "[")) and not set("()[]") & set(inside)) or _closes_last(
-        text
-    ):
+    turned = opening == "]" or (opening in "([" and closing == "[")  # ]1, 2[ is (1, 2)
+    if (turned and not set("()[]") & set(inside)) or _closes_last(text):
         items, _ = list_items(inside, bracketed=True)
         if opening == r"\{" and not inside.strip():
             return Sequence(opening, closing, ())

@@ -165,11 +165,9 @@ def _sum(parts: tuple[Tree, ...], terms: list[Any]) -> Any:
     What rounding leaves of a function, as of the sine of pi, is not refused: it is as small as the digits are many.
     """
     largest = max(map(abs, terms))
+    low, high = (largest * mp.mpf(10) ** (room - mp.dps) for room in (-20, 20))
     for part, term in zip(parts, terms, strict=True):
-        is_residue = any(node[0] == "fn" for node in _nodes(part)) and abs(term) > largest * mp.mpf(10) ** -(
-            mp.dps + 20
-        )
-        is_residue = is_residue and abs(term) < largest * mp.mpf(10) ** (20 - mp.dps)
+        is_residue = low < abs(term) < high and any(node[0] == "fn" for node in _nodes(part))
         if 0 < abs(term) < largest * mp.mpf(10) ** (-_DIGITS // 2) and not is_residue:
             raise Undefined("too small to see")
     return mp.fsum(terms)

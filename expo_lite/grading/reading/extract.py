@@ -297,11 +297,8 @@ def _link(between: str) -> Link:
         return Link.STEP
     if _HEDGED.intersection(words) - _LIST_WORDS:
         return Link.UNCLEAR
-    return (
-        Link.OR
-        if "or" in words or re.search(r"^[^\w\\]*=[^\w\\]*\Z|\\(?:approx|equiv|lor|vee)\b|\bi\.\s?e\.", between)
-        else Link.AND
-    )
+    is_or = "or" in words or re.search(r"^[^\w\\]*=[^\w\\]*\Z|\\(?:approx|equiv|lor|vee)\b|\bi\.\s?e\.", between)
+    return Link.OR if is_or else Link.AND
 
 
 def plain_number(text: str) -> str | None:

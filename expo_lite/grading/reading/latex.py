@@ -60,13 +60,7 @@ def spelled(text: str) -> str:
         text = _laid_out(text)
     if "begin" not in text:
         text = re.sub(r"\\\\(?![A-Za-z] ?=)(?=[A-Za-z({\[%$])", lambda _: "\\", text)
-    text = (
-        text.replace("\\\\", NEWLINE)
-        .replace(r"\$", "\ue000")
-        .replace(r"\%", "%")
-        .replace(r"\&", "&")
-        .replace(r"\#", "#")
-    )
+    text = re.sub(r"\\([%&#])", r"\1", text.replace("\\\\", NEWLINE).replace(r"\$", "\ue000"))
     text = _money_or_delimiter(_DELIMITERS.sub(" ", text)).replace("\ue000", "$")
     text = re.sub(r"\^ ?\{?((?:\\prime ?){1,3})\}?", lambda found: "'" * found[1].count("p"), text)
     text = re.sub(r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1", text)
