@@ -11,7 +11,7 @@ import torch
 
 from expo_lite.objectives import DpoTerms, dpo_terms
 from expo_lite.policy.base import Policy
-from expo_lite.policy.batching import Row, Side
+from expo_lite.policy.batching import Row
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import Turns, question_turns
 from expo_lite.records import FinishReason, Group, Pair
@@ -52,10 +52,12 @@ def make_pairs(
     return pairs, {"pairs/new": len(pairs), "pairs/none_wrong": n_right, "pairs/no_chosen": n_without_chain}
 
 
-def _sides(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, chosen: bool) -> list[tuple[Side, torch.Tensor]]:
-    """One side of every pair, in the order of the pairs, with the log-probability of its completion."""
+def _sides(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, chosen: bool) -> tuple[torch.Tensor, ...]:
+    """One side of every pair, in their order: log-probabilities of its completion, those of the reference, weights."""
     sides = [(row.side, own) for row, own in zip(rows, nats, strict=True) if row.side and row.side.chosen is chosen]
-    return sorted(sides, key=lambda one: one[0].pair)
+    sides.sort(key=lambda one: one[0].pair)
+    about_K2 = torch.tensor([(side.ref_nats, side.weight) for side, _ in sides], device=nats[0].device)
+    return torch.stack([own for _, own in sides]), *about_K2.unbind(1)
 
 
 def preferences(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: float) -> DpoTerms:
@@ -66,16 +68,9 @@ def preferences(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: 
         nats: the log-probability of each row's completion, a number.
         dpo_beta: as in `dpo_terms`.
     """
-    chosen, rejected = (_sides(rows, nats, chosen=wanted) for wanted in (True, False))
-    device = nats[0].device
-    return dpo_terms(
-        torch.stack([own for _, own in chosen]),
-        torch.stack([own for _, own in rejected]),
-        torch.tensor([side.ref_nats for side, _ in chosen], device=device),
-        torch.tensor([side.ref_nats for side, _ in rejected], device=device),
-        torch.tensor([side.weight for side, _ in chosen], device=device),
-        dpo_beta=dpo_beta,
-    )
+    chosen_K, ref_chosen_K, weights_K = _sides(rows, nats, chosen=True)
+    rejected_K, ref_rejected_K, _ = _sides(rows, nats, chosen=False)
+    return dpo_terms(chosen_K, rejected_K, ref_chosen_K, ref_rejected_K, weights_K, dpo_beta=dpo_beta)
 
 
 def dpo_metrics(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: float) -> dict[str, float]:
@@ -88,8 +83,8 @@ def dpo_metrics(rows: Sequence[Row], nats: Sequence[torch.Tensor], *, dpo_beta: 
         "rewards/rejected": float(terms.rejected_rewards_K.mean()),
         "rewards/accuracies": float((margins_K > 0).float().mean()),
         "rewards/margins": float(margins_K.mean()),
-        "logps/chosen": mean(float(own) for _, own in _sides(rows, nats, chosen=True)),
-        "logps/rejected": mean(float(own) for _, own in _sides(rows, nats, chosen=False)),
+        "logps/chosen": mean(_sides(rows, nats, chosen=True)[0].tolist()),
+        "logps/rejected": mean(_sides(rows, nats, chosen=False)[0].tolist()),
     }
 
 
