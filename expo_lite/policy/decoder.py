@@ -155,11 +155,7 @@ class Decoder:
         return self._run(tokens_R, positions_R, rope, attend)
 
     def prefill(
-        self,
-        cache: SlotCache,
-        prompts: Sequence[tuple[int, ...]],
-        slots: Sequence[Sequence[int]],
-        rope: Rope,
+        self, cache: SlotCache, prompts: Sequence[tuple[int, ...]], slots: Sequence[Sequence[int]], rope: Rope
     ) -> torch.Tensor:
         """Feed prompts, laid end to end, each into all of its slots; returns their last hidden states [P, H]."""
         lengths, w = [len(prompt) for prompt in prompts], self.weights

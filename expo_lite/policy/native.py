@@ -66,13 +66,7 @@ def sample(
 
 
 def _generate(
-    model: Any,
-    prompts: Sequence[tuple[int, ...]],
-    chooser: Chooser,
-    limit: int,
-    *,
-    eos_ids: Sequence[int],
-    pad_id: int,
+    model: Any, prompts: Sequence[tuple[int, ...]], chooser: Chooser, limit: int, *, eos_ids: Sequence[int], pad_id: int
 ) -> list[Sampled]:
     device = model.get_input_embeddings().weight.device
     width = max(map(len, prompts))

@@ -7,15 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from expo_lite.settings.machine import Backend, Sampler
-from expo_lite.settings.schema import (
-    AT_LEAST_0,
-    COEFFICIENT,
-    COMPLETIONS,
-    POSITIVE,
-    ROWS,
-    TEMPERATURE,
-    TOKENS,
-)
+from expo_lite.settings.schema import AT_LEAST_0, COEFFICIENT, COMPLETIONS, POSITIVE, ROWS, TEMPERATURE, TOKENS
 
 ExplainWith = Literal["answer", "wrong-answer", "no-answer"]
 ExplanationFilter = Literal["arithmetic", "verified", "steps", "lift", "reliance", "none"]

@@ -28,15 +28,7 @@ from expo_lite.settings.groups import (
 )
 from expo_lite.settings.methods import METHODS, ChainSource, Method
 from expo_lite.settings.models import find_model, prompt_file
-from expo_lite.settings.schema import (
-    AT_LEAST_0,
-    AT_LEAST_1,
-    COMPLETIONS,
-    PROBLEMS,
-    SEED,
-    changed,
-    typed,
-)
+from expo_lite.settings.schema import AT_LEAST_0, AT_LEAST_1, COMPLETIONS, PROBLEMS, SEED, changed, typed
 
 Draw = Literal["hard", "even", "new"]
 LONGEST_LABEL = 60

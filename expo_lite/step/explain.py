@@ -155,12 +155,7 @@ def with_wrong_answer(problem: Problem, others: Sequence[Problem], seed: int) ->
 
 
 def judge(
-    policy: Policy,
-    task: Task,
-    attempts: Sequence[Group],
-    config: ExpoConfig,
-    *,
-    limits: Limits,
+    policy: Policy, task: Task, attempts: Sequence[Group], config: ExpoConfig, *, limits: Limits
 ) -> list[list[Explanation]]:
     """Accept or refuse every attempt at every problem, with the reason; cheap filters come first.
 

@@ -217,10 +217,7 @@ def _nats(logprobs_N: torch.Tensor, batch: MicroBatch) -> list[torch.Tensor]:
 
 
 def accumulate(
-    policy: Policy,
-    batches: Sequence[MicroBatch],
-    config: RunConfig,
-    old_logprobs: Mapping[int, torch.Tensor] | None,
+    policy: Policy, batches: Sequence[MicroBatch], config: RunConfig, old_logprobs: Mapping[int, torch.Tensor] | None
 ) -> Totals:
     """One pass over the micro-batches: scaled gradients are summed into the adapter, nothing is divided."""
     totals = Totals.zero(policy.device)

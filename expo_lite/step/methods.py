@@ -12,13 +12,7 @@ from typing import Any
 
 import torch
 
-from expo_lite.objectives import (
-    confidence_advantages,
-    group_advantages,
-    inserted_advantages,
-    scheduled,
-    token_weights,
-)
+from expo_lite.objectives import confidence_advantages, group_advantages, inserted_advantages, scheduled, token_weights
 from expo_lite.policy.batching import Row, Side, SoftLabels
 from expo_lite.prompts import encode_question
 from expo_lite.records import Explanation, Group, GroupKind, Pair, Problem
@@ -27,14 +21,7 @@ from expo_lite.settings.methods import METHODS, Method
 from expo_lite.settings.train import RunConfig
 from expo_lite.step.explain import encode_chain, sample_groups
 from expo_lite.step.pairs import make_pairs
-from expo_lite.step.remedies import (
-    failed,
-    likelihood_rewards,
-    prefixed,
-    resampled,
-    teacher_gaps,
-    teacher_labels,
-)
+from expo_lite.step.remedies import failed, likelihood_rewards, prefixed, resampled, teacher_gaps, teacher_labels
 from expo_lite.step.rewriting import hinted, reformulated
 from expo_lite.step.run import Run
 
