@@ -74,7 +74,7 @@ _FUNCTION_NAMES = frozenset(
     "sin cos tan cot csc arcsin arccos arctan sinh cosh tanh ln log exp sqrt gcd lcm max pi det lim mod abs "
     "floor ceil binom infty alpha beta gamma theta lambda".split()
 )
-_TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-zµΩ]+\.?|\d+|\s+|.", re.DOTALL)
+_TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-zµΩ]+\.?|\^\s?(?:\d(?!\d)|\{-?\d\})|\d+|\s+|.", re.DOTALL)
 _SIGNS = frozenset(("%", "$", "€", "£", "¥", "₹", "¢", r"\degree"))
 _UNIT_FRACTION = re.compile(r"\\frac ?\{ ?(\\text\{[^{}]*\}) ?\}\{ ?(\\text\{[^{}]*\}(?:\^ ?\{?\d\}?)?) ?\}")
 _PREFIX = re.compile(r"^([+-]?)\s?(?:US|CA|AU)?(\$|€|£|¥|₹|USD|EUR|Rs\.?)\s?(?=[\d.\\({+-])")
@@ -140,35 +140,14 @@ def split_unit(text: str) -> tuple[str, Unit]:
 
 def _tail_start(tokens: list[str]) -> int:
     """The start of the run of unit-like tokens at the end; len(tokens) if there is none."""
-    start = index = len(tokens)
-    while index > 0:
-        token = tokens[index - 1]
-        if token.isspace() or token in ("/", r"\cdot", "."):
-            index -= 1
-        elif token in _SIGNS or _is_unit_word(tokens, index - 1):
-            index -= 1
+    start = len(tokens)
+    for index in reversed(range(len(tokens))):
+        token = tokens[index]
+        if token in _SIGNS or _is_unit_word(tokens, index):
             start = index
-        else:
-            before_power = _power_start(tokens, index)
-            if before_power is None:
-                break
-            index = before_power
+        elif not (token.isspace() or token in ("/", r"\cdot", ".") or re.match(r"\^.", token)):
+            break
     return start
-
-
-def _power_start(tokens: list[str], end: int) -> int | None:
-    """The start of the exponent that ends before `end` ("^2", "^{-1}"), if a unit word stands before it."""
-    match = re.search(r"\^\s?(?:\d|\{-?\d\})\s?$", "".join(tokens[max(0, end - 6) : end]))
-    if match is None:
-        return None
-    start, length = end, len(match.group())
-    while length > 0:
-        start -= 1
-        length -= len(tokens[start])
-    before = start - 1
-    while before >= 0 and tokens[before].isspace():
-        before -= 1
-    return start if before >= 0 and _is_unit_word(tokens, before) else None
 
 
 def _is_unit_word(tokens: list[str], index: int) -> bool:
@@ -199,7 +178,7 @@ def _is_unit_letter(tokens: list[str], index: int, letter: str) -> bool:
     """Check that a letter is a unit: after "/" and a unit, or after a number, a space and perhaps other units."""
     if index > 1 and tokens[index - 1] == "/":
         return _is_unit_word(tokens, index - 2) or tokens[index - 2] == "$"
-    if letter == "m" and "^" in tokens[index + 1 : index + 2]:  # 12.50m^2 is an area, 4m^2 may be algebra
+    if letter == "m" and "^" in "".join(tokens[index + 1 : index + 2]):  # 12.50m^2 is an area, 4m^2 may be algebra
         return re.fullmatch(r"[\d,]*\.\d+ ?|[\d,]+ ", "".join(tokens[:index])) is not None
     if letter not in _CASED and letter not in "mgshl":
         return False
