@@ -161,6 +161,8 @@ def test_equal_cases_are_equal_the_other_way_round(grader: Grader, verdicts: lis
         ("B", "(B)", "choice"),
         ("3:4", "0.75", "ratio"),
         (r"\sqrt{8}", r"2\sqrt{2}", "expression"),
+        ("5 cm^3", "5 cc", "number"),
+        (r"5 \text{ cm}^ 2", "5 square centimeters", "number"),
     ],
 )
 def test_the_step_is_named(gold: str, answer: str, how: str) -> None:

@@ -40,14 +40,14 @@ _UNITS = {
     for name in entry.partition("=")[0].split()
 }
 _COMPOUND = {
-    "mph": "mile / hour", "kph": "km / hour", "kmh": "km / hour", "mps": "m / s", "cc": "cm ^ 3", "sqft": "ft ^ 2",
+    "mph": "mile / hour", "kph": "km / hour", "kmh": "km / hour", "mps": "m / s", "cc": "cm^3", "sqft": "ft^2",
 }  # fmt: skip
 _CASED = {
     "L": "l", "N": "n", "J": "j", "W": "w", "V": "v", "A": "a", "K": "k", "Pa": "pa", "Hz": "hz", "mL": "ml",
     "C": "coulomb", "mV": "millivolt", "MV": "megavolt", "mW": "milliwatt", "MW": "megawatt", "mJ": "millijoule",
     "MJ": "megajoule", "mPa": "millipascal", "MPa": "megapascal", "mHz": "millihertz", "mA": "milliampere",
 }  # fmt: skip
-_POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _MULTIPLIERS = {
     "ten": 10, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
@@ -190,7 +190,8 @@ def _words(tokens: list[str]) -> list[str]:
     text = re.sub(r"\\degree\s?([CF])\b", r" °\1 ", text).replace(r"\degree", " ° ").replace(r"\cdot", " ")
     text = re.sub(r"°\s?(?:degrees? )?([Cc]|[Ff])(?:elsius|ahrenheit)?\b", r"°\1", text)
     text = re.sub(r"\bper\b", "/", re.sub(r"\bdegrees? (celsius|fahrenheit)\b", r"\1", text, flags=re.IGNORECASE))
-    return re.findall(r"[^\W\d_]+(?:'s)?|°[cCfF]?|[$€£¥₹¢%/]|\^\s?\{?-?\d|\d+", text)
+    text = re.sub(r"\s*\^\s*\{?\s*", "^", re.sub(r"(?i)\bsquared\b", "^2", re.sub(r"(?i)\bcubed\b", "^3", text)))
+    return re.findall(r"[^\W\d_]+(?:'s)?(?:\^-?\d)?|°[cCfF]?|[$€£¥₹¢%/]|\^-?\d|\d+", text)
 
 
 def _unit_of(tokens: list[str]) -> Unit | None:
@@ -200,23 +201,21 @@ def _unit_of(tokens: list[str]) -> Unit | None:
     dimensions: dict[str, int] = {}
     factor, scale, sign, power = Fraction(1), 1, 1, 1
     unknown: set[str] = set()
-    index = 0
-    while index < len(words):
-        word, index = words[index], index + 1
-        lowered = word.lower()
-        known = _lookup(word)
+    for word in words:
+        name, _, exponent = word.partition("^")
+        lowered, known = name.lower(), _lookup(name)
         if word in ("/", "%"):
             sign = -1 if word == "/" else sign
-        elif lowered in _POWERS and lowered not in ("squared", "cubed"):
+        elif lowered in _POWERS:
             power = _POWERS[lowered]
         elif lowered.rstrip("s") in _MULTIPLIERS:
             scale *= _MULTIPLIERS[lowered.rstrip("s")]
         elif known is not None:
-            index, power = _exponent(words, index, power)
+            power = int(exponent or power)
             dimensions[known[0]] = dimensions.get(known[0], 0) + sign * power
             factor *= known[1] ** (sign * power)
             sign, power = 1, 1
-        elif word[0] in "^0123456789" or _is_blocked(word):
+        elif exponent or word.isdigit() or _is_blocked(word):
             return None
         elif lowered.rstrip("s") not in _IGNORED and lowered not in _IGNORED:
             unknown.add(("/" if sign < 0 else "") + _singular(lowered))
@@ -226,14 +225,6 @@ def _unit_of(tokens: list[str]) -> Unit | None:
     dimensions.pop("", None)
     kept = tuple(sorted((name, power) for name, power in dimensions.items() if power))
     return Unit(kept, factor, scale, frozenset(unknown), "%" in words)
-
-
-def _exponent(words: list[str], index: int, power: int) -> tuple[int, int]:
-    if index < len(words) and words[index].startswith("^"):
-        return index + 1, int(words[index].lstrip("^ {"))
-    if index < len(words) and words[index].lower() in ("squared", "cubed"):
-        return index + 1, _POWERS[words[index].lower()]
-    return index, power
 
 
 def _singular(word: str) -> str:
