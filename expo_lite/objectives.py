@@ -98,10 +98,8 @@ def token_weights(lengths_B: torch.Tensor, *, normalisation: str, max_completion
     lengths_B = lengths_B.clamp(min=1).float()
     if normalisation == "sequence":
         return 1.0 / (lengths_B * n_completions)
-    divisor = (
-        lengths_B.sum() if normalisation == "token" else torch.tensor(float(n_completions * max_completion_tokens))
-    )
-    return torch.ones_like(lengths_B) / divisor
+    n_tokens = lengths_B.sum() if normalisation == "token" else float(n_completions * max_completion_tokens)
+    return torch.ones_like(lengths_B) / n_tokens
 
 
 def sampler_correction(old_logprobs_N: torch.Tensor, sampler_logprobs_N: torch.Tensor, *, most: float) -> torch.Tensor:

@@ -177,11 +177,10 @@ class Decoder:
             for piece in torch.split(heads_Nhd, lengths):
                 q, k, v = torch.split(piece.transpose(0, 1)[None], [w.n_queries, w.n_keys, w.n_keys], dim=1)
                 mask = band(piece.shape[0], window, self.device)
-                outputs.append(
-                    scaled_dot_product_attention(
-                        q, k, v, mask, is_causal=mask is None, scale=self._scale, enable_gqa=True
-                    )[0]
+                output = scaled_dot_product_attention(
+                    q, k, v, mask, is_causal=mask is None, scale=self._scale, enable_gqa=True
                 )
+                outputs.append(output[0])
             return torch.cat(outputs, dim=1).transpose(0, 1).flatten(1)
 
         hidden_NH = self._run(tokens_N, positions_N, rope, attend)

@@ -101,10 +101,9 @@ class RunsState:
         return f"{self.n_finished} of {self.total} runs"
 
     def __str__(self) -> str:
-        left = (
-            f", about {duration(self.seconds_left)} left" if self.seconds_left and self.n_finished < self.total else ""
-        )
-        return f"{self.counted}{left}"
+        if not self.seconds_left or self.n_finished == self.total:
+            return self.counted
+        return f"{self.counted}, about {duration(self.seconds_left)} left"
 
 
 def read_progress(runs: Sequence[tuple[Path, int]]) -> RunsState:

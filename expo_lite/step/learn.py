@@ -211,11 +211,6 @@ def _scored(policy: Policy, batch: MicroBatch, temperature: float) -> tuple[torc
     return logprobs[:, 0], js_divergence(logprobs[:, 1:], teacher_NK)
 
 
-def _nats(logprobs_N: torch.Tensor, batch: MicroBatch) -> list[torch.Tensor]:
-    """The log-probability of each row's completion."""
-    return [logprobs_T.sum() for logprobs_T in torch.split(logprobs_N, batch.lengths)]
-
-
 def accumulate(
     policy: Policy, batches: Sequence[MicroBatch], config: RunConfig, old_logprobs: Mapping[int, torch.Tensor] | None
 ) -> Totals:
@@ -253,7 +248,8 @@ def accumulate(
             totals.divergence += divergence_N.detach().where(batch.soft_weights_N > 0, 0.0).sum()
             totals.n_soft_tokens += int((batch.soft_weights_N > 0).sum())
         if any(row.side for row in batch.rows):
-            loss = loss + preferences(batch.rows, _nats(logprobs_N, batch), dpo_beta=config.dpo.dpo_beta).loss
+            nats = [logprobs_T.sum() for logprobs_T in torch.split(logprobs_N, batch.lengths)]
+            loss = loss + preferences(batch.rows, nats, dpo_beta=config.dpo.dpo_beta).loss
         policy.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         imitated_N = batch.sft_weights_N > 0
         totals.loss += loss.detach()

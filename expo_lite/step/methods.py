@@ -107,16 +107,8 @@ def _sample_pairs(run: Run, problems: Sequence[Problem], progress: float) -> Exp
     new, metrics = run.limits.scored(make_pairs, run.policy, groups, chosen, temperature=config.sampling.temperature)
     store.put(new, step=run.step)
     pairs = tuple(pair for p in problems if (pair := store.get(p.problem_id, step=run.step)) is not None)
-    return Experience(
-        tuple(groups),
-        (),
-        progress,
-        pairs,
-        tuple(explanations),
-        tuple(attempts),
-        tuple(new),
-        metrics | {"pairs/used": len(pairs)},
-    )
+    made, metrics = tuple(new), metrics | {"pairs/used": len(pairs)}
+    return Experience(tuple(groups), (), progress, pairs, tuple(explanations), tuple(attempts), made, metrics)
 
 
 def _gated(run: Run, groups: Sequence[Group]) -> list[Problem]:
