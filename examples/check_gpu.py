@@ -61,11 +61,19 @@ def why_not(backend: str) -> str:
     return ""
 
 
+def reset_peak_memory() -> None:
+    """Count the GPU's peak anew; resident memory cannot be."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def check(name: str, backend: str, sampler: str, n_tokens: int, shared: Path) -> list[Finding]:
     """Check one backend and sampler in this process; `shared` holds the adapter that the first one wrote."""
     import torch
 
-    from expo_lite.memory.limits import Limits, fitted, peak_memory_gib, peak_reserved_gib, reset_peak_memory
+    from expo_lite.memory.limits import Limits, fitted, peak_memory_gib, peak_reserved_gib
     from expo_lite.memory.plan import CONTEXT, GIB, MOST_MICRO_BATCH_TOKENS, MOST_SAMPLING_ROWS, Workload, phases
     from expo_lite.memory.shapes import find_shape
     from expo_lite.policy.batching import Row

@@ -19,6 +19,7 @@ from expo_lite.records import Prompts, SamplingParams
 from expo_lite.results.figures import Evaluation
 from expo_lite.settings.groups import HeldOutConfig, PolicyConfig
 from expo_lite.settings.measuring import EvalConfig
+from expo_lite.settings.schema import from_mapping
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.tasks import load_task
 
@@ -52,7 +53,7 @@ def test_it_writes_every_sample_and_the_figures(
     assert n > 60
     assert len(rows) == n * (1 + 4)
     results = json.loads((folder / "evaluation.json").read_text())
-    evaluation = Evaluation.from_json(results["evaluation"])
+    evaluation = from_mapping(Evaluation, results["evaluation"])
     assert [result.level for result in evaluation.levels] == ["1", "2", "3", "all"]
     assert [result.level for result in evaluation.subjects] == ["even", "odd"]
     overall = evaluation.levels[-1]
@@ -173,7 +174,7 @@ def test_the_loop_and_the_command_give_the_same_figures(policy: type[ScriptedPol
         seed=0,
     )
     written = json.loads((config["output"] / "evaluation.json").read_text())["evaluation"]
-    assert Evaluation.from_json(written) == result
+    assert from_mapping(Evaluation, written) == result
 
 
 def test_the_samples_of_a_problem_do_not_depend_on_its_company(tmp_path: Path) -> None:

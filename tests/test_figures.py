@@ -7,6 +7,7 @@ import pytest
 from expo_lite.records import Problem
 from expo_lite.results.figures import Evaluation, GradedProblem, Sample, evaluation_of
 from expo_lite.results.statistics import over_problems
+from expo_lite.settings.schema import from_mapping
 
 
 def outcome(
@@ -74,4 +75,4 @@ def test_spellings_of_an_answer_vote_together() -> None:
 
 def test_json_round_trip() -> None:
     evaluation = evaluation_of([outcome("a", "7", "78"), outcome("b", "8", "89", level=2, subject="x")], 0.7)
-    assert Evaluation.from_json(json.loads(json.dumps(evaluation.to_json()))) == evaluation
+    assert from_mapping(Evaluation, json.loads(json.dumps(evaluation.to_json()))) == evaluation

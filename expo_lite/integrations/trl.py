@@ -290,12 +290,8 @@ def padded(
         ids.append([pad_id] * left + [*row.prompt_ids, *row.completion_ids] + [pad_id] * right)
         mask.append([0] * left + [1] * (len(row.prompt_ids) + len(row.completion_ids)) + [0] * right)
         weights.append([0.0] * n_prompt + [row.weight] * len(row.completion_ids) + [0.0] * right)
-    return (
-        torch.tensor(ids, device=device),
-        torch.tensor(mask, device=device),
-        torch.tensor(weights, device=device),
-        n_kept,
-    )
+    ids_BT, mask_BT, weights_BT = (torch.tensor(each, device=device) for each in (ids, mask, weights))
+    return ids_BT, mask_BT, weights_BT, n_kept
 
 
 def _check(settings: ExpoConfig) -> None:

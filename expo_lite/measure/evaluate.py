@@ -132,7 +132,7 @@ def evaluate_and_compare(run: Run, console: Console, stops: StopRequests) -> Eva
     evaluation, every = evaluate_once(run, console, stops), run.config.evaluation.eval_every
     if evaluation is None or not every:
         return evaluation
-    measured = run.folder.evaluation_file(0).parent.glob("step-*.json")  # also where the run had ended before
+    measured = run.folder.evaluation_files()  # also where the run had ended before
     found = {s: figure(read_evaluation(file)) for file in measured if (s := step_of(file)) <= run.step}
     best = max(found, key=lambda step: (found[step], -step))
     compared = f"best: {found[best]:.1%} {f'at step {best}' if best else 'before training'}"

@@ -242,12 +242,6 @@ def peak_reserved_gib() -> float:
     return torch.cuda.max_memory_reserved() / GIB
 
 
-def reset_peak_memory() -> None:
-    """Count the GPU's peak anew; resident memory cannot be."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
 def fitting(
     problems: Sequence[Problem],
     model: str,

@@ -10,7 +10,6 @@ from expo_lite.grading.reading.normalise import normalise, text_key
 from expo_lite.records import Level, Problem, by_level
 from expo_lite.results.statistics import Estimate, ks_up_to, majority, over_problems, pass_at_k
 from expo_lite.run.metrics import mean
-from expo_lite.settings.schema import from_mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +128,6 @@ class Evaluation:
             figures |= {} if row.valid_rate is None else {"valid_rate": row.valid_rate}
             values |= {f"{name}{end}": value for name, value in figures.items()}
         return values
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Evaluation":
-        """Read the values of `to_json` back; raises ConfigError if they are others."""
-        return from_mapping(cls, values)
 
 
 def evaluation_of(measured: Sequence[GradedProblem], temperature: float) -> Evaluation:

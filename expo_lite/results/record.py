@@ -7,8 +7,9 @@ from typing import Any
 
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.results.figures import Evaluation
+from expo_lite.run.checkpoint import step_of
 from expo_lite.run.folder import JsonLines, RunFolder, read_json, read_settings
-from expo_lite.settings.schema import flat
+from expo_lite.settings.schema import flat, from_mapping
 
 PLACES = ("output", "resume", "log")
 """Settings of the place of a run and its loggers, which do not make it another run."""
@@ -63,11 +64,12 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
 def read_run(path: Path, label: str) -> RunRecord:
     """Read the run in a folder; a file that does not exist yet counts as empty."""
     folder = RunFolder(path)
-    file = folder.config_file
     folder.check_is_run()
-    about = read_json(file)
+    about = read_json(folder.config_file)
     if not isinstance(about.get("settings"), dict) or "method" not in about["settings"]:
-        raise CheckpointError(f"'{file}' is not the config.json of a run. Give the folder that train made.")
+        raise CheckpointError(
+            f"'{folder.config_file}' is not the config.json of a run. Give the folder that train made."
+        )
     return RunRecord(
         label=label,
         path=path,
@@ -78,10 +80,7 @@ def read_run(path: Path, label: str) -> RunRecord:
         pairs=folder.pairs.read(),
         prompts=about.get("prompts", {}),
         held_out=list(_held_out(path / "evaluation", about["settings"].get("task"))),
-        evaluated=tuple(
-            Evaluated(int(found.stem.removeprefix("step-")), read_evaluation(found))
-            for found in sorted((path / "evaluation").glob("step-*.json"))
-        ),
+        evaluated=tuple(Evaluated(step_of(file), read_evaluation(file)) for file in folder.evaluation_files()),
     )
 
 
@@ -124,6 +123,6 @@ def read_evaluation(file: Path) -> Evaluation:
     """Read an evaluation; raise CheckpointError if its file is damaged."""
     values = read_json(file)
     try:
-        return Evaluation.from_json(values)
+        return from_mapping(Evaluation, values)
     except ConfigError as error:
         raise CheckpointError(f"The evaluation in '{file}' is damaged: remove that file to go on.") from error

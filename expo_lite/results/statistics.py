@@ -52,7 +52,7 @@ def over_problems(values: Sequence[float], *, lowest: float = 0.0, highest: floa
     if math.isinf(lowest):
         return student(values) if len(values) > 1 else Estimate(centre, lowest, highest)
     wider = student([*values, lowest, highest])
-    return Estimate(centre, max(wider.low, lowest), min(wider.high, highest))
+    return within(Estimate(centre, wider.low, wider.high), lowest, highest)
 
 
 def student(values: Sequence[float]) -> Estimate:
@@ -80,9 +80,7 @@ def _t95(df: int) -> float:
     return z + sum(term / math.pow(df, power) for power, term in enumerate(terms, 1))
 
 
-def over_seeds_and_problems(
-    figures: Sequence[Sequence[float]], *, lowest: float = 0.0, highest: float = 1.0
-) -> Estimate:
+def over_seeds_and_problems(figures: Sequence[Sequence[float]], *, lowest: float = 0.0) -> Estimate:
     """The mean over seeds and problems, with a 95% interval that includes the chance of both.
 
     Seeds and problems are crossed: another seed would move all problems, other problems all seeds. So the distances of
@@ -90,14 +88,11 @@ def over_seeds_and_problems(
 
     Args:
         figures: by seed, then problem; for a paired comparison, the differences.
-        lowest: the least possible value (-1 for differences).
-        highest: the greatest possible value.
+        lowest: the least possible value (-1 for differences); the greatest is 1.
     """
     seeds = student([sum(own) / len(own) for own in figures])
-    problems = over_problems(
-        [sum(own) / len(own) for own in zip(*figures, strict=True)], lowest=lowest, highest=highest
-    )
-    return within(in_quadrature([seeds, problems], seeds.value), lowest, highest)
+    problems = over_problems([sum(own) / len(own) for own in zip(*figures, strict=True)], lowest=lowest)
+    return within(in_quadrature([seeds, problems], seeds.value), lowest, 1.0)
 
 
 def in_quadrature(parts: Sequence[Estimate], value: float) -> Estimate:

@@ -77,7 +77,7 @@ def read_state(path: Path) -> RunState:
         steps=config.steps,
         metrics=metrics,
         samples=tail_rows(folder.samples.path),
-        evaluated=tuple(_measured(file) for file in sorted((path / "evaluation").glob("step-*.json"))),
+        evaluated=tuple(_measured(file) for file in folder.evaluation_files()),
         alive=holder_lives(path),
         finished=last >= config.steps and measured,
     )

@@ -148,6 +148,10 @@ class RunFolder:
         """The file of the evaluation after `step` steps."""
         return self.path / "evaluation" / f"step-{step:06d}.json"
 
+    def evaluation_files(self) -> list[Path]:
+        """The files of the evaluations that have been made, in the order of their steps."""
+        return sorted((self.path / "evaluation").glob("step-*.json"))
+
     def prompts(self) -> Prompts:
         """Read the run's own prompts from its copies."""
         return read_prompts(*(copy if copy.exists() else None for copy in self.prompt_files))
