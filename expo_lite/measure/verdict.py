@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 from expo_lite.records import ALL, Explanation, FinishReason, Group, GroupKind, Problem, by_level
-from expo_lite.results.statistics import Estimate, over_problems
+from expo_lite.results.statistics import Estimate, finite, over_problems
 from expo_lite.run.metrics import mean
 
 KINDS = ("own", "explanation", "expert")
@@ -77,7 +77,7 @@ class LevelDiagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; an interval that a single problem leaves open has null for its ends."""
-        plain: dict[str, Any] = _finite(asdict(self))
+        plain: dict[str, Any] = finite(asdict(self))
         return plain
 
 
@@ -163,12 +163,6 @@ def _ratio(both: Sequence[tuple[float, float]]) -> Estimate | None:
     ratio = mean(a for a, _ in both) / below
     linear = _unbounded([(a - ratio * b) / below for a, b in both])
     return Estimate(ratio, ratio + linear.low, ratio + linear.high) if linear else None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, slots=True)

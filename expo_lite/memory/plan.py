@@ -123,16 +123,6 @@ def base_parts(shape: Shape, workload: Workload) -> dict[str, float]:
     return parts
 
 
-def optimizer_bytes(shape: Shape, workload: Workload) -> float:
-    """AdamW's two moments of each adapter weight, in fp32."""
-    return 2 * shape.n_adapter_weights(workload.lora_rank) * FP32
-
-
-def kept_inputs(shape: Shape, workload: Workload, tokens: int) -> float:
-    """The input of every layer, which gradient checkpointing keeps, with what it gets of the token."""
-    return shape.layers * tokens * (shape.hidden + shape.per_layer) * workload.element
-
-
 def kept_products(layer: Layer, workload: Workload, tokens: int) -> float:
     """The products of a layer's projections but the last."""
     return tokens * sum(n_out for _, n_out in layer.projections[:-1]) * workload.element
@@ -219,7 +209,7 @@ def phases(
     context = {"context": CONTEXT[workload.kind]}
     base = base_parts(shape, workload) | context
     adapter = shape.n_adapter_weights(workload.lora_rank) * FP32
-    steady = base | {"LoRA adapter": adapter, "optimiser state": optimizer_bytes(shape, workload)}
+    steady = base | {"LoRA adapter": adapter, "optimiser state": 2 * adapter}  # AdamW's two moments, in fp32
     if workload.from_adapter:
         steady["reference adapter"] = adapter
     sampling = steady | {
@@ -231,7 +221,8 @@ def phases(
         if workload.kind == "gpu":
             sampling["recorded steps"] = recorded_bytes(shape, workload, sampling_rows)
     largest = max(shape.vocabulary * shape.hidden, shape.hidden * shape.intermediate) * workload.element
-    kept = {"kept inputs of layers": kept_inputs(shape, workload, tokens)}
+    # gradient checkpointing keeps the input of every layer, with what it gets of the token
+    kept = {"kept inputs of layers": shape.layers * tokens * (shape.hidden + shape.per_layer) * workload.element}
     scoring, update = steady | kept, steady | {"gradients": adapter} | kept
     if workload.from_adapter:  # scoring with the reference, between two micro-batches
         scoring = update | {"adapter put aside": adapter}

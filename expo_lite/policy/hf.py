@@ -14,7 +14,7 @@ from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.dense import checkpoint_contexts, kept_products, use_lean_projections
 from expo_lite.policy.device import find_device
 from expo_lite.policy.load import load_base
-from expo_lite.policy.lora import LoraPolicy, choose_sampler, lora_config
+from expo_lite.policy.lora import LoraPolicy, lora_config
 from expo_lite.settings.groups import PolicyConfig
 from expo_lite.settings.models import find_model
 
@@ -45,7 +45,7 @@ class HfPolicy(LoraPolicy):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = get_peft_model(base, lora_config(config, adapter, base))
-        super().__init__(name, model, tokenizer, device, sampler=choose_sampler(config.sampler, base.config, name))
+        super().__init__(name, model, tokenizer, device, sampler=config.sampler)
         use_lean_projections(self._model)
         if adapter is not None:
             self.load_adapter(adapter)

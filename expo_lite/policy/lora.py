@@ -79,11 +79,11 @@ class LoraPolicy:
     """Adapter of the reference model; None if that is the base model."""
 
     def __init__(self, name: str, model: PeftModel, tokenizer: Any, device: torch.device, *, sampler: str) -> None:
-        """Take a loaded model with one adapter, the model's name as typed, and the sampler: own or native."""
+        """Take a loaded model with one adapter, the model's name as typed, and the sampler that is asked for."""
         self.name, self.tokenizer, self.device = name, tokenizer, device
         self._peft = model
         self._model: Any = model.get_base_model()
-        self._sampler = sampler
+        self._sampler = choose_sampler(sampler, self._model.config, name)
         self.revision = model.peft_config["default"].revision
         self.eos_ids = _eos_ids(tokenizer, self._model)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]

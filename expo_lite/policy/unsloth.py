@@ -32,7 +32,7 @@ from expo_lite.policy.batching import MicroBatch
 from expo_lite.policy.device import compute_type, find_device
 from expo_lite.policy.gguf_tokenizer import read_tokenizer
 from expo_lite.policy.load import load_base, plain_weights
-from expo_lite.policy.lora import LoraPolicy, choose_sampler, lora_config
+from expo_lite.policy.lora import LoraPolicy, lora_config
 from expo_lite.policy.slots import Sampled
 from expo_lite.records import SampleRequest, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
@@ -65,8 +65,7 @@ class UnslothPolicy(LoraPolicy):
             base.requires_grad_(False)
             model = FastLanguageModel.get_peft_model(base, **lora_arguments(lora_config(config, adapter, base), seed))
         model.peft_config["default"].revision = base.config._commit_hash
-        sampler = choose_sampler(config.sampler, base.config, name)
-        super().__init__(name, model, tokenizer, device, sampler=sampler)
+        super().__init__(name, model, tokenizer, device, sampler=config.sampler)
         if adapter is not None:
             self.load_adapter(adapter)
 

@@ -4,12 +4,12 @@ import base64
 import gzip
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from expo_lite.results.record import HELD_OUT, RunRecord
+from expo_lite.results.statistics import finite
 
 FIELDS = ("completion", "n_tokens", "finish_reason", "correct", "reason", "how", "answer", "accepted", "refusal",
           "lift_nats")  # fmt: skip
@@ -109,11 +109,6 @@ def pack(ranked: Sequence[Ranked]) -> str:
         row = one.row
         problem = (row["problem_id"], row["level"], row["prompt"], row["gold"])
         place = problems.setdefault(problem, len(problems))
-        rows.append([one.place[0], row["step"], row["kind"], place, *(_plain(row.get(name)) for name in FIELDS)])
+        rows.append([one.place[0], row["step"], row["kind"], place, *(finite(row.get(name)) for name in FIELDS)])
     data = json.dumps({"fields": FIELDS, "problems": list(problems), "rows": rows}, ensure_ascii=False)
     return base64.b64encode(gzip.compress(data.encode("utf-8", "backslashreplace"), LEVEL, mtime=0)).decode("ascii")
-
-
-def _plain(value: Any) -> Any:
-    """Replace a number that JSON cannot hold by None."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 _Z95 = 1.959963984540054
 _T95 = (12.7062, 4.3027, 3.1824, 2.7764)
@@ -100,6 +101,13 @@ def in_quadrature(parts: Sequence[Estimate], value: float) -> Estimate:
     low = math.hypot(*(part.value - part.low for part in parts))
     high = math.hypot(*(part.high - part.value for part in parts))
     return Estimate(value, value - low, value + high)
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it, which knows no infinity and no NaN: null in their place, in tables too."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def within(estimate: Estimate, lowest: float, highest: float) -> Estimate:

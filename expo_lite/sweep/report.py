@@ -1,6 +1,5 @@
 """The results of a sweep as tables on the console, in Markdown, JSON and an HTML page; claims come first."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from expo_lite.report import curves
 from expo_lite.report.overview import percents
 from expo_lite.report.page import document, write_document
 from expo_lite.results.figures import Evaluation
-from expo_lite.results.statistics import Estimate
+from expo_lite.results.statistics import Estimate, finite
 from expo_lite.results.tables import interval_cell
 from expo_lite.run.folder import write_atomically, write_json
 from expo_lite.run.metrics import mean
@@ -183,10 +182,7 @@ def counts(evaluation: Evaluation) -> dict[str, str]:
 
 def part_json(part: Part) -> dict[str, Any]:
     """A part as plain JSON values; an open end of its interval is null, for JSON knows no infinity."""
-    values = asdict(part) | {"verdict": part.verdict}
-    if part.estimate:
-        values["estimate"] = {n: end if math.isfinite(end) else None for n, end in asdict(part.estimate).items()}
-    return values
+    return {**finite(asdict(part)), "verdict": part.verdict}
 
 
 def figures_by_level(results: Results, k: int) -> dict[str, list[Estimate]]:
