@@ -86,8 +86,7 @@ class Slots:
         # one more column: a row that has ended writes after its end until the next look
         self._tokens_SL = numbers(limit + 1)
         self._logprobs_SL, self._uniforms_SL = (numbers(limit + 1, dtype=torch.float32) for _ in range(2))
-        self._rows: list[Waiting] = []
-        self._begun: list[int] = []
+        self._rows: list[tuple[Waiting, int]] = []  # each with the step at which it has begun
         self._n_steps = 0
         self._kept: tuple[int, tuple[torch.Tensor, ...], torch.Tensor] | None = None
         self._replays = Replays() if self._kind == "cuda" and torch.cuda.is_available() else None
@@ -124,8 +123,7 @@ class Slots:
         self._running_S[slots_R] = True
         streams = self._uniforms_CL[[row.number for row in taken]]
         self._uniforms_SL[slots_R, : streams.shape[1]] = streams.to(device)
-        self._rows += taken
-        self._begun += [self._n_steps] * len(taken)
+        self._rows += [(row, self._n_steps) for row in taken]
         self._pick(torch.stack([hidden_of[row.prompt] for row in taken]), slots_R)
 
     def _pieces(self, prompts: list[int]) -> list[list[int]]:
@@ -165,10 +163,7 @@ class Slots:
 
     def _width(self) -> int:
         """Positions that the longest row attends to in the next step, its own included."""
-        return max(
-            len(self._prompts[row.prompt]) + 1 + self._n_steps - begun
-            for row, begun in zip(self._rows, self._begun, strict=True)
-        )
+        return max(len(self._prompts[row.prompt]) + 1 + self._n_steps - begun for row, begun in self._rows)
 
     def advance(self, n_rows: int, width: int) -> None:
         """The step itself, which uses buffers only."""
@@ -204,7 +199,7 @@ class Slots:
         ended_E = torch.tensor(ended, device=self._decoder.device)
         counts, tokens, logprobs = (x[ended_E].tolist() for x in (self._count_S, self._tokens_SL, self._logprobs_SL))
         taken = {
-            self._rows[slot].number: Sampled(ids[:n], values[:n], self._reason(ids[n - 1]))
+            self._rows[slot][0].number: Sampled(ids[:n], values[:n], self._reason(ids[n - 1]))
             for slot, n, ids, values in zip(ended, counts, tokens, logprobs, strict=True)
         }
         self._fill_gaps(running)
@@ -227,8 +222,8 @@ class Slots:
                 state[targets] = state[sources]
         self._running_S[n_left : len(running)] = False
         for hole, mover in zip(holes, movers, strict=True):
-            self._rows[hole], self._begun[hole] = self._rows[mover], self._begun[mover]
-        del self._rows[n_left:], self._begun[n_left:]
+            self._rows[hole] = self._rows[mover]
+        del self._rows[n_left:]
 
 
 def _up(n: int, step: int) -> int:
