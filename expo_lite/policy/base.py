@@ -15,13 +15,11 @@ from expo_lite.records import Completion, SampleRequest, SamplingParams
 class Policy(Protocol):
     """A frozen base model with a trainable LoRA adapter."""
 
-    name: str
     tokenizer: Any
     device: torch.device
     pad_id: int
-    eos_ids: tuple[int, ...]
     end_id: int
-    """The token of `eos_ids` with which the chat template ends a turn."""
+    """The token with which the chat template ends a turn."""
     revision: str | None
     """The commit of the base model on the hub; None of a local one."""
     packs: bool

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -73,31 +73,31 @@ Structure = Sequence | Matrix | Relation | Leaf
 
 def split_top(text: str, separators: frozenset[str]) -> tuple[list[str], list[str]]:
     """The parts of a text between separators outside of all brackets, and the separators."""
-    parts, found, start, depth, at = [], [], 0, 0, 0
-    for match in _TOKEN.finditer(text):
-        token, at = match.group(), match.start()
-        if token in _OPENING or token.startswith(r"\begin"):
-            depth += 1
-        elif token in _CLOSING or token.startswith(r"\end"):
-            depth -= 1
-        elif depth == 0 and (token in separators or ("and" in separators and _CONNECTOR.match(token))):
-            parts.append(text[start:at].strip())
+    parts, found, start = [], [], 0
+    for match, depth in _depths(text):
+        token = match.group()
+        if depth == 0 and (token in separators or ("and" in separators and _CONNECTOR.match(token))):
+            parts.append(text[start : match.start()].strip())
             found.append(token)
             start = match.end()
     parts.append(text[start:].strip())
     return parts, found
 
 
+def _depths(text: str) -> Iterator[tuple[re.Match[str], int]]:
+    """The tokens of a text, each with the number of brackets that are open after it."""
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        depth += token in _OPENING or token.startswith(r"\begin")
+        depth -= token in _CLOSING or token.startswith(r"\end")
+        yield match, depth
+
+
 def nesting(text: str) -> int:
     """The largest number of brackets that are open at the same time."""
-    deepest = depth = 0
-    for character in text:
-        if character in "([{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in ")]}":
-            depth -= 1
-    return deepest
+    steps = ((character in "([{") - (character in ")]}") for character in text)
+    return max(itertools.accumulate(steps, initial=0))
 
 
 def list_items(text: str, *, bracketed: bool) -> tuple[list[str], str]:
@@ -216,16 +216,7 @@ def _bracketed(text: str) -> Structure:
 
 def _closes_last(text: str) -> bool:
     """Check that the last character closes the bracket that the text opens with."""
-    depth = 0
-    for match in _TOKEN.finditer(text):
-        token = match.group()
-        if token in _OPENING or token.startswith(r"\begin"):
-            depth += 1
-        elif token in _CLOSING or token.startswith(r"\end"):
-            depth -= 1
-            if depth == 0:
-                return match.end() == len(text)
-    return False
+    return next((match.end() == len(text) for match, depth in _depths(text) if depth == 0), False)
 
 
 # The rules
