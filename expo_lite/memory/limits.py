@@ -133,8 +133,7 @@ class Limits:
                 message = first_line(error)[:-1]
             # after the handler: the error's traceback has let go of what was computed
             gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # does nothing where CUDA has not started
             change = smaller()
             if change is None:
                 raise ModelError(
