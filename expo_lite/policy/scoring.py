@@ -24,8 +24,7 @@ def score(model: Any, batch: MicroBatch, *, temperature: float, gradient: bool =
         temperature: divides the logits, as in sampling.
         gradient: give the result a gradient.
     """
-    head = model.get_output_embeddings()
-    hidden_NH, cap = _hidden(model, batch, gradient)
+    head, hidden_NH, cap = _head(model, batch, gradient)
     return token_logprobs(
         hidden_NH, batch.targets_N, head.weight, temperature=temperature, bias_V=head.bias, cap=cap, product=linear
     )
@@ -38,17 +37,16 @@ def score_listed(
 
     Arguments as in `score` and `listed_logprobs`.
     """
-    head = model.get_output_embeddings()
-    hidden_NH, cap = _hidden(model, batch, gradient)
+    head, hidden_NH, cap = _head(model, batch, gradient)
     return listed_logprobs(hidden_NH, tokens, head.weight, temperature=temperature, bias_V=head.bias, cap=cap)
 
 
-def _hidden(model: Any, batch: MicroBatch, gradient: bool) -> tuple[torch.Tensor, float | None]:
-    """The hidden states [N, H] whose products with the head are the logits, and the cap of those."""
+def _head(model: Any, batch: MicroBatch, gradient: bool) -> tuple[Any, torch.Tensor, float | None]:
+    """The head, the hidden states [N, H] whose products with it are the logits, and the cap of those."""
     hidden_NH = packed_hidden(model, batch) if is_packed(model) else padded_hidden(model, batch)
     factor, cap = logit_shape(model.config)
     hidden_NH = hidden_NH if factor == 1 else hidden_NH * factor
-    return hidden_NH if gradient else hidden_NH.detach(), cap
+    return model.get_output_embeddings(), hidden_NH if gradient else hidden_NH.detach(), cap
 
 
 def logit_shape(config: Any) -> tuple[float, float | None]:
