@@ -8,6 +8,7 @@ Messages call the program `expo-lite`; `as_started` names it as the user has sta
 from them. No line is broken inside a command, a path or a word.
 """
 
+import errno
 import os
 import re
 import shlex
@@ -111,6 +112,15 @@ class Terminal(Console):
         """Make every `Text` visible; the console's own codes pass."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    def _check_buffer(self) -> None:
+        """Write into nothing once the terminal is gone: a run finishes its step and saves."""
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 BOLD = " Bold: not chance."

@@ -127,16 +127,26 @@ def test_a_terminal_that_closes_asks_for_a_stop_unless_that_is_ignored(
 ) -> None:
     """The process leads a session, so the terminal that it opens is its own; `nohup` ignores signals as trap does."""
     master, slave = pty.openpty()
-    output = "said.txt 2>&1" if before else "/dev/tty 2>&1"
-    script = f'{before}exec "$0" -c "$1" {seconds} < {os.ttyname(slave)} > {output}'
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", script, sys.executable, HANGS_UP], cwd=tmp_path, start_new_session=True
-    )
+    script = f'{before}exec "$0" -c "$1" {seconds} < {os.ttyname(slave)} > /dev/tty 2>&1'
+    words = ["/bin/sh", "-c", script, sys.executable, HANGS_UP]
+    process = subprocess.Popen(words, cwd=tmp_path, start_new_session=True)
     os.close(slave)
     wait_until((tmp_path / "ready").exists)
     os.close(master)
     assert process.wait(60) == 0
     assert (tmp_path / "ended").read_text() == ended
+
+
+def test_ctrl_c_that_ends_the_reader_too_asks_for_a_stop(tmp_path: Path) -> None:
+    """As in `expo-lite train | tee log`."""
+    words = [sys.executable, "-c", HANGS_UP, "60"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE)
+    wait_until((tmp_path / "ready").exists)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert (tmp_path / "ended").read_text() == "saved"
 
 
 def test_what_needs_what(capsys: pytest.CaptureFixture[str]) -> None:

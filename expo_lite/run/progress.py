@@ -171,9 +171,11 @@ class StopRequests:
 
         return checked
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self.console.quiet |= number == signal.SIGHUP  # its terminal is gone, and to write there would raise
-        say(self.console, "Finishing what is being computed and saving; press Ctrl-C again to stop at once.")
+        with contextlib.suppress(
+            SystemExit
+        ):  # of a console whose reader Ctrl-C has ended too, as that of `train | tee`
+            say(self.console, "Finishing what is being computed and saving; press Ctrl-C again to stop at once.")
