@@ -120,7 +120,7 @@ class ExpoConfig:
     With none every explanation counts, and the right answer replaces its own; controls stay as they were written."""
     explanations_per_problem: Annotated[int, COMPLETIONS] = 1
     """Explanations sampled for a problem. Of those accepted the one with the highest lift is used."""
-    max_reliance: Annotated[float, POSITIVE] = 0.5
+    max_reliance: Annotated[float, POSITIVE] = 0.3
     """Maximum gain in log-probability per token (nats) from seeing the answer; used by the filter reliance."""
     explanation_temperature: Annotated[float | None, TEMPERATURE] = None
     """The sampling temperature of explanations. Default: that of completions. Training scores them at the latter."""
