@@ -204,7 +204,7 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
     if valid is not None and valid < SOLVED:
         copied = ": the answer is copied" if valid < HALF else ""
         why = f"only {valid:.0%} of those accepted and checked have right steps{copied}"
-        return LevelVerdict("no" if copied else "undecided", why, f"--explanation-filter steps, {instead}")
+        return LevelVerdict("no" if copied else "undecided", why, f"--explanation-filter steps or reliance, {instead}")
     if lift is not None and own_lift is not None and lift <= own_lift:
         why = f"no positive signal: lift {lift:.2f} nats, of the model's own chains {own_lift:.2f}"
         return LevelVerdict("no", why, "--explanation-filter arithmetic lift")

@@ -67,7 +67,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     valid = [row["expo/explanation_valid_rate"] for row in recent if "expo/explanation_valid_rate" in row]
     if len(valid) >= STALLED_STEPS and mean(valid) < NEARLY_ALL:
         figures = f"of those accepted and checked {percent(mean(valid))} have right steps"
-        remedy = "Take --explanation-filter steps, or expert chains."
+        remedy = "Take --explanation-filter steps or reliance, or expert chains."
         found.append(Finding("Explanations with wrong steps are trained on", figures, remedy))
     found.append(_reward_fallen(rows))
     return [finding if finding.where else finding._replace(where=_steps(recent)) for finding in found if finding]
