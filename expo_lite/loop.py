@@ -24,7 +24,7 @@ from expo_lite.prompts import prompts_as_read
 from expo_lite.results.figures import Evaluation
 from expo_lite.results.tables import before_and_after
 from expo_lite.run.dashboard import binned, sparkline, title_of
-from expo_lite.run.folder import RunFolder, check_new, locked, read_config, read_json, resuming
+from expo_lite.run.folder import RunFolder, check_new, locked, read_config, resuming
 from expo_lite.run.health import STALLED_STEPS, findings, no_gradient
 from expo_lite.run.logs import Logs
 from expo_lite.run.metrics import sample_rows
@@ -180,10 +180,10 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console, he
     shown = prompts_as_read(policy.tokenizer, prompts, config.explanation.explain_with)
     tested = held_out(task, config, policy, prompts, warn)
     digest = problems_sha256([*problems, *tested])
-    folder.complete(
+    about = folder.complete(
         template=policy.tokenizer.chat_template, prompts=shown, update_keeps=limits.keeps, problems_sha256=digest
     )
-    if read_json(folder.config_file)["problems_sha256"] != digest:
+    if about["problems_sha256"] != digest:
         raise ConfigError(
             f"The problems of task '{config.task}' are not those that the run in '{folder.path}' began with. Resume it "
             "with the same data, or train on this data with another --output."

@@ -175,8 +175,11 @@ class RunFolder:
                 _copy(prompt, copy)
         write_json(self.config_file, {"settings": to_json(config), "run_id": secrets.token_hex(4)} | provenance(device))
 
-    def complete(self, *, template: str, **about: Any) -> None:
+    def complete(self, *, template: str, **about: Any) -> dict[str, Any]:
         """Add what is known once the policy is loaded, and is not there: its chat template, and more `about` the run.
+
+        Returns:
+            The whole config.json; what was there has stayed.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -184,8 +187,10 @@ class RunFolder:
         if template and not self.chat_template.exists():
             write_atomically(self.chat_template, template)
         there = read_json(self.config_file)
-        if missing := {name: value for name, value in about.items() if name not in there}:
-            write_json(self.config_file, there | missing)
+        whole = there | about | there  # in the order of the file
+        if whole != there:
+            write_json(self.config_file, whole)
+        return whole
 
     @property
     def run_id(self) -> str:

@@ -175,7 +175,6 @@ class StopRequests:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        with contextlib.suppress(
-            SystemExit
-        ):  # of a console whose reader Ctrl-C has ended too, as that of `train | tee`
+        # Ctrl-C ends the reader of `train | tee` too, and a console without one exits
+        with contextlib.suppress(SystemExit):
             say(self.console, "Finishing what is being computed and saving; press Ctrl-C again to stop at once.")

@@ -66,7 +66,7 @@ class PlanFile:
         """The settings of every run by name: common ones, its own, a choice of the grid; and the names of the last two.
 
         Raises:
-            ConfigError: a choice of the grid is no list, there are no runs, or a name is none for a folder.
+            ConfigError: a choice of the grid is no list, there are no runs, or a run or a setting is named wrongly.
         """
         axes = list(flat(self.grid))
         for key, choices in axes:
@@ -176,9 +176,9 @@ def read_plan(plan: Path, config: RunsConfig) -> SweepPlan:
     for run in runs:
         resolved = read.config(run, seeds[0])
         check_name(resolved.task, resolved.data, resolved.levels)
-        if differing := [key for key, value in _evaluated(resolved).items() if value != shared[key]]:
+        if others := [key for key, value in _evaluated(resolved).items() if value != shared[key]]:
             raise ConfigError(
-                f"{file}: runs.{run} has another {', '.join(differing)} than the first run. All runs of a plan start "
+                f"{file}: runs.{run} has another {', '.join(others)} than the first run. All runs of a plan start "
                 "from one model and are evaluated alike; make two plans."
             )
     return read

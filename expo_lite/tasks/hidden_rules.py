@@ -50,7 +50,7 @@ OPENING, CLOSING = "Start with ", "Write the results one after the other."
 EXAMPLE = f"{OPENING}4. A: blorp. B: hop. {CLOSING}"
 """A question in one line, with a hidden word and a known one, for whoever asks `tiny` by hand."""
 N_PROBLEMS = {"train": 2_000, "test": 200}  # a level
-N_BY_DEFAULT = {"train": 64, "test": 200}
+N_BY_DEFAULT = N_PROBLEMS | {"train": 64}
 """Problems a level without a limit. With 2,000 to train on, ExP-GRPO of `tiny` is less stable (replication.md)."""
 _TEST_SHARE = 8  # one question text in eight belongs to the test split, whatever the seed
 _DRAWS_IN_VAIN = 100_000  # after so many draws without a new question there are taken to be no more
