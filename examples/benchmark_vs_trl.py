@@ -1,7 +1,7 @@
 r"""Our step against TRL's: same model, prompts, lengths, LoRA and optimiser, in turns on the same machine.
 
     uv run examples/benchmark_vs_trl.py            # SmolLM2-135M-Instruct, fp32 and NF4; about 15 minutes
-    uv run examples/benchmark_vs_trl.py --quick    # the embedded model: whether everything runs, in about 2 minutes
+    uv run examples/benchmark_vs_trl.py --quick    # the built-in model: a trial of everything, about 2 minutes
     uv run examples/benchmark_vs_trl.py --sizes    # seconds and memory of our step over G, length and prompts
     uv run examples/benchmark_vs_trl.py --waves    # our sampling against itself in waves: no place is taken again
 
@@ -698,7 +698,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["spread", "equal", "dpo"])
     parser.add_argument("--limit", type=int, default=LENGTH, help="longest completion, in tokens")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--quick", action="store_true", help="the embedded model, one round, short completions")
+    parser.add_argument("--quick", action="store_true", help="the built-in model, one round, short completions")
     parser.add_argument("--sizes", action="store_true", help="our cost against size, in place of the comparison")
     parser.add_argument("--waves", action="store_true", help="our sampling against itself in waves")
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
-r"""Train the embedded model `tiny` from scratch: `uv run python examples/train_tiny.py --output tiny`.
+r"""Train the built-in model `tiny` from scratch: `uv run python examples/train_tiny.py --output tiny`.
 
-A Qwen2 of 0.8 million parameters learns from generated conversations of task `hidden-rules`, by next-token prediction.
+A Qwen2 of 0.85 million parameters learns from generated conversations of task `hidden-rules`, by next-token prediction.
 It becomes a miniature of a real model that faces problems beyond its knowledge: it knows the amounts that sixteen words
 add to a digit; for sixteen more, the hidden words, each training text draws new amounts:
 
@@ -251,7 +251,7 @@ def train(model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random) ->
 
 def main() -> None:
     """Train, and save in half precision."""
-    parser = argparse.ArgumentParser(description="Train the embedded model from scratch.")
+    parser = argparse.ArgumentParser(description="Train the built-in model from scratch.")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

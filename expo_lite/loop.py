@@ -126,7 +126,7 @@ def train_on(task: Task, config: RunConfig, console: Console) -> TrainingResult:
             raise failed from error
     if finished:
         summarise(run, before, after, console)
-        for what, verb in (("look at it", "report"), ("ask it", "chat"), ("take it away", "export")):
+        for what, verb in (("look at it", "report"), ("ask it", "chat"), ("export it", "export")):
             say(console, f"{what}: {command(verb, run.config.output)}")
     else:
         say(console, f"Stopped and saved after step {run.step}. Continue with: {resuming(run.config.output)}")

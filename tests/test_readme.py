@@ -46,7 +46,6 @@ RUN = {
     "diagnose --model tiny --levels 5 --problems 200 --temperature 2": FEW,
     "diagnose --model tiny --task jsonl:problems.jsonl --show 4": FEW,
     "eval tiny --task jsonl:problems.jsonl --write-unsolved runs/hard.jsonl": "--max-completion-tokens 8",
-    "train --model tiny --steps 1 --eval-problems 0": SHORT,
     "train --model tiny --task jsonl:problems.jsonl": SHORT,
     "train --model tiny --task csv:problems.csv --fields question=text answer=result": SHORT,
     "train --model tiny --task jsonl:runs/hard.jsonl": SHORT,
