@@ -311,5 +311,5 @@ def summarise(run: Run, before: Evaluation | None, after: Evaluation | None, con
     if trend := binned(values, TREND_BINS):
         curve = f"{trend[0]:.0%} {sparkline(trend)} {trend[-1]:.0%}"
         say(console, f"all-wrong groups over {counted(len(values), 'step')}: {curve}")
-    for finding in findings(rows):
+    for finding in findings(rows, draw=run.config.draw):
         run.limits.warn(str(finding))

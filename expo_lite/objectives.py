@@ -63,8 +63,7 @@ def inserted_advantages(rewards_PG: torch.Tensor, *, scale: str) -> torch.Tensor
     if scale == "none":
         return centred_P
     deviation = _deviation(rewards_PG, scale)
-    deviation = deviation.where(deviation > 0, 1.0 - ADVANTAGE_EPSILON)
-    return centred_P / (deviation.flatten() + ADVANTAGE_EPSILON)
+    return centred_P / torch.where(deviation > 0, deviation + ADVANTAGE_EPSILON, 1.0).flatten()
 
 
 def _deviation(rewards_PG: torch.Tensor, scale: str) -> torch.Tensor:
@@ -158,7 +157,9 @@ def grpo_loss(
         clip_high: the ratio is clipped from above at 1 + clip_high.
         kl_coef: weight of the KL term.
     """
-    ratio_N = torch.exp(logprobs_N - old_logprobs_N)
+    ratio_N = torch.exp(
+        (logprobs_N - old_logprobs_N).where(weights_N != 0, 0.0)
+    )  # of no use elsewhere, and could overflow
     clipped_N = ratio_N.clamp(1.0 - clip_low, 1.0 + clip_high)
     surrogate_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
     loss = -(weights_N * surrogate_N).sum()

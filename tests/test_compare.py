@@ -113,6 +113,17 @@ def test_the_sentence_about_bold_stands_where_there_is_bold(tmp_path: Path, caps
         assert "Bold" not in (out := report(capsys, str(a), str(a), form)) and bold not in out
 
 
+def test_runs_that_were_asked_otherwise_are_not_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    about = json.loads((b / "config.json").read_text())
+    about["settings"]["sampling"]["max_completion_tokens"] = 8
+    (b / "config.json").write_text(json.dumps(about))
+    for run in (a, b):
+        write_evaluation(run / "evaluation" / "step-000006.json", (3, 0, 4, 0))
+    (comparison,) = json.loads(report(capsys, str(a), str(b), "--json"))["comparisons"]
+    assert comparison["pairing"] is None
+
+
 def test_without_counts_there_is_no_pairing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     for run in (a, b):

@@ -102,8 +102,12 @@ def test_dead_groups_matter_where_rewards_are_compared(made: Path) -> None:
     assert [f.what for f in run_findings(read_run(made, "made")) if "dead" in f.what]
     write_metrics(made, [{k: v for k, v in (HEALTHY | DEAD).items() if "accept" not in k}] * 30)
     record = read_run(made, "made")
-    for method, n in (("grpo", 1), ("gt-sft-grpo", 1), ("sft", 0), ("exp-dpo", 0), ("star", 0)):
+    # not where wrong completions are learned from as well
+    methods = (("grpo", 1), ("gt-sft-grpo", 1), ("sft", 0), ("exp-dpo", 0), ("star", 0), ("self-distill", 0))
+    for method, n in methods:
         assert len(run_findings(dataclasses.replace(record, settings=record.settings | {"method": method}))) == n
+    write_metrics(made, [HEALTHY | DEAD | {"expo/explanation_accept_rate": 0.0, "second/groups": 0.5}] * 30)
+    assert not [f.what for f in run_findings(read_run(made, "made")) if "dead" in f.what]  # half are sampled again
     right = DEAD | {"frac_all_wrong": 0.0, "frac_all_correct": 0.95}
     write_metrics(made, [HEALTHY | right] * 30)
     (finding,) = run_findings(read_run(made, "made"))

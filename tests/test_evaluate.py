@@ -17,7 +17,7 @@ from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.load import load_tokenizer
 from expo_lite.records import Prompts, SamplingParams
 from expo_lite.results.figures import Evaluation
-from expo_lite.settings.groups import HeldOutConfig, PolicyConfig
+from expo_lite.settings.groups import HeldOutConfig, PolicyConfig, TaskOptions
 from expo_lite.settings.measuring import EvalConfig
 from expo_lite.settings.schema import from_mapping
 from expo_lite.settings.train import TrainConfig, resolve
@@ -105,6 +105,8 @@ def test_nothing_is_overwritten_or_mixed(policy: type[ScriptedPolicy], config: d
         measure(config)
     with pytest.raises(ConfigError, match=r"temperature \(0.7 there, 0.9 given\)"):
         measure(config, resume=True, temperature=0.9)
+    with pytest.raises(ConfigError, match="rounding"):
+        measure(config, resume=True, data=TaskOptions(rounding="gold"))
     with pytest.raises(ConfigError, match="model"):
         measure(config, target="smollm2-135m", resume=True)
     write_problems(tmp_path / "sums.jsonl", 81)

@@ -75,6 +75,7 @@ def test_how_many_steps_without_a_gradient_are_no_chance() -> None:
     assert most is not None
     assert most.what.startswith("Most steps teach nothing: ")
     assert most.figures.startswith("10 of 20 steps had no gradient")
+    assert no_gradient([DEAD, GOOD] * 8) is None  # half of a few is chance, where each is one with a chance of 0.3
     assert no_gradient([without(GOOD, "grad_norm")] * 9) is None  # what was not measured is not judged
 
 
@@ -133,6 +134,7 @@ def test_a_fall_of_the_reward() -> None:
     assert findings([GOOD] * 30 + [worse] * 9) == []
     (finding,) = findings([GOOD] * 30 + [worse] * 20)
     assert finding.figures == "mean reward 0.50 at its best, 0.20 now"
+    assert findings([GOOD] * 30 + [worse] * 20, draw="hard") == []  # it draws what is failed
     pairs = {"pairs/used": 8}  # rewards are of the problems that had no pair yet
     assert findings([GOOD | pairs] * 30 + [worse | pairs] * 20) == []
 
@@ -141,6 +143,7 @@ def test_what_is_used_again_counts_as_accepted() -> None:
     refused = GOOD | {"expo/explanation_accept_rate": 0.0}
     assert [finding.what for finding in findings([refused] * 30)] == ["Hardly any explanation is accepted"]
     assert findings([refused | {"expo/reused": 0.75}] * 30) == []
+    assert findings([refused] * 29 + [refused | {"expo/reused": 0.75}])  # one step of twenty: 4%
 
 
 def test_accepted_explanations_with_wrong_steps() -> None:

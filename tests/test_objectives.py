@@ -71,6 +71,17 @@ def test_clipping_by_hand() -> None:
     assert terms.n_clipped == 2  # raised far enough, lowered far enough
 
 
+def test_tokens_outside_the_policy_term_cannot_overflow_it() -> None:
+    new, old = torch.tensor([-5.0, -1.0], requires_grad=True), torch.tensor([-100.0, -1.0])  # e to the 95th
+    terms = grpo_loss(
+        new, old, None, torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.5]), torch.zeros(2),
+        clip_low=LOW, clip_high=HIGH, kl_coef=0.0,
+    )  # fmt: skip
+    terms.loss.backward()  # type: ignore[no-untyped-call]
+    assert new.grad is not None
+    assert (terms.loss.item(), new.grad.tolist()) == (-0.5, [0.0, -0.5])
+
+
 def test_kl_by_hand() -> None:
     # log ratios 0, ln 2 and -ln 2: 0, 2 - ln 2 - 1, and 1/2 + ln 2 - 1
     found = kl_divergence(torch.log(torch.tensor([0.5, 0.25, 0.5])), torch.log(torch.tensor([0.5, 0.5, 0.25])))

@@ -419,7 +419,7 @@ def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(["sweep", str(tmp_path / "plan.toml"), "--model", "tiny", "--output", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "Against exp_sft_coef=0.0" in out
-    assert "pass@1 by level" in out
+    assert "pass@1 by level" in out and "by seed" in out
     assert "exp_sft_coef=0.04" in out
     assert "scored tokens" in out and "seconds of steps" in out
     # the task can check steps: those of held-out samples, and of explanations

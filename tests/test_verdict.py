@@ -14,10 +14,9 @@ GOOD: dict[str, Any] = {
     "truncated": 0.0,
     "misled": 0.0,
     "valid": 0.95,
-    "lift": 20.0,
-    "own_lift": -5.0,
-    "nll": Estimate(0.2, 0.1, 0.3),
-    "expert_nll": Estimate(0.7, 0.6, 0.8),
+    "shown": None,
+    "gain": 25.0,
+    "nll_ratio": Estimate(3.5, 3.0, 4.0),
 }
 
 
@@ -35,10 +34,11 @@ def level(**changes: Any) -> LevelDiagnosis:
         all_wrong=nothing,
         truncated=nothing,
         accepted=point("accepted") or nothing,
-        nll={"explanation": facts["nll"], "expert": facts["expert_nll"]},
-        lift={"explanation": point("lift"), "own": point("own_lift")},
-        nll_ratio=None,
-        right={"wrong-answer": point("misled")},
+        nll={},
+        lift={},
+        nll_ratio=facts["nll_ratio"],
+        lift_gain={"explanation": point("gain")},
+        right={"wrong-answer": point("misled"), "explanation": point("shown")},
         valid={"explanation": point("valid")},
         reliance={},
         explanations_truncated=point("truncated"),
@@ -56,12 +56,16 @@ def level(**changes: Any) -> LevelDiagnosis:
         ({"accepted": 0.05, "truncated": 0.6}, "no", "60% of explanations are cut off"),
         ({"misled": 0.45}, "no", "the prompt helps, not the answer"),  # half of 0.9
         ({"misled": 0.44}, "yes", ""),
+        ({"reward": 0.6, "shown": 1.0, "misled": 0.5}, "yes", ""),  # another answer harms: 60% are right without one
+        ({"reward": 0.6, "shown": 1.0, "misled": 0.8}, "no", "the prompt helps"),  # half of the 40 points
+        ({"n_problems": FEW, "accepted": 0.375, "valid": 0.0}, "undecided", "3 accepted of 8 explanations"),
+        ({"n_problems": FEW, "accepted": 0.5, "valid": 0.0}, "no", "only 0% of those"),
         ({"valid": 0.3}, "no", "only 30% of those accepted and checked have right steps"),
         ({"valid": 0.6}, "undecided", "only 60% of those accepted and checked have right steps"),
-        ({"lift": -5.0}, "no", "no positive signal"),
-        ({"nll": Estimate(0.9, 0.81, 1.0)}, "no", "expert chains are more probable"),
-        ({"nll": Estimate(0.9, 0.79, 1.0)}, "yes", ""),  # intervals meet
-        ({"expert_nll": None, "misled": None, "valid": None}, "yes", ""),
+        ({"gain": 0.0}, "no", "no positive signal"),
+        ({"nll_ratio": Estimate(0.9, 0.8, 0.99)}, "no", "expert chains are more probable"),
+        ({"nll_ratio": Estimate(0.9, 0.8, 1.0)}, "yes", ""),
+        ({"nll_ratio": None, "misled": None, "valid": None}, "yes", ""),
         ({"accepted": 0.05, "valid": 0.0, "misled": 0.5}, "no", "only 5% of explanations"),  # the first rule
     ],
 )
@@ -80,7 +84,7 @@ SOLVED = LevelVerdict("solved", "all right", "a harder level")
     ("verdicts", "head"),
     [
         ({"1": SOLVED, "5": YES}, "yes; explanations are good positives"),
-        ({"4": NO, "5": NO}, "no; explanations are no good positives"),
+        ({"4": NO, "5": NO}, "no; explanations are not good positives"),
         ({"4": YES, "5": NO}, "yes on level 4, no on level 5."),
         ({"1": SOLVED}, "nothing to learn here"),
     ],

@@ -78,7 +78,7 @@ class Eval(command.Printing, command.ConfiguredCommand):
             commits = [cached_commit(each.model, each.policy.revision) for each in targets]
             targets = [replace(t, policy=replace(t.policy, revision=c)) for t, c in zip(targets, commits, strict=True)]
             spec = SampleSpec(tuple(problems), config.samples, params, config.seed)
-            about = {"task": config.task, "split": config.split, **spec.settings()}
+            about = {"task": config.task, "split": config.split, "rounding": config.data.rounding, **spec.settings()}
             folders = [
                 SampleFolder(path, each.identity() | about)
                 for path, each in zip((output, output / BASELINE), targets, strict=False)

@@ -21,7 +21,7 @@ CONTROL: Final = "wrong-answer"
 """Chains that were written with another problem's answer shown, all of them, whatever they end with."""
 QUARTERS = 4
 FEW = 8
-"""Fewer problems than this say nothing."""
+"""Fewer problems than this say nothing, and half as many accepted explanations."""
 SOLVED = 0.9
 HARDLY = 0.1
 HALF = 0.5
@@ -65,6 +65,8 @@ class LevelDiagnosis:
     nll: dict[str, Estimate | None]
     lift: dict[str, Estimate | None]
     nll_ratio: Estimate | None
+    lift_gain: dict[str, Estimate | None]
+    """By kind: the lift of explanations minus that of the own chain of the same problem, nats."""
     right: dict[str, Estimate | None]
     """By kind of chain: with the right answer; of explanations all attempts count, not only those accepted."""
     valid: dict[str, Estimate | None]
@@ -118,6 +120,7 @@ def _level(
 
     experts = {f.problem.problem_id: f.nll for f in by_kind["expert"]}
     both = [(experts[i], f.nll) for f in by_kind["explanation"] if (i := f.problem.problem_id) in experts]
+    own_lift = {f.problem.problem_id: f.lift for f in by_kind["own"]}
     return LevelDiagnosis(
         level=name,
         n_problems=len(groups),
@@ -130,6 +133,10 @@ def _level(
         nll=means("nll"),
         lift=means("lift"),
         nll_ratio=_ratio(both),
+        lift_gain={
+            kind: _unbounded([f.lift - own_lift[i] for f in by_kind[kind] if (i := f.problem.problem_id) in own_lift])
+            for kind in ("explanation", UNFILTERED)
+        },
         right={
             "own": share("own", "right"),
             "explanation": share(UNFILTERED, "right"),
@@ -185,8 +192,7 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
     right, accepted = row.reward.value, row.accepted.value
     misled, shown = (_value(row.right.get(kind)) for kind in (CONTROL, "explanation"))
     valid = _value(row.valid.get("explanation"))
-    lift, own_lift = _value(row.lift.get("explanation")), _value(row.lift.get("own"))
-    nll, expert_nll = row.nll.get("explanation"), row.nll.get("expert")
+    gain = _value(row.lift_gain.get("explanation"))
     instead = "a larger model, or expert chains"
     if row.n_problems < FEW:
         return LevelVerdict("undecided", f"{row.n_problems} problems are too few", f"--problems {4 * FEW}")
@@ -198,17 +204,21 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
             return LevelVerdict("no", f"{cut:.0%} of explanations are cut off by the limit", "--max-completion-tokens")
         remedy = "a larger model, --explanations-per-problem 4, or examples by --explanation-prompt"
         return LevelVerdict("no", f"only {accepted:.0%} of explanations are accepted", remedy)
-    if misled is not None and misled >= HALF * (accepted if shown is None else shown):
+    helped = (accepted if shown is None else shown) - right
+    if misled is not None and misled - right >= HALF * helped > 0:
         why = f"with a wrong answer shown {misled:.0%} are right too: the prompt helps, not the answer"
         return LevelVerdict("no", why, "the explanation prompt's wording as the plain prompt, or star")
+    if (n := round(accepted * row.n_problems)) < FEW // 2:
+        why = f"{n} accepted of {row.n_problems} explanations are too few to judge"
+        return LevelVerdict("undecided", why, f"--problems {4 * FEW}")
     if valid is not None and valid < SOLVED:
         copied = ": the answer is copied" if valid < HALF else ""
         why = f"only {valid:.0%} of those accepted and checked have right steps{copied}"
         return LevelVerdict("no" if copied else "undecided", why, f"--explanation-filter steps or reliance, {instead}")
-    if lift is not None and own_lift is not None and lift <= own_lift:
-        why = f"no positive signal: lift {lift:.2f} nats, of the model's own chains {own_lift:.2f}"
+    if gain is not None and gain <= 0:
+        why = f"no positive signal: their lift is {-gain:.2f} nats below that of the model's own chains"
         return LevelVerdict("no", why, "--explanation-filter arithmetic lift")
-    if nll and expert_nll and nll.low > expert_nll.high:
+    if row.nll_ratio and row.nll_ratio.high < 1:
         return LevelVerdict("no", "expert chains are more probable than explanations", "gt-sft-grpo, or sft")
     return LevelVerdict("yes", f"{accepted:.0%} accepted, and the answer is what they follow from")
 
@@ -226,7 +236,7 @@ def closing_line(verdicts: Mapping[str, LevelVerdict]) -> str:
     head = ", ".join(f"{v.outcome} on level {level}" for level, v in open_levels.items())
     if len(outcomes) == 1:
         (only,) = outcomes
-        said = {"yes": "; explanations are good positives here", "no": "; explanations are no good positives here"}
+        said = {"yes": "; explanations are good positives here", "no": "; explanations are not good positives here"}
         head = only + said.get(only, "")
     hardest = list(open_levels.values())[-1]
     attempt = f". Try {hardest.attempt}" if hardest.attempt else ""

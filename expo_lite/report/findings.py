@@ -23,10 +23,10 @@ MOST_LOST = 0.05
 def run_findings(run: RunRecord) -> list[Finding]:
     """Apply all checks; the gravest finding first."""
     rows = [{name: value for name, value in row.items() if isinstance(value, int | float)} for row in run.metrics]
-    found = [*checkpoint_findings(run.path), *findings(rows)]
+    found = [*checkpoint_findings(run.path), *findings(rows, draw=run.settings.get("draw", "new"))]
     told = no_gradient(rows) is not None  # with its cause, which may be these groups
-    is_grpo = run.settings.get("method") in {name for name, spec in METHODS.items() if spec.grpo}
-    if not told and is_grpo and (dead := dead_groups(rows)):
+    compares = {name for name, spec in METHODS.items() if spec.grpo and (spec.chains != "none" or name == "grpo")}
+    if not told and run.settings.get("method") in compares and (dead := dead_groups(rows)):
         found.append(dead)
     return [*found, *lost_levels(run)]
 

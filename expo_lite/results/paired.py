@@ -9,7 +9,8 @@ from expo_lite.results.figures import ProblemResult
 from expo_lite.results.record import RunRecord, differing
 from expo_lite.results.statistics import Estimate, ks_up_to, over_problems, pass_at_k
 
-TERMS = ("task", "evaluation.eval_temperature")
+TERMS = ("task", "question_prompt", "evaluation.eval_temperature", "sampling.max_completion_tokens", "policy.thinking",
+         "policy.chat_template")  # fmt: skip
 """Settings that must be equal for a pairing, beside all that begin with `data.`."""
 
 

@@ -14,13 +14,13 @@ from expo_lite.terminal import counted
 Row = Mapping[str, Any]
 
 STALLED_STEPS = 5
-"""So many steps in a row without a gradient are not chance."""
+"""Steps in a row without a gradient that count as a stall."""
 RECENT = 20
-"""Most rules look at so many steps, the last ones."""
+"""The last steps, which most rules look at."""
 NEARLY_ALL = 0.9
 LEAST_ACCEPTED = 0.1
 WORST_FALL = 0.25
-"""Of the mean reward, from its best `RECENT` steps to the last ones."""
+"""The fall of the mean reward, from its best `RECENT` steps to the last ones, that counts as unlearning."""
 SHOWN = ("frac_all_wrong", "frac_all_correct", "completions/clipped_ratio", "verdicts/no_answer",
          "expo/explanation_accept_rate")  # fmt: skip
 """Figures of steps without a gradient."""
@@ -52,8 +52,11 @@ LIMITS = (
 HARDER = "Train on harder problems: other --levels, or what `expo-lite eval --write-unsolved` finds."
 
 
-def findings(rows: Sequence[Row]) -> list[Finding]:
-    """Apply all rules to a run's metrics; the gravest finding first."""
+def findings(rows: Sequence[Row], *, draw: str = "new") -> list[Finding]:
+    """Apply all rules to a run's metrics; the gravest finding first.
+
+    `draw` is the run's setting: where problems are drawn by their success rates, a fall of the reward says nothing.
+    """
     recent = rows[-RECENT:]
     found = [no_gradient(rows)]
     for name, limit, finding in LIMITS:
@@ -69,15 +72,15 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         figures = f"of those accepted and checked {percent(mean(valid))} have right steps"
         remedy = "Take --explanation-filter steps or reliance, or expert chains."
         found.append(Finding("Explanations with wrong steps are trained on", figures, remedy))
-    found.append(_reward_fallen(rows))
+    found.append(_reward_fallen(rows) if draw == "new" else None)
     return [finding if finding.where else finding._replace(where=_steps(recent)) for finding in found if finding]
 
 
 def no_gradient(rows: Sequence[Row]) -> Finding | None:
-    """Find that nothing is learned: at least half of all steps, or the last `STALLED_STEPS`, had no gradient."""
+    """Find that nothing is learned: at least half of `RECENT` steps or more, or the last few, had no gradient."""
     dead = [row for row in rows if row.get("grad_norm") == 0]
     streak = next((i for i, row in enumerate(reversed(rows)) if row.get("grad_norm") != 0), len(rows))
-    if dead and 2 * len(dead) >= len(rows):
+    if dead and 2 * len(dead) >= len(rows) and (len(rows) >= RECENT or len(dead) == len(rows)):
         which = f"{len(dead)} of {counted(len(rows), 'step')} had no gradient"
         learned = "Nothing is learned" if len(dead) == len(rows) else "Most steps teach nothing"
     elif streak >= STALLED_STEPS:
@@ -95,13 +98,16 @@ def no_gradient(rows: Sequence[Row]) -> Finding | None:
 def dead_groups(rows: Sequence[Row]) -> Finding | None:
     """Find that hardly any group has both right and wrong completions, for methods that compare those.
 
-    A group that is all wrong, and whose problem has an accepted explanation to learn from, is not dead.
+    A group that is all wrong, and whose problem has an accepted explanation or a second group to learn from, is not
+    dead.
     """
     recent = rows[-RECENT:]
     share = _mean(recent, "frac_reward_zero_std") or 0.0
     right, wrong = _mean(recent, "frac_all_correct") or 0.0, _mean(recent, "frac_all_wrong") or 0.0
-    explained = wrong * (_accepted(recent) or 0.0)
-    if len(rows) < STALLED_STEPS or not share - explained > NEARLY_ALL:  # NaN is no finding
+    learned = max(
+        wrong * (_accepted(recent) or 0.0), sum(row.get("second/groups", 0.0) for row in recent) / max(len(recent), 1)
+    )
+    if len(rows) < STALLED_STEPS or not share - learned > NEARLY_ALL:  # NaN is no finding
         return None
     figures = f"{share:.0%} of groups; all wrong {wrong:.0%}, all right {right:.0%}"
     remedy = HARDER if right > wrong else "Take easier --levels, a larger --group-size, or --method exp-grpo."
@@ -135,8 +141,9 @@ def _cause(dead: Sequence[Row]) -> tuple[str, str]:
 
 def _accepted(rows: Sequence[Row]) -> float | None:
     """The share of explanations to learn from: those used again, and the accepted ones of the others."""
-    again, accepted = _mean(rows, "expo/reused") or 0.0, _mean(rows, "expo/explanation_accept_rate")
-    return None if accepted is None and not again else again + (1.0 - again) * (accepted or 0.0)
+    names = ("expo/reused", "expo/explanation_accept_rate")  # a step without explanations has neither
+    each = [[row.get(name, 0.0) for name in names] for row in rows if any(name in row for name in names)]
+    return mean(again + (1.0 - again) * accepted for again, accepted in each) if each else None
 
 
 def _refusal_remedy(rows: Sequence[Row]) -> str:

@@ -54,7 +54,7 @@ def sample_again(run: Run, asked: Mapping[int, tuple[Problem, Sequence[Start]]],
 
 
 def resampled(run: Run, groups: Sequence[Group]) -> tuple[dict[int, Group], dict[str, float]]:
-    """Sample all-wrong groups again, up to --resample times each; the first of each that is mixed, and metrics."""
+    """Sample all-wrong groups again, up to --resample times each: the first whose rewards differ, and metrics."""
     found: dict[int, Group] = {}
     tries = 0
     for number in range(run.config.sampling.resample):

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from expo_lite.grading import final_answer
@@ -77,7 +78,8 @@ def hinted(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation
     policy's own explanation, not a reference solution; and one completion has no hint. NuRL's text was not at hand, but
     summaries of it.
     """
-    chains = {e.problem.problem_id: e.completion.text.strip() for e in explanations if e.accepted}
+    decode = partial(run.policy.tokenizer.decode, skip_special_tokens=True)
+    chains = {e.problem.problem_id: decode(e.target_ids).strip() for e in explanations if e.accepted}
     problems = {i: groups[i].problem for i in failed(groups) if groups[i].problem.problem_id in chains}
     asked = {i: posed(p, f"\n\nA solution:\n{chains[p.problem_id]}", HINT_PROMPT) for i, p in problems.items()}
     hints, log = written(run, asked, "hint", lambda i, hint: hint * (not shows_answer(run.task, problems[i], hint)))

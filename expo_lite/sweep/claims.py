@@ -14,7 +14,7 @@ from typing import Any
 
 from expo_lite.records import ALL
 from expo_lite.results.statistics import Estimate, over_problems
-from expo_lite.sweep.results import BASE, Results, minus
+from expo_lite.sweep.results import BASE, Results
 
 TOLERANCE = 0.03
 """A change of the all-wrong share up to this counts as none."""
@@ -171,14 +171,11 @@ def likelihood(results: Results) -> Iterator[Part]:
 def answer_lift(results: Results) -> Iterator[Part]:
     """Gain in the answer's log-probability (nats) from a chain: explanations minus own chains."""
 
-    def lift(kind: str) -> Estimate:
-        return results.diagnosed(lambda row: row["lift"].get(kind))
-
-    def more(kind: str) -> Estimate:
-        return minus(lift(kind), lift("own"))
+    def gain(kind: str) -> Estimate:
+        return results.diagnosed(lambda row: row["lift_gain"].get(kind))
 
     for kind, said in (("unfiltered", "all explanations, unfiltered"), ("explanation", "accepted explanations")):
-        yield measured(results, f"{said}, more by (nats)", (), partial(more, kind), above=0.0, plain=True)
+        yield measured(results, f"{said}, more by (nats)", (), partial(gain, kind), above=0.0, plain=True)
 
 
 def expert_dpo(results: Results) -> Iterator[Part]:

@@ -88,16 +88,18 @@ class SweepReport:
 
     def accuracies(self) -> list[Table]:
         """pass@1 and pass@k of the base and of every finished run, by level."""
-        tables = []
-        for k in sorted({1, self.results.k}):
-            tables.append(new_table("run", *self.results.columns, title=f"pass@{k} by level"))
-            for name, figures in figures_by_level(self.results, k).items():
-                tables[-1].add_row(name, *map(interval_cell, figures))
+        tables, results = [], self.results
+        for k in sorted({1, results.k}):
+            heads = ("run", *results.columns, f"at {results.hardest}, by seed")
+            tables.append(new_table(*heads, title=f"pass@{k} by level"))
+            for name, figures in figures_by_level(results, k).items():
+                each = ", ".join(f"{100 * one:.1f}" for one in results.by_seed(name, results.hardest, k))
+                tables[-1].add_row(name, *map(interval_cell, figures), each)
         return tables
 
     def validity(self) -> list[Table]:
         """Of a task that can check steps: the held-out samples that are right in every step, and the explanations."""
-        results, title = self.results, "Right in every step: held-out samples, and accepted explanations"
+        results, title = self.results, "Right in every step: held-out samples; explanations, lowest to highest"
         if not results.knows_steps:
             return []
         table = new_table("run", *results.columns, *EXPLANATIONS.values(), title=title)

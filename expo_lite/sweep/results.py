@@ -7,7 +7,14 @@ from typing import Any
 
 from expo_lite.records import ALL
 from expo_lite.results.figures import Evaluation
-from expo_lite.results.statistics import Estimate, in_quadrature, over_seeds_and_problems, pass_at_k, student
+from expo_lite.results.statistics import (
+    Estimate,
+    in_quadrature,
+    over_problems,
+    over_seeds_and_problems,
+    pass_at_k,
+    student,
+)
 from expo_lite.run.metrics import mean
 
 BASE = "base"
@@ -65,13 +72,15 @@ class Results:
 
     def accuracy(self, run: str, level: str, k: int | None = None) -> Estimate:
         """pass@k of a run after training, or of the base, at a level or at "all"."""
-        measured = [self.before] if run == BASE else [result.after for result in self.runs[run].values()]
-        return over_seeds_and_problems([_solved(each, level, k or self.k) for each in measured])
+        return over_seeds_and_problems([_solved(each, level, k or self.k) for each in self._measured(run)])
+
+    def by_seed(self, run: str, level: str, k: int) -> list[float]:
+        """The same of each seed alone, in their order: where a run in ten collapses, no interval of three shows it."""
+        return [mean(_solved(each, level, k)) for each in self._measured(run)]
 
     def valid(self, run: str, level: str) -> Estimate:
         """The share of samples that are right in every step, of a run after training or of the base (`knows_steps`)."""
-        measured = [self.before] if run == BASE else [result.after for result in self.runs[run].values()]
-        return over_seeds_and_problems([_valid(each, level) for each in measured])
+        return over_seeds_and_problems([_valid(each, level) for each in self._measured(run)])
 
     def difference(self, ours: str, theirs: str, level: str, k: int | None = None) -> Estimate:
         """pass@k of one run minus another's (or the base's), paired by seed and problem."""
@@ -84,9 +93,9 @@ class Results:
         return over_seeds_and_problems([[x - y for x, y in zip(a, b, strict=True)] for a, b in solved], lowest=-1.0)
 
     def shift(self, run: str, name: str) -> Estimate:
-        """A metric's mean over the last quarter of the steps minus that over the first, over seeds."""
+        """A metric's mean over the last quarter of the steps minus that over the first, over seeds; open for one."""
         pairs = [change(result.metrics, name) for result in self.runs[run].values()]
-        return student([last - first for first, last in pairs])
+        return over_problems([last - first for first, last in pairs], lowest=-math.inf, highest=math.inf)
 
     def total(self, run: str, name: str) -> Estimate:
         """A metric's sum over a run's steps: the mean over seeds, with the lowest and the highest as its ends."""
@@ -109,15 +118,12 @@ class Results:
         problems = Estimate(*(mean(getattr(e, end) for e in estimates) for end in ("value", "low", "high")))
         return in_quadrature([seeds, problems], seeds.value)
 
+    def _measured(self, run: str) -> list[Evaluation]:
+        return [self.before] if run == BASE else [result.after for _, result in sorted(self.runs[run].items())]
+
     def n_seeds(self, *runs: str) -> int:
         """Count the seeds that all of these runs have."""
         return len(set.intersection(*(set(self.runs.get(run, ())) for run in runs if run != BASE)))
-
-
-def minus(ours: Estimate, theirs: Estimate) -> Estimate:
-    """The difference of two figures that are not paired."""
-    turned = Estimate(-theirs.value, -theirs.high, -theirs.low)
-    return in_quadrature([ours, turned], ours.value - theirs.value)
 
 
 def change(metrics: Sequence[Mapping[str, float]], name: str) -> tuple[float, float]:
