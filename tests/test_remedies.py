@@ -87,7 +87,7 @@ def test_a_second_group_has_the_prompt_and_the_given_part(policy: HfPolicy, tmp_
     given = encode_text(policy, "Let us see. ")
     asked = {
         2: (HARD, [Start(shown, 3), Start(plain, 1)]),
-        5: (EASY, [Start(encode_question(policy.tokenizer, EASY), 2, given, "Let us see. ")]),
+        5: (EASY, [Start(encode_question(policy.tokenizer, EASY), 2, given)]),
     }
     before = policy.n_sampled_tokens
     groups = sample_again(run, asked, stream="any")
@@ -102,7 +102,7 @@ def test_a_second_group_has_the_prompt_and_the_given_part(policy: HfPolicy, tmp_
     assert sample_again(run, asked, stream="any") == groups
     assert sample_again(run, asked, stream="other") != groups
     # the graded text is the whole reply
-    boxed = {0: (EASY, [Start(plain, 2, given, f"So \\boxed{{{EASY.answer}}}. Done. ")])}
+    boxed = {0: (EASY, [Start(plain, 2, encode_text(policy, f"So \\boxed{{{EASY.answer}}}. Done. "))])}
     assert all(v.answer for v in sample_again(run, boxed, stream="any")[0].verdicts)
 
 

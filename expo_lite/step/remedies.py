@@ -89,8 +89,7 @@ def prefixed(run: Run, groups: Sequence[Group], explanations: Sequence[Explanati
             chain = chains[problem.problem_id]
             ids = encode_text(run.policy, before_answer(chain.completion.text))
             given_ids = ids[: math.ceil(len(ids) * parts / PREFIX_PARTS)]
-            given = run.policy.tokenizer.decode(given_ids, skip_special_tokens=True)
-            asked[i] = (problem, [Start(chain.prompt_ids, run.config.group_size, given_ids, given)])
+            asked[i] = (problem, [Start(chain.prompt_ids, run.config.group_size, given_ids)])
     again = sample_again(run, asked, stream="prefix")
     within_reach = {group.problem.problem_id for group in again.values() if mean(group.rewards) >= SOLVED}
     for problem_id in within_reach:

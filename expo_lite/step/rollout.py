@@ -34,8 +34,6 @@ class Start:
     prompt_ids: tuple[int, ...]
     n: int
     given_ids: tuple[int, ...] = ()
-    given: str = ""
-    """The text of `given_ids`."""
 
 
 def sample_from(
@@ -56,7 +54,8 @@ def sample_from(
         roomy = replace(params, max_completion_tokens=room)
         rows = sample(policy, requests, roomy, limits=limits, seed=stream_seed(seed, room))
         for i, row in zip(alike, rows, strict=True):
-            sampled[i] = tuple(replace(completion, text=starts[i].given + completion.text) for completion in row)
+            given = policy.tokenizer.decode(starts[i].given_ids, skip_special_tokens=True)
+            sampled[i] = tuple(replace(completion, text=given + completion.text) for completion in row)
     return [sampled[i] for i in range(len(starts))]
 
 
