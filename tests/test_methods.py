@@ -124,6 +124,7 @@ def test_star_takes_right_answers_and_explanations_of_failures_alike() -> None:
     # three problems; the last one's two right answers, of a token each, share its weight; nothing wrong is imitated
     assert [row.completion_ids for row in rows] == [(7, 8), (3, 3), (3,), (3,)]
     assert [row.sft_weight for row in rows] == pytest.approx([1 / 3 / 2] * 4)
+    assert [len(row.sampler_logprobs) for row in rows] == [0, 2, 1, 1]  # sampled after this prompt, so compared
     assert METHOD_ROWS["star"](Experience((WRONG,), (), 0.0), CONFIG) == []
 
 

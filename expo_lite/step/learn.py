@@ -183,7 +183,7 @@ def _correction(batch: MicroBatch, old_N: torch.Tensor, totals: Totals) -> torch
     """The weight [N] of each token; 1 if the policy has not sampled it itself."""
     pieces = []
     for row, old_T in zip(batch.rows, torch.split(old_N, batch.lengths), strict=True):
-        if not row.sampler_logprobs:
+        if not (row.sampler_logprobs and row.weight):
             pieces.append(torch.ones_like(old_T))
             continue
         sampler_T = torch.tensor(row.sampler_logprobs, device=old_T.device)

@@ -35,6 +35,8 @@ class Chain:
 
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...] = ()
+    """Of a chain that was sampled after this very prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,10 @@ def _weights(lengths: Iterable[int], config: RunConfig) -> list[float]:
 def supervised_rows(chains: Sequence[Chain], total_weight: float, config: RunConfig) -> list[Row]:
     """Chains to imitate, each of which gets `total_weight`: spread over its tokens, or in full for each of them."""
     by_token = config.explanation.exp_sft_normalisation == "token"
+    weights = (total_weight / (len(c.target_ids) if by_token else 1) for c in chains)
     return [
-        Row(c.prompt_ids, c.target_ids, sft_weight=total_weight / (len(c.target_ids) if by_token else 1))
-        for c in chains
+        Row(c.prompt_ids, c.target_ids, sft_weight=weight, sampler_logprobs=c.sampler_logprobs)
+        for c, weight in zip(chains, weights, strict=True)
     ]
 
 
@@ -224,7 +227,7 @@ def star_rows(experience: Experience, config: RunConfig) -> list[Row]:
     rows = sft_rows(experience, config)
     for group in experience.groups:
         right = [c for c, verdict in zip(group.completions, group.verdicts, strict=True) if verdict.correct]
-        chains = [Chain(completion.prompt_ids, completion.token_ids) for completion in right]
+        chains = [Chain(c.prompt_ids, c.token_ids, c.logprobs) for c in right]
         rows += supervised_rows(chains, 1.0 / len(experience.groups) / max(len(chains), 1), config)
     return rows
 
