@@ -132,7 +132,7 @@ def ours(folder: str, bits: int) -> None:
     policy.eos_ids = (end,)
     sampling: Any = slots
     uniforms, choose = sampling.uniforms, sampling.choose
-    others_V = torch.arange(policy._model.config.vocab_size, device=policy.device) != end
+    others_V = torch.arange(policy.base_model.config.vocab_size, device=policy.device) != end
     optimizer = None
     for order in orders():
         left = torch.tensor(order["lengths"])
@@ -461,8 +461,8 @@ def products(folder: str, bits: int) -> None:
 
     policy = HfPolicy(folder, PolicyConfig(bits=16), seed=0)
     names = [f".{name}.base_layer" for name in PROJECTIONS]
-    weights = [m.weight for n, m in policy._model.named_modules() if any(n.endswith(name) for name in names)]
-    weights.append(policy._model.get_output_embeddings().weight)
+    weights = [m.weight for n, m in policy.base_model.named_modules() if any(n.endswith(name) for name in names)]
+    weights.append(policy.base_model.get_output_embeddings().weight)
     for order in orders():
         inputs = {w.shape[1]: torch.randn(order["rows"], w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
         times = []

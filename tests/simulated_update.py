@@ -118,8 +118,8 @@ class SimulatedPolicy(HfPolicy):
             model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
             lora = LoraConfig(r=lora_rank, target_modules=sorted(adapted), task_type="CAUSAL_LM")
             self._peft = get_peft_model(model, lora)
-        self._model = self._peft.get_base_model()
-        use_lean_projections(self._model)
+        self.base_model = self._peft.get_base_model()
+        use_lean_projections(self.base_model)
 
     def materialise(self) -> None:
         """Give every tensor a fake storage of its size; tied ones stay tied."""

@@ -87,16 +87,16 @@ def check_logits(policy: HfPolicy, decoder: Decoder, width: int = 64) -> None:
         policy._peft.eval()
         for row, owner in enumerate(owners):
             ids = [*PROMPTS[owner], *tokens_RT[row].tolist()]
-            logits_TV = policy._model(torch.tensor([ids]), use_cache=False).logits[0, len(PROMPTS[owner]) - 1 :]
+            logits_TV = policy.base_model(torch.tensor([ids]), use_cache=False).logits[0, len(PROMPTS[owner]) - 1 :]
             assert logits_TV.abs().max() > 0.5
             torch.testing.assert_close(torch.stack([step[row] for step in found]), logits_TV, rtol=0, atol=1e-4)
 
 
 def test_logits_are_those_of_transformers_with_the_adapter_and_without(policy: HfPolicy) -> None:
-    adapted = Decoder(merge(policy._model))
+    adapted = Decoder(merge(policy.base_model))
     check_logits(policy, adapted)
     with policy.reference():
-        base = Decoder(merge(policy._model))
+        base = Decoder(merge(policy.base_model))
         check_logits(policy, base)
         with pytest.raises(AssertionError, match="not close"):
             check_logits(policy, adapted)
@@ -105,7 +105,7 @@ def test_logits_are_those_of_transformers_with_the_adapter_and_without(policy: H
 def test_logits_of_what_runs_on_a_gpu_are_the_same(policy: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's own products, one attention kernel, keys token by token."""
     monkeypatch.setattr("expo_lite.policy.products.has_onednn", lambda *_: False)
-    decoder = Decoder(merge(policy._model), fused=True)
+    decoder = Decoder(merge(policy.base_model), fused=True)
     assert not decoder.weights.layers[0].qkv.is_packed
     assert decoder.new_cache(1, 8).keys[0].is_contiguous()
     check_logits(policy, decoder)
@@ -126,7 +126,7 @@ def test_other_models_are_sampled_by_their_own_generate(tmp_path: Path, monkeypa
     monkeypatch.setitem(CONFIGS, "other", {"model_type": "llama", "hidden_act": "gelu"})
     folder = folder_of("other", tmp_path)
     policy = HfPolicy(str(folder), PolicyConfig(bits=16), seed=0)
-    assert not is_known(policy._model.config)
+    assert not is_known(policy.base_model.config)
     assert policy._sampler == "native"
     with pytest.raises(ModelError, match="--sampler native"):
         HfPolicy(str(folder), PolicyConfig(bits=16, sampler="own"), seed=0)

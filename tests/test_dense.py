@@ -45,7 +45,7 @@ def scored(policy: HfPolicy) -> tuple[torch.Tensor, torch.Tensor]:
 @contextlib.contextmanager
 def plain(policy: HfPolicy) -> Any:
     """While this is open the projections are peft's and bitsandbytes' own."""
-    layers: list[Any] = [module for module in policy._model.modules() if isinstance(module, LoraLayer)]
+    layers: list[Any] = [module for module in policy.base_model.modules() if isinstance(module, LoraLayer)]
     lean = [type(layer) for layer in layers]
     assert all(kind.__bases__[0].__name__ == kind.__name__ for kind in lean)
     for layer in layers:
@@ -70,7 +70,7 @@ def test_training_gives_the_plain_values_and_gradient(policy: HfPolicy) -> None:
 def test_in_bf16_as_on_a_gpu_a_projection_differs_by_rounding(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "compute_type", lambda device: torch.bfloat16)
     policy = policy_of(bits)
-    layer = policy._model.get_decoder().layers[1].mlp.down_proj
+    layer = policy.base_model.get_decoder().layers[1].mlp.down_proj
     x_TI = torch.randn(40, layer.in_features, dtype=torch.bfloat16)
 
     def results() -> list[torch.Tensor]:
@@ -99,7 +99,7 @@ def test_what_is_kept_changes_no_bit_and_is_not_computed_a_second_time(
 
     monkeypatch.setattr(dense, "linear", counted)
     monkeypatch.setattr(attention, "packed_attention", lambda *a, **k: calls.append("attention") or attended(*a, **k))  # type: ignore[func-returns-value]
-    n_layers, n_attended, found = policy._model.config.num_hidden_layers, {}, {}
+    n_layers, n_attended, found = policy.base_model.config.num_hidden_layers, {}, {}
     for keeps in get_args(Keeps):
         monkeypatch.setattr(policy, "keeps", keeps)
         before = calls.count("attention")

@@ -93,7 +93,7 @@ def policy_of(name: str) -> CudaPolicy:
 
 def full_slots(policy: CudaPolicy, params: SamplingParams) -> Slots:
     """Prompts of two lengths in sixteen slots, and more waiting."""
-    decoder = Decoder(merge(policy._model))
+    decoder = Decoder(merge(policy.base_model))
     prompts = [(1,) * 20, (2,) * 13, (3,) * 30]
     queue = deque(Waiting(i, i // 8) for i in range(24))
     state = Slots(decoder, prompts, torch.zeros(24, params.max_completion_tokens), params, n_slots=16, eos_ids=(7, 9))
@@ -173,11 +173,11 @@ def test_scoring_stays_on_the_gpu(name: str) -> None:
     with fake_cuda() as mode:
         policy.materialise()
         sent = on_the_gpu(mode, made)
-        assert scoring.is_packed(policy._model)
+        assert scoring.is_packed(policy.base_model)
         policy._peft.train()
         with OnlyCuda():  # type: ignore[no-untyped-call]
             logprobs_N = policy.logprobs(sent, temperature=0.7)
-            padded_NH = scoring.padded_hidden(policy._model, sent)
+            padded_NH = scoring.padded_hidden(policy.base_model, sent)
         assert (logprobs_N.shape, logprobs_N.device.type, logprobs_N.dtype) == ((n_targets,), "cuda", torch.float32)
         assert logprobs_N.requires_grad
         assert (padded_NH.shape[0], padded_NH.device.type) == (n_targets, "cuda")
@@ -188,7 +188,7 @@ def test_the_backward_pass_of_a_projection_stays_on_the_gpu() -> None:
     policy = policy_of("qwen2.5-0.5b")
     with fake_cuda():
         policy.materialise()
-        layer = policy._model.get_decoder().layers[0].mlp.down_proj
+        layer = policy.base_model.get_decoder().layers[0].mlp.down_proj
         a_rI, b_Or = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         x_NI = torch.empty(30, layer.in_features, dtype=torch.bfloat16, device=CUDA)
         dy_NO = torch.empty(30, layer.out_features, dtype=torch.bfloat16, device=CUDA)

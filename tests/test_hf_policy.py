@@ -69,7 +69,7 @@ def test_a_seed_is_an_adapter_and_nobody_elses_random_numbers_are_used() -> None
 
 
 def test_the_adapter_is_on_all_seven_projections_and_the_base_is_frozen(policy: HfPolicy) -> None:
-    n_layers = policy._model.config.num_hidden_layers
+    n_layers = policy.base_model.config.num_hidden_layers
     names = list(policy.parameters())
     assert len(names) == n_layers * len(PROJECTIONS) * 2
     for projection in PROJECTIONS:
@@ -83,7 +83,7 @@ def test_the_adapter_is_on_all_seven_projections_and_the_base_is_frozen(policy: 
 
 @pytest.mark.parametrize("bits", [4, 16])
 def test_bits(bits: int) -> None:
-    model = fresh(bits=bits)._model
+    model = fresh(bits=bits).base_model
     quantised = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert len(quantised) == (model.config.num_hidden_layers * len(PROJECTIONS) if bits == 4 else 0)
     for module in quantised:

@@ -42,7 +42,7 @@ def generated(policy: HfPolicy, prompts: Sequence[tuple[int, ...]], limit: int) 
     replies = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
-        out = policy._model.generate(
+        out = policy.base_model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
@@ -91,7 +91,7 @@ def first_token_probs(policy: HfPolicy, prompt: tuple[int, ...], temperature: fl
     """The softmax behind a prompt, by transformers' own forward pass, in double precision."""
     policy._peft.eval()
     with torch.no_grad():
-        logits_V = policy._model(torch.tensor([prompt]), use_cache=False).logits[0, -1].double()
+        logits_V = policy.base_model(torch.tensor([prompt]), use_cache=False).logits[0, -1].double()
     probs_V: torch.Tensor = (logits_V / temperature).softmax(dim=0)
     return probs_V
 
@@ -397,7 +397,7 @@ def test_it_samples_what_our_decoder_samples(native: HfPolicy, params: SamplingP
 
 def test_prompts_are_decoded_together_as_far_as_they_fit(native: HfPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, ...]] = []
-    generate = native._model.generate
+    generate = native.base_model.generate
 
     def seen(**keywords: Any) -> Any:
         calls.append(tuple(keywords["input_ids"].shape))
@@ -406,7 +406,7 @@ def test_prompts_are_decoded_together_as_far_as_they_fit(native: HfPolicy, monke
         assert bool((keywords["input_ids"][keywords["attention_mask"] == 0] == native.pad_id).all())
         return generate(**keywords)
 
-    monkeypatch.setattr(native._model, "generate", seen)
+    monkeypatch.setattr(native.base_model, "generate", seen)
     natively(native, 1.0, rows=4)
     assert [n for n, _ in calls] == [4, 4, 1]
     assert calls[0][1] == max(map(len, PROMPTS))

@@ -65,7 +65,7 @@ def sample(policy: Policy, temperature: float) -> list[list[int]]:
 
 
 def refusal(policy: Policy, kind: str) -> str:
-    limit = policy._model.config.max_position_embeddings  # type: ignore[attr-defined]
+    limit = policy.base_model.config.max_position_embeddings  # type: ignore[attr-defined]
     try:
         if kind == "row":
             score_rows(policy, [Row((2,) * limit, (3,))], temperature=1.0, token_budget=8)

@@ -2,9 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import get_peft_model
@@ -46,19 +44,15 @@ class HfPolicy(LoraPolicy):
             torch.manual_seed(seed)
             model = get_peft_model(base, lora_config(config, adapter, base))
         super().__init__(name, model, tokenizer, device, sampler=config.sampler)
-        use_lean_projections(self._model)
+        use_lean_projections(self.base_model)
         if adapter is not None:
             self.load_adapter(adapter)
-
-    @cached_property
-    def _checkpointed(self) -> list[Any]:
-        """The modules that can be computed twice."""
-        return [module for module in self._model.modules() if hasattr(module, "gradient_checkpointing")]
 
     @contextlib.contextmanager
     def _scoring(self, batch: MicroBatch, gradient: bool) -> Iterator[None]:
         keeps = self.keeps if gradient else "inputs"  # without a gradient there is no backward pass
-        for module in self._checkpointed:
-            module.gradient_checkpointing = keeps != "activations"
+        for module in self.base_model.modules():
+            if hasattr(module, "gradient_checkpointing"):  # it can be computed twice
+                module.gradient_checkpointing = keeps != "activations"
         with kept_products(keeps == "products"), super()._scoring(batch, gradient):
             yield

@@ -82,26 +82,27 @@ class LoraPolicy:
         """Take a loaded model with one adapter, the model's name as typed, and the sampler that is asked for."""
         self.name, self.tokenizer, self.device = name, tokenizer, device
         self._peft = model
-        self._model: Any = model.get_base_model()
-        self._sampler = choose_sampler(sampler, self._model.config, name)
+        self.base_model: Any = model.get_base_model()
+        """The transformers model, with the adapter's layers in it."""
+        self._sampler = choose_sampler(sampler, self.base_model.config, name)
         self.revision = model.peft_config["default"].revision
-        self.eos_ids = _eos_ids(tokenizer, self._model)
+        self.eos_ids = _eos_ids(tokenizer, self.base_model)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         self.end_id = _end_id(tokenizer, self.eos_ids)
-        self.packs = scoring.is_packed(self._model)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=_computes_in(self._model) == torch.float16)
-        self.samples_exactly = _computes_in(self._model) == torch.float32
+        self.packs = scoring.is_packed(self.base_model)
+        computes_in = model.get_input_embeddings().weight.dtype
+        self.scaler = torch.amp.GradScaler(device.type, enabled=computes_in == torch.float16)
+        self.samples_exactly = computes_in == torch.float32
         self.n_sampled_tokens = self.n_scored_tokens = 0
         self.on_ended: Callable[[int], None] = lambda n: None
         defaults: Any = GenerationConfig  # half typed
-        self._model.generation_config = defaults()  # Qwen's own would add a top_k and a penalty to every generate
+        self.base_model.generation_config = defaults()  # Qwen's own would add a top_k and a penalty to every generate
 
     def sample(
         self, requests: Sequence[SampleRequest], params: SamplingParams, *, seed: int
     ) -> list[tuple[Completion, ...]]:
         """Sample completions, one tuple a request, in order."""
         self._enter("sampling")
-        self._to_sampling()
         sampled = self._sample(requests, params, seed)
         self.n_sampled_tokens += sum(len(row.token_ids) for rows in sampled for row in rows)
         return [
@@ -116,24 +117,24 @@ class LoraPolicy:
     def _sample(self, requests: Sequence[SampleRequest], params: SamplingParams, seed: int) -> list[list[Sampled]]:
         options: dict[str, Any] = {"seed": seed, "eos_ids": self.eos_ids, "on_ended": self.on_ended}
         if self._sampler == "native":
-            return native.sample(self._model, requests, params, pad_id=self.pad_id, **options)
+            return native.sample(self.base_model, requests, params, pad_id=self.pad_id, **options)
         return slots.sample(self._merged(), requests, params, **options)
 
     def _merged(self) -> Decoder:
         """The decoder of the current weights; made anew after they changed or the adapter was switched on or off."""
         adapter = self.parameters().values()
         # torch counts the writes to a tensor
-        now = (adapter_is_off(self._model), *(p._version for p in adapter))
+        now = (adapter_is_off(self.base_model), *(p._version for p in adapter))
         if self._decoder is None or self._merged_of != now:
             self._drop_decoder()
-            self._decoder, self._merged_of = Decoder(merge(self._model)), now
+            self._decoder, self._merged_of = Decoder(merge(self.base_model)), now
         return self._decoder
 
     def _drop_decoder(self) -> None:
         """Free the dense copy of the weights, which training does not use."""
         if self._decoder is not None:
             self._decoder = None
-            if self._model.num_parameters() > SMALL_PARAMETERS:
+            if self.base_model.num_parameters() > SMALL_PARAMETERS:
                 release_freed_memory()
 
     def logprobs(self, batch: MicroBatch, *, temperature: float, gradient: bool = True) -> torch.Tensor:
@@ -143,40 +144,32 @@ class LoraPolicy:
         If no gradient is wanted, it ends before the head.
         """
         with self._scoring(batch, gradient):
-            return scoring.score(self._model, batch, temperature=temperature, gradient=gradient)
+            return scoring.score(self.base_model, batch, temperature=temperature, gradient=gradient)
 
     def listed_logprobs(
         self, batch: MicroBatch, tokens: torch.Tensor | int, *, temperature: float, gradient: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [N, K], given or the most probable, and their log-probabilities; as `logprobs` otherwise."""
         with self._scoring(batch, gradient):
-            return scoring.score_listed(self._model, batch, tokens, temperature=temperature, gradient=gradient)
+            return scoring.score_listed(self.base_model, batch, tokens, temperature=temperature, gradient=gradient)
 
     @contextlib.contextmanager
     def _scoring(self, batch: MicroBatch, gradient: bool) -> Iterator[None]:
         """Make ready for a forward pass over the batch with gradients."""
         self._drop_decoder()
         self._enter("training")
-        self._to_training()
         with torch.enable_grad():
             yield
 
     def _enter(self, phase: str) -> None:
-        """Return the memory that the last phase freed: a GPU's allocator would keep its blocks of other sizes."""
+        """Switch modes, and return the memory that the last phase freed: a GPU's allocator would keep its blocks."""
         if phase != self._phase:
             torch.cuda.empty_cache()  # does nothing where CUDA has not started
+            self._switch(training=phase == "training")
             self._phase = phase
 
-    def _to_sampling(self) -> None:
-        self._peft.eval()
-
-    def _to_training(self) -> None:
-        self._peft.train()
-
-    @property
-    def base_model(self) -> Any:
-        """The transformers model, with the adapter's layers in it."""
-        return self._model
+    def _switch(self, *, training: bool) -> None:
+        self._peft.train(training)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
@@ -213,7 +206,7 @@ class LoraPolicy:
             self._peft.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
         (folder / TEMPLATE).write_text(self.tokenizer.chat_template, encoding="utf-8")
-        note = {"bits": 4 if four_bits(self._model) else 16}
+        note = {"bits": 4 if four_bits(self.base_model) else 16}
         (folder / ADAPTER_NOTE).write_text(json.dumps(note) + "\n", encoding="utf-8")
 
     def load_adapter(self, folder: Path) -> None:
@@ -251,11 +244,6 @@ def choose_sampler(asked: str, config: Any, name: str) -> str:
             f"sampler '{asked}' does not know models like '{name}' (type {config.model_type}): take --sampler native."
         )
     return ("own" if is_known(config) else "native") if asked == "auto" else asked
-
-
-def _computes_in(model: Any) -> torch.dtype:
-    dtype: torch.dtype = model.get_input_embeddings().weight.dtype
-    return dtype
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

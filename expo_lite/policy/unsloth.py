@@ -59,7 +59,6 @@ class UnslothPolicy(LoraPolicy):
             ModelError: the model cannot be found, read, held in memory, trained or decoded.
         """
         device = find_device()
-        self._mode = ""
         with torch.random.fork_rng(), contextlib.redirect_stdout(sys.stderr):
             base, tokenizer = load_base(find_model(name, config.revision).source, name, config, device, read=_read)
             base.requires_grad_(False)
@@ -83,22 +82,18 @@ class UnslothPolicy(LoraPolicy):
         return super()._sample(requests, params, seed)
 
     def _fits(self, n_tokens: int, what: str) -> None:
-        limit = self._model.config.max_position_embeddings
+        limit = self.base_model.config.max_position_embeddings
         if n_tokens > limit:
             raise ModelError(
                 f"{what} is {n_tokens:,} tokens long, and the context of '{self.name}' has {limit:,}: "
                 "Unsloth would cut it short. Lower --max-completion-tokens."
             )
 
-    def _to_sampling(self) -> None:
-        if self._mode != "sampling":
-            FastLanguageModel.for_inference(self._peft)
-            self._mode = "sampling"
-
-    def _to_training(self) -> None:
-        if self._mode != "training":
+    def _switch(self, *, training: bool) -> None:
+        if training:
             FastLanguageModel.for_training(self._peft, use_gradient_checkpointing=CHECKPOINTING)
-            self._mode = "training"
+        else:
+            FastLanguageModel.for_inference(self._peft)
 
 
 def _read(source: str, config: PolicyConfig, device: torch.device) -> tuple[Any, set[str]]:
