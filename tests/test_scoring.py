@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from expo_lite.objectives import token_logprobs
 from expo_lite.policy import attention, scoring
-from expo_lite.policy.attention import Layout, pack, packed_attention
+from expo_lite.policy.attention import pack, packed_attention
 from expo_lite.policy.batching import MicroBatch, Row, collate
 
 SHAPE: dict[str, Any] = {
@@ -52,7 +52,7 @@ def test_packing_by_hand() -> None:
     # 7 8 | 1 2 | 5 || 9: the prompt once; the last token of a completion predicts nothing
     assert packed.input_ids_1N.tolist() == [[7, 8, 1, 2, 5, 9]]
     assert packed.position_ids_1N.tolist() == [[0, 1, 2, 3, 2, 0]]
-    assert packed.layout == Layout(((2, (2, 1)), (1, (0,))))
+    assert packed.layout == ((2, (2, 1)), (1, (0,)))
     # row 0 is predicted at 8, 1, 2; row 1 at 9; row 2 at 8, 5
     assert packed.predictors_N.tolist() == [1, 2, 3, 5, 1, 4]
 
@@ -95,7 +95,7 @@ def test_completions_and_groups_do_not_see_each_other() -> None:
 
 
 def test_packed_attention_is_the_masked_one() -> None:
-    layout = Layout(((3, (2, 4)), (1, (0, 5))))
+    layout = ((3, (2, 4)), (1, (0, 5)))
     n = 3 + 2 + 4 + 1 + 5
     query, key, value = torch.randn(1, 6, n, 8), torch.randn(1, 2, n, 8), torch.randn(1, 2, n, 8)
     owner = torch.tensor([0] * 3 + [1] * 2 + [2] * 4 + [10] * 1 + [12] * 5)  # prompts 0 and 10, completions behind them

@@ -23,14 +23,9 @@ from expo_lite.policy.batching import Row, band
 NAME = "expo_lite"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Lengths in tokens of each distinct prompt and of its completions, without their last token.
-
-    The last token predicts nothing, so it is not fed.
-    """
-
-    groups: tuple[tuple[int, tuple[int, ...]], ...]
+Layout = tuple[tuple[int, tuple[int, ...]], ...]
+"""Lengths in tokens of each distinct prompt and of its completions, without their last token, which predicts nothing
+and so is not fed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +62,7 @@ def pack(rows: Sequence[Row], device: torch.device) -> PackedRows:
         torch.tensor([tokens], device=device),
         torch.tensor([positions], device=device),
         torch.tensor([p for row in predictors for p in row], dtype=torch.long, device=device),
-        Layout(tuple(groups)),
+        tuple(groups),
     )
 
 
@@ -110,10 +105,10 @@ def packed_attention(
     n_shared = query_1hNd.shape[1] // key_1hNd.shape[1]
     if n_shared > 1:
         key_1hNd, value_1hNd = (x.repeat_interleave(n_shared, dim=1) for x in (key_1hNd, value_1hNd))
-    sizes = [size for prompt, completions in layout.groups for size in (prompt, *completions)]
+    sizes = [size for prompt, completions in layout for size in (prompt, *completions)]
     queries, keys, values = (iter(torch.split(x, sizes, dim=2)) for x in (query_1hNd, key_1hNd, value_1hNd))
     pieces = []
-    for prompt, completions in layout.groups:
+    for prompt, completions in layout:
         query, prompt_key, prompt_value = next(queries), next(keys), next(values)
         mask: Any = band(prompt, window, device)
         pieces.append(

@@ -170,25 +170,15 @@ def _norm(norm: Any, family: Family) -> torch.Tensor:
 
 def _joined(dtype: torch.dtype, *projections: Any, factor: float = 1.0) -> Product:
     """One product of several projections with the same input, times a factor."""
-    bases = [_base(projection) for projection in projections]
-    sizes, device = [base.out_features for base in bases], bases[0].weight.device
-    weight_OI = torch.empty(sum(sizes), bases[0].in_features, dtype=dtype, device=device)
-    for projection, out_OI in zip(projections, torch.split(weight_OI, sizes), strict=True):
-        _merge_into(out_OI, projection)
+    weight_OI = torch.cat([merged_weight(projection).to(dtype) for projection in projections])
     if factor != 1:
         weight_OI *= factor
+    bases = [_base(projection) for projection in projections]
     if all(base.bias is None for base in bases):
         return Product(weight_OI)
+    device = weight_OI.device
     biases = [torch.zeros(base.out_features, device=device) if base.bias is None else base.bias for base in bases]
     return Product(weight_OI, factor * torch.cat([bias.detach().to(dtype) for bias in biases]))
-
-
-def merged_weight(projection: Any) -> torch.Tensor:
-    """W + scale B A of one projection, fp32; W alone while the adapter is switched off."""
-    base = _base(projection)
-    weight_OI = torch.empty(base.out_features, base.in_features, dtype=torch.float32, device=base.weight.device)
-    _merge_into(weight_OI, projection)
-    return weight_OI
 
 
 def _base(projection: Any) -> Any:
@@ -196,8 +186,8 @@ def _base(projection: Any) -> Any:
     return getattr(projection, "base_layer", projection)
 
 
-def _merge_into(out_OI: torch.Tensor, projection: Any) -> None:
-    """Write W + scale B A, computed in fp32; W alone while the adapter is switched off.
+def merged_weight(projection: Any) -> torch.Tensor:
+    """W + scale B A of one projection, fp32; W alone, in its own type, while the adapter is switched off.
 
     bf16 loses what is less than half its step: nearly all of an adapter whose B is 1e-4. The first steps of a run then
     sample from nearly the base model, and the importance weights correct it: on `tiny` the sampler is off by 8e-4 nats
@@ -207,11 +197,10 @@ def _merge_into(out_OI: torch.Tensor, projection: Any) -> None:
     adapters = [] if getattr(projection, "disable_adapters", True) else projection.active_adapters
     weight_OI = dequantised(_base(projection).weight)
     if not adapters:
-        out_OI.copy_(weight_OI)
-        return
+        return weight_OI
     (adapter,) = adapters
     a_rI, b_Or = (factor[adapter].weight.detach().float() for factor in (projection.lora_A, projection.lora_B))
-    out_OI.copy_(torch.addmm(weight_OI.float(), b_Or, a_rI, alpha=projection.scaling[adapter]))
+    return torch.addmm(weight_OI.float(), b_Or, a_rI, alpha=projection.scaling[adapter])
 
 
 def dequantised(weight: Any) -> torch.Tensor:
@@ -226,10 +215,8 @@ def _head_norms(attention: Any, n_queries: int, n_keys: int, family: Family) -> 
     """The weights [h, d] by which query and key heads are multiplied after their norm."""
     if not family.head_norms:
         return None
-    queries, keys = (_norm(norm, family) for norm in (attention.q_norm, attention.k_norm))
-    if family.head_norms == "each":
-        return torch.cat([queries.expand(n_queries, -1), keys.expand(n_keys, -1)])
-    return torch.cat([queries.view(n_queries, -1), keys.view(n_keys, -1)])
+    pairs = (_norm(attention.q_norm, family), n_queries), (_norm(attention.k_norm, family), n_keys)
+    return torch.cat([norm.expand(n, -1) if family.head_norms == "each" else norm.view(n, -1) for norm, n in pairs])
 
 
 def rope(config: Any, device: torch.device, layer_type: str | None = None) -> tuple[torch.Tensor, float]:
