@@ -30,10 +30,9 @@ from expo_lite.policy.export import (
     ollama_template,
     plain_config,
     write_merged,
-    write_model_gguf,
 )
 from expo_lite.policy.factory import load_policy
-from expo_lite.policy.gguf_file import _splitting, begins_with_bos
+from expo_lite.policy.gguf_file import _splitting, begins_with_bos, write_gguf
 from expo_lite.policy.gguf_tokenizer import read_tokenizer
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.template import settle
@@ -179,7 +178,7 @@ def test_every_architecture(kind: str, tmp_path: Path) -> None:
     assert (found.n_same, found.mean_nats < 1e-4) == (len(PROMPTS), True)
     if kind == "biased":  # no released model has these biases, and GGUF's readers do not know them
         return
-    write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=str(tmp_path), name="a")
+    write_gguf(policy, tmp_path / "a.gguf", "f32", source=str(tmp_path), name="a")
     found = check_export(tmp_path / "a.gguf", completions, CPU, plain_config(policy, torch.float32))
     assert (found.n_same, found.mean_nats < 1e-4) == (len(PROMPTS), True)
     model = Llama(tmp_path / "a.gguf")
@@ -285,7 +284,7 @@ def test_a_gguf_file_has_the_settled_template_and_says_if_it_begins_with_bos(tmp
     policy.tokenizer.bos_token = "<|endoftext|>"
 
     def written(name: str, source: Path) -> dict[str, Any]:
-        write_model_gguf(policy, tmp_path / name, "f32", source=str(source), name="a")
+        write_gguf(policy, tmp_path / name, "f32", source=str(source), name="a")
         return {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / name).fields.items()}
 
     first = written("a.gguf", folder)

@@ -28,8 +28,8 @@ from expo_lite.policy.export import (
     plain_config,
     write_adapter,
     write_merged,
-    write_model_gguf,
 )
+from expo_lite.policy.gguf_file import write_gguf
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.load import four_bits, has_experts, linear_layers
 from expo_lite.policy.merged import is_known, merge
@@ -210,7 +210,7 @@ def test_a_gguf_file_of_gemma_3_as_transformers_and_llama_cpp_read_it(tmp_path: 
     folder = random_model(sizes_of("gemma3_text") | WRITTEN, tmp_path / "model")
     policy = shaken(HfPolicy(str(folder), PolicyConfig(bits=16, lora_rank=4), seed=0), 0.1)
     completions = greedy(policy, PROMPTS, 24)
-    write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=policy.name, name="a")
+    write_gguf(policy, tmp_path / "a.gguf", "f32", source=policy.name, name="a")
     found = check_export(tmp_path / "a.gguf", completions, policy.device, plain_config(policy, torch.float32))
     assert (found.n_same, found.mean_nats < 1e-4) == (len(PROMPTS), True)
     model = Llama(tmp_path / "a.gguf")
@@ -225,7 +225,7 @@ def test_what_gguf_has_no_form_for_is_refused(tmp_path: Path) -> None:
         words = f"'{name}'{'' if name == 'smollm3' else ' with these sliding windows'}."
         policy = HfPolicy(str(random_model(sizes_of(name) | changes, tmp_path / name)), PolicyConfig(bits=16), seed=0)
         with pytest.raises(ModelError, match=f"Only llama, qwen2, qwen3, gemma3_text models .*, not {words}"):
-            write_model_gguf(policy, tmp_path / "a.gguf", "f32", source=policy.name, name="a")
+            write_gguf(policy, tmp_path / "a.gguf", "f32", source=policy.name, name="a")
 
 
 @pytest.mark.parametrize("method", ["exp-grpo", pytest.param("exp-dpo", marks=pytest.mark.slow)])

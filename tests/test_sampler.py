@@ -17,7 +17,7 @@ from expo_lite.policy.choosing import choose
 from expo_lite.policy.decoder import Decoder, SlotCache
 from expo_lite.policy.hf import HfPolicy
 from expo_lite.policy.merged import DenseWeights, merge
-from expo_lite.policy.native import _cut, generate_arguments
+from expo_lite.policy.native import _cut
 from expo_lite.policy.scoring import score_rows
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Completion, FinishReason, Problem, SampleRequest, SamplingParams
@@ -404,6 +404,9 @@ def test_prompts_are_decoded_together_as_far_as_they_fit(native: HfPolicy, monke
         # padded on the left, and the padding masked
         assert bool((keywords["attention_mask"][:, -1] == 1).all())
         assert bool((keywords["input_ids"][keywords["attention_mask"] == 0] == native.pad_id).all())
+        # no setting of generation is left to a default
+        assert keywords["do_sample"] is False
+        assert {"min_new_tokens", "repetition_penalty", "eos_token_id", "pad_token_id", "num_beams"} <= keywords.keys()
         return generate(**keywords)
 
     monkeypatch.setattr(native.base_model, "generate", seen)
@@ -427,10 +430,3 @@ def test_rows_are_cut_at_the_first_end_token() -> None:
     assert (cut.token_ids, cut.logprobs, cut.finish_reason) == ([5, 2], [-1.0, -2.0], FinishReason.STOP)
     whole = _cut([5, 6], [-1.0, -2.0], {2})
     assert (whole.token_ids, whole.finish_reason) == ([5, 6], FinishReason.LENGTH)
-
-
-def test_no_setting_of_generation_is_left_to_a_default() -> None:
-    given = generate_arguments(10, eos_ids=(1, 2), pad_id=0)
-    assert given["do_sample"] is False
-    assert given["max_new_tokens"] == 10
-    assert {"min_new_tokens", "repetition_penalty", "eos_token_id", "pad_token_id", "num_beams"} <= given.keys()

@@ -125,7 +125,8 @@ def export(place: Destination, console: Console) -> None:
 
 def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
     """Write everything but the card into the folder `temporary`."""
-    from expo_lite.policy.export import modelfile, write_adapter, write_merged, write_model_gguf
+    from expo_lite.policy.export import modelfile, write_adapter, write_merged
+    from expo_lite.policy.gguf_file import write_gguf
 
     source = find_model(place.target.model).source
     if place.to == "merged":
@@ -135,7 +136,7 @@ def write(policy: "LoraPolicy", place: Destination, temporary: Path) -> None:
         if place.target.trained_bits is None:
             (temporary / ADAPTER_NOTE).unlink()  # it has the bits of now
     else:
-        write_model_gguf(policy, temporary / place.file, place.dtype, source=source, name=place.target.label)
+        write_gguf(policy, temporary / place.file, place.dtype, source=source, name=place.target.label)
     if place.to == "ollama":
         temperature = place.target.config.sampling.temperature if place.target.config else 0.7
         text = modelfile(policy.tokenizer, place.file, temperature, question_turns(place.asked)[:-1])

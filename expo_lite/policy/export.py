@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from expo_lite.errors import ModelError
 from expo_lite.policy.device import compute_type
-from expo_lite.policy.gguf_file import GgufType, write_gguf
 from expo_lite.policy.load import settle_attention
 from expo_lite.policy.lora import LoraPolicy
 from expo_lite.policy.merged import dequantised, merged_weight
@@ -111,17 +110,6 @@ def write_merged(policy: LoraPolicy, folder: Path, dtype: MergedType) -> None:
     model.generation_config = _GENERATION(eos_token_id=list(policy.eos_ids), pad_token_id=policy.pad_id)
     model.save_pretrained(str(folder))
     policy.tokenizer.save_pretrained(str(folder))
-
-
-def write_model_gguf(policy: LoraPolicy, file: Path, dtype: GgufType, *, source: str, name: str) -> None:
-    """Write merged weights and tokenizer as a GGUF file.
-
-    Raises:
-        ModelError: GGUF has no form for the model or its tokenizer.
-    """
-    full = torch.float32 if dtype == "q8_0" else DTYPES[dtype]
-    config, state = plain_config(policy, full), merged_state(policy, full)
-    write_gguf(file, config, state, policy.tokenizer, source=source, end_id=policy.end_id, dtype=dtype, name=name)
 
 
 def modelfile(tokenizer: Any, gguf_name: str, temperature: float, turns: Turns) -> str:

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from expo_lite.errors import ModelError
+from expo_lite.policy.export import DTYPES, merged_state, plain_config
 from expo_lite.policy.gguf_tokenizer import SPACE, SPLITTINGS
+from expo_lite.policy.lora import LoraPolicy
 from expo_lite.policy.merged import head_dim, rope
 from expo_lite.prompts import rendered
 from expo_lite.settings.models import FAMILIES, Family
@@ -24,32 +26,21 @@ _SHAPING = ("type", "pattern", "behavior", "invert", "individual_digits", "add_p
 """The settings of a stage before the merges that decide where text is split."""
 
 
-def write_gguf(
-    file: Path,
-    config: Any,
-    weights: Mapping[str, torch.Tensor],
-    tokenizer: Any,
-    *,
-    source: str,
-    end_id: int,
-    dtype: GgufType,
-    name: str,
-) -> None:
-    """Write a model.
+def write_gguf(policy: LoraPolicy, file: Path, dtype: GgufType, *, source: str, name: str) -> None:
+    """Write merged weights and tokenizer as a GGUF file.
 
     Args:
+        policy: with the weights.
         file: file to write or replace.
-        config: the model's configuration in transformers.
-        weights: dense weights under their names in transformers.
-        tokenizer: the tokenizer of transformers.
-        source: source of the base model; if that is a GGUF file, its tokenizer is copied.
-        end_id: token that ends the assistant's turn.
         dtype: type of matrices; vectors are f32, and so are matrices whose rows are no whole blocks of q8_0.
+        source: source of the base model; if that is a GGUF file, its tokenizer is copied.
         name: the model's name, as readers show it.
 
     Raises:
         ModelError: GGUF has no form for the model or its tokenizer.
     """
+    tokenizer, full = policy.tokenizer, torch.float32 if dtype == "q8_0" else DTYPES[dtype]
+    config = plain_config(policy, full)
     family = FAMILIES.get(config.model_type, Family())
     unlike = _has_other_windows(config, family)
     if not family.gguf or unlike:
@@ -65,11 +56,11 @@ def write_gguf(
         _copy_tokenizer(writer, Path(source))
     else:
         _add_tokenizer(writer, tokenizer, config.vocab_size)
-    writer.add_eos_token_id(end_id)
+    writer.add_eos_token_id(policy.end_id)
     writer.add_add_bos_token(begins_with_bos(tokenizer))
     writer.add_chat_template(tokenizer.chat_template)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-    for own, tensor in _tensors(config, weights):
+    for own, tensor in _tensors(config, merged_state(policy, full)):
         written = names.get_name(own, try_suffixes=(".weight", ".bias"))
         if written is None:
             raise ModelError(f"GGUF has no place for the weight '{own}'.")

@@ -49,7 +49,6 @@ def sample(
     on_ended: Callable[[int], None] = lambda n: None,
 ) -> list[list[Sampled]]:
     """Sample completions, one list a request, in order; `pad_id` pads prompts, the rest is as in `slots.sample`."""
-    device = model.get_input_embeddings().weight.device
     streams_CL = uniforms(requests, params.max_completion_tokens, seed)
     owners = [i for i, request in enumerate(requests) for _ in range(request.n_completions)]
     # rows of one generate are padded to one width
@@ -58,7 +57,7 @@ def sample(
     for start in range(0, len(order), params.rows):
         numbers = order[start : start + params.rows]
         prompts = [requests[owners[number]].prompt_ids for number in numbers]
-        chooser = Chooser(streams_CL[numbers].to(device), params)
+        chooser = Chooser(streams_CL[numbers].to(model.device), params)
         rows = _generate(model, prompts, chooser, params.max_completion_tokens, eos_ids=eos_ids, pad_id=pad_id)
         done.update(zip(numbers, rows, strict=True))
         on_ended(len(rows))
@@ -68,39 +67,29 @@ def sample(
 def _generate(
     model: Any, prompts: Sequence[tuple[int, ...]], chooser: Chooser, limit: int, *, eos_ids: Sequence[int], pad_id: int
 ) -> list[Sampled]:
-    device = model.get_input_embeddings().weight.device
     width = max(map(len, prompts))
     padded = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     seen = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    # it takes the most probable token, the only one that `Chooser` leaves; no default may change that
     sequences_RT = model.generate(
-        input_ids=torch.tensor(padded, device=device),
-        attention_mask=torch.tensor(seen, device=device),
+        input_ids=torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(seen, device=model.device),
         logits_processor=[chooser],
-        **generate_arguments(limit, eos_ids=eos_ids, pad_id=pad_id),
+        do_sample=False,
+        num_return_sequences=1,
+        num_beams=1,
+        max_new_tokens=limit,
+        min_new_tokens=0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=list(eos_ids),
+        pad_token_id=pad_id,
+        use_cache=True,
+        return_dict_in_generate=False,
     )
     # lists are copies: what generate returns may be an inference tensor, or be overwritten by the next call
     tokens, logprobs = sequences_RT[:, width:].tolist(), chooser.logprobs().tolist()
     return [_cut(ids, values, set(eos_ids)) for ids, values in zip(tokens, logprobs, strict=True)]
-
-
-def generate_arguments(limit: int, *, eos_ids: Sequence[int], pad_id: int) -> dict[str, Any]:
-    """Every argument of `generate` that could change the samples, so that no default does.
-
-    It takes the most probable token: the only one that `Chooser` leaves.
-    """
-    return {
-        "do_sample": False,
-        "num_return_sequences": 1,
-        "num_beams": 1,
-        "max_new_tokens": limit,
-        "min_new_tokens": 0,
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "eos_token_id": list(eos_ids),
-        "pad_token_id": pad_id,
-        "use_cache": True,
-        "return_dict_in_generate": False,
-    }
 
 
 def _cut(ids: list[int], logprobs: list[float], eos_ids: set[int]) -> Sampled:
