@@ -56,12 +56,6 @@ def logit_shape(config: Any) -> tuple[float, float | None]:
     return factor, getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
 
 
-def decoder_of(model: Any) -> Any:
-    """The decoder of a causal language model, without its head."""
-    found = model.get_decoder()
-    return model.model if found is model else found  # Llama 4 does not find its own
-
-
 def is_packed(model: Any) -> bool:
     """Tell whether `score` lays this model's rows end to end."""
     # this imports transformers, which must wait for Unsloth, so not before a model is loaded
@@ -75,7 +69,7 @@ def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
     from expo_lite.policy import attention
 
     packed = attention.pack(batch.rows, batch.input_ids_BT.device)
-    hidden_1NH = decoder_of(model)(
+    hidden_1NH = model.get_decoder()(
         input_ids=packed.input_ids_1N,
         position_ids=packed.position_ids_1N,
         attention_mask=torch.empty(1, 1, 0, 0, device=packed.input_ids_1N.device),  # unused: `layout` is the mask
@@ -88,7 +82,9 @@ def packed_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
 
 def padded_hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
     """Last hidden states [N, H] at the predictors, from right-padded rows under a causal mask, for any decoder."""
-    hidden_BTH = decoder_of(model)(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
+    found = model.get_decoder()
+    decoder = model.model if found is model else found  # Llama 4 does not find its own
+    hidden_BTH = decoder(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
     hidden_NH: torch.Tensor = hidden_BTH.flatten(0, 1).index_select(0, batch.predictors_N)
     return hidden_NH
 
