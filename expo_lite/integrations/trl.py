@@ -17,7 +17,6 @@ of it has yet been run on a GPU.
 import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ import torch
 from expo_lite.errors import ConfigError
 from expo_lite.objectives import scheduled
 from expo_lite.policy.base import having
+from expo_lite.policy.batching import Row
 from expo_lite.prompts import Turns, encode_question, question_turns, shown_turns
 from expo_lite.records import Problem, Verdict
 from expo_lite.settings.groups import ExpoConfig
@@ -61,15 +61,6 @@ _GRPO_TRAINER: Any = importlib.import_module("trl").GRPOTrainer  # half typed
 _PATCHED = _GRPO_TRAINER.__name__.startswith("Unsloth")
 
 
-@dataclass(frozen=True, slots=True)
-class ChainRow:
-    """An accepted explanation as it is trained on: after the question alone, with the weight of each of its tokens."""
-
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
-    weight: float
-
-
 class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
     """TRL's GRPOTrainer with self-explanations of the problems that it fails."""
 
@@ -101,7 +92,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         _check(self._explanation)
         self._coef = coefficient("exp-grpo", self._explanation) or 0.0
         self._problems = list(problems if problems is not None else task.problems("train"))
-        self._chains: list[tuple[list[ChainRow], bool]] = []
+        self._chains: list[tuple[list[Row], bool]] = []
         self._group_rewards = torch.empty(0)
         self._logps_BT: torch.Tensor | None = None
         rows = [{"prompt": question_turns(problem), "place": place} for place, problem in enumerate(self._problems)]
@@ -131,7 +122,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
             self._chains = self._explained([int(row["place"]) for row in inputs])
         return output
 
-    def _explained(self, places: list[int]) -> list[tuple[list[ChainRow], bool]]:
+    def _explained(self, places: list[int]) -> list[tuple[list[Row], bool]]:
         """This process's share of the accepted explanations for each micro-batch, and whether any process has some.
 
         A forward pass is one of all processes (FSDP gathers weights in it), and so is generating: each does as many.
@@ -159,7 +150,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
             for slot in range(n_slots)
         ]
 
-    def _sampled(self, own: list[int], to_sample: list[int], n_problems: int) -> list[ChainRow]:
+    def _sampled(self, own: list[int], to_sample: list[int], n_problems: int) -> list[Row]:
         """Sample an explanation of each problem `to_sample`; those of `own` that pass are ready to be trained on."""
         shown = [self._shown(self._problems[place]) for place in to_sample]
         before = {name: list(values) for name, values in self._metrics["train"].items()}
@@ -180,7 +171,7 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
                 weight = in_force / n_seen
                 weight /= len(ids) if settings.exp_sft_normalisation == "token" else 1
                 question = encode_question(self.processing_class, problem)
-                rows.append(ChainRow(question, tuple(map(int, ids)), weight))
+                rows.append(Row(question, tuple(map(int, ids)), sft_weight=weight))
         reasons = gather_object(reasons)
         for reason in {ACCEPTED, *reasons}:
             name = "explanation_accept_rate" if reason == ACCEPTED else f"refused/{reason}"
@@ -217,12 +208,12 @@ class ExplainingGRPOTrainer(_GRPO_TRAINER):  # type: ignore[misc]
         rows, needed = self._chains[self._step % self.args.steps_per_generation]
         return loss + self._chain_loss(model, rows) if needed else loss
 
-    def _chain_loss(self, model: Any, rows: Sequence[ChainRow]) -> torch.Tensor:
+    def _chain_loss(self, model: Any, rows: Sequence[Row]) -> torch.Tensor:
         """The weighted -log pi of the rows' tokens; of none, 0 with a gradient of 0: every process has a pass.
 
         Gradients are averaged over processes, and these weights are those of a sum: so the sum is multiplied.
         """
-        shown = rows or [ChainRow((self._tokenizer.pad_token_id,), (self._tokenizer.pad_token_id,), 0.0)]
+        shown = rows or [Row((self._tokenizer.pad_token_id,), (self._tokenizer.pad_token_id,))]
         ids_BT, mask_BT, weights_BT, n_kept = padded(shown, self._tokenizer.pad_token_id, self.accelerator.device)
         if _PATCHED:  # Unsloth's own scorer has no gradient, and leaves its models giving hidden states as logits
             os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "0"
@@ -276,7 +267,7 @@ def spread(n: int, n_slots: int) -> list[int]:
 
 
 def padded(
-    rows: Sequence[ChainRow], pad_id: int, device: torch.device
+    rows: Sequence[Row], pad_id: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """Ids, mask and weights [B, T] of rows, prompts padded on the left and completions on the right, as TRL has them.
 
@@ -289,7 +280,7 @@ def padded(
         left, right = n_prompt - len(row.prompt_ids), n_kept - len(row.completion_ids)
         ids.append([pad_id] * left + [*row.prompt_ids, *row.completion_ids] + [pad_id] * right)
         mask.append([0] * left + [1] * (len(row.prompt_ids) + len(row.completion_ids)) + [0] * right)
-        weights.append([0.0] * n_prompt + [row.weight] * len(row.completion_ids) + [0.0] * right)
+        weights.append([0.0] * n_prompt + [row.sft_weight] * len(row.completion_ids) + [0.0] * right)
     ids_BT, mask_BT, weights_BT = (torch.tensor(each, device=device) for each in (ids, mask, weights))
     return ids_BT, mask_BT, weights_BT, n_kept
 
