@@ -32,16 +32,12 @@ FORMS = (
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error is a lack of memory, or was raised while one was handled (recording a CUDA graph)."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        named = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"  # torch's class
-        named = named or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
-        if named or any(form in str(cause) for form in FORMS):
-            return True
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return False
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's class
+    named = named or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if named or any(form in str(error) for form in FORMS):
+        return True
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return cause is not None and out_of_memory(cause)
 
 
 def short_of_memory(error: BaseException) -> str:
