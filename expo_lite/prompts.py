@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from expo_lite.errors import ConfigError
 from expo_lite.records import Problem, Prompts
@@ -36,13 +36,6 @@ FIXED = re.compile(r"\{%- set (?:enable_)?thinking = (true|false) %\}\n")
 """The first line of a chat template whose choice to think is made (`policy/template.py`)."""
 
 
-class ChatTokenizer(Protocol):
-    """The one method of a transformers tokenizer that prompts need."""
-
-    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
-        """Render a conversation, or each of several, with the model's own chat template."""
-
-
 def question_turns(problem: Problem) -> Turns:
     """The conversation that asks the question alone."""
     return _turns(problem.prompts.question or QUESTION_PROMPT, problem)
@@ -67,17 +60,17 @@ def system_turn(prompts: Prompts) -> Turns:
     return [turn for turn in _turns(prompts.question or "", Problem("", "", "")) if turn["role"] == "system"]
 
 
-def encode_question(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
+def encode_question(tokenizer: Any, problem: Problem) -> tuple[int, ...]:
     """Token ids of the question prompt, up to where the assistant begins; raises ConfigError as `encode_turns`."""
     return encode_turns(tokenizer, question_turns(problem))
 
 
-def encode_explanation(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
+def encode_explanation(tokenizer: Any, problem: Problem) -> tuple[int, ...]:
     """Token ids of the explanation prompt (question and answer), likewise."""
     return encode_turns(tokenizer, explanation_turns(problem))
 
 
-def encode_turns(tokenizer: ChatTokenizer, turns: Turns) -> tuple[int, ...]:
+def encode_turns(tokenizer: Any, turns: Turns) -> tuple[int, ...]:
     """Token ids of a prompt, up to where the assistant begins.
 
     Raises:
@@ -91,24 +84,24 @@ def asks_outline(problem: Problem) -> bool:
     return OUTLINE_END in (problem.prompts.explanation or "")
 
 
-def encode_shown(tokenizer: ChatTokenizer, problem: Problem) -> tuple[int, ...]:
+def encode_shown(tokenizer: Any, problem: Problem) -> tuple[int, ...]:
     """Token ids of the explanation prompt before a chain that has no outline; raises ConfigError as the last does."""
     prompts = replace(problem.prompts, explanation=None) if asks_outline(problem) else problem.prompts
     return encode_explanation(tokenizer, replace(problem, prompts=prompts))
 
 
-def encode_prompts(tokenizer: ChatTokenizer, problems: Sequence[Problem]) -> list[tuple[list[int], list[int]]]:
+def encode_prompts(tokenizer: Any, problems: Sequence[Problem]) -> list[tuple[list[int], list[int]]]:
     """Encode both prompts of many problems in two batches; raises ConfigError as `encode_explanation` does."""
     asked, explained = ([of(p) for p in problems] for of in (question_turns, explanation_turns))
     return list(zip(_encode(tokenizer, asked), _encode(tokenizer, explained), strict=True))
 
 
-def rendered(tokenizer: ChatTokenizer, turns: Turns, **options: Any) -> str:
+def rendered(tokenizer: Any, turns: Turns, **options: Any) -> str:
     """The text of a prompt as the model reads it, up to where the assistant begins; `options` as the template's."""
     return str(tokenizer.apply_chat_template(turns, **{"tokenize": False, "add_generation_prompt": True} | options))
 
 
-def prompts_as_read(tokenizer: ChatTokenizer, prompts: Prompts, explain_with: str) -> dict[str, str]:
+def prompts_as_read(tokenizer: Any, prompts: Prompts, explain_with: str) -> dict[str, str]:
     """Both prompts as the model reads them, with {question} and {answer} for those of a problem."""
     shown = "{answer}" if explain_with == "answer" else "(the answer of another problem)"
     problem = Problem("", "{question}", shown, prompts=prompts)
@@ -203,7 +196,7 @@ def _read(kind: str, path: Path | None) -> str | None:
     return template
 
 
-def _encode(tokenizer: ChatTokenizer, turns: Turns | list[Turns]) -> Any:
+def _encode(tokenizer: Any, turns: Turns | list[Turns]) -> Any:
     from jinja2 import TemplateError  # comes with transformers, as the tokenizer does
 
     try:

@@ -18,14 +18,11 @@ def prompt_file(given: Path | None) -> Path | None:
     return ASSETS / "skeleton.txt" if str(given) == SKELETON else given
 
 
-NormNames = tuple[str, str, str, str]
-
-
 @dataclass(frozen=True, slots=True)
 class Family:
     """A kind of model by what sets its layers apart from Llama's, where its configuration does not say so itself."""
 
-    norms: NormNames = ("input_layernorm", "", "post_attention_layernorm", "")
+    norms: tuple[str, str, str, str] = ("input_layernorm", "", "post_attention_layernorm", "")
     """Names of the norms before and after the attention, before and after the MLP; empty where there is none."""
     head_norms: Literal["", "each", "joint"] = ""
     """Norms of queries and keys: of each head, or of all heads together."""
@@ -77,18 +74,8 @@ class Preset:
     max_completion_tokens: int = 1024
 
 
-TINY = Preset(
-    str(ASSETS / "tiny"),
-    "0.9M",
-    "Apache-2.0",
-    steps=100,
-    learning_rate=1e-3,
-    dpo_learning_rate=1e-4,
-    max_completion_tokens=64,
-)
-
 PRESETS = {
-    "tiny": TINY,
+    "tiny": Preset(str(ASSETS / "tiny"), "0.9M", "Apache-2.0", steps=100, learning_rate=1e-3, dpo_learning_rate=1e-4, max_completion_tokens=64),
     "smollm2-135m": Preset("HuggingFaceTB/SmolLM2-135M-Instruct", "135M", "Apache-2.0", learning_rate=1e-4, dpo_learning_rate=1e-5, max_completion_tokens=512),
     "smollm2-360m": Preset("HuggingFaceTB/SmolLM2-360M-Instruct", "360M", "Apache-2.0", learning_rate=5e-5, dpo_learning_rate=1e-5, max_completion_tokens=512),
     "qwen2.5-0.5b": Preset("Qwen/Qwen2.5-0.5B-Instruct", "0.5B", "Apache-2.0", learning_rate=2e-5),
@@ -116,6 +103,7 @@ PRESETS = {
     "smollm3-3b": Preset("HuggingFaceTB/SmolLM3-3B", "3.1B", "Apache-2.0"),
     "phi-4-mini": Preset("microsoft/Phi-4-mini-instruct", "3.8B", "MIT"),
 }  # fmt: skip
+TINY = PRESETS["tiny"]
 
 
 def find_model(name: str, revision: str | None = None) -> Preset:
