@@ -159,23 +159,16 @@ class Decoder:
     ) -> torch.Tensor:
         """Feed prompts, laid end to end, each into all of its slots; returns their last hidden states [P, H]."""
         lengths, w = [len(prompt) for prompt in prompts], self.weights
-        starts = [sum(lengths[:i]) for i in range(len(lengths))]
-        # each token goes once to every slot of its prompt
-        own_T = [torch.arange(n) for n in lengths]
-        sources_M = torch.cat(
-            [(start + t).repeat(len(own)) for start, t, own in zip(starts, own_T, slots, strict=True)]
-        )
-        targets_M = torch.cat([t.repeat(len(own)) for t, own in zip(own_T, slots, strict=True)])
-        slots_M = torch.cat([torch.tensor(own).repeat_interleave(n) for n, own in zip(lengths, slots, strict=True)])
-        sources_M, targets_M, slots_M = (x.to(self.device) for x in (sources_M, targets_M, slots_M))
+        places = [torch.tensor(own, device=self.device) for own in slots]
         tokens_N = torch.tensor([token for prompt in prompts for token in prompt], device=self.device)
-        positions_N = torch.cat(own_T).to(self.device)
+        positions_N = torch.cat([torch.arange(n, device=self.device) for n in lengths])
 
         def attend(layer: int, heads_Nhd: torch.Tensor) -> torch.Tensor:
-            cache.write(layer, slots_M, targets_M, heads_Nhd[sources_M, w.n_queries :])
             outputs, window = [], w.layers[layer].window
-            for piece in torch.split(heads_Nhd, lengths):
+            for piece, own in zip(torch.split(heads_Nhd, lengths), places, strict=True):
                 q, k, v = torch.split(piece.transpose(0, 1)[None], [w.n_queries, w.n_keys, w.n_keys], dim=1)
+                cache.keys[layer][own, :, : len(piece)] = k
+                cache.values[layer][own, :, : len(piece)] = v
                 mask = band(piece.shape[0], window, self.device)
                 output = scaled_dot_product_attention(
                     q, k, v, mask, is_causal=mask is None, scale=self._scale, enable_gqa=True
@@ -184,8 +177,7 @@ class Decoder:
             return torch.cat(outputs, dim=1).transpose(0, 1).flatten(1)
 
         hidden_NH = self._run(tokens_N, positions_N, rope, attend)
-        ends = [start + n - 1 for start, n in zip(starts, lengths, strict=True)]
-        return hidden_NH[torch.tensor(ends, device=self.device)]
+        return hidden_NH[torch.tensor(lengths, device=self.device).cumsum(0) - 1]
 
     def _run(self, tokens_N: torch.Tensor, positions_N: torch.Tensor, rope: Rope, attend: Attend) -> torch.Tensor:
         """Run all layers, with attention as given; returns hidden states [N, H] after the last norm."""
@@ -195,7 +187,8 @@ class Decoder:
         if w.embedding_scale != 1:
             hidden_NH *= w.embedding_scale
         for i, layer in enumerate(w.layers):
-            joined = layer.qkv(self._normed(hidden_NH, layer.attention_norm_H))
+            before_attention_H, after_attention_H, before_mlp_H, after_mlp_H = layer.norms
+            joined = layer.qkv(self._normed(hidden_NH, before_attention_H))
             heads_Nhd = joined.view(len(tokens_N), -1, w.head_dim)
             roped = heads_Nhd[:, : self._n_roped]
             if layer.head_norm_hd is not None:
@@ -208,9 +201,9 @@ class Decoder:
                 beta, n = w.long_queries
                 factors_N = 1 + beta * torch.log(1 + torch.floor(positions_N / n))
                 heads_Nhd[:, : w.n_queries] *= factors_N[:, None, None].to(heads_Nhd.dtype)
-            hidden_NH = self._added(layer.output, attend(i, heads_Nhd), hidden_NH, layer.attention_end_norm_H)
-            gate_NI, up_NI = layer.gate_up(self._normed(hidden_NH, layer.mlp_norm_H)).chunk(2, dim=1)
-            hidden_NH = self._added(layer.down, w.activation(gate_NI).mul_(up_NI), hidden_NH, layer.mlp_end_norm_H)
+            hidden_NH = self._added(layer.output, attend(i, heads_Nhd), hidden_NH, after_attention_H)
+            gate_NI, up_NI = layer.gate_up(self._normed(hidden_NH, before_mlp_H)).chunk(2, dim=1)
+            hidden_NH = self._added(layer.down, w.activation(gate_NI).mul_(up_NI), hidden_NH, after_mlp_H)
         return self._normed(hidden_NH, w.norm_H)
 
     def _normed(self, x_NH: torch.Tensor, norm_H: torch.Tensor | None) -> torch.Tensor:

@@ -32,18 +32,16 @@ ACTIVATIONS: dict[str, Callable[..., torch.Tensor]] = {
 
 @dataclass(frozen=True, slots=True)
 class DenseLayer:
-    """One decoder layer; the norms are None where it has none."""
+    """One decoder layer."""
 
-    attention_norm_H: torch.Tensor | None
+    norms: tuple[torch.Tensor | None, ...]
+    """Before and after the attention, before and after the MLP; None where it has none."""
     qkv: Product
     head_norm_hd: torch.Tensor | None
     """Of the query and key heads: of each (Qwen3), or of all together (OLMo 2)."""
     output: Product
-    attention_end_norm_H: torch.Tensor | None
-    mlp_norm_H: torch.Tensor | None
     gate_up: Product
     down: Product
-    mlp_end_norm_H: torch.Tensor | None
     rope: int | None
     """Which of the model's rotations its heads have."""
     window: int | None
@@ -121,17 +119,13 @@ def merge(model: Any) -> DenseWeights:
 
     def layer_of(number: int, layer: Any) -> DenseLayer:
         attention, mlp = layer.self_attn, layer.mlp
-        norms = [_norm(getattr(layer, name), family) if name else None for name in family.norms]
         return DenseLayer(
-            attention_norm_H=norms[0],
+            norms=tuple(_norm(getattr(layer, name), family) if name else None for name in family.norms),
             qkv=_joined(dtype, attention.q_proj, attention.k_proj, attention.v_proj),
             head_norm_hd=_head_norms(attention, n_queries, n_keys, family),
             output=_joined(dtype, attention.o_proj, factor=residual),
-            attention_end_norm_H=norms[1],
-            mlp_norm_H=norms[2],
             gate_up=_joined(dtype, mlp.gate_proj, mlp.up_proj),
             down=_joined(dtype, mlp.down_proj, factor=residual),
-            mlp_end_norm_H=norms[3],
             rope=(0 if len(rotations) == 1 else rotations.index(kinds[number])) if roped[number] else None,
             window=config.sliding_window if family.windowed else getattr(attention, "sliding_window", None),
         )
