@@ -34,37 +34,29 @@ T = TypeVar("T")
 
 
 @REGISTRY.primitive_rule
-def _word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Read one word, of `INT | None` too; `unset` is no value."""
-    kind, optional = flags.inner(info.type), type(None) in get_args(info.type)
-    if info.type_origin is tuple or not (kind in flags.READABLE or kind == Level or get_origin(kind) is Literal):
+def _words(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Read one word, or of a tuple `1 4 16` and `1,4,16` alike; only free text may contain commas.
+
+    `unset` is no value.
+    """
+    kind, several = flags.inner(info.type), info.type_origin is tuple
+    if not (kind in flags.READABLE or kind == Level or get_origin(kind) is Literal):
         return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=flags.metavar(kind),
-        instance_from_str=lambda words: None if optional and words == [UNSET] else flags.read_word(kind, words[0]),
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: [UNSET if value is None else str(value)],
-    )
 
-
-@REGISTRY.primitive_rule
-def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Read `1 4 16` and `1,4,16` alike; only free text may contain commas."""
-    if info.type_origin is not tuple:
-        return None
-    kind = flags.inner(info.type)
-
-    def parse(words: list[str]) -> tuple[Any, ...]:
+    def parse(words: list[str]) -> Any:
+        if words == [UNSET] and (several or type(None) in get_args(info.type)):
+            return () if several else None
+        if not several:
+            return flags.read_word(kind, words[0])
         parts = words if kind is str else [part for word in words for part in word.split(",") if part]
-        return () if parts == [UNSET] else tuple(flags.read_word(kind, part.strip()) for part in parts)
+        return tuple(flags.read_word(kind, part.strip()) for part in parts)
 
     return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=f"{flags.metavar(kind)} [...]",
+        nargs="*" if several else 1,
+        metavar=f"{flags.metavar(kind)}{' [...]' * several}",
         instance_from_str=parse,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [str(part) for part in value] or [UNSET],
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [UNSET] if value in (None, ()) else [*map(str, value if several else [value])],
     )
 
 
