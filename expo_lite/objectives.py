@@ -332,9 +332,8 @@ def token_logprobs(
         chunk_tokens: positions a chunk.
         product: computes x W'; a device may have a faster one.
     """
-    head_VH = head_VH.detach()
     logprobs_N: torch.Tensor = _TokenLogprobs.apply(
-        hidden_NH, targets_N, head_VH, temperature, bias_V, cap, chunk_tokens, product
+        hidden_NH, targets_N, head_VH.detach(), temperature, bias_V, cap, chunk_tokens, product
     )
     return logprobs_N
 

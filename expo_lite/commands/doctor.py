@@ -94,8 +94,7 @@ def run_checks(run: RunRecord) -> Iterator[Check]:
     elif run.steps < steps and not holder_lives(run.path):
         yield Check("warning", f"{run.label}: {broken_off(run.path, run.steps, steps)}")
     elif not found:
-        row = {name: value for name, value in run.metrics[-1].items() if isinstance(value, int | float)}
-        last = f"Step {run.steps} of {run.settings.get('steps')}: {', '.join(described(row, FIGURES))}"
+        last = f"Step {run.steps} of {run.settings.get('steps')}: {', '.join(described(run.metrics[-1], FIGURES))}"
         yield Check("ok", f"{run.label}: nothing wrong is found. {last}.")
 
 

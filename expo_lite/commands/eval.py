@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 RESULTS = "evaluation.json"
 BASELINE = "baseline"
-ROW = ("problem_id", "question", "answer", "level", "subject", "expert_chain")
-"""The fields of an unsolved problem in its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +209,7 @@ def check_unsolved_file(config: EvalConfig) -> None:
 def write_unsolved(file: Path, graded: list[GradedProblem], config: EvalConfig, task: Task, console: Console) -> None:
     """Write the problems without a right completion as rows that `--task jsonl:FILE` reads."""
     unsolved = [each.problem for each in graded if not each.n_correct and not each.greedy.correct]
-    rows = [{name: getattr(problem, name) for name in ROW} for problem in unsolved]
+    rows = [{name: value for name, value in asdict(problem).items() if name != "prompts"} for problem in unsolved]
     JsonLines(file).replace(rows)
     tries = config.samples + 1
     say(console, f"{len(unsolved):,} of {len(graded):,} problems were never solved in {tries} tries: {file}")

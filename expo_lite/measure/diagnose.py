@@ -43,7 +43,7 @@ from expo_lite.step.rollout import stream_seed
 from expo_lite.step.run import Run
 from expo_lite.tasks import Task
 from expo_lite.tasks.base import ChecksSteps, steps_right
-from expo_lite.terminal import Terminal, say, warning
+from expo_lite.terminal import say, warning
 
 RESULTS = "diagnosis.json"
 SAMPLES = "samples.jsonl"
@@ -125,14 +125,13 @@ def diagnose_target(
     problems: Sequence[Problem],
     config: DiagnoseConfig,
     folder: Path,
-    console: Console | None = None,
+    console: Console,
 ) -> Diagnosis:
     """Load a run or model, sample groups and explanations of these problems, measure them, and write all of it.
 
     Raises:
         ExpoLiteError: the model cannot be loaded, memory runs out, or the folder cannot be written.
     """
-    console = console or Terminal(quiet=True)
     warn = warning(console)
     params = params_of(config, target)
     settings, limits = fitted_policy(target.model, target.policy, params, warn)

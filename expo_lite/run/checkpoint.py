@@ -62,8 +62,7 @@ def save(
         (temporary / STATE).write_bytes(_sealed(json.dumps({"step": step, "files": files, **state}).encode()))
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
-        if final.exists():  # only one that failed the check is written again
-            shutil.rmtree(final)
+        shutil.rmtree(final, ignore_errors=True)  # only one that failed the check is written again
         temporary.rename(final)
         _flush(folder)
     except (OSError, SafetensorError) as error:
@@ -108,8 +107,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that passes the check, and a line for each newer one that does not."""
     damaged: list[str] = []
     for path in reversed(checkpoints(folder)):
-        problem = damage(path)
-        if problem is None:
+        if (problem := damage(path)) is None:
             return path, damaged
         damaged.append(f"checkpoint '{path}' is damaged: {problem}")
     return None, damaged
