@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from expo_lite.commands.command import Command
 from expo_lite.errors import ConfigError, DataError
@@ -17,11 +17,15 @@ from expo_lite.terminal import Terminal, new_table, say
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """A row with its verdict; `label` is None where the row has none."""
+    """A row with its verdict."""
 
     row: DataRow
-    label: bool | None
     verdict: Verdict
+
+    @property
+    def label(self) -> Any:
+        """True, False, or None where the row has none."""
+        return self.row.fields.get("label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +95,7 @@ def grade_file(source: Path, target: Path, grader: Grader) -> Sequence[Graded]:
     items = [
         GradeItem(str(r.fields["gold"]), str(r.fields["reply"]), bool(r.fields.get("truncated", False))) for r in rows
     ]
-    labels = [row.fields.get("label") for row in rows]
-    graded = [
-        Graded(row, None if label is None else bool(label), verdict)
-        for row, label, verdict in zip(rows, labels, grader.grade_many(items), strict=True)
-    ]
+    graded = [Graded(*each) for each in zip(rows, grader.grade_many(items), strict=True)]
     JsonLines(target).replace(
         {**g.row.fields, "correct": g.verdict.correct, "reason": g.verdict.reason, "how": g.verdict.how} for g in graded
     )
