@@ -23,8 +23,7 @@ from expo_lite.memory.shapes import find_shape
 from expo_lite.policy import scoring, slots
 from expo_lite.policy.batching import Row
 from expo_lite.policy.hf import HfPolicy
-from expo_lite.settings.groups import LossConfig, OptimizerConfig, RolloutConfig
-from expo_lite.settings.machine import Sampler
+from expo_lite.settings.groups import LossConfig, OptimizerConfig, PolicyConfig, RolloutConfig
 from expo_lite.settings.train import TrainConfig, resolve
 from expo_lite.step.learn import learn, make_optimizer
 from expo_lite.step.run import Run
@@ -283,10 +282,10 @@ def test_a_resumed_run_keeps_its_sampler(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def free(gib: float) -> None:
         def plan_here(
-            model: str, workload: Workload, sampler: Sampler, tokens: int | None, rows: int | None
+            model: str, workload: Workload, policy: PolicyConfig, tokens: int | None, rows: int | None
         ) -> MemoryPlan:
             shape, on_gpu = find_shape("qwen2.5-7b"), replace(workload, kind="gpu", completion_tokens=1024)
-            return plan_for(shape, on_gpu, gib * GIB, sampler, micro_batch_tokens=tokens, sampling_rows=rows)
+            return plan_for(shape, on_gpu, gib * GIB, policy.sampler, micro_batch_tokens=tokens, sampling_rows=rows)
 
         monkeypatch.setattr(fit, "_plan_here", plan_here)
 

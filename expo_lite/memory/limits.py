@@ -20,6 +20,7 @@ from expo_lite.memory.plan import (
     MOST_MICRO_BATCH_TOKENS,
     MOST_SAMPLING_ROWS,
     Keeps,
+    Kind,
     MemoryPlan,
     Workload,
     plan_for,
@@ -28,7 +29,7 @@ from expo_lite.memory.shapes import context_of, find_shape
 from expo_lite.prompts import chain_text, encode_prompts, explanation_turns, question_turns, thinks
 from expo_lite.records import Problem, SamplingParams
 from expo_lite.settings.groups import PolicyConfig
-from expo_lite.settings.machine import Sampler, takes_unsloth
+from expo_lite.settings.machine import takes_unsloth
 from expo_lite.settings.methods import METHODS
 from expo_lite.settings.train import RunConfig
 from expo_lite.terminal import counted
@@ -160,8 +161,16 @@ def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig,
         policy = dataclasses.replace(policy, revision=kept.policy.revision)
     if kept and policy.sampler == "auto":
         policy = dataclasses.replace(policy, sampler=kept.policy.sampler)
+    workload = Workload(
+        group_size=config.group_size,
+        rows_together=2 if METHODS[config.method].pairs else 1,
+        completion_tokens=config.sampling.max_completion_tokens,
+        from_adapter=config.start_from is not None,
+        recomputes=takes_unsloth(policy.backend),
+    )
     # a kept `auto` is what a plan leaves that has room for our own
-    plan = planned(config, "own" if kept and policy.sampler == "auto" else policy.sampler, tokens, rows)
+    asked = dataclasses.replace(policy, sampler="own") if kept and policy.sampler == "auto" else policy
+    plan = _plan_here(config.model, workload, asked, tokens, rows)
     if plan is not None:
         tokens, rows = plan.micro_batch_tokens, plan.sampling_rows
         if plan.workload.sampler == "native":  # else `auto` is settled when the model is there
@@ -171,34 +180,12 @@ def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig,
     return dataclasses.replace(config, policy=policy, optimizer=optimizer, sampling=sampling), plan
 
 
-def planned(config: RunConfig, sampler: Sampler, tokens: int | None, rows: int | None) -> MemoryPlan | None:
-    """Plan a training run on this machine; None if the model's sizes are not known."""
-    workload = Workload(
-        kind="gpu" if torch.cuda.is_available() else "cpu",
-        bits=config.policy.bits or 4,
-        lora_rank=config.policy.lora_rank,
-        group_size=config.group_size,
-        rows_together=2 if METHODS[config.method].pairs else 1,
-        completion_tokens=config.sampling.max_completion_tokens,
-        from_adapter=config.start_from is not None,
-        recomputes=takes_unsloth(config.policy.backend),
-    )
-    return _plan_here(config.model, workload, sampler, tokens, rows)
-
-
 def fitted_policy(
     model: str, policy: PolicyConfig, params: SamplingParams, warn: Callable[[str], None]
 ) -> tuple[PolicyConfig, Limits]:
     """For a command that only samples and scores: the sampler and the batch sizes that the plan allows."""
-    workload = Workload(
-        kind="gpu" if torch.cuda.is_available() else "cpu",
-        bits=policy.bits or 4,
-        lora_rank=policy.lora_rank,
-        completion_tokens=params.max_completion_tokens,
-        nucleus=params.top_p < 1,
-        recomputes=True,
-    )
-    plan = _plan_here(model, workload, policy.sampler, None, None)
+    workload = Workload(completion_tokens=params.max_completion_tokens, nucleus=params.top_p < 1, recomputes=True)
+    plan = _plan_here(model, workload, policy, None, None)
     if plan is None:
         return policy, Limits(MOST_MICRO_BATCH_TOKENS, params.rows, warn=warn)
     if plan.workload.sampler == "native":
@@ -207,14 +194,17 @@ def fitted_policy(
 
 
 def _plan_here(
-    model: str, workload: Workload, sampler: Sampler, tokens: int | None, rows: int | None
+    model: str, workload: Workload, policy: PolicyConfig, tokens: int | None, rows: int | None
 ) -> MemoryPlan | None:
+    """Plan work with a policy on this machine; None if the model's sizes are not known."""
     try:
         shape = find_shape(model)
     except ModelError:
         return None
-    total = free_gpu_bytes() if workload.kind == "gpu" else ram_bytes()
-    return plan_for(shape, workload, total, sampler, micro_batch_tokens=tokens, sampling_rows=rows)
+    kind: Kind = "gpu" if torch.cuda.is_available() else "cpu"
+    total = free_gpu_bytes() if kind == "gpu" else ram_bytes()
+    workload = dataclasses.replace(workload, kind=kind, bits=policy.bits or 4, lora_rank=policy.lora_rank)
+    return plan_for(shape, workload, total, policy.sampler, micro_batch_tokens=tokens, sampling_rows=rows)
 
 
 def free_gpu_bytes() -> float:
@@ -328,8 +318,8 @@ def _lengths(
     """Measure problems that may not fit: tokens of the longer prompt, and of the chain with the token that ends it.
 
     The prompts of an empty problem are measured first. Where they leave enough room for every character of question,
-    answer and chain, or none at all, the problem itself is not tokenised: that takes minutes for thousands of long
-    prompts. A token is at least a character, of ASCII.
+    answer and chain, the problem itself is not tokenised: that takes minutes for thousands of long prompts. A token is
+    at least a character, of ASCII.
     """
     around = {prompts: Problem("", "", "", prompts=prompts) for prompts in {problem.prompts for problem in problems}}
     n_around = {prompts: max(map(len, encode_prompts(tokenizer, [empty])[0])) for prompts, empty in around.items()}
@@ -339,9 +329,7 @@ def _lengths(
         empty, chain = _characters(around[problem.prompts]), problem.expert_chain or ""
         n_more = max(now - then for now, then in zip(_characters(problem), empty, strict=True))
         most = n_around[problem.prompts] + n_more + MERGED_TOKENS + max(max_completion_tokens, len(chain) + 1)
-        if n_around[problem.prompts] - MERGED_TOKENS > context - max_completion_tokens:
-            lengths[i] = (n_around[problem.prompts], 0)
-        elif most > context or not (problem.question + problem.answer + chain).isascii():
+        if most > context or not (problem.question + problem.answer + chain).isascii():
             unsure.append(i)
     some = [problems[i] for i in unsure]
     chains = tokenizer([chain_text(tokenizer, p) for p in some], add_special_tokens=False)["input_ids"] if some else []

@@ -204,8 +204,7 @@ def _linear_attention(config: dict[str, Any], shape: Shape) -> Shape:
         weights=mixed * kernel + 2 * n_values + value_dim,
         state=values * key_dim + mixed * kernel,
     )
-    gates = 2 if config.get("attn_output_gate", True) else 1
-    full = Layer(((q[0], q[1] * gates), *kvo), shape.kv_width, 2 * shape.head_dim)
+    full = Layer(((q[0], q[1] * 2), *kvo), shape.kv_width, 2 * shape.head_dim)
     layers = tuple(full if kind == "full_attention" else linear for kind in _kinds(config, 4))
     return replace(shape, head_norms=2 * shape.head_dim, unlike=layers, linear_values=values)
 
