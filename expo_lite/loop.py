@@ -232,9 +232,9 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
         Stopped: a stop was asked for in an evaluation on the way.
     """
     total = run.config.steps
-    rows, stalled = run.folder.metrics.read(), False
+    stalled = False
     title, samples = title_of(run.folder.path, run.config), run.folder.samples.path
-    with Display(console, total, title=title, rows=rows, samples=samples) as display:
+    with Display(console, total, title=title, rows=run.folder.metrics.read(), samples=samples) as display:
         while run.step < total and not stops.requested:
             if is_due(run):
                 with display.paused():
@@ -242,8 +242,7 @@ def run_steps(run: Run, console: Console, stops: StopRequests, logs: Logs) -> bo
             row = take_step(run)
             display.step(row)
             logs.step(row)
-            rows.append(row)
-            if not stalled and len(rows) >= STALLED_STEPS and (finding := no_gradient(rows)):
+            if not stalled and len(display.rows) >= STALLED_STEPS and (finding := no_gradient(display.rows)):
                 stalled = True
                 run.limits.warn(str(finding))
             if run.step % run.config.save_every == 0 or run.step == total or stops.requested or is_due(run):

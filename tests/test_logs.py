@@ -14,7 +14,7 @@ from expo_lite.commands.cli import run
 from expo_lite.errors import ConfigError
 from expo_lite.results.record import read_run
 from expo_lite.run import logs
-from expo_lite.run.folder import JsonLines, RunFolder
+from expo_lite.run.folder import JsonLines, RunFolder, read_json
 from expo_lite.settings import machine
 from expo_lite.settings.train import Logger
 
@@ -93,7 +93,7 @@ def test_tensorboard_has_what_the_run_has(logged: Logged) -> None:
 
 def test_trackio_has_what_the_run_has(logged: Logged) -> None:
     pytest.importorskip("trackio")
-    run_id = RunFolder(logged.run).run_id
+    run_id = read_json(logged.run / "config.json")["run_id"]
     with sqlite3.connect(logged.trackio / f"{logs.PROJECT}.db") as database:
         rows = database.execute("select run_id, run_name, step, metrics from metrics order by step, id").fetchall()
         (config,) = [json.loads(text) for (text,) in database.execute("select config from configs")]
@@ -114,7 +114,7 @@ def test_wandb_has_what_the_run_has(logged: Logged) -> None:
     protocol: Any = wandb_internal_pb2
     curves: Curves = {}
     files = sorted((logged.run / "wandb").glob("offline-run-*/*.wandb"))
-    run_id = RunFolder(logged.run).run_id
+    run_id = read_json(logged.run / "config.json")["run_id"]
     assert [file.name for file in files] == [f"run-{run_id}.wandb"] * 2  # one a process, the same run
     for file in files:
         for data in wandb_records(file.read_bytes()):

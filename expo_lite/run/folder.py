@@ -192,11 +192,6 @@ class RunFolder:
             write_json(self.config_file, whole)
         return whole
 
-    @property
-    def run_id(self) -> str:
-        """Eight hexadecimal digits that no other run has."""
-        return str(read_json(self.config_file)["run_id"])
-
     def check_is_run(self) -> None:
         """Raise CheckpointError if there is no run."""
         if not self.config_file.is_file():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from expo_lite.errors import ConfigError, first_line
-from expo_lite.run.folder import RunFolder
+from expo_lite.run.folder import RunFolder, read_json
 from expo_lite.settings.schema import flat
 
 PROJECT = "expo-lite"
@@ -72,7 +72,8 @@ class Logs:
         plain = {key: str(value) if isinstance(value, list) else value for key, value in flat(dict(settings))}
         for name in names:
             try:
-                self._open[name] = open_tracker(name, folder.path.absolute(), folder.run_id, plain, resumed=resumed)
+                run_id = read_json(folder.config_file)["run_id"]
+                self._open[name] = open_tracker(name, folder.path.absolute(), run_id, plain, resumed=resumed)
             except Exception as error:
                 self.close()
                 raise ConfigError(

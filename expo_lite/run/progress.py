@@ -49,7 +49,7 @@ class Display:
         """Show the run so far: `rows` are the metrics of its steps, and `samples` its samples.jsonl."""
         self.console = console
         self._title, self._total, self._samples = title, total_steps, samples
-        self._rows = list(rows)
+        self.rows = list(rows)
         self._live = Live(console=console, transient=True) if console.is_terminal else None
         self._last_line = 0.0
 
@@ -74,7 +74,7 @@ class Display:
 
     def step(self, row: Mapping[str, float]) -> None:
         """Show a row of metrics.jsonl, of a step that is done."""
-        self._rows.append(row)
+        self.rows.append(row)
         state, now = self._state(), time.monotonic()
         if self._live:
             self._live.update(panel(state, self.console.width), refresh=True)
@@ -85,7 +85,7 @@ class Display:
 
     def _state(self) -> RunState:
         samples = tail_rows(self._samples) if self._samples and self._live else ()
-        return RunState(self._title, self._total, self._rows, samples)
+        return RunState(self._title, self._total, self.rows, samples)
 
 
 @contextlib.contextmanager
