@@ -50,19 +50,11 @@ class SlotCache:
         for buffers, turned in ((self.keys, self._turned), (self.values, False)):
             for i, old in enumerate(buffers):
                 n_slots, n_keys, _, head_dim = old.shape
-                if turned:
-                    larger = old.new_empty(n_slots, n_keys, head_dim, n_positions).transpose(2, 3)
-                else:
-                    larger = old.new_empty(n_slots, n_keys, n_positions, head_dim)
-                larger[:, :, : self.n_positions] = old
-                larger[:, :, self.n_positions :] = 0
-                buffers[i] = larger
+                sizes = (head_dim, n_positions) if turned else (n_positions, head_dim)
+                larger = old.new_zeros(n_slots, n_keys, *sizes)
+                buffers[i] = larger.transpose(2, 3) if turned else larger
+                buffers[i][:, :, : self.n_positions] = old
         self.n_positions = n_positions
-
-    def write(self, layer: int, slots_N: torch.Tensor, positions_N: torch.Tensor, heads_N2kd: torch.Tensor) -> None:
-        """Put tokens' keys and values into their slots."""
-        for buffers, heads_Nkd in zip((self.keys, self.values), heads_N2kd.chunk(2, dim=1), strict=True):
-            buffers[layer].transpose(1, 2).index_put_((slots_N, positions_N), heads_Nkd)
 
     def move(self, sources: torch.Tensor, targets: torch.Tensor, width: int) -> None:
         """Copy the first `width` positions of slots to other slots."""
@@ -141,9 +133,11 @@ class Decoder:
             masks[window] = many if self._fused else many.reshape(n_rows * w.n_keys, n_shared, width)
 
         def attend(layer: int, heads_Rhd: torch.Tensor) -> torch.Tensor:
-            cache.write(layer, slots_R, positions_R, heads_Rhd[:, w.n_queries :])
+            q, k, v = torch.split(heads_Rhd, [w.n_queries, w.n_keys, w.n_keys], dim=1)
+            cache.keys[layer][slots_R, :, positions_R] = k
+            cache.values[layer][slots_R, :, positions_R] = v
             keys, values = cache.keys[layer][:n_rows, :, :width], cache.values[layer][:n_rows, :, :width]
-            queries = heads_Rhd[:, : w.n_queries].reshape(n_rows, w.n_keys, n_shared, w.head_dim)
+            queries = q.reshape(n_rows, w.n_keys, n_shared, w.head_dim)
             mask_BgW = masks[w.layers[layer].window]
             if self._fused:
                 output = scaled_dot_product_attention(queries, keys, values, attn_mask=mask_BgW, scale=self._scale)
