@@ -25,17 +25,14 @@ class Chooser(LogitsProcessor):
     def __init__(self, uniforms_RL: torch.Tensor, params: SamplingParams) -> None:
         """Take a random stream a row."""
         self._uniforms_RL, self._params = uniforms_RL, params
-        self._taken: list[torch.Tensor] = []
+        self.taken: list[torch.Tensor] = []
+        """Log-probabilities [R] of the tokens chosen so far, a tensor each."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Set the scores of all tokens except the chosen ones to minus infinity."""
-        tokens_R, logprobs_R = choose(scores.float(), self._uniforms_RL[:, len(self._taken)], self._params)
-        self._taken.append(logprobs_R)
+        tokens_R, logprobs_R = choose(scores.float(), self._uniforms_RL[:, len(self.taken)], self._params)
+        self.taken.append(logprobs_R)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens_R[:, None], 0.0)
-
-    def logprobs(self) -> torch.Tensor:
-        """Log-probabilities [R, T] of the tokens chosen so far."""
-        return torch.stack(self._taken, dim=1)
 
 
 def sample(
@@ -88,7 +85,7 @@ def _generate(
         return_dict_in_generate=False,
     )
     # lists are copies: what generate returns may be an inference tensor, or be overwritten by the next call
-    tokens, logprobs = sequences_RT[:, width:].tolist(), chooser.logprobs().tolist()
+    tokens, logprobs = sequences_RT[:, width:].tolist(), torch.stack(chooser.taken, dim=1).tolist()
     return [_cut(ids, values, set(eos_ids)) for ids, values in zip(tokens, logprobs, strict=True)]
 
 
