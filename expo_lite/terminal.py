@@ -15,7 +15,7 @@ import shlex
 import shutil
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,15 @@ def new_table(*columns: str, title: TextType | None = None, justify: JustifyMeth
     made = WholeWords(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
         made.add_column(column, justify=justify if i else "left", overflow="fold")
+    return made
+
+
+def side_by_side(texts: Mapping[str, str | Text], title: str | None = None) -> Table:
+    """Return texts in columns of equal width, each below its name."""
+    made = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), title=title, title_justify="left", title_style="dim")
+    for name in texts:
+        made.add_column(name, ratio=1)
+    made.add_row(*texts.values())
     return made
 
 

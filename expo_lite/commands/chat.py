@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Interval
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from expo_lite.commands.command import Command, say_device, target_of
 from expo_lite.errors import ConfigError
@@ -21,7 +19,7 @@ from expo_lite.settings.measuring import LoadingConfig
 from expo_lite.settings.models import TINY, find_model
 from expo_lite.settings.schema import AT_LEAST_1, SEED, typed
 from expo_lite.tasks.hidden_rules import EXAMPLE, in_lines
-from expo_lite.terminal import Terminal, say
+from expo_lite.terminal import Terminal, say, side_by_side
 
 BASE = "base"
 """The author of the reply without the adapter."""
@@ -100,12 +98,8 @@ def questions(asked: Chat, console: Console) -> Iterator[str]:
 
 def show(replies: dict[str, str], console: Console) -> None:
     """Print replies by author: in columns on a terminal, else one after the other."""
-    if not console.is_terminal:
-        for author, text in replies.items():
-            say(console, f"{author}:\n{text}\n")
+    if console.is_terminal:
+        console.print(side_by_side(replies))
         return
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
-    for author in replies:
-        table.add_column(author, ratio=1)
-    table.add_row(*replies.values())
-    console.print(table)
+    for author, text in replies.items():
+        say(console, f"{author}:\n{text}\n")

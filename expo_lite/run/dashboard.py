@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -23,7 +22,7 @@ from expo_lite.run.checkpoint import step_of
 from expo_lite.run.folder import LOCK, RunFolder, read_config, read_json, resuming, tail_rows
 from expo_lite.settings.metrics import METRICS, PANELS, described, percent, text_of
 from expo_lite.settings.train import RunConfig
-from expo_lite.terminal import command, visible, visible_line
+from expo_lite.terminal import command, side_by_side, visible, visible_line
 
 CURVES = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "expo/sft_loss", "dpo_loss",
           "completions/mean_length", "completions/clipped_ratio")  # fmt: skip
@@ -195,17 +194,13 @@ def _latest_pair(rows: Sequence[Mapping[str, Any]]) -> Table | None:
         return None
     explanation = explained[-1]
     verdict = "accepted" if explanation.get("accepted") else f"refused: {explanation.get('refusal')}"
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), title_justify="left", title_style="dim")
-    table.title = f"step {explanation['step']}, {explanation['problem_id']}: the answer is {explanation['gold']}"
-    for heading in ("a wrong try", f"an explanation ({verdict})"):
-        table.add_column(heading, ratio=1)
-    texts = []
-    for row in (wrong[explanation["step"], explanation["problem_id"]], explanation):
+    step, problem_id = explanation["step"], explanation["problem_id"]
+    texts = {}
+    for heading, row in (("a wrong try", wrong[step, problem_id]), (f"an explanation ({verdict})", explanation)):
         lines = visible(str(row["completion"]).strip()).splitlines()
         more = [f"... {len(lines) - TEXT_LINES} more lines"] if len(lines) > TEXT_LINES else []
-        texts.append(Text("\n".join([*lines[:TEXT_LINES], *more])))
-    table.add_row(*texts)
-    return table
+        texts[heading] = Text("\n".join([*lines[:TEXT_LINES], *more]))
+    return side_by_side(texts, f"step {step}, {problem_id}: the answer is {explanation['gold']}")
 
 
 def closing(state: RunState, path: Path) -> str | None:
