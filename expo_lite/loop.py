@@ -170,9 +170,8 @@ def start(task: Task, config: RunConfig, folder: RunFolder, console: Console, he
     config = replace(config, policy=replace(config.policy, revision=policy.revision or config.policy.revision))
     if adapter is not None:
         policy.keep_reference()
-    problems = fitting(
-        problems, config.model, config.sampling.max_completion_tokens, tokenizer=lambda: policy.tokenizer, warn=warn
-    )
+    tokens, commit = config.sampling.max_completion_tokens, config.policy.revision
+    problems = fitting(problems, config.model, tokens, revision=commit, tokenizer=lambda: policy.tokenizer, warn=warn)
     state.check_chains(problems, config, "all are left out. Mend the data as the warnings above say")
     if not config.resume:
         folder.create(config, device=device, start=adapter)

@@ -55,6 +55,11 @@ def test_tiny_says_what_it_can_be_asked_and_takes_it_in_one_line(capsys: pytest.
     assert read_question(in_lines(EXAMPLE)).answer == "A=0, B=3"  # 4 and 6 is 0, and 3 more; as the guide has it
 
 
+def test_a_reply_longer_than_the_context_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["chat", "tiny", "--prompt", "a", "--max-completion-tokens", "5000"]) == 2
+    assert "leaves no room for a question" in capsys.readouterr().err
+
+
 def test_what_was_exported_answers_as_the_run_did(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A model by itself is not quantised again: that would be another model than the one that was exported."""
     words = ["--prompt", QUESTION, "--temperature", "0", "--max-completion-tokens", "32"]

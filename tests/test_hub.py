@@ -11,12 +11,14 @@ from fake_hub import REPOSITORY, FakeHub, fake_hub
 
 from expo_lite import TrainConfig, train
 from expo_lite.commands import cli
-from expo_lite.errors import DataError, ModelError
-from expo_lite.memory.shapes import cached_commit
+from expo_lite.errors import ConfigError, DataError, ModelError
+from expo_lite.memory.limits import fitted
+from expo_lite.memory.shapes import Shape, cached_commit, context_of, find_shape
 from expo_lite.policy.load import load_tokenizer
 from expo_lite.run.target import find_target
 from expo_lite.settings.groups import HeldOutConfig, PolicyConfig, RolloutConfig
 from expo_lite.settings.models import PRESETS
+from expo_lite.settings.train import resolve
 from expo_lite.tasks.files import hub_rows
 
 PINNED = "a" * 40
@@ -56,6 +58,22 @@ def test_a_revision(hub: FakeHub) -> None:
         load_tokenizer(REPOSITORY, PolicyConfig(revision="v2"))
     assert cached_commit(REPOSITORY, None) == cached_commit(REPOSITORY, "v1") == PINNED
     assert cached_commit("tiny", None) is None
+
+
+def test_a_run_is_planned_by_the_revision_that_it_asks_for(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_tokenizer(REPOSITORY, PolicyConfig(revision="v1"))
+    asked = []
+
+    def watched(name: str, revision: str | None = None) -> Shape:
+        asked.append(revision)
+        return find_shape(name, revision)
+
+    monkeypatch.setattr("expo_lite.memory.limits.find_shape", watched)
+    monkeypatch.setattr("expo_lite.memory.shapes.find_shape", watched)
+    assert fitted(resolve(TrainConfig(model=REPOSITORY, policy=PolicyConfig(revision="v1"))))[1] is not None
+    with pytest.raises(ConfigError, match="leaves no room"):
+        context_of(REPOSITORY, 1024, "v1")
+    assert asked == ["v1", "v1"]
 
 
 def test_a_run_keeps_to_the_commit_that_it_began_with(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from full_disk import largest_file
 
+import expo_lite
 from expo_lite.errors import CheckpointError, ConfigError
 from expo_lite.run import checkpoint
 from expo_lite.run.folder import MAY_CHANGE, RunFolder, is_new, locked, read_config
@@ -70,6 +73,23 @@ def test_config_json_says_what_the_run_was_made_with(folder: RunFolder) -> None:
     assert about["versions"]["torch"]
     assert "git_revision" in about
     assert read_config(folder.path) == settings(folder.path)
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not here")
+def test_the_revision_is_not_that_of_somebody_else_s_repository(tmp_path: Path) -> None:
+    """An environment in the user's own repository, which ignores it."""
+    (tmp_path / ".gitignore").write_text("venv")
+    me = ("-c", "user.name=I", "-c", "user.email=i@example.com")
+    for words in (("init", "-q"), ("add", "."), (*me, "commit", "-qm", "mine")):
+        subprocess.run(("git", *words), cwd=tmp_path, check=True)  # noqa: S607
+    package = Path(expo_lite.__file__).parent
+    shutil.copytree(package, tmp_path / "venv" / "expo_lite", ignore=shutil.ignore_patterns("*.gguf", "*.safetensors"))
+    ask = "from expo_lite.run import folder; print(folder.__file__, folder._git_revision())"
+    found = subprocess.run(
+        (sys.executable, "-c", ask), cwd=tmp_path / "venv", env=os.environ | {"PYTHONPATH": "."}, check=True,
+        capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    assert Path(found[0]).is_relative_to(tmp_path) and found[1] == "None"
 
 
 def test_what_is_known_later_is_added_and_never_changed(folder: RunFolder) -> None:

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from expo_lite.commands.command import Command, say_device, target_of
 from expo_lite.errors import ConfigError
+from expo_lite.memory.shapes import context_of
 from expo_lite.prompts import encode_question
 from expo_lite.records import FinishReason, Problem, SampleRequest, SamplingParams
 from expo_lite.run.progress import working
 from expo_lite.run.target import Target, as_it_is
 from expo_lite.settings.measuring import LoadingConfig
 from expo_lite.settings.models import TINY, find_model
-from expo_lite.settings.schema import AT_LEAST_1, SEED, typed
+from expo_lite.settings.schema import SEED, TOKENS, typed
 from expo_lite.tasks.hidden_rules import EXAMPLE, in_lines
 from expo_lite.terminal import Terminal, say, side_by_side
 
@@ -38,7 +39,7 @@ class Chat(LoadingConfig, Command):
     """One question to answer. Default: questions are read line by line, from the keyboard or a pipe."""
     temperature: Annotated[float, Interval(ge=0, le=100)] = 0.7
     """The randomness of the replies; 0 takes the most probable token."""
-    max_completion_tokens: Annotated[int | None, AT_LEAST_1] = None
+    max_completion_tokens: Annotated[int | None, TOKENS] = None
     """The longest reply in tokens. Default: the run's own, else by model."""
     seed: Annotated[int, SEED] = 0
     """The seed of the replies."""
@@ -60,13 +61,14 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
     """
     from expo_lite.policy.factory import load_policy
 
+    params = SamplingParams(asked.temperature, asked.max_completion_tokens or target.max_completion_tokens)
+    context_of(target.model, params.max_completion_tokens, target.policy.revision)
     say_device(console, target)
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
     is_tiny = find_model(target.model) is TINY
     if is_tiny:
         say(console, f"tiny knows one kind of question, that of the task hidden-rules, such as: {EXAMPLE}")
-    params = SamplingParams(asked.temperature, asked.max_completion_tokens or target.max_completion_tokens)
     for number, question in enumerate(questions(asked, console)):
         text = in_lines(question) if is_tiny else question
         request = SampleRequest(encode_question(policy.tokenizer, Problem("", text, "", prompts=target.prompts)), 1)

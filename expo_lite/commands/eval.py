@@ -59,7 +59,7 @@ class Eval(command.Printing, command.ConfiguredCommand):
         target = targets[0]
         targets[1:] = [asked_alike(each, target) for each in targets[1:]]
         config, prompts = settled(config, target), command.prompts_of(config, target)
-        context_of(target.model, params_of(config, target).max_completion_tokens)
+        context_of(target.model, params_of(config, target).max_completion_tokens, target.policy.revision)
         output = output_folder(config, target)
         if any(each.run and each.prompts.question != prompts.question for each in targets[1:]):
             warning(console)(f"'{config.baseline}' was trained on another question prompt; both are asked alike here")
@@ -155,7 +155,8 @@ def fitting_all(
 
     for target in targets:
         tokenizer = partial(load_tokenizer, target.model, target.policy)
-        problems = fitting(problems, target.model, max_completion_tokens, tokenizer=tokenizer, warn=warning(console))
+        rules: dict[str, Any] = {"revision": target.policy.revision, "warn": warning(console)}
+        problems = fitting(problems, target.model, max_completion_tokens, tokenizer=tokenizer, **rules)
     return problems
 
 

@@ -44,7 +44,7 @@ class Train(ConfiguredCommand):
         if not config.resume:
             check_of_use(self.settings)
             check_new(config.output)
-        context_of(config.model, config.sampling.max_completion_tokens)
+        context_of(config.model, config.sampling.max_completion_tokens, config.policy.revision)
         with Grader(rounding=config.data.rounding) as grader:
             task = load_task(config.task, grader=grader, options=config.data, levels=config.levels)
             console = Terminal()

@@ -137,8 +137,8 @@ def diagnose_target(
     settings, limits = fitted_policy(target.model, target.policy, params, warn)
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, settings, seed=0, adapter=target.adapter)
-    tokens = params.max_completion_tokens
-    problems = fitting(problems, target.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
+    tokens, commit = params.max_completion_tokens, target.policy.revision
+    problems = fitting(problems, target.model, tokens, revision=commit, tokenizer=lambda: policy.tokenizer, warn=warn)
     result = measure(Subject(policy, task, problems, config, config.explaining, limits, params, problems), console)
     make_folder(folder)
     about = {"settings": to_json(config), **provenance(str(policy.device))}

@@ -77,7 +77,8 @@ def held_out(
     said = warn if n != _DEFAULT.eval_problems else lambda line: None  # the default asks for what there is
     asked = Prompts(prompts.question)  # no other prompt decides which problems fit
     problems = problems_of(task, "test", levels=(), limit=n, seed=0, warn=said, prompts=asked) if n else []
-    return fitting(problems, config.model, tokens, tokenizer=lambda: policy.tokenizer, warn=warn)
+    commit = config.policy.revision
+    return fitting(problems, config.model, tokens, revision=commit, tokenizer=lambda: policy.tokenizer, warn=warn)
 
 
 def evaluate_once(run: Run, console: Console, stops: StopRequests) -> Evaluation | None:

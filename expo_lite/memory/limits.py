@@ -198,7 +198,7 @@ def _plan_here(
 ) -> MemoryPlan | None:
     """Plan work with a policy on this machine; None if the model's sizes are not known."""
     try:
-        shape = find_shape(model)
+        shape = find_shape(model, policy.revision)
     except ModelError:
         return None
     kind: Kind = "gpu" if torch.cuda.is_available() else "cpu"
@@ -236,6 +236,7 @@ def fitting(
     model: str,
     max_completion_tokens: int,
     *,
+    revision: str | None = None,
     tokenizer: Callable[[], Any],
     warn: Callable[[str], None] = lambda line: None,
 ) -> list[Problem]:
@@ -248,6 +249,7 @@ def fitting(
         problems: of one task.
         model: as typed.
         max_completion_tokens: the longest completion.
+        revision: the model's, of a hub model.
         tokenizer: loads the model's.
         warn: told what is left out.
 
@@ -259,7 +261,9 @@ def fitting(
         return []
     own = tokenizer()
     problems = _with_thoughts(problems, own, max_completion_tokens, warn)
-    context = context_of(model, max_completion_tokens)  # of a hub model from the cache, where its tokenizer is too
+    context = context_of(
+        model, max_completion_tokens, revision
+    )  # of a hub model from the cache, where its tokenizer is too
     if context is None:
         return problems
     room = context - max_completion_tokens

@@ -139,14 +139,14 @@ def find_shape(name: str, revision: str | None = None) -> Shape:
         raise ModelError(f"'{file}' is not the configuration of a Llama-like model: {error!r}.") from error
 
 
-def context_of(model: str, max_completion_tokens: int) -> int | None:
+def context_of(model: str, max_completion_tokens: int, revision: str | None) -> int | None:
     """The longest sequence of a model in tokens; None if its sizes are not known.
 
     Raises:
         ConfigError: a completion leaves no room for any prompt.
     """
     try:
-        context = find_shape(model).positions
+        context = find_shape(model, revision).positions
     except ModelError:
         return None
     if max_completion_tokens >= context:

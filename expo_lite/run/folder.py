@@ -12,6 +12,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -369,9 +370,9 @@ def _copy(source: Path, copy: Path) -> None:
 
 
 def _git_revision() -> str | None:
-    git = shutil.which("git")
-    if git is None:
+    """The commit of this file's repository, if it is in one; an environment may lie in somebody else's."""
+    if (git := shutil.which("git")) is None:
         return None
-    folder = Path(__file__).parent
-    result = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, cwd=folder, check=False)  # noqa: S603
-    return result.stdout.strip() or None
+    ask = partial(subprocess.run, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    tracked = ask((git, "ls-files", __file__)).stdout
+    return (ask((git, "rev-parse", "HEAD")).stdout.strip() or None) if tracked else None

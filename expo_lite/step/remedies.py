@@ -43,11 +43,11 @@ def sample_again(run: Run, asked: Mapping[int, tuple[Problem, Sequence[Start]]],
 
     A place whose prompt leaves no room for a completion in the model's context gets none.
     """
-    tokens = run.params.max_completion_tokens
-    room = (context_of(run.config.model, tokens) or math.inf) - tokens
+    tokens, config = run.params.max_completion_tokens, run.config
+    room = (context_of(config.model, tokens, config.policy.revision) or math.inf) - tokens
     asked = {i: own for i, own in asked.items() if max(len(start.prompt_ids) for start in own[1]) <= room}
     starts = [start for _, own in asked.values() for start in own]
-    seed = stream_seed(run.config.seed, stream, run.step)
+    seed = stream_seed(config.seed, stream, run.step)
     sampled = iter(sample_from(run.policy, starts, run.params, limits=run.limits, seed=seed))
     rows = [tuple(completion for _ in own for completion in next(sampled)) for _, own in asked.values()]
     return dict(zip(asked, grade_groups(run.task, [problem for problem, _ in asked.values()], rows), strict=True))
