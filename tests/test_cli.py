@@ -312,8 +312,9 @@ def test_help_has_an_example_that_works_first_and_then_what_people_need(answers:
     assert sections == ["flags", "data", "sampling", "explanation", "optimizer", "evaluation", "policy", "loss", "dpo",
                         "every command"]  # fmt: skip
     assert re.findall(r"^([a-z ]+):$", answers["eval --help"].out, re.MULTILINE)[0] == "arguments"
-    assert "All but none ask for a right answer, and verified for nothing else, as the paper does" in re.sub(
-        r"\s+", " ", answers["train --help"].out
+    assert (
+        "Every filter but none requires a right answer. verified, the paper's filter, requires nothing more."
+        in re.sub(r"\s+", " ", answers["train --help"].out)
     )
     assert "(default: arithmetic)" in answers["train --help"].out and "at most --max-reliance" in re.sub(
         r"\s+", " ", answers["train --help"].out

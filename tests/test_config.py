@@ -184,6 +184,7 @@ def test_a_setting_that_does_nothing_is_refused(method: Method, name: str) -> No
         ({"loss": LossConfig(clip_high=0.3, updates_per_batch=2)}, ""),
         ({"explanation": ExpoConfig(max_reliance=0.2)}, "max_reliance"),
         ({"explanation": ExpoConfig(max_reliance=0.2, explanation_filter=("reliance",))}, ""),
+        ({"explanation": ExpoConfig(exp_sft_coef=0.0, explanations_per_problem=2)}, "explanations_per_problem"),
         ({"method": "sft", "group_size": 4}, "group_size"),
         ({"method": "sft", "group_size": 4, "explanation": ExpoConfig(explain="all-wrong")}, ""),
         ({"method": "exp-dpo", "draw": "hard", "dpo": DpoConfig(pairs="offline")}, "draw"),

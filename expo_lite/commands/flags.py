@@ -131,7 +131,12 @@ def help_text(verb: str, command: type[Any], values: Any, width: int) -> str:
         lines += ["", f"{section}:"]
         for flag in listed:
             about = python.sub(lambda found: f"--{found[0].replace('_', '-')}", flag.about)
-            if flag.section != WORDS and "Default:" not in about and flag.default not in (None, (), False):
+            if (
+                flag.section != WORDS
+                and "Default:" not in about
+                and flag.default is not False
+                and flag.default not in (None, ())
+            ):
                 value = flag.default if isinstance(flag.default, tuple) else (flag.default,)
                 about += f" (default:\N{NO-BREAK SPACE}{' '.join(map(str, value))})"
             first, *more = wrapped(as_started(about), width - INDENT).replace("\N{NO-BREAK SPACE}", " ").split("\n")
@@ -142,7 +147,7 @@ def help_text(verb: str, command: type[Any], values: Any, width: int) -> str:
 
 
 def unknown_flag(words: Sequence[str], flags: Sequence[Flag]) -> str | None:
-    """Say of the first word that looks like a flag and is none what it is called here; None if there is none."""
+    """Say that the first unknown flag is unknown, and what it is called here; None if every flag is known."""
     known = {flag.name for flag in flags} | {f"--no-{flag.name[2:]}" for flag in flags if not flag.takes}
     given = (word.partition("=")[0].replace("_", "-") for word in words if re.match(r"--?[A-Za-z]", word))
     name = next((name for name in given if name not in known), None)

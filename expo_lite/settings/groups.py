@@ -68,7 +68,7 @@ class PolicyConfig:
     With auto it is own where it knows the model and the memory plan has room for its dense weights, else native."""
     thinking: Thinking = "auto"
     """Let the model think before it answers: on, off or auto, by its chat template's own argument.
-    With auto it does not where the template has the choice, and an adapter or exported model goes on as it was."""
+    auto: off if the template offers the choice; an adapter or exported model keeps its setting."""
     chat_template: Path | None = None
     """A file with a chat template in place of the model's own, or plain: one of ours, for a base model without any.
     An adapter brings its own."""
@@ -85,7 +85,7 @@ class RolloutConfig:
     sampling_rows: Annotated[int | None, ROWS] = None
     """Completions decoded at the same time. Default: what the memory plan allows, at most 256."""
     resample: Annotated[int, Interval(ge=0, le=4_096)] = 0
-    """For grpo: sample an all-wrong group again up to so many times, and learn from the first mixed one."""
+    """For grpo: sample an all-wrong group again, up to this many times. The first whose rewards differ is learned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class ExpoConfig:
     A run that gains as much from them has not learned from explanations. Verdicts are against the true answer."""
     explanation_filter: tuple[ExplanationFilter, ...] = ("arithmetic",)
     """The filters of explanations: arithmetic, verified, steps, lift, reliance, or several of these; or none.
-    All but none ask for a right answer, and verified for nothing else, as the paper does.
+    Every filter but none requires a right answer. verified, the paper's filter, requires nothing more.
     arithmetic: no equation in the chain is wrong.
     steps: the task finds every step right. Where it has no check, the equations hold and lead to the answer; a chain
     without equations is refused.
@@ -123,7 +123,7 @@ class ExpoConfig:
     max_reliance: Annotated[float, POSITIVE] = 0.3
     """Maximum gain in log-probability per token (nats) from seeing the answer; used by the filter reliance."""
     explanation_temperature: Annotated[float | None, TEMPERATURE] = None
-    """The sampling temperature of explanations. Default: that of completions. Training scores them at the latter."""
+    """The sampling temperature of explanations. Default: that of completions, at which training scores them."""
     teacher: Teacher = "frozen"
     """For self-distill and soft-explain: who scores with the answer shown.
     current: the policy in training; frozen: the policy at the start."""
@@ -164,7 +164,7 @@ class DpoConfig:
 
     pairs: Literal["offline", "online"] = "online"
     """For exp-dpo: when pairs are made. With offline each is made once, by the initial policy.
-    With online it is made anew by the policy as it is."""
+    With online the policy as it is makes it again."""
     chosen: Literal["explanation", "expert"] = "explanation"
     """For exp-dpo: what is preferred to the policy's own wrong completion, its self-explanation or the expert chain."""
     dpo_beta: Annotated[float, POSITIVE] = 0.1
@@ -198,5 +198,5 @@ class HeldOutConfig:
     eval_temperature: Annotated[float, TEMPERATURE] = 0.7
     """The sampling temperature of the evaluation, before and after training."""
     eval_every: Annotated[int, AT_LEAST_0] = 0
-    """Also measure every so many steps, and keep the best checkpoint as checkpoints/best. 0: only before and after.
+    """Steps between evaluations on the way, which keep the best checkpoint as checkpoints/best. 0: none on the way.
     Held-out problems that choose a checkpoint flatter it: measure what you report on others (`expo-lite eval`)."""

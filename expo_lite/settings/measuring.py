@@ -112,7 +112,7 @@ class DiagnoseConfig(MeasuringConfig):
     explanation_filter: tuple[ExplanationFilter, ...] = ("arithmetic",)
     """The filters of explanations, as in training: arithmetic, verified, steps, lift, reliance or none."""
     max_reliance: Annotated[float, POSITIVE] = ExpoConfig().max_reliance
-    """Of the filter reliance, as in training."""
+    """The bound of the filter reliance, as in training."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, or skeleton, as in training. Default: the run's own, else ours."""
     show: Annotated[int, AT_LEAST_0] = 0

@@ -31,34 +31,29 @@ class MethodSpec:
     gate_is_fixed: bool = False
     """--explain cannot change the gate."""
     grpo: bool = False
-    """It has the GRPO loss."""
-    sft: bool = False
-    """It adds the supervised term on chains to the GRPO loss."""
+    """The loss has the GRPO term."""
+    imitates: bool = False
+    """The loss has the supervised term on chains."""
     coef: float | None = None
     """The default of --exp-sft-coef, which scales what it adds to the GRPO loss; if that is 0, no chains are sampled.
     None: it has nothing to scale."""
     groups: bool = True
-    """It learns from groups; without, they are sampled only where the gate needs them."""
+    """Learn from groups; without, they are sampled only where the gate needs them."""
     pairs: bool = False
     """Its chains become the chosen side of preference pairs."""
     refresh_steps: int = 1
-    """For how many steps an explanation or a pair is used by default."""
+    """The number of steps that an explanation or a pair is used for by default."""
     teacher: bool = False
     """--teacher scores for it."""
-
-    @property
-    def imitates(self) -> bool:
-        """It has the supervised term on chains."""
-        return self.chains != "none" and not self.pairs and (self.sft or not self.grpo)
 
 
 METHODS: dict[Method, MethodSpec] = {
     "grpo": MethodSpec("none", grpo=True),
-    "exp-grpo": MethodSpec("explanation", grpo=True, sft=True, coef=0.04),
-    "gt-sft-grpo": MethodSpec("expert", grpo=True, sft=True, coef=0.04),
+    "exp-grpo": MethodSpec("explanation", grpo=True, imitates=True, coef=0.04),
+    "gt-sft-grpo": MethodSpec("expert", grpo=True, imitates=True, coef=0.04),
     "exp-dpo": MethodSpec("explanation", gate="all", pairs=True, refresh_steps=10),
-    "star": MethodSpec("explanation", gate_is_fixed=True),
-    "sft": MethodSpec("expert", gate="all", groups=False),
+    "star": MethodSpec("explanation", gate_is_fixed=True, imitates=True),
+    "sft": MethodSpec("expert", gate="all", groups=False, imitates=True),
     "insert": MethodSpec("explanation", grpo=True, coef=1.0),
     "prefix": MethodSpec("explanation", gate_is_fixed=True, grpo=True, refresh_steps=0),
     "self-distill": MethodSpec("none", grpo=True, coef=1.0, teacher=True),

@@ -67,12 +67,12 @@ class TrainConfig:
     """Continue from the newest whole checkpoint of the run folder.
     With --output and nothing else the settings are those of the run."""
     save_every: Annotated[int, AT_LEAST_1] = 20
-    """Save a checkpoint every so many steps. The last two are kept."""
+    """Steps between checkpoints. The last two are kept."""
     log: tuple[Logger, ...] = ()
     """Loggers that get every step's metrics and the evaluations, beside metrics.jsonl.
     tensorboard, wandb and trackio are extras."""
     diagnostics_every: Annotated[int, AT_LEAST_0] = 10
-    """Measure the answer lift and the expert chains' likelihood every so many steps (0: never)."""
+    """Steps between measurements of the answer lift and the expert chains' likelihood. 0: never."""
     diagnose_first: Annotated[int, AT_LEAST_0] = 8
     """Before a run of 50 steps or more, check explanations on this many problems per level (0: skip)."""
     train_problems: Annotated[int | None, PROBLEMS] = None
@@ -97,7 +97,7 @@ class TrainConfig:
 
     @property
     def chain_source(self) -> ChainSource:
-        """Where the chains to imitate or to prefer come from."""
+        """The source of the chains to imitate or to prefer."""
         spec = METHODS[self.method]
         if spec.pairs:
             return self.dpo.chosen
@@ -112,14 +112,14 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRollout(RolloutConfig):
-    """With the length that follows from the model."""
+    """The sampling, with the length that follows from the model."""
 
     max_completion_tokens: int = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedOptimizer(OptimizerConfig):
-    """With the learning rate that follows from the model and the method."""
+    """The optimiser, with the learning rate that follows from the model and the method."""
 
     learning_rate: float = field(kw_only=True)
 
@@ -136,7 +136,7 @@ class RunConfig(TrainConfig):
     start_from: Path | None = None
     """The adapter folder that the run starts from; the run folder keeps a copy of it. None: from the base model."""
     start_sha256: str | None = None
-    """Of that adapter's weights."""
+    """The checksum of that adapter's weights."""
 
 
 def resolve(config: TrainConfig) -> RunConfig:
@@ -250,6 +250,8 @@ def check_of_use(config: TrainConfig, *, in_plan: bool = False, own: Collection[
         return
     if clips and config.loss.updates_per_batch == 1:
         raise ConfigError(f"{', '.join(sorted(clips))} set, but of no use with updates_per_batch 1.")
+    if config.explanation.exp_sft_coef == 0 and spec.coef and (others := expo - {"exp_sft_coef"}):
+        raise ConfigError(f"{', '.join(sorted(others))} set, but of no use with exp_sft_coef 0.")
     if "max_reliance" in expo and "reliance" not in config.explanation.explanation_filter:
         raise ConfigError("max_reliance set, but of no use without reliance in explanation_filter.")
 
