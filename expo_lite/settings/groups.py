@@ -85,7 +85,7 @@ class RolloutConfig:
     sampling_rows: Annotated[int | None, ROWS] = None
     """Completions decoded at the same time. Default: what the memory plan allows, at most 256."""
     resample: Annotated[int, Interval(ge=0, le=4_096)] = 0
-    """For grpo: sample an all-wrong group again, up to this many times. The first whose rewards differ is learned from."""
+    """For grpo: sample an all-wrong group again, up to this many times, and use the first whose rewards differ."""
 
 
 @dataclass(frozen=True, slots=True)
