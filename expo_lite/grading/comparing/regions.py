@@ -3,10 +3,12 @@
 import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache, reduce
+from itertools import product
 
 from expo_lite.grading.comparing import Result, Scope, words
 from expo_lite.grading.comparing.expression import NotUnderstood, parse
-from expo_lite.grading.comparing.leaves import NotRational, exact_value
 from expo_lite.grading.comparing.lists import Leaf, Relation, Sequence, paired_off, split_top, structure
 
 _VARIABLE = re.compile(r"^(?:[A-DF-Za-df-hj-z]|\\(?!pi|infty)[a-z]+|[A-Za-z]\((?:[a-z]|\\[a-z]+)\))(?:_\{?\w+\}?)?$")
@@ -83,32 +85,45 @@ def _union(text: str) -> Region | None:
 
 
 def _difference(text: str) -> Region | None:
-    """The real line, or an interval, without some points."""
+    """A part of the line without another one."""
     sides, found = split_top(text, frozenset((r"\setminus",)))
-    if len(found) == 1 and sides[0] and sides[1].startswith(r"\{"):
-        points = structure(sides[1])
-        return _with_holes(region(sides[0]), points.items) if isinstance(points, Sequence) else None
-    if len(found) == 1 and sides[0] == r"\R" and sides[1][:1] in ("(", "["):
-        return _outside(region(sides[1]))
-    return None
+    solid, taken = (region(sides[0]), region(sides[1])) if len(found) == 1 else (None, None)
+    return reduce(_section, map(_outside, taken.pieces), solid) if taken is not None else None
 
 
-def _outside(taken: Region | None) -> Region | None:
-    """The real line without one finite interval."""
-    if taken is None or len(taken.pieces) != 1 or _INFINITY in taken.pieces[0].low + taken.pieces[0].high:
+def _outside(piece: Piece) -> Region:
+    """The real line without an interval or a point."""
+    below = Piece(_MINUS_INFINITY, False, piece.low, not piece.low_closed)
+    return Region((below, Piece(piece.high, not piece.high_closed, _INFINITY, False)))
+
+
+def _section(one: Region | None, other: Region | None) -> Region | None:
+    """The part that lies in both; None if there is none, or if the order of the ends is not known."""
+    if one is None or other is None:
         return None
-    piece = taken.pieces[0]
-    left = Piece(_MINUS_INFINITY, False, piece.low, not piece.low_closed)
-    return Region((left, Piece(piece.high, not piece.high_closed, _INFINITY, False)))
+    pieces = []
+    try:
+        for a, b in product(one.pieces, other.pieces):
+            start, low_open, low = max((_end(each.low), not each.low_closed, each.low) for each in (a, b))
+            stop, high_closed, high = min((_end(each.high), each.high_closed, each.high) for each in (a, b))
+            if start < stop or (start == stop and high_closed and not low_open):
+                pieces.append(Piece(low, not low_open, high, high_closed))
+    except NotUnderstood:
+        return None
+    return Region(tuple(pieces), one.name or other.name) if pieces else None
 
 
-def _rough_value(text: str) -> float:
+@lru_cache(maxsize=256)
+def _end(text: str) -> Fraction | float:
+    """The value of an end; raises NotUnderstood where it is not known."""
+    from expo_lite.grading.comparing import values  # late, as in compare_expressions
+
     if text.lstrip("+-") == _INFINITY:
         return -math.inf if text.startswith("-") else math.inf
-    try:
-        return float(exact_value(parse(text)))
-    except (NotUnderstood, NotRational, ArithmeticError):
-        return 0.0
+    value = values.constant(parse(text))
+    if value is None:
+        raise NotUnderstood(text)
+    return value
 
 
 def _simple(text: str) -> Region | None:
@@ -131,49 +146,19 @@ def _simple(text: str) -> Region | None:
 
 
 def _several(form: Sequence) -> Region | None:
-    """Inequalities side by side: a union with "or", a section where one bounds from below and one from above."""
-    holes = [item for item in form.items if r"\ne" in item]
-    if holes and len(holes) < len(form.items) and form.link != "or":
-        kept = Sequence("", "", tuple(item for item in form.items if item not in holes), form.link)
-        solid = _several(kept) if len(kept.items) > 1 else region(kept.items[0])
-        sides = [split_top(hole, frozenset((r"\ne",)))[0] for hole in holes]
-        if solid is None or any(len(pair) != 2 or pair[0] != solid.name for pair in sides):
-            return None
-        return _with_holes(solid, tuple(pair[1] for pair in sides))
-    inner = [region(item) for item in form.items]
-    pieces = [piece for part in inner if part is not None for piece in part.pieces]
-    names = {part.name for part in inner if part is not None}
-    if any(part is None or not part.certain for part in inner) or len(names - {None}) > 1 or len(inner) > 8:
+    """Inequalities side by side: all hold, if they can, unless "or" stands between them."""
+    parts = [part for part in map(region, form.items) if part is not None and part.certain]
+    names = {part.name for part in parts}
+    if len(parts) < len(form.items) or len(names - {None}) > 1 or len(parts) > 8:
         return None
     if None in names and form.link != "or":
         return None
-    name = next(iter(names - {None}), None)
-    if form.link != "or" and len(pieces) == 2:
-        one, two = pieces if pieces[0].high == _INFINITY else pieces[::-1]
-        # Without "or", a bound from below and one from above leave the part between them, if it is not empty.
-        if one.high == _INFINITY and two.low == _MINUS_INFINITY and _rough_value(one.low) < _rough_value(two.high):
-            return Region((Piece(one.low, one.low_closed, two.high, two.high_closed),), name)
-    if form.link == "and":
-        return None
-    return Region(tuple(pieces), name)
-
-
-def _with_holes(solid: Region | None, points: tuple[str, ...]) -> Region | None:
-    """A region without some points, if each lies in it for all that can be seen."""
-    for point in points:
-        if solid is None:
-            return None
-        pieces: list[Piece] = []
-        for piece in solid.pieces:
-            if _rough_value(piece.low) < _rough_value(point) < _rough_value(piece.high):
-                pieces.append(Piece(piece.low, piece.low_closed, point, False))
-                pieces.append(Piece(point, False, piece.high, piece.high_closed))
-            else:
-                pieces.append(piece)
-        if len(pieces) == len(solid.pieces):
-            return None
-        solid = Region(tuple(pieces), solid.name)
-    return solid
+    both: Region | None = None if form.link == "or" else parts[0]
+    for part in parts[1:]:
+        both = _section(both, part)
+    if both is not None or form.link == "and":
+        return both
+    return Region(tuple(piece for part in parts for piece in part.pieces), next(iter(names - {None}), None))
 
 
 def _inequality(form: Relation) -> Region | None:
