@@ -27,6 +27,10 @@ _ENVIRONMENT = re.compile(
     r"^[(\[]?\s*\\begin\{([pbvVB]?(?:small)?matrix|array|cases)\*?\}(?:\[[^\]]*\])?(?:\{[clr|\s]*\})?(.*)\\end\{\1\*?\}\s*[)\]]?$",
     re.DOTALL,
 )
+_FACTOR = re.compile(
+    r"(-?(?:\([^-+=,&()]+\)|[^-+=,&()\[\]]*?))\s?(?:\\cdot|\\times)?\s?(?=\\begin\{[pbB]?(?:small)?matrix)"
+)
+"""The factor of each entry, in front of a matrix."""
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})*$")
 
 
@@ -130,12 +134,16 @@ def _splits_thousands(before: str, after: str) -> bool:
 def structure(text: str) -> Structure:
     """Take a normalised answer apart, one level deep."""
     text = text.strip()
-    environment = _ENVIRONMENT.match(text)
+    factor = _FACTOR.match(text)
+    environment = _ENVIRONMENT.match(text[factor.end() :] if factor else text)
     if environment is not None and text.count(r"\begin") == 1:
         rows = [row for row in environment.group(2).split(NEWLINE) if row.strip(" \\hline")]
         if environment.group(1) == "array" and len(rows) == 1 and "&" not in rows[0]:
             return structure(rows[0])
-        cells = (split_top(row, frozenset("&"))[0] for row in rows)
+        cells = [split_top(row, frozenset("&"))[0] for row in rows]
+        if factor and factor[1]:
+            times = "-1" if factor[1] == "-" else factor[1]
+            cells = [[f"({cell})({times})" for cell in row] for row in cells]
         return Matrix(environment.group(1), tuple(map(tuple, cells)))
     items, link = list_items(text, bracketed=False)
     if len(items) > 1:
