@@ -61,8 +61,7 @@ def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:
         return False, "false_equation"
     if name is not None and other_name is not None:
         if same_name(name, other_name):
-            translated = renamed(name, other_name, other_value)
-            return translated is not None and scope.equal(value, translated), "equation"
+            return scope.equal(value, other_value), "equation"
     elif name is not None and not isinstance(other, Relation):
         return scope.equal(value, _only(other, answer)), "equation"
     elif other_name is not None and not isinstance(one, Relation):
@@ -123,28 +122,11 @@ def same_name(one: str, other: str) -> bool:
     a, b = (re.sub(r"\\text(?=\w$)|[\s{}]", "", re.sub(r"[{}]", "", name)) for name in (one, other))
     if a == b or not a or not b:
         return True
-    heads = [_FUNCTION.match(name) for name in (a, b)]
-    if heads[0] and heads[1]:
-        # f(x) and f(t) may be the same function, f(2) and f(3) are two of its values.
-        letters = [len(head.group(2)) == 1 and head.group(2).isalpha() for head in heads if head]
-        return heads[0].group(1) == heads[1].group(1) and (all(letters) or heads[0].group(2) == heads[1].group(2))
-    head = heads[0] or heads[1]
-    if head:
-        return (b if heads[0] else a) in ("y", head.group(1))
+    for applied, other_name in ((a, b), (b, a)):
+        if head := _FUNCTION.match(applied):
+            return other_name in ("y", head.group(1))
     wordy = [bool(re.match(r"^(?:\\text|[A-Z]?[a-z]{2})", name)) for name in (a, b)]
     return any(wordy) and not all(wordy)
-
-
-def renamed(name: str, other_name: str, other_value: str) -> str | None:
-    """Write the value of h(n) with the variable of h(m); None where that one stands for something else in it."""
-    heads = [_FUNCTION.match(text.strip()) for text in (name, other_name)]
-    mine, yours = (head.group(2) if head else "" for head in heads)
-    if mine == yours or not all(len(letter) == 1 and letter.isalpha() for letter in (mine, yours)):
-        return other_value
-    letter = r"(?<![A-Za-z\\]){}(?![A-Za-z])"
-    if re.search(letter.format(mine), other_value):
-        return None
-    return re.sub(letter.format(yours), mine, other_value)
 
 
 def _moved(one: Relation, other: Relation) -> bool:

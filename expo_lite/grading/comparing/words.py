@@ -1,6 +1,5 @@
 """Answers of a known form: choices, yes and no, nothing, times, numbers in a base, ratios, number words."""
 
-import math
 import re
 from fractions import Fraction
 
@@ -60,7 +59,6 @@ _TIME = re.compile(
     r"|^(\d{1,2}):(\d{2})(?::00)?$",
     re.IGNORECASE,
 )
-_HALF_OF_DAY = re.compile(r"(?: o'clock)? ?(?:in the (morning|afternoon|evening)|at (night))$", re.IGNORECASE)
 _IN_BASE = re.compile(
     r"^\(?(?:\\text\{)?(?P<digits>-?[0-9A-Fa-f ]+(?:\.[0-9A-F]+)?)\}?\)?"
     r"(?:_ ?\{? ?(?:\\text\{ ?)?\(?(?P<low>\d{1,2}|[a-z]+)\)?(?: ?\})*"
@@ -102,9 +100,6 @@ def _choice(normalised: str) -> tuple[str, str] | None:
 
 def compare_choices(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare the letters of a multiple choice; where only one side has one, compare the text after it."""
-    letters = [re.sub(r"\\text|\band\b|[\s,;{}()]", "", text) for text in (gold, answer)]
-    if (letters[0] == gold) != (letters[1] == answer) and all(re.fullmatch("[A-J]{2,9}", each) for each in letters):
-        return sorted(letters[0]) == sorted(letters[1]), "choice"  # BD is B, D
     wanted, given = _choice(gold), _choice(answer)
     if wanted is not None and wanted[1] == "" and answer.strip("()") == wanted[0].lower() and answer != "e":
         return True, "choice"
@@ -118,9 +113,6 @@ def compare_choices(gold: str, answer: str, scope: Scope) -> Result | None:
 
 def _time_of_day(normalised: str) -> tuple[int, str] | None:
     """Seconds and "am", "pm" or "" of a time of day."""
-    if "in the" in normalised or "at night" in normalised:
-        normalised = plain(normalised)
-    normalised = _HALF_OF_DAY.sub(lambda found: " am" if found.group(1).lower() == "morning" else " pm", normalised)
     match = _TIME.match(normalised)
     if match is None:
         return None
@@ -193,32 +185,24 @@ def _ratio(text: str) -> tuple[Fraction, ...] | None:
     return tuple(Fraction(part.strip()) for part in text.split(":")) if _RATIO.match(text) else None
 
 
-def _in_lowest_terms(ratio: tuple[Fraction, ...]) -> bool:
-    """Check that a ratio is reduced; 12:30 is not, and so may be a time."""
-    return all(part.denominator == 1 for part in ratio) and math.gcd(*(part.numerator for part in ratio)) == 1
-
-
 def compare_ratios(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare two ratios, or a ratio with a number."""
     texts = [re.sub(r" ?\\text\{ ?(?:to|is to) ?\} ?|(?<=\d) to (?=\d)", ":", text) for text in (gold, answer)]
     wanted, given = _ratio(texts[0]), _ratio(texts[1])
     if wanted is None and given is None:
         return None
+    if wanted is not None and _time_of_day(gold) is not None:
+        return wanted == given, "time"
     if wanted is not None and given is not None:
-        if len(wanted) != len(given):
-            return False, "ratio"
-        if _time_of_day(gold) is not None and not _in_lowest_terms(wanted):
-            return False, "time"
-        equal = all(a * given[0] == b * wanted[0] for a, b in zip(wanted, given, strict=True))
+        equal = len(wanted) == len(given) and all(
+            a * given[0] == b * wanted[0] for a, b in zip(wanted, given, strict=True)
+        )
         return equal and any(wanted) and any(given), "ratio"
     ratio, text = (wanted, texts[1]) if wanted is not None else (given, texts[0])
     value = quantity(text).value
     if ratio is None or value is None:
         return None
-    # 7:30 may be a time of day.
-    timely = wanted is not None and _time_of_day(gold) is not None
-    equal = not timely and len(ratio) == 2 and ratio[1] not in (0, 1) and ratio[0] / ratio[1] == value
-    return equal, "ratio"
+    return len(ratio) == 2 and ratio[1] not in (0, 1) and ratio[0] / ratio[1] == value, "ratio"
 
 
 def digits_for_words(normalised: str) -> str:
