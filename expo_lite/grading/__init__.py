@@ -74,7 +74,7 @@ def _compare(gold: str, answer: str, rounding: Rounding, depth: int) -> Result:
         return True, "text"
     if depth > _MAX_DEPTH:
         return False, "too_deep"
-    gold, answer = words.digits_for_words(gold), words.digits_for_words(answer)
+    gold, answer = (words.bare_point(words.digits_for_words(text)) for text in (gold, answer))
     scope = Scope(lambda one, other: _compare(one, other, rounding, depth + 1)[0], rounding, outermost=depth == 0)
     for rule in RULES:
         result = rule.decide(gold, answer, scope)

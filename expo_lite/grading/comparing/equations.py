@@ -6,7 +6,7 @@ import re
 from expo_lite.grading.comparing import Result, Scope
 from expo_lite.grading.comparing.expression import NotUnderstood, number, parse
 from expo_lite.grading.comparing.leaves import quantity
-from expo_lite.grading.comparing.lists import Leaf, Relation, Sequence, Structure, split_top, structure, structures
+from expo_lite.grading.comparing.lists import Leaf, Relation, Sequence, Structure, split_top, structure
 from expo_lite.grading.reading.units import Unit
 
 _SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
@@ -52,7 +52,7 @@ def _exact(chain: list[str]) -> str:
 
 def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare equations and inequalities; "x = 5" may be written "5", and terms may be moved."""
-    one, other = structures(gold, answer)
+    one, other = structure(gold), structure(answer)
     if not isinstance(one, Relation) and not isinstance(other, Relation):
         return None
     name, value = (None, gold) if isinstance(one, Sequence) else split_name(gold)

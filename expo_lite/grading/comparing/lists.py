@@ -159,30 +159,6 @@ def _expanded(items: list[str]) -> tuple[str, ...]:
     return tuple(value for item in items for value in (expand_signs(item) if r"\pm" in item else [item]))
 
 
-_POINT = re.compile(
-    r"^(?:[A-Z]'? ?|(?:\\text\{ ?)?(?:the )?(?:point|vertex|center|centre|focus|ordered pair|pair|vector"
-    r"|coordinates)(?: at)? ?(?:[A-Z] ?)?\}? ?)"
-    r"=? ?(?=\()",
-    re.IGNORECASE,
-)
-
-
-def _as_tuple(form: Structure) -> Structure:
-    """Read "P(3, 4)" or "the point (3, 4)" as a tuple; return anything else as it is."""
-    point = _POINT.match(form.text) if isinstance(form, Leaf) else None
-    if isinstance(form, Leaf) and point is not None:
-        inside = structure(form.text[point.end() :])
-        if isinstance(inside, Sequence) and inside.ordered and len(inside.items) > 1:
-            return inside
-    return form
-
-
-def structures(gold: str, answer: str) -> tuple[Structure, Structure]:
-    """Take two answers apart; a named point is a tuple if the other answer is more than one expression."""
-    one, other = structure(gold), structure(answer)
-    return one if isinstance(other, Leaf) else _as_tuple(one), other if isinstance(one, Leaf) else _as_tuple(other)
-
-
 def _relation(text: str) -> Relation | None:
     if not any(sign in text for sign in RELATIONS):
         return None
@@ -232,7 +208,7 @@ def _closes_last(text: str) -> bool:
 
 def compare_matrices(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare cell by cell; a column or a row may stand for a vector, and the lines of a system for a list."""
-    one, other = structures(gold, answer)
+    one, other = structure(gold), structure(answer)
     if isinstance(one, Matrix) and isinstance(other, Matrix):
         if "cases" in (one.kind, other.kind):
             rows = [tuple(", ".join(row) for row in form.rows) for form in (one, other)]
@@ -258,7 +234,7 @@ def _cells(matrix: Matrix) -> tuple[str, ...]:
 
 def compare_sequences(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare two lists: in order where there are brackets, in any order where there are none or braces."""
-    one, other = structures(gold, answer)
+    one, other = structure(gold), structure(answer)
     if isinstance(one, Sequence) and isinstance(other, Sequence):
         return _equal_sequences(one, other, scope.equal)
     return None
@@ -324,7 +300,7 @@ def paired_off(one: Iterable[T], other: Iterable[T], equal: Callable[[T, T], boo
 
 def compare_with_list(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare a list with a single expression: equal if it is the set of that solution, or names it more than once."""
-    one, other = structures(gold, answer)
+    one, other = structure(gold), structure(answer)
     if isinstance(other, Sequence):
         one, other = other, one
     if not isinstance(one, Sequence) or not isinstance(other, Leaf):

@@ -66,6 +66,12 @@ _IN_BASE = re.compile(
 )
 _RATIO = re.compile(r"^(?:\d+(?:\.\d+)?)(?: ?: ?\d+(?:\.\d+)?)+$")
 
+_POINT = re.compile(
+    r"^(?:([A-Z]'?) ?"
+    r"|(?:\\text\{ ?)?(?i:the )?(?i:point|vertex|cent(?:er|re)|focus|(?:ordered )?pair|vector|coordinates)"
+    r"(?: at)? ?(?:[A-Z] ?)?\}? ?)(?=\([^()]*,.*\)$)"
+)
+
 
 def plain(normalised: str) -> str:
     """The answer as lower-case words, out of any text command."""
@@ -203,6 +209,11 @@ def compare_ratios(gold: str, answer: str, scope: Scope) -> Result | None:
     if ratio is None or value is None:
         return None
     return len(ratio) == 2 and ratio[1] not in (0, 1) and ratio[0] / ratio[1] == value, "ratio"
+
+
+def bare_point(normalised: str) -> str:
+    """Write "the point (3, 4)" as the pair, and "P(3, 4)" with the sign that a name has elsewhere."""
+    return _POINT.sub(lambda found: f"{found[1]}=" if found[1] else "", normalised)
 
 
 def digits_for_words(normalised: str) -> str:
