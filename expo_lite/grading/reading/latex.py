@@ -58,8 +58,6 @@ def spelled(text: str) -> str:
     text = _ROW_GAP.sub(lambda _: "\\\\", text)
     if "begin" in text:
         text = _laid_out(text)
-    if "begin" not in text:
-        text = re.sub(r"\\\\(?![A-Za-z] ?=)(?=[A-Za-z({\[%$])", lambda _: "\\", text)
     text = re.sub(r"\\([%&#])", r"\1", text.replace("\\\\", NEWLINE).replace(r"\$", "\ue000"))
     text = _money_or_delimiter(_DELIMITERS.sub(" ", text)).replace("\ue000", "$")
     text = re.sub(r"\^ ?\{?((?:\\prime ?){1,3})\}?", lambda found: "'" * found[1].count("p"), text)
@@ -146,8 +144,8 @@ def _text_block(name: str, content: str) -> str:
     word = content.strip()
     if word in _FUNCTIONS:
         return f"\\{word} "
-    if re.fullmatch(r"-?[\d.,/]+", word) or (name == "mathrm" and word in ("e", "i", "d")):
+    if name == "mathrm" and word in ("e", "i", "d"):
         return word
-    if word in ("%", "$", "£", "€", ""):
-        return word or " "
+    if not word:
+        return " "
     return "\\text{" + content + "}"

@@ -122,7 +122,7 @@ def split_unit(text: str) -> tuple[str, Unit]:
         unit = _unit_of([prefix.group(2).rstrip(".")]) or unit
         text = prefix.group(1) + text[prefix.end() :]
     text = re.sub(r"\\degree ?(?:\\text\{ ?)?([CF])\b ?\}?", r"\\text{°\1}", text)
-    text = re.sub(r"(?<=\d) ?\\Omega", r"\\text{ ohm}", _UNIT_FRACTION.sub(r"\1/\2", text))
+    text = _UNIT_FRACTION.sub(r"\1/\2", text)
     tokens = _TOKEN.findall(text[-200:])
     start = _tail_start(tokens)
     core = text[: len(text) - sum(map(len, tokens[start:]))]
@@ -178,8 +178,6 @@ def _is_unit_letter(tokens: list[str], index: int, letter: str) -> bool:
     """Check that a letter is a unit: after "/" and a unit, or after a number, a space and perhaps other units."""
     if index > 1 and tokens[index - 1] == "/":
         return _is_unit_word(tokens, index - 2) or tokens[index - 2] == "$"
-    if letter == "m" and "^" in "".join(tokens[index + 1 : index + 2]):  # 12.50m^2 is an area, 4m^2 may be algebra
-        return re.fullmatch(r"[\d,]*\.\d+ ?|[\d,]+ ", "".join(tokens[:index])) is not None
     if letter not in _CASED and letter not in "mgshl":
         return False
     return re.fullmatch(r"[\d.,\s/eE+-]*\d [A-Za-z ]*", "".join(tokens[:index])) is not None
@@ -187,8 +185,7 @@ def _is_unit_letter(tokens: list[str], index: int, letter: str) -> bool:
 
 def _words(tokens: list[str]) -> list[str]:
     text = "".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", token) for token in tokens)
-    text = re.sub(r"\\degree\s?([CF])\b", r" °\1 ", text).replace(r"\degree", " ° ").replace(r"\cdot", " ")
-    text = re.sub(r"°\s?(?:degrees? )?([Cc]|[Ff])(?:elsius|ahrenheit)?\b", r"°\1", text)
+    text = text.replace(r"\degree", " ° ").replace(r"\cdot", " ")
     text = re.sub(r"\bper\b", "/", re.sub(r"\bdegrees? (celsius|fahrenheit)\b", r"\1", text, flags=re.IGNORECASE))
     text = re.sub(r"\s*\^\s*\{?\s*", "^", re.sub(r"(?i)\bsquared\b", "^2", re.sub(r"(?i)\bcubed\b", "^3", text)))
     return re.findall(r"[^\W\d_]+(?:'s)?(?:\^-?\d)?|°[cCfF]?|[$€£¥₹¢%/]|\^-?\d|\d+", text)
