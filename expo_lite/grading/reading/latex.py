@@ -63,6 +63,7 @@ def spelled(text: str) -> str:
     text = re.sub(r"\^ ?\{?((?:\\prime ?){1,3})\}?", lambda found: "'" * found[1].count("p"), text)
     text = re.sub(r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1", text)
     text = re.sub(r"(?<=[A-Za-z]\^)\{(-\d)\}(?=\})", r"\1", text)  # within a text command
+    text = re.sub(r"\\[pb]?mod\b ?\{?(\w+)\}?", r"\\text{ mod \1}", text)
     text = _DEGREE.sub(r"\\degree ", text).replace("{:}", ":")
     text = _INFIX.sub(lambda found: rf"\{_INFIX_NAMES[found[2]]}{{{found[1]}}}{{{found[3]}}}", text)
     text = _SPACING.sub(" ", _GROUPED.sub("", text)).replace(r"\!", "").replace(r"\/", "")

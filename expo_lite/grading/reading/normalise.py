@@ -1,6 +1,7 @@
 """One spelling for the many ways to write the same LaTeX: the first thing that happens to both answers."""
 
 import re
+import unicodedata
 from fractions import Fraction
 
 from expo_lite.grading.reading.extract import sanitise
@@ -13,15 +14,13 @@ _UNICODE = {
     "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ",
     "φ": r"\phi ", "μ": r"\mu ", "ω": r"\omega ", "σ": r"\sigma ", "ε": r"\epsilon ", "∈": r"\in ", "∪": r"\cup ",
     "∩": r"\cap ", "∅": r"\emptyset ", "ℝ": r"\R ", "ℤ": r"\Z ", "ℕ": r"\N ", "ℚ": r"\Q ", "ℂ": r"\C ",
-    "º": r"\degree ", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
-    "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅛": r"\frac{1}{8}", "⟨": r"\langle ",
-    "⟩": r"\rangle ", "∖": r"\setminus ", "’": "'", "′": "'", "“": '"', "”": '"', "″": '"', "\u00a0": " ",
-    "\u2009": " ", "\u202f": " ", "\u2062": " ", "⁄": "/", "∕": "/", "₋": "_-", "∣": "|", "，": ",", "：": ":",
-    "∶": ":", "（": "(", "）": ")", "∠": r"\angle ", "△": r"\triangle ", "…": r"\dots ", "∨": r"\text{ or }",
+    "º": r"\degree ", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "⟨": r"\langle ", "⟩": r"\rangle ", "∖": r"\setminus ",
+    "’": "'", "′": "'", "“": '"', "”": '"', "″": '"', "\u2062": " ", "⁄": "/", "∕": "/", "∣": "|", "∶": ":",
+    "∠": r"\angle ", "△": r"\triangle ", "…": r"\dots ", "∨": r"\text{ or }",
 }  # fmt: skip
 _TABLE = str.maketrans(_UNICODE)
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿˣ", "0123456789+-nx")
-_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿˣ]+")
+_SMALL = (("([⁰¹²³⁴-⁹⁺⁻ⁿˣ]+)", r"^{\1}"), ("([₀-₉₋]+)", r"_{\1}"), ("([¼-¾⅐-⅞])", r"\\frac{\1}"))
+"""Small letters and their commands; NFKC makes them large."""
 
 _MAX_CHARS = 3000
 _BARRED = re.compile(r"(?<![\d.,])(\d{0,9})\.(\d{0,9})\\(?:overline|bar|dot) ?\{ ?(\d{1,12}) ?\}(?!\d)")
@@ -34,7 +33,7 @@ _ASIDE = re.compile(  # 9 (apples); the names of numbers make another number of 
     r"(?![a-z ]*\b(?:ten|hundred|thousand|dozen|[a-z]+illion)\b)([A-Za-z][A-Za-z ./]*(?:\^ ?\{?\d\}?)?)"
     r"(?(4)\})\)(?(3) ?\})(?=$|[;,])"
 )
-_COUNTED = re.compile(r"^\\text\{ ?([-+]?\d[^{}]*)\}$")
+_COUNTED = re.compile(r"^\\text\{ ?([-+]?\$?\d[^{}]*)\}$")
 _ENDS = " \t\n*_.,;:`⏎"
 _STARTS = re.compile(r"^(?:[ \t\n*_,;:`⏎]|\.(?!\d))+")
 _WORD_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -56,6 +55,8 @@ def normalise(text: str) -> str:
     text = _STARTS.sub("", re.sub(r"\s+", " ", text))
     if "(" in text:
         text = re.sub(r"(?<=\d) ?\((?:=|i\.e\.,?) ?([^()=]+)\)$", r" = \1", _ASIDE.sub(r"\1\2 \5", text))
+        text = re.sub(r"(?<=[\d}]) ?\((\\approx[^()=]+)\)$", r" \1", text)
+        text = re.sub(r"(?<=[)\]]) ?(?:U|\\text\{ ?U ?\}) ?(?=[(\[])", lambda _: r"\cup ", text)
         text = re.sub(r"^(-?[\d.,/]+) \((-?[\d.,/]+)\)$", r"\1 = \2", text)
     text = _BARRED.sub(_fraction, text)
     text = re.sub(r",? ?(?:\\text\{ ?,? ?)?where [^=]{1,20} is (?:an? )?(?:\w+ )?constant\W*$", "", text)
@@ -79,8 +80,9 @@ def _fraction(found: re.Match[str]) -> str:
 
 def _unicode(text: str) -> str:
     if not text.isascii():
-        text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
-        text = text.translate(_TABLE)
+        for pattern, instead in _SMALL:
+            text = re.sub(pattern, instead, text)
+        text = unicodedata.normalize("NFKC", text.translate(_TABLE)).replace("\u2044", "}{").replace("\u2212", "-")
     for plain, latex in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("\\lt=", r"\le ")):
         text = text.replace(plain, latex)
     return text
