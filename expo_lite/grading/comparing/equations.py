@@ -6,7 +6,7 @@ import re
 from expo_lite.grading.comparing import Result, Scope
 from expo_lite.grading.comparing.expression import NotUnderstood, number, parse
 from expo_lite.grading.comparing.leaves import quantity
-from expo_lite.grading.comparing.lists import Leaf, Relation, Sequence, Structure, split_top, structure
+from expo_lite.grading.comparing.lists import Leaf, Relation, Sequence, split_top, structure
 from expo_lite.grading.reading.units import Unit
 
 _SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
@@ -63,20 +63,13 @@ def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:
         if same_name(name, other_name):
             return scope.equal(value, other_value), "equation"
     elif name is not None and not isinstance(other, Relation):
-        return scope.equal(value, _only(other, answer)), "equation"
+        return scope.equal(value, answer), "equation"
     elif other_name is not None and not isinstance(one, Relation):
-        return scope.equal(_only(one, gold), other_value), "equation"
+        return scope.equal(gold, other_value), "equation"
     if isinstance(one, Relation) and isinstance(other, Relation):
         same = one.signs == other.signs and all(map(scope.equal, one.sides, other.sides))
         return same or _moved(one, other), "relation"
     return False, "relation"
-
-
-def _only(form: Structure, text: str) -> str:
-    r"""The value of a set of one, as of \{2\}; the text of anything else."""
-    if isinstance(form, Sequence) and form.opening == r"\{" and len(form.items) == 1:
-        return form.items[0]
-    return text
 
 
 def split_name(text: str) -> tuple[str | None, str]:

@@ -219,34 +219,18 @@ def _bounded(value: Fraction) -> Fraction:
 
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
-    if exponent.denominator != 1:
-        return _root(_power(base, Fraction(exponent.numerator)), exponent.denominator)
-    if abs(exponent) * _bits(base) > _MAX_BITS or (base == 0 and exponent <= 0):
+    if exponent.denominator == 2:
+        return _square_root(_power(base, Fraction(exponent.numerator)))
+    if abs(exponent) * _bits(base) > _MAX_BITS or (base == 0 and exponent <= 0) or exponent.denominator != 1:
         raise NotRational("too large or undefined")
     return Fraction(base**exponent.numerator)
 
 
-def _root(value: Fraction, index: int) -> Fraction:
-    """The exact root of a non-negative rational that has one."""
-    if value < 0 and index % 2:
-        return -_root(-value, index)
-    if value < 0 or index > 64:
+def _square_root(value: Fraction) -> Fraction:
+    """The exact root of a rational that has one; other roots are compared as expressions."""
+    if value < 0:
         raise NotRational("no real root")
-    parts = []
-    for whole in (value.numerator, value.denominator):
-        root = math.isqrt(whole) if index == 2 else _integer_root(whole, index)
-        if root**index != whole:
-            raise NotRational("irrational")
-        parts.append(root)
-    return Fraction(parts[0], parts[1])
-
-
-def _integer_root(whole: int, index: int) -> int:
-    low, high = 0, 1 << (whole.bit_length() // index + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if middle**index <= whole:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    root = Fraction(math.isqrt(value.numerator), math.isqrt(value.denominator))
+    if root**2 != value:
+        raise NotRational("irrational")
+    return root

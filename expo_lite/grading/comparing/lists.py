@@ -138,8 +138,6 @@ def structure(text: str) -> Structure:
     environment = _ENVIRONMENT.match(text[factor.end() :] if factor else text)
     if environment is not None and text.count(r"\begin") == 1:
         rows = [row for row in environment.group(2).split(NEWLINE) if row.strip(" \\hline")]
-        if environment.group(1) == "array" and len(rows) == 1 and "&" not in rows[0]:
-            return structure(rows[0])
         cells = [split_top(row, frozenset("&"))[0] for row in rows]
         if factor and factor[1]:
             times = "-1" if factor[1] == "-" else factor[1]
@@ -187,8 +185,6 @@ def _bracketed(text: str) -> Structure:
         items, _ = list_items(inside, bracketed=True)
         if opening == r"\{" and not inside.strip():
             return Sequence(opening, closing, ())
-        if opening == "[" and len(items) > 1 and all(item.startswith("[") and _closes_last(item) for item in items):
-            return Matrix("bmatrix", tuple(tuple(list_items(item[1:-1], bracketed=True)[0]) for item in items))
         if len(items) > 1 or opening == r"\{":
             return Sequence(opening, closing, _expanded(items) if opening == r"\{" else tuple(items))
         if opening == "(" and closing == ")":
@@ -306,6 +302,6 @@ def compare_with_list(gold: str, answer: str, scope: Scope) -> Result | None:
     if not isinstance(one, Sequence) or not isinstance(other, Leaf):
         return None
     is_set = len(one.items) == 1 and one.opening == r"\{" and other.text.strip() != r"\emptyset"
-    if not scope.outermost or not (is_set or one.link == "or"):
+    if not is_set and not (scope.outermost and one.link == "or"):
         return False, "list"
     return all(scope.equal(item, other.text) for item in one.items), "set" if is_set else "alternatives"
