@@ -284,19 +284,15 @@ def _same(one: Statement, other: Statement) -> bool:
 def _link(between: str) -> Link:
     if len(between) > _MAX_LINK_CHARS:
         return Link.STEP
-    if _NOT_BEFORE.search(between):
-        return Link.UNCLEAR
     words = re.findall(r"[A-Za-z']{2,}", re.sub(r"\\[A-Za-z]+", " ", between).lower())
     if _CORRECTED.intersection(words):
         return Link.STEP
-    if len(words) > _MAX_LINK_WORDS and _HEDGED.intersection(words):
+    derived = _DERIVED.intersection(words) or any(len(word) > 5 and word.endswith("ing") for word in words)
+    told, hedges = derived or len(words) > _MAX_LINK_WORDS, _HEDGED.intersection(words)
+    if hedges if told else hedges - _LIST_WORDS:
         return Link.UNCLEAR
-    if _DERIVED.intersection(words) or any(len(word) > 5 and word.endswith("ing") for word in words):
-        return Link.UNCLEAR if _HEDGED.intersection(words) else Link.STEP
-    if len(words) > _MAX_LINK_WORDS or _COMPUTED.search(_SUBSCRIPT.sub("", between)):
+    if told or _COMPUTED.search(_SUBSCRIPT.sub("", between)):
         return Link.STEP
-    if _HEDGED.intersection(words) - _LIST_WORDS:
-        return Link.UNCLEAR
     is_or = "or" in words or re.search(r"^[^\w\\]*=[^\w\\]*\Z|\\(?:approx|equiv|lor|vee)\b|\bi\.\s?e\.", between)
     return Link.OR if is_or else Link.AND
 
