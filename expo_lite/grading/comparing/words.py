@@ -222,31 +222,19 @@ def digits_for_words(normalised: str) -> str:
     if not text[:1].isalpha():
         return normalised
     tokens = re.findall(r"[a-z]+|\S", text.replace("-", " "))
-    if tokens[0] in ("minus", "negative") and len(tokens) > 1:
-        positive = " ".join(tokens[1:])
-        inner = digits_for_words(positive)
-        return f"-{inner}" if inner != positive else normalised
-    if text in ("half", "a half"):
-        return "1/2"
     value, used = _read_number(tokens)
     if used == 0:
         return normalised
     rest = tokens[used:]
     if rest[:1] and rest[0].rstrip("s") in _PARTS:
         return " ".join([f"{value}/{_PARTS[rest[0].rstrip('s')]}", *rest[1:]])
-    if rest[:3] == ["and", "a", "half"]:
-        return " ".join([f"{2 * value + 1}/2", *rest[3:]])
     return " ".join([str(value), *rest])
 
 
 def _read_number(tokens: list[str]) -> tuple[int, int]:
     """The number that the first words say, and how many words that takes."""
     total = current = used = 0
-    if tokens[:2] == ["a", "dozen"]:
-        return 12, 2
-    index = 1 if tokens[:2] in (["a", "hundred"], ["a", "thousand"], ["a", "million"]) else 0
-    current = index
-    for token in tokens[index:]:
+    for index, token in enumerate(tokens):
         if token in _SMALL:
             if used and current % 10 and current % 100 != 0:
                 break
@@ -255,8 +243,7 @@ def _read_number(tokens: list[str]) -> tuple[int, int]:
             current *= 100
         elif token in _LARGE and current:
             total, current = total + current * _LARGE[token], 0
-        elif token != "and" or tokens[index - 1 : index] != ["hundred"] or tokens[index + 1 : index + 2] == ["a"]:
+        elif token != "and" or tokens[index - 1 : index] != ["hundred"]:
             break
-        index += 1
-        used = index
+        used = index + 1
     return total + current, used
