@@ -64,6 +64,13 @@ They were written by another hand than the rules. By the first form of these 55 
         ("Total = 5 + 3\n= 8", "8", True),
         ("2 + 3 = 5", "x + 1", None),  # no number
         ("1 1/2 miles = 1.5 x 5,280 = 7,920 feet", "7920", True),
+        ("\\begin{aligned} 8 \\cdot 7 + 346 &= 56 + 346 \\\\ &= 402 \\end{aligned}", "402", True),
+        ("\\begin{aligned} 8 \\cdot 7 + 346 &= 57 + 346 \\\\ &= 402 \\end{aligned}", "402", False),
+        ("180° - 70° = 110°", "110", True),
+        ("$180^\\circ - 70^{\\circ} = 120^\\circ$, so 110", "110", False),
+        ("2 / 1/6 = 12", "12", True),
+        ("(3x-2) * 1 + 1 = 3x-1 = 11 at x = 4, 3 * 4 - 1 = 11", "11", True),  # x-2 is no word
+        ("\\gcd(378-315,315) = \\gcd(63,315), and 21 * 3 = 63", "63", True),
         ("$\\frac{3}{9} = \\frac{1}{3}$ and $\\frac{4}{12} = \\frac{1}{3}$", "\\frac{1}{3}", True),
     ],
 )
@@ -91,7 +98,7 @@ def test_sound_chains_in_the_styles_of_larger_models() -> None:
     """Written by a third hand that had not seen the rules. The first form called 4 wrong; the one left says "not 9"."""
     rows = [json.loads(line) for line in SOUND.read_text(encoding="utf-8").splitlines()]
     found = Counter(check_arithmetic(row["question"], row["answer"], row["chain"]) for row in rows)
-    assert found == {True: 103, None: 56, False: 1}
+    assert found == {True: 107, None: 52, False: 1}
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,16 @@ from expo_lite.grading.comparing.leaves import NotRational, exact_value
 _REWRITTEN = tuple(
     (re.compile(pattern, re.MULTILINE), instead)
     for pattern, instead in (
-        (r"<<[^<>]*>>|\*\*|`|\\(?:left|right|quad|[,;!])|\\?[$£€]|&|\\(?=[%*])", ""),  # notes, layout, currency
+        (
+            r"<<[^<>]*>>|\*\*|`|\\(?:left|right|quad|[,;!])|\\(?:begin|end)\s*\{[a-z]+\*?\}|\\?[$£€]|&|\\(?=[%*])"
+            r"|\u00b0|\\degree\b|\^\s?\{?\\circ\b\}?",
+            "",
+        ),  # notes, layout, currency, degrees
         (r"\\(?:text|mathrm)\s*\{([^{}]*)\}", r" \1 "),
         (r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*+)\}", r"\1"),
         (r"(?<=\d)\{?,\}?(?=\d{3}(?!\d))", ""),
         (r"[\u2212\u2013]", "-"),
-        (r"\n[ \t]*(?==)", " "),
+        (r"(?:\n|\\\\)\s*(?==)", " "),
         (r"(?:^|(?<=[.;:!,?]))[^.;:!,?\n]*+\?", ""),  # a guess
         (r"(?<!\d)\d++(?:st|nd|rd|th)\b", "nth"),
         (r"^[ \t]*(?:[-*\u2022]|\(?\d+[.)])\s", ""),  # a bullet
@@ -30,18 +34,20 @@ _REWRITTEN = tuple(
         (r"[\u00d7\u00b7]|\\(?:times|cdot)\b", "*"),
         (r"(?:(?<=[\d)%])\s*(?:[xX]|\btimes)\s*|(?<=[a-z])\s+[xX]\s+)(?=[\d.(\\])", "*"),
         (r"(%|/\s*\d+\)?)\s+of\s+(?=[\d.(\\])", r"\1*"),
-        (r"(?:\u00f7|\\div)\s*(\d+/\d+)", r"/(\1)"),
+        (r"(?:\u00f7|\\div|/(?=\s))\s*(\d+/\d+)", r"/(\1)"),
         (r"\u00f7|\\div", "/"),
     )
 )
 _BREAK = re.compile(r"\n|[.;:!,](?=\s|$)|\\[()\[\]\\]")
 _EQUALS = re.compile(r"(=|\u2248|\\approx)")
-_WORD = r"(?:/\s*|(?<=\d)-)?(?<![\\A-Za-z])(?:[^\W\d_](?:[^\W_]|['\u2019-])++|[aI](?=\s+[A-Za-z]{2}))"
+_WORD = (
+    r"(?:/\s*|(?<=\d)-)?(?<![\\A-Za-z])(?:[^\W\d_]['\u2019-]?[^\W\d_](?:[^\W_]|['\u2019-])*+|[aI](?=\s+[A-Za-z]{2}))"
+)
 """A word, or a unit as in "6 miles/hour" and "3-day"; another single letter is a variable."""
 _UNIT = re.compile(rf"(?<=[\d)%}}])\s*+(?:{_WORD}\s*+)++(?=[-+*/)]|\\|$)")
 _UNKNOWN = re.compile(
     r"(?<!\\)\b(?:half|twice|double|triple|average|mean|sum|sqrt|abs|mod|plus|minus|by|times"
-    r"|dozen|hundred|thousand|million|billion|cents?|[ap]\.?m|sin|cos|tan|ln|log)\b(?:\s+of\b)?|[A-Za-z]{2,}(?=[(_])",
+    r"|dozen|hundred|thousand|million|billion|cents?|[ap]\.?m|sin|cos|tan|ln|log|gcd|lcm)\b(?:\s+of\b)?|[A-Za-z]{2,}(?=[(_])",
     re.IGNORECASE,
 )
 """Words by which more than the figures is meant, and names of functions."""
