@@ -18,7 +18,7 @@ _MAX_TOKENS = 800
 
 _FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log exp sqrt abs "
-    "arcsinh arccosh arctanh asin acos atan factorial binom cbrt sgn".split()
+    "arcsinh arccosh arctanh factorial binom sgn".split()
 )
 _GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
@@ -31,7 +31,6 @@ _ENGLISH = frozenset("for if of or and not but when with then is on the".split()
 _MAX_DEPTH = 100  # of sums and atoms
 _MAX_DIGITS = 1000
 
-_ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sinh": "arcsinh"}
 _CONSTANTS = {"pi": ("sym", "pi"), "infty": ("sym", "oo"), "e": ("sym", "e"), "i": ("sym", "i")}
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
@@ -287,10 +286,10 @@ class _Parser:
         if name == "binom":
             return ("fn", "binom", self._argument(), self._argument())
         if name in _FUNCTIONS:
-            return self._function(_ALIASES.get(name, name))
+            return self._function(name)
         if name in _CONSTANTS:
             return _CONSTANTS[name]
-        if name in _GREEK or name in ("ihat", "jhat", "khat"):
+        if name in _GREEK:
             return self._symbol("\\" + name)
         self.at -= 1
         self.refuse()

@@ -19,7 +19,7 @@ _DIGITS = 200
 _RANGES = [(1.0, 3.0)] * 4 + [(0.05, 0.95)] * 4 + [(-2.0, 2.0)] * 5 + [(5.0, 20.0)] * 3
 _ENOUGH = 3
 _MAX_EXPONENT = 10**7
-_OF_ANY_SIZE = frozenset(("abs", "ln", "log", "root", "cbrt"))
+_OF_ANY_SIZE = frozenset(("abs", "ln", "log", "root"))
 
 
 class Undefined(ValueError):
@@ -199,8 +199,8 @@ def _function(name: str, values: list[Any], *, real: bool) -> Any:
     first = values[0]
     if name not in _OF_ANY_SIZE and mp.isfinite(first) and abs(first) > mp.mpf(10) ** 30:
         raise Undefined("too large")
-    if name in ("root", "cbrt"):
-        return _root(first, values[1] if len(values) > 1 else mp.mpf(3 if name == "cbrt" else 2), real=real)
+    if name == "root":
+        return _root(first, values[1], real=real)
     if name in ("ln", "log"):
         if real and (not isinstance(first, mp.mpf) or first <= 0):
             raise Undefined("logarithm of a negative number")

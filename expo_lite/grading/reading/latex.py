@@ -4,23 +4,14 @@ import re
 
 _RENAMED = {
     "dfrac": r"\frac ", "tfrac": r"\frac ", "cfrac": r"\frac ", "dbinom": r"\binom", "tbinom": r"\binom",
-    "leq": r"\le ", "leqslant": r"\le ", "leqq": r"\le ", "geq": r"\ge ", "geqslant": r"\ge ", "geqq": r"\ge ",
-    "neq": r"\ne ",
-    "lt": "<", "gt": ">", "colon": ":", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "lbrace": r"\{",
-    "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "backslash": r"\setminus ",
-    "smallsetminus": r"\setminus ", "varnothing": r"\emptyset ", "infin": r"\infty ", "ldots": r"\dots ",
-    "cdots": r"\dots ", "dotsc": r"\dots ", "dotsb": r"\dots ", "degrees": r"\degree ", "textdegree": r"\degree ",
-    "ast": "*", "land": r"\text{ and }", "wedge": r"\text{ and }", "lor": r"\text{ or }", "vee": r"\text{ or }",
-    "euro": "€", "pounds": "£", "textdollar": "$", "textpercent": "%", "varepsilon": r"\epsilon ", "varphi": r"\phi ",
-    "vartheta": r"\theta ", "simeq": r"\approx ", "approxeq": r"\approx ", "cong": r"\approx ", "bigcup": r"\cup ",
-    "bigcap": r"\cap ", "reals": r"\R ", "iff": r"\text{ or }", "tg": r"\tan ", "ctg": r"\cot ", "arctg": r"\arctan ",
-    "cosec": r"\csc ", "lg": r"\log ", "cent": "¢", "textcent": "¢", "imath": "i", "jmath": "j", "dotsm": r"\dots ",
-    "exponentialE": "e", "imaginaryI": "i",
+    "leq": r"\le ", "leqslant": r"\le ", "geq": r"\ge ", "geqslant": r"\ge ", "neq": r"\ne ", "lt": "<", "gt": ">",
+    "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "lbrace": r"\{", "rbrace": r"\}", "backslash": r"\setminus ",
+    "smallsetminus": r"\setminus ", "varnothing": r"\emptyset ", "ldots": r"\dots ", "cdots": r"\dots ",
+    "land": r"\text{ and }", "lor": r"\text{ or }", "varepsilon": r"\epsilon ", "varphi": r"\phi ", "bigcup": r"\cup ",
 }  # fmt: skip
 _DROPPED = frozenset(
-    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle "
-    "scriptstyle "
-    "limits nolimits rm bf it sf tt normalsize large Large small strut hfill noindent centering boldmath qed".split()
+    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle limits "
+    "nolimits rm bf it large Large".split()
 )
 _SPACES = frozenset("quad qquad thinspace medspace thickspace space enspace nobreakspace newline allowbreak".split())
 _CONTENT_ONLY = frozenset(
