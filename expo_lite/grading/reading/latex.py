@@ -38,8 +38,6 @@ _DELIMITERS = re.compile(r"\\[()\[\]]")
 _DEGREE = re.compile(
     r"(?:\{\s?\})?\^\s?(?:\{\s?\\(?:circ|degree)\s?\}|\\(?:circ|degree)(?![A-Za-z]))|(?<=\d)\^(?:o(?![A-Za-z])|\{o\})"
 )
-_INFIX = re.compile(r"\{([^{}]{1,60})\\(over|choose)(?![A-Za-z])([^{}]{1,60})\}")
-_INFIX_NAMES = {"over": "frac", "choose": "binom"}
 _UNIT_OR_FUNCTION = frozenset(("min", "sec"))
 NEWLINE = "⏎"
 
@@ -52,11 +50,8 @@ def spelled(text: str) -> str:
     text = re.sub(r"\\([%&#])", r"\1", text.replace("\\\\", NEWLINE).replace(r"\$", "\ue000"))
     text = _money_or_delimiter(_DELIMITERS.sub(" ", text)).replace("\ue000", "$")
     text = re.sub(r"\^ ?\{?((?:\\prime ?){1,3})\}?", lambda found: "'" * found[1].count("p"), text)
-    text = re.sub(r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1", text)
-    text = re.sub(r"(?<=[A-Za-z]\^)\{(-\d)\}(?=\})", r"\1", text)  # within a text command
     text = re.sub(r"\\[pb]?mod\b ?\{?(\w+)\}?", r"\\text{ mod \1}", text)
     text = _DEGREE.sub(r"\\degree ", text).replace("{:}", ":")
-    text = _INFIX.sub(lambda found: rf"\{_INFIX_NAMES[found[2]]}{{{found[1]}}}{{{found[3]}}}", text)
     text = _SPACING.sub(" ", _GROUPED.sub("", text)).replace(r"\!", "").replace(r"\/", "")
     return _commands(text)
 

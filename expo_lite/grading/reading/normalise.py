@@ -62,7 +62,7 @@ def normalise(text: str) -> str:
     text = re.sub(r",? ?(?:\\text\{ ?,? ?)?where [^=]{1,20} is (?:an? )?(?:\w+ )?constant\W*$", "", text)
     text = _STARTS.sub("", _PERCENT.sub("%", text).rstrip(_ENDS))
     text = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", "^", text).replace("**", "")
-    text = re.sub(r"(?<![A-Za-z])oo(?![A-Za-z])", lambda _: r"\infty", _COUNTED.sub(r"\1", text))
+    text = _COUNTED.sub(r"\1", text)
     if r"\begin" not in text and "=" in text:  # x = 1 and y = 2 side by side, or one below the other
         text = re.sub(r"(?<=[\d})])\.? (?=[A-Za-z](?:_\w)? ?=)", ", ", text.replace(NEWLINE, ", "))
     while text.startswith("{") and _closing(text) == len(text) - 1:
