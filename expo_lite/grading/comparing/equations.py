@@ -17,11 +17,9 @@ _LETTER = (
 _SEGMENT = rf"(?:[A-Z]{{2,6}}|[A-Z]{_SUBSCRIPT}){_SUBSCRIPT}"
 _SIMPLE = (
     rf"{_LETTER}|[A-Z]\^\{{?-?[1T]\}}?|{_LETTER}(?:\^\{{?-1\}}?|\^\{{?\*\}}?|\^\{{\(\d\)\}})?\((?:[^()=<>]|\([^()]*\))*\)|{_SEGMENT}|\|{_SEGMENT}\||"
-    rf"(?:m ?)?\\angle ?(?:[A-Z]{{1,3}}|\\[a-z]+|\d)|\\(?:overline|overarc|widehat|vec|hat|bar) ?\{{?\w+\}}?|"
-    rf"\[[A-Z]{{3,}}\]|\\det ?[A-Z]|"
+    rf"(?:m ?)?\\angle ?(?:[A-Z]{{1,3}}|\\[a-z]+|\d)|"
     rf"\\frac\{{{_SEGMENT}\}}\{{{_SEGMENT}\}}|{_SEGMENT} ?[/:] ?{_SEGMENT}|[a-z](?: ?: ?[a-z])+"
-    rf"|\\frac\{{d\^?\d?[a-z]?\}}\{{d[a-z]\^?\d?\}}(?:[a-z](?:\([a-z]\))?)?|"
-    r"\\text\{[^{}=]{1,60}\}(?:_\{?\w+\}?)?|[A-Z]?[a-z]{2,20}(?: [A-Za-z]{1,20}){0,5}"
+    r"|\\text\{[^{}=]{1,60}\}(?:_\{?\w+\}?)?|[A-Z]?[a-z]{2,20}(?: [A-Za-z]{1,20}){0,5}"
 )
 _NAME = re.compile(rf"^(?:{_SIMPLE})$")
 _NAMES = re.compile(rf"^\(?\s?(?:{_LETTER})(?:\s?,\s?(?:{_LETTER}))+\s?\)?$")
@@ -111,15 +109,14 @@ def _is_plain(text: str) -> bool:
 
 
 def same_name(one: str, other: str) -> bool:
-    """Check that two names may stand for the same thing: equal, f(x) for y, or one of them in words."""
+    """Check that two names may stand for the same thing: equal, or f(x) for y."""
     a, b = (re.sub(r"\\text(?=\w$)|[\s{}]", "", re.sub(r"[{}]", "", name)) for name in (one, other))
     if a == b or not a or not b:
         return True
     for applied, other_name in ((a, b), (b, a)):
         if head := _FUNCTION.match(applied):
             return other_name in ("y", head.group(1))
-    wordy = [bool(re.match(r"^(?:\\text|[A-Z]?[a-z]{2})", name)) for name in (a, b)]
-    return any(wordy) and not all(wordy)
+    return False
 
 
 def _moved(one: Relation, other: Relation) -> bool:
