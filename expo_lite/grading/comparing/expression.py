@@ -14,6 +14,8 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<num>\d+\.?\d*(?:[eE][+-]?\d{1,4}(?![\d.]))?|\.\d+(?:[eE][+-]?\d{1,4})?)"
     r"|(?P<cmd>\\[A-Za-z]+|\\[{}|])|(?P<word>[A-Za-z]+)|(?P<op>[-+*/^_()\[\]{}|!%'=:,<>]))"
 )
+_THOUSANDS = re.compile(r"(?<![\d.,])(?<![\d.,] )[1-9]\d{0,2}(?:(?:,\d{3})+(?!,)|(?: \d{3})+)(?! ?\d)")
+_MIXED = re.compile(r"(?<![\d.])(\d+)\s+(\d{1,9})\s*/\s*(\d{1,9})(?!\.?\d)")
 _MAX_TOKENS = 800
 
 _FUNCTIONS = frozenset(
@@ -140,7 +142,7 @@ class _Parser:
 
     def _starts_factor(self) -> bool:
         token = self.peek()
-        if not token or token == "&mixed":
+        if not token:
             return False
         if token == "|":
             return self._bars == 0
@@ -231,18 +233,10 @@ class _Parser:
 
     def _number(self, token: str) -> Tree:
         value = _literal(token)
-        mixed = self.take("&mixed")
         if token.isdigit() and self.peek() == r"\frac":
             part = self._mixed_part()
             if part is not None:
                 return number(value[1] + part)
-        if mixed:
-            top = _literal(self.next())
-            self.expect("/")
-            bottom = _literal(self.next())
-            if token.isdigit() and 0 < top[1] < bottom[1]:
-                return number(value[1] + top[1] / bottom[1])
-            self.refuse()
         return value
 
     def _mixed_part(self) -> Fraction | None:
@@ -338,10 +332,8 @@ def _literal(token: str) -> Tree:
 
 def _tokens_of(text: str) -> list[str]:
     """The tokens; raises NotUnderstood for a character that is none, a word, or too many."""
-    text = re.sub(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])", lambda m: m.group().replace(",", ""), text.strip())
-    text = re.sub(
-        r"(?<![\d.,] )(?<![\d.,])([1-9]\d{0,2}(?: \d{3})+)(?! ?\d)", lambda m: m.group().replace(" ", ""), text
-    )
+    text = _THOUSANDS.sub(lambda found: re.sub("[ ,]", "", found[0]), text.strip())
+    text = _MIXED.sub(_as_fraction, text)
     tokens: list[str] = []
     position = 0
     while position < len(text):
@@ -353,9 +345,12 @@ def _tokens_of(text: str) -> list[str]:
         tokens.extend(_letters(word) if word else [match.group(match.lastgroup or 0).strip()])
         if len(tokens) > _MAX_TOKENS:
             raise NotUnderstood("too long")
-        if match.group("num") and re.match(r"\s+\d+\s*/\s*\d", text[position:]):
-            tokens.append("&mixed")
     return tokens
+
+
+def _as_fraction(mixed: re.Match[str]) -> str:
+    """Write the fraction of a mixed number, 2 1/3, as a command; 2 4/3 is none."""
+    return rf"{mixed[1]}\frac{{{mixed[2]}}}{{{mixed[3]}}}" if 0 < int(mixed[2]) < int(mixed[3]) else mixed[0]
 
 
 def _letters(word: str) -> list[str]:

@@ -118,10 +118,7 @@ def answer_start(completion: str) -> int | None:
     r"""The start of the final answer's statement; an open box counts; None if there is no statement."""
     text = said(completion)
     settled, _ = _statement(text)
-    if settled is not None and boxes(text):
-        return settled.parts[0].start
-    opened = open_box(text)
-    return opened if opened is not None else None if settled is None else settled.parts[0].start
+    return open_box(text) if settled is None else settled.parts[0].start
 
 
 def gold_answer(gold: str) -> str:
