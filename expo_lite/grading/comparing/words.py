@@ -161,14 +161,14 @@ def compare_times(gold: str, answer: str, scope: Scope) -> Result | None:
 
 def _number_in_base(text: str) -> tuple[str, int] | None:
     r"""Digits (no leading zeros) and base of 204_5, 204_{\text{five}} or 204 (base 5)."""
-    match = _IN_BASE.match(re.sub(r"(?<=[0-9A-F])\\text\{ ?([A-F]+) ?\}", r"\1", text))
+    match = _IN_BASE.match(text)
     if match is None:
         return None
     base = match.group("low") or match.group("word")
     number = _SMALL.get(base) if base.isalpha() else int(base)
     digits = match.group("digits").replace(" ", "").upper()
-    if number is None or not 2 <= number <= 36:
-        return None
+    if number is None or not 2 <= number <= 36 or any(int(digit, 36) >= number for digit in re.sub("[-.]", "", digits)):
+        return None  # a_{10} is the tenth of some numbers
     sign, digits = ("-", digits[1:]) if digits.startswith("-") else ("", digits)
     return sign + (digits.lstrip("0") or "0"), number
 
@@ -178,13 +178,8 @@ def compare_bases(gold: str, answer: str, scope: Scope) -> Result | None:
     wanted, given = _number_in_base(gold), _number_in_base(answer)
     if wanted is None and given is None:
         return None
-    if wanted is None or given is None:
-        digits, base = wanted or given or ("", 0)
-        plain = answer if wanted is not None else gold
-        if base != 10:
-            return False, "base"
-        return quantity(plain).value == quantity(digits).value, "base"
-    return wanted == given, "base"
+    bare = [found[0] if found and found[1] == 10 else text for found, text in ((wanted, gold), (given, answer))]
+    return (scope.equal(*bare) if bare != [gold, answer] else wanted == given), "base"
 
 
 def _ratio(text: str) -> tuple[Fraction, ...] | None:
