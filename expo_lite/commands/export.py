@@ -27,7 +27,7 @@ GGUF = ("f16", "bf16", "f32", "q8_0")
 DTYPES = {"adapter": ("",), "merged": ("bf16", "f16", "f32"), "gguf": GGUF, "ollama": GGUF}
 """The types of weights by kind, the default first."""
 CHECKED_PROBLEMS = 4
-"""Of each level, whose greedy completions are compared."""
+"""Problems of each level whose greedy completions are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)

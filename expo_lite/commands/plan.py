@@ -25,7 +25,7 @@ from expo_lite.terminal import Terminal, new_table, say, warning
 PROBLEMS, EVALUATED = 8, 3_400
 """Problems of a step, and completions of an evaluation of 40 problems at each of five levels, as train takes them."""
 CHECKPOINTS = 3
-"""Those that a run keeps, with one that is being written; each has the adapter and two moments of its size."""
+"""Checkpoints on the disk, with one that is being written; each has the adapter and two moments of its size."""
 ASSUMED = (
     f"{hours.BANDWIDTH_SHARE:.0%} of the bandwidth and {hours.OPERATIONS_SHARE:.0%} of the operations in its data "
     "sheet, prompts and completions half as long as they may be, an explanation of every problem"
@@ -95,7 +95,7 @@ class PlannedModel:
     longest: int
     card: hours.Card
     commit: str | None
-    """Of a hub model, as it is in the cache."""
+    """The commit of a hub model, as it is in the cache."""
 
     @property
     def parameters(self) -> str:

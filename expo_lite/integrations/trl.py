@@ -36,9 +36,9 @@ from expo_lite.tasks import Task
 from expo_lite.tasks.base import steps_right
 
 TESTED = ((1, 15), (1, 16))
-"""From this version of TRL on, and below that one."""
+"""The first version of TRL that fits, and the first that was not tried."""
 FILTERS = ("verified", "arithmetic", "steps")
-"""Those of this trainer; the others are for `expo-lite train`."""
+"""The filters of this trainer; the others are for `expo-lite train`."""
 ACCEPTED = "accepted"
 
 

@@ -39,7 +39,7 @@ class ChainFigure:
     lift: float
     text: str = ""
     reliance: float | None = None
-    """By how many nats a token the answer shown makes the chain more probable, where it was measured."""
+    """Nats a token by which the answer shown makes the chain more probable, where it was measured."""
     anchoring: tuple[float, ...] = ()
     """The same by quarter of the chain, of one with at least a token in each."""
     right: bool | None = None
@@ -66,16 +66,16 @@ class LevelDiagnosis:
     lift: dict[str, Estimate | None]
     nll_ratio: Estimate | None
     lift_gain: dict[str, Estimate | None]
-    """By kind: the lift of explanations minus that of the own chain of the same problem, nats."""
+    """The lift of explanations minus that of the own chain of the same problem, nats, by kind."""
     right: dict[str, Estimate | None]
-    """By kind of chain: with the right answer; of explanations all attempts count, not only those accepted."""
+    """The share of chains with the right answer, by kind; all explanations count, not only those accepted."""
     valid: dict[str, Estimate | None]
-    """By kind: with right steps, where the task or the arithmetic can tell; of explanations those accepted."""
+    """The share with right steps, by kind, where they can be told; of explanations the accepted ones."""
     reliance: dict[str, Estimate | None]
-    """By kind: nats a token by which an answer in the prompt makes the chain more probable."""
+    """Nats a token by which an answer in the prompt makes the chain more probable, by kind."""
     explanations_truncated: Estimate | None
     anchoring: dict[str, dict[str, Estimate | None]] = field(default_factory=dict)
-    """Where the reliance lies: by quarter of the chain, then by kind."""
+    """The reliance by quarter of the chain, then by kind."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; an interval that a single problem leaves open has null for its ends."""

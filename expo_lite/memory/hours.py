@@ -15,7 +15,7 @@ from expo_lite.memory.shapes import Shape
 from expo_lite.settings.models import suggestion
 
 BANDWIDTH_SHARE, OPERATIONS_SHARE = 0.5, 0.4
-"""Of the data sheet."""
+"""Shares of the figures in its data sheet that a card is taken to reach."""
 BF16 = 2
 FROM_FOUR_BITS = 0.5 + 2 * BF16
 """Bytes that are moved for a four-bit weight: it is read, written in 16 bits, and read again by the product."""

@@ -56,7 +56,7 @@ class Limits:
     micro_batch_tokens: int
     sampling_rows: int
     keeps: Keeps = "inputs"
-    """For the backward pass of an update."""
+    """The tensors that stay for the backward pass of an update."""
     warn: Callable[[str], None] = lambda line: None
     """Told of each halving."""
     updating_s: float = 0.0
@@ -66,7 +66,7 @@ class Limits:
     def of(
         cls, config: RunConfig, warn: Callable[[str], None] = lambda line: None, keeps: Keeps = "inputs"
     ) -> "Limits":
-        """Those of a run's settings; what they leave open is as large as a plan ever chooses."""
+        """The limits in a run's settings; what they leave open is as large as a plan ever chooses."""
         tokens = config.optimizer.micro_batch_tokens or MOST_MICRO_BATCH_TOKENS
         rows = config.sampling.sampling_rows or MOST_SAMPLING_ROWS
         return cls(tokens, rows, keeps, warn)
@@ -183,7 +183,7 @@ def fitted(config: RunConfig, kept: RunConfig | None = None) -> tuple[RunConfig,
 def fitted_policy(
     model: str, policy: PolicyConfig, params: SamplingParams, warn: Callable[[str], None]
 ) -> tuple[PolicyConfig, Limits]:
-    """For a command that only samples and scores: the sampler and the batch sizes that the plan allows."""
+    """The sampler and the batch sizes that the plan allows a command that only samples and scores."""
     workload = Workload(completion_tokens=params.max_completion_tokens, nucleus=params.top_p < 1, recomputes=True)
     plan = _plan_here(model, workload, policy, None, None)
     if plan is None:

@@ -30,7 +30,7 @@ LOGIT_CHUNK_TOKENS = 256
 CACHE_BLOCK = 64
 """Tokens by which the sampler's cache grows on a CPU, so that short completions never pay for the longest."""
 RECORDED_ROWS, RECORDED_WIDTH = 8, 256
-"""On a GPU our decoder records a step as a CUDA graph for each such number of rows and of positions."""
+"""Multiples of rows and of positions for which our decoder records a step as a CUDA graph."""
 RECORDED_LAYER_BYTES = 24 * 2**20 / 64
 """Memory that a recording holds a layer, beside the tensors of the step. Others report 24 MiB for a model of 64 layers
 (github.com/vllm-project/vllm/issues/50780); ours has not been measured."""
@@ -256,7 +256,7 @@ MOST_MICRO_BATCH_TOKENS = 16_384
 MOST_SAMPLING_ROWS = 256
 """The most rows that the plan decodes at once."""
 ENOUGH_ROWS = 8
-"""With so many rows our own decoder is taken, whatever the group: a group need not be decoded at once."""
+"""Rows that must fit beside the dense copy for our own decoder to be taken, whatever the group."""
 
 
 @dataclass(frozen=True, slots=True)

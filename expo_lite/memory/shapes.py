@@ -25,7 +25,7 @@ class Layer:
     projections: Projections
     """Inputs and outputs of those that are quantised and get an adapter."""
     keys: int
-    """Those that it keeps of a token side by side; the values are as wide."""
+    """Numbers that a token's keys have, side by side; the values are as wide."""
     weights: int
     """Outside its projections and its wide norms."""
     state: int = 0
@@ -48,7 +48,7 @@ class Shape:
     tied: bool
     """The head is the embeddings' own matrix."""
     attention_bias: bool = False
-    """Of the query, key and value projections (Qwen2)."""
+    """The query, key and value projections have biases (Qwen2)."""
     head_norms: int = 0
     """Weights of a layer's norms of queries and keys (Qwen3, OLMo 2)."""
     norms: int = 2
@@ -93,7 +93,7 @@ class Shape:
 
     @property
     def n_embedding_weights(self) -> int:
-        """Of the embeddings, and of the head where it is a matrix of its own."""
+        """Weights of the embeddings, and of the head where it is a matrix of its own."""
         per_layer = self.per_layer_vocabulary * self.layers * self.per_layer
         return self.vocabulary * self.hidden * (1 if self.tied else 2) + per_layer
 
@@ -192,7 +192,7 @@ def _kinds(config: dict[str, Any], every: int) -> list[str]:
 
 
 def _linear_attention(config: dict[str, Any], shape: Shape) -> Shape:
-    """With layers that have the gated delta net (arXiv 2412.06464), and gates of the heads' outputs in the others."""
+    """A shape with layers of the gated delta net (arXiv 2412.06464), and gates of the heads' outputs in the others."""
     names = ("num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim")
     n_keys, key_dim, n_values, value_dim = (int(config[f"linear_{name}"]) for name in names)
     kernel = int(config.get("linear_conv_kernel_dim", 4))
@@ -210,7 +210,7 @@ def _linear_attention(config: dict[str, Any], shape: Shape) -> Shape:
 
 
 def _gemma_4(config: dict[str, Any], shape: Shape) -> Shape:
-    """With wider heads in layers of full attention, layers that take an earlier one's keys, and inputs for each."""
+    """A shape with wider heads in full attention, layers that take an earlier one's keys, and inputs for each layer."""
     keys_are_values, n_sharing = bool(config.get("attention_k_eq_v")), int(config.get("num_kv_shared_layers", 0))
     wide = {"head_dim": config.get("global_head_dim", 512)}
     if keys_are_values:

@@ -27,7 +27,7 @@ class Policy(Protocol):
     scaler: torch.amp.GradScaler
     """Scales the loss up if the model computes in fp16, so that small gradients do not vanish; otherwise disabled."""
     keeps: Keeps
-    """For the backward pass of an update."""
+    """The tensors that stay for the backward pass of an update."""
     samples_exactly: bool
     """Sampler and scorer differ only by the rounding of fp32."""
     n_sampled_tokens: int

@@ -1,4 +1,4 @@
-"""From weighted completions to tensors: micro-batches by token budget, weights already fixed.
+"""Tensors of weighted completions: micro-batches by token budget, weights already fixed.
 
 Axes: B completions in the micro-batch, T tokens, N completion tokens of the micro-batch laid end to end.
 """

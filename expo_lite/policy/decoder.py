@@ -23,7 +23,7 @@ from expo_lite.policy.merged import DenseWeights
 from expo_lite.policy.products import Product
 
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
-"""From a layer's number and its rotated heads [N, h, d] to the attention's output of all query heads [N, h * d]."""
+"""The attention: a layer's number and its rotated heads [N, h, d] to the output of all query heads [N, h * d]."""
 Rope = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines [T, rotations, d] of positions, for each of the model's rotations."""
 

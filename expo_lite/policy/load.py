@@ -56,7 +56,7 @@ LANGUAGE_PART = {
     r"^model\.language_model\.": "model.",
     r"^language_model\.model\.": "model.",
 }
-"""From the names of weights in a checkpoint that also sees or hears to those of the language model alone."""
+"""Names of weights in a checkpoint that also sees or hears, and those of the language model alone."""
 _AUTO_MODEL: Any = AutoModelForCausalLM  # these four are half typed
 _QUANTISATION: Any = BitsAndBytesConfig
 _LOGGING: Any = logging

@@ -71,7 +71,7 @@ class LoraPolicy:
     """A causal language model with a LoRA adapter."""
 
     keeps: Keeps = "inputs"
-    """For the backward pass of an update, by the memory plan; Unsloth always recomputes from the inputs of layers."""
+    """The tensors that stay for the backward pass, by the memory plan; Unsloth always keeps the inputs alone."""
     _decoder: Decoder | None = None
     _merged_of: tuple[object, ...] = ()
     _phase = ""

@@ -38,7 +38,7 @@ class DenseLayer:
     """Before and after the attention, before and after the MLP; None where it has none."""
     qkv: Product
     head_norm_hd: torch.Tensor | None
-    """Of the query and key heads: of each (Qwen3), or of all together (OLMo 2)."""
+    """Norms of the query and key heads: of each (Qwen3), or of all together (OLMo 2)."""
     output: Product
     gate_up: Product
     down: Product

@@ -92,7 +92,7 @@ class RunsState:
     """Finished runs, and the done parts of the others."""
     at_work: tuple[RunState, ...]
     seconds_left: float | None
-    """By the time that steps have taken so far, in runs that are finished and in others; None before the first step."""
+    """The time left, by that of the steps so far, of all runs; None before the first step."""
 
     @property
     def counted(self) -> str:

@@ -85,7 +85,7 @@ class RolloutConfig:
     sampling_rows: Annotated[int | None, ROWS] = None
     """Completions decoded at the same time. Default: what the memory plan allows, at most 256."""
     resample: Annotated[int, Interval(ge=0, le=4_096)] = 0
-    """For grpo: sample an all-wrong group again, up to this many times, and use the first whose rewards differ."""
+    """Sample an all-wrong group again (grpo), up to this many times, and use the first whose rewards differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +125,10 @@ class ExpoConfig:
     explanation_temperature: Annotated[float | None, TEMPERATURE] = None
     """The sampling temperature of explanations. Default: that of completions, at which training scores them."""
     teacher: Teacher = "frozen"
-    """For self-distill and soft-explain: who scores with the answer shown.
+    """The policy that scores with the answer shown (self-distill, soft-explain).
     current: the policy in training; frozen: the policy at the start."""
     train_context: Literal["hinted", "plain"] = "hinted"
-    """For hint: the prompt after which completions are trained. With hinted it is the one they were sampled after, as
+    """The prompt after which completions are trained (hint). With hinted it is the one they were sampled after, as
     published, and with plain the question prompt without the hint, as explanations are trained."""
     explanation_prompt: Path | None = None
     """A text file with the explanation prompt, in the form of question_prompt, with {question} and {answer} in it.
@@ -163,12 +163,12 @@ class DpoConfig:
     """Pairs and loss of exp-dpo."""
 
     pairs: Literal["offline", "online"] = "online"
-    """For exp-dpo: when pairs are made. With offline each is made once, by the initial policy.
+    """The time when pairs are made (exp-dpo). With offline each is made once, by the initial policy.
     With online the policy as it is makes it again."""
     chosen: Literal["explanation", "expert"] = "explanation"
-    """For exp-dpo: what is preferred to the policy's own wrong completion, its self-explanation or the expert chain."""
+    """The chain that is preferred to the policy's own wrong completion (exp-dpo): its explanation, or the expert's."""
     dpo_beta: Annotated[float, POSITIVE] = 0.1
-    """For exp-dpo: the strength of the pull towards the reference: the base model, or the adapter started from."""
+    """The strength of the pull towards the reference (exp-dpo): the base model, or the adapter started from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,11 @@ WSL_DEVICE = Path("/dev/dxg")
 WSL_TOOL = Path("/usr/lib/wsl/lib/nvidia-smi")
 NVIDIA_SMI_TIMEOUT_S = 10.0
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-"""Where torch looks for its allocator's settings; the second is the older name."""
+"""Names of the variable with the settings of torch's allocator; the second is the older one."""
 PRODUCT_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """The number of prepared products that oneDNN, and torch above it, keep by shape: 1,024 each by default."""
 KEPT_PRODUCTS = "64"
-"""Those of a step, and no more: each step has shapes of its own, and leaves 4 MiB behind (`tiny`, 100 steps)."""
+"""The products of a step, and no more: each step has shapes of its own, and leaves 4 MiB behind (`tiny`, 100 steps)."""
 
 
 def has_gpu() -> bool:

@@ -55,7 +55,7 @@ FAMILIES = {
 """Model types that our decoder samples, whose completions share their prompt when scored, and whose memory is planned.
 Windows, rotations and scales are read from the configuration. All their attention is in transformers' interface."""
 COUNTED = {name for name, family in FAMILIES.items() if family.norms == Family().norms and not family.gemma}
-"""Those whose layers' activations the memory plan counts one by one: Llama's."""
+"""Families whose layers' activations the memory plan counts one by one: Llama's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -315,5 +315,5 @@ def encode_chain(policy: Policy, problem: Problem) -> tuple[int, ...]:
 
 
 def best(candidates: Sequence[Explanation]) -> Explanation:
-    """Of several accepted attempts the one with the highest answer lift; of several refused ones the first."""
+    """The accepted attempt with the highest answer lift; if all are refused, the first."""
     return max(candidates, key=lambda e: (e.accepted, e.lift_nats if e.lift_nats is not None else 0.0))

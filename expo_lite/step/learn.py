@@ -60,7 +60,7 @@ class Totals:
     n_sft_tokens: int = 0
     n_tokens: int = 0
     old_logprobs: dict[int, torch.Tensor] = field(default_factory=dict)
-    """By row, so that they outlast another split into micro-batches."""
+    """Log-probabilities by row, so that they outlast another split into micro-batches."""
 
     @classmethod
     def zero(cls, device: torch.device) -> "Totals":

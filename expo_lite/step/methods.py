@@ -26,7 +26,7 @@ from expo_lite.step.rewriting import hinted, reformulated
 from expo_lite.step.run import Run
 
 LARGEST_GAP = 1.0
-"""Of a token's log-probabilities under teacher and policy, nats: the largest advantage."""
+"""The largest advantage: the gap of a token's log-probabilities under teacher and policy, nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Chain:
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
     sampler_logprobs: tuple[float, ...] = ()
-    """Of a chain that was sampled after this very prompt."""
+    """Its log-probabilities, if it was sampled after this very prompt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from expo_lite.terminal import say, visible
 
 KEEP_CHECKPOINTS = 2
 CHECKED_PROBLEMS = 32
-"""Among whose prompts the start-up check finds short and long ones."""
+"""Problems among whose prompts the start-up check finds short and long ones."""
 
 
 Kept = TypeVar("Kept", bound=Explanation | Pair)
