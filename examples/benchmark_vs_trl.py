@@ -453,7 +453,7 @@ def peer_dpo(folder: str, bits: int) -> None:
 
 
 def products(folder: str, bits: int) -> None:
-    """For each order: seconds of one decoding step's matrix products alone, on the model's own dense weights."""
+    """Seconds of one decoding step's matrix products alone, for each order, on the model's own dense weights."""
     import torch
 
     from expo_lite.policy.hf import HfPolicy
@@ -522,7 +522,7 @@ class Worker:
 
 
 def peer_path() -> Path | None:
-    """Where the peer's TRL is, installed once; None: that of this environment."""
+    """The folder of the peer's TRL, installed once; None: that of this environment."""
     from expo_lite.settings.machine import has_gpu
 
     return None if has_gpu() else installed(PEER)

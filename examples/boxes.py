@@ -34,7 +34,7 @@ from expo_lite.tasks.base import FixedTask, Split
 
 LEVELS = (1, 2, 3, 4, 5)
 N_PROBLEMS = {"train": 2_000, "test": 200}
-"""At most so many a level."""
+"""The most problems of a level."""
 NAMES = ("Karl", "Lena", "Marco", "Nora", "Oscar", "Paula", "Quentin", "Rosa", "Simon", "Tara")
 THINGS = ("pencils", "shells", "stamps", "stickers", "tickets")
 LESSON_NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas")

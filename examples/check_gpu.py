@@ -39,7 +39,7 @@ NORM_TOLERANCE = {"cpu": 1e-3, "gpu": 0.1}
 FIXED = "First add the numbers. Then take away what is to be taken away, and so on. The answer is \\boxed{7}."
 TIMEOUT_S = 3600
 SAID_LINES = 30
-"""Of the errors of a process that failed, the last ones."""
+"""The last lines of the errors of a process that failed."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ SAMPLES = Samples(ROWS, PROMPT, MEAN, LIMIT)
 
 
 def bytes_read(model: str) -> float:
-    """By all the decoding of one training step."""
+    """Bytes that all the decoding of one training step reads."""
     return decoding_bytes(find_shape(model), SAMPLES, slots=ROWS)
 
 

@@ -1,1 +1,1 @@
-"""From run folders to what a person looks at: one HTML page, and the comparison of two runs; never torch."""
+"""Pages and tables of run folders: one HTML page, and the comparison of two runs; never torch."""

@@ -43,7 +43,7 @@ class Ranked:
     row: dict[str, Any]
     rank: tuple[int, str]
     place: tuple[int, bool, int, int, int]
-    """By run, held-out samples last, then step and problem."""
+    """The order: by run, held-out samples last, then by step and problem."""
 
 
 def pack_samples(runs: Sequence[RunRecord], budget: int) -> PackedSamples:

@@ -22,7 +22,7 @@ class Sample:
     truncated: bool
     n_tokens: int
     valid: bool | None = None
-    """Of a right one: whether its steps are right too; None where the task cannot tell."""
+    """The steps of a right one are right too; None where the task cannot tell."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class RunRecord:
     label: str
     path: Path
     settings: dict[str, Any]
-    """By dotted name, flat."""
+    """The settings by dotted name, flat."""
     made_with: dict[str, Any]
     """Versions, git revision and device."""
     metrics: list[dict[str, Any]] = field(repr=False)

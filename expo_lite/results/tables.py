@@ -56,7 +56,7 @@ def comparison_tables(comparison: Comparison, *, show: int) -> list[RenderableTy
 
 
 def pairing_tables(pairing: Pairing) -> list[RenderableType]:
-    """By level: pass@k of the first and the second policy, and the difference with its interval."""
+    """pass@k of the first and the second policy by level, and the difference with its interval."""
     table, any_certain = new_table("level", "problems", *(f"pass@{k}" for k in pairing.ks)), False
     for row in pairing.levels:
         cells = []

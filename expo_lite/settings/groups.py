@@ -18,12 +18,12 @@ PLAIN = "plain"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections of a Llama's layer."""
 Rounding = Literal["never", "gold"]
-"""Where a rounded answer counts: nowhere, or where the gold is a decimal that the answer rounds to."""
+"""The rounded answers that count: never any, or those that round to a decimal gold."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """Where a task reads its data, the names of its fields, and its difficulty."""
+    """The data of a task, the names of its fields, and its difficulty."""
 
     data: Path | None = None
     """Read this local file, or folder in the hub's layout, instead of the hub."""
@@ -37,7 +37,7 @@ class TaskOptions:
     difficulty: tuple[str, ...] = ()
     """Settings of a reasoning-gym data set, as KEY=VALUE or NAME.KEY=VALUE."""
     rounding: Rounding = "never"
-    """Where a rounded answer counts: never, or gold. With gold, where the gold is a decimal of at least three digits
+    """The rounded answers that count: never any. With gold, where the gold is a decimal of at least three digits
     and the answer, rounded to as many places, is the gold (0.3333 for 1/3)."""
 
 

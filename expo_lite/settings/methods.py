@@ -20,7 +20,7 @@ class MethodSpec:
     """The chains and groups that one method learns from."""
 
     chains: ChainSource
-    """Where its chains come from; for pairs --chosen says so."""
+    """The source of its chains; for pairs --chosen says so."""
     gate: Gate = "all-wrong"
     """Which problems get a chain by default.
 

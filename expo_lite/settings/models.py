@@ -60,7 +60,7 @@ COUNTED = {name for name, family in FAMILIES.items() if family.norms == Family()
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Where a model is, and the settings that follow from its size; the defaults are for models without an alias."""
+    """The place of a model, and the settings that follow from its size; the defaults are for models without an alias."""
 
     source: str
     parameters: str

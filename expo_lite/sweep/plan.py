@@ -119,7 +119,7 @@ class SweepPlan:
 
     @property
     def base_file(self) -> Path:
-        """Where the evaluation before training is kept, which all runs share."""
+        """The file of the evaluation before training, which all runs share."""
         return self.folder / "base-evaluation.json"
 
 

@@ -98,7 +98,7 @@ class SweepReport:
         return tables
 
     def validity(self) -> list[Table]:
-        """Of a task that can check steps: the held-out samples that are right in every step, and the explanations."""
+        """The held-out samples that are right in every step, and explanations, if the task can check steps."""
         results, title = self.results, "Right in every step: held-out samples; explanations, lowest to highest"
         if not results.knows_steps:
             return []

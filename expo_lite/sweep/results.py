@@ -41,7 +41,7 @@ class Results:
     runs: Mapping[str, Mapping[int, RunResult]]
     diagnoses: Mapping[int, Mapping[str, Any]]
     k: int
-    """Of pass@k."""
+    """The k of pass@k."""
 
     @property
     def before(self) -> Evaluation:

@@ -31,10 +31,10 @@ class TaskSpec:
     about: str
     """One line for `expo-lite tasks`."""
     load: Callable[[str, Grader, TaskOptions], Task]
-    """From the name as typed, a grader and the options to the task, its files read."""
+    """Makes the task of the name as typed, a grader and the options; its files are read."""
     license: str
     chains: str
-    """Where expert chains come from."""
+    """The source of expert chains."""
     held_out: str
     """The fixed held-out split; no training question is in it."""
     flags: tuple[str, ...] = ()

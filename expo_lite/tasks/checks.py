@@ -16,7 +16,7 @@ from expo_lite.tasks.splits import normalised
 T = TypeVar("T")
 
 _MISSING = re.compile(r"""(?i:none|nan|#?n/a|<na>|null|nil)|NA|[-\u2010-\u2015.,;:?!_'"`~\s]*""")
-"""None, nan and the like, and punctuation alone."""
+"""Words that stand for no answer (None, nan and the like), and punctuation alone."""
 _VERBS = frozenset(
     "is are was were be has have had get gets got gives makes means equals need needs find finds let we he she they "
     "it so hence thus therefore because since then make will would can should".split()

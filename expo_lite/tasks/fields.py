@@ -1,4 +1,4 @@
-r"""From a row with any field names to a Problem: question, answer, level, subject and expert chain.
+r"""The Problem in a row with any field names: question, answer, level, subject and expert chain.
 
 Names are matched whatever their case, spaces and underscores; fields of a nested one have dotted names
 (`reward_model.ground_truth`). A question or a solution may be a list of chat turns. The answer field may hold the bare

@@ -71,7 +71,7 @@ class Puzzle:
 
     @property
     def steps(self) -> list[tuple[str, int, str, int, int]]:
-        """Of each word its label, the digit before it, the word, its amount, and the digit after it."""
+        """The label of each word, the digit before it, the word, its amount, and the digit after it."""
         values = [total % 10 for total in accumulate(self.amounts, initial=self.start)]
         return list(zip(LABELS, values, self.words, self.amounts, values[1:], strict=False))
 

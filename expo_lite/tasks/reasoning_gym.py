@@ -64,7 +64,7 @@ class ReasoningGym(FixedTask):
     """Some data sets of reasoning-gym, mixed; a problem's `subject` is the name of its data set."""
 
     settings: Mapping[str, str]
-    """Of each data set, as JSON."""
+    """The settings of each data set, as JSON."""
 
     def grade(self, problem: Problem, completion: str, *, truncated: bool = False) -> Verdict:
         """Judge the final answer with the data set's own scorer."""

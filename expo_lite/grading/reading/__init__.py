@@ -1,1 +1,1 @@
-"""From a reply to what its answer is made of: boxes, one spelling, names, words, units."""
+"""The parts of a reply's answer: boxes, one spelling, names, words, units."""
