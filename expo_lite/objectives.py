@@ -157,9 +157,8 @@ def grpo_loss(
         clip_high: the ratio is clipped from above at 1 + clip_high.
         kl_coef: weight of the KL term.
     """
-    ratio_N = torch.exp(
-        (logprobs_N - old_logprobs_N).where(weights_N != 0, 0.0)
-    )  # of no use elsewhere, and could overflow
+    # the ratio of a token outside the policy term is of no use, and could overflow
+    ratio_N = torch.exp((logprobs_N - old_logprobs_N).where(weights_N != 0, 0.0))
     clipped_N = ratio_N.clamp(1.0 - clip_low, 1.0 + clip_high)
     surrogate_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
     loss = -(weights_N * surrogate_N).sum()

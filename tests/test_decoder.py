@@ -84,7 +84,7 @@ def check_logits(policy: HfPolicy, decoder: Decoder, width: int = 64) -> None:
         for t in range(6):
             hidden_RH = decoder.step(cache, tokens_RT[:, t], slots_R, lengths_R + t, rope, width)
             found.append(decoder.logits(hidden_RH))
-        policy._peft.eval()
+        policy._enter("sampling")
         for row, owner in enumerate(owners):
             ids = [*PROMPTS[owner], *tokens_RT[row].tolist()]
             logits_TV = policy.base_model(torch.tensor([ids]), use_cache=False).logits[0, len(PROMPTS[owner]) - 1 :]

@@ -146,7 +146,7 @@ def test_sampler_and_scorer_agree_and_rows_are_independent(policy: HfPolicy) -> 
     batch = collate(rows, range(len(rows)), pad_id=policy.pad_id)
     signs = torch.tensor([1.0, -1.0]).repeat(len(sampled))[: len(sampled)]
     ours = torch.autograd.grad((signs * policy.logprobs(batch, temperature=1.0)).sum(), parameters)
-    policy._peft.eval()
+    policy._enter("sampling")
     plain = torch.cat([whole_pass(policy, row) for row in rows])
     assert (together - plain).abs().max() < 1e-5
     theirs = torch.autograd.grad((signs * plain).sum(), parameters)
@@ -325,7 +325,7 @@ def test_the_language_part_of_a_model_that_sees(name: str, tmp_path: Path) -> No
     policy = HfPolicy(str(folder), PolicyConfig(bits=16, lora_rank=4, sampler="native"), seed=0)
     auto: Any = AutoModelForImageTextToText
     expected = auto.from_pretrained(folder, dtype=torch.float32)(input_ids=torch.tensor([PROMPTS[2]])).logits
-    policy._peft.eval()
+    policy._enter("sampling")
     with torch.no_grad():
         torch.testing.assert_close(policy.base_model(torch.tensor([PROMPTS[2]])).logits, expected, rtol=0, atol=1e-5)
     shaken(policy, 0.1)

@@ -96,6 +96,7 @@ def verdicts(grader: Grader) -> list[bool]:
         (r"\boxed{41}. Wait, that is wrong. \boxed{42}", "42", "boxed"),
         (r"\boxed{3} + 4 = \boxed{7}", "7", "boxed"),
         (r"\boxed{1} but not \boxed{2}", None, "unclear_answer"),
+        (r"\boxed{1} and not \boxed{2} and \boxed{3}", None, "unclear_answer"),
         (r"\boxed{1} instead of \boxed{2}", None, "unclear_answer"),
         (r"Not \boxed{2}", None, "unclear_answer"),
         (r"\boxed{2} is wrong", None, "unclear_answer"),

@@ -38,7 +38,7 @@ def policy() -> HfPolicy:
 
 def generated(policy: HfPolicy, prompts: Sequence[tuple[int, ...]], limit: int) -> list[tuple[int, ...]]:
     """The completions of transformers' own `generate`, greedy, each prompt alone; cut behind the first end token."""
-    policy._peft.eval()
+    policy._enter("sampling")
     replies = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
@@ -89,7 +89,7 @@ def test_sampled_log_probabilities_are_the_scorers(policy: HfPolicy, params: Sam
 
 def first_token_probs(policy: HfPolicy, prompt: tuple[int, ...], temperature: float) -> torch.Tensor:
     """The softmax behind a prompt, by transformers' own forward pass, in double precision."""
-    policy._peft.eval()
+    policy._enter("sampling")
     with torch.no_grad():
         logits_V = policy.base_model(torch.tensor([prompt]), use_cache=False).logits[0, -1].double()
     probs_V: torch.Tensor = (logits_V / temperature).softmax(dim=0)
@@ -406,7 +406,14 @@ def test_prompts_are_decoded_together_as_far_as_they_fit(native: HfPolicy, monke
         assert bool((keywords["input_ids"][keywords["attention_mask"] == 0] == native.pad_id).all())
         # no setting of generation is left to a default
         assert keywords["do_sample"] is False
-        assert {"min_new_tokens", "repetition_penalty", "eos_token_id", "pad_token_id", "num_beams"} <= keywords.keys()
+        assert {
+            "max_new_tokens",
+            "min_new_tokens",
+            "repetition_penalty",
+            "eos_token_id",
+            "pad_token_id",
+            "num_beams",
+        } <= keywords.keys()
         return generate(**keywords)
 
     monkeypatch.setattr(native.base_model, "generate", seen)

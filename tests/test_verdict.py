@@ -58,6 +58,7 @@ def level(**changes: Any) -> LevelDiagnosis:
         ({"misled": 0.44}, "yes", ""),
         ({"reward": 0.6, "shown": 1.0, "misled": 0.5}, "yes", ""),  # another answer harms: 60% are right without one
         ({"reward": 0.6, "shown": 1.0, "misled": 0.8}, "no", "the prompt helps"),  # half of the 40 points
+        ({"reward": 0.5, "shown": 0.5, "misled": 0.5, "accepted": 0.5}, "no", "the prompt helps"),  # it adds nothing
         ({"n_problems": FEW, "accepted": 0.375, "valid": 0.0}, "undecided", "3 accepted of 8 explanations"),
         ({"n_problems": FEW, "accepted": 0.5, "valid": 0.0}, "no", "only 0% of those"),
         ({"valid": 0.3}, "no", "only 30% of those accepted and checked have right steps"),

@@ -204,8 +204,9 @@ def judge_level(row: LevelDiagnosis) -> LevelVerdict:
             return LevelVerdict("no", f"{cut:.0%} of explanations are cut off by the limit", "--max-completion-tokens")
         remedy = "a larger model, --explanations-per-problem 4, or examples by --explanation-prompt"
         return LevelVerdict("no", f"only {accepted:.0%} of explanations are accepted", remedy)
-    helped = (accepted if shown is None else shown) - right
-    if misled is not None and misled - right >= HALF * helped > 0:
+    told = accepted if shown is None else shown
+    without = right if told > right else 0.0  # of what the answer adds, where it adds something
+    if misled is not None and misled - without >= HALF * (told - without):
         why = f"with a wrong answer shown {misled:.0%} are right too: the prompt helps, not the answer"
         return LevelVerdict("no", why, "the explanation prompt's wording as the plain prompt, or star")
     if (n := round(accepted * row.n_problems)) < FEW // 2:

@@ -261,9 +261,8 @@ def fitting(
         return []
     own = tokenizer()
     problems = _with_thoughts(problems, own, max_completion_tokens, warn)
-    context = context_of(
-        model, max_completion_tokens, revision
-    )  # of a hub model from the cache, where its tokenizer is too
+    # of a hub model from the cache, where its tokenizer is too
+    context = context_of(model, max_completion_tokens, revision)
     if context is None:
         return problems
     room = context - max_completion_tokens

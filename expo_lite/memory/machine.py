@@ -37,7 +37,7 @@ def out_of_memory(error: BaseException) -> bool:
     if named or any(form in str(error) for form in FORMS):
         return True
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return cause is not None and out_of_memory(cause)
+    return cause is not None and cause is not error and out_of_memory(cause)
 
 
 def short_of_memory(error: BaseException) -> str:

@@ -4,8 +4,8 @@ The parts follow from the model's sizes (`shapes.py`) and from what the code kee
 run the real update step without weights and count every tensor. A GPU computes in bf16, a CPU in fp32; the adapter is
 fp32 on both, so with bf16 each projection keeps an fp32 copy of its input for the adapter's gradient.
 
-The plan is about cards. A reserve covers what no simulation shows: the allocator's fragments and the workspaces of
-libraries. No figure for a GPU has been held against a GPU yet. On a CPU, what speed costs is one number in `CONTEXT`.
+A reserve covers what no simulation shows: the allocator's fragments and the workspaces of libraries. No figure has been
+measured on a GPU yet. On a CPU, what speed costs is one number in `CONTEXT`.
 """
 
 import dataclasses
@@ -19,12 +19,9 @@ from expo_lite.memory.shapes import Layer, Shape
 from expo_lite.settings.machine import Sampler
 from expo_lite.settings.models import COUNTED, FAMILIES
 
-GIB = 2**30
-FP32 = 4
-
-QUANTISATION_BLOCK = 64
-"""Four-bit weights that share a constant; the constants are quantised to a byte each, in blocks of CONSTANTS_BLOCK."""
-CONSTANTS_BLOCK = 256
+GIB, FP32 = 2**30, 4
+QUANTISATION_BLOCK, CONSTANTS_BLOCK = 64, 256
+"""Four-bit weights that share a constant, and constants, quantised to a byte each, that share one of their own."""
 LOGIT_CHUNK_TOKENS = 256
 """Positions whose logits exist at the same time (`objectives.token_logprobs`)."""
 CACHE_BLOCK = 64

@@ -35,7 +35,7 @@ def over_problems(values: Sequence[float], *, lowest: float = 0.0, highest: floa
     A few problems that are nearly all solved, or nearly all failed, seldom include the one that differs, and an
     interval from their own spread is then too short. Two more problems, one with the lowest possible value and one with
     the highest, make up for that: simulated over 8 to 200 problems the interval covers the truth in at least 93%
-    (`examples/guides/reports.md` has the table). The idea is Agresti and Coull's for a proportion (The American
+    (`tests/test_intervals.py` prints the table). The idea is Agresti and Coull's for a proportion (The American
     Statistician 52, 1998) and Agresti and Min's for a paired difference (Statistics in Medicine 24, 2005); that it
     serves means of pass@k is our own finding. The value itself is the plain mean.
 
@@ -86,8 +86,8 @@ def over_seeds_and_problems(figures: Sequence[Sequence[float]], *, lowest: float
 
     Seeds and problems are crossed: another seed would move all problems, other problems all seeds. So the distances of
     the intervals over the seeds' means and over the problems' means are added in quadrature. The part of the seeds
-    takes their figures to scatter about a mean. Where one run in ten collapses, three seeds that did not say nothing of
-    it (simulated, the interval then holds the mean in a third of cases): look at the figures by seed.
+    assumes that their figures scatter about a mean. Where one run in ten collapses, three seeds without a
+    collapse say nothing about it (simulated, the interval then holds the mean in a third of cases): look at each seed.
 
     Args:
         figures: by seed, then problem; for a paired comparison, the differences.

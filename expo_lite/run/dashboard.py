@@ -92,7 +92,7 @@ class RunsState:
     """Finished runs, and the done parts of the others."""
     at_work: tuple[RunState, ...]
     seconds_left: float | None
-    """The time left, by that of the steps so far, of all runs; None before the first step."""
+    """The time left for all runs, estimated from the steps done so far; None before the first step."""
 
     @property
     def counted(self) -> str:

@@ -37,8 +37,8 @@ class TaskOptions:
     difficulty: tuple[str, ...] = ()
     """Settings of a reasoning-gym data set, as KEY=VALUE or NAME.KEY=VALUE."""
     rounding: Rounding = "never"
-    """The rounded answers that count: never any. With gold, where the gold is a decimal of at least three digits
-    and the answer, rounded to as many places, is the gold (0.3333 for 1/3)."""
+    """The rounding that is allowed. never: none. gold: an answer is right if the gold is a decimal of at least three
+    digits, and the answer rounded to as many places is the gold (1/3 for the gold 0.3333)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class DpoConfig:
 
     pairs: Literal["offline", "online"] = "online"
     """The time when pairs are made (exp-dpo). With offline each is made once, by the initial policy.
-    With online the policy as it is makes it again."""
+    With online the policy as it is makes it again after explanation_refresh_steps."""
     chosen: Literal["explanation", "expert"] = "explanation"
     """The chain that is preferred to the policy's own wrong completion (exp-dpo): its explanation, or the expert's."""
     dpo_beta: Annotated[float, POSITIVE] = 0.1

@@ -54,7 +54,7 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
               (Metric("kl", "KL a token"),)),
         Panel("Gradient norm", "0 where a step had nothing to learn from; spikes call for a lower learning rate.", "",
               (Metric("grad_norm", "gradient norm", "norm before scaling"),)),
-        Panel("Clipping", "Of the tokens with an advantage, the share whose probability ratio was clipped; large where many updates share a batch.", "share",
+        Panel("Clipping", "Of the tokens in the policy term, the share whose probability ratio was clipped; large where many updates share a batch.", "share",
               (Metric("clip_ratio/region_mean", "clipped tokens", "clipped"),)),
         Panel("Learning rate", "As scheduled.", "", (Metric("learning_rate", "learning rate"),)),
     )),

@@ -161,7 +161,7 @@ def jobs_of(plan: SweepPlan, work: Work) -> list[Job]:
 
 
 def diagnosis_folder(plan: SweepPlan, seed: int) -> Path:
-    """The file of the diagnosis with a seed."""
+    """The folder of the diagnosis with a seed."""
     return plan.folder / f"diagnosis-seed{seed}"
 
 

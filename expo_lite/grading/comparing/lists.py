@@ -185,6 +185,8 @@ def _bracketed(text: str) -> Structure:
         items, _ = list_items(inside, bracketed=True)
         if opening == r"\{" and not inside.strip():
             return Sequence(opening, closing, ())
+        if opening == "[" and len(items) > 1 and all(item.startswith("[") and _closes_last(item) for item in items):
+            return Matrix("bmatrix", tuple(tuple(list_items(item[1:-1], bracketed=True)[0]) for item in items))
         if len(items) > 1 or opening == r"\{":
             return Sequence(opening, closing, _expanded(items) if opening == r"\{" else tuple(items))
         if opening == "(" and closing == ")":
@@ -236,7 +238,12 @@ def compare_sequences(gold: str, answer: str, scope: Scope) -> Result | None:
     return None
 
 
-def _equal_sequences(one: Sequence, other: Sequence, equal: Compare) -> Result:
+def _equal_sequences(one: Sequence, other: Sequence, compare: Compare) -> Result:
+    def equal(gold: str, answer: str) -> bool:
+        """Compare members; a set is equal to no member that is not one, unlike on its own."""
+        are_sets = {text.lstrip().startswith(r"\{") for text in (gold, answer)}
+        return len(are_sets) == 1 and compare(gold, answer)
+
     kinds = {one.opening, other.opening}
     if len(one.items) != len(other.items) and kinds != {r"\{"}:
         return False, "length"

@@ -101,6 +101,9 @@ def _section(one: Region | None, other: Region | None) -> Region | None:
     """The part that lies in both; None if there is none, or if the order of the ends is not known."""
     if one is None or other is None:
         return None
+    for whole, part in ((one, other), (other, one)):
+        if whole.pieces == (Piece(_MINUS_INFINITY, False, _INFINITY, False),):  # whatever the ends of the other
+            return Region(part.pieces, one.name or other.name)
     pieces = []
     try:
         for a, b in product(one.pieces, other.pieces):

@@ -281,6 +281,8 @@ def _same(one: Statement, other: Statement) -> bool:
 def _link(between: str) -> Link:
     if len(between) > _MAX_LINK_CHARS:
         return Link.STEP
+    if _NOT_BEFORE.search(between):
+        return Link.UNCLEAR
     words = re.findall(r"[A-Za-z']{2,}", re.sub(r"\\[A-Za-z]+", " ", between).lower())
     if _CORRECTED.intersection(words):
         return Link.STEP

@@ -50,7 +50,7 @@ def spelled(text: str) -> str:
     text = re.sub(r"\\([%&#])", r"\1", text.replace("\\\\", NEWLINE).replace(r"\$", "\ue000"))
     text = _money_or_delimiter(_DELIMITERS.sub(" ", text)).replace("\ue000", "$")
     text = re.sub(r"\^ ?\{?((?:\\prime ?){1,3})\}?", lambda found: "'" * found[1].count("p"), text)
-    text = re.sub(r"\\[pb]?mod\b ?\{?(\w+)\}?", r"\\text{ mod \1}", text)
+    text = re.sub(r"\\[pb]?mod\b ?(?:\{([^{}]*)\}|(\w+))", r"\\text{ mod \1\2}", text)
     text = _DEGREE.sub(r"\\degree ", text).replace("{:}", ":")
     text = _SPACING.sub(" ", _GROUPED.sub("", text)).replace(r"\!", "").replace(r"\/", "")
     return _commands(text)
