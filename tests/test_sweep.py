@@ -176,7 +176,7 @@ def test_a_base_is_diagnosed_as_its_runs_are_loaded(tmp_path: Path) -> None:
 def test_a_base_is_evaluated_with_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a card where a run's plan is native with few rows, the evaluation that comes before it is no other."""
     monkeypatch.setattr(limits, "free_gpu_bytes", lambda: 8 * GIB)
-    monkeypatch.setattr(limits, "find_shape", lambda model: find_shape("qwen2.5-3b"))
+    monkeypatch.setattr(limits, "find_shape", lambda *_: find_shape("qwen2.5-3b"))
     monkeypatch.setattr(limits, "ram_bytes", lambda: 8 * GIB)
     config = resolve(
         TrainConfig(

@@ -62,7 +62,8 @@ def chat(target: Target, asked: Chat, console: Console) -> None:
     from expo_lite.policy.factory import load_policy
 
     params = SamplingParams(asked.temperature, asked.max_completion_tokens or target.max_completion_tokens)
-    context_of(target.model, params.max_completion_tokens, target.policy.revision)
+    if asked.max_completion_tokens:
+        context_of(target.model, asked.max_completion_tokens, target.policy.revision)
     say_device(console, target)
     with working(console, f"loading {target.label}"):
         policy = load_policy(target.model, target.policy, seed=0, adapter=target.adapter)
