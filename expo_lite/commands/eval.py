@@ -154,9 +154,10 @@ def fitting_all(
         from expo_lite.policy.load import load_tokenizer
 
     for target in targets:
-        tokenizer = partial(load_tokenizer, target.model, target.policy)
-        rules: dict[str, Any] = {"revision": target.policy.revision, "warn": warning(console)}
-        problems = fitting(problems, target.model, max_completion_tokens, tokenizer=tokenizer, **rules)
+        tokenizer, commit = partial(load_tokenizer, target.model, target.policy), target.policy.revision
+        problems = fitting(
+            problems, target.model, max_completion_tokens, revision=commit, tokenizer=tokenizer, warn=warning(console)
+        )
     return problems
 
 

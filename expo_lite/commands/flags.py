@@ -131,12 +131,7 @@ def help_text(verb: str, command: type[Any], values: Any, width: int) -> str:
         lines += ["", f"{section}:"]
         for flag in listed:
             about = python.sub(lambda found: f"--{found[0].replace('_', '-')}", flag.about)
-            if (
-                flag.section != WORDS
-                and "Default:" not in about
-                and flag.default is not False
-                and flag.default not in (None, ())
-            ):
+            if flag.takes and "Default:" not in about and flag.default not in (None, ()):
                 value = flag.default if isinstance(flag.default, tuple) else (flag.default,)
                 about += f" (default:\N{NO-BREAK SPACE}{' '.join(map(str, value))})"
             first, *more = wrapped(as_started(about), width - INDENT).replace("\N{NO-BREAK SPACE}", " ").split("\n")

@@ -9,9 +9,9 @@ from expo_lite.results.figures import ProblemResult
 from expo_lite.results.record import RunRecord, differing
 from expo_lite.results.statistics import Estimate, ks_up_to, over_problems, pass_at_k
 
-TERMS = ("task", "question_prompt", "evaluation.eval_temperature", "sampling.max_completion_tokens", "policy.thinking",
-         "policy.chat_template")  # fmt: skip
-"""Settings that must be equal for a pairing, beside all that begin with `data.`."""
+TERMS = ("task", "data.", "question_prompt", "evaluation.eval_temperature", "sampling.max_completion_tokens",
+         "policy.thinking", "policy.chat_template")  # fmt: skip
+"""Prefixes of the settings that must be equal for a pairing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Comparison:
 def compare(first: RunRecord, second: RunRecord) -> Comparison:
     """Compare two runs: their last evaluations are paired if the problems were chosen and sampled alike."""
     differ = differing([first, second])
-    comparable = not any(name in TERMS or name.startswith("data.") for name, _ in differ)
+    comparable = not any(name.startswith(TERMS) for name, _ in differ)
     pairing = None
     if comparable and first.evaluated and second.evaluated:
         ours, theirs = first.evaluated[-1], second.evaluated[-1]

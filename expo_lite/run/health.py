@@ -104,9 +104,8 @@ def dead_groups(rows: Sequence[Row]) -> Finding | None:
     recent = rows[-RECENT:]
     share = _mean(recent, "frac_reward_zero_std") or 0.0
     right, wrong = _mean(recent, "frac_all_correct") or 0.0, _mean(recent, "frac_all_wrong") or 0.0
-    learned = max(
-        wrong * (_accepted(recent) or 0.0), sum(row.get("second/groups", 0.0) for row in recent) / max(len(recent), 1)
-    )
+    again = mean(row.get("second/groups", 0.0) for row in recent)
+    learned = max(wrong * (_accepted(recent) or 0.0), again)
     if len(rows) < STALLED_STEPS or not share - learned > NEARLY_ALL:  # NaN is no finding
         return None
     figures = f"{share:.0%} of groups; all wrong {wrong:.0%}, all right {right:.0%}"

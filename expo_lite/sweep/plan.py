@@ -26,6 +26,7 @@ from typing import Annotated, Any
 from annotated_types import Interval
 
 from expo_lite.errors import ConfigError
+from expo_lite.results.paired import TERMS
 from expo_lite.run.folder import differing, read_json, write_json
 from expo_lite.run.target import resolve_run
 from expo_lite.settings.machine import default_model
@@ -44,8 +45,7 @@ PRESETS = tuple(sorted(file.stem for file in HERE.glob("*.toml")))
 """The plans that come with the package."""
 FIXED = ("seed", "output", "resume")
 """Settings that the command sets for each run."""
-EVALUATED = ("model", "start_", "task", "data.", "question_prompt", "evaluation.", "policy.bits", "policy.revision",
-             "policy.thinking", "policy.chat_template", "sampling.max_comp")  # fmt: skip
+EVALUATED = (*TERMS, "model", "start_", "evaluation.", "policy.bits", "policy.revision")
 """Prefixes of the settings that the evaluation before training depends on. All runs share it, and so agree in these."""
 
 
