@@ -221,17 +221,25 @@ def test_soft_labels_are_the_teachers_most_probable_tokens(policy: HfPolicy, tmp
 
 def test_the_likelihood_of_the_answer_by_hand(policy: HfPolicy, tmp_path: Path) -> None:
     """Mean probability of the tokens of `ANSWER}` after the chain and a box, minus that after a box alone."""
-    texts = ("one two\n\\boxed{0}", "no answer at all")
-    (rewards,) = likelihood_rewards(run_of(policy, tmp_path, "likelihood"), [wrong(policy, EASY, *texts)]).values()
+    run, right = run_of(policy, tmp_path, "likelihood"), f"is {EASY.answer}, is {EASY.answer}, is\n"
+    texts = (f"{right}\\boxed{{0}}", "no answer at all")
+    rewards = likelihood_rewards(run, [wrong(policy, EASY, *texts)])[0]
     prompt, answer = encode_question(policy.tokenizer, EASY), encode_text(policy, EASY.answer + "}")
-    rows = [Row(prompt + encode_text(policy, before + "\\boxed{"), answer) for before in ("one two\n", "")]
-    with_chain, without = (float(s.exp().mean()) for s in score_rows(policy, rows, temperature=1.0, token_budget=4096))
-    assert rewards == pytest.approx((max(with_chain - without, 0.0), 0.0), abs=1e-6)
-    scored = policy.n_scored_tokens
-    likelihood_rewards(run_of(policy, tmp_path, "likelihood"), [wrong(policy, EASY, texts[0], texts[0] + " So.")])
-    assert policy.n_scored_tokens - scored == sum(row.n_tokens for row in rows)  # what is the same is scored once
-    helped = wrong(policy, EASY, f"The result is {EASY.answer}, is {EASY.answer}, is\n\\boxed{{0}}", texts[1])
-    assert likelihood_rewards(run_of(policy, tmp_path, "likelihood"), [helped])[0][0] > 0
+    befores = (right, "is A=0, is A=0, is\n", "")
+    rows = [Row(prompt + encode_text(policy, before + "\\boxed{"), answer) for before in befores]
+    scored = score_rows(policy, rows, temperature=1.0, token_budget=4096)
+    helping, harming, without = (float(s.exp().mean()) for s in scored)
+    assert harming < without < helping
+    assert rewards == pytest.approx((helping - without, 0.0), abs=1e-6)
+    assert likelihood_rewards(run, [wrong(policy, EASY, f"{befores[1]}\\boxed{{7}}", texts[1])]) == {0: (0.0, 0.0)}
+    n_scored = policy.n_scored_tokens
+    likelihood_rewards(run, [helped := wrong(policy, EASY, texts[0], texts[0] + " So.")])
+    assert policy.n_scored_tokens - n_scored == rows[0].n_tokens + rows[2].n_tokens  # what is the same is scored once
+    # verdicts of a judge of one's own have no answer; what was cut off has none that could be exchanged
+    judged = dataclasses.replace(helped, verdicts=(Verdict(False, "different", "function"),) * 2)
+    assert likelihood_rewards(run, [judged])[0] == pytest.approx((rewards[0],) * 2)
+    cut = [dataclasses.replace(c, finish_reason=FinishReason.LENGTH) for c in helped.completions]
+    assert likelihood_rewards(run, [dataclasses.replace(helped, completions=tuple(cut))]) == {0: (0.0, 0.0)}
 
 
 def test_an_answer_that_no_box_can_hold_is_refused() -> None:

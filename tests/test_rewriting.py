@@ -177,7 +177,15 @@ def test_a_hint_is_in_all_prompts_but_one(policy: Scripted, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    "hint", ["", "On and on ...", "<think>It is", f"So {HARD.answer}.", f"\\boxed{{{HARD.answer}}}"]
+    "hint",
+    [
+        "",
+        "On and on ...",
+        "<think>It is",
+        f"So {HARD.answer}.",
+        f"\\boxed{{{HARD.answer}}}",
+        "Each word is a rule. \\boxed{A=1}",
+    ],
 )
 def test_a_useless_hint_is_refused(
     hint: str, policy: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -437,7 +437,7 @@ def test_a_sweep_ends_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (ours,) = results["against"]["exp_sft_coef=0.0"].values()
     passed = {name: figures["pass@1"]["3"]["value"] for name, figures in results["runs"].items()}
     assert ours["3"]["value"] == pytest.approx(passed["exp_sft_coef=0.04"] - passed["exp_sft_coef=0.0"])
-    assert ours["3"]["low"] < ours["3"]["high"]
+    assert ours["3"]["low"] < ours["3"]["high"] and -1 <= ours["right steps"]["value"] <= 1
     # the folder alone is enough for all that looks at runs
     assert run(["report", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == results

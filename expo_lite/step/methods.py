@@ -249,7 +249,8 @@ def insert_rows(experience: Experience, config: RunConfig) -> list[Row]:
     (`shaped_loss`), times --exp-sft-coef, 1 in the paper; the others' terms are GRPO's. Where this leaves the paper:
     the chain is the policy's own accepted explanation and not a stronger model's; it stands beside all G samples and
     takes the place of none; by default only all-wrong groups get one; lengths and the deviation divide as the settings
-    of the loss say, where the paper's runs leave both out (Dr. GRPO); and there is no bonus of entropy.
+    of the loss say, where the paper's runs leave both out (Dr. GRPO), so that with the mean over completions each chain
+    also lowers the others' weights; and there is no bonus of entropy.
     """
     rows = grpo_rows(experience, config)
     rewards_PG = torch.tensor([group.rewards for group in experience.groups])

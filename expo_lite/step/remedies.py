@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from expo_lite.grading.reading.extract import answer_start
 from expo_lite.memory.shapes import context_of
 from expo_lite.policy.batching import Row, SoftLabels
 from expo_lite.policy.scoring import score_rows, soft_labels
 from expo_lite.prompts import encode_shown
-from expo_lite.records import Explanation, Group, GroupKind, Problem
+from expo_lite.records import Explanation, FinishReason, Group, GroupKind, Problem
 from expo_lite.run.metrics import mean
 from expo_lite.step.chain_text import before_answer
 from expo_lite.step.explain import answer_logprobs, encode_text
@@ -54,7 +55,12 @@ def sample_again(run: Run, asked: Mapping[int, tuple[Problem, Sequence[Start]]],
 
 
 def resampled(run: Run, groups: Sequence[Group]) -> tuple[dict[int, Group], dict[str, float]]:
-    """Sample all-wrong groups again, up to --resample times each: the first whose rewards differ, and metrics."""
+    """Sample all-wrong groups again, up to --resample times each: the first whose rewards differ, and metrics.
+
+    Where this leaves DAPO (arXiv 2503.14476): it samples other prompts in place of groups without an advantage, until
+    the batch is full; here the same problem is tried again, and what stays all wrong stays in the batch. Reinforce-Ada
+    (arXiv 2510.04996) tries every problem until it has enough right answers, and trains on a choice of all samples.
+    """
     found: dict[int, Group] = {}
     tries = 0
     for number in range(run.config.sampling.resample):
@@ -147,8 +153,8 @@ def likelihood_rewards(run: Run, groups: Sequence[Group]) -> dict[int, tuple[flo
     answered = {
         (i, k): (groups[i].problem, completion.text)
         for i in places
-        for k, (completion, verdict) in enumerate(zip(groups[i].completions, groups[i].verdicts, strict=True))
-        if verdict.answer is not None
+        for k, completion in enumerate(groups[i].completions)
+        if completion.finish_reason is FinishReason.STOP and answer_start(completion.text) is not None
     }
     scored = run.limits.scored(answer_logprobs, run.policy, list(answered.values()))
     gains = {

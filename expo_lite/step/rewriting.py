@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from expo_lite.grading import final_answer
+from expo_lite.grading.reading.extract import answer_start
 from expo_lite.prompts import encode_explanation, encode_question
 from expo_lite.records import Explanation, FinishReason, Group, Problem
 from expo_lite.run.metrics import mean, sample_rows
@@ -70,19 +71,25 @@ def hinted(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation
     """Sample all-wrong groups again, all completions but one with a hint in the prompt (NuRL, arXiv 2509.25666).
 
     The policy makes the hint h ~ pi(q, z) of the problem's accepted explanation z and of nothing else, so that controls
-    are controls; one that shows the answer is refused. It stays in the trained context as in NuRL and in SAGE (arXiv
+    are controls. One that shows the answer is refused, and so is one that states another (a small model writes a wrong
+    solution). It stays in the trained context as in NuRL and in SAGE (arXiv
     2602.03143, `recipe/hint/hint_trainer.py` of its code), unless --train-context is plain, which is ExPO's
     conditioning. Where this leaves NuRL: hints are made on the way, by the policy as it is and from the first step on,
     not once before and after GRPO has converged; of z alone, as in SAGE, where NuRL shows the answer too; and one that
-    has the answer in any form is refused in code. Where it leaves SAGE: hints have one level, not three; z is the
-    policy's own explanation, not a reference solution; and one completion has no hint. NuRL's text was not at hand, but
-    summaries of it.
+    has the answer in any form is refused in code; and with the plain context the completions count as sampled after
+    the plain prompt, without a weight for what the hint changed. Where it leaves SAGE: hints have one level, not three;
+    z is the policy's own explanation, not a reference solution; and one completion has no hint. NuRL's text was not at
+    hand, but summaries of it.
     """
     decode = partial(run.policy.tokenizer.decode, skip_special_tokens=True)
     chains = {e.problem.problem_id: decode(e.target_ids).strip() for e in explanations if e.accepted}
     problems = {i: groups[i].problem for i in failed(groups) if groups[i].problem.problem_id in chains}
     asked = {i: posed(p, f"\n\nA solution:\n{chains[p.problem_id]}", HINT_PROMPT) for i, p in problems.items()}
-    hints, log = written(run, asked, "hint", lambda i, hint: hint * (not shows_answer(run.task, problems[i], hint)))
+
+    def read(i: int, hint: str) -> str:
+        return "" if answer_start(hint) is not None or shows_answer(run.task, problems[i], hint) else hint
+
+    hints, log = written(run, asked, "hint", read)
     starts = {}
     for i, hint in hints.items():
         shown = encode_question(run.policy.tokenizer, posed(problems[i], f"\nHint: {hint}"))

@@ -26,6 +26,8 @@ STYLES = {ClaimVerdict.HOLDS: "green", ClaimVerdict.FAILS: "red", ClaimVerdict.U
 COSTS = {"num_tokens": "sampled tokens", "num_scored_tokens": "scored tokens", "step_time": "seconds of steps"}
 EXPLANATIONS = {"expo/explanation_accept_rate": "accepted", "expo/explanation_valid_rate": "of these valid"}
 """Means over the steps: of the explanations, those accepted; of these, those whose steps are right."""
+STEPS = "right steps"
+"""The share of samples of all levels that are right in every step, where the task can check steps."""
 CURVES = ("reward", "frac_all_wrong", "expo/explanation_accept_rate", "expo/nll_explanation", "loss", "grad_norm", "kl",
           "completions/mean_length", "completions/clipped_ratio")  # fmt: skip
 """Metrics that are drawn; the rewards of levels come after the first."""
@@ -76,9 +78,10 @@ class SweepReport:
         return tables + [self.against(run) for run in self.plan.against if run in self.results.runs]
 
     def against(self, theirs: str) -> Table:
-        """pass@1 of each run minus that of one, by level; the verdict is on the hardest."""
+        """pass@1 of each run minus that of one, by level, and right steps; the verdict is on the hardest level."""
         results = self.results
-        heads = ("run", *results.columns, "seeds", f"at {results.hardest}")
+        steps = [STEPS] * results.knows_steps
+        heads = ("run", *results.columns, *steps, "seeds", f"at {results.hardest}")
         table = new_table(*heads, title=f"Against {theirs}: the difference of pass@1 by level")
         for ours, figures in differences(results, theirs).items():
             hardest, cells = figures[results.hardest], [interval_cell(each, signed=True) for each in figures.values()]
@@ -193,12 +196,12 @@ def figures_by_level(results: Results, k: int) -> dict[str, list[Estimate]]:
 
 
 def differences(results: Results, theirs: str) -> dict[str, dict[str, Estimate]]:
-    """pass@1 by level of each run minus that of one; of the runs that share a seed with it."""
-    return {
-        ours: {level: results.difference(ours, theirs, level, 1) for level in results.columns}
-        for ours in results.runs
-        if ours != theirs and results.n_seeds(ours, theirs)
-    }
+    """pass@1 by level of each run minus that of one, and `STEPS`; of the runs that share a seed with it."""
+    others = [run for run in results.runs if run != theirs and results.n_seeds(run, theirs)]
+    found = {run: {level: results.difference(run, theirs, level, 1) for level in results.columns} for run in others}
+    for run in others if results.knows_steps else ():
+        found[run][STEPS] = results.difference(run, theirs, results.columns[-1], in_every_step=True)
+    return found
 
 
 def render(report: SweepReport) -> str:

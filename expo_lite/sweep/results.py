@@ -82,15 +82,21 @@ class Results:
         """The share of samples that are right in every step, of a run after training or of the base (`knows_steps`)."""
         return over_seeds_and_problems([_valid(each, level) for each in self._measured(run)])
 
-    def difference(self, ours: str, theirs: str, level: str, k: int | None = None) -> Estimate:
-        """pass@k of one run minus another's (or the base's), paired by seed and problem."""
+    def difference(
+        self, ours: str, theirs: str, level: str, k: int | None = None, *, in_every_step: bool = False
+    ) -> Estimate:
+        """pass@k of one run minus another's (or the base's), paired by seed and problem; or of what `valid` counts."""
+
+        def measured(evaluation: Evaluation) -> list[float]:
+            return _valid(evaluation, level) if in_every_step else _solved(evaluation, level, k or self.k)
+
         mine, other = self.runs[ours], self.runs[ours if theirs == BASE else theirs]
         seeds = [seed for seed in mine if seed in other]
         if not seeds:
             raise KeyError(theirs)
         pairs = [(mine[seed].after, other[seed].before if theirs == BASE else other[seed].after) for seed in seeds]
-        solved = [(_solved(a, level, k or self.k), _solved(b, level, k or self.k)) for a, b in pairs]
-        return over_seeds_and_problems([[x - y for x, y in zip(a, b, strict=True)] for a, b in solved], lowest=-1.0)
+        each = [[x - y for x, y in zip(measured(a), measured(b), strict=True)] for a, b in pairs]
+        return over_seeds_and_problems(each, lowest=-1.0)
 
     def shift(self, run: str, name: str) -> Estimate:
         """A metric's mean over the last quarter of the steps minus that over the first, over seeds; open for one."""
