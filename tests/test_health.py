@@ -156,6 +156,14 @@ def test_accepted_explanations_with_wrong_steps() -> None:
     assert not findings([half | {"expo/explanation_valid_rate": 0.95}] * 30)
 
 
+def test_hints_and_forms_of_no_use() -> None:
+    """In steps that asked for some; a method without them has no such figure."""
+    useless = GOOD | {"second/accept_rate": 0.0}
+    (found,) = findings([GOOD] * 10 + [useless] * 5)
+    assert found.what.startswith("Hardly any hint or form") and "written" in found.remedy
+    assert not findings([useless] * 4) and not findings([GOOD | {"second/accept_rate": 0.2}] * 20)
+
+
 def test_train_says_so_once_while_it_runs_and_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"question": f"What is {i} + 1?", "answer": "99999"} for i in range(4)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from scripted_policy import GRADER
+from smollm2 import gguf_file
 from test_remedies import explained, run_of, wrong
 
 from expo_lite.commands.cli import run as command
@@ -401,3 +402,32 @@ def test_end_to_end(method: str, steps: int, tmp_path: Path, monkeypatch: pytest
     shutil.rmtree(last)
     assert command([*words, "--resume"]) == 0
     assert before == [file.read_bytes() for file in files]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", ["hint --explanation-filter none", "reformulate", "exp-grpo --explanation-prompt skeleton"]
+)
+def test_a_real_model_that_is_too_small(method: str, pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    """SmolLM2-135M on products that it cannot work out: what it writes is read and checked, and the run goes on."""
+    products = [(a, b) for a in range(213, 219) for b in range(47, 53)]
+    rows = [{"question": f"What is {a} times {b}?", "answer": str(a * b)} for a, b in products]
+    (tmp_path / "products.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = (
+        f"train --model {gguf_file(pytestconfig)} --bits 16 --task jsonl:{tmp_path / 'products.jsonl'} --steps 2"
+        " --problems-per-step 4 --group-size 2 --max-completion-tokens 96 --eval-problems 0 --diagnose-first 0"
+        f" --output {tmp_path / 'run'} --method {method}"
+    ).split()
+    assert command(words) == 0
+    samples = [json.loads(line) for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()]
+    kinds = {kind: [row for row in samples if row["kind"] == kind] for kind in ("written", "second", "explanation")}
+    if "skeleton" in method:
+        assert kinds["explanation"]
+        assert all(row["outline"] for row in kinds["explanation"] if row["accepted"])
+        return
+    assert kinds["written"]
+    n_used = sum(row["accepted"] for row in kinds["written"])
+    assert bool(kinds["second"]) == bool(n_used)
+    for row in kinds["second"]:
+        hint = row["prompt"].partition("Hint: ")[2]
+        assert row["gold"] not in hint

@@ -72,6 +72,10 @@ def findings(rows: Sequence[Row], *, draw: str = "new") -> list[Finding]:
         figures = f"of those accepted and checked {percent(mean(valid))} have right steps"
         remedy = "Take --explanation-filter steps or reliance, or expert chains."
         found.append(Finding("Explanations with wrong steps are trained on", figures, remedy))
+    useful = [row["second/accept_rate"] for row in recent if "second/accept_rate" in row]
+    if len(useful) >= STALLED_STEPS and mean(useful) < LEAST_ACCEPTED:
+        remedy = "Read some in samples.jsonl (kind written), and take a larger model or --method exp-grpo."
+        found.append(Finding("Hardly any hint or form that the model writes is of use", percent(mean(useful)), remedy))
     found.append(_reward_fallen(rows) if draw == "new" else None)
     return [finding if finding.where else finding._replace(where=_steps(recent)) for finding in found if finding]
 

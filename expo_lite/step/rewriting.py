@@ -72,14 +72,13 @@ def hinted(run: Run, groups: Sequence[Group], explanations: Sequence[Explanation
 
     The policy makes the hint h ~ pi(q, z) of the problem's accepted explanation z and of nothing else, so that controls
     are controls. One that shows the answer is refused, and so is one that states another (a small model writes a wrong
-    solution). It stays in the trained context as in NuRL and in SAGE (arXiv
-    2602.03143, `recipe/hint/hint_trainer.py` of its code), unless --train-context is plain, which is ExPO's
-    conditioning. Where this leaves NuRL: hints are made on the way, by the policy as it is and from the first step on,
-    not once before and after GRPO has converged; of z alone, as in SAGE, where NuRL shows the answer too; and one that
-    has the answer in any form is refused in code; and with the plain context the completions count as sampled after
-    the plain prompt, without a weight for what the hint changed. Where it leaves SAGE: hints have one level, not three;
-    z is the policy's own explanation, not a reference solution; and one completion has no hint. NuRL's text was not at
-    hand, but summaries of it.
+    solution). It stays in the trained context as in NuRL and in SAGE (arXiv 2602.03143, `recipe/hint/hint_trainer.py`
+    of its code), unless --train-context is plain, which is ExPO's conditioning. Where this leaves NuRL: hints are made
+    on the way, by the policy as it is and from the first step on, not once before and after GRPO has converged; of z
+    alone, as in SAGE, where NuRL shows the answer too; and one that has the answer in any form is refused in code; and
+    with the plain context the completions count as sampled after the plain prompt, without a weight for what the hint
+    changed. Where it leaves SAGE: hints have one level, not three; z is the policy's own explanation, not a reference
+    solution; and one completion has no hint. NuRL's text was not at hand, but summaries of it.
     """
     decode = partial(run.policy.tokenizer.decode, skip_special_tokens=True)
     chains = {e.problem.problem_id: decode(e.target_ids).strip() for e in explanations if e.accepted}
