@@ -147,6 +147,15 @@ def test_soft_labels_in_one_pass_with_other_rows(policy: CountingPolicy) -> None
     assert metrics["expo/divergence"] == pytest.approx(divergence.mean().item(), rel=1e-4)
 
 
+def test_padded_rows_learn_what_packed_ones_do(policy: CountingPolicy) -> None:
+    """Advantages a token, shaped terms and soft labels, as models that cannot take packed rows get them."""
+    assert policy.packs
+    padded = micro_batches(mixed_rows(), token_budget=200, pad_id=policy.pad_id, packed=False)
+    assert len(padded) > 1
+    packed = gradient(policy, in_batches(policy, mixed_rows()))
+    torch.testing.assert_close(gradient(policy, padded), packed, atol=1e-6, rtol=1e-3)
+
+
 def _copy(source: HfPolicy, target: HfPolicy) -> None:
     with torch.no_grad():
         for name, parameter in target.parameters().items():
