@@ -367,7 +367,7 @@ def test_a_run_with_outlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("method", "steps"), [("hint --train-context plain", 2), ("reformulate", 4)])
+@pytest.mark.parametrize(("method", "steps"), [("hint", 2), ("hint --train-context plain", 2), ("reformulate", 4)])
 def test_end_to_end(method: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps on one hard problem; the second half again from a checkpoint, with the form that it has come to by then."""
     saying(monkeypatch, half_right)
