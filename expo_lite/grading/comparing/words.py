@@ -16,7 +16,6 @@ _SMALL = {
     "twenty": 20, "thirty": 30, "forty": 40, "fourty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
     "ninety": 90,
 }  # fmt: skip
-_LARGE = {"thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PARTS = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
     "ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100,
@@ -212,33 +211,13 @@ def bare_point(normalised: str) -> str:
 
 
 def digits_for_words(normalised: str) -> str:
-    """The answer with a number in words at its head written in digits: "twenty-one apples" is "21 apples"."""
-    text = plain(normalised)
-    if not text[:1].isalpha():
+    """The answer with a number below 100 in words at its head in digits: "twenty-one apples" is "21 apples"."""
+    head, *rest = re.findall(r"[a-z]+|\S", plain(normalised).replace("-", " ")) or [""]
+    value = _SMALL.get(head, 0)
+    if value >= 20 and rest and _SMALL.get(rest[0], 10) < 10:
+        value += _SMALL[rest.pop(0)]
+    if head not in _SMALL or not _SMALL.keys().isdisjoint(rest):
         return normalised
-    tokens = re.findall(r"[a-z]+|\S", text.replace("-", " "))
-    value, used = _read_number(tokens)
-    if used == 0:
-        return normalised
-    rest = tokens[used:]
-    if rest[:1] and rest[0].rstrip("s") in _PARTS:
+    if rest and rest[0].rstrip("s") in _PARTS:
         return " ".join([f"{value}/{_PARTS[rest[0].rstrip('s')]}", *rest[1:]])
     return " ".join([str(value), *rest])
-
-
-def _read_number(tokens: list[str]) -> tuple[int, int]:
-    """The number that the first words say, and how many words that takes."""
-    total = current = used = 0
-    for index, token in enumerate(tokens):
-        if token in _SMALL:
-            if used and current % 10 and current % 100 != 0:
-                break
-            current += _SMALL[token]
-        elif token == "hundred" and 0 < current < 100:
-            current *= 100
-        elif token in _LARGE and current:
-            total, current = total + current * _LARGE[token], 0
-        elif token != "and" or tokens[index - 1 : index] != ["hundred"]:
-            break
-        used = index + 1
-    return total + current, used
