@@ -36,7 +36,7 @@ RULES = (
     Rule(
         "named_answer", '"no solution" is the empty set; "infinity" and "undefined" are answers.', words.compare_nothing
     ),
-    Rule("time", "3:00 is 3:00 PM.", words.compare_times),
+    Rule("time", "15:00 is 3:00 PM.", words.compare_times),
     Rule("base", "Numbers in the same base have the same digits; without a base it is ten.", words.compare_bases),
     Rule("ratio", "3:4 is 6:8, 3 to 4 and 0.75.", words.compare_ratios),
     Rule("interval", r"[1, 2) is 1 \le x < 2; unions and points taken out too.", regions.compare_regions),

@@ -1,6 +1,8 @@
 """Answers of a known form: choices, yes and no, nothing, times, numbers in a base, ratios, number words."""
 
+import contextlib
 import re
+from datetime import datetime
 from fractions import Fraction
 
 from expo_lite.grading.comparing import Result, Scope
@@ -53,11 +55,7 @@ _CONTRARY = {
     True: frozenset("no not false incorrect but however maybe or sometimes except unless perhaps wrong if nor".split()),
     False: frozenset("yes true correct but however maybe or sometimes except unless perhaps right if".split()),
 }
-_TIME = re.compile(
-    r"^(?:\\text\{)?(\d{1,2})(?::(\d{2}))?(?::(\d{2}))? ?(?:\\text\{)? ?([ap])\.? ?m\.? ?\}?$"
-    r"|^(\d{1,2}):(\d{2})(?::00)?$",
-    re.IGNORECASE,
-)
+_TIMES = ("%I:%M%p", "%I%p", "%I:%M:%S%p", "%H:%M", "%H:%M:00")
 _IN_BASE = re.compile(
     r"^\(?(?:\\text\{)?(?P<digits>-?[0-9A-Fa-f ]+(?:\.[0-9A-F]+)?)\}?\)?"
     r"(?:_ ?\{? ?(?:\\text\{ ?)?\(?(?P<low>\d{1,2}|[a-z]+)\)?(?: ?\})*"
@@ -116,26 +114,13 @@ def compare_choices(gold: str, answer: str, scope: Scope) -> Result | None:
     return (scope.equal(gold, given[1]), "choice") if given is not None and given[1] else None
 
 
-def _time_of_day(normalised: str) -> tuple[int, str] | None:
-    """Seconds and "am", "pm" or "" of a time of day."""
-    match = _TIME.match(normalised)
-    if match is None:
-        return None
-    hour, minute = int(match.group(1) or match.group(5)), int(match.group(2) or match.group(6) or 0)
-    half = (match.group(4) or "").lower()
-    if hour > 24 or minute > 59 or (half and not 1 <= hour <= 12):
-        return None
-    if half:
-        hour = hour % 12 + (12 if half == "p" else 0)
-    return hour * 3600 + minute * 60 + int(match.group(3) or 0), half and half + "m"
-
-
-def _same_time(one: tuple[int, str], other: tuple[int, str]) -> bool:
-    """Compare two times; 3:00 may stand for 3:00 PM."""
-    if one[0] == other[0] or bool(one[1]) == bool(other[1]):
-        return one[0] == other[0]
-    bare, full = (other, one) if one[1] else (one, other)
-    return bare[0] < 46800 and bare[0] % 43200 == full[0] % 43200
+def _time_of_day(normalised: str) -> datetime | None:
+    """Read a time of day, in twelve hours or in 24."""
+    text = re.sub(r"[ .]", "", plain(normalised))
+    for form in _TIMES if re.fullmatch(r"\d\d?(:\d\d)*([ap]m)?", text) else ():
+        with contextlib.suppress(ValueError):
+            return datetime.strptime(text, form)
+    return None
 
 
 def compare_yes_no(gold: str, answer: str, scope: Scope) -> Result | None:
@@ -155,7 +140,7 @@ def compare_nothing(gold: str, answer: str, scope: Scope) -> Result | None:
 def compare_times(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare two times of day."""
     wanted, given = _time_of_day(gold), _time_of_day(answer)
-    return None if wanted is None or given is None else (_same_time(wanted, given), "time")
+    return None if wanted is None or given is None else (wanted == given, "time")
 
 
 def _number_in_base(text: str) -> tuple[str, int] | None:
