@@ -158,7 +158,7 @@ def test_equal_cases_are_equal_the_other_way_round(grader: Grader, verdicts: lis
         (r"\frac12", "0.5", "number"),
         ("(1,2)", "(1.0, 2)", "tuple"),
         ("[1,2]", r"1 \le x \le 2", "interval"),
-        ("Yes", "true", "yes_no"),
+        ("Yes", "true", "named_answer"),
         ("B", "(B)", "choice"),
         ("3:4", "0.75", "ratio"),
         (r"\sqrt{8}", r"2\sqrt{2}", "expression"),

@@ -32,10 +32,7 @@ RULES = (
     Rule("compound", "2 hours 30 minutes is 150 minutes.", leaves.compare_compounds),
     Rule("approximation", r"1/3 \approx 0.333 is 1/3.", equations.compare_approximations),
     Rule("choice", "(B) 12 is B, and 12 if the reference has no letter.", words.compare_choices),
-    Rule("yes_no", '"yes" is "true"; a reason may follow.', words.compare_yes_no),
-    Rule(
-        "named_answer", '"no solution" is the empty set; "infinity" and "undefined" are answers.', words.compare_nothing
-    ),
+    Rule("named_answer", '"no solution" is the empty set; "yes" is "true".', words.compare_nothing),
     Rule("time", "15:00 is 3:00 PM.", words.compare_times),
     Rule("base", "Numbers in the same base have the same digits; without a base it is ten.", words.compare_bases),
     Rule("ratio", "3:4 is 6:8, 3 to 4 and 0.75.", words.compare_ratios),

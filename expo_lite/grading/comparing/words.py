@@ -1,4 +1,4 @@
-"""Answers of a known form: choices, yes and no, nothing, times, numbers in a base, ratios, number words."""
+"""Answers of a known form: choices, nothing, yes and no, times, numbers in a base, ratios, number words."""
 
 import contextlib
 import re
@@ -23,8 +23,6 @@ _PARTS = {
     "ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100,
 }  # fmt: skip
 
-_YES = frozenset(("yes", "true", "correct"))
-_NO = frozenset(("no", "false", "incorrect", "not true"))
 _NOTHING = {
     "dne": "does not exist", "does not exist": "does not exist", "doesn't exist": "does not exist",
     "no limit": "does not exist", "limit does not exist": "does not exist", "undefined": "undefined",
@@ -35,7 +33,7 @@ _NOTHING = {
     "-infinity": r"-\infty", "negative infinity": r"-\infty", "-inf": r"-\infty", "minus infinity": r"-\infty",
     "all real numbers": r"\R", "all reals": r"\R", "the real numbers": r"\R", "all real x": r"\R", "reals": r"\R",
     r"\infty": r"\infty", r"-\infty": r"-\infty", r"\r": r"\R", "infinitely many": "infinitely many",
-    "infinitely many solutions": "infinitely many",
+    "infinitely many solutions": "infinitely many", "yes": "yes", "true": "yes", "no": "no", "false": "no",
 }  # fmt: skip
 
 _CHOICE = re.compile(
@@ -51,10 +49,6 @@ _DOUBTED = re.compile(
     r"except|wrong|incorrect|false|instead|rather)\b)|(?<![A-Za-z])[(\[]?[A-J][)\]](?![A-Za-z])",
     re.IGNORECASE,
 )
-_CONTRARY = {
-    True: frozenset("no not false incorrect but however maybe or sometimes except unless perhaps wrong if nor".split()),
-    False: frozenset("yes true correct but however maybe or sometimes except unless perhaps right if".split()),
-}
 _TIMES = ("%I:%M%p", "%I%p", "%I:%M:%S%p", "%H:%M", "%H:%M:00")
 _IN_BASE = re.compile(
     r"^\(?(?:\\text\{)?(?P<digits>-?[0-9A-Fa-f ]+(?:\.[0-9A-F]+)?)\}?\)?"
@@ -76,18 +70,8 @@ def plain(normalised: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" .!").lower()
 
 
-def _yes_no(normalised: str) -> tuple[bool, str] | None:
-    """Read a yes or no, and a value after it if one follows; None for anything else, such as "yes, but no"."""
-    head, *rest = re.split(r"[,;.:!]", plain(normalised), maxsplit=1)
-    said = True if head.strip() in _YES else False if head.strip() in _NO else None
-    after = " ".join(rest).strip()
-    words = set(re.findall(r"[a-z]+", after.replace("n't", " not")))
-    is_reason = not re.search(r"\d", after) or re.search(r"(?<!\\)\b[a-z]{3}", after)
-    return None if said is None or _CONTRARY[said] & words else (said, "" if is_reason else after)
-
-
 def nothing(normalised: str) -> str | None:
-    """Name each way to say that there is no answer, infinity, or everything."""
+    """Name each way to say that there is no answer, infinity, everything, yes or no."""
     return _NOTHING.get(plain(normalised))
 
 
@@ -123,16 +107,8 @@ def _time_of_day(normalised: str) -> datetime | None:
     return None
 
 
-def compare_yes_no(gold: str, answer: str, scope: Scope) -> Result | None:
-    """Compare two answers of yes or no, and the values after them where the reference has one."""
-    wanted, given = _yes_no(gold), _yes_no(answer)
-    if wanted is None or given is None:
-        return None
-    return wanted[0] == given[0] and (not wanted[1] or scope.equal(wanted[1], given[1])), "yes_no"
-
-
 def compare_nothing(gold: str, answer: str, scope: Scope) -> Result | None:
-    """Compare two answers such as "no solution", "undefined" or infinity."""
+    """Compare two answers such as "no solution", "undefined", infinity or "yes"."""
     wanted, given = nothing(gold), nothing(answer)
     return None if wanted is None or given is None else (wanted == given, "named_answer")
 
