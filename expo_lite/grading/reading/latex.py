@@ -20,10 +20,6 @@ _CONTENT_ONLY = frozenset(
 _TEXT = frozenset(
     "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathsf mathtt operatorname textup".split()
 )
-_FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln log exp sqrt gcd lcm min max "
-    "det".split()
-)
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?\s*")
 _LETTER_ARGUMENT = re.compile(r"(?:\{\s?)?([A-Za-z])(?:\s?\})?")
 _SPACING = re.compile(
@@ -38,7 +34,6 @@ _DELIMITERS = re.compile(r"\\[()\[\]]")
 _DEGREE = re.compile(
     r"(?:\{\s?\})?\^\s?(?:\{\s?\\(?:circ|degree)\s?\}|\\(?:circ|degree)(?![A-Za-z]))|(?<=\d)\^(?:o(?![A-Za-z])|\{o\})"
 )
-_UNIT_OR_FUNCTION = frozenset(("min", "sec"))
 NEWLINE = "⏎"
 
 
@@ -79,17 +74,17 @@ def _commands(text: str) -> str:
     position = 0
     while match := _COMMAND.search(text, position):
         out.append(text[position : match.start()])
-        said, position = _command(match, text, "".join(out[-3:]).rstrip())
+        said, position = _command(match, text)
         out.append(said)
     out.append(text[position:])
     return re.sub(r"(\\[A-Za-z]+) (?=[^A-Za-z ])", r"\1", "".join(out))
 
 
-def _command(match: re.Match[str], text: str, before: str) -> tuple[str, int]:
+def _command(match: re.Match[str], text: str) -> tuple[str, int]:
     """Return the replacement of a command, and the position after it."""
     name, position = match.group(1), match.end()
     if name in _TEXT and text[position : position + 1] == "{":
-        return _text_command(name, text, position, before)
+        return _text_command(name, text, position)
     if name in _DROPPED:
         has_dot = name in ("left", "right", "middle") and text[position : position + 1] == "."
         return "", position + has_dot
@@ -97,8 +92,6 @@ def _command(match: re.Match[str], text: str, before: str) -> tuple[str, int]:
         return " ", position
     if name == "mathbb" or name in _CONTENT_ONLY:
         return _letter(name, text, position)
-    if name in _UNIT_OR_FUNCTION and not text[position:].strip(" .$") and _is_unit(before, ""):
-        return f"\\text{{ {name} }}", position
     return _RENAMED.get(name, match.group().rstrip() + " "), position
 
 
@@ -112,27 +105,11 @@ def _letter(name: str, text: str, position: int) -> tuple[str, int]:
     return letter.group(1), letter.end()
 
 
-def _text_command(name: str, text: str, position: int, before: str) -> tuple[str, int]:
+def _text_command(name: str, text: str, position: int) -> tuple[str, int]:
+    r"""A text command: bare where it holds a constant, else one `\text{}`."""
     end = text.find("}", position)
     end = len(text) if end < 0 else end
     content = text[position + 1 : end]
-    if content.strip() in _UNIT_OR_FUNCTION and _is_unit(before, text[end + 1 : end + 3]):
-        return f"\\text{{ {content.strip()} }}", end + 1
-    return _text_block(name, content), end + 1
-
-
-def _is_unit(before: str, after: str) -> bool:
-    """Check that "min" or "sec" is a unit: it follows a number, and no argument follows it."""
-    return (before[-1:].isdigit() or before.endswith("}")) and after.strip()[:1] not in ("(", "{")
-
-
-def _text_block(name: str, content: str) -> str:
-    r"""A text command: bare where it holds a number, function or constant, else one `\text{}`."""
-    word = content.strip()
-    if word in _FUNCTIONS:
-        return f"\\{word} "
-    if name == "mathrm" and word in ("e", "i", "d"):
-        return word
-    if not word:
-        return " "
-    return "\\text{" + content + "}"
+    if name == "mathrm" and content.strip() in ("e", "i", "d"):
+        return content.strip(), end + 1
+    return "\\text{" + content + "}" if content.strip() else " ", end + 1
