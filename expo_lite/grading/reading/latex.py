@@ -40,8 +40,9 @@ NEWLINE = "⏎"
 def spelled(text: str) -> str:
     """LaTeX in one spelling."""
     text = _ROW_GAP.sub(lambda _: "\\\\", text)
-    if "begin" in text:
-        text = _laid_out(text)
+    if "begin" in text:  # rows of a layout; commas are put between them later
+        text = _LAYOUT.sub(" ", text)
+        text = text if r"\begin" in text else re.sub(r"\\\\\s*(?==|\\approx|\\equiv)", "", text.replace("&", ""))
     text = re.sub(r"\\([%&#])", r"\1", text.replace("\\\\", NEWLINE).replace(r"\$", "\ue000"))
     text = _money_or_delimiter(_DELIMITERS.sub(" ", text)).replace("\ue000", "$")
     text = re.sub(r"\^ ?\{?((?:\\prime ?){1,3})\}?", lambda found: "'" * found[1].count("p"), text)
@@ -49,19 +50,6 @@ def spelled(text: str) -> str:
     text = _DEGREE.sub(r"\\degree ", text).replace("{:}", ":")
     text = _SPACING.sub(" ", _GROUPED.sub("", text)).replace(r"\!", "").replace(r"\/", "")
     return _commands(text)
-
-
-def _laid_out(text: str) -> str:
-    """Replace an environment that only lays out by its rows, with commas between; continued rows are joined."""
-    if not _LAYOUT.search(text):
-        return text
-    rows = [row.replace("&", "").strip() for row in _LAYOUT.sub(" ", text).split("\\\\")]
-    if r"\begin" in text and _LAYOUT.sub("", text).count(r"\begin"):
-        return text  # around a matrix: its rows are not ours
-    joined = ""
-    for row in filter(None, rows):
-        joined += row if not joined else f" {row}" if re.match(r"=|\\approx|\\equiv", row) else f", {row}"
-    return joined
 
 
 def _money_or_delimiter(text: str) -> str:
