@@ -1,6 +1,5 @@
 """Lists, tuples, sets, matrices: taking an answer apart, and comparing it part by part."""
 
-import dataclasses
 import functools
 import itertools
 import re
@@ -205,25 +204,19 @@ def _closes_last(text: str) -> bool:
 
 
 def compare_matrices(gold: str, answer: str, scope: Scope) -> Result | None:
-    """Compare cell by cell; a column or a row may stand for a vector, and the lines of a system for a list."""
+    """Compare cell by cell; a column or a row may stand for a vector."""
     one, other = structure(gold), structure(answer)
     if isinstance(one, Matrix) and isinstance(other, Matrix):
-        if "cases" in (one.kind, other.kind):
-            rows = [tuple(", ".join(row) for row in form.rows) for form in (one, other)]
-            return _match(rows[0], rows[1], scope.equal), "piecewise"
         shapes = [(form.kind in ("vmatrix", "Vmatrix"), [len(row) for row in form.rows]) for form in (one, other)]
         return shapes[0] == shapes[1] and _each(_cells(one), _cells(other), scope.equal), "matrix"
     if isinstance(other, Matrix):
-        return compare_matrices(answer, gold, dataclasses.replace(scope, equal=lambda a, b: scope.equal(b, a)))
+        return compare_matrices(answer, gold, scope)
     if not isinstance(one, Matrix):
         return None
-    if not isinstance(other, Sequence):
+    if not isinstance(other, Sequence) or not other.ordered:
         return False, "matrix"
-    is_column = all(len(row) == 1 for row in one.rows)
-    if one.kind == "cases":  # x = 1 above y = 2
-        return is_column and _equal_sequences(Sequence("", "", _cells(one)), other, scope.equal)[0], "system"
-    is_vector = is_column or len(one.rows) == 1
-    return other.ordered and is_vector and _each(_cells(one), other.items, scope.equal), "vector"
+    is_vector = len(one.rows) == 1 or all(len(row) == 1 for row in one.rows)
+    return is_vector and _each(_cells(one), other.items, scope.equal), "vector"
 
 
 def _cells(matrix: Matrix) -> tuple[str, ...]:
