@@ -52,7 +52,7 @@ _PHRASE = re.compile(
     r"(?:\s{0,9}(?:therefore|thus|hence|then|simply|just|clearly)\b,?)?",
     re.IGNORECASE | re.MULTILINE,
 )
-_TAG = re.compile(r"<answer>([^<]{0,3000})(?:<(?!/?answer>)[^<]{0,3000}){0,9}</answer>", re.IGNORECASE)
+_TAG = re.compile(r"<answer>([^<]{0,3000}(?:<(?!/?answer>)[^<]{0,3000}){0,9})</answer>", re.IGNORECASE)
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$\n])+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _SENTENCE_END = re.compile(
     r"(?<!\b[ap])(?<!\b[ap]\.m)[.!?](?=\s+[A-Z(*]|\s*$)|(?<=\D)\.(?=\s)|[。\uff1b]|,?\s(?:because|since)\b"
@@ -102,7 +102,7 @@ def final_answer(completion: str) -> tuple[str | None, str]:
 
     The last complete box wins (nested braces, `\fbox`, spaces before the brace), then the last <answer> tag, then the
     last "#### n", then the last "final answer is", "answer is" or "answer:". Boxes side by side are one answer with
-    several parts. Of a reply of more than a million characters the end is read.
+    several parts, and so are tags and lines. Of a reply of more than a million characters the end is read.
     """
     text = said(sanitise(completion[-_READ_CHARS:]))
     settled, found = _statement(text)
@@ -143,29 +143,16 @@ def _statement(text: str) -> tuple[Settled | None, str]:
         return later if later[0] is not None else (None, "empty_answer")
     if found:
         return settle(text, [box for box in found if box.content.strip(_NO_ANSWER)]), "boxed"
-    bare = [Statement(m.start(), m.end(), m.group(1)) for m in _BARE_BOX.finditer(text)]
-    if bare:
-        return settle(text, bare), "boxed"
-    tags = [Statement(m.start(), m.end(), m.group()[8:-9].strip()) for m in _TAG.finditer(text)] if "<" in text else []
-    if tags:
-        return settle(text, tags), "tag"
-    lines = [Statement(m.start(), m.end(), m.group(1).strip(" \t*$")) for m in _HASHES.finditer(text)]
-    if lines:
-        return _last_line(text, lines), "hashes"
+    for pattern, name in ((_BARE_BOX, "boxed"), (_TAG, "tag"), (_HASHES, "hashes")):
+        found = [Statement(m.start(), m.end(), m.group(1).strip(" \t\n*$")) for m in pattern.finditer(text)]
+        if found:
+            return settle(text, found), name
     phrases = [match.span() for match in _PHRASE.finditer(text)]
     if not phrases:
         return None, "no_answer"
     start, end = phrases[-1]
     answer = _after_phrase(text[end : end + _PHRASE_REACH])
     return Settled((Statement(start, end, answer if answer.strip("$ .") else ""),)), "phrase"
-
-
-def _last_line(text: str, lines: list[Statement]) -> Settled:
-    """The last line of "#### n"; unclear where another one with another answer stands right above it."""
-    last = lines[-1]
-    above = lines[-2] if len(lines) > 1 else last
-    joined = above.content != last.content and not text[above.end : last.start].strip()
-    return Settled((last,), unclear=joined)
 
 
 def _after_phrase(tail: str) -> str:
