@@ -53,12 +53,9 @@ _PHRASE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _TAG = re.compile(r"<answer>([^<]{0,3000}(?:<(?!/?answer>)[^<]{0,3000}){0,9})</answer>", re.IGNORECASE)
-_MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$\n])+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _SENTENCE_END = re.compile(
     r"(?<!\b[ap])(?<!\b[ap]\.m)[.!?](?=\s+[A-Z(*]|\s*$)|(?<=\D)\.(?=\s)|[。\uff1b]|,?\s(?:because|since)\b"
 )
-_WHAT_IT_IS = re.compile(r"The\s[^.,;$\\]{1,80}?\s(?:is|are|equals)\s")
-_GOES_ON = re.compile(r",?\s*(?:or|and|but|not|instead|rather|nor)\b|,\s*\$", re.IGNORECASE)
 _PHRASE_REACH = 600
 _READ_CHARS = 1_000_000
 _NO_ANSWER = "{} \t\n$"
@@ -157,18 +154,10 @@ def _statement(text: str) -> tuple[Settled | None, str]:
 
 def _after_phrase(tail: str) -> str:
     """The answer at the head of what follows "the answer is"."""
-    head = tail.lstrip(" \t*_\"':=\uff1a")
-    if head.startswith("\n"):
-        head = head.lstrip("\n \t*_\"':")
-    sentence = _WHAT_IT_IS.match(head)  # Final answer: The largest of them is 19.
-    head = head[sentence.end() :] if sentence is not None else head
-    math = _MATH_SPAN.match(head)
-    rest = "" if math is None else head[math.end() :].split("\n", 1)[0]
-    if math is not None and not _GOES_ON.match(rest.lstrip()):
-        return next(group for group in math.groups() if group is not None)
-    line = head.split("\n", 1)[0]
+    line = tail.lstrip(" \t\n*_\"':=\uff1a").split("\n", 1)[0]
     end = _SENTENCE_END.search(line)
-    return (line[: end.start()] if end else line).strip(" \t*_\"'")
+    answer = (line[: end.start()] if end else line).strip(" \t*_\"'")
+    return re.sub(r"^\$([^$]*)\$$", r"\1", answer)
 
 
 # Several boxes
