@@ -24,7 +24,6 @@ _SIMPLE = (
 _NAME = re.compile(rf"^(?:{_SIMPLE})$")
 _NAMES = re.compile(rf"^\(?\s?(?:{_LETTER})(?:\s?,\s?(?:{_LETTER}))+\s?\)?$")
 _EQUALS = frozenset(("=",))
-_FUNCTION = re.compile(r"^(\\?[A-Za-z]+)\s?\(\s?(.*?)\s?\)$")
 
 
 def compare_approximations(gold: str, answer: str, scope: Scope) -> Result | None:
@@ -58,7 +57,7 @@ def compare_equations(gold: str, answer: str, scope: Scope) -> Result | None:
     if other_name is not None and _is_false(split_top(answer, _EQUALS)[0], scope):
         return False, "false_equation"
     if name is not None and other_name is not None:
-        if same_name(name, other_name):
+        if _same_name(name, other_name):
             return scope.equal(value, other_value), "equation"
     elif name is not None and not isinstance(other, Relation):
         return scope.equal(value, answer), "equation"
@@ -108,15 +107,10 @@ def _is_plain(text: str) -> bool:
     return not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|times|cdot|sqrt|pi|div|binom|log|ln|sin|cos|tan)", "", text))
 
 
-def same_name(one: str, other: str) -> bool:
-    """Check that two names may stand for the same thing: equal, or f(x) for y."""
+def _same_name(one: str, other: str) -> bool:
+    """Check that two names may stand for the same thing; an empty one stands for anything."""
     a, b = (re.sub(r"\\text(?=\w$)|[\s{}]", "", re.sub(r"[{}]", "", name)) for name in (one, other))
-    if a == b or not a or not b:
-        return True
-    for applied, other_name in ((a, b), (b, a)):
-        if head := _FUNCTION.match(applied):
-            return other_name in ("y", head.group(1))
-    return False
+    return a == b or not a or not b
 
 
 def _moved(one: Relation, other: Relation) -> bool:
