@@ -73,10 +73,8 @@ def quantity(text: str) -> Quantity:
 
 def compare_compounds(gold: str, answer: str, scope: Scope) -> Result | None:
     """Compare quantities in several units: 2 hours 30 minutes is 150 minutes, and 2.5 hours."""
-    if (in_one_unit(gold), in_one_unit(answer)) == (gold, answer):
-        return None
-    choices = (in_one_unit(answer), in_one_unit(answer, first=True))
-    return any(scope.equal(in_one_unit(gold), choice) for choice in choices), "compound"
+    wanted, given = in_one_unit(gold), in_one_unit(answer)
+    return None if (wanted, given) == (gold, answer) else (scope.equal(wanted, given), "compound")
 
 
 def compare_words(gold: str, answer: str, scope: Scope) -> Result | None:

@@ -238,8 +238,8 @@ def _lookup(word: str) -> tuple[str, Fraction] | None:
     return _UNITS.get(name) or (_UNITS.get(name[:-1]) if name.endswith("s") and len(name) > 2 else None)
 
 
-def in_one_unit(text: str, *, first: bool = False) -> str:
-    """The quantity in the last (or the first) of its units; a text that is no such quantity stays as it is."""
+def in_one_unit(text: str) -> str:
+    """The quantity in the first of its units; a text that is no such quantity stays as it is."""
     parts: list[tuple[Fraction, str, Fraction, str]] = []
     position = 0
     while position < len(text) and len(parts) <= _MAX_QUANTITIES:
@@ -252,7 +252,6 @@ def in_one_unit(text: str, *, first: bool = False) -> str:
     kinds, factors = {kind for _, kind, _, _ in parts}, [factor for _, _, factor, _ in parts]
     if not 2 <= len(parts) <= _MAX_QUANTITIES or len(kinds) != 1 or factors != sorted(set(factors), reverse=True):
         return text
-    chosen = parts[0] if first else parts[-1]
-    total = sum((value * factor for value, _, factor, _ in parts), Fraction(0)) / chosen[2]
+    total = sum((value * factor for value, _, factor, _ in parts), Fraction(0)) / factors[0]
     number = str(total) if total.denominator == 1 else f"{total.numerator}/{total.denominator}"
-    return f"{number} {chosen[3]}"
+    return f"{number} {parts[0][3]}"
