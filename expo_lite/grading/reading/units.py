@@ -215,21 +215,13 @@ def _unit_of(tokens: list[str]) -> Unit | None:
         elif exponent or word.isdigit() or _is_blocked(word):
             return None
         elif lowered.rstrip("s") not in _IGNORED and lowered not in _IGNORED:
-            unknown.add(("/" if sign < 0 else "") + _singular(lowered))
+            unknown.add(("/" if sign < 0 else "") + lowered.rstrip("s"))
             sign = power = 1  # in "square tiles" it says what tiles they are
     if power != 1 or abs(dimensions.get("angle", 0)) > 1:
         return None
     dimensions.pop("", None)
     kept = tuple(sorted((name, power) for name, power in dimensions.items() if power))
     return Unit(kept, factor, scale, frozenset(unknown), "%" in words)
-
-
-def _singular(word: str) -> str:
-    if word.endswith("ies"):
-        return word[:-3] + "y"
-    if word.endswith(("ches", "shes", "xes", "sses")):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
 
 
 def _lookup(word: str) -> tuple[str, Fraction] | None:
