@@ -6,7 +6,7 @@ stretch, and what stands between two boxes is looked at only where it is short.
 
 import re
 from dataclasses import dataclass
-from enum import Enum
+from typing import Literal
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,99}(?=\{)")
 _SCAN = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,99}\{|\\(?:[A-Za-z]+|.)|[{}]", re.DOTALL)
@@ -20,14 +20,11 @@ _UNSAID = re.compile(
 _MAX_LINK_CHARS = 120
 _MAX_LINK_WORDS = 6
 _MAX_PARTS = 12
-_CORRECTED = frozenset(
-    "wait actually wrong mistake mistaken error oops sorry recheck correction corrected better conclusion "
-    "summary final finally".split()
-)
 _HEDGED = frozenset("also or another alternatively maybe perhaps possibly either".split())
-_DERIVED = frozenset(
+_STEPS = frozenset(
     "so thus hence therefore then now next step conclude because since gives get gets means check verify no total "
-    "answer simplified simplifies becomes".split()
+    "answer simplified simplifies becomes wait actually wrong mistake mistaken error oops sorry recheck correction "
+    "corrected better conclusion summary final finally".split()
 )
 _LIST_WORDS = frozenset(("or", "and", "either", "also"))
 _NOT_BEFORE = re.compile(
@@ -123,8 +120,7 @@ def gold_answer(gold: str) -> str:
     text = sanitise(gold[-_READ_CHARS:]).strip()
     found = boxes(text)
     if found:
-        settled = settle(text, found)
-        return unbox(found[-1].content) if settled.unclear else settled.answer
+        return settle(text, found).answer
     hashes = _HASHES.findall(text)
     return hashes[-1].strip() if hashes else text
 
@@ -163,13 +159,9 @@ def _after_phrase(tail: str) -> str:
 # Several boxes
 
 
-class Link(Enum):
-    """The relation of two boxes, by the text between them."""
-
-    STEP = "the earlier one is a step on the way to the later one"
-    AND = "both are parts of the answer"
-    OR = "both are said to be the answer"
-    UNCLEAR = "which of them is the answer is not said"
+Link = Literal["step", "and", "or", "unclear"]
+"""The relation of two boxes, by the text between them: the earlier one is a step on the way to the later one, both are
+parts of the answer, both are said to be the answer, or it is not said."""
 
 
 def said(text: str) -> str:
@@ -234,42 +226,34 @@ def settle(text: str, found: list[Statement]) -> Settled:
             break
         between = text[statement.end : start]
         link = _link(between)
-        if _same(statement, parts[0]):
+        if statement.content.replace(" ", "") == parts[0].content.replace(" ", ""):
             if len(between) > _MAX_LINK_CHARS:
                 break
-        elif link is Link.STEP:
+        elif link == "step":
             break
-        elif link is Link.UNCLEAR or len(parts) == _MAX_PARTS:
+        elif link == "unclear" or len(parts) == _MAX_PARTS:
             unclear = True
         else:
             parts.insert(0, statement)
-            either = either or link is Link.OR
+            either = either or link == "or"
         start = statement.start
     return Settled(tuple(parts), either, unclear)
 
 
-def _same(one: Statement, other: Statement) -> bool:
-    contents = [statement.content.replace(" ", "") for statement in (one, other)]
-    numbers = [plain_number(content) for content in contents]
-    return contents[0] == contents[1] or (numbers[0] is not None and numbers[0] == numbers[1])
-
-
 def _link(between: str) -> Link:
     if len(between) > _MAX_LINK_CHARS:
-        return Link.STEP
+        return "step"
     if _NOT_BEFORE.search(between):
-        return Link.UNCLEAR
+        return "unclear"
     words = re.findall(r"[A-Za-z']{2,}", re.sub(r"\\[A-Za-z]+", " ", between).lower())
-    if _CORRECTED.intersection(words):
-        return Link.STEP
-    derived = _DERIVED.intersection(words) or any(len(word) > 5 and word.endswith("ing") for word in words)
-    told, hedges = derived or len(words) > _MAX_LINK_WORDS, _HEDGED.intersection(words)
+    steps = _STEPS.intersection(words) or any(len(word) > 5 and word.endswith("ing") for word in words)
+    told, hedges = steps or len(words) > _MAX_LINK_WORDS, _HEDGED.intersection(words)
     if hedges if told else hedges - _LIST_WORDS:
-        return Link.UNCLEAR
+        return "unclear"
     if told or _COMPUTED.search(_SUBSCRIPT.sub("", between)):
-        return Link.STEP
+        return "step"
     is_or = "or" in words or re.search(r"^[^\w\\]*=[^\w\\]*\Z|\\(?:approx|equiv|lor|vee)\b|\bi\.\s?e\.", between)
-    return Link.OR if is_or else Link.AND
+    return "or" if is_or else "and"
 
 
 def plain_number(text: str) -> str | None:
