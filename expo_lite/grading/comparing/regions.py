@@ -101,9 +101,6 @@ def _section(one: Region | None, other: Region | None) -> Region | None:
     """The part that lies in both; None if there is none, or if the order of the ends is not known."""
     if one is None or other is None:
         return None
-    for whole, part in ((one, other), (other, one)):
-        if whole.pieces == (Piece(_MINUS_INFINITY, False, _INFINITY, False),):  # whatever the ends of the other
-            return Region(part.pieces, one.name or other.name)
     pieces = []
     try:
         for a, b in product(one.pieces, other.pieces):
@@ -167,8 +164,6 @@ def _several(form: Sequence) -> Region | None:
 def _inequality(form: Relation) -> Region | None:
     sides, signs = form.sides, form.signs
     if len(sides) == 2:
-        if _VARIABLE.match(sides[1]) and not _VARIABLE.match(sides[0]):
-            sides, signs = sides[::-1], (_FLIPPED.get(signs[0], signs[0]),)
         return _bounded_once(sides[0], signs[0], sides[1])
     if len(sides) != 3 or not _VARIABLE.match(sides[1]):
         return None
