@@ -65,7 +65,7 @@ def normalise(text: str) -> str:
     text = _COUNTED.sub(r"\1", text)
     if r"\begin" not in text and "=" in text:  # x = 1 and y = 2 side by side, or one below the other
         text = re.sub(r"(?<=[\d})])\.? (?=[A-Za-z](?:_\w)? ?=)", ", ", text.replace(NEWLINE, ", "))
-    while text.startswith("{") and _closing(text) == len(text) - 1:
+    while re.fullmatch(r"\{(?:[^{}\\]|\\.|\{[^{}]*\})*+\}", text):
         text = _STARTS.sub("", text[1:-1].rstrip(_ENDS))
     return text
 
@@ -86,16 +86,6 @@ def _unicode(text: str) -> str:
     for plain, latex in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("\\lt=", r"\le ")):
         text = text.replace(plain, latex)
     return text
-
-
-def _closing(text: str) -> int:
-    """The position where the brace that a text begins with closes, or -1; escaped braces do not count."""
-    depth = 0
-    for match in re.finditer(r"\\.|[{}]", text):
-        depth += {"{": 1, "}": -1}.get(match.group(), 0)
-        if depth == 0 and match.group() == "}":
-            return match.start()
-    return -1
 
 
 def text_key(normalised: str) -> str:
