@@ -75,7 +75,7 @@ ELSEWHERE = {
     "test_every_plan_can_be_read_and_controls_differ_alone",
     "sweep examples/first_command.toml --model tiny --output runs/first-command": "test_sweep.py: "
     "test_the_plan_of_the_first_command",
-    "sweep remedies --seeds 0 1 2": "test_sweep.py: test_every_plan_can_be_read_and_controls_differ_alone",
+    "sweep remedies": "test_sweep.py: test_every_plan_can_be_read_and_controls_differ_alone",
     "sweep examples/star.toml --model tiny --output runs/star": "test_sweep.py: "
     "test_every_plan_can_be_read_and_controls_differ_alone",
     "replicate": "test_sweep.py: test_finished_runs_stay_and_broken_ones_go_on",

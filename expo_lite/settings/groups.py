@@ -123,7 +123,8 @@ class ExpoConfig:
     max_reliance: Annotated[float, POSITIVE] = 0.3
     """Maximum gain in log-probability per token (nats) from seeing the answer; used by the filter reliance."""
     explanation_temperature: Annotated[float | None, TEMPERATURE] = None
-    """The sampling temperature of explanations. Default: that of completions, at which training scores them."""
+    """The sampling temperature of explanations. Default: that of completions, at which training scores them.
+    If that is above 1, give 1 here: with explanations at 1.5 the built-in model lost every level."""
     teacher: Teacher = "frozen"
     """The policy that scores with the answer shown (self-distill, soft-explain).
     current: the policy in training; frozen: the policy at the start."""
