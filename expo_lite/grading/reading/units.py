@@ -64,15 +64,14 @@ _BLOCKED = frozenset(
     "squared cubed factorial root permille permil permill promille mille basis doubled tripled halved quadrupled "
     "lakh crore gross power choose fold ish times root log above below off short beyond versus vs instead rather "
     "wrong incorrect false true invalid untrue maybe perhaps probably possibly guess nearly almost never sometimes "
-    "unknown error mistake impossible yes nope".split()
+    "unknown error mistake impossible yes nope "
+    # Functions and letters.
+    "sin cos tan cot csc arcsin arccos arctan arccot sinh cosh tanh coth ln exp sqrt gcd lcm max pi det lim mod abs "
+    "floor ceil binom infty alpha beta gamma theta lambda".split()
 )
 _PARTS = re.compile(
     r"(?:half|halve|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|twelfth|hundredth|thousandth|millionth|percentile|inverse|"
     r"reciprocal)s?"
-)
-_FUNCTION_NAMES = frozenset(
-    "sin cos tan cot csc arcsin arccos arctan sinh cosh tanh ln log exp sqrt gcd lcm max pi det lim mod abs "
-    "floor ceil binom infty alpha beta gamma theta lambda".split()
 )
 _TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-zµΩ]+\.?|\^\s?(?:\d(?!\d)|\{-?\d\})|\d+|\s+|.", re.DOTALL)
 _SIGNS = frozenset(("%", "$", "€", "£", "¥", "₹", "¢", r"\degree"))
@@ -161,7 +160,7 @@ def _is_unit_word(tokens: list[str], index: int) -> bool:
     if len(word) == 1:
         return _is_unit_letter(tokens, index, word)
     lowered = word.lower()
-    if _is_blocked(word) or lowered in _FUNCTION_NAMES:
+    if _is_blocked(word):
         return lowered in ("squared", "cubed") and index > 1 and _lookup(tokens[index - 2].rstrip(".")) is not None
     if _lookup(word) is not None or lowered in _POWERS or lowered.rstrip("s") in _MULTIPLIERS or lowered in _COMPOUND:
         return True
