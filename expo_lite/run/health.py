@@ -49,6 +49,14 @@ LIMITS = (
      "Lower --learning-rate, raise --kl-coef, or take an earlier checkpoint.")),
 )  # fmt: skip
 """Metrics whose recent mean should not be above a limit."""
+FLOORS = (
+    ("expo/explanation_valid_rate", NEARLY_ALL, Finding("Explanations with wrong steps are trained on",
+     "of those accepted and checked {} have right steps",
+     "Take --explanation-filter steps or reliance, or expert chains.")),
+    ("second/accept_rate", LEAST_ACCEPTED, Finding("Hardly any hint or form that the model writes is of use", "{}",
+     "Read some in samples.jsonl (kind written), and take a larger model or --method exp-grpo.")),
+)  # fmt: skip
+"""Metrics whose recent mean, over `STALLED_STEPS` or more of the steps that have it, should not be below a limit."""
 HARDER = "Train on harder problems: other --levels, or what `expo-lite eval --write-unsolved` finds."
 
 
@@ -67,15 +75,10 @@ def findings(rows: Sequence[Row], *, draw: str = "new") -> list[Finding]:
         reason = _most_refused(recent)
         figures = percent(accepted) + (f"; most refused as {reason}" if reason else "")
         found.append(Finding("Hardly any explanation is accepted", figures, _refusal_remedy(recent)))
-    valid = [row["expo/explanation_valid_rate"] for row in recent if "expo/explanation_valid_rate" in row]
-    if len(valid) >= STALLED_STEPS and mean(valid) < NEARLY_ALL:
-        figures = f"of those accepted and checked {percent(mean(valid))} have right steps"
-        remedy = "Take --explanation-filter steps or reliance, or expert chains."
-        found.append(Finding("Explanations with wrong steps are trained on", figures, remedy))
-    useful = [row["second/accept_rate"] for row in recent if "second/accept_rate" in row]
-    if len(useful) >= STALLED_STEPS and mean(useful) < LEAST_ACCEPTED:
-        remedy = "Read some in samples.jsonl (kind written), and take a larger model or --method exp-grpo."
-        found.append(Finding("Hardly any hint or form that the model writes is of use", percent(mean(useful)), remedy))
+    for name, least, finding in FLOORS:
+        values = [row[name] for row in recent if name in row]
+        if len(values) >= STALLED_STEPS and mean(values) < least:
+            found.append(finding._replace(figures=finding.figures.format(percent(mean(values)))))
     found.append(_reward_fallen(rows) if draw == "new" else None)
     return [finding if finding.where else finding._replace(where=_steps(recent)) for finding in found if finding]
 

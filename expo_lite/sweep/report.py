@@ -200,7 +200,7 @@ def differences(results: Results, theirs: str) -> dict[str, dict[str, Estimate]]
     others = [run for run in results.runs if run != theirs and results.n_seeds(run, theirs)]
     found = {run: {level: results.difference(run, theirs, level, 1) for level in results.columns} for run in others}
     for run in others if results.knows_steps else ():
-        found[run][STEPS] = results.difference(run, theirs, results.columns[-1], in_every_step=True)
+        found[run][STEPS] = results.valid_difference(run, theirs, results.columns[-1])
     return found
 
 

@@ -82,14 +82,15 @@ class Results:
         """The share of samples that are right in every step, of a run after training or of the base (`knows_steps`)."""
         return over_seeds_and_problems([_valid(each, level) for each in self._measured(run)])
 
-    def difference(
-        self, ours: str, theirs: str, level: str, k: int | None = None, *, in_every_step: bool = False
-    ) -> Estimate:
-        """pass@k of one run minus another's (or the base's), paired by seed and problem; or of what `valid` counts."""
+    def difference(self, ours: str, theirs: str, level: str, k: int | None = None) -> Estimate:
+        """pass@k of one run minus another's (or the base's), paired by seed and problem."""
+        return self._paired(ours, theirs, lambda each: _solved(each, level, k or self.k))
 
-        def measured(evaluation: Evaluation) -> list[float]:
-            return _valid(evaluation, level) if in_every_step else _solved(evaluation, level, k or self.k)
+    def valid_difference(self, ours: str, theirs: str, level: str) -> Estimate:
+        """The share of samples that are right in every step, likewise (`knows_steps`)."""
+        return self._paired(ours, theirs, lambda each: _valid(each, level))
 
+    def _paired(self, ours: str, theirs: str, measured: Callable[[Evaluation], list[float]]) -> Estimate:
         mine, other = self.runs[ours], self.runs[ours if theirs == BASE else theirs]
         seeds = [seed for seed in mine if seed in other]
         if not seeds:
